@@ -1,0 +1,67 @@
+/**
+ * The unit of work that the store takes: one run of whole blocks of one chunk.
+ *
+ * Operations are preallocated by whoever issues them and reused; the store links them into its own
+ * queues through `next`, so that nothing is allocated per I/O.
+ *
+ * @module
+ */
+
+/** What an operation does. */
+export const enum OperationKind {
+  /** Fill `buffer` from the newest data of `layers`; never-written blocks read as zeros. */
+  Read = 0,
+  /** Append `buffer` as the new content of the blocks in `layers[0]`. */
+  Write = 1,
+  /** Forget the blocks of `layers[0]`: reads fall through to older layers. */
+  Free = 2,
+  /** The blocks of `layers[0]` read as zeros, whatever older layers hold; their space is freed. */
+  Zero = 3,
+  /** Done when everything appended before is durable. Ignores chunk and blocks. */
+  Sync = 4,
+}
+
+/** Receives finished operations. Called from the store's turn, never from inside the submission. */
+export interface OperationOwner {
+  /** `operation.result` is 0, −EIO, −EBADMSG (see `operation.badBlock`) or −ENODEV (store closed). */
+  operationDone(operation: Operation): void;
+}
+
+/** One preallocated operation. The owner fills it, submits it, and gets it back once. */
+export class Operation {
+  kind: OperationKind = OperationKind.Read;
+  /** Layer chain, newest first; writes go to the first. Owned by the volume, not copied. */
+  layers: readonly number[] = NO_LAYERS;
+  /** Chunk index within the disk. */
+  chunk = 0;
+  /** First block within the chunk, 0…1023. */
+  block = 0;
+  /** Blocks, 1…256 for Read and Write, up to the end of the chunk for Free and Zero. */
+  blockCount = 0;
+  /** Arena offset of `blockCount` blocks, block-aligned. Owned by the issuer until done. */
+  buffer = 0;
+  /** Write: checksum of each block, filled by the issuer (one checksum over the one copy). */
+  readonly checksums: Uint32Array<ArrayBuffer>;
+  /** Fencing number of the lease under which a write was made. */
+  generation = 0;
+  /** Number that the sequencer gave the write, rising within a disk; up to 2^53. */
+  sequence = 0;
+  /** 0 or a negative errno once done. */
+  result = 0;
+  /** First damaged block within the chunk when `result` is −EBADMSG. */
+  badBlock = 0;
+  /** Intrusive link for whichever queue holds the operation now. */
+  next: Operation | null = null;
+  /** For the issuer's own use. */
+  tag = 0;
+
+  /**
+   * @param owner who is told when the operation is done
+   * @param blockCountMax room for checksums
+   */
+  constructor(readonly owner: OperationOwner, blockCountMax: number) {
+    this.checksums = new Uint32Array(blockCountMax);
+  }
+}
+
+const NO_LAYERS: readonly number[] = [];

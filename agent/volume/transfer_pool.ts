@@ -1,0 +1,182 @@
+/**
+ * The transfers that all volumes of one worker share, and who waits for one.
+ *
+ * A transfer is one store operation with its arena buffer, on behalf of one guest request. Their number and
+ * the arena bytes they hold are bounded per class, so that no class can starve another: when the store is
+ * full, writes wait and hold what writes may hold, while reads, discards and flushes go on.
+ *
+ * Invariants:
+ * - A volume waits at most once per class, in a queue that is served in turn: one request each.
+ * - What is released is offered to the longest waiter before anyone new can take it.
+ *
+ * @module
+ */
+import type { BlockRequest } from "../blk/target.ts";
+import { TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
+import { Operation, type OperationOwner } from "../store/operation.ts";
+
+/** The part of `base/arena.ts` that transfers use. */
+export interface BufferSource {
+  /** Arena offset of at least `lengthBytes` bytes, or −1. */
+  allocate(lengthBytes: number): number;
+  release(offset: number, lengthBytes: number): void;
+}
+
+/** Classes of transfers, each with bounds of its own. */
+export const enum TransferClass {
+  Read = 0,
+  Write = 1,
+  /** Flush, discard, write-zeroes: no buffer. */
+  Control = 2,
+}
+
+/** Arena bytes that reads, and likewise writes, may hold: 24 of 64 MiB each; the rest is the store's own. */
+const BUFFER_BYTES_MAX = 24 * 1024 * 1024;
+/** Transfers per class: a few full queues of 4 KiB requests. A transfer is about 1.3 KiB. */
+const TRANSFERS_MAX = [1024, 1024, 256];
+
+/** How far a transfer is. */
+export const enum TransferState {
+  Free,
+  /** Waits for overlapping writes to end before it may start. */
+  Blocked,
+  /** Reads the old content of a partly written block. */
+  Filling,
+  /** Its operation is with the store. */
+  Issued,
+}
+
+/** One transfer. Belongs to the pool; a volume holds it while its operation is under way. */
+export class Transfer {
+  readonly operation: Operation;
+  volume: TransferOwner | null = null;
+  request: BlockRequest | null = null;
+  state: TransferState = TransferState.Free;
+  /** First segment of the request that this transfer touches, and bytes of it to skip. */
+  segment = 0;
+  segmentBytes = 0;
+  /** Guest bytes of this transfer. */
+  lengthBytes = 0;
+  /** Bytes between the start of the first block and the first guest byte. */
+  headBytes = 0;
+  /** Arena bytes held. */
+  bufferBytes = 0;
+  /** Place in the volume's list of active writes, or −1. */
+  activeIndex = -1;
+
+  constructor(readonly index: number, readonly transferClass: TransferClass, pool: OperationOwner) {
+    this.operation = new Operation(
+      pool,
+      transferClass === TransferClass.Write ? TRANSFER_BLOCKS_MAX : 1,
+    );
+    this.operation.tag = index;
+  }
+}
+
+/** A volume, seen from the pool. */
+export interface TransferOwner {
+  /** The transfer's operation is done. */
+  transferDone(transfer: Transfer): void;
+  /**
+   * There may be room again: issue for the longest waiting request of the class.
+   * Returns true when requests of the class still wait.
+   */
+  resume(transferClass: TransferClass): boolean;
+  /** Gives a request back that needed no transfer. */
+  finish(request: BlockRequest): void;
+}
+
+/** All transfers of one worker. */
+export class TransferPool implements OperationOwner {
+  readonly #transfers: Transfer[] = [];
+  readonly #free: Transfer[][] = [[], [], []];
+  readonly #bufferBytes = [0, 0, 0];
+  readonly #waiting: TransferOwner[][] = [[], [], []];
+  /** Pairs of volume and request. */
+  readonly #finished: (TransferOwner | BlockRequest)[] = [];
+
+  constructor(readonly buffers: BufferSource) {
+    for (const transferClass of [TransferClass.Read, TransferClass.Write, TransferClass.Control]) {
+      for (let i = 0; i < TRANSFERS_MAX[transferClass]; i++) {
+        const transfer = new Transfer(this.#transfers.length, transferClass, this);
+        this.#transfers.push(transfer);
+        this.#free[transferClass].push(transfer);
+      }
+    }
+  }
+
+  /**
+   * Takes a transfer with a buffer of `bufferBytes` (0: none), or null when the class is at its bound: then
+   * {@linkcode wait}.
+   */
+  take(transferClass: TransferClass, bufferBytes: number): Transfer | null {
+    const free = this.#free[transferClass];
+    if (free.length === 0) return null;
+    let buffer = 0;
+    if (bufferBytes > 0) {
+      if (this.#bufferBytes[transferClass] + bufferBytes > BUFFER_BYTES_MAX) return null;
+      buffer = this.buffers.allocate(bufferBytes);
+      if (buffer < 0) return null;
+      this.#bufferBytes[transferClass] += bufferBytes;
+    }
+    const transfer = free.pop()!;
+    transfer.operation.buffer = buffer;
+    transfer.bufferBytes = bufferBytes;
+    return transfer;
+  }
+
+  /** Puts the volume at the end of the class's queue. It must not be in it already. */
+  wait(transferClass: TransferClass, volume: TransferOwner): void {
+    this.#waiting[transferClass].push(volume);
+  }
+
+  /** True when someone waits: new requests queue behind. */
+  isContended(transferClass: TransferClass): boolean {
+    return this.#waiting[transferClass].length > 0;
+  }
+
+  /** Gives a transfer and its buffer back, and lets the longest waiter go on. */
+  release(transfer: Transfer): void {
+    const transferClass = transfer.transferClass;
+    if (transfer.bufferBytes > 0) {
+      this.buffers.release(transfer.operation.buffer, transfer.bufferBytes);
+      this.#bufferBytes[transferClass] -= transfer.bufferBytes;
+    }
+    transfer.volume = null;
+    transfer.request = null;
+    transfer.state = TransferState.Free;
+    this.#free[transferClass].push(transfer);
+    const waiting = this.#waiting[transferClass];
+    if (waiting.length === 0) return;
+    const volume = waiting.shift()!;
+    if (volume.resume(transferClass)) waiting.push(volume);
+  }
+
+  /** Lets the volume finish the request at the end of this turn. */
+  finishLater(volume: TransferOwner, request: BlockRequest): void {
+    this.#finished.push(volume, request);
+  }
+
+  /**
+   * End of a turn. Finishes what needed no transfer, and offers room to one waiter of each class: the arena may have
+   * been short because of another class, whose releases do not wake this one.
+   */
+  endTurn(): void {
+    for (let i = 0; i < this.#finished.length; i += 2) {
+      (this.#finished[i] as TransferOwner).finish(this.#finished[i + 1] as BlockRequest);
+    }
+    this.#finished.length = 0;
+    for (let transferClass = 0; transferClass < this.#waiting.length; transferClass++) {
+      const waiting = this.#waiting[transferClass];
+      if (waiting.length === 0) continue;
+      const volume = waiting.shift()!;
+      if (volume.resume(transferClass)) waiting.push(volume);
+    }
+  }
+
+  /** From the store. */
+  operationDone(operation: Operation): void {
+    const transfer = this.#transfers[operation.tag];
+    transfer.volume!.transferDone(transfer);
+  }
+}
