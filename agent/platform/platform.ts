@@ -35,7 +35,7 @@ export interface Kernel {
  * guest memory that goes away is replaced by zero pages, never unmapped.
  */
 export interface Window {
-  /** Place of this window in its {@linkcode Memory}. Window 0 has no guest memory above the arena. */
+  /** Place of this window among its memory's windows. */
   readonly index: number;
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly u16: Uint16Array<ArrayBuffer>;

@@ -51,6 +51,8 @@ const VECTORS = 64;
 const FALLOC_FL_KEEP_SIZE = 1, FALLOC_FL_PUNCH_HOLE = 2;
 const EINTR = 4, EAGAIN = 11, EOPNOTSUPP = 95, EWOULDBLOCK = 11, EBUSY = 16, EEXIST = 17;
 const LOCK_EX_NB = 2 | 4;
+/** ioctl that only block devices answer: their size in bytes. */
+const BLKGETSIZE64 = 0x80081272n;
 const TWO32 = 0x1_0000_0000;
 
 const enum SlotKind {
@@ -83,15 +85,15 @@ export interface StoreFile {
  * Throws {@linkcode SystemError}, with a message that says what to do.
  */
 export function openStoreFile(options: OpenOptions): StoreFile {
-  let isBlockDevice = false;
-  try {
-    isBlockDevice = Deno.statSync(options.path).isBlockDevice === true;
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  const flags = O_RDWR | O_CLOEXEC | (options.direct ? O_DIRECT : 0);
+  let fd = libc.open(cString(options.path), flags | (options.create ? O_CREAT : 0), 0o600);
+  const isBlockDevice = fd >= 0 && libc.ioctl(fd, BLKGETSIZE64, new Uint8Array(8)) === 0;
+  if (isBlockDevice) {
+    // Exclusive: refused while the device is mounted or part of an array. The runtime's own stat would need more
+    // permissions than the program has, hence the ioctl.
+    closeFd(fd);
+    fd = libc.open(cString(options.path), flags | O_EXCL, 0);
   }
-  const flags = O_RDWR | O_CLOEXEC | (options.direct ? O_DIRECT : 0) |
-    (isBlockDevice ? O_EXCL : options.create ? O_CREAT : 0);
-  const fd = libc.open(cString(options.path), flags, 0o600);
   if (fd < 0) {
     const code = errno();
     const hint = code === EBUSY || code === EEXIST

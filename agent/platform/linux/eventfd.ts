@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { closeFd, libc, mapMemory } from "./libc.ts";
+import { closeFd, libc, mapMemory, signalEventFd } from "./libc.ts";
 import {
   IORING_OP_ASYNC_CANCEL,
   IORING_OP_POLL_ADD,
@@ -131,6 +131,10 @@ export class EventFdWatcher implements RingHandler {
   ringDone(watch: number, result: number): void {
     const listener = this.#listeners[watch];
     if (listener === null) {
+      // The front end may hand the same eventfd in again: a signal taken after the end is put back.
+      if (this.#modes[watch] === WatchMode.Read && result === 8) {
+        signalEventFd(this.#fds[watch]);
+      }
       this.#release(watch);
       return;
     }

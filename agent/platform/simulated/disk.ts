@@ -1,0 +1,432 @@
+/**
+ * A disk in memory that behaves as badly as a real one may.
+ *
+ * Requests queue until the test pumps them; which one completes next is drawn from the seed, so
+ * completions come in any order. What a read sees, and what survives a crash, are kept apart:
+ *
+ *     durable   what a sync has made sure of; all that a crash is certain to keep
+ *     pending   writes (and punches) since, completed or still in flight, in order of completion
+ *     current   durable + the completed pending ones: what a read returns
+ *
+ * Invariants:
+ * - A completion is delivered by {@linkcode SimulatedDisk.pump} only, never inside the request.
+ * - A sync covers exactly the writes that had completed when it was asked for.
+ * - A crash keeps, loses or tears (at 512-byte sectors) every pending write on its own, and applies
+ *   those kept in any order: {@linkcode SimulatedDisk.crash}.
+ * - A buffer that is changed while it is being written, or looked at while it is being read, is a
+ *   fault of the caller: the former is reported, the latter finds rubbish.
+ *
+ * @module
+ */
+import type { Prng } from "../../base/prng.ts";
+import type { Disk, DiskListener, IoVector } from "../platform.ts";
+import { ENOSPC } from "../platform.ts";
+
+/** Unit that a crash may tear a write at, in bytes. */
+const TEAR_BYTES = 512;
+
+/** Unit of space accounting, in bytes. */
+const SPACE_BYTES = 4096;
+
+/** Longest time that the oldest request waits while others overtake it, in completions. */
+const OVERTAKE_MAX = 64;
+
+/** What a request does. */
+export type RequestKind = "read" | "write" | "sync" | "allocate" | "punch";
+
+/** What may go wrong, asked once for each request when it completes. */
+export interface DiskFaults {
+  /** A negative errno to fail the request with, or 0. */
+  fail?(kind: RequestKind, offsetBytes: number, lengthBytes: number): number;
+  /** Bytes of space; an allocation beyond it gets −ENOSPC. Default: the size of the disk. */
+  spaceBytesMax?: number;
+}
+
+interface Request {
+  kind: RequestKind;
+  token: number;
+  offset: number;
+  length: number;
+  /** Reads: where to. */
+  buffer: number;
+  /** Writes and punches: what will be there. */
+  data: Uint8Array | null;
+  /** Writes: where it came from, to find out whether it was changed meanwhile. */
+  offsets: number[];
+  lengths: number[];
+  /** Syncs: the last pending write that is covered. */
+  covers: number;
+  age: number;
+}
+
+interface Pending {
+  /** Rises with completion. */
+  order: number;
+  offset: number;
+  data: Uint8Array;
+}
+
+/** What {@linkcode SimulatedDisk.crash} may do to unsynced writes, as probabilities. */
+export interface CrashOptions {
+  /** A pending write is kept whole. Default 0.4. */
+  keep?: number;
+  /** A pending write is lost whole (the rest is torn). Default 0.4. */
+  lose?: number;
+  /** The pending writes that are kept reach the platter in a random order. Default true. */
+  reorder?: boolean;
+  /**
+   * Only the process died: completed writes stay visible but unsynced; those in flight are kept, lost or
+   * torn. Default false (the machine lost power).
+   */
+  processOnly?: boolean;
+}
+
+/** Counters for tests. */
+export interface DiskCounts {
+  reads: number;
+  writes: number;
+  syncs: number;
+  allocates: number;
+  punches: number;
+  readBytes: number;
+  writtenBytes: number;
+  punchedBytes: number;
+}
+
+/**
+ * A {@linkcode Disk} in memory.
+ *
+ * @example
+ * ```ts
+ * import { Prng } from "../../base/prng.ts";
+ * import { SimulatedDisk } from "./disk.ts";
+ * import { SimulatedMemory } from "./memory.ts";
+ * const { windows: [window] } = new SimulatedMemory();
+ * const disk = new SimulatedDisk({ bytes: window.bytes, random: new Prng(1), sizeBytes: 1 << 20 });
+ * disk.listener = { diskDone: (token, result) => console.assert(token === 7 && result === 4096) };
+ * disk.read(7, 0, 0, 4096);
+ * while (disk.pump());
+ * ```
+ */
+export class SimulatedDisk implements Disk {
+  readonly alignmentBytes: number;
+  readonly sizeBytesMax: number;
+  listener: DiskListener = { diskDone() {} };
+  faults: DiskFaults = {};
+  /**
+   * Called before each change that a crash could fall in between: a write, punch or sync is about to
+   * complete, or has been asked for. {@linkcode crash} may be called from within.
+   */
+  boundary: ((kind: RequestKind) => void) | null = null;
+  readonly counts: DiskCounts = {
+    reads: 0,
+    writes: 0,
+    syncs: 0,
+    allocates: 0,
+    punches: 0,
+    readBytes: 0,
+    writtenBytes: 0,
+    punchedBytes: 0,
+  };
+
+  readonly #bytes: Uint8Array;
+  readonly #random: Prng;
+  readonly #durable: Uint8Array;
+  readonly #current: Uint8Array;
+  readonly #allocated: Uint8Array;
+  #allocatedUnits = 0;
+  #requests: Request[] = [];
+  #pending: Pending[] = [];
+  #order = 0;
+
+  /**
+   * @param options.bytes the window that buffers lie in
+   * @param options.random decides order, faults and crashes
+   * @param options.sizeBytes size of the disk
+   * @param options.image content to begin with (copied), all of it durable
+   */
+  constructor(options: {
+    readonly bytes: Uint8Array;
+    readonly random: Prng;
+    readonly sizeBytes: number;
+    readonly alignmentBytes?: number;
+    readonly image?: Uint8Array;
+  }) {
+    this.#bytes = options.bytes;
+    this.#random = options.random;
+    this.sizeBytesMax = options.sizeBytes;
+    this.alignmentBytes = options.alignmentBytes ?? 4096;
+    this.#durable = new Uint8Array(options.sizeBytes);
+    if (options.image) this.#durable.set(options.image);
+    this.#current = this.#durable.slice();
+    this.#allocated = new Uint8Array(Math.ceil(options.sizeBytes / SPACE_BYTES));
+  }
+
+  /** Requests not completed yet. */
+  get inFlight(): number {
+    return this.#requests.length;
+  }
+
+  /** Bytes of space taken by what was written or allocated and not punched since. */
+  get spaceBytes(): number {
+    return this.#allocatedUnits * SPACE_BYTES;
+  }
+
+  /** The bytes as a read would see them; tests look at and damage them. */
+  get content(): Uint8Array {
+    return this.#current;
+  }
+
+  /** Inverts one bit of what is stored, durably and at once, as a failing medium would. */
+  flipBit(offsetBytes: number, bit = 0): void {
+    this.#current[offsetBytes] ^= 1 << bit;
+    this.#durable[offsetBytes] ^= 1 << bit;
+  }
+
+  read(token: number, offset: number, buffer: number, length: number): void {
+    this.#check(offset, length, buffer);
+    // Until it completes, the buffer holds anything.
+    const rubbish = this.#random.u32() | 1;
+    for (let at = buffer; at < buffer + length; at += TEAR_BYTES) this.#bytes[at] ^= rubbish;
+    this.#push("read", token, offset, length).buffer = buffer;
+  }
+
+  write(token: number, offset: number, vector: IoVector): void {
+    let length = 0;
+    for (let i = 0; i < vector.count; i++) {
+      this.#check(offset, vector.lengths[i], vector.offsets[i]);
+      length += vector.lengths[i];
+    }
+    if (vector.count === 0) throw new Error("simulated disk: write of nothing");
+    this.#check(offset, length, 0);
+    this.boundary?.("write");
+    const request = this.#push("write", token, offset, length);
+    request.offsets = Array.from(vector.offsets.subarray(0, vector.count));
+    request.lengths = Array.from(vector.lengths.subarray(0, vector.count));
+    request.data = this.#gather(request);
+  }
+
+  sync(token: number): void {
+    this.boundary?.("sync");
+    this.#push("sync", token, 0, 0).covers = this.#order;
+  }
+
+  allocate(token: number, offset: number, length: number): void {
+    this.#check(offset, length, 0);
+    this.#push("allocate", token, offset, length);
+  }
+
+  punch(token: number, offset: number, length: number): void {
+    this.#check(offset, length, 0);
+    this.boundary?.("punch");
+    const request = this.#push("punch", token, offset, length);
+    request.data = new Uint8Array(length);
+    // It reads as anything: zeros (a file) or what was there, or something else (a device).
+    if (this.#random.chance(0.5)) this.#random.fill(request.data);
+  }
+
+  /**
+   * Completes one request and tells the listener.
+   *
+   * @returns false when there was none
+   */
+  pump(): boolean {
+    const requests = this.#requests;
+    if (requests.length === 0) return false;
+    const oldest = requests[0];
+    let index = 0;
+    if (oldest.age < OVERTAKE_MAX) index = this.#random.below(Math.min(requests.length, 16));
+    if (index !== 0) oldest.age++;
+    const request = requests[index];
+    if (request.kind !== "read" && request.kind !== "allocate") this.boundary?.(request.kind);
+    requests.splice(index, 1);
+    const result = this.#complete(request);
+    this.listener.diskDone(request.token, result);
+    return true;
+  }
+
+  /**
+   * The disk as it may be found after a crash now. This disk is left as it is and may go on.
+   *
+   * @param random decides what is kept
+   * @param bytes the window of the machine that finds it
+   */
+  crash(random: Prng, bytes: Uint8Array, options: CrashOptions = {}): SimulatedDisk {
+    const { keep = 0.4, lose = 0.4, reorder = true, processOnly = false } = options;
+    const after = new SimulatedDisk({
+      bytes,
+      random: random.fork(),
+      sizeBytes: this.sizeBytesMax,
+      alignmentBytes: this.alignmentBytes,
+      image: this.#durable,
+    });
+    const inFlight: Pending[] = [];
+    for (const request of this.#requests) {
+      if (request.data) inFlight.push({ order: 0, offset: request.offset, data: request.data });
+    }
+    if (processOnly) {
+      for (const { offset, data } of this.#pending) after.#apply(offset, data);
+      for (const write of random.shuffle(inFlight)) {
+        const torn = tear(random, write.data, after.#current, write.offset, keep, lose);
+        if (torn) after.#apply(write.offset, torn);
+      }
+      return after;
+    }
+    const writes = this.#pending.concat(inFlight);
+    if (reorder) random.shuffle(writes);
+    for (const write of writes) {
+      const torn = tear(random, write.data, after.#durable, write.offset, keep, lose);
+      if (torn) after.#durable.set(torn, write.offset);
+    }
+    after.#current.set(after.#durable);
+    return after;
+  }
+
+  #push(kind: RequestKind, token: number, offset: number, length: number): Request {
+    const request: Request = {
+      kind,
+      token,
+      offset,
+      length,
+      buffer: 0,
+      data: null,
+      offsets: [],
+      lengths: [],
+      covers: 0,
+      age: 0,
+    };
+    this.#requests.push(request);
+    return request;
+  }
+
+  #complete(request: Request): number {
+    const { kind, offset, length } = request;
+    const failed = this.faults.fail?.(kind, offset, length) ?? 0;
+    const counts = this.counts;
+    switch (kind) {
+      case "read":
+        counts.reads++;
+        counts.readBytes += length;
+        if (failed < 0) return failed;
+        this.#bytes.set(this.#current.subarray(offset, offset + length), request.buffer);
+        return length;
+      case "write": {
+        counts.writes++;
+        counts.writtenBytes += length;
+        const now = this.#gather(request);
+        const before = request.data!;
+        for (let i = 0; i < length; i++) {
+          if (now[i] !== before[i]) {
+            throw new Error(`simulated disk: buffer of write ${request.token} changed in flight`);
+          }
+        }
+        if (failed < 0) {
+          // It may have been written in part all the same.
+          const torn = tear(this.#random, before, this.#current, offset, 0.2, 0.5);
+          if (torn) this.#apply(offset, torn);
+          return failed;
+        }
+        if (!this.#take(offset, length)) return -ENOSPC;
+        this.#apply(offset, before);
+        return length;
+      }
+      case "sync":
+        counts.syncs++;
+        if (failed < 0) {
+          // As Linux does: what could not be written back is dropped and counts as clean.
+          this.#pending = this.#pending.filter(({ order }) => order > request.covers);
+          return failed;
+        }
+        for (const { order, offset, data } of this.#pending) {
+          if (order <= request.covers) this.#durable.set(data, offset);
+        }
+        this.#pending = this.#pending.filter(({ order }) => order > request.covers);
+        return 0;
+      case "allocate":
+        counts.allocates++;
+        if (failed < 0) return failed;
+        return this.#take(offset, length) ? 0 : -ENOSPC;
+      case "punch":
+        counts.punches++;
+        counts.punchedBytes += length;
+        if (failed < 0) return failed;
+        this.#apply(offset, request.data!);
+        for (let unit = offset / SPACE_BYTES; unit < (offset + length) / SPACE_BYTES; unit++) {
+          this.#allocatedUnits -= this.#allocated[unit];
+          this.#allocated[unit] = 0;
+        }
+        return 0;
+    }
+  }
+
+  /** Makes a write visible, not durable. */
+  #apply(offset: number, data: Uint8Array): void {
+    this.#current.set(data, offset);
+    this.#pending.push({ order: ++this.#order, offset, data });
+  }
+
+  #take(offset: number, length: number): boolean {
+    const first = Math.floor(offset / SPACE_BYTES);
+    const end = Math.ceil((offset + length) / SPACE_BYTES);
+    let missing = 0;
+    for (let unit = first; unit < end; unit++) missing += 1 - this.#allocated[unit];
+    const unitsMax = (this.faults.spaceBytesMax ?? Infinity) / SPACE_BYTES;
+    if (missing > 0 && this.#allocatedUnits + missing > unitsMax) return false;
+    this.#allocated.fill(1, first, end);
+    this.#allocatedUnits += missing;
+    return true;
+  }
+
+  #gather(request: Request): Uint8Array {
+    const data = new Uint8Array(request.length);
+    let at = 0;
+    for (let i = 0; i < request.offsets.length; i++) {
+      const from = request.offsets[i];
+      data.set(this.#bytes.subarray(from, from + request.lengths[i]), at);
+      at += request.lengths[i];
+    }
+    return data;
+  }
+
+  #check(offset: number, length: number, buffer: number): void {
+    const mask = this.alignmentBytes - 1;
+    const aligned = ((offset % this.alignmentBytes) | (length & mask) | (buffer & mask)) === 0;
+    if (!aligned || offset < 0 || offset + length > this.sizeBytesMax || length < 0) {
+      throw new Error(
+        `simulated disk: request of ${length} bytes at ${offset}, buffer ${buffer}, is not ` +
+          `aligned to ${this.alignmentBytes} or leaves the disk of ${this.sizeBytesMax}`,
+      );
+    }
+  }
+}
+
+/** What of `data` reaches the platter over what is there now; null when nothing does. */
+function tear(
+  random: Prng,
+  data: Uint8Array,
+  under: Uint8Array,
+  offset: number,
+  keep: number,
+  lose: number,
+): Uint8Array | null {
+  const draw = random.fraction();
+  if (draw < keep) return data;
+  if (draw < keep + lose) return null;
+  const torn = under.slice(offset, offset + data.length);
+  const sectors = data.length / TEAR_BYTES;
+  // A prefix, a suffix, one sector missing, or any set of them.
+  const shape = random.below(4);
+  const edge = random.below(sectors);
+  for (let sector = 0; sector < sectors; sector++) {
+    const kept = shape === 0
+      ? sector < edge
+      : shape === 1
+      ? sector >= edge
+      : shape === 2
+      ? sector !== edge
+      : random.chance(0.5);
+    const at = sector * TEAR_BYTES;
+    if (kept) torn.set(data.subarray(at, at + TEAR_BYTES), at);
+  }
+  return torn;
+}

@@ -1,0 +1,63 @@
+/**
+ * Makes the self-contained program: `./dev compile [--target TRIPLE] [--output PATH]`.
+ *
+ *     cli/main.ts           --bundle-->  .cache/bundle/main.js         --+
+ *                                                                        +--compile--> dist/kelpie
+ *     agent/data_worker.ts  --bundle-->  .cache/bundle/data_worker.js  --+
+ *
+ * Bundled first, the program starts faster and carries no packages that it does not use. The worker
+ * is a program of its own, found at run time beside the file that starts it: a module in `agent/`
+ * names it `"./data_worker" + import.meta.url.slice(-3)`, which fits both sources and bundles.
+ *
+ * `deno compile` embeds `denort`, which it downloads; DENORT_BIN names one that is there already, for
+ * this machine's architecture only.
+ *
+ * @module
+ */
+
+import { parseArgs } from "node:util";
+
+const ROOT = decodeURIComponent(new URL("../..", import.meta.url).pathname);
+const BUNDLE_DIR = `${ROOT}.cache/bundle`;
+
+/** What is bundled, to which name in {@linkcode BUNDLE_DIR}. */
+const BUNDLES: readonly (readonly [string, string])[] = [
+  ["cli/main.ts", "main.js"],
+  ["agent/data_worker.ts", "data_worker.js"],
+];
+
+if (import.meta.main) await compile();
+
+async function compile(): Promise<void> {
+  const { values: { target = Deno.build.target, output } } = parseArgs({
+    args: Deno.args,
+    options: { target: { type: "string" }, output: { type: "string" } },
+  });
+  const isNative = target === Deno.build.target;
+  const path = output ?? `${ROOT}dist/kelpie${isNative ? "" : `-${target.split("-")[0]}`}`;
+  await Deno.mkdir(BUNDLE_DIR, { recursive: true });
+  for (const [source, name] of BUNDLES) {
+    await deno(["bundle", "--quiet", "--output", `${BUNDLE_DIR}/${name}`, ROOT + source]);
+  }
+  await deno([
+    ...["compile", "--quiet", "--no-check", ...await permissions()],
+    ...["--target", target, "--include", `${BUNDLE_DIR}/data_worker.js`],
+    ...["--output", path, `${BUNDLE_DIR}/main.js`],
+  ], { withDenort: isNative });
+  console.error(`made ${path}`);
+}
+
+/** The flags of the task `kelpie`: the program may do what the source may do, and no more. */
+async function permissions(): Promise<string[]> {
+  const config = JSON.parse(await Deno.readTextFile(`${ROOT}deno.json`));
+  return config.tasks.kelpie.command.match(/--(?:no-prompt|allow-\S+)/g);
+}
+
+/** Runs deno, and ends with its status when it fails; it has said why. */
+async function deno(args: string[], { withDenort = true } = {}): Promise<void> {
+  const env = Deno.env.toObject();
+  if (!withDenort) delete env.DENORT_BIN;
+  const options = { args, env, clearEnv: true, cwd: ROOT, stdin: "null" } as const;
+  const { code } = await new Deno.Command(Deno.execPath(), options).spawn().status;
+  if (code !== 0) Deno.exit(code);
+}
