@@ -1,0 +1,354 @@
+/**
+ * The volume against a plain array of sectors, over a mock store that completes in random order.
+ *
+ * @module
+ */
+import { assertEquals } from "@std/assert/mod.js";
+import { Prng } from "../../agent/base/prng.ts";
+import { BLOCK_BYTES, CHUNK_BYTES, SECTOR_BYTES } from "../../agent/base/limits.ts";
+import { BlockKind, BlockRequest, type BlockRequestOwner } from "../../agent/blk/target.ts";
+import { EIO } from "../../agent/platform/platform.ts";
+import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
+import { type Operation, OperationKind } from "../../agent/store/operation.ts";
+import { TransferPool } from "../../agent/volume/transfer_pool.ts";
+import { ReadOnlyVolume, Volume } from "../../agent/volume/volume.ts";
+
+/**
+ * A store that keeps blocks in a map. Writes, frees and zeroings take effect when they complete, in the order in which
+ * they were submitted (as the log applies them); reads complete whenever.
+ */
+class MockStore {
+  readonly blocks = new Map<number, Uint8Array>();
+  readonly pendingChanges: Operation[] = [];
+  readonly pendingReads: Operation[] = [];
+  /** Changes applied since the last completed sync. */
+  unsynced = 0;
+  submitted = 0;
+  readonly sequences: number[] = [];
+  failNext = false;
+
+  constructor(readonly memory: SimulatedMemory, readonly random: Prng) {}
+
+  submit(operation: Operation): void {
+    this.submitted++;
+    if (operation.kind === OperationKind.Read) this.pendingReads.push(operation);
+    else {
+      if (operation.kind !== OperationKind.Sync) this.sequences.push(operation.sequence);
+      this.pendingChanges.push(operation);
+    }
+  }
+
+  get pending(): number {
+    return this.pendingChanges.length + this.pendingReads.length;
+  }
+
+  /** Completes one pending operation, chosen by the seed. */
+  step(): void {
+    const takeRead = this.pendingReads.length > 0 &&
+      (this.pendingChanges.length === 0 || this.random.chance(0.5));
+    if (takeRead) {
+      const at = this.random.below(this.pendingReads.length);
+      const [operation] = this.pendingReads.splice(at, 1);
+      this.#read(operation);
+      operation.owner.operationDone(operation);
+    } else if (this.pendingChanges.length > 0) {
+      const operation = this.pendingChanges.shift()!;
+      operation.result = this.failNext ? -EIO : 0;
+      if (!this.failNext) this.#change(operation);
+      this.failNext = false;
+      operation.owner.operationDone(operation);
+    }
+  }
+
+  #read(operation: Operation): void {
+    const bytes = this.memory.windows[0].bytes;
+    for (let i = 0; i < operation.blockCount; i++) {
+      const at = operation.buffer + i * BLOCK_BYTES;
+      const block = this.blocks.get(operation.chunk * 1024 + operation.block + i);
+      if (block === undefined) bytes.fill(0, at, at + BLOCK_BYTES);
+      else bytes.set(block, at);
+    }
+    operation.result = 0;
+  }
+
+  #change(operation: Operation): void {
+    const window = this.memory.windows[0];
+    if (operation.kind === OperationKind.Sync) {
+      this.unsynced = 0;
+      return;
+    }
+    this.unsynced++;
+    for (let i = 0; i < operation.blockCount; i++) {
+      const key = operation.chunk * 1024 + operation.block + i;
+      if (operation.kind === OperationKind.Write) {
+        const at = operation.buffer + i * BLOCK_BYTES;
+        assertEquals(operation.checksums[i], window.kernel.checksum(at, BLOCK_BYTES));
+        this.blocks.set(key, window.bytes.slice(at, at + BLOCK_BYTES));
+      } else this.blocks.delete(key);
+    }
+  }
+}
+
+const SIZE_BYTES = 3 * CHUNK_BYTES;
+/** The part of the disk that the random requests use: around the first chunk boundary, so that they overlap often. */
+const FIRST_SECTOR = CHUNK_BYTES / SECTOR_BYTES - 64;
+const SECTORS = 128;
+
+class Bench implements BlockRequestOwner {
+  readonly memory = new SimulatedMemory();
+  readonly random: Prng;
+  readonly store: MockStore;
+  readonly pool: TransferPool;
+  readonly volume: Volume;
+  readonly finished: BlockRequest[] = [];
+  inSubmit = false;
+
+  constructor(seed: number) {
+    this.random = new Prng(seed);
+    this.store = new MockStore(this.memory, this.random);
+    this.pool = new TransferPool(this.memory.arena);
+    this.volume = new Volume({
+      sizeBytes: SIZE_BYTES,
+      serial: "test",
+      layers: [1],
+      windows: this.memory.windows,
+      pool: this.pool,
+      sink: this.store,
+    });
+  }
+
+  requestDone(request: BlockRequest): void {
+    assertEquals(this.inSubmit, false, "a request finished inside submit()");
+    this.finished.push(request);
+  }
+
+  /** Guest memory cut into random pieces; `bytes` lie there in order. */
+  request(kind: BlockKind, offsetBytes: number, lengthBytes: number, guest: number): BlockRequest {
+    const request = new BlockRequest(this);
+    request.kind = kind;
+    request.offsetBytes = offsetBytes;
+    request.lengthBytes = lengthBytes;
+    let left = kind === BlockKind.Read || kind === BlockKind.Write ? lengthBytes : 0;
+    let at = guest;
+    while (left > 0) {
+      const sectors = left / SECTOR_BYTES;
+      const part = request.segmentCount > 900
+        ? left
+        : Math.min(left, SECTOR_BYTES * (1 + this.random.below(Math.min(sectors, 16))));
+      request.segmentWindows[request.segmentCount] = 0;
+      request.segmentOffsets[request.segmentCount] = at;
+      request.segmentLengths[request.segmentCount] = part;
+      request.segmentCount++;
+      at += part + (this.random.chance(0.3) ? 512 : 0);
+      left -= part;
+    }
+    return request;
+  }
+
+  submit(request: BlockRequest): void {
+    this.inSubmit = true;
+    this.volume.submit(request);
+    this.inSubmit = false;
+  }
+
+  fill(request: BlockRequest, value: (sector: number) => number): void {
+    let sector = request.offsetBytes / SECTOR_BYTES;
+    this.eachSector(request, (at) => {
+      this.memory.windows[0].bytes.fill(value(sector++), at, at + SECTOR_BYTES);
+    });
+  }
+
+  eachSector(request: BlockRequest, visit: (at: number) => void): void {
+    for (let i = 0; i < request.segmentCount; i++) {
+      for (let part = 0; part < request.segmentLengths[i]; part += SECTOR_BYTES) {
+        visit(request.segmentOffsets[i] + part);
+      }
+    }
+  }
+
+  drain(): void {
+    for (let i = 0; i < 100_000; i++) {
+      this.pool.endTurn();
+      if (this.store.pending === 0 && this.volume.inFlight === 0) return;
+      this.store.step();
+    }
+    throw new Error(`the volume hangs with ${this.volume.inFlight} requests`);
+  }
+}
+
+Deno.test("requests that share blocks but no sectors never disturb each other", () => {
+  for (let seed = 1; seed <= 40; seed++) {
+    const bench = new Bench(seed);
+    const { random } = bench;
+    const model = new Uint8Array(SECTORS);
+    const busy = new Uint8Array(SECTORS);
+    const underWay = new Map<BlockRequest, { first: number; count: number; value: number }>();
+    let guest = bench.memory.guestOffset;
+    const collect = () => {
+      for (const request of bench.finished.splice(0)) {
+        const { first, count, value } = underWay.get(request)!;
+        underWay.delete(request);
+        assertEquals(request.result, 0);
+        for (let i = first; i < first + count; i++) busy[i] = 0;
+        if (request.kind === BlockKind.Read) {
+          let sector = first;
+          bench.eachSector(request, (at) => {
+            const bytes = bench.memory.windows[0].bytes;
+            assertEquals(
+              [bytes[at], bytes[at + SECTOR_BYTES - 1]],
+              [model[sector], model[sector]],
+              `seed ${seed}: sector ${sector}`,
+            );
+            sector++;
+          });
+        } else if (request.kind === BlockKind.Write) model.fill(value, first, first + count);
+        else model.fill(0, first, first + count);
+        if (request.kind !== BlockKind.Read && value === 0xff) {
+          assertEquals(bench.store.unsynced, 0);
+        }
+      }
+    };
+    for (let i = 0; i < 600; i++) {
+      const first = random.below(SECTORS);
+      const count = 1 + random.below(Math.min(40, SECTORS - first));
+      if (!busy.subarray(first, first + count).some((sector) => sector !== 0)) {
+        const kind = random.pick([
+          BlockKind.Read,
+          BlockKind.Write,
+          BlockKind.Write,
+          BlockKind.WriteZeroes,
+        ]);
+        const request = bench.request(
+          kind,
+          (FIRST_SECTOR + first) * SECTOR_BYTES,
+          count * SECTOR_BYTES,
+          guest,
+        );
+        guest += 64 * 1024;
+        if (guest > bench.memory.guestOffset + 60 * 1024 * 1024) guest = bench.memory.guestOffset;
+        const value = 1 + random.below(250);
+        bench.fill(request, () => value);
+        for (let s = first; s < first + count; s++) busy[s] = 1;
+        underWay.set(request, { first, count, value });
+        bench.submit(request);
+      }
+      for (let steps = random.below(4); steps > 0; steps--) bench.store.step();
+      if (random.chance(0.3)) bench.pool.endTurn();
+      collect();
+    }
+    bench.drain();
+    collect();
+    assertEquals(underWay.size, 0);
+    assertEquals(bench.memory.arena.usedBytes, 0, "an arena buffer leaked");
+    assertEquals(
+      bench.store.sequences.every((n, i, all) => i === 0 || n > all[i - 1]),
+      true,
+      "sequence numbers must rise in the order in which writes reach the store",
+    );
+  }
+});
+
+Deno.test("what the guest changes after the copy does not reach the store", () => {
+  const bench = new Bench(1);
+  const request = bench.request(BlockKind.Write, 0, BLOCK_BYTES, bench.memory.guestOffset);
+  bench.fill(request, () => 7);
+  bench.submit(request);
+  bench.fill(request, () => 9);
+  bench.drain();
+  assertEquals(bench.store.blocks.get(0)![100], 7);
+});
+
+Deno.test("a long request is cut at chunk boundaries and never exceeds its share of the arena", () => {
+  const bench = new Bench(2);
+  const requests: BlockRequest[] = [];
+  for (let i = 0; i < 12; i++) {
+    const request = bench.request(
+      BlockKind.Write,
+      CHUNK_BYTES / 2,
+      CHUNK_BYTES,
+      bench.memory.guestOffset,
+    );
+    requests.push(request);
+    bench.submit(request);
+  }
+  assertEquals(bench.memory.arena.usedBytes <= 24 * 1024 * 1024, true);
+  const read = bench.request(BlockKind.Read, 0, 4096, bench.memory.guestOffset);
+  bench.submit(read);
+  assertEquals(bench.store.pendingReads.length, 1, "reads go on while writes wait for room");
+  for (const operation of bench.store.pendingChanges) {
+    assertEquals(operation.block + operation.blockCount <= 1024, true);
+  }
+  bench.drain();
+  assertEquals(bench.finished.length, 13);
+  assertEquals(bench.memory.arena.usedBytes, 0);
+});
+
+Deno.test("a write with forceUnitAccess is done after a sync that covers it", () => {
+  const bench = new Bench(3);
+  const request = bench.request(BlockKind.Write, 512, 8192, bench.memory.guestOffset);
+  request.forceUnitAccess = true;
+  bench.submit(request);
+  bench.drain();
+  assertEquals(bench.finished, [request]);
+  assertEquals(bench.store.unsynced, 0);
+});
+
+Deno.test("discarding parts of blocks does nothing and still completes, also when nothing else is under way", () => {
+  const bench = new Bench(4);
+  const request = bench.request(BlockKind.Discard, 512, 1024, 0);
+  request.forceUnitAccess = true;
+  bench.submit(request);
+  bench.drain();
+  assertEquals(bench.finished, [request]);
+  assertEquals(bench.volume.inFlight, 0);
+});
+
+Deno.test("a discard frees whole blocks; over older layers it hides them instead", () => {
+  for (const layers of [[1], [2, 1]]) {
+    const bench = new Bench(5);
+    bench.volume.layers = layers;
+    bench.submit(bench.request(BlockKind.Discard, 512, 3 * CHUNK_BYTES - 1024, 0));
+    const kinds = new Set(bench.store.pendingChanges.map((operation) => operation.kind));
+    assertEquals([...kinds], [layers.length > 1 ? OperationKind.Zero : OperationKind.Free]);
+    const blocks = bench.store.pendingChanges.reduce((sum, next) => sum + next.blockCount, 0);
+    assertEquals(blocks, 3 * 1024 - 2);
+    bench.drain();
+    assertEquals(bench.finished.length, 1);
+  }
+});
+
+Deno.test("an error reaches its own request only", () => {
+  const bench = new Bench(6);
+  const bad = bench.request(BlockKind.Write, 0, 4096, bench.memory.guestOffset);
+  const good = bench.request(BlockKind.Write, 8192, 4096, bench.memory.guestOffset);
+  bench.submit(bad);
+  bench.submit(good);
+  bench.store.failNext = true;
+  bench.drain();
+  assertEquals([bad.result, good.result], [-EIO, 0]);
+  assertEquals(bench.volume.counters.errors, 1);
+});
+
+Deno.test("a merge whose old block cannot be read fails and writes nothing", () => {
+  const bench = new Bench(7);
+  const request = bench.request(BlockKind.Write, 512, 512, bench.memory.guestOffset);
+  bench.submit(request);
+  const operation = bench.store.pendingReads.pop()!;
+  operation.result = -EIO;
+  operation.owner.operationDone(operation);
+  assertEquals(request.result, -EIO);
+  assertEquals(bench.store.pendingChanges.length, 0);
+  const next = bench.request(BlockKind.Write, 0, 4096, bench.memory.guestOffset);
+  bench.submit(next);
+  bench.drain();
+  assertEquals(next.result, 0, "the failed merge must not block its block for ever");
+});
+
+Deno.test("a read-only view passes reads on and refuses writes", () => {
+  const bench = new Bench(8);
+  const view = new ReadOnlyVolume(bench.volume);
+  assertEquals([view.readOnly, view.sizeBytes, view.serial], [true, SIZE_BYTES, "test"]);
+  view.submit(bench.request(BlockKind.Read, 0, 4096, bench.memory.guestOffset));
+  bench.drain();
+  assertEquals(bench.finished.length, 1);
+});
