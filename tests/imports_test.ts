@@ -18,7 +18,7 @@ const ALLOWED: Record<string, string[]> = {
   "volume": ["base", "platform/platform.ts", "blk/target.ts", "store/operation.ts"],
   "blk": ["base", "platform/platform.ts", "vhost/queue.ts", "vhost/guest_memory.ts"],
   "vhost": ["base", "platform/platform.ts", "blk"],
-  "http": ["base", "map", "config.ts"],
+  "http": ["base", "map", "config.ts", "problems.ts", "platform/platform.ts"],
   "frontend": ["base", "platform/linux", "platform/platform.ts"],
 };
 

@@ -17,6 +17,7 @@ import type { Disk, DiskListener, IoVector } from "../platform.ts";
 import { EIO } from "../platform.ts";
 import {
   addressOf,
+  check,
   closeFd,
   cString,
   errno,
@@ -26,6 +27,7 @@ import {
   O_CREAT,
   O_DIRECT,
   O_EXCL,
+  O_RDONLY,
   O_RDWR,
   pointerTo,
   sizeOf,
@@ -54,6 +56,7 @@ const LOCK_EX_NB = 2 | 4;
 /** ioctl that only block devices answer: their size in bytes. */
 const BLKGETSIZE64 = 0x80081272n;
 const TWO32 = 0x1_0000_0000;
+const BLANK_BYTES = 1024 * 1024;
 
 const enum SlotKind {
   Read,
@@ -114,6 +117,31 @@ export function openStoreFile(options: OpenOptions): StoreFile {
     );
   }
   return { fd, isBlockDevice, sizeBytes: sizeOf(fd, options.path) };
+}
+
+/** True when the first MiB of a file or device is zeros (or not there): then nobody's data is on it. */
+export function isBlank(path: string): boolean {
+  const fd = check(libc.open(cString(path), O_RDONLY | O_CLOEXEC, 0), `open ${path}`);
+  try {
+    const bytes = new Uint8Array(BLANK_BYTES);
+    for (let length = 0; length < BLANK_BYTES;) {
+      const count = check(libc.read(fd, bytes, BigInt(BLANK_BYTES)), `read ${path}`);
+      if (count === 0) return true;
+      if (bytes.subarray(0, count).some((byte) => byte !== 0)) return false;
+      length += count;
+    }
+    return true;
+  } finally {
+    closeFd(fd);
+  }
+}
+
+/** Bytes that unprivileged users may still write to the file system of an open file. */
+export function availableBytes(fd: number): number {
+  const statfs = new Uint8Array(256);
+  check(libc.fstatfs(fd, statfs), "fstatfs");
+  const words = new Uint32Array(statfs.buffer);
+  return (words[8] + words[9] * TWO32) * words[2];
 }
 
 /** A {@linkcode Disk} over a ring. */
@@ -244,6 +272,11 @@ export class LinuxDisk implements Disk, RingHandler {
   punch(token: number, offset: number, length: number): void {
     const slot = this.#take(SlotKind.Punch, token, offset, 0, length);
     this.#submitAllocate(slot, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
+  }
+
+  /** Something waits for {@linkcode deliver}. */
+  get hasReady(): boolean {
+    return this.#readyCount > 0;
   }
 
   /**

@@ -1,0 +1,314 @@
+/**
+ * A typed client of the agent's admin API: HTTP with JSON over the Unix socket `RUN_DIR/agent.sock`.
+ *
+ * Invariants: every failure is an {@linkcode AdminError} with one of the API's codes, whether the
+ * agent refused, did not answer or is not there; nothing waits for ever but checks, which say how
+ * far they are.
+ *
+ * @module
+ */
+
+import type { LogLevel } from "./config.ts";
+import type { CheckReport, StoreStatus } from "./http/backend.ts";
+import type {
+  ChangeDiskRequest,
+  CheckEvent,
+  CreateDiskRequest,
+  DiskDocument,
+  DiskListDocument,
+  StatusDocument,
+  VersionDocument,
+} from "./http/documents.ts";
+import {
+  CONTROL_ERROR_CODES,
+  type ControlError,
+  type ControlErrorCode,
+  ControlFailure,
+} from "./map/errors.ts";
+import { agentSocket, checkDiskName } from "./map/names.ts";
+
+/** Patience with an agent that took the request, in milliseconds: closing a busy disk takes seconds. */
+export const REQUEST_TIMEOUT_MS = 120_000;
+
+/** Longest line of a streamed answer, in characters: a report with its list of damage. */
+const LINE_LENGTH_MAX = 16 * 1024 * 1024;
+
+/** A request that failed. */
+export class AdminError extends ControlFailure {
+  override readonly name: string = "AdminError";
+
+  /** What kind of failure; `unavailable` when no agent answers. */
+  get code(): ControlErrorCode {
+    return this.error.code;
+  }
+
+  /** What to do about it, if that can be said. */
+  get hint(): string | undefined {
+    return this.error.hint;
+  }
+}
+
+/** Where the agent is. */
+export type AdminClientOptions =
+  | { readonly runDir: string; readonly timeoutMs?: number }
+  | { readonly socketPath: string; readonly timeoutMs?: number };
+
+/** How a check is followed. */
+export interface CheckOptions {
+  /** Called now and then. */
+  readonly onProgress?: (checkedBytes: number, totalBytes: number) => void;
+  /** Ends the check early; the promise then rejects with the signal's reason. */
+  readonly signal?: AbortSignal;
+}
+
+/** Parts of one request. */
+interface RequestParts {
+  readonly method: string;
+  readonly path: string;
+  readonly body?: unknown;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Speaks to one agent. Needs `--allow-net`, and `--allow-read` and `--allow-write` for the socket.
+ *
+ * @example
+ * ```ts
+ * import { AdminClient, AdminError } from "./admin_client.ts";
+ *
+ * using client = new AdminClient({ runDir: "/nowhere/kelpie" });
+ * try {
+ *   const status = await client.status();
+ *   console.log(status.summary);
+ * } catch (error) {
+ *   if (!(error instanceof AdminError) || error.code !== "unavailable") throw error;
+ *   console.log(error.message, error.hint);
+ * }
+ * ```
+ */
+export class AdminClient implements Disposable {
+  /** The socket that this client connects to. */
+  readonly socketPath: string;
+  readonly #timeoutMs: number;
+  readonly #http: Deno.HttpClient;
+  #isClosed = false;
+
+  /** @param options the agent's run directory, or its socket */
+  constructor(options: AdminClientOptions) {
+    this.socketPath = "runDir" in options ? agentSocket(options.runDir) : options.socketPath;
+    this.#timeoutMs = options.timeoutMs ?? REQUEST_TIMEOUT_MS;
+    this.#http = Deno.createHttpClient({ proxy: { transport: "unix", path: this.socketPath } });
+  }
+
+  /** Version of the agent and of its API. */
+  version(): Promise<VersionDocument> {
+    return this.#ask({ method: "GET", path: "/v1/version" });
+  }
+
+  /** Everything about the agent, its store and its disks. */
+  status(): Promise<StatusDocument> {
+    return this.#ask({ method: "GET", path: "/v1/status" });
+  }
+
+  /** All disks, sorted by name. */
+  async disks(): Promise<readonly DiskDocument[]> {
+    return (await this.#ask<DiskListDocument>({ method: "GET", path: "/v1/disks" })).disks;
+  }
+
+  /** One disk; fails with `missing` when it is not there. */
+  async disk(name: string): Promise<DiskDocument> {
+    return await this.#ask({ method: "GET", path: diskPath(name) });
+  }
+
+  /** Makes an empty disk. */
+  createDisk(request: CreateDiskRequest): Promise<DiskDocument> {
+    return this.#ask({ method: "POST", path: "/v1/disks", body: request });
+  }
+
+  /** Changes size, name, attributes or the like; all of it fits, or nothing is changed. */
+  async changeDisk(name: string, request: ChangeDiskRequest): Promise<DiskDocument> {
+    return await this.#ask({ method: "PATCH", path: diskPath(name), body: request });
+  }
+
+  /**
+   * Deletes a disk and its data.
+   *
+   * @param name the disk
+   * @param options `force` disconnects the guests that use it first; else they make it `busy`
+   */
+  async deleteDisk(name: string, options: { force?: boolean } = {}): Promise<void> {
+    const query = options.force === true ? "?force=1" : "";
+    await this.#ask({ method: "DELETE", path: diskPath(name) + query });
+  }
+
+  /**
+   * Verifies the checksums of a disk, or of everything.
+   *
+   * @param name the disk, or null for the whole store
+   * @param options how to follow it
+   */
+  async check(name: string | null, options: CheckOptions = {}): Promise<CheckReport> {
+    const path = name === null ? "/v1/check" : `${diskPath(name)}/check`;
+    const { signal, onProgress } = options;
+    const response = await this.#send({ method: "POST", path, signal });
+    for await (const line of this.#linesOf(response, signal)) {
+      const event = JSON.parse(line) as CheckEvent;
+      if (event.kind === "progress") onProgress?.(event.checkedBytes, event.totalBytes);
+      else if (event.kind === "error") throw new AdminError(event.error);
+      else {
+        const { checkedBytes, damagedBlocks, damage } = event;
+        return { checkedBytes, damagedBlocks, damage };
+      }
+    }
+    throw this.#cutShort();
+  }
+
+  /** What the store says of itself. */
+  store(): Promise<StoreStatus> {
+    return this.#ask({ method: "GET", path: "/v1/store" });
+  }
+
+  /** Changes how much the agent logs, until it ends. */
+  async setLogLevel(level: LogLevel): Promise<void> {
+    await this.#ask({ method: "PUT", path: "/v1/log-level", body: { level } });
+  }
+
+  /** Begins a clean stop; the agent has not ended yet when this resolves. */
+  async shutdown(): Promise<void> {
+    await this.#ask({ method: "POST", path: "/v1/shutdown" });
+  }
+
+  /** The agent's own description of its API. */
+  openapi(): Promise<Record<string, unknown>> {
+    return this.#ask({ method: "GET", path: "/v1/openapi.json" });
+  }
+
+  /** The agent's metrics in Prometheus' text format. */
+  async metrics(): Promise<string> {
+    const response = await this.#send({
+      method: "GET",
+      path: "/metrics",
+      signal: this.#deadline(),
+    });
+    return await response.text();
+  }
+
+  /** Closes the connections to the agent. A second time does nothing. */
+  close(): void {
+    if (!this.#isClosed) this.#http.close();
+    this.#isClosed = true;
+  }
+
+  /** The same as {@linkcode close}, for `using`. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  async #ask<T>(parts: Omit<RequestParts, "signal">): Promise<T> {
+    const response = await this.#send({ ...parts, signal: this.#deadline() });
+    if (response.status === 204) return undefined as T;
+    try {
+      return await response.json() as T;
+    } catch (error) {
+      throw this.#translate(error);
+    }
+  }
+
+  #deadline(): AbortSignal {
+    return AbortSignal.timeout(this.#timeoutMs);
+  }
+
+  /** Gives the response when the agent took the request. */
+  async #send(parts: RequestParts): Promise<Response> {
+    const { method, path, body, signal } = parts;
+    let response: Response;
+    try {
+      response = await fetch(`http://agent${path}`, {
+        client: this.#http,
+        method,
+        signal,
+        ...(body === undefined
+          ? {}
+          : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
+      });
+    } catch (error) {
+      throw this.#translate(error);
+    }
+    if (response.ok) return response;
+    throw new AdminError(await errorOf(response));
+  }
+
+  async *#linesOf(response: Response, signal?: AbortSignal): AsyncGenerator<string> {
+    let rest = "";
+    try {
+      for await (const text of response.body!.pipeThrough(new TextDecoderStream())) {
+        const lines = (rest + text).split("\n");
+        rest = lines.pop()!;
+        if (rest.length > LINE_LENGTH_MAX) throw this.#cutShort();
+        yield* lines;
+      }
+    } catch (error) {
+      if (signal?.aborted) throw signal.reason;
+      throw this.#translate(error);
+    }
+  }
+
+  /** Says in the API's terms why there is no answer. */
+  #translate(error: unknown): unknown {
+    if (error instanceof AdminError || error instanceof Deno.errors.NotCapable) return error;
+    const text = error instanceof Error ? error.message : String(error);
+    if (error instanceof DOMException && error.name === "TimeoutError") {
+      return new AdminError({
+        code: "unavailable",
+        message: `the agent at ${this.socketPath} did not answer within ` +
+          `${this.#timeoutMs / 1000} seconds`,
+        hint: "look at the agent's log",
+      });
+    }
+    if (error instanceof DOMException) return error;
+    if (text.includes("os error 13")) {
+      return new AdminError({
+        code: "unavailable",
+        message: `not allowed to connect to ${this.socketPath}`,
+        hint: "the agent's socket is for its owner only: use the same user, often root",
+      });
+    }
+    if (text.includes("(Connect)")) {
+      return new AdminError({
+        code: "unavailable",
+        message: `no agent answers at ${this.socketPath}: is it running?`,
+        hint: "start it with 'kelpie agent', or name its --run-dir (KELPIE_RUN_DIR)",
+      });
+    }
+    return this.#cutShort();
+  }
+
+  #cutShort(): AdminError {
+    return new AdminError({
+      code: "unavailable",
+      message: `the agent at ${this.socketPath} ended the connection before its answer was whole`,
+      hint: "look at the agent's log",
+    });
+  }
+}
+
+function diskPath(name: string): string {
+  const error = checkDiskName(name);
+  if (error !== null) throw new AdminError(error);
+  return `/v1/disks/${name}`;
+}
+
+/** The error that an answer carries, whatever stands in it. */
+async function errorOf(response: Response): Promise<ControlError> {
+  const text = await response.text().catch(() => "");
+  try {
+    const { error } = JSON.parse(text);
+    if (typeof error.message === "string" && CONTROL_ERROR_CODES.includes(error.code)) return error;
+  } catch {
+    // Not from this API; said below.
+  }
+  return {
+    code: "internal",
+    message: `what answers is no agent of this version: HTTP status ${response.status}`,
+  };
+}

@@ -1,0 +1,436 @@
+/**
+ * A disk's sockets, the sessions on them, and whose turn it is.
+ *
+ * Two sockets per disk: `NAME.sock` reads and writes and needs the disk's lease while its rings run;
+ * `ro/NAME.sock` only reads and needs none. Any number of front ends may connect. Of those that write, one at a time holds the
+ * lease; the others wait in order of arrival, their guests paused. That is also how QEMU hands a disk over in a live migration on
+ * one host: the destination waits until the source has stopped its rings.
+ *
+ * Invariants:
+ * - At most one session holds the lease, and it was granted a generation that no other ever had.
+ * - A lease goes on only when its holder has nothing in flight.
+ * - Nothing calls back into a session from inside one of its calls to the host: grants wait for the end of the turn.
+ *
+ * @module
+ */
+import { BlockDevice } from "./blk/device.ts";
+import type { BlockTarget } from "./blk/target.ts";
+import type { DiskStatus, SessionStatus } from "./http/backend.ts";
+import type { DiskEntry } from "./map/map.ts";
+import { diskSockets } from "./map/names.ts";
+import type { EventFdWatcher } from "./platform/linux/eventfd.ts";
+import { closeFd, libc, signalEventFd } from "./platform/linux/libc.ts";
+import { isSealed, type LinuxMemory } from "./platform/linux/memory.ts";
+import type { Connection, SocketWatcher } from "./platform/linux/socket.ts";
+import { sendWithFds } from "./platform/linux/socket.ts";
+import type { Log } from "./platform/platform.ts";
+import type { MappedPiece, VhostHost } from "./vhost/host.ts";
+import { VhostSession } from "./vhost/session.ts";
+import { ReadOnlyVolume, type Volume } from "./volume/volume.ts";
+
+/** Front ends on one socket: one serves a guest, one its migration; the rest is for tools. */
+const SESSIONS_MAX = 32;
+
+/** What a disk server needs of the worker around it. */
+export interface DiskServerHost {
+  readonly memory: LinuxMemory;
+  readonly eventFds: EventFdWatcher;
+  readonly sockets: SocketWatcher;
+  readonly log: Log;
+  readonly runDir: string;
+  /** Milliseconds since 1970. */
+  nowMs(): number;
+  /** Runs `session.turn()` at the end of this turn. */
+  schedule(session: VhostSession): void;
+  /** Runs `work` at the end of this turn. */
+  later(work: () => void): void;
+  /** Asks the main thread for a new generation of the disk's lease. */
+  wantLease(disk: number, token: number): void;
+}
+
+/** One front end. */
+class FrontEndSession implements VhostHost {
+  readonly session: VhostSession;
+  readonly connectedMs: number;
+  brokenReason: string | null = null;
+  isClosed = false;
+  readonly #kicks: (number | undefined)[] = [];
+
+  constructor(
+    readonly server: DiskServer,
+    readonly connection: Connection,
+    readonly readOnly: boolean,
+    target: BlockTarget,
+  ) {
+    const { memory } = server.host;
+    this.connectedMs = server.host.nowMs();
+    this.session = new VhostSession({
+      host: this,
+      windows: memory.windows,
+      device: new BlockDevice(target),
+    });
+    connection.listener = {
+      received: (bytes, fds) => {
+        for (const fd of fds) server.noteDescriptor(fd);
+        this.session.receive(bytes, fds);
+      },
+      disconnected: (reason) => {
+        server.log("info", "front end disconnected", this, { reason });
+        this.session.disconnected();
+      },
+    };
+  }
+
+  map(fd: number, fileOffset: number, lengthBytes: number): readonly MappedPiece[] | number {
+    if (!isSealed(fd)) this.#noteUnsealed();
+    return this.server.host.memory.mapShared(fd, fileOffset, lengthBytes);
+  }
+
+  unmap(pieces: readonly MappedPiece[]): void {
+    this.server.host.memory.unmap(pieces);
+  }
+
+  createShared(lengthBytes: number): number {
+    try {
+      return this.server.host.memory.createShared("kelpie-inflight", lengthBytes);
+    } catch {
+      return -12;
+    }
+  }
+
+  closeFd(fd: number): void {
+    closeFd(fd);
+  }
+
+  watchKick(session: VhostSession, queueIndex: number, fd: number): void {
+    const watch = this.server.host.eventFds.watch(fd, {
+      eventFdSignalled: () => session.kicked(queueIndex),
+    });
+    if (watch < 0) {
+      closeFd(fd);
+      this.server.log("warn", "too many queues on this host: a queue will not run", this, {
+        queue: queueIndex,
+      });
+      return;
+    }
+    this.#kicks[queueIndex] = watch;
+  }
+
+  unwatchKick(_session: VhostSession, queueIndex: number): void {
+    const watch = this.#kicks[queueIndex];
+    this.#kicks[queueIndex] = undefined;
+    if (watch !== undefined) this.server.host.eventFds.unwatch(watch);
+  }
+
+  signal(fd: number): void {
+    this.server.signal(fd);
+  }
+
+  send(_session: VhostSession, bytes: Uint8Array<ArrayBuffer>, fds: readonly number[]): void {
+    this.connection.send(bytes, fds);
+    for (const fd of fds) closeFd(fd);
+  }
+
+  sendBackendRequest(_session: VhostSession, fd: number, bytes: Uint8Array<ArrayBuffer>): void {
+    sendWithFds(fd, bytes);
+  }
+
+  schedule(session: VhostSession): void {
+    this.server.host.schedule(session);
+  }
+
+  acquire(_session: VhostSession): void {
+    this.server.acquire(this);
+  }
+
+  release(_session: VhostSession): void {
+    this.server.release(this);
+  }
+
+  broken(_session: VhostSession, queueIndex: number, reason: string): void {
+    this.brokenReason = reason;
+    this.server.log("warn", "the guest's driver broke the rules; its device stops", this, {
+      queue: queueIndex,
+      reason,
+    });
+  }
+
+  refused(_session: VhostSession, reason: string): void {
+    this.server.log("warn", "refused a front end's request", this, { reason });
+  }
+
+  hangUp(_session: VhostSession, reason: string): void {
+    this.server.log("warn", "hung up on a front end", this, { reason });
+    this.connection.close();
+  }
+
+  closed(_session: VhostSession): void {
+    this.isClosed = true;
+    this.connection.close();
+    this.server.remove(this);
+  }
+
+  #isUnsealedNoted = false;
+  /** Says once that the front end could truncate its memory under us. */
+  #noteUnsealed(): void {
+    if (this.#isUnsealedNoted) return;
+    this.#isUnsealedNoted = true;
+    this.server.log("debug", "guest memory is not sealed; use memory-backend-memfd", this, {});
+  }
+
+  get status(): SessionStatus {
+    const description = this.session.description;
+    return {
+      pid: this.connection.peerPid,
+      command: "",
+      readOnly: this.readOnly,
+      active: description.ringsRunning > 0 && !this.server.isWaiting(this),
+      waitingForLease: this.server.isWaiting(this),
+      queues: description.ringsRunning,
+      inFlight: description.inFlight,
+      connectedMs: this.connectedMs,
+      broken: description.isBroken ? this.brokenReason ?? "broken" : null,
+    };
+  }
+}
+
+/** Serves one disk. */
+export class DiskServer {
+  disk: DiskEntry;
+  readonly host: DiskServerHost;
+  readonly volume: Volume;
+  readonly #readOnlyView: ReadOnlyVolume;
+  readonly #sessions = new Set<FrontEndSession>();
+  /** Holds the lease, or is about to: the generation is on its way. */
+  #holder: FrontEndSession | null = null;
+  #isGranted = false;
+  readonly #waiting: FrontEndSession[] = [];
+  #leaseToken = 0;
+  #stopListening: (() => void)[] = [];
+  #whenEmpty: (() => void) | null = null;
+
+  /** Throws when the sockets cannot be made. */
+  constructor(host: DiskServerHost, disk: DiskEntry, volume: Volume) {
+    this.host = host;
+    this.disk = disk;
+    this.volume = volume;
+    this.#readOnlyView = new ReadOnlyVolume(volume);
+    this.#listen();
+  }
+
+  #listen(): void {
+    const paths = diskSockets(this.host.runDir, this.disk.name);
+    const stops: (() => void)[] = [];
+    try {
+      stops.push(
+        this.host.sockets.listen(
+          paths.readWrite,
+          (connection) => this.#accept(connection, this.disk.readOnly),
+        ),
+      );
+      stops.push(
+        this.host.sockets.listen(paths.readOnly, (connection) => this.#accept(connection, true)),
+      );
+    } catch (error) {
+      for (const stop of stops) stop();
+      throw error;
+    }
+    this.#stopListening = stops;
+  }
+
+  #unlisten(): void {
+    for (const stop of this.#stopListening) stop();
+    this.#stopListening = [];
+  }
+
+  #accept(connection: Connection, readOnly: boolean): void {
+    if (this.#sessions.size >= SESSIONS_MAX) {
+      this.host.log.warn("too many front ends on one disk", {
+        disk: this.disk.name,
+        pid: connection.peerPid,
+        limit: SESSIONS_MAX,
+      });
+      connection.close();
+      return;
+    }
+    const target = readOnly ? this.#readOnlyView : this.volume;
+    const session = new FrontEndSession(this, connection, readOnly, target);
+    this.#sessions.add(session);
+    this.log("info", "front end connected", session, {});
+  }
+
+  /** Logs with the disk and the front end named. */
+  log(
+    level: "debug" | "info" | "warn",
+    message: string,
+    session: FrontEndSession,
+    fields: Record<string, unknown>,
+  ): void {
+    this.host.log[level](message, {
+      disk: this.disk.name,
+      pid: session.connection.peerPid,
+      readOnly: session.readOnly,
+      ...fields,
+    });
+  }
+
+  // ------------------------------------------------------------------------------------- lease
+
+  /** A session's rings want to run. */
+  acquire(session: FrontEndSession): void {
+    if (session.readOnly) {
+      this.host.later(() => {
+        if (!session.isClosed) session.session.leaseGranted();
+      });
+      return;
+    }
+    this.#waiting.push(session);
+    this.#next();
+  }
+
+  /** A session's rings stand still, or it no longer waits. */
+  release(session: FrontEndSession): void {
+    const at = this.#waiting.indexOf(session);
+    if (at >= 0) this.#waiting.splice(at, 1);
+    if (this.#holder !== session) return;
+    this.#holder = null;
+    this.#isGranted = false;
+    this.#next();
+  }
+
+  #next(): void {
+    if (this.#holder !== null || this.#waiting.length === 0) return;
+    this.#holder = this.#waiting.shift()!;
+    this.#isGranted = false;
+    this.host.wantLease(this.disk.id, ++this.#leaseToken);
+  }
+
+  /** The main thread committed a new generation. */
+  leaseGranted(token: number, generation: number): void {
+    // An answer to a question that a session no longer asks: the generation is simply skipped.
+    if (token !== this.#leaseToken || this.#holder === null || this.#isGranted) return;
+    this.#isGranted = true;
+    this.volume.generation = generation;
+    this.log("debug", "lease granted", this.#holder, { generation });
+    this.#holder.session.leaseGranted();
+  }
+
+  /** The main thread could not commit: asks again a little later, while the guest waits. */
+  leaseRefused(token: number, reason: string): void {
+    if (token !== this.#leaseToken || this.#holder === null || this.#isGranted) return;
+    this.log("warn", "the lease could not be taken; trying again", this.#holder, { reason });
+    const retry = ++this.#leaseToken;
+    this.#retry = () => {
+      if (retry === this.#leaseToken && this.#holder !== null && !this.#isGranted) {
+        this.host.wantLease(this.disk.id, retry);
+      }
+    };
+  }
+  #retry: (() => void) | null = null;
+
+  /** Called about once a second. */
+  tick(): void {
+    const retry = this.#retry;
+    this.#retry = null;
+    retry?.();
+  }
+
+  /** True for a session that waits for another to finish. */
+  isWaiting(session: FrontEndSession): boolean {
+    return this.#waiting.includes(session) || (this.#holder === session && !this.#isGranted);
+  }
+
+  // ------------------------------------------------------------------------------- descriptors
+
+  /** Descriptors that may block when written to; see {@linkcode signal}. */
+  static readonly #blocking = new Set<number>();
+
+  /** A descriptor came in: remember whether writing to it could block us. */
+  noteDescriptor(fd: number): void {
+    const F_GETFL = 3, O_NONBLOCK = 0o4000;
+    const flags = libc.fcntl(fd, F_GETFL, 0);
+    if (flags >= 0 && (flags & O_NONBLOCK) === 0) DiskServer.#blocking.add(fd);
+    else DiskServer.#blocking.delete(fd);
+  }
+
+  /**
+   * Signals a call eventfd. One that is not O_NONBLOCK (setting that would change it for the front end too) could block us for
+   * ever when its counter is full: then the write is left out, since a full counter already wakes its reader.
+   */
+  signal(fd: number): void {
+    if (DiskServer.#blocking.size > 0 && DiskServer.#blocking.has(fd) && !isWritable(fd)) return;
+    signalEventFd(fd);
+  }
+
+  // ---------------------------------------------------------------------------- administration
+
+  /** The disk's entry changed. Throws when a new name's sockets cannot be made; then nothing has changed. */
+  update(disk: DiskEntry): void {
+    const old = this.disk;
+    this.disk = disk;
+    if (disk.name !== old.name) {
+      const stops = this.#stopListening;
+      try {
+        this.#listen();
+      } catch (error) {
+        this.disk = old;
+        this.#stopListening = stops;
+        throw error;
+      }
+      for (const stop of stops) stop();
+    }
+    this.volume.layers = disk.layers;
+    if (disk.sizeBytes !== old.sizeBytes) {
+      this.volume.sizeBytes = disk.sizeBytes;
+      for (const session of this.#sessions) session.session.resized();
+    }
+  }
+
+  /** Ends all sessions in good order; `done` follows when the last is gone. */
+  closeSessions(done: () => void): void {
+    if (this.#sessions.size === 0) {
+      done();
+      return;
+    }
+    const before = this.#whenEmpty;
+    this.#whenEmpty = () => {
+      before?.();
+      done();
+    };
+    for (const session of [...this.#sessions]) session.session.drainAndClose();
+  }
+
+  /** Stops listening and ends all sessions. */
+  stop(done: () => void): void {
+    this.#unlisten();
+    this.closeSessions(done);
+  }
+
+  /** A session is over. */
+  remove(session: FrontEndSession): void {
+    this.release(session);
+    this.#sessions.delete(session);
+    if (this.#sessions.size > 0) return;
+    const done = this.#whenEmpty;
+    this.#whenEmpty = null;
+    if (done !== null) this.host.later(done);
+  }
+
+  /** What there is to know, but for the bytes that only the store knows. */
+  get status(): Omit<DiskStatus, "allocatedBytes"> {
+    return {
+      sessions: [...this.#sessions].map((session) => session.status),
+      counters: { ...this.volume.counters },
+    };
+  }
+}
+
+const pollEntry = new Int32Array(2);
+const pollBytes = new Uint8Array(pollEntry.buffer);
+const POLLOUT = 4;
+
+function isWritable(fd: number): boolean {
+  pollEntry[0] = fd;
+  pollEntry[1] = POLLOUT;
+  return libc.poll(pollBytes, 1n, 0) > 0;
+}

@@ -1,0 +1,354 @@
+/**
+ * The admin API: which request is answered by what. One table, one entry per operation.
+ *
+ * Between the table and the backend stand no rules of their own: what a disk may be is the map's
+ * business ({@linkcode apply}), what is under way the backend's. A change of several things at once
+ * is tried on the map first, so that it fits as a whole before any part of it is made.
+ *
+ * @module
+ */
+
+import { ControlFailure, unwrap } from "../map/errors.ts";
+import { apply, type ClusterMap, type DiskEntry, diskMissing, findDisk } from "../map/map.ts";
+import type { MapCommand } from "../map/map.ts";
+import { checkSocketPaths, diskSockets } from "../map/names.ts";
+import { findProblems, summarize } from "../problems.ts";
+import type { CheckReport, ControlBackend, DiskStatus } from "./backend.ts";
+import type {
+  ChangeDiskRequest,
+  CheckEvent,
+  CreateDiskRequest,
+  DiskDocument,
+  LogLevelDocument,
+  StatusDocument,
+  VersionDocument,
+} from "./documents.ts";
+import { formatMetrics, METRICS_CONTENT_TYPE } from "./metrics.ts";
+import { OPENAPI } from "./openapi.ts";
+
+/** Status questions under way at once: each is a message to the data plane and back. */
+const STATUS_CONCURRENCY_MAX = 32;
+
+/** Events of a check that wait for a slow reader; progress beyond is dropped. */
+const CHECK_EVENTS_MAX = 16;
+
+/** Content type of a check's answer: one JSON document per line. */
+export const EVENTS_CONTENT_TYPE = "application/x-ndjson";
+
+/** One request on its way to its handler; everything in it has been checked for shape. */
+export interface Call {
+  readonly backend: ControlBackend;
+  /** The disk's name from the path, or "". */
+  readonly name: string;
+  readonly query: URLSearchParams;
+  /** Has the shape of the route's `body`. */
+  readonly body: unknown;
+  /** How long the data plane may take to say how it is, in milliseconds. */
+  readonly statusTimeoutMs: number;
+  /** The server closes. */
+  readonly closing: AbortSignal;
+}
+
+/** One operation of the API. */
+export interface Route {
+  readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
+  /** As in the OpenAPI document; `{name}` is one segment. */
+  readonly path: string;
+  /** Name of the body's schema; without it, no body may come. */
+  readonly body?: string;
+  /** Query parameters, each `0` or `1`. */
+  readonly query?: readonly string[];
+  /** Runs for as long as somebody reads: bounded apart. */
+  readonly streams?: boolean;
+  readonly handle: (call: Call) => Response | Promise<Response>;
+}
+
+/** The table. */
+export const ROUTES: readonly Route[] = [
+  { method: "GET", path: "/v1/version", handle: getVersion },
+  { method: "GET", path: "/v1/status", handle: async (call) => json(200, await observe(call)) },
+  { method: "GET", path: "/v1/disks", handle: listDisks },
+  { method: "POST", path: "/v1/disks", body: "CreateDisk", handle: createDisk },
+  { method: "GET", path: "/v1/disks/{name}", handle: (call) => answerDisk(200, call, call.name) },
+  { method: "PATCH", path: "/v1/disks/{name}", body: "ChangeDisk", handle: changeDisk },
+  { method: "DELETE", path: "/v1/disks/{name}", query: ["force"], handle: deleteDisk },
+  { method: "POST", path: "/v1/disks/{name}/check", streams: true, handle: checkDisk },
+  { method: "POST", path: "/v1/check", streams: true, handle: (call) => checkEvents(call, null) },
+  { method: "GET", path: "/v1/store", handle: getStore },
+  { method: "PUT", path: "/v1/log-level", body: "LogLevel", handle: setLogLevel },
+  { method: "POST", path: "/v1/shutdown", handle: shutdown },
+  { method: "GET", path: "/v1/openapi.json", handle: () => json(200, OPENAPI) },
+  { method: "GET", path: "/metrics", handle: getMetrics },
+];
+
+function getVersion({ backend }: Call): Response {
+  return json(200, { version: backend.info().version, api: "v1" } satisfies VersionDocument);
+}
+
+async function getStore(call: Call): Promise<Response> {
+  return json(200, await new Deadline(call.statusTimeoutMs).race(call.backend.storeStatus()));
+}
+
+async function getMetrics(call: Call): Promise<Response> {
+  const text = formatMetrics(await observe(call));
+  return new Response(text, { headers: { "content-type": METRICS_CONTENT_TYPE } });
+}
+
+function setLogLevel({ backend, body }: Call): Response {
+  const { level } = body as LogLevelDocument;
+  backend.setLogLevel(level);
+  return json(200, { level } satisfies LogLevelDocument);
+}
+
+function shutdown({ backend }: Call): Response {
+  backend.shutdown();
+  return new Response(null, { status: 204 });
+}
+
+async function listDisks(call: Call): Promise<Response> {
+  const map = call.backend.map();
+  const found = await askDisks(call, map);
+  const disks: DiskDocument[] = [];
+  for (const disk of map.disks) {
+    const status = found.get(disk.name);
+    if (status === undefined) continue;
+    if (typeof status === "string") {
+      throw new ControlFailure({
+        code: "unavailable",
+        message: `disk ${disk.name} does not answer: ${status}`,
+        hint: "'kelpie status' says more",
+      });
+    }
+    disks.push(describeDisk(call.backend, disk, status));
+  }
+  return json(200, { disks });
+}
+
+async function createDisk(call: Call): Promise<Response> {
+  const { backend } = call;
+  const request = call.body as CreateDiskRequest;
+  const command: MapCommand = { ...request, kind: "create-disk", nowMs: Date.now() };
+  unwrap(apply(backend.map(), command));
+  checkSockets(backend, request.name);
+  await backend.propose(command);
+  return answerDisk(201, call, request.name);
+}
+
+async function changeDisk(call: Call): Promise<Response> {
+  const { backend, name } = call;
+  const request = call.body as ChangeDiskRequest;
+  const commands = commandsFor(name, request);
+  let map = backend.map();
+  for (const command of commands) map = unwrap(apply(map, command)).map;
+  if (request.name !== undefined) checkSockets(backend, request.name);
+  for (const command of commands) await backend.propose(command);
+  return answerDisk(200, call, request.name ?? name);
+}
+
+/** The commands of a change. The new name comes last: the others go by the old one. */
+function commandsFor(name: string, request: ChangeDiskRequest): readonly MapCommand[] {
+  const { sizeBytes, shrink, name: newName, readOnly, copies, attributes } = request;
+  const commands: MapCommand[] = [];
+  if (readOnly !== undefined || copies !== undefined || attributes !== undefined) {
+    commands.push({ kind: "change-disk", name, readOnly, copies, attributes });
+  }
+  if (sizeBytes !== undefined) commands.push({ kind: "resize-disk", name, sizeBytes, shrink });
+  if (newName !== undefined) commands.push({ kind: "rename-disk", name, newName });
+  return commands;
+}
+
+function checkSockets(backend: ControlBackend, name: string): void {
+  const error = checkSocketPaths(backend.info().runDir, name);
+  if (error !== null) throw new ControlFailure(error);
+}
+
+async function deleteDisk(call: Call): Promise<Response> {
+  const { backend, name } = call;
+  requireDisk(backend.map(), name);
+  if (call.query.get("force") === "1") await backend.closeSessions(name);
+  else await refuseBusy(call);
+  await backend.propose({ kind: "delete-disk", name });
+  return new Response(null, { status: 204 });
+}
+
+async function refuseBusy({ backend, name, statusTimeoutMs }: Call): Promise<void> {
+  const { sessions } = await new Deadline(statusTimeoutMs).race(backend.diskStatus(name));
+  if (sessions.length === 0) return;
+  const users = sessions.slice(0, 3).map(({ pid, command }) =>
+    pid === 0 ? command || "an unknown process" : `${command || "process"} (pid ${pid})`
+  );
+  const more = sessions.length > users.length ? ` and ${sessions.length - users.length} more` : "";
+  throw new ControlFailure({
+    code: "busy",
+    message: `disk ${name} is in use by ${users.join(", ")}${more}`,
+    hint: "stop the guest first, or delete with --force (force=1), which disconnects it",
+  });
+}
+
+function checkDisk(call: Call): Response {
+  requireDisk(call.backend.map(), call.name);
+  return checkEvents(call, call.name);
+}
+
+function requireDisk(map: ClusterMap, name: string): DiskEntry {
+  const disk = findDisk(map, name);
+  if (disk === undefined) throw new ControlFailure(diskMissing(name));
+  return disk;
+}
+
+/** Runs a check and writes its events as they come; ends it when nobody reads any more. */
+function checkEvents({ backend, closing }: Call, name: string | null): Response {
+  const gone = new AbortController();
+  const signal = AbortSignal.any([gone.signal, closing]);
+  const encoder = new TextEncoder();
+  const stream = new ReadableStream<Uint8Array>({
+    start(controller) {
+      const send = (event: CheckEvent) => {
+        if (!gone.signal.aborted) controller.enqueue(encoder.encode(`${JSON.stringify(event)}\n`));
+      };
+      const onProgress = (checkedBytes: number, totalBytes: number) => {
+        if ((controller.desiredSize ?? 0) <= 1) return;
+        send({ kind: "progress", checkedBytes, totalBytes });
+      };
+      runCheck(() => backend.check(name, onProgress, signal)).then((event) => {
+        send(event);
+        if (!gone.signal.aborted) controller.close();
+      });
+    },
+    cancel() {
+      gone.abort();
+    },
+  }, new CountQueuingStrategy({ highWaterMark: CHECK_EVENTS_MAX }));
+  return new Response(stream, { headers: { "content-type": EVENTS_CONTENT_TYPE } });
+}
+
+async function runCheck(check: () => Promise<CheckReport>): Promise<CheckEvent> {
+  try {
+    const { checkedBytes, damagedBlocks, damage } = await check();
+    return { kind: "report", checkedBytes, damagedBlocks, damage };
+  } catch (error) {
+    if (error instanceof ControlFailure) return { kind: "error", error: error.error };
+    return { kind: "error", error: { code: "internal", message: `the check ended: ${error}` } };
+  }
+}
+
+/** Puts the status together; what does not answer becomes a problem in it. */
+async function observe(call: Call): Promise<StatusDocument> {
+  const { backend } = call;
+  const map = backend.map();
+  const deadline = new Deadline(call.statusTimeoutMs);
+  const [store, disks] = await Promise.all([
+    deadline.race(backend.storeStatus()).catch(() => null),
+    askDisks(call, map, deadline),
+  ]);
+  const seen = { map, store, disks };
+  const problems = findProblems(seen);
+  return {
+    healthy: problems.length === 0,
+    summary: summarize(seen, problems),
+    problems,
+    agent: backend.info(),
+    epoch: map.epoch,
+    store,
+    disks: map.disks.flatMap((disk) => {
+      const status = disks.get(disk.name);
+      return typeof status === "object" ? [describeDisk(backend, disk, status)] : [];
+    }),
+  };
+}
+
+/**
+ * Asks for the status of every disk.
+ *
+ * @returns by name: the status, or why there is none; nothing for a disk that was deleted meanwhile
+ */
+async function askDisks(
+  { backend, statusTimeoutMs }: Call,
+  { disks }: ClusterMap,
+  deadline = new Deadline(statusTimeoutMs),
+): Promise<Map<string, DiskStatus | string>> {
+  const found = new Map<string, DiskStatus | string>();
+  let next = 0;
+  const askAll = async () => {
+    while (next < disks.length) {
+      const { name } = disks[next++];
+      try {
+        found.set(name, await deadline.race(backend.diskStatus(name)));
+      } catch (error) {
+        if (error instanceof ControlFailure && error.error.code === "missing") continue;
+        found.set(name, error instanceof Error ? error.message : String(error));
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: STATUS_CONCURRENCY_MAX }, askAll));
+  return found;
+}
+
+async function answerDisk(status: number, call: Call, name: string): Promise<Response> {
+  const { backend } = call;
+  const disk = requireDisk(backend.map(), name);
+  const now = await new Deadline(call.statusTimeoutMs).race(backend.diskStatus(name));
+  const response = json(status, describeDisk(backend, disk, now));
+  if (status === 201) response.headers.set("location", `/v1/disks/${name}`);
+  return response;
+}
+
+function describeDisk(
+  backend: ControlBackend,
+  disk: DiskEntry,
+  status: DiskStatus,
+): DiskDocument {
+  const { readWrite, readOnly } = diskSockets(backend.info().runDir, disk.name);
+  return {
+    name: disk.name,
+    id: disk.id,
+    sizeBytes: disk.sizeBytes,
+    allocatedBytes: status.allocatedBytes,
+    readOnly: disk.readOnly,
+    copies: disk.copies,
+    createdMs: disk.createdMs,
+    generation: disk.generation,
+    layers: disk.layers,
+    attributes: disk.attributes,
+    socket: readWrite,
+    readOnlySocket: readOnly,
+    sessions: status.sessions,
+    counters: status.counters,
+  };
+}
+
+/** A time limit that several questions share. */
+class Deadline {
+  readonly #signal: AbortSignal;
+  readonly #timeoutMs: number;
+
+  constructor(timeoutMs: number) {
+    this.#timeoutMs = timeoutMs;
+    this.#signal = AbortSignal.timeout(timeoutMs);
+  }
+
+  /** The answer, or a rejection with `unavailable` when it does not come in time. */
+  race<T>(answer: Promise<T>): Promise<T> {
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const late = () =>
+      reject(
+        new ControlFailure({
+          code: "unavailable",
+          message: `the data plane did not answer within ${this.#timeoutMs / 1000} seconds`,
+          hint: "look at the agent's log",
+        }),
+      );
+    if (this.#signal.aborted) late();
+    else this.#signal.addEventListener("abort", late, { once: true });
+    answer.then(resolve, reject).finally(() => this.#signal.removeEventListener("abort", late));
+    return promise;
+  }
+}
+
+/** An answer with a document. */
+export function json(status: number, document: unknown): Response {
+  return new Response(`${JSON.stringify(document)}\n`, {
+    status,
+    headers: { "content-type": "application/json" },
+  });
+}

@@ -1,0 +1,179 @@
+/**
+ * What a record means: the one place where entries change the index, the layer table and the META map, used alike
+ * by the running log and by replay.
+ *
+ * Invariants:
+ * - WRITE, FREE, ZERO are absolute: the last one in the log's order wins, whatever was there. So replay may begin before
+ *   the moment a fuzzy checkpoint was taken.
+ * - RELOCATE and POISON take effect on a block only if the index still has it at its old location, so they never
+ *   undo a newer write.
+ * - Entries for layers that are not there change nothing: the layer has been deleted since.
+ *
+ * @module
+ */
+import { BLOCK_BYTES } from "../base/limits.ts";
+import {
+  entryBlock,
+  entryChecksums,
+  entryChunk,
+  entryCount,
+  entryFrom,
+  EntryKind,
+  entryKind,
+  entryLayer,
+} from "./format.ts";
+import { type Index, IndexKind } from "./index.ts";
+
+/**
+ * Shortest run whose checksums stay on disk: below it, four bytes a block in the index cost less than a run's own
+ * entry and the page read that a miss takes.
+ */
+export const RUN_BLOCKS_MIN = 4;
+
+const PAGE_WORDS = BLOCK_BYTES / 4;
+
+/** State of a layer. */
+export const enum LayerState {
+  Live = 1,
+  /** LAYER_DELETE is in the log; its blocks are being freed. */
+  Deleting = 2,
+}
+
+/** Told where blocks have come to lie. */
+export interface PlacedListener {
+  /** `count` blocks from `location` on are live now. */
+  blocksPlaced(location: number, count: number): void;
+}
+
+/** See the head of the file. */
+export class Applier {
+  readonly layers: Map<number, LayerState> = new Map();
+  /** Entries applied. */
+  entries = 0;
+  readonly #index: Index;
+  readonly #u32: Uint32Array;
+  readonly #placed: PlacedListener;
+
+  /** @param u32 the window that records lie in */
+  constructor(index: Index, u32: Uint32Array, placed: PlacedListener) {
+    this.#index = index;
+    this.#u32 = u32;
+    this.#placed = placed;
+  }
+
+  /**
+   * Applies the entry at word `word` (META excepted: that is the caller's).
+   *
+   * @param word where the entry lies in memory
+   * @param headerWord where its record's header lies in memory
+   * @param headerLocation where that header lies on the disk
+   * @param dataLocation where the entry's first data block lies on the disk
+   */
+  apply(word: number, headerWord: number, headerLocation: number, dataLocation: number): void {
+    const u32 = this.#u32;
+    const index = this.#index;
+    const layer = entryLayer(u32, word);
+    const kind = entryKind(u32, word);
+    this.entries++;
+    switch (kind) {
+      case EntryKind.LayerCreate:
+        this.layers.set(layer, LayerState.Live);
+        if (!index.hasLayer(layer)) index.createLayer(layer);
+        return;
+      case EntryKind.LayerDelete:
+        if (this.layers.has(layer)) this.layers.set(layer, LayerState.Deleting);
+        return;
+      case EntryKind.Meta:
+        return;
+    }
+    if (!index.hasLayer(layer)) return;
+    const chunk = entryChunk(u32, word);
+    const block = entryBlock(u32, word);
+    const count = entryCount(u32, word);
+    switch (kind) {
+      case EntryKind.Write: {
+        const sums = entryChecksums(word);
+        this.#set(layer, chunk, block, count, dataLocation, sums, headerWord, headerLocation);
+        return;
+      }
+      case EntryKind.Free:
+        index.free(layer, chunk, block, count);
+        return;
+      case EntryKind.Zero:
+        index.zero(layer, chunk, block, count);
+        return;
+      case EntryKind.Relocate:
+      case EntryKind.Poison:
+        this.#move(word, headerWord, headerLocation, dataLocation);
+        return;
+    }
+  }
+
+  /** Enters blocks at their location, with the checksums from word `sums` on. */
+  #set(
+    layer: number,
+    chunk: number,
+    block: number,
+    count: number,
+    location: number,
+    sums: number,
+    headerWord: number,
+    headerLocation: number,
+  ): void {
+    if (count < RUN_BLOCKS_MIN) {
+      for (let i = 0; i < count; i++) {
+        this.#index.setDirect(layer, chunk, block + i, location + i, this.#u32[sums + i]);
+      }
+    } else {
+      const offset = sums - headerWord;
+      const page = headerLocation + (offset >>> 10);
+      this.#index.setRun(layer, chunk, block, count, location, page, offset & PAGE_WORDS - 1);
+    }
+    this.#placed.blocksPlaced(location, count);
+  }
+
+  /** RELOCATE and POISON: compare and set, run by run. */
+  #move(word: number, headerWord: number, headerLocation: number, dataLocation: number): void {
+    const u32 = this.#u32;
+    const index = this.#index;
+    const layer = entryLayer(u32, word);
+    const chunk = entryChunk(u32, word);
+    const block = entryBlock(u32, word);
+    const count = entryCount(u32, word);
+    const from = entryFrom(u32, word);
+    const sums = entryChecksums(word);
+    const poisons = entryKind(u32, word) === EntryKind.Poison;
+    for (let i = 0; i < count;) {
+      let run = this.#stillThere(layer, chunk, block, i, count, from);
+      if (run === 0) {
+        i += index.find(layer, chunk, block + i, count - i);
+        continue;
+      }
+      // The index may hold in pieces what lies in one.
+      for (let more = run; more > 0 && i + run < count; run += more) {
+        more = this.#stillThere(layer, chunk, block, i + run, count, from);
+      }
+      if (poisons) index.poison(layer, chunk, block + i, run);
+      else {
+        const to = dataLocation + i;
+        this.#set(layer, chunk, block + i, run, to, sums + i, headerWord, headerLocation);
+      }
+      i += run;
+    }
+  }
+
+  /** Blocks from `block + i` on that still lie at `from + i` and on; 0 when the first does not. */
+  #stillThere(
+    layer: number,
+    chunk: number,
+    block: number,
+    i: number,
+    count: number,
+    from: number,
+  ): number {
+    const run = this.#index.find(layer, chunk, block + i, count - i);
+    const { kind, location } = this.#index;
+    const isData = kind === IndexKind.Direct || kind === IndexKind.Run;
+    return isData && location === from + i ? run : 0;
+  }
+}

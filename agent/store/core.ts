@@ -1,0 +1,153 @@
+/**
+ * What the parts of an open store share, and the tunables with their reasons.
+ *
+ * @module
+ */
+import { BLOCK_BYTES } from "../base/limits.ts";
+import type { Disk, Log as Logger, Random, Window } from "../platform/platform.ts";
+import type { Applier } from "./applier.ts";
+import type { ChecksumCache } from "./checksum_cache.ts";
+import { FRAME_BYTES_MAX, META_VALUE_BYTES_MAX, type Superblock } from "./format.ts";
+import type { Index } from "./index.ts";
+import { LOG_BYTES, type RecordLog } from "./log.ts";
+import { READS_BYTES } from "./reads.ts";
+import type { Segments } from "./segments.ts";
+
+/** What may be tuned; every one has a default. */
+export interface StoreTunables {
+  /** Memory for checksums of long runs, in bytes. Default 16 MiB: the checksums of 16 GiB. */
+  checksumCacheBytes: number;
+  /** A checkpoint is taken when the log since the last one is this long, in bytes. Default 256 MiB: less than half a second of replay. */
+  checkpointLogBytes: number;
+  /** … and at least this many times as long as the last checkpoint, so that checkpoints stay a small part of writing. Default 8. */
+  checkpointLogRatio: number;
+  /** Free segments kept allocated for the writes to come, besides what is kept back. Default 4. */
+  readySegments: number;
+  /** Segments below the writes' limit in which the cleaner works. Default 3. */
+  cleanerSegments: number;
+  /** The cleaner works in the background while fewer than this part of the segments are free. Default 1/8. */
+  cleanFreeRatio: number;
+  /** … or, when the store is idle, while garbage is more than this part of what is used. Default 1/4. */
+  cleanGarbageRatio: number;
+  /** Background scrub, in bytes per second. Default 4 MiB: 1 TiB in three days. 0: none. */
+  scrubBytesPerSecond: number;
+}
+
+/** See {@linkcode StoreTunables}. */
+export const TUNABLES_DEFAULT: StoreTunables = {
+  checksumCacheBytes: 16 * 1024 * 1024,
+  checkpointLogBytes: 256 * 1024 * 1024,
+  checkpointLogRatio: 8,
+  readySegments: 4,
+  cleanerSegments: 3,
+  cleanFreeRatio: 1 / 8,
+  cleanGarbageRatio: 1 / 4,
+  scrubBytesPerSecond: 4 * 1024 * 1024,
+};
+
+/** Bytes that recovery reads at a time, and that the cleaner moves at a time. */
+export const WORK_BYTES = 1024 * 1024;
+/** Bytes that the cleaner reads headers with. */
+export const READER_BYTES = 64 * 1024;
+/** Bytes that scrub reads at a time: short enough not to be felt. */
+export const SCRUB_BYTES = 256 * 1024;
+/** Frames of a checkpoint under way: one being written while the next is filled. */
+export const FRAMES = 2;
+/** META: key and value, block-aligned. */
+export const META_BYTES = META_VALUE_BYTES_MAX + BLOCK_BYTES;
+
+/** Arena offsets of the store's fixed buffers. */
+export interface Buffers {
+  readonly log: number;
+  readonly reads: number;
+  readonly superblock: number;
+  readonly meta: number;
+  readonly frames: number;
+  readonly work: number;
+  readonly reader: number;
+  readonly scrub: number;
+}
+
+/** Arena bytes that a store needs. */
+export const BUFFER_BYTES = LOG_BYTES + READS_BYTES + BLOCK_BYTES + META_BYTES +
+  FRAMES * FRAME_BYTES_MAX + WORK_BYTES + READER_BYTES + SCRUB_BYTES;
+
+/** Lays the buffers out from arena offset `at`. */
+export function layOut(at: number): Buffers {
+  const log = at;
+  const reads = log + LOG_BYTES;
+  const superblock = reads + READS_BYTES;
+  const meta = superblock + BLOCK_BYTES;
+  const frames = meta + META_BYTES;
+  const work = frames + FRAMES * FRAME_BYTES_MAX;
+  const reader = work + WORK_BYTES;
+  const scrub = reader + READER_BYTES;
+  return { log, reads, superblock, meta, frames, work, reader, scrub };
+}
+
+/** A damaged block or record. */
+export interface Damage {
+  /** What is damaged. */
+  readonly what: "block" | "record" | "superblock" | "checkpoint";
+  readonly layer: number;
+  readonly chunk: number;
+  readonly block: number;
+  /** Byte offset on the disk, 0 when not known. */
+  readonly offsetBytes: number;
+  readonly message: string;
+}
+
+/** Damage kept for status; more is only counted. */
+export const DAMAGE_MAX = 256;
+
+/** Bounded list of what was found damaged, each place once. */
+export class DamageList {
+  readonly list: Damage[] = [];
+  /** Places found, listed or not. */
+  count = 0;
+
+  /** Adds one, unless the same place is listed already. */
+  add(damage: Damage): boolean {
+    const known = this.list.some((other) =>
+      other.what === damage.what && other.layer === damage.layer && other.chunk === damage.chunk &&
+      other.block === damage.block && other.offsetBytes === damage.offsetBytes
+    );
+    if (known) return false;
+    this.count++;
+    if (this.list.length < DAMAGE_MAX) this.list.push(damage);
+    return true;
+  }
+}
+
+/** What does not depend on an open store. */
+export interface Machine {
+  readonly disk: Disk;
+  readonly window: Window;
+  readonly random: Random;
+  readonly logger: Logger;
+  readonly tunables: StoreTunables;
+  readonly buffers: Buffers;
+  readonly damage: DamageList;
+}
+
+/** An open store. */
+export interface Core extends Machine {
+  readonly storeId: Uint8Array;
+  readonly storeWords: Uint32Array;
+  readonly segments: Segments;
+  readonly index: Index;
+  readonly applier: Applier;
+  readonly meta: Map<string, Uint8Array>;
+  readonly cache: ChecksumCache;
+  readonly log: RecordLog;
+  /** The last one that is durable. */
+  superblock: Superblock;
+  /** Segments of the checkpoint in force. */
+  checkpointSegments: number[];
+  /** Bytes of the checkpoint in force. */
+  checkpointBytes: number;
+  /** `applier.entries` when it was begun. */
+  checkpointEntries: number;
+  /** Superblock and checkpoint are written by one task at a time. */
+  locked: boolean;
+}

@@ -1,0 +1,509 @@
+/**
+ * Reads: find the blocks, read them with as few requests as possible, check every one.
+ *
+ *     operation ─▶ slot: per block (location, checksum or where it lies) ─▶ runs ─▶ disk reads ─▶ check ─▶ done
+ *
+ * Invariants:
+ * - No block is handed out that does not match its checksum. One that does not is read once more by itself; if it still
+ *   does not match, the operation fails with −EBADMSG (−EIO when the disk could not read it), the block's
+ *   bytes in the buffer are zeroed, and the damage is reported.
+ * - Every segment that a read goes to is pinned until the read is done, so its blocks and the header pages with
+ *   their checksums stay what they are.
+ * - Everything is preallocated: `SLOTS` operations at a time; more wait in a list.
+ *
+ * @module
+ */
+import { BLOCK_BYTES, BLOCK_SHIFT, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
+import { type Disk, EBADMSG, EIO, type Window } from "../platform/platform.ts";
+import type { ChecksumCache } from "./checksum_cache.ts";
+import { type Index, IndexKind } from "./index.ts";
+import type { Operation } from "./operation.ts";
+import type { Segments } from "./segments.ts";
+
+/** Operations at a time: the deepest queue that a guest's rings usually have. */
+const SLOTS = 128;
+const SLOT_BITS = 7;
+/** Disk reads at a time: enough for any device; more would only queue in the kernel. */
+const REQUESTS_MAX = 256;
+/** Header pages being read at a time. */
+const PAGE_SLOTS = 32;
+/** Arena bytes for them. */
+export const READS_BYTES = PAGE_SLOTS * BLOCK_BYTES;
+/** Run number that stands for the second reading of one block. */
+const RUN_AGAIN = TRANSFER_BLOCKS_MAX;
+
+/** Tokens of a run: slot in the low bits, run above. */
+export const READ_TOKEN_BITS = SLOT_BITS + 9;
+
+/** How a block's checksum is known. */
+const enum Check {
+  /** Nothing to check: it is zeros. */
+  None = 0,
+  Direct = 1,
+  Positional = 2,
+  /** Known to be damaged. */
+  Poison = 3,
+  /** Added when the disk could not read it. */
+  Unread = 4,
+  /** Its checksum cannot be read. */
+  Unknown = 8,
+}
+
+/** What reads ask of the store around them. */
+export interface ReadsOwner {
+  /** A read is over without having gone to the disk: it must not complete inside the submission. */
+  completeLater(operation: Operation): void;
+  /** A block is damaged. */
+  blockDamaged(layer: number, chunk: number, block: number, location: number, errno: number): void;
+}
+
+/** See the head of the file. */
+export class Reads {
+  /** Reads from the disk that are under way. */
+  requests = 0;
+  /** Operations that hold a slot. */
+  active = 0;
+
+  // Counters.
+  blocksRead = 0;
+  secondReads = 0;
+
+  readonly #disk: Disk;
+  readonly #window: Window;
+  readonly #index: Index;
+  readonly #segments: Segments;
+  readonly #cache: ChecksumCache;
+  readonly #owner: ReadsOwner;
+  readonly #runToken: number;
+  readonly #pageToken: number;
+  readonly #tokenShift: number;
+  readonly #at: number;
+
+  // Slots.
+  readonly #free = new Uint8Array(SLOTS);
+  #freeCount = SLOTS;
+  readonly #operations: (Operation | null)[] = new Array(SLOTS).fill(null);
+  /** Runs, runs issued, runs not yet back. */
+  readonly #runs = new Uint16Array(SLOTS);
+  readonly #issued = new Uint16Array(SLOTS);
+  readonly #pending = new Uint16Array(SLOTS);
+  /** Blocks checked so far. */
+  readonly #checked = new Uint16Array(SLOTS);
+  /** Block (+1) that is being, or has been, read for the second time. */
+  readonly #again = new Uint16Array(SLOTS);
+  /** Header page that the slot waits for, 0 when none. */
+  readonly #waitsFor = new Uint32Array(SLOTS);
+  #waiting = 0;
+
+  // Blocks of slots: TRANSFER_BLOCKS_MAX each.
+  readonly #check = new Uint8Array(SLOTS * TRANSFER_BLOCKS_MAX);
+  readonly #location = new Uint32Array(SLOTS * TRANSFER_BLOCKS_MAX);
+  /** Direct: the checksum. Positional: location of the header page. */
+  readonly #sum = new Uint32Array(SLOTS * TRANSFER_BLOCKS_MAX);
+  /** Positional: word within the page. */
+  readonly #word = new Uint16Array(SLOTS * TRANSFER_BLOCKS_MAX);
+  readonly #layer = new Uint32Array(SLOTS * TRANSFER_BLOCKS_MAX);
+  // Runs of slots.
+  readonly #runFirst = new Uint16Array(SLOTS * TRANSFER_BLOCKS_MAX);
+  readonly #runCount = new Uint16Array(SLOTS * TRANSFER_BLOCKS_MAX);
+
+  /** Slots with runs that found no request free: a ring. */
+  readonly #stalled = new Uint8Array(SLOTS);
+  #stalledFirst = 0;
+  #stalledCount = 0;
+
+  // Header pages being read.
+  readonly #pages = new Uint32Array(PAGE_SLOTS);
+
+  // Operations without a slot.
+  #queue: Operation | null = null;
+  #queueLast: Operation | null = null;
+  /** Operations in the queue. */
+  queued = 0;
+
+  constructor(options: {
+    disk: Disk;
+    window: Window;
+    index: Index;
+    segments: Segments;
+    cache: ChecksumCache;
+    owner: ReadsOwner;
+    /** Token kinds of runs and pages, and how far a slot is shifted above them. */
+    runToken: number;
+    pageToken: number;
+    tokenShift: number;
+    /** Arena offset of `READS_BYTES`. */
+    at: number;
+  }) {
+    this.#disk = options.disk;
+    this.#window = options.window;
+    this.#index = options.index;
+    this.#segments = options.segments;
+    this.#cache = options.cache;
+    this.#owner = options.owner;
+    this.#runToken = options.runToken;
+    this.#pageToken = options.pageToken;
+    this.#tokenShift = options.tokenShift;
+    this.#at = options.at;
+    for (let i = 0; i < SLOTS; i++) this.#free[i] = SLOTS - 1 - i;
+  }
+
+  /** Starts a read, or queues it. */
+  submit(operation: Operation): void {
+    if (this.#freeCount === 0) {
+      operation.next = null;
+      if (this.#queueLast === null) this.#queue = operation;
+      else this.#queueLast.next = operation;
+      this.#queueLast = operation;
+      this.queued++;
+      return;
+    }
+    this.#start(operation);
+  }
+
+  #start(operation: Operation): void {
+    const slot = this.#free[--this.#freeCount];
+    this.active++;
+    this.#operations[slot] = operation;
+    operation.result = 0;
+    this.#checked[slot] = 0;
+    this.#again[slot] = 0;
+    this.#waitsFor[slot] = 0;
+    if (this.#resolve(slot, operation)) {
+      this.#release(slot);
+      this.#owner.completeLater(operation);
+      return;
+    }
+    this.#issued[slot] = 0;
+    this.#pending[slot] = 0;
+    if (this.#runs[slot] === 0) {
+      // Poison and zeros only.
+      this.#verify(slot, true);
+      return;
+    }
+    if (this.#stalledCount > 0) this.#stall(slot);
+    else this.#issue(slot);
+  }
+
+  /**
+   * Looks up every block and forms runs of neighbouring locations.
+   *
+   * @returns true when there is nothing but zeros
+   */
+  #resolve(slot: number, operation: Operation): boolean {
+    const { layers, chunk, block, blockCount, buffer } = operation;
+    const base = slot * TRANSFER_BLOCKS_MAX;
+    const index = this.#index;
+    let runs = 0;
+    let runEnd = 0;
+    let isPoisoned = false;
+    for (let i = 0; i < blockCount;) {
+      let count = blockCount - i;
+      let kind = IndexKind.Absent;
+      let layer = 0;
+      for (let l = 0; l < layers.length && kind === IndexKind.Absent; l++) {
+        layer = layers[l];
+        count = index.find(layer, chunk, block + i, count);
+        kind = index.kind;
+      }
+      const at = base + i;
+      if (kind === IndexKind.Direct || kind === IndexKind.Run) {
+        const { location } = index;
+        if (location === runEnd) {
+          this.#runCount[base + runs - 1] += count;
+        } else {
+          this.#runFirst[base + runs] = i;
+          this.#runCount[base + runs] = count;
+          runs++;
+          this.#segments.pins[this.#segments.of(location)]++;
+        }
+        runEnd = location + count;
+        if (kind === IndexKind.Direct) this.#noteDirect(at, count, layer);
+        else this.#noteRun(at, count, layer);
+      } else if (kind === IndexKind.Poison) {
+        for (let j = at; j < at + count; j++) {
+          this.#check[j] = Check.Poison;
+          this.#layer[j] = layer;
+        }
+        isPoisoned = true;
+        runEnd = 0;
+      } else {
+        for (let j = at; j < at + count; j++) this.#check[j] = Check.None;
+        const start = buffer + (i << BLOCK_SHIFT);
+        this.#window.bytes.fill(0, start, start + (count << BLOCK_SHIFT));
+        runEnd = 0;
+      }
+      i += count;
+    }
+    this.#runs[slot] = runs;
+    return runs === 0 && !isPoisoned;
+  }
+
+  /** Notes what `find` has found, from place `at` on. */
+  #noteDirect(at: number, count: number, layer: number): void {
+    const index = this.#index;
+    for (let j = 0; j < count; j++) {
+      this.#check[at + j] = Check.Direct;
+      this.#location[at + j] = index.location + j;
+      this.#sum[at + j] = j === 0 ? index.checksum : index.checksumAt(j);
+      this.#layer[at + j] = layer;
+    }
+  }
+
+  #noteRun(at: number, count: number, layer: number): void {
+    const index = this.#index;
+    let { page, word } = index;
+    if (this.#cache.find(page) < 0) this.#loadPage(page);
+    for (let j = 0; j < count; j++) {
+      this.#check[at + j] = Check.Positional;
+      this.#location[at + j] = index.location + j;
+      this.#sum[at + j] = page;
+      this.#word[at + j] = word;
+      this.#layer[at + j] = layer;
+      if (++word === BLOCK_BYTES / 4 && j + 1 < count) {
+        word = 0;
+        page++;
+        if (this.#cache.find(page) < 0) this.#loadPage(page);
+      }
+    }
+  }
+
+  /** Sends runs to the disk, as many as there are requests free. */
+  #issue(slot: number): void {
+    const operation = this.#operations[slot]!;
+    const base = slot * TRANSFER_BLOCKS_MAX;
+    const runs = this.#runs[slot];
+    while (this.#issued[slot] < runs) {
+      if (this.requests >= REQUESTS_MAX) {
+        this.#stall(slot);
+        return;
+      }
+      const run = this.#issued[slot]++;
+      const first = this.#runFirst[base + run];
+      const count = this.#runCount[base + run];
+      this.#pending[slot]++;
+      this.requests++;
+      this.blocksRead += count;
+      this.#disk.read(
+        this.#runToken | (slot | run << SLOT_BITS) << this.#tokenShift,
+        this.#location[base + first] * BLOCK_BYTES,
+        operation.buffer + (first << BLOCK_SHIFT),
+        count << BLOCK_SHIFT,
+      );
+    }
+  }
+
+  #stall(slot: number): void {
+    this.#stalled[(this.#stalledFirst + this.#stalledCount) % SLOTS] = slot;
+    this.#stalledCount++;
+  }
+
+  #unstall(): void {
+    while (this.#stalledCount > 0 && this.requests < REQUESTS_MAX) {
+      const slot = this.#stalled[this.#stalledFirst];
+      this.#stalledFirst = (this.#stalledFirst + 1) % SLOTS;
+      this.#stalledCount--;
+      this.#issue(slot);
+    }
+  }
+
+  /** A run has been read. `place` is what the token carries. */
+  runDone(place: number, result: number): void {
+    const slot = place & SLOTS - 1;
+    const run = place >>> SLOT_BITS;
+    this.requests--;
+    this.#pending[slot]--;
+    if (result < 0) {
+      const base = slot * TRANSFER_BLOCKS_MAX;
+      const first = run === RUN_AGAIN ? this.#again[slot] - 1 : this.#runFirst[base + run];
+      const count = run === RUN_AGAIN ? 1 : this.#runCount[base + run];
+      for (let i = first; i < first + count; i++) this.#check[base + i] |= Check.Unread;
+    } else if (run === RUN_AGAIN) {
+      this.#check[slot * TRANSFER_BLOCKS_MAX + this.#again[slot] - 1] &= ~Check.Unread;
+    }
+    if (this.#stalledCount > 0) this.#unstall();
+    if (this.#pending[slot] === 0 && this.#issued[slot] === this.#runs[slot]) {
+      this.#verify(slot, false);
+    }
+  }
+
+  /**
+   * Checks blocks from where it stopped; stops again where something has to be read first.
+   *
+   * @param later the operation was submitted just now and must not complete yet
+   */
+  #verify(slot: number, later: boolean): void {
+    const operation = this.#operations[slot]!;
+    const base = slot * TRANSFER_BLOCKS_MAX;
+    const { kernel } = this.#window;
+    const { buffer, blockCount } = operation;
+    let lastPage = 0;
+    let cached = -1;
+    for (let i = this.#checked[slot]; i < blockCount; i++) {
+      const at = base + i;
+      const check = this.#check[at];
+      if (check === Check.None) continue;
+      if (check === Check.Direct) {
+        if (kernel.checksum(buffer + (i << BLOCK_SHIFT), BLOCK_BYTES) === this.#sum[at]) continue;
+      } else if (check === Check.Positional) {
+        const page = this.#sum[at];
+        if (page !== lastPage) {
+          lastPage = page;
+          cached = this.#cache.find(page);
+        }
+        if (cached < 0) {
+          this.#checked[slot] = i;
+          this.#waitForPage(slot, page);
+          return;
+        }
+        const sum = this.#cache.word(cached, this.#word[at]);
+        if (kernel.checksum(buffer + (i << BLOCK_SHIFT), BLOCK_BYTES) === sum) continue;
+      } else if (check === Check.Poison) {
+        this.#damaged(slot, i, EBADMSG);
+        continue;
+      } else if (check === Check.Unknown) {
+        this.#damaged(slot, i, EIO);
+        continue;
+      }
+      // Not what was written, or not readable: once more, by itself.
+      if (this.#again[slot] !== i + 1) {
+        this.#checked[slot] = i;
+        this.#readAgain(slot, i);
+        return;
+      }
+      this.#damaged(slot, i, (check & Check.Unread) !== 0 ? EIO : EBADMSG);
+    }
+    this.#finish(slot, operation, later);
+  }
+
+  #readAgain(slot: number, i: number): void {
+    const at = slot * TRANSFER_BLOCKS_MAX + i;
+    this.#again[slot] = i + 1;
+    this.secondReads++;
+    // The page may be what is wrong.
+    if ((this.#check[at] & ~Check.Unread) === Check.Positional) this.#cache.drop(this.#sum[at]);
+    this.#pending[slot]++;
+    this.requests++;
+    this.#disk.read(
+      this.#runToken | (slot | RUN_AGAIN << SLOT_BITS) << this.#tokenShift,
+      this.#location[at] * BLOCK_BYTES,
+      this.#operations[slot]!.buffer + (i << BLOCK_SHIFT),
+      BLOCK_BYTES,
+    );
+  }
+
+  #damaged(slot: number, i: number, errno: number): void {
+    const operation = this.#operations[slot]!;
+    const at = slot * TRANSFER_BLOCKS_MAX + i;
+    if (operation.result === 0) {
+      operation.result = -errno;
+      operation.badBlock = operation.block + i;
+    }
+    const start = operation.buffer + (i << BLOCK_SHIFT);
+    this.#window.bytes.fill(0, start, start + BLOCK_BYTES);
+    const location = this.#check[at] === Check.Poison ? 0 : this.#location[at];
+    this.#owner.blockDamaged(
+      this.#layer[at],
+      operation.chunk,
+      operation.block + i,
+      location,
+      errno,
+    );
+  }
+
+  #finish(slot: number, operation: Operation, later: boolean): void {
+    const base = slot * TRANSFER_BLOCKS_MAX;
+    const segments = this.#segments;
+    for (let run = 0; run < this.#runs[slot]; run++) {
+      segments.unpin(segments.of(this.#location[base + this.#runFirst[base + run]]));
+    }
+    this.#release(slot);
+    if (later) this.#owner.completeLater(operation);
+    else operation.owner.operationDone(operation);
+    while (this.#queue !== null && this.#freeCount > 0) {
+      const next: Operation = this.#queue;
+      this.#queue = next.next;
+      if (this.#queue === null) this.#queueLast = null;
+      next.next = null;
+      this.queued--;
+      this.#start(next);
+    }
+  }
+
+  #release(slot: number): void {
+    this.#operations[slot] = null;
+    this.#free[this.#freeCount++] = slot;
+    this.active--;
+  }
+
+  // ── Header pages ───────────────────────────────────────────────────────────────────────────────
+
+  /** Begins to read a header page, unless that is under way or no room is left for it. */
+  #loadPage(location: number): void {
+    let free = -1;
+    for (let i = 0; i < PAGE_SLOTS; i++) {
+      if (this.#pages[i] === location) return;
+      if (this.#pages[i] === 0) free = i;
+    }
+    if (free < 0) return;
+    this.#pages[free] = location;
+    this.requests++;
+    this.#disk.read(
+      this.#pageToken | free << this.#tokenShift,
+      location * BLOCK_BYTES,
+      this.#at + free * BLOCK_BYTES,
+      BLOCK_BYTES,
+    );
+  }
+
+  #waitForPage(slot: number, location: number): void {
+    this.#waitsFor[slot] = location;
+    this.#waiting++;
+    this.#loadPage(location);
+  }
+
+  /** A header page has been read. `page` is what the token carries. */
+  pageDone(page: number, result: number): void {
+    const location = this.#pages[page];
+    this.#pages[page] = 0;
+    this.requests--;
+    if (result >= 0) this.#cache.put(location, this.#window.u32, this.#at + page * BLOCK_BYTES >>> 2);
+    if (this.#stalledCount > 0) this.#unstall();
+    if (this.#waiting === 0) return;
+    for (let slot = 0; slot < SLOTS; slot++) {
+      const wanted = this.#waitsFor[slot];
+      if (wanted === location) {
+        this.#waitsFor[slot] = 0;
+        this.#waiting--;
+        if (result < 0) this.#failPage(slot, location);
+        this.#verify(slot, false);
+      } else if (wanted !== 0) {
+        // Perhaps there was no room for its page before.
+        this.#loadPage(wanted);
+      }
+    }
+  }
+
+  /** The checksums on that page cannot be read: none of the blocks that need them can be trusted. */
+  #failPage(slot: number, location: number): void {
+    const base = slot * TRANSFER_BLOCKS_MAX;
+    const { blockCount } = this.#operations[slot]!;
+    for (let i = this.#checked[slot]; i < blockCount; i++) {
+      if (this.#check[base + i] === Check.Positional && this.#sum[base + i] === location) {
+        this.#check[base + i] = Check.Unknown;
+      }
+    }
+  }
+
+  /** Takes the operations that wait for a slot. */
+  takeQueued(take: (operation: Operation) => void): void {
+    while (this.#queue !== null) {
+      const operation: Operation = this.#queue;
+      this.#queue = operation.next;
+      operation.next = null;
+      take(operation);
+    }
+    this.#queueLast = null;
+    this.queued = 0;
+  }
+}

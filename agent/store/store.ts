@@ -1,0 +1,1352 @@
+/**
+ * The store: one file or block device that holds layers of blocks as a log.
+ *
+ *     submit ─┬─ Read ──────────────▶ reads.ts ─▶ index ─▶ disk ─▶ checksum ─▶ done
+ *             ├─ Write, Free, Zero ─▶ log.ts ─▶ disk ─▶ applier.ts ─▶ index ─▶ done
+ *             └─ Sync ──────────────▶ log.ts ─▶ disk.sync ─▶ done
+ *     endTurn closes the batch · tick paces checkpoint.ts, cleaner.ts, scrub.ts
+ *     open: superblock.ts ─▶ checkpoint.ts ─▶ replay.ts
+ *
+ * The store is a synchronous machine with one owner. It reaches the world through `Disk` alone; time comes in through
+ * `tick`. Operations come back through their owner, from `diskDone`, `endTurn` or `tick`, never from inside `submit`.
+ *
+ * Order: writes, frees and zeroes are applied in the order in which they were submitted, except that a write that waits
+ * for space (a full store) is overtaken by what frees some. A read sees everything that had completed when it was
+ * submitted, and perhaps more.
+ *
+ * Space: a part of the segments is kept back so that a full store can still free, clean and write checkpoints.
+ *
+ *     ready segments   0 ───── C ─ C+2 ────── C+2+W ────────▶
+ *     may be taken by  checkpoint │ free, zero, META, cleaner │ writes
+ *
+ * where C is what the next checkpoint will need.
+ *
+ * @module
+ */
+import { BLOCK_BYTES, CHUNK_BLOCKS, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
+import type { Arena } from "../base/arena.ts";
+import {
+  type Disk,
+  type DiskListener,
+  EINVAL,
+  EIO,
+  ENODEV,
+  ENOSPC,
+  type Log as Logger,
+  type Random,
+  type Window,
+} from "../platform/platform.ts";
+import { LayerState } from "./applier.ts";
+import type { Batch } from "./batch.ts";
+import { checkpointPayloadBytes, checkpointSegmentsFor, writeCheckpoint } from "./checkpoint.ts";
+import { Cleaner, type CleanerSituation } from "./cleaner.ts";
+import {
+  type Buffers,
+  BUFFER_BYTES,
+  type Core,
+  type Damage,
+  DamageList,
+  layOut,
+  type StoreTunables,
+  TUNABLES_DEFAULT,
+} from "./core.ts";
+import { type Done, StoreError } from "./errors.ts";
+import {
+  entryCount,
+  EntryKind,
+  entryKind,
+  entryNext,
+  hasData,
+  ID_BYTES,
+  isSegmentBytes,
+  META_KEY_BYTES_MAX,
+  META_REMOVED,
+  META_VALUE_BYTES_MAX,
+  NO_SEGMENT,
+  RECORD_WORD,
+  SEGMENT_BYTES_DEFAULT,
+  SEGMENT_BYTES_MAX,
+  SEGMENT_BYTES_MIN,
+  SEGMENTS_OFFSET_BYTES,
+  segmentsMax,
+  type Superblock,
+  SUPERBLOCK_OFFSETS_BYTES,
+} from "./format.ts";
+import { type LogOwner, RecordLog } from "./log.ts";
+import { openStore } from "./open.ts";
+import { Operation, OperationKind, type OperationOwner } from "./operation.ts";
+import { READ_TOKEN_BITS, Reads, type ReadsOwner } from "./reads.ts";
+import { Scrub, type ScrubProgress } from "./scrub.ts";
+import { writeSuperblock } from "./superblock.ts";
+import { type Task, type TaskIo, Tasks, Wait } from "./task.ts";
+
+/** Disk tokens: the kind in the low bits, a slot above. */
+const enum Token {
+  Batch = 0,
+  Read = 1,
+  Page = 2,
+  Sync = 3,
+  Task = 4,
+}
+const TOKEN_BITS = 3;
+const TOKEN_MASK = (1 << TOKEN_BITS) - 1;
+// Tokens fit 32 bits, and stay small integers.
+if (TOKEN_BITS + READ_TOKEN_BITS > 30) throw new Error("store: tokens are too long");
+
+/** Fewest segments: what is kept back, and something to write to. */
+export const SEGMENTS_MIN = 12;
+
+/** Chunks of a deleted layer that are freed per turn: a quarter of a millisecond at most. */
+const DROP_CHUNKS_PER_TURN = 16;
+
+/** Slow requests (layers, META, …) that may wait at a time: they come from people and from the map. */
+const INTERNAL_MAX = 4096;
+
+/** Milliseconds without work after which the log notes on the disk what is durable. */
+const NOTE_AFTER_MS = 500;
+
+/** Milliseconds between attempts to allocate after ENOSPC. */
+const ALLOCATE_RETRY_MS = 1000;
+
+/** Milliseconds between attempts at a checkpoint that failed. */
+const CHECKPOINT_RETRY_MS = 5000;
+
+/** What the store is doing. */
+export type StoreState = "closed" | "opening" | "open" | "closing" | "failed";
+
+/** Who the store belongs to. */
+export interface StoreIdentity {
+  readonly storeId: Uint8Array;
+  readonly nodeId: Uint8Array;
+  readonly clusterId: Uint8Array;
+  readonly hostId: Uint8Array;
+}
+
+/** What {@linkcode Store.stats} tells. Sizes in bytes. */
+export interface StoreStats {
+  readonly state: StoreState;
+  /** Why the store has failed, or null. */
+  readonly failed: string | null;
+  readonly capacityBytes: number;
+  readonly segmentBytes: number;
+  readonly segmentCount: number;
+  /** Live data. */
+  readonly liveBytes: number;
+  /** Segments that are not free. */
+  readonly usedBytes: number;
+  readonly freeBytes: number;
+  /** Most that can be live before writes wait. */
+  readonly usableBytes: number;
+  /** Data in the log that is not live any more. */
+  readonly garbageBytes: number;
+  readonly indexBytes: number;
+  readonly cacheBytes: number;
+  readonly cacheHits: number;
+  readonly cacheMisses: number;
+  /** Writes wait for space. */
+  readonly full: boolean;
+  /** The file system below has no space. */
+  readonly hostFull: boolean;
+  readonly waitingWrites: number;
+  readonly queuedOperations: number;
+  readonly lsn: number;
+  readonly syncedLsn: number;
+  readonly replayBytes: number;
+  readonly cleaning: boolean;
+  readonly cleanedSegments: number;
+  readonly relocatedBlocks: number;
+  readonly checkpoint: {
+    readonly running: boolean;
+    readonly id: number;
+    readonly bytes: number;
+    readonly taken: number;
+  };
+  readonly scrub: {
+    readonly running: boolean;
+    readonly checkedBlocks: number;
+    readonly passes: number;
+  };
+  /** Damaged places found since opening, bounded; `damageCount` counts all. */
+  readonly damage: readonly Damage[];
+  readonly damageCount: number;
+  readonly secondReads: number;
+  readonly writeErrors: number;
+  readonly records: number;
+  readonly syncs: number;
+  readonly blocksRead: number;
+  /** Blocks written by users. */
+  readonly userBlocks: number;
+  /** Blocks written to the log, headers and copies included. */
+  readonly logBlocks: number;
+  /** `logBlocks` / `userBlocks`. */
+  readonly writeAmplification: number;
+  readonly layers: number;
+  readonly deletingLayers: number;
+}
+
+/** A list of operations, linked through `next`. */
+class OperationList {
+  first: Operation | null = null;
+  #last: Operation | null = null;
+  count = 0;
+
+  push(operation: Operation): void {
+    operation.next = null;
+    if (this.#last === null) this.first = operation;
+    else this.#last.next = operation;
+    this.#last = operation;
+    this.count++;
+  }
+
+  shift(): Operation {
+    const operation = this.first!;
+    this.first = operation.next;
+    if (this.first === null) this.#last = null;
+    operation.next = null;
+    this.count--;
+    return operation;
+  }
+
+  /** Puts all of `before` in front of what is here. */
+  prepend(before: OperationList): void {
+    if (before.first === null) return;
+    before.#last!.next = this.first;
+    if (this.#last === null) this.#last = before.#last;
+    this.first = before.first;
+    this.count += before.count;
+    before.first = before.#last = null;
+    before.count = 0;
+  }
+}
+
+/** Something slow that goes through the log: appended, synced, then done. */
+interface Internal {
+  /** Appends; false when there is no room now. */
+  append(log: RecordLog, core: Core): boolean;
+  readonly done: Done;
+}
+
+/** See the head of the file. */
+export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner {
+  readonly #disk: Disk;
+  readonly #window: Window;
+  readonly #random: Random;
+  readonly #logger: Logger;
+  readonly #tunables: StoreTunables;
+  readonly #buffers: Buffers;
+  readonly #tasks: Tasks;
+  readonly #damage = new DamageList();
+
+  #state: StoreState = "closed";
+  #failure: string | null = null;
+  #core: Core | null = null;
+  #log: RecordLog | null = null;
+  #reads: Reads | null = null;
+  #cleaner: Cleaner | null = null;
+  #scrub: Scrub | null = null;
+  #nowMs = 0;
+
+  /** Finished, but not from inside `submit`. */
+  readonly #finished = new OperationList();
+  /** Writes, frees and zeroes that found no batch. */
+  readonly #queue = new OperationList();
+  /** Writes that wait for space. */
+  readonly #waiting = new OperationList();
+  /** Slow requests not yet appended. */
+  readonly #internals: Internal[] = [];
+  /** Layer ids that a queued request will create. */
+  readonly #creating = new Set<number>();
+  /** META values in the log, not yet applied: in the order of the log. */
+  readonly #metaInFlight: { key: string; value: Uint8Array | null }[] = [];
+  readonly #metaChecksums = new Uint32Array(1 + META_VALUE_BYTES_MAX / BLOCK_BYTES);
+  /** Number of the batch that the META buffer is with. */
+  #metaNumber = 0;
+  /** Done when the sync with this tag is. */
+  readonly #internalSyncs = new Map<Operation, (ok: boolean) => void>();
+
+  /** Segments that the next checkpoint may take. */
+  #checkpointReserve = 1;
+  #reserveSegment = NO_SEGMENT;
+  /** Writes wait while no more than this many segments are ready. */
+  #writeLimit = 0;
+  #hostFull = false;
+  #allocating = false;
+  #allocateAfterMs = 0;
+  #checkpointing = false;
+  #checkpointAfterMs = 0;
+  #checkpointsTaken = 0;
+  /** `log.blocksWritten` when the checkpoint in force was begun. */
+  #checkpointBlocks = 0;
+  #reclaimSyncing = false;
+  #lastAppliedLsn = 0;
+  #quietSinceMs = 0;
+  #userBlocks = 0;
+  /** Layers whose blocks are being freed. */
+  #deleting = 0;
+  readonly #situation: CleanerSituation = {
+    mayAppend: false,
+    isFull: false,
+    writeLimit: 0,
+    nowMs: 0,
+    idleMs: 0,
+    userBlocks: 0,
+  };
+
+  /**
+   * @param options.disk the file or device; its listener must be this store
+   * @param options.window any window: only its arena part is used
+   * @param options.arena gives the store's fixed buffers (about 2 MiB)
+   * @param options.random for nothing but identities
+   */
+  constructor(
+    options: {
+      disk: Disk;
+      window: Window;
+      arena: Arena;
+      random: Random;
+      log: Logger;
+    } & Partial<StoreTunables>,
+  ) {
+    this.#disk = options.disk;
+    this.#window = options.window;
+    this.#random = options.random;
+    this.#logger = options.log;
+    const tunables: StoreTunables = { ...TUNABLES_DEFAULT };
+    for (const key of Object.keys(tunables) as (keyof StoreTunables)[]) {
+      tunables[key] = options[key] ?? tunables[key];
+    }
+    this.#tunables = tunables;
+    const at = options.arena.reserve(BUFFER_BYTES);
+    if (at < 0) throw new Error(`store: the arena has no ${BUFFER_BYTES} bytes left`);
+    this.#buffers = layOut(at);
+    this.#tasks = new Tasks(this.#disk, (slot) => Token.Task | slot << TOKEN_BITS);
+  }
+
+  /** What the store is doing. */
+  get state(): StoreState {
+    return this.#state;
+  }
+
+  /** Who the store belongs to. Throws when it is not open. */
+  get identity(): StoreIdentity {
+    const { storeId, nodeId, clusterId, hostId } = this.#opened().superblock;
+    return { storeId, nodeId, clusterId, hostId };
+  }
+
+  // ── Life ───────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * Makes a new, empty store. Whatever the disk held is lost.
+   *
+   * @param options identities of 16 bytes; `storeId` is drawn when it is not given
+   */
+  format(
+    options: {
+      storeId?: Uint8Array;
+      nodeId: Uint8Array;
+      clusterId: Uint8Array;
+      hostId: Uint8Array;
+      segmentBytes?: number;
+      capacityBytes: number;
+    },
+    done: Done,
+  ): void {
+    const segmentBytes = options.segmentBytes ?? SEGMENT_BYTES_DEFAULT;
+    const error = this.#checkFormat(options, segmentBytes);
+    if (error !== null) return this.#later(done, error);
+    const storeId = options.storeId ?? new Uint8Array(ID_BYTES);
+    if (options.storeId === undefined) this.#random.fill(storeId);
+    const superblock: Superblock = {
+      storeId,
+      nodeId: options.nodeId,
+      clusterId: options.clusterId,
+      hostId: options.hostId,
+      sequence: 1,
+      segmentBytes,
+      segmentCount: this.#segmentsIn(options.capacityBytes, segmentBytes),
+      clean: true,
+      checkpointId: 0,
+      checkpointLast: 0,
+      checkpointCount: 0,
+      checkpointFrames: 0,
+      replaySegment: 0,
+      replaySequence: 1,
+      replayBlock: 1,
+      replayLsn: 1,
+      syncedLsn: 0,
+      nextSequence: 2,
+      previousEndLsn: 0,
+    };
+    this.#state = "opening";
+    this.#tasks.start((io) => this.#format(io, superblock, done));
+  }
+
+  #checkFormat(
+    options: { nodeId: Uint8Array; clusterId: Uint8Array; hostId: Uint8Array; capacityBytes: number },
+    segmentBytes: number,
+  ): StoreError | null {
+    if (this.#state !== "closed") return this.#busy("format");
+    for (const name of ["nodeId", "clusterId", "hostId"] as const) {
+      if (options[name].length !== ID_BYTES) {
+        return new StoreError("INVALID", `${name} has ${options[name].length} bytes, not ${ID_BYTES}`);
+      }
+    }
+    if (!isSegmentBytes(segmentBytes)) {
+      return new StoreError(
+        "INVALID",
+        `segments of ${segmentBytes} bytes: take a power of two from ${SEGMENT_BYTES_MIN} to ${SEGMENT_BYTES_MAX}`,
+      );
+    }
+    const count = this.#segmentsIn(options.capacityBytes, segmentBytes);
+    if (count < SEGMENTS_MIN || count > segmentsMax(segmentBytes)) {
+      return new StoreError(
+        "INVALID",
+        `a capacity of ${options.capacityBytes} bytes is out of range: from ` +
+          `${SEGMENTS_OFFSET_BYTES + SEGMENTS_MIN * segmentBytes} to ` +
+          `${SEGMENTS_OFFSET_BYTES + segmentsMax(segmentBytes) * segmentBytes} with segments of ${segmentBytes}`,
+      );
+    }
+    if (options.capacityBytes > this.#disk.sizeBytesMax) {
+      return new StoreError(
+        "INVALID",
+        `a capacity of ${options.capacityBytes} bytes is more than the device's ${this.#disk.sizeBytesMax}`,
+      );
+    }
+    return null;
+  }
+
+  #segmentsIn(capacityBytes: number, segmentBytes: number): number {
+    return Math.floor((capacityBytes - SEGMENTS_OFFSET_BYTES) / segmentBytes);
+  }
+
+  *#format(io: TaskIo, superblock: Superblock, done: Done): Task {
+    const { bytes } = this.#window;
+    const buffer = this.#buffers.superblock;
+    // An older store's superblock must not win.
+    const other = SUPERBLOCK_OFFSETS_BYTES[superblock.sequence + 1 & 1];
+    bytes.fill(0, buffer, buffer + BLOCK_BYTES);
+    let result = yield* io.write(other, buffer, BLOCK_BYTES);
+    if (result >= 0) result = yield* io.sync();
+    if (result >= 0) result = yield* writeSuperblock(io, this.#window, buffer, superblock);
+    this.#state = "closed";
+    done(result < 0 ? new StoreError("IO", `formatting failed (errno ${-result})`) : null);
+  }
+
+  /**
+   * Opens the store.
+   *
+   * @param options.hostId 16 bytes: the store must belong to this host, or `adopt` be given
+   * @param options.acceptDamage go on although something durable is gone
+   * @param options.capacityBytes grow to this size
+   */
+  open(
+    options: {
+      hostId: Uint8Array;
+      adopt?: boolean;
+      acceptDamage?: boolean;
+      capacityBytes?: number;
+    },
+    done: Done,
+  ): void {
+    if (this.#state !== "closed") return this.#later(done, this.#busy("open"));
+    this.#state = "opening";
+    const machine = {
+      disk: this.#disk,
+      window: this.#window,
+      random: this.#random,
+      logger: this.#logger,
+      tunables: this.#tunables,
+      buffers: this.#buffers,
+      damage: this.#damage,
+    };
+    this.#tasks.start((io) => this.#open(io, machine, options, done));
+  }
+
+  *#open(
+    io: TaskIo,
+    machine: Parameters<typeof openStore>[1],
+    options: Parameters<typeof openStore>[2],
+    done: Done,
+  ): Task {
+    const core = yield* openStore(io, machine, options, {
+      makeLog: (unfinished) =>
+        new RecordLog({
+          disk: this.#disk,
+          window: this.#window,
+          segments: unfinished.segments,
+          owner: this,
+          tokens: { batch: (slot) => Token.Batch | slot << TOKEN_BITS, sync: Token.Sync },
+          storeId: unfinished.storeId,
+          storeWords: unfinished.storeWords,
+          at: this.#buffers.log,
+        }),
+    });
+    if (core instanceof StoreError) {
+      this.#state = "closed";
+      done(core);
+      return;
+    }
+    this.#core = core;
+    this.#log = core.log;
+    this.#reads = new Reads({
+      disk: this.#disk,
+      window: this.#window,
+      index: core.index,
+      segments: core.segments,
+      cache: core.cache,
+      owner: this,
+      runToken: Token.Read,
+      pageToken: Token.Page,
+      tokenShift: TOKEN_BITS,
+      at: this.#buffers.reads,
+    });
+    this.#cleaner = new Cleaner(core, this.#damageFound);
+    this.#scrub = new Scrub(core, this.#damageFound);
+    this.#deleting = 0;
+    for (const state of core.applier.layers.values()) {
+      if (state === LayerState.Deleting) this.#deleting++;
+    }
+    this.#state = "open";
+    this.#updateReserve();
+    if (options.capacityBytes !== undefined && options.capacityBytes > this.#capacityBytes()) {
+      this.resizeCapacity(options.capacityBytes, done);
+    } else {
+      done(null);
+    }
+  }
+
+  /** Finishes what is under way, syncs, writes a checkpoint and a clean superblock. What still waits for space fails. */
+  close(done: Done): void {
+    if (this.#state === "failed") {
+      this.#tasks.start((io) => this.#closeFailed(io, done));
+      return;
+    }
+    if (this.#state !== "open") return this.#later(done, this.#busy("close"));
+    this.#state = "closing";
+    this.#tasks.start((io) => this.#close(io, done));
+  }
+
+  *#closeFailed(_io: TaskIo, done: Done): Task {
+    while (this.#log !== null && (this.#log.underWay > 0 || this.#reads!.requests > 0)) {
+      yield Wait.Turn;
+    }
+    while (this.#tasks.count > 1) yield Wait.Turn;
+    this.#dispose();
+    done(null);
+  }
+
+  *#close(io: TaskIo, done: Done): Task {
+    const core = this.#core!;
+    const log = this.#log!;
+    const reads = this.#reads!;
+    this.#cleaner!.stop();
+    this.#scrub!.stop();
+    this.#failWaiting(ENODEV);
+    const isQuiet = () =>
+      this.#queue.count === 0 && this.#internals.length === 0 && reads.active === 0 &&
+      reads.queued === 0 && log.isDrained && log.isSynced && this.#tasks.count === 1 && !core.locked;
+    while (!isQuiet() && !log.failed) {
+      this.#failWaiting(ENODEV);
+      yield Wait.Turn;
+    }
+    let error: StoreError | null = null;
+    if (log.failed) error = new StoreError("IO", this.#failure ?? "the store has failed");
+    else if (this.#isCheckpointNeeded()) error = yield* this.#checkpointNow(io, true);
+    else error = yield* this.#markClean(io);
+    if (this.#failure !== null) {
+      this.#state = "failed";
+      done(error);
+      return;
+    }
+    if (error !== null) {
+      // Everything is synced; only the next opening will have more to replay.
+      this.#logger.warn("closing without a checkpoint", { reason: error.message });
+    }
+    this.#dispose();
+    done(null);
+  }
+
+  /** True when the checkpoint in force is not the whole truth. */
+  #isCheckpointNeeded(): boolean {
+    return this.#log!.blocksWritten !== this.#checkpointBlocks || this.#deleting > 0;
+  }
+
+  *#markClean(io: TaskIo): Task<StoreError | null> {
+    const core = this.#core!;
+    const superblock = { ...core.superblock, sequence: core.superblock.sequence + 1, clean: true };
+    const result = yield* writeSuperblock(io, this.#window, this.#buffers.superblock, superblock);
+    if (result < 0) return new StoreError("IO", `writing the superblock failed (errno ${-result})`);
+    core.superblock = superblock;
+    return null;
+  }
+
+  #dispose(): void {
+    this.#core = null;
+    this.#log = null;
+    this.#reads = null;
+    this.#cleaner = null;
+    this.#scrub = null;
+    this.#state = "closed";
+  }
+
+  #opened(): Core {
+    if (this.#core === null) throw new Error("the store is not open");
+    return this.#core;
+  }
+
+  #busy(what: string): StoreError {
+    return new StoreError("BUSY", `cannot ${what}: the store is ${this.#state}`);
+  }
+
+  /** Calls back, but not from inside the call that asked. */
+  #later(done: Done, error: StoreError | null): void {
+    this.#tasks.start(function* () {
+      yield Wait.Turn;
+      done(error);
+    });
+  }
+
+  // ── Operations ─────────────────────────────────────────────────────────────────────────────────
+
+  /** Takes an operation; it comes back through its owner, exactly once. */
+  submit(operation: Operation): void {
+    operation.result = 0;
+    if (this.#state !== "open") {
+      operation.result = this.#state === "failed" ? -EIO : -ENODEV;
+      this.#finished.push(operation);
+      return;
+    }
+    switch (operation.kind) {
+      case OperationKind.Read:
+        if (!this.#isInRange(operation, TRANSFER_BLOCKS_MAX)) return this.#invalid(operation);
+        this.#reads!.submit(operation);
+        return;
+      case OperationKind.Write:
+        if (!this.#isWritable(operation, TRANSFER_BLOCKS_MAX)) return this.#invalid(operation);
+        this.#userBlocks += operation.blockCount;
+        if (this.#waiting.count > 0 || this.#isFull()) {
+          this.#waiting.push(operation);
+          return;
+        }
+        if (this.#queue.count > 0 || !this.#log!.append(operation)) this.#queue.push(operation);
+        return;
+      case OperationKind.Free:
+      case OperationKind.Zero:
+        if (!this.#isWritable(operation, CHUNK_BLOCKS)) return this.#invalid(operation);
+        if (this.#queue.count > 0 || !this.#mayFree() || !this.#log!.append(operation)) {
+          this.#queue.push(operation);
+        }
+        return;
+      case OperationKind.Sync:
+        this.#log!.sync(operation);
+        return;
+    }
+  }
+
+  #isInRange(operation: Operation, countMax: number): boolean {
+    const { block, blockCount } = operation;
+    return block >= 0 && blockCount >= 1 && blockCount <= countMax &&
+      block + blockCount <= CHUNK_BLOCKS;
+  }
+
+  #isWritable(operation: Operation, countMax: number): boolean {
+    return this.#isInRange(operation, countMax) && operation.layers.length > 0 &&
+      this.#core!.applier.layers.get(operation.layers[0]) === LayerState.Live;
+  }
+
+  #invalid(operation: Operation): void {
+    operation.result = -EINVAL;
+    this.#finished.push(operation);
+  }
+
+  /** Writes have to wait: what is left is for freeing, cleaning and checkpoints. */
+  #isFull(): boolean {
+    return this.#core!.segments.readyCount <= this.#writeLimit;
+  }
+
+  /** Frees, zeroes, META and the cleaner may take segments. */
+  #mayFree(): boolean {
+    return this.#core!.segments.readyCount > this.#checkpointReserve + 2;
+  }
+
+  /** {@inheritDoc ReadsOwner.completeLater} */
+  completeLater(operation: Operation): void {
+    this.#finished.push(operation);
+  }
+
+  /** {@inheritDoc ReadsOwner.blockDamaged} */
+  blockDamaged(layer: number, chunk: number, block: number, location: number, errno: number): void {
+    const message = errno === EIO ? "the disk cannot read it" : "its checksum does not match";
+    this.#damageFound({
+      what: "block",
+      layer,
+      chunk,
+      block,
+      offsetBytes: location * BLOCK_BYTES,
+      message,
+    });
+  }
+
+  readonly #damageFound = (damage: Damage): void => {
+    if (!this.#damage.add(damage)) return;
+    this.#logger.error("damaged block", { ...damage });
+  };
+
+  /** {@inheritDoc LogOwner.operationApplied} */
+  operationApplied(operation: Operation): void {
+    if (this.#failure !== null && operation.kind === OperationKind.Sync) operation.result = -EIO;
+    operation.owner.operationDone(operation);
+  }
+
+  /** {@inheritDoc OperationOwner.operationDone} Syncs of the store's own. */
+  operationDone(operation: Operation): void {
+    const done = this.#internalSyncs.get(operation);
+    this.#internalSyncs.delete(operation);
+    done?.(operation.result === 0);
+  }
+
+  /** Asks for a sync of everything appended so far. */
+  #syncThen(done: (ok: boolean) => void): void {
+    const operation = new Operation(this, 0);
+    operation.kind = OperationKind.Sync;
+    this.#internalSyncs.set(operation, done);
+    this.#log!.sync(operation);
+  }
+
+  /** {@inheritDoc LogOwner.applyBatch} */
+  applyBatch(batch: Batch): void {
+    const { segments, applier, cache } = this.#core!;
+    const { u32 } = this.#window;
+    const headerWord = batch.headerAt >>> 2;
+    const { headerBlocks } = batch;
+    const location = segments.start(batch.segment) + batch.block;
+    let word = headerWord + RECORD_WORD.entries;
+    let data = location + headerBlocks;
+    let hasRuns = false;
+    for (let i = 0; i < batch.entryCount; i++) {
+      const kind = entryKind(u32, word);
+      if (kind === EntryKind.Meta) this.#applyMeta();
+      else applier.apply(word, headerWord, location, data);
+      if (kind === EntryKind.LayerDelete) this.#deleting++;
+      if (hasData(kind)) {
+        const count = entryCount(u32, word);
+        data += count;
+        hasRuns ||= count >= 4;
+      }
+      word = entryNext(u32, word);
+    }
+    if (hasRuns) {
+      for (let page = 0; page < headerBlocks; page++) {
+        cache.put(location + page, u32, headerWord + page * (BLOCK_BYTES / 4));
+      }
+    }
+  }
+
+  #applyMeta(): void {
+    const { key, value } = this.#metaInFlight.shift()!;
+    if (value === null) this.#core!.meta.delete(key);
+    else this.#core!.meta.set(key, value);
+  }
+
+  /** {@inheritDoc LogOwner.synced} */
+  synced(): void {
+    this.#core!.segments.reclaimable = true;
+  }
+
+  /** {@inheritDoc LogOwner.logFailed} */
+  logFailed(reason: string): void {
+    this.#fail(reason);
+  }
+
+  #fail(reason: string): void {
+    if (this.#failure !== null) return;
+    this.#failure = reason;
+    this.#state = "failed";
+    this.#logger.error("the store has failed: restart the agent once the disk is repaired", {
+      reason,
+    });
+    this.#log!.fail(reason);
+    this.#cleaner?.stop();
+    this.#scrub?.stop();
+    const take = (operation: Operation) => {
+      operation.result = -EIO;
+      this.#finished.push(operation);
+    };
+    this.#log!.takeAll(take);
+    this.#reads!.takeQueued(take);
+    while (this.#queue.count > 0) take(this.#queue.shift());
+    this.#failWaiting(EIO);
+    for (const internal of this.#internals.splice(0)) {
+      this.#later(internal.done, new StoreError("IO", reason));
+    }
+  }
+
+  #failWaiting(errno: number): void {
+    while (this.#waiting.count > 0) {
+      const operation = this.#waiting.shift();
+      operation.result = -errno;
+      this.#finished.push(operation);
+    }
+  }
+
+  // ── Turns ──────────────────────────────────────────────────────────────────────────────────────
+
+  /** {@inheritDoc DiskListener.diskDone} */
+  diskDone(token: number, result: number): void {
+    const slot = token >>> TOKEN_BITS;
+    switch (token & TOKEN_MASK) {
+      case Token.Batch:
+        this.#log!.batchDone(slot, result);
+        if (this.#queue.count > 0) this.#pump();
+        return;
+      case Token.Read:
+        return this.#reads!.runDone(slot, result);
+      case Token.Page:
+        return this.#reads!.pageDone(slot, result);
+      case Token.Sync:
+        return this.#log!.syncDone(result);
+      case Token.Task:
+        return this.#tasks.diskDone(slot, result);
+    }
+  }
+
+  /** Ends a turn: what was submitted in it goes to the disk, what has finished goes back. */
+  endTurn(): void {
+    const log = this.#log;
+    if (log !== null && this.#failure === null) {
+      if (this.#internals.length > 0 || this.#queue.count > 0 || this.#waiting.count > 0) {
+        this.#pump();
+      }
+      if (this.#deleting > 0) this.#dropLayers();
+      if (this.#core!.segments.reclaimable) this.#reclaim();
+      if (log.segment !== this.#reserveSegment) this.#updateReserve();
+      log.endTurn();
+      this.#maintain();
+    }
+    this.#tasks.endTurn();
+    if (log !== null && !log.failed) log.endTurn();
+    // As many as there are now: whoever submits again in the call-back gets the next turn.
+    for (let count = this.#finished.count; count > 0; count--) {
+      const operation = this.#finished.shift();
+      operation.owner.operationDone(operation);
+    }
+  }
+
+  /** Appends what has been waiting, oldest first. */
+  #pump(): void {
+    const log = this.#log!;
+    if (log.failed) return;
+    while (this.#internals.length > 0 && !log.hasPart) {
+      if (!this.#mayFree() || !this.#appendInternal(this.#internals[0])) break;
+      this.#internals.shift();
+    }
+    if (this.#isFull()) this.#setWritesAside();
+    while (this.#queue.first !== null) {
+      const operation = this.#queue.first;
+      if (operation.kind !== OperationKind.Write && !this.#mayFree()) return;
+      if (!log.append(operation)) return;
+      this.#queue.shift();
+    }
+    while (this.#waiting.first !== null && !this.#isFull()) {
+      const operation = this.#waiting.first;
+      if (!log.append(operation)) {
+        // Begun, perhaps: then it must be finished before anything else.
+        this.#queue.push(this.#waiting.shift());
+        return;
+      }
+      this.#waiting.shift();
+    }
+  }
+
+  /** The store is full: moves writes out of the way of frees, but for one that is begun already. */
+  #setWritesAside(): void {
+    if (this.#queue.count === 0) return;
+    const writes = new OperationList();
+    const others = new OperationList();
+    let isBegun = this.#log!.hasPart;
+    while (this.#queue.count > 0) {
+      const operation = this.#queue.shift();
+      if (operation.kind === OperationKind.Write && !isBegun) writes.push(operation);
+      else others.push(operation);
+      isBegun = false;
+    }
+    this.#queue.prepend(others);
+    this.#waiting.prepend(writes);
+  }
+
+  #appendInternal(internal: Internal): boolean {
+    if (!internal.append(this.#log!, this.#core!)) return false;
+    this.#syncThen((ok) =>
+      internal.done(ok ? null : new StoreError("IO", this.#failure ?? "the store has failed"))
+    );
+    return true;
+  }
+
+  /** Frees the blocks of deleted layers, a few chunks a turn. */
+  #dropLayers(): void {
+    const { applier, index } = this.#core!;
+    for (const [id, state] of applier.layers) {
+      if (state !== LayerState.Deleting) continue;
+      if (index.dropLayerStep(id, DROP_CHUNKS_PER_TURN)) {
+        applier.layers.delete(id);
+        this.#deleting--;
+      }
+      return;
+    }
+    this.#deleting = 0;
+  }
+
+  #reclaim(): void {
+    const { segments, superblock, cache } = this.#core!;
+    segments.reclaim(this.#log!.syncedLsn, superblock.replaySequence, (segment) => {
+      cache.dropRange(segments.start(segment), segments.start(segment) + segments.segmentBlocks);
+    });
+  }
+
+  #updateReserve(): void {
+    const core = this.#core!;
+    this.#reserveSegment = this.#log!.segment;
+    const bytes = checkpointPayloadBytes(core);
+    this.#checkpointReserve = checkpointSegmentsFor(bytes, core.segments.segmentBytes);
+    this.#writeLimit = this.#checkpointReserve + 2 + this.#tunables.cleanerSegments;
+  }
+
+  /** Starts what is needed: allocation, sync for reclaim, checkpoint, cleaner. */
+  #maintain(): void {
+    const core = this.#core!;
+    const { segments } = core;
+    const log = this.#log!;
+    const wantedReady = this.#writeLimit + this.#tunables.readySegments;
+    if (
+      !this.#allocating && this.#nowMs >= this.#allocateAfterMs &&
+      (segments.readyCount < wantedReady
+        ? segments.freeCount > segments.readyCount
+        : segments.readyCount > wantedReady + this.#tunables.readySegments)
+    ) {
+      this.#allocating = true;
+      this.#tasks.start((io) => this.#allocate(io));
+    }
+    // Whether space is scarce enough to hurry what would free some.
+    const isScarce = segments.freeCount <= wantedReady;
+    if (isScarce && segments.pending.length > 0) {
+      if (!this.#reclaimSyncing && segments.pendingSync(log.syncedLsn) > 0) {
+        this.#reclaimSyncing = true;
+        this.#syncThen(() => this.#reclaimSyncing = false);
+      }
+      const blocked = segments.pendingReplay(core.superblock.replaySequence);
+      if (blocked > 0 && (blocked >= 4 || segments.readyCount <= this.#writeLimit + 1)) {
+        this.#startCheckpoint();
+      }
+    }
+    const logBytes = (log.blocksWritten - this.#checkpointBlocks) * BLOCK_BYTES;
+    const { checkpointLogBytes, checkpointLogRatio } = this.#tunables;
+    if (logBytes >= Math.max(checkpointLogBytes, checkpointLogRatio * core.checkpointBytes)) {
+      this.#startCheckpoint();
+    }
+    const situation = this.#situation;
+    situation.mayAppend = this.#mayFree();
+    situation.isFull = this.#isFull();
+    situation.writeLimit = this.#writeLimit;
+    situation.nowMs = this.#nowMs;
+    situation.idleMs = this.#nowMs - this.#quietSinceMs;
+    situation.userBlocks = this.#userBlocks;
+    this.#cleaner!.consider(this.#tasks, situation);
+  }
+
+  *#allocate(io: TaskIo): Task {
+    const { segments } = this.#core!;
+    const wanted = () => this.#writeLimit + this.#tunables.readySegments;
+    while (this.#state === "open" || this.#state === "closing") {
+      if (segments.readyCount < wanted()) {
+        const segment = segments.takeBusy(0);
+        if (segment === NO_SEGMENT) break;
+        const result = yield* io.allocate(segments.offsetBytes(segment), segments.segmentBytes);
+        segments.endBusy(segment, result >= 0);
+        this.#hostFull = result === -ENOSPC;
+        if (result < 0) {
+          this.#allocateAfterMs = this.#nowMs + ALLOCATE_RETRY_MS;
+          if (!this.#hostFull) this.#logger.warn("allocating a segment failed", { errno: -result });
+          break;
+        }
+      } else if (
+        this.#state === "open" && segments.readyCount > wanted() + this.#tunables.readySegments
+      ) {
+        const segment = segments.takeBusy(1);
+        if (segment === NO_SEGMENT) break;
+        const result = yield* io.punch(segments.offsetBytes(segment), segments.segmentBytes);
+        // If it cannot be punched it stays allocated, and is left alone for a while.
+        segments.endBusy(segment, result < 0);
+        if (result < 0) {
+          this.#allocateAfterMs = this.#nowMs + ALLOCATE_RETRY_MS;
+          break;
+        }
+      } else {
+        break;
+      }
+    }
+    this.#allocating = false;
+  }
+
+  #startCheckpoint(): void {
+    const core = this.#core!;
+    if (this.#checkpointing || core.locked || this.#nowMs < this.#checkpointAfterMs) return;
+    if (this.#state !== "open") return;
+    this.#checkpointing = true;
+    this.#tasks.start((io) => this.#checkpoint(io));
+  }
+
+  *#checkpoint(io: TaskIo): Task {
+    const error = yield* this.#checkpointNow(io, false);
+    this.#checkpointing = false;
+    if (error !== null) this.#checkpointAfterMs = this.#nowMs + CHECKPOINT_RETRY_MS;
+  }
+
+  *#checkpointNow(io: TaskIo, clean: boolean): Task<StoreError | null> {
+    const core = this.#core!;
+    const log = this.#log!;
+    core.locked = true;
+    log.watch();
+    const blocks = log.blocksWritten;
+    const failure = yield* writeCheckpoint(io, core, {
+      clean,
+      position: () => log.checkpointPosition(),
+      nextSequence: () => ++log.lastSequence,
+      appliedLsn: () => log.appliedLsn,
+      synced: (lsn) => log.noteSynced(lsn),
+    });
+    core.locked = false;
+    if (failure !== null) {
+      if (failure.final) this.#fail(failure.message);
+      else this.#logger.warn("no checkpoint", { reason: failure.message });
+      return failure.error;
+    }
+    this.#checkpointBlocks = blocks;
+    this.#checkpointsTaken++;
+    this.#updateReserve();
+    this.#reclaim();
+    return null;
+  }
+
+  /**
+   * Lets time pass: to be called about every 100 ms while there is work, every second otherwise.
+   *
+   * @param nowMs monotonic
+   */
+  tick(nowMs: number): void {
+    this.#nowMs = nowMs;
+    const log = this.#log;
+    if (log === null || this.#failure !== null) return this.endTurn();
+    if (log.appliedLsn !== this.#lastAppliedLsn || !log.isDrained) {
+      this.#lastAppliedLsn = log.appliedLsn;
+      this.#quietSinceMs = nowMs;
+    } else if (
+      this.#state === "open" && nowMs - this.#quietSinceMs >= NOTE_AFTER_MS &&
+      log.syncedLsn > log.notedSyncedLsn && this.#mayFree()
+    ) {
+      // So that a torn tail and a damaged one can be told apart after a crash.
+      log.appendNote();
+      this.#lastAppliedLsn = log.lastLsn;
+    }
+    if (log.noSpace) log.retryNoSpace();
+    this.#updateReserve();
+    this.#core!.segments.reclaimable = true;
+    if (this.#state === "open") this.#scrub!.tick(this.#tasks, nowMs);
+    this.endTurn();
+  }
+
+  /** Nothing that a tick would do soon. */
+  get idle(): boolean {
+    const log = this.#log;
+    if (log === null || this.#failure !== null) return this.#tasks.count === 0;
+    return log.isDrained && log.isSynced && this.#tasks.count === 0 && this.#deleting === 0 &&
+      this.#queue.count === 0 && this.#waiting.count === 0 && this.#internals.length === 0 &&
+      this.#finished.count === 0 && log.syncedLsn <= log.notedSyncedLsn && !log.noSpace;
+  }
+
+  // ── Layers, META, size ─────────────────────────────────────────────────────────────────────────
+
+  /** Creates an empty layer. Ids are never used twice. */
+  createLayer(id: number, done: Done): void {
+    if (!this.#isOpenFor("create a layer", done)) return;
+    const { applier } = this.#core!;
+    if (!Number.isInteger(id) || id < 0 || id > 0xffffffff) {
+      return this.#later(done, new StoreError("INVALID", `layer id ${id} is not a u32`));
+    }
+    if (applier.layers.has(id) || this.#creating.has(id)) {
+      return this.#later(done, new StoreError("LAYER", `layer ${id} exists already`));
+    }
+    this.#creating.add(id);
+    this.#internal(layerEntry(EntryKind.LayerCreate, id), (error) => {
+      this.#creating.delete(id);
+      done(error);
+    });
+  }
+
+  /** Deletes a layer: it is gone when this is done; its space comes back soon after. */
+  deleteLayer(id: number, done: Done): void {
+    if (!this.#isOpenFor("delete a layer", done)) return;
+    const { applier } = this.#core!;
+    if (applier.layers.get(id) !== LayerState.Live) {
+      return this.#later(done, new StoreError("LAYER", `there is no layer ${id}`));
+    }
+    this.#internal(layerEntry(EntryKind.LayerDelete, id), done);
+  }
+
+  /** True when the layer is there and not being deleted. */
+  hasLayer(id: number): boolean {
+    return this.#opened().applier.layers.get(id) === LayerState.Live;
+  }
+
+  /** Ids of all layers, ascending. */
+  layers(): number[] {
+    const ids: number[] = [];
+    for (const [id, state] of this.#opened().applier.layers) {
+      if (state === LayerState.Live) ids.push(id);
+    }
+    return ids.sort((a, b) => a - b);
+  }
+
+  /** Bytes of data that a layer holds; 0 when it is not there. */
+  layerBytes(id: number): number {
+    return this.#opened().index.layerBlockCount(id) * BLOCK_BYTES;
+  }
+
+  /**
+   * Sets or removes (`null`) a META value; durable when done.
+   *
+   * @param key up to 255 bytes of UTF-8
+   * @param value up to 64 KiB; copied
+   */
+  setMeta(key: string, value: Uint8Array | null, done: Done): void {
+    if (!this.#isOpenFor("set META", done)) return;
+    const keyBytes = new TextEncoder().encode(key);
+    if (keyBytes.length === 0 || keyBytes.length > META_KEY_BYTES_MAX) {
+      return this.#later(
+        done,
+        new StoreError("INVALID", `META key of ${keyBytes.length} bytes: 1 to ${META_KEY_BYTES_MAX}`),
+      );
+    }
+    if (value !== null && value.length > META_VALUE_BYTES_MAX) {
+      return this.#later(
+        done,
+        new StoreError("INVALID", `META value of ${value.length} bytes: up to ${META_VALUE_BYTES_MAX}`),
+      );
+    }
+    const copy = value === null ? null : value.slice();
+    this.#internal((log) => this.#appendMeta(log, key, keyBytes, copy), done);
+  }
+
+  #appendMeta(
+    log: RecordLog,
+    key: string,
+    keyBytes: Uint8Array,
+    value: Uint8Array | null,
+  ): boolean {
+    // One at a time: they share a buffer.
+    if (log.appliedNumber < this.#metaNumber) return false;
+    const { bytes, kernel } = this.#window;
+    const at = this.#buffers.meta;
+    const valueBytes = value?.length ?? 0;
+    const count = Math.ceil((keyBytes.length + valueBytes) / BLOCK_BYTES);
+    bytes.fill(0, at, at + count * BLOCK_BYTES);
+    bytes.set(keyBytes, at);
+    if (value !== null) bytes.set(value, at + keyBytes.length);
+    for (let i = 0; i < count; i++) {
+      this.#metaChecksums[i] = kernel.checksum(at + i * BLOCK_BYTES, BLOCK_BYTES);
+    }
+    const flags = value === null ? META_REMOVED : 0;
+    if (!log.appendMeta(keyBytes.length, valueBytes, flags, at, count, this.#metaChecksums)) {
+      return false;
+    }
+    this.#metaNumber = log.number;
+    this.#metaInFlight.push({ key, value });
+    return true;
+  }
+
+  /** A META value, or null. The caller must not change it. */
+  getMeta(key: string): Uint8Array | null {
+    return this.#opened().meta.get(key) ?? null;
+  }
+
+  /** All META keys, sorted. */
+  metaKeys(): string[] {
+    return [...this.#opened().meta.keys()].sort();
+  }
+
+  #internal(append: (log: RecordLog, core: Core) => boolean, done: Done): void {
+    if (this.#internals.length >= INTERNAL_MAX) {
+      return this.#later(done, new StoreError("BUSY", "too many requests wait for the store"));
+    }
+    this.#internals.push({ append, done });
+  }
+
+  #isOpenFor(what: string, done: Done): boolean {
+    if (this.#state === "open") return true;
+    this.#later(
+      done,
+      this.#failure !== null ? new StoreError("IO", this.#failure) : this.#busy(what),
+    );
+    return false;
+  }
+
+  #capacityBytes(): number {
+    const { segments } = this.#opened();
+    return SEGMENTS_OFFSET_BYTES + segments.count * segments.segmentBytes;
+  }
+
+  /**
+   * Makes the store larger, or smaller if nothing lies in what would go.
+   *
+   * @param capacityBytes rounded down to whole segments
+   */
+  resizeCapacity(capacityBytes: number, done: Done): void {
+    if (!this.#isOpenFor("resize", done)) return;
+    const { segmentBytes } = this.#core!.segments;
+    const count = this.#segmentsIn(capacityBytes, segmentBytes);
+    if (count < SEGMENTS_MIN || count > segmentsMax(segmentBytes)) {
+      return this.#later(done, new StoreError("INVALID", `a capacity of ${capacityBytes} bytes is out of range`));
+    }
+    if (capacityBytes > this.#disk.sizeBytesMax) {
+      return this.#later(
+        done,
+        new StoreError(
+          "INVALID",
+          `a capacity of ${capacityBytes} bytes is more than the device's ${this.#disk.sizeBytesMax}`,
+        ),
+      );
+    }
+    this.#tasks.start((io) => this.#resize(io, count, done));
+  }
+
+  *#resize(io: TaskIo, count: number, done: Done): Task {
+    const core = this.#core!;
+    const { segments } = core;
+    while (core.locked || this.#allocating) yield Wait.Turn;
+    for (let segment = count; segment < segments.count; segment++) {
+      if (segments.state[segment] !== 0) {
+        done(
+          new StoreError(
+            "BUSY",
+            `cannot shrink to ${count} segments: segment ${segment} of ${segments.count} is in use`,
+          ),
+        );
+        return;
+      }
+    }
+    core.locked = true;
+    // Nothing may be put into what goes, before the superblock says so.
+    const old = segments.count;
+    if (count < old) segments.resize(count);
+    const superblock = {
+      ...core.superblock,
+      sequence: core.superblock.sequence + 1,
+      segmentCount: count,
+    };
+    const result = yield* writeSuperblock(io, this.#window, this.#buffers.superblock, superblock);
+    core.locked = false;
+    if (result < 0) {
+      const error = new StoreError("IO", `writing the superblock failed (errno ${-result})`);
+      this.#fail(error.message);
+      done(error);
+      return;
+    }
+    core.superblock = superblock;
+    if (count > old) segments.resize(count);
+    this.#updateReserve();
+    done(null);
+  }
+
+  /**
+   * Checks every live block against its checksum, now and without a rate limit.
+   *
+   * @param layers only these, or null for all
+   * @param progress called now and then
+   */
+  scrubNow(
+    layers: readonly number[] | null,
+    progress: (progress: ScrubProgress) => void,
+    done: Done,
+  ): void {
+    if (!this.#isOpenFor("scrub", done)) return;
+    this.#scrub!.now(this.#tasks, layers, progress, done);
+  }
+
+  // ── Telling ────────────────────────────────────────────────────────────────────────────────────
+
+  /** Figures for status and metrics. Makes an object: not for the data path. */
+  stats(): StoreStats {
+    const { segments, index, cache, superblock, checkpointBytes, applier } = this.#opened();
+    const log = this.#log!;
+    const reads = this.#reads!;
+    const cleaner = this.#cleaner!;
+    const scrub = this.#scrub!;
+    const usedSegments = segments.count - segments.freeCount;
+    const dataBytes = segments.segmentBytes - BLOCK_BYTES;
+    const liveBytes = segments.liveBlocks * BLOCK_BYTES;
+    const logSegments = usedSegments - this.#core!.checkpointSegments.length;
+    return {
+      state: this.#state,
+      failed: this.#failure,
+      capacityBytes: this.#capacityBytes(),
+      segmentBytes: segments.segmentBytes,
+      segmentCount: segments.count,
+      liveBytes,
+      usedBytes: usedSegments * segments.segmentBytes,
+      freeBytes: segments.freeCount * segments.segmentBytes,
+      usableBytes: Math.max(0, segments.count - this.#writeLimit - 2 - this.#checkpointReserve) *
+        dataBytes,
+      garbageBytes: Math.max(0, logSegments * dataBytes - liveBytes),
+      indexBytes: index.memoryBytes,
+      cacheBytes: cache.count * BLOCK_BYTES,
+      cacheHits: cache.hits,
+      cacheMisses: cache.misses,
+      full: this.#isFull(),
+      hostFull: this.#hostFull || log.noSpace,
+      waitingWrites: this.#waiting.count,
+      queuedOperations: this.#queue.count + reads.queued,
+      lsn: log.appliedLsn,
+      syncedLsn: log.syncedLsn,
+      replayBytes: (log.blocksWritten - this.#checkpointBlocks) * BLOCK_BYTES,
+      cleaning: cleaner.running,
+      cleanedSegments: cleaner.segmentsCleaned,
+      relocatedBlocks: cleaner.blocksRelocated,
+      checkpoint: {
+        running: this.#checkpointing,
+        id: superblock.checkpointId,
+        bytes: checkpointBytes,
+        taken: this.#checkpointsTaken,
+      },
+      scrub: {
+        running: scrub.running,
+        checkedBlocks: scrub.blocksChecked,
+        passes: scrub.passes,
+      },
+      damage: this.#damage.list,
+      damageCount: this.#damage.count,
+      secondReads: reads.secondReads,
+      writeErrors: log.writeErrors,
+      records: log.recordsWritten,
+      syncs: log.syncs,
+      blocksRead: reads.blocksRead,
+      userBlocks: this.#userBlocks,
+      logBlocks: log.blocksWritten,
+      writeAmplification: this.#userBlocks === 0 ? 0 : log.blocksWritten / this.#userBlocks,
+      layers: applier.layers.size,
+      deletingLayers: this.#deleting,
+    };
+  }
+}
+
+function layerEntry(kind: EntryKind, layer: number): (log: RecordLog) => boolean {
+  return (log) =>
+    log.appendEntry({
+      kind,
+      layer,
+      chunk: 0,
+      block: 0,
+      count: 1,
+      generation: 0,
+      sequence: 0,
+      from: 0,
+    });
+}

@@ -1,0 +1,79 @@
+/**
+ * `kelpie agent`: runs an agent until it is told to stop.
+ *
+ * @module
+ */
+import { Option } from "@commander-js/extra-typings";
+import { resolve } from "node:path";
+import {
+  CACHE_MODES,
+  DATA_PATH_DEFAULT,
+  loadConfig,
+  LOG_FORMATS,
+  LOG_LEVELS,
+} from "../agent/config.ts";
+import { type AnyCommand, type CommandContext, examples } from "./context.ts";
+import { CommandError, ExitCode } from "./output.ts";
+
+/** Adds `agent`. */
+export function addAgentCommand(program: AnyCommand, context: CommandContext): void {
+  program.command("agent")
+    .summary("run an agent")
+    .description(
+      "Runs an agent: it stores disks and serves them to QEMU. No option is needed. SIGTERM and " +
+        "SIGINT stop it cleanly.",
+    )
+    .option("--config <file>", "TOML file with any of the options below, without the dashes")
+    .option(
+      "--data <path>",
+      `directory or block device for the data (default: ${DATA_PATH_DEFAULT})`,
+    )
+    .option("--capacity <size>", "what the store may use (default: what the agent finds sensible)")
+    .addOption(new Option("--cache <mode>", "how the data is written").choices(CACHE_MODES))
+    .addOption(new Option("--log-level <level>", "how much is logged").choices(LOG_LEVELS))
+    .addOption(new Option("--log-format <format>", "how it is logged").choices(LOG_FORMATS))
+    .option("--scrub-rate <size>", "bytes per second that are verified in the background, or off")
+    .option("--listen <address...>", "host:port for other agents")
+    .option("--adopt", "take over data that another node or host has written")
+    .option("--accept-damage", "start though parts of the data are damaged")
+    .addHelpText(
+      "after",
+      examples(
+        "kelpie agent",
+        "kelpie agent --data /srv/kelpie --capacity 500G --cache direct",
+        "kelpie agent --config /etc/kelpie.toml",
+      ),
+    )
+    .action(async ({ config: file, ...flags }) => {
+      const config = loadConfig({
+        flags: { ...flags, runDir: context.runDirFlag },
+        env: context.environment,
+        tomlText: file === undefined ? undefined : await readConfig(file),
+        // Paths in the file are relative to where it lies.
+        tomlPath: file === undefined ? undefined : resolve(file),
+        cwd: Deno.cwd(),
+      });
+      // Before the start: a signal while it starts is for an orderly end as well.
+      const signal = context.terminal.interrupted();
+      const { startAgent } = await import("../agent/agent.ts");
+      const agent = await startAgent(config);
+      // When stopping fails, `finished` says so too.
+      const stop = () => void agent.stop().catch(() => {});
+      if (signal.aborted) stop();
+      else signal.addEventListener("abort", stop, { once: true });
+      await agent.finished;
+    });
+}
+
+async function readConfig(file: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(file);
+  } catch (error) {
+    const isMissing = error instanceof Deno.errors.NotFound;
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new CommandError(
+      isMissing ? ExitCode.Missing : ExitCode.System,
+      `the configuration ${file} cannot be read: ${reason}`,
+    );
+  }
+}

@@ -1,0 +1,108 @@
+/**
+ * What every command is given, and the small things that all of them share.
+ *
+ * @module
+ */
+import { type CommandUnknownOpts, InvalidArgumentError } from "@commander-js/extra-typings";
+import { AdminClient } from "../agent/admin_client.ts";
+import { findRunDir, parseSize, RUN_DIR_VARIABLE } from "../agent/config.ts";
+import type { SessionStatus } from "../agent/http/backend.ts";
+import { ControlFailure } from "../agent/map/errors.ts";
+import { checkDiskName } from "../agent/map/names.ts";
+import { Output, printable } from "./output.ts";
+import type { Terminal } from "./terminal.ts";
+
+/** What a command works with. */
+export class CommandContext {
+  readonly output: Output;
+  /** What the process ends with when nothing is thrown. */
+  exitCode = 0;
+  #runDirFlag: () => string | undefined = () => undefined;
+
+  constructor(readonly terminal: Terminal) {
+    this.output = new Output(terminal);
+  }
+
+  /** Says where `--run-dir` can be found once it is parsed. */
+  setRunDirFlag(flag: () => string | undefined): void {
+    this.#runDirFlag = flag;
+  }
+
+  /** `--run-dir` as it was given. */
+  get runDirFlag(): string | undefined {
+    return this.#runDirFlag();
+  }
+
+  /** The variables that Kelpie looks at. */
+  get environment(): Record<string, string | undefined> {
+    return { [RUN_DIR_VARIABLE]: this.terminal.environment(RUN_DIR_VARIABLE) };
+  }
+
+  /** Absolute directory of the agent's sockets. */
+  get runDir(): string {
+    const flags = { runDir: this.runDirFlag };
+    return findRunDir({ flags, env: this.environment, cwd: Deno.cwd() });
+  }
+
+  /** A client of the agent, to be closed; whether an agent is there shows with the first request. */
+  client(): AdminClient {
+    return new AdminClient({ runDir: this.runDir });
+  }
+}
+
+/** A command that can be added to. */
+export type AnyCommand = CommandUnknownOpts;
+
+/** Text with examples for the end of a command's `--help`. */
+export function examples(...lines: readonly string[]): string {
+  const title = lines.length === 1 ? "Example" : "Examples";
+  return `\n${title}:\n${lines.map((line) => `  ${line}\n`).join("")}`.trimEnd();
+}
+
+/** Checks a size on the command line; `parseSize` turns it into bytes. */
+export function sizeText(text: string): string {
+  checked(() => parseSize(text));
+  return text;
+}
+
+/** A size on the command line, in bytes. */
+export function sizeArgument(text: string): number {
+  return checked(() => parseSize(text));
+}
+
+/** A disk's name on the command line: checked here, since it becomes part of a path. */
+export function diskArgument(name: string): string {
+  return checked(() => {
+    const error = checkDiskName(name);
+    if (error !== null) throw new ControlFailure(error);
+    return name;
+  });
+}
+
+/** A whole number of an option. */
+export function countArgument(options: { readonly min: number; readonly max: number }) {
+  const { min, max } = options;
+  return (text: string): number => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value >= min && value <= max) return value;
+    throw new InvalidArgumentError(`It must be a whole number of ${min} to ${max}`);
+  };
+}
+
+/** Gives a refusal to whoever parses the command line, who adds which option it is about. */
+function checked<T>(parse: () => T): T {
+  try {
+    return parse();
+  } catch (error) {
+    if (!(error instanceof ControlFailure)) throw error;
+    const { message, hint } = error.error;
+    throw new InvalidArgumentError(hint === undefined ? message : `${message}\n${hint}`);
+  }
+}
+
+/** A front end as people know it: `qemu-system-x86 (pid 4711)`. */
+export function processName({ pid, command }: SessionStatus): string {
+  const name = printable(command);
+  if (pid === 0) return name === "" ? "a program" : name;
+  return name === "" ? `pid ${pid}` : `${name} (pid ${pid})`;
+}

@@ -1,0 +1,302 @@
+/**
+ * `kelpie disk create`, `list`, `info`, `delete`, `resize`, `rename` and `check`: what the agent's admin
+ * API does.
+ *
+ * @module
+ */
+import { formatSize, parseSize } from "../agent/config.ts";
+import type { CheckReport } from "../agent/http/backend.ts";
+import type { DiskDocument } from "../agent/http/documents.ts";
+import {
+  type AnyCommand,
+  type CommandContext,
+  diskArgument,
+  examples,
+  processName,
+  sizeArgument,
+  sizeText,
+} from "./context.ts";
+import { CommandError, ExitCode, type Output, printable } from "./output.ts";
+import { Progress } from "./progress.ts";
+import { formatCount, plural } from "./units.ts";
+
+/** Damaged blocks that a check lists; `--json` has all that the agent names. */
+const DAMAGE_LISTED_MAX = 100;
+
+/** Adds the commands to `kelpie disk`. */
+export function addDiskCommands(disk: AnyCommand, context: CommandContext): void {
+  addCreate(disk, context);
+  addList(disk, context);
+  addInfo(disk, context);
+  addDelete(disk, context);
+  addResize(disk, context);
+  addRename(disk, context);
+  addCheck(disk, context);
+}
+
+function addCreate(disk: AnyCommand, context: CommandContext): void {
+  disk.command("create")
+    .summary("make an empty disk")
+    .description("Makes an empty disk. It takes space as it is written, not before.")
+    .argument("<new-name>", "name of the disk", diskArgument)
+    .argument("<size>", "such as 20G, 512M or 1.5T", sizeArgument)
+    .option("--read-only", "guests may only read")
+    .option("--json", "print the disk as JSON")
+    .addHelpText("after", examples("kelpie disk create web 20G"))
+    .action(async (name, sizeBytes, { readOnly, json }) => {
+      using client = context.client();
+      const created = await client.createDisk({ name, sizeBytes, readOnly });
+      if (json) return context.output.json(created);
+      context.output.say(`disk ${name} of ${formatSize(created.sizeBytes)} at ${created.socket}`);
+    });
+}
+
+function addList(disk: AnyCommand, context: CommandContext): void {
+  disk.command("list")
+    .alias("ls")
+    .summary("list the disks")
+    .description("Lists the disks.")
+    .option("--names", "only names, one per line")
+    .option("--json", "print JSON")
+    .addHelpText("after", examples("kelpie disk list", "kelpie disk list --json"))
+    .action(async ({ names, json }) => {
+      const { output } = context;
+      using client = context.client();
+      const disks = await client.disks();
+      if (json) return output.json(disks);
+      if (names) return disks.forEach(({ name }) => output.line(name));
+      if (disks.length === 0) {
+        return output.say("there is no disk yet; 'kelpie disk create NAME SIZE' makes one");
+      }
+      output.table(["NAME", ">SIZE", ">DATA", "IN USE BY"], disks.map(rowOf));
+    });
+}
+
+function rowOf(disk: DiskDocument): string[] {
+  return [
+    disk.name,
+    formatSize(disk.sizeBytes),
+    formatSize(disk.allocatedBytes),
+    users(disk).join(", ") || "-",
+  ];
+}
+
+/** Who is connected, and how. */
+function users({ sessions }: DiskDocument): string[] {
+  return sessions.map((session) => {
+    const states = [
+      session.readOnly ? "reads only" : "",
+      session.broken !== null ? "stands still" : session.waitingForLease ? "waits" : "",
+    ].filter((state) => state !== "");
+    return processName(session) + (states.length > 0 ? ` ${states.join(", ")}` : "");
+  });
+}
+
+function addInfo(disk: AnyCommand, context: CommandContext): void {
+  disk.command("info")
+    .summary("tell everything about a disk")
+    .description("Tells everything about a disk.")
+    .argument("<name>", "the disk", diskArgument)
+    .option("--json", "print JSON")
+    .addHelpText("after", examples("kelpie disk info web"))
+    .action(async (name, { json }) => {
+      using client = context.client();
+      const found = await client.disk(name);
+      if (json) return context.output.json(found);
+      printInfo(context.output, found);
+    });
+}
+
+function printInfo(output: Output, disk: DiskDocument): void {
+  const { counters } = disk;
+  const used = users(disk);
+  const attributes = Object.entries(disk.attributes);
+  output.fields([
+    ["name", disk.name],
+    ["size", `${formatSize(disk.sizeBytes)} (${disk.sizeBytes} bytes)`],
+    ["data", formatSize(disk.allocatedBytes)],
+    ["created", new Date(disk.createdMs).toISOString()],
+    ["access", disk.readOnly ? "read-only" : "read-write"],
+    ["socket", disk.socket],
+    ["read-only socket", disk.readOnlySocket],
+    ["in use by", used.join(", ") || "nobody"],
+    ["generation", String(disk.generation)],
+    ["reads", `${formatCount(counters.reads)}, ${formatSize(counters.readBytes)}`],
+    ["writes", `${formatCount(counters.writes)}, ${formatSize(counters.writtenBytes)}`],
+    ["flushes", formatCount(counters.flushes)],
+    ["discards", formatCount(counters.discards)],
+    ["errors", String(counters.errors)],
+    ...attributes.map(([key, value]) => [`${key} (attribute)`, printable(value)] as const),
+  ]);
+  for (const { broken, ...session } of disk.sessions) {
+    if (broken === null) continue;
+    const who = processName({ ...session, broken });
+    output.line(output.styled("bad", `the device of ${who} stands still: ${printable(broken)}`));
+  }
+}
+
+function addDelete(disk: AnyCommand, context: CommandContext): void {
+  disk.command("delete")
+    .alias("rm")
+    .summary("delete a disk")
+    .description("Deletes a disk and its data.")
+    .argument("<name>", "the disk", diskArgument)
+    .option("--force", "even when it is in use: those who use it are disconnected")
+    .option("--yes", "do not ask")
+    .addHelpText("after", examples("kelpie disk delete web --yes"))
+    .action(async (name, { force, yes = false }) => {
+      using client = context.client();
+      const found = await client.disk(name);
+      const used = users(found);
+      if (used.length > 0 && !force) throw inUse(name, used);
+      context.output.confirm({
+        yes,
+        action: `delete disk ${name}`,
+        loss: `its ${formatSize(found.allocatedBytes)} of data` +
+          (used.length > 0 ? `, which ${used.join(" and ")} uses` : ""),
+      });
+      await client.deleteDisk(name, { force });
+      context.output.say(`deleted disk ${name}`);
+    });
+}
+
+function inUse(name: string, used: readonly string[]): CommandError {
+  return new CommandError(
+    ExitCode.Failure,
+    `disk ${name} is in use by ${used.join(" and ")}`,
+    { hint: "stop what uses it, or add --force to disconnect it" },
+  );
+}
+
+function addResize(disk: AnyCommand, context: CommandContext): void {
+  disk.command("resize")
+    .summary("change the size of a disk")
+    .description(
+      "Changes the size of a disk. A guest that runs sees the new size at once; enlarging a partition " +
+        "and file system is up to the guest.",
+    )
+    .argument("<name>", "the disk", diskArgument)
+    .argument("<size>", "the new size, or +SIZE for what is added", resizeText)
+    .option("--shrink", "the new size may be smaller: what lies beyond it is lost")
+    .option("--yes", "do not ask before shrinking")
+    .addHelpText(
+      "after",
+      examples(
+        "kelpie disk resize web 40G",
+        "kelpie disk resize web +10G",
+        "kelpie disk resize web 10G --shrink --yes",
+      ),
+    )
+    .action(async (name, size, { shrink = false, yes = false }) => {
+      using client = context.client();
+      const found = await client.disk(name);
+      const base = size.startsWith("+") ? found.sizeBytes : 0;
+      const sizeBytes = base + parseSize(size.replace(/^\+/, ""));
+      if (sizeBytes < found.sizeBytes) {
+        confirmShrink(context.output, { found, sizeBytes, shrink, yes });
+      }
+      const changed = await client.changeDisk(name, { sizeBytes, shrink });
+      const [from, to] = [found.sizeBytes, changed.sizeBytes].map(formatSize);
+      context.output.say(
+        from === to ? `disk ${name} has ${to}` : `disk ${name} has ${to} now, after ${from}`,
+      );
+    });
+}
+
+function resizeText(text: string): string {
+  return text.startsWith("+") ? `+${sizeText(text.slice(1))}` : sizeText(text);
+}
+
+function confirmShrink(
+  output: Output,
+  options: { found: DiskDocument; sizeBytes: number; shrink: boolean; yes: boolean },
+): void {
+  const { found, sizeBytes, shrink, yes } = options;
+  const [from, to] = [found.sizeBytes, sizeBytes].map(formatSize);
+  if (!shrink) {
+    throw new CommandError(
+      ExitCode.Usage,
+      `${to} is less than the ${from} that disk ${found.name} has: what lies beyond would be lost`,
+      { hint: "add --shrink if that is what you want" },
+    );
+  }
+  output.confirm({
+    yes,
+    action: `shrink disk ${found.name} from ${from} to ${to}`,
+    loss: `what lies beyond ${to}`,
+  });
+}
+
+function addRename(disk: AnyCommand, context: CommandContext): void {
+  disk.command("rename")
+    .alias("mv")
+    .summary("rename a disk")
+    .description("Gives a disk another name. Its sockets move; a guest that runs keeps the disk.")
+    .argument("<name>", "the disk", diskArgument)
+    .argument("<new-name>", "its new name", diskArgument)
+    .addHelpText("after", examples("kelpie disk rename web web-old"))
+    .action(async (name, newName) => {
+      using client = context.client();
+      const changed = await client.changeDisk(name, { name: newName });
+      context.output.say(`disk ${name} is ${changed.name} now, at ${changed.socket}`);
+    });
+}
+
+function addCheck(disk: AnyCommand, context: CommandContext): void {
+  disk.command("check")
+    .summary("verify checksums")
+    .description(
+      "Verifies the checksums of a disk's data, or of everything. Ends with 1 when damage is found.",
+    )
+    .argument("[name]", "the disk; everything without it", diskArgument)
+    .option("--json", "print JSON")
+    .addHelpText("after", examples("kelpie disk check web", "kelpie disk check --json"))
+    .action(async (name, { json }) => {
+      const report = await check(context, name ?? null);
+      if (report.damagedBlocks > 0) context.exitCode = ExitCode.Failure;
+      if (json) return context.output.json(report);
+      printReport(context.output, name ?? "the store", report);
+    });
+}
+
+async function check(context: CommandContext, name: string | null): Promise<CheckReport> {
+  using client = context.client();
+  const signal = context.terminal.interrupted();
+  const label = `checking ${name ?? "the store"}`;
+  let progress: Progress | null = null;
+  try {
+    return await client.check(name, {
+      signal,
+      onProgress(checkedBytes, totalBytes) {
+        progress ??= new Progress(context.output, label, totalBytes);
+        progress.update(checkedBytes);
+      },
+    });
+  } finally {
+    (progress as Progress | null)?.end();
+  }
+}
+
+function printReport(output: Output, what: string, report: CheckReport): void {
+  const checked = formatSize(report.checkedBytes);
+  if (report.damagedBlocks === 0) {
+    return output.line(`${what}: ${checked} checked, no damage`);
+  }
+  output.line(
+    output.styled("bad", `${what}: ${checked} checked, ${damagedText(report.damagedBlocks)}`),
+  );
+  const listed = report.damage.slice(0, DAMAGE_LISTED_MAX);
+  if (listed.length > 0) {
+    output.table(
+      ["DISK", ">OFFSET"],
+      listed.map(({ disk, offsetBytes }) => [disk || "(deleted)", String(offsetBytes)]),
+    );
+  }
+  const rest = report.damagedBlocks - listed.length;
+  if (rest > 0) output.line(`and ${rest} more`);
+  output.say("writing the blocks again, or discarding them, repairs them");
+}
+
+function damagedText(count: number): string {
+  return `${plural(count, "block")} cannot be read`;
+}

@@ -1,0 +1,742 @@
+/**
+ * `kelpie disk read`, `write`, `import`, `export` and `discard`: the bytes of a disk.
+ *
+ * The data goes through the disk's own socket, as a guest's does: reads through the read-only one, which
+ * works beside a running guest, writes through the one that takes the lease, and only while nobody else
+ * uses the disk.
+ *
+ * @module
+ */
+import { basename, dirname, resolve } from "node:path";
+import type { AdminClient } from "../agent/admin_client.ts";
+import { SECTOR_BYTES } from "../agent/base/limits.ts";
+import { formatSize } from "../agent/config.ts";
+import { BackEndError } from "../agent/frontend/error.ts";
+import type { FrontEnd } from "../agent/frontend/front_end.ts";
+import type { DiskDocument } from "../agent/http/documents.ts";
+import { ControlFailure } from "../agent/map/errors.ts";
+import { diskSockets } from "../agent/map/names.ts";
+import {
+  type AnyCommand,
+  type CommandContext,
+  diskArgument,
+  examples,
+  processName,
+  sizeArgument,
+} from "./context.ts";
+import { CommandError, ExitCode } from "./output.ts";
+import { Progress, summary } from "./progress.ts";
+import { convertImage, type ImageInfo, inspectImage, temporaryDirectory } from "./qemu_img.ts";
+
+/**
+ * Length and number of the requests of a copy: 4 MiB under way keep any store busy, and zeros are left
+ * out in runs of this length.
+ */
+const COPY_BYTES = 128 * 1024;
+const COPY_DEPTH = 32;
+
+/** Where temporary images go when the environment does not say: large files, kept over no reboot. */
+const TEMPORARY_DIRECTORY = "/var/tmp";
+
+/** Adds the commands to `kelpie disk`. */
+export function addDataCommands(disk: AnyCommand, context: CommandContext): void {
+  addRead(disk, context);
+  addWrite(disk, context);
+  addImport(disk, context);
+  addExport(disk, context);
+  addDiscard(disk, context);
+}
+
+// Access ----------------------------------------------------------------------------------------
+
+/**
+ * Connects to a disk for the time that `work` takes.
+ *
+ * @param access `write` refuses a disk that is in use
+ */
+async function withDisk<T>(
+  context: CommandContext,
+  name: string,
+  access: "read" | "write",
+  work: (disk: FrontEnd, document: DiskDocument) => Promise<T>,
+): Promise<T> {
+  using client = context.client();
+  const document = await client.disk(name);
+  if (access === "write") refuseWriting(document);
+  const sockets = diskSockets(context.runDir, name);
+  // Late: other commands need none of it.
+  const { FrontEnd } = await import("../agent/frontend/front_end.ts");
+  let disk: FrontEnd | undefined;
+  try {
+    disk = await FrontEnd.connect({
+      socket: access === "write" ? sockets.readWrite : sockets.readOnly,
+      depth: COPY_DEPTH,
+      bufferBytes: COPY_BYTES,
+    });
+    const result = await work(disk, document);
+    await disk.close();
+    return result;
+  } catch (error) {
+    throw await explained(error, client, name);
+  } finally {
+    disk?.abort(); // does nothing when it has been closed
+  }
+}
+
+function refuseWriting({ name, sessions, readOnly }: DiskDocument): void {
+  if (readOnly) {
+    throw new CommandError(ExitCode.Failure, `disk ${name} is read-only`);
+  }
+  const users = sessions.filter((session) => !session.readOnly).map(processName);
+  if (users.length === 0) return;
+  throw new CommandError(ExitCode.Failure, `disk ${name} is in use by ${users.join(" and ")}`, {
+    hint: "stop what uses it first: two writers would ruin each other's data",
+  });
+}
+
+/** A stall has a reason, and the agent may know it. */
+async function explained(error: unknown, client: AdminClient, name: string): Promise<unknown> {
+  if (!(error instanceof BackEndError) || error.kind !== "stalled") return error;
+  const store = await client.store().catch(() => null);
+  if (store === null || !store.full) return error;
+  return new CommandError(
+    ExitCode.Full,
+    `the store is full: writes to disk ${name} wait for space`,
+    {
+      hint: "delete disks, discard data, or give the agent a larger --capacity",
+    },
+  );
+}
+
+/** Checks a range against the disk. */
+function rangeOf(
+  disk: FrontEnd,
+  options: { readonly offset: number; readonly length?: number },
+): { offsetBytes: number; lengthBytes: number } {
+  const { offset: offsetBytes, length } = options;
+  const { capacityBytes } = disk;
+  const lengthBytes = length ?? capacityBytes - offsetBytes;
+  if (offsetBytes > capacityBytes || offsetBytes + lengthBytes > capacityBytes) {
+    throw new CommandError(
+      ExitCode.Usage,
+      `${lengthBytes < 0 ? "offset" : `${lengthBytes} bytes at`} ${offsetBytes} ${
+        lengthBytes < 0 ? "lies beyond" : "leave"
+      } the disk of ${capacityBytes} bytes`,
+    );
+  }
+  return { offsetBytes, lengthBytes };
+}
+
+// read ------------------------------------------------------------------------------------------
+
+function addRead(disk: AnyCommand, context: CommandContext): void {
+  disk.command("read")
+    .summary("copy data to standard output")
+    .description("Writes a disk's data to standard output. Works beside a running guest.")
+    .argument("<name>", "the disk", diskArgument)
+    .option("--offset <size>", "where to begin", sizeArgument, 0)
+    .option("--length <size>", "how much (default: up to the end)", sizeArgument)
+    .addHelpText("after", examples("kelpie disk read web --length 512 | xxd"))
+    .action(async (name, range) => {
+      if (context.terminal.isOutTerminal) {
+        throw new CommandError(ExitCode.Usage, "will not print a disk's data to a terminal", {
+          hint: `send it elsewhere: kelpie disk read ${name} > FILE`,
+        });
+      }
+      await withDisk(context, name, "read", (connection) => read(context, connection, range));
+    });
+}
+
+async function read(
+  context: CommandContext,
+  disk: FrontEnd,
+  range: { readonly offset: number; readonly length?: number },
+): Promise<void> {
+  const { offsetBytes, lengthBytes } = rangeOf(disk, range);
+  const endBytes = offsetBytes + lengthBytes;
+  // The disk knows sectors only; what is too much at either end is cut off.
+  const start = roundDown(offsetBytes);
+  const { copyFromDisk } = await import("../agent/frontend/copy.ts");
+  await copyFromDisk(disk, async (bytes, at) => {
+    const from = Math.max(0, offsetBytes - at);
+    const to = Math.min(bytes.length, endBytes - at);
+    if (to > from) await context.terminal.write(bytes.subarray(from, to));
+  }, {
+    offsetBytes: start,
+    lengthBytes: roundUp(endBytes) - start,
+    signal: context.terminal.interrupted(),
+  });
+}
+
+// write -----------------------------------------------------------------------------------------
+
+/** Reads on into `bytes`; 0 at the end. */
+type Reader = (bytes: Uint8Array) => Promise<number>;
+
+function addWrite(disk: AnyCommand, context: CommandContext): void {
+  disk.command("write")
+    .summary("write data into a disk")
+    .description(
+      "Writes standard input or a file into a disk that nobody uses. What was there is lost.",
+    )
+    .argument("<name>", "the disk", diskArgument)
+    .argument("[file]", "the file; standard input without it, or with -")
+    .option("--offset <size>", "where to begin", sizeArgument, 0)
+    .addHelpText("after", examples("kelpie disk write web boot.bin --offset 1M"))
+    .action(async (name, file, { offset }) => {
+      using source = file === undefined || file === "-" ? null : await openFile(file);
+      const reader: Reader = source === null
+        ? (bytes) => context.terminal.read(bytes)
+        : async (bytes) => await source.file.read(bytes) ?? 0;
+      const length = source?.sizeBytes;
+      const written = await withDisk(context, name, "write", async (connection) => {
+        rangeOf(connection, { offset, length });
+        return await write(context, connection, reader, { offset, length, name });
+      });
+      context.output.say(`wrote ${written} to disk ${name}`);
+    });
+}
+
+async function openFile(path: string) {
+  const { size, isFile } = await Deno.stat(path);
+  const file = await Deno.open(path);
+  return {
+    file,
+    sizeBytes: isFile ? size : undefined,
+    [Symbol.dispose]: () => file.close(),
+  };
+}
+
+async function write(
+  context: CommandContext,
+  disk: FrontEnd,
+  reader: Reader,
+  options: { readonly name: string; readonly offset: number; readonly length?: number },
+): Promise<string> {
+  const { name, offset, length } = options;
+  const progress = new Progress(context.output, `writing ${name}`, length ?? null);
+  const { copyToDisk } = await import("../agent/frontend/copy.ts");
+  const start = roundDown(offset);
+  // Sectors at both ends keep the bytes that are not written.
+  const sector = new Uint8Array(SECTOR_BYTES);
+  let head = new Uint8Array(0);
+  if (start < offset) {
+    await disk.read(start, sector);
+    head = sector.slice(0, offset - start);
+  }
+  const headBytes = head.length;
+  let tail = new Uint8Array(0);
+  let copied: number;
+  try {
+    copied = await copyToDisk(disk, async (bytes) => {
+      bytes.set(head);
+      const filled = await fill(reader, bytes, head.length);
+      head = new Uint8Array(0);
+      const whole = roundDown(filled);
+      if (whole < filled) tail = bytes.slice(whole, filled);
+      return whole;
+    }, {
+      offsetBytes: start,
+      onProgress: (doneBytes) => progress.update(Math.max(0, doneBytes - headBytes)),
+      signal: context.terminal.interrupted(),
+    });
+    if (tail.length > 0) {
+      await disk.read(start + copied, sector);
+      sector.set(tail);
+      await disk.write(start + copied, sector);
+    }
+    await disk.flush();
+  } finally {
+    progress.end();
+  }
+  const written = Math.max(0, copied + tail.length - headBytes);
+  const isWhole = start + copied < disk.capacityBytes || await reader(new Uint8Array(1)) === 0;
+  if (isWhole) return summary(written, progress.elapsedMs);
+  throw new CommandError(
+    ExitCode.Failure,
+    `disk ${name} of ${formatSize(disk.capacityBytes)} is too small: ${written} bytes were ` +
+      "written, and there are more",
+  );
+}
+
+/** Fills `bytes` from `at` on; gives how many bytes are filled then. */
+async function fill(reader: Reader, bytes: Uint8Array, at: number): Promise<number> {
+  let filled = at;
+  while (filled < bytes.length) {
+    const count = await reader(bytes.subarray(filled));
+    if (count === 0) break;
+    filled += count;
+  }
+  return filled;
+}
+
+// import ----------------------------------------------------------------------------------------
+
+interface ImportOptions {
+  readonly file: string;
+  readonly name: string;
+  readonly format?: string;
+  readonly size?: number;
+  readonly overwrite: boolean;
+  readonly tempDir: string;
+}
+
+function addImport(disk: AnyCommand, context: CommandContext): void {
+  disk.command("import")
+    .summary("copy an image into a disk")
+    .description(
+      "Copies an image into a disk, which is made when it is not there. Raw images are copied as they " +
+        "are, without their holes; all other formats go through qemu-img and a temporary raw file.",
+    )
+    .argument("<file>", "the image; - for a raw one on standard input")
+    .argument("<name>", "the disk", diskArgument)
+    .option("--format <format>", "format of the image (default: found out by qemu-img)")
+    .option(
+      "--size <size>",
+      "size of a disk that is made (default: that of the image)",
+      sizeArgument,
+    )
+    .option("--overwrite", "the disk may hold data already: all of it is lost")
+    .option("--temp-dir <dir>", `for temporary files (default: $TMPDIR or ${TEMPORARY_DIRECTORY})`)
+    .addHelpText(
+      "after",
+      examples(
+        "kelpie disk import debian-12.qcow2 web --size 20G",
+        "zstdcat web.raw.zst | kelpie disk import - web --size 20G",
+      ),
+    )
+    .action(async (file, name, { overwrite = false, tempDir, ...options }) => {
+      await importImage(context, {
+        ...options,
+        file,
+        name,
+        overwrite,
+        tempDir: temporaryParent(context, tempDir),
+      });
+    });
+}
+
+async function importImage(context: CommandContext, options: ImportOptions): Promise<void> {
+  const { file, name } = options;
+  if (file === "-") {
+    if ((options.format ?? "raw") !== "raw") {
+      throw new CommandError(ExitCode.Usage, "only raw images can come from standard input");
+    }
+    return await importInto(context, options, null, (bytes) => context.terminal.read(bytes));
+  }
+  const path = resolve(file);
+  await checkReadable(path, file);
+  const info = await inspectImage(path, options.format);
+  const { RawSource } = await import("./raw_file.ts");
+  if (info.format === "raw") {
+    using source = new RawSource(path);
+    return await importInto(context, options, source.sizeBytes, source);
+  }
+  // Before the long work, not after it.
+  await checkTarget(context, options, info.sizeBytes);
+  await using work = await temporaryDirectory(options.tempDir);
+  const raw = `${work.path}/${name}.raw`;
+  await convert(context, `converting ${basename(file)} from ${info.format}`, info, {
+    from: path,
+    fromFormat: info.format,
+    to: raw,
+    toFormat: "raw",
+  });
+  using source = new RawSource(raw);
+  await importInto(context, options, source.sizeBytes, source);
+}
+
+async function checkReadable(path: string, shown: string): Promise<void> {
+  const { isDirectory } = await Deno.stat(path);
+  if (isDirectory) throw new CommandError(ExitCode.Usage, `${shown} is a directory, not an image`);
+}
+
+async function convert(
+  context: CommandContext,
+  label: string,
+  { sizeBytes }: ImageInfo,
+  files: Readonly<Record<"from" | "fromFormat" | "to" | "toFormat", string>>,
+): Promise<void> {
+  const totalBytes = sizeBytes ?? 0;
+  const progress = new Progress(context.output, label, totalBytes);
+  try {
+    await convertImage({
+      ...files,
+      onProgress: (fraction) => progress.update(fraction * totalBytes),
+      signal: context.terminal.interrupted(),
+    });
+  } finally {
+    progress.end();
+  }
+}
+
+/** What an import finds where it wants to write. */
+interface Target {
+  /** Size for a disk that has to be made; null for one that is there. */
+  readonly createBytes: number | null;
+  /** It holds data, or layers that may. */
+  readonly isUsed: boolean;
+}
+
+/**
+ * Looks whether an image may go where it shall.
+ *
+ * @param imageBytes null when it is not known
+ */
+async function checkTarget(
+  context: CommandContext,
+  options: ImportOptions,
+  imageBytes: number | null,
+): Promise<Target> {
+  const { name, size, overwrite } = options;
+  using client = context.client();
+  const found = await client.disk(name).catch((error) => {
+    if (error instanceof ControlFailure && error.error.code === "missing") return null;
+    throw error;
+  });
+  const createBytes = size ?? imageBytes;
+  if (found === null && createBytes === null) {
+    throw new CommandError(
+      ExitCode.Usage,
+      `there is no disk ${name}, and the size of standard input is not known`,
+      { hint: "say with --size how large to make the disk" },
+    );
+  }
+  const sizeBytes = found?.sizeBytes ?? roundUp(createBytes!);
+  if (imageBytes !== null && imageBytes > sizeBytes) {
+    throw new CommandError(
+      ExitCode.Failure,
+      `the image has ${
+        formatSize(imageBytes)
+      } (${imageBytes} bytes), more than disk ${name} with ` +
+        `${formatSize(sizeBytes)}`,
+      { hint: found === null ? "give a larger --size" : `kelpie disk resize ${name} SIZE` },
+    );
+  }
+  if (found === null) return { createBytes: sizeBytes, isUsed: false };
+  refuseWriting(found);
+  if (size !== undefined && size !== found.sizeBytes) {
+    throw new CommandError(
+      ExitCode.Exists,
+      `disk ${name} is there already and has ${formatSize(found.sizeBytes)}`,
+      { hint: "leave out --size, or resize the disk first" },
+    );
+  }
+  const isUsed = found.allocatedBytes > 0 || found.layers.length > 1;
+  if (isUsed && !overwrite) {
+    throw new CommandError(
+      ExitCode.Exists,
+      `disk ${name} is there already, with ${formatSize(found.allocatedBytes)} of data`,
+      { hint: "add --overwrite to replace it" },
+    );
+  }
+  return { createBytes: null, isUsed };
+}
+
+type RawSource = import("./raw_file.ts").RawSource;
+
+/** Copies a raw image, and takes a disk away again that was made for nothing. */
+async function importInto(
+  context: CommandContext,
+  options: ImportOptions,
+  imageBytes: number | null,
+  source: RawSource | Reader,
+): Promise<void> {
+  const { name } = options;
+  const { createBytes, isUsed } = await checkTarget(context, options, imageBytes);
+  if (createBytes !== null) {
+    using client = context.client();
+    await client.createDisk({ name, sizeBytes: createBytes });
+  }
+  try {
+    const said = await withDisk(context, name, "write", async (disk) => {
+      if (isUsed) await disk.writeZeroes(0, disk.capacityBytes);
+      return await copyImage(context, disk, { name, imageBytes, source });
+    });
+    context.output.say(`imported ${said} into disk ${name}`);
+  } catch (error) {
+    if (createBytes !== null) await forgetDisk(context, name);
+    throw error;
+  }
+}
+
+async function forgetDisk(context: CommandContext, name: string): Promise<void> {
+  using client = context.client();
+  await client.deleteDisk(name).catch((error) => {
+    context.output.warn(`disk ${name} is incomplete and could not be deleted: ${error.message}`);
+  });
+}
+
+async function copyImage(
+  context: CommandContext,
+  disk: FrontEnd,
+  options: {
+    readonly name: string;
+    readonly imageBytes: number | null;
+    readonly source: RawSource | Reader;
+  },
+): Promise<string> {
+  const { name, imageBytes, source } = options;
+  const { copyToDisk } = await import("../agent/frontend/copy.ts");
+  const progress = new Progress(context.output, `importing ${name}`, imageBytes);
+  const signal = context.terminal.interrupted();
+  let copied = 0;
+  try {
+    if (typeof source === "function") {
+      copied = await copyToDisk(disk, (bytes) => fill(source, bytes, 0), {
+        zeroes: "skip",
+        onProgress: (doneBytes) => progress.update(doneBytes),
+        signal,
+      });
+      if (copied === disk.capacityBytes && await source(new Uint8Array(1)) > 0) {
+        throw new CommandError(
+          ExitCode.Failure,
+          `the image is larger than disk ${name} with ${formatSize(disk.capacityBytes)}`,
+        );
+      }
+    } else {
+      for (const { offsetBytes, lengthBytes } of source.extents()) {
+        await copyToDisk(disk, (bytes, at) => source.readAt(bytes, at), {
+          offsetBytes,
+          lengthBytes: roundUp(lengthBytes),
+          zeroes: "skip",
+          onProgress: (doneBytes) => progress.update(offsetBytes + doneBytes),
+          signal,
+        });
+      }
+      copied = source.sizeBytes;
+    }
+    await disk.flush();
+  } finally {
+    progress.end();
+  }
+  return summary(copied, progress.elapsedMs);
+}
+
+// export ----------------------------------------------------------------------------------------
+
+function addExport(disk: AnyCommand, context: CommandContext): void {
+  disk.command("export")
+    .summary("copy a disk into an image")
+    .description(
+      "Copies a disk into an image: a raw file with holes, or any format that qemu-img knows.",
+    )
+    .argument("<name>", "the disk", diskArgument)
+    .argument("<file>", "the image; - for standard output")
+    .option("--format <format>", "raw, qcow2, vmdk, …", "raw")
+    .option("--yes", "replace a file that is there without asking")
+    .option("--temp-dir <dir>", `for temporary files (default: $TMPDIR or ${TEMPORARY_DIRECTORY})`)
+    .addHelpText(
+      "after",
+      examples(
+        "kelpie disk export web web.raw",
+        "kelpie disk export web web.qcow2 --format qcow2",
+        "kelpie disk export web - | zstd > web.raw.zst",
+      ),
+    )
+    .action(async (name, file, { format, yes = false, tempDir }) => {
+      if (file === "-") return await exportToOutput(context, name, format);
+      await exportToFile(context, {
+        name,
+        file,
+        format,
+        yes,
+        tempDir: temporaryParent(context, tempDir),
+      });
+    });
+}
+
+async function exportToOutput(
+  context: CommandContext,
+  name: string,
+  format: string,
+): Promise<void> {
+  if (format !== "raw") {
+    throw new CommandError(ExitCode.Usage, "only raw images can go to standard output");
+  }
+  if (context.terminal.isOutTerminal) {
+    throw new CommandError(ExitCode.Usage, "will not print a disk's data to a terminal");
+  }
+  const said = await withDisk(context, name, "read", (disk, document) => {
+    warnOfUse(context, document);
+    return copyOut(context, disk, name, (bytes) => context.terminal.write(bytes));
+  });
+  context.output.say(`exported ${said} from disk ${name}`);
+}
+
+async function exportToFile(
+  context: CommandContext,
+  options: {
+    readonly name: string;
+    readonly file: string;
+    readonly format: string;
+    readonly yes: boolean;
+    readonly tempDir: string;
+  },
+): Promise<void> {
+  const { name, file, format, yes } = options;
+  const target = await findTarget(file);
+  if (target.isThere) {
+    context.output.confirm({
+      yes,
+      action: `write over ${file}`,
+      loss: "what is in it",
+      refusal: ExitCode.Exists,
+    });
+  }
+  if (!target.isRegular && format !== "raw") {
+    throw new CommandError(ExitCode.Usage, `${file} is no ordinary file: only raw can go there`);
+  }
+  if (format === "raw" && /\.(qcow2?|qed|vmdk|vdi|vhdx?|vpc)$/i.test(file)) {
+    context.output.warn(
+      `${file} gets a raw image, whatever its name says; --format chooses another`,
+    );
+  }
+  // A file appears under its name when it is complete, and not before.
+  const partial = target.isRegular ? partialName(target.path) : target.path;
+  let said: string;
+  try {
+    said = format === "raw"
+      ? await exportRaw(context, name, { path: partial, isRegular: target.isRegular })
+      : await exportConverted(context, { ...options, partial });
+    if (target.isRegular) await Deno.rename(partial, target.path);
+  } catch (error) {
+    if (target.isRegular) await Deno.remove(partial).catch(() => {});
+    throw error;
+  }
+  context.output.say(`exported ${said} from disk ${name} to ${file}`);
+}
+
+async function findTarget(file: string) {
+  try {
+    const path = await Deno.realPath(file); // a link stays a link
+    const { isFile, isCharDevice, isDirectory } = await Deno.stat(path);
+    if (isDirectory) throw new CommandError(ExitCode.Exists, `${file} is a directory`);
+    return { path, isThere: isCharDevice !== true, isRegular: isFile };
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    return { path: resolve(file), isThere: false, isRegular: true };
+  }
+}
+
+function partialName(path: string): string {
+  return `${dirname(path)}/.${basename(path)}.${Deno.pid}.partial`;
+}
+
+async function exportRaw(
+  context: CommandContext,
+  name: string,
+  target: { readonly path: string; readonly isRegular: boolean },
+): Promise<string> {
+  const { RawTarget } = await import("./raw_file.ts");
+  return await withDisk(context, name, "read", async (disk, document) => {
+    warnOfUse(context, document);
+    using file = new RawTarget(target.path, {
+      sizeBytes: disk.capacityBytes,
+      isRegular: target.isRegular,
+    });
+    const said = await copyOut(context, disk, name, (bytes, at) => file.writeAt(bytes, at));
+    await file.sync();
+    return said;
+  });
+}
+
+async function exportConverted(
+  context: CommandContext,
+  options: {
+    readonly name: string;
+    readonly file: string;
+    readonly format: string;
+    readonly tempDir: string;
+    readonly partial: string;
+  },
+): Promise<string> {
+  const { name, file, format, tempDir, partial } = options;
+  await using work = await temporaryDirectory(tempDir);
+  const raw = `${work.path}/${name}.raw`;
+  const said = await exportRaw(context, name, { path: raw, isRegular: true });
+  const { size } = await Deno.stat(raw);
+  const info = { format, sizeBytes: size };
+  await convert(context, `converting ${basename(file)} to ${format}`, info, {
+    from: raw,
+    fromFormat: "raw",
+    to: partial,
+    toFormat: format,
+  });
+  return said;
+}
+
+async function copyOut(
+  context: CommandContext,
+  disk: FrontEnd,
+  name: string,
+  sink: (bytes: Uint8Array, offsetBytes: number) => void | Promise<void>,
+): Promise<string> {
+  const { copyFromDisk } = await import("../agent/frontend/copy.ts");
+  const progress = new Progress(context.output, `exporting ${name}`, disk.capacityBytes);
+  try {
+    await copyFromDisk(disk, sink, {
+      onProgress: (doneBytes) => progress.update(doneBytes),
+      signal: context.terminal.interrupted(),
+    });
+  } finally {
+    progress.end();
+  }
+  return summary(disk.capacityBytes, progress.elapsedMs);
+}
+
+function warnOfUse(context: CommandContext, { name, sessions }: DiskDocument): void {
+  const users = sessions.filter((session) => !session.readOnly).map(processName);
+  if (users.length === 0) return;
+  context.output.warn(
+    `disk ${name} is in use by ${users.join(" and ")}: the copy is of no single moment`,
+  );
+}
+
+// discard ---------------------------------------------------------------------------------------
+
+function addDiscard(disk: AnyCommand, context: CommandContext): void {
+  disk.command("discard")
+    .summary("forget data of a disk")
+    .description("Forgets a disk's data, which gives its space back. The disk stays.")
+    .argument("<name>", "the disk", diskArgument)
+    .option("--offset <size>", "where to begin", sizeArgument, 0)
+    .option("--length <size>", "how much (default: up to the end)", sizeArgument)
+    .option("--yes", "do not ask")
+    .addHelpText("after", examples("kelpie disk discard web --offset 10G --length 1G --yes"))
+    .action(async (name, { yes = false, ...range }) => {
+      for (const [option, value] of Object.entries(range)) {
+        if (value % SECTOR_BYTES === 0) continue;
+        throw new CommandError(
+          ExitCode.Usage,
+          `--${option} ${value} is not a multiple of ${SECTOR_BYTES}, the size of a sector`,
+        );
+      }
+      const discarded = await withDisk(context, name, "write", async (connection) => {
+        const { offsetBytes, lengthBytes } = rangeOf(connection, range);
+        context.output.confirm({
+          yes,
+          action: `discard data of disk ${name}`,
+          loss: `${formatSize(lengthBytes)} from byte ${offsetBytes} on`,
+        });
+        await connection.discard(offsetBytes, lengthBytes);
+        await connection.flush();
+        return lengthBytes;
+      });
+      context.output.say(`discarded ${formatSize(discarded)} of disk ${name}`);
+    });
+}
+
+// Small things ----------------------------------------------------------------------------------
+
+function temporaryParent(context: CommandContext, option: string | undefined): string {
+  return resolve(option ?? (context.terminal.environment("TMPDIR") || TEMPORARY_DIRECTORY));
+}
+
+function roundDown(bytes: number): number {
+  return bytes - bytes % SECTOR_BYTES;
+}
+
+function roundUp(bytes: number): number {
+  return roundDown(bytes + SECTOR_BYTES - 1);
+}

@@ -1,0 +1,79 @@
+/**
+ * Kelpie for programs: the client of an agent's admin API, and the agent itself.
+ *
+ * The client needs a running agent and the permission to connect to its socket. Sizes are numbers of
+ * bytes; `parseSize` reads `20G` and `formatSize` writes it.
+ *
+ * @example Look how an agent is
+ * ```ts
+ * import { AdminClient, AdminError, findRunDir, formatSize } from "./mod.ts";
+ *
+ * using client = new AdminClient({ runDir: findRunDir({ flags: { runDir: "/nowhere/kelpie" } }) });
+ * try {
+ *   const { summary, disks } = await client.status();
+ *   console.log(summary);
+ *   for (const disk of disks) console.log(disk.name, formatSize(disk.sizeBytes), disk.socket);
+ * } catch (error) {
+ *   if (!(error instanceof AdminError)) throw error;
+ *   console.error(error.message, error.hint ?? "");
+ * }
+ * ```
+ *
+ * @example Make a disk unless it is there
+ * ```ts
+ * import { AdminClient, AdminError, type DiskDocument, parseSize } from "./mod.ts";
+ *
+ * async function ensureDisk(client: AdminClient, name: string): Promise<DiskDocument> {
+ *   try {
+ *     return await client.createDisk({ name, sizeBytes: parseSize("20G") });
+ *   } catch (error) {
+ *     if (error instanceof AdminError && error.code === "exists") return client.disk(name);
+ *     throw error;
+ *   }
+ * }
+ *
+ * console.log(typeof ensureDisk);
+ * ```
+ *
+ * @module
+ */
+
+export {
+  AdminClient,
+  type AdminClientOptions,
+  AdminError,
+  type CheckOptions,
+} from "./agent/admin_client.ts";
+export {
+  type AgentConfig,
+  type CacheMode,
+  CONFIG_DEFAULT,
+  type ConfigFlags,
+  type ConfigSources,
+  findRunDir,
+  formatSize,
+  loadConfig,
+  type LogFormat,
+  type LogLevel,
+  parseSize,
+} from "./agent/config.ts";
+export type {
+  AgentInfo,
+  CheckReport,
+  DamagedBlock,
+  DiskCounters,
+  SessionStatus,
+  StoreStatus,
+} from "./agent/http/backend.ts";
+export type {
+  ChangeDiskRequest,
+  CreateDiskRequest,
+  DiskDocument,
+  StatusDocument,
+  VersionDocument,
+} from "./agent/http/documents.ts";
+export { type ControlError, type ControlErrorCode, ControlFailure } from "./agent/map/errors.ts";
+export type { Attributes } from "./agent/map/map.ts";
+export type { Problem, ProblemCode } from "./agent/problems.ts";
+export { VERSION } from "./agent/version.ts";
+// export { type Agent, startAgent } from "./agent/agent.ts";

@@ -1,0 +1,192 @@
+/**
+ * Holds the API's description against its routes, both ways, and against what the agent answers.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert/mod.js";
+import { Ajv2020 } from "ajv";
+import { OPENAPI, type Schema, SCHEMAS } from "../../agent/http/openapi.ts";
+import { ROUTES } from "../../agent/http/routes.ts";
+import { createHandler } from "../../agent/http/server.ts";
+import { checkShape } from "../../agent/http/shape.ts";
+import { ControlFailure } from "../../agent/map/errors.ts";
+import { FakeBackend, FakeLog, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
+
+interface Operation {
+  operationId: string;
+  parameters?: { name: string; in: string }[];
+  requestBody?: { content: Record<string, { schema: Schema }> };
+  responses: Record<string, { content?: Record<string, { schema: Schema }> }>;
+}
+
+const PREFIX = "#/components/schemas/";
+
+/** Every operation of the document by "METHOD path". */
+const OPERATIONS = new Map<string, Operation>(
+  Object.entries(OPENAPI.paths).flatMap(([path, item]) =>
+    Object.entries(item).filter(([key]) => key !== "parameters").map(
+      ([method, operation]): [string, Operation] => [
+        `${method.toUpperCase()} ${path}`,
+        operation as unknown as Operation,
+      ],
+    )
+  ),
+);
+
+const ajv = new Ajv2020({ strict: true, allErrors: true, allowUnionTypes: true });
+ajv.addSchema({ $id: "openapi", components: { schemas: SCHEMAS } });
+
+function assertFits(value: unknown, schema: Schema, what: string): void {
+  const absolute = JSON.parse(JSON.stringify(schema).replaceAll(`"${PREFIX}`, `"openapi${PREFIX}`));
+  const validate = ajv.compile(absolute);
+  assert(
+    validate(value),
+    `${what}: ${ajv.errorsText(validate.errors)}\n${JSON.stringify(value)}`,
+  );
+}
+
+Deno.test("every route is described, and every description has its route", () => {
+  const routes = ROUTES.map((route) => `${route.method} ${route.path}`);
+  assertEquals(new Set(routes).size, routes.length);
+  assertEquals(routes.toSorted(), [...OPERATIONS.keys()].toSorted());
+});
+
+Deno.test("routes and descriptions agree on bodies, queries and names in paths", () => {
+  for (const route of ROUTES) {
+    const operation = OPERATIONS.get(`${route.method} ${route.path}`)!;
+    const body = operation.requestBody?.content["application/json"].schema.$ref;
+    assertEquals(body, route.body === undefined ? undefined : `${PREFIX}${route.body}`);
+    const query = (operation.parameters ?? []).filter((each) => each.in === "query");
+    assertEquals(query.map((each) => each.name), [...route.query ?? []]);
+    const item = OPENAPI.paths[route.path as keyof typeof OPENAPI.paths];
+    assertEquals("parameters" in item, route.path.includes("{name}"), route.path);
+    const streams = Object.values(operation.responses).some((each) =>
+      "application/x-ndjson" in (each.content ?? {})
+    );
+    assertEquals(streams, route.streams ?? false);
+  }
+});
+
+Deno.test("operations have names of their own, and references lead somewhere", () => {
+  const ids = [...OPERATIONS.values()].map((operation) => operation.operationId);
+  assertEquals(new Set(ids).size, ids.length);
+  const text = JSON.stringify(OPENAPI);
+  const used = new Set([...text.matchAll(/"#\/components\/schemas\/(\w+)"/g)].map((m) => m[1]));
+  assertEquals([...used].toSorted(), Object.keys(SCHEMAS).toSorted());
+});
+
+Deno.test("every schema is valid and says what it is", () => {
+  for (const [name, schema] of Object.entries(SCHEMAS)) {
+    assert(ajv.validateSchema(schema), `${name}: ${ajv.errorsText(ajv.errors)}`);
+    assert((schema.description ?? "") !== "", name);
+  }
+});
+
+/** A backend that has something of everything. */
+function fullBackend(): FakeBackend {
+  const backend = new FakeBackend();
+  backend.add("web");
+  backend.add("db");
+  backend.statuses.set("web", {
+    ...IDLE_DISK,
+    sessions: [sessionWith(), sessionWith({ waitingForLease: true, active: false, broken: "bad" })],
+  });
+  backend.store = {
+    ...HEALTHY_STORE,
+    full: true,
+    waitingWrites: 3,
+    failed: "disk gone",
+    damagedBlocks: 2,
+    damage: [{ disk: "web", offsetBytes: 0 }, { disk: "", offsetBytes: 4096 }],
+  };
+  backend.onCheck = (_, onProgress) => {
+    onProgress(1, 2);
+    return Promise.resolve({ checkedBytes: 2, damagedBlocks: 0, damage: [] });
+  };
+  return backend;
+}
+
+/** A request for every route that goes well, by "METHOD path". */
+const REQUESTS: Record<string, { body?: unknown; query?: string }> = {
+  "POST /v1/disks": {
+    body: { name: "new", sizeBytes: 512, readOnly: true, copies: 2, attributes: { a: "b" } },
+  },
+  "PATCH /v1/disks/{name}": {
+    body: { sizeBytes: 512, shrink: true, readOnly: true, name: "x", attributes: {}, copies: 1 },
+  },
+  "DELETE /v1/disks/{name}": { query: "?force=1" },
+  "PUT /v1/log-level": { body: { level: "warn" } },
+};
+
+Deno.test("every answer, good or bad, is as described", async () => {
+  for (const [key, operation] of OPERATIONS) {
+    for (const isBroken of [false, true]) {
+      const backend = fullBackend();
+      if (isBroken) breakAll(backend);
+      const response = await request(backend, key);
+      const described = operation.responses[response.status] ?? operation.responses.default;
+      assertEquals(response.ok, response.status in operation.responses, key);
+      const type = (response.headers.get("content-type") ?? "").split(";")[0];
+      const schema = described.content?.[type]?.schema;
+      const text = await response.text();
+      if (described.content === undefined) assertEquals(text, "", key);
+      else assertBody(text, { schema, type, what: `${key} ${response.status}` });
+    }
+  }
+});
+
+function breakAll(backend: FakeBackend): void {
+  const fail = () =>
+    Promise.reject(new ControlFailure({ code: "full", message: "no space", hint: "make some" }));
+  Object.assign(backend, { propose: fail, diskStatus: fail, storeStatus: fail, onCheck: fail });
+}
+
+async function request(backend: FakeBackend, key: string): Promise<Response> {
+  const [method, path] = key.split(" ");
+  const { body, query = "" } = REQUESTS[key] ?? {};
+  const handle = createHandler({
+    backend,
+    log: new FakeLog(),
+    closing: new AbortController().signal,
+  });
+  return await handle(
+    new Request(`http://agent${path.replace("{name}", "web")}${query}`, {
+      method,
+      body: body === undefined ? undefined : JSON.stringify(body),
+    }),
+  );
+}
+
+function assertBody(
+  body: string,
+  { schema, type, what }: { schema: Schema | undefined; type: string; what: string },
+): void {
+  if (schema === undefined) throw new Error(`${what}: content type ${type} is not described`);
+  if (type === "text/plain") return assertFits(body, schema, what);
+  const lines = type === "application/json" ? [body] : body.trimEnd().split("\n");
+  for (const line of lines) assertFits(JSON.parse(line), schema, what);
+}
+
+Deno.test("checkShape() refuses nothing that the schema allows, and no less than its shape", () => {
+  const cases: [string, unknown, boolean][] = [
+    ["CreateDisk", { name: "a", sizeBytes: 512 }, true],
+    ["CreateDisk", { name: "a", sizeBytes: 512, attributes: {} }, true],
+    ["CreateDisk", { name: "a", sizeBytes: 512, attributes: { k: "v" } }, true],
+    ["CreateDisk", { name: "a", sizeBytes: 512, attributes: { k: null } }, false],
+    ["CreateDisk", { name: "a", sizeBytes: 512, more: 1 }, false],
+    ["CreateDisk", { name: "a", sizeBytes: null }, false],
+    ["CreateDisk", { sizeBytes: 512 }, false],
+    ["ChangeDisk", { readOnly: false }, true],
+    ["ChangeDisk", {}, false],
+    ["ChangeDisk", "x", false],
+    ["LogLevel", { level: "debug" }, true],
+    ["LogLevel", { level: "loud" }, false],
+    ["LogLevel", { level: 1 }, false],
+    ["LogLevel", { level: null }, false],
+  ];
+  for (const [name, value, fits] of cases) {
+    const what = `${name} ${JSON.stringify(value)}`;
+    assertEquals(checkShape(value, SCHEMAS[name], SCHEMAS) === null, fits, what);
+    assertEquals(ajv.validate(`openapi${PREFIX}${name}`, value), fits, what);
+  }
+});

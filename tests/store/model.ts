@@ -1,0 +1,169 @@
+/**
+ * The oracle of the store's tests: what each block may hold.
+ *
+ * A block's value is a stamp: {@linkcode ABSENT} (never written or freed), 0 (zeros), or the number that its content was made from. Of each
+ * block the model knows `base`, the values one of which was durable for sure at the last sync, and `later`, what was asked for since, in
+ * order. Before a crash a read must return the last one (or one that is under way); after a crash any of base and later.
+ *
+ * The model relies on the workload never having two operations on one block under way at a time.
+ *
+ * @module
+ */
+
+/** Nothing there: reads fall through to older layers. */
+export const ABSENT = -1;
+
+interface Change {
+  readonly value: number;
+  /** When it was acknowledged, by the model's own clock; Infinity: not yet. */
+  ackedAt: number;
+}
+
+interface Block {
+  base: number[];
+  later: Change[];
+}
+
+/** A value that does not change any more. */
+const UNTOUCHED: Block = { base: [ABSENT], later: [] };
+
+/** What is known of a named thing that comes and goes (layers) or changes (META). */
+interface Named {
+  base: (string | null)[];
+  later: { value: string | null; ackedAt: number }[];
+}
+
+/** See the head of the file. */
+export class Model {
+  /** layer → block key → block. */
+  readonly layers = new Map<number, Map<number, Block>>();
+  /** Layers that may not be there after a crash, because they are being created or deleted. */
+  readonly uncertain = new Set<number>();
+  readonly meta = new Map<string, Named>();
+  #clock = 0;
+  readonly #dirty = new Set<Block>();
+
+  static key(chunk: number, block: number): number {
+    return chunk * 1024 + block;
+  }
+
+  /** What was asked for: blocks of `layer` become `value(i)`. Returns what to hand to {@linkcode ack}. */
+  begin(layer: number, chunk: number, block: number, values: number[]): Change[] {
+    const blocks = this.layers.get(layer)!;
+    return values.map((value, i) => {
+      const key = Model.key(chunk, block + i);
+      let known = blocks.get(key);
+      if (!known) blocks.set(key, known = { base: [ABSENT], later: [] });
+      const change = { value, ackedAt: Infinity };
+      known.later.push(change);
+      this.#dirty.add(known);
+      return change;
+    });
+  }
+
+  ack(changes: Change[]): void {
+    this.#clock++;
+    for (const change of changes) change.ackedAt = this.#clock;
+  }
+
+  /** It failed: it may or may not have happened, for ever. */
+  syncBegins(): number {
+    return this.#clock;
+  }
+
+  /** A sync that began at `clock` is acknowledged. */
+  synced(clock: number): void {
+    for (const block of this.#dirty) {
+      const last = block.later.findLastIndex((change) => change.ackedAt <= clock);
+      if (last < 0) continue;
+      block.base = [block.later[last].value];
+      block.later.splice(0, last + 1);
+      if (block.later.length === 0) this.#dirty.delete(block);
+    }
+  }
+
+  #block(layer: number, chunk: number, block: number): Block {
+    return this.layers.get(layer)?.get(Model.key(chunk, block)) ?? UNTOUCHED;
+  }
+
+  /** Values that a read through `layers` may return: while running, or after a crash. */
+  allowed(layers: readonly number[], chunk: number, block: number, crashed: boolean): Set<number> {
+    const values = new Set<number>();
+    if (layers.length === 0) return values.add(0);
+    const known = this.#block(layers[0], chunk, block);
+    for (const value of crashed ? afterCrash(known) : now(known)) {
+      if (value !== ABSENT) values.add(value);
+      else for (const below of this.allowed(layers.slice(1), chunk, block, crashed)) values.add(below);
+    }
+    return values;
+  }
+
+  /** After a crash, a read of the one layer has returned `value`: from now on that is what is there. */
+  observe(layer: number, chunk: number, block: number, value: number): void {
+    const blocks = this.layers.get(layer)!;
+    const key = Model.key(chunk, block);
+    const known = blocks.get(key);
+    if (!known) return;
+    const possible = new Set(afterCrash(known));
+    // Zeros and nothing look alike.
+    known.base = [...possible].filter((one) => one === value || (value === 0 && one === ABSENT));
+    known.later = [];
+    this.#dirty.delete(known);
+  }
+
+  /** Named things: `value` null means gone. */
+  beginMeta(key: string, value: string | null): { ackedAt: number } {
+    let known = this.meta.get(key);
+    if (!known) this.meta.set(key, known = { base: [null], later: [] });
+    const change = { value, ackedAt: Infinity };
+    known.later.push(change);
+    return change;
+  }
+
+  /** Durable when acknowledged. */
+  ackMeta(key: string): void {
+    const known = this.meta.get(key)!;
+    known.base = [known.later[known.later.length - 1].value];
+    known.later = [];
+  }
+
+  allowedMeta(key: string): (string | null)[] {
+    const known = this.meta.get(key)!;
+    return [...known.base, ...known.later.map(({ value }) => value)];
+  }
+
+  observeMeta(key: string, value: string | null): void {
+    this.meta.set(key, { base: [value], later: [] });
+  }
+
+  /** A copy, for a look into one possible future. */
+  clone(): Model {
+    const copy = new Model();
+    for (const [id, blocks] of this.layers) {
+      const to = new Map<number, Block>();
+      for (const [key, { base, later }] of blocks) {
+        const block = { base: [...base], later: later.map((change) => ({ ...change })) };
+        to.set(key, block);
+        if (later.length > 0) copy.#dirty.add(block);
+      }
+      copy.layers.set(id, to);
+    }
+    for (const id of this.uncertain) copy.uncertain.add(id);
+    for (const [key, { base, later }] of this.meta) {
+      copy.meta.set(key, { base: [...base], later: later.map((change) => ({ ...change })) });
+    }
+    copy.#clock = this.#clock;
+    return copy;
+  }
+}
+
+function afterCrash(block: Block): number[] {
+  return [...block.base, ...block.later.map(({ value }) => value)];
+}
+
+function now(block: Block): number[] {
+  const acked = block.later.findLastIndex((change) => change.ackedAt !== Infinity);
+  const values = acked < 0 ? [...block.base] : [];
+  for (let i = Math.max(0, acked); i < block.later.length; i++) values.push(block.later[i].value);
+  return values;
+}
