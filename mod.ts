@@ -38,6 +38,9 @@
  * @module
  */
 
+import type { Agent } from "./agent/agent.ts";
+import type { AgentConfig } from "./agent/config.ts";
+
 export {
   AdminClient,
   type AdminClientOptions,
@@ -76,4 +79,34 @@ export { type ControlError, type ControlErrorCode, ControlFailure } from "./agen
 export type { Attributes } from "./agent/map/map.ts";
 export type { Problem, ProblemCode } from "./agent/problems.ts";
 export { VERSION } from "./agent/version.ts";
-// export { type Agent, startAgent } from "./agent/agent.ts";
+export type { Agent } from "./agent/agent.ts";
+
+/**
+ * Starts an agent in this process. It is ready when this resolves, and has let go of its data when
+ * `finished` does. Its parts are loaded only now: the client needs none of them, nor `--allow-ffi`.
+ *
+ * @param config from {@linkcode loadConfig}
+ * @throws {ControlFailure} that says why it cannot start
+ *
+ * @example
+ * ```ts
+ * import { AdminClient, loadConfig, startAgent } from "./mod.ts";
+ *
+ * async function withAgent(data: string, use: (client: AdminClient) => Promise<void>) {
+ *   const runDir = `${data}/run`;
+ *   const agent = await startAgent(loadConfig({ flags: { data, runDir, capacity: "10G" } }));
+ *   try {
+ *     using client = new AdminClient({ runDir });
+ *     await use(client);
+ *   } finally {
+ *     await agent.stop();
+ *   }
+ * }
+ *
+ * console.log(typeof withAgent);
+ * ```
+ */
+export async function startAgent(config: AgentConfig): Promise<Agent> {
+  const { startAgent } = await import("./agent/agent.ts");
+  return await startAgent(config);
+}

@@ -340,8 +340,8 @@ const SIZE_HINT = "write 20G, 512M or 1.5T; K, M, G, T and P are powers of 1024"
  * Reads a size.
  *
  * @param text a number with an optional unit: `20G`, `512M`, `1.5T`, `64KiB`, `4096`, `512B`; units
- * are powers of 1024 in either case; `GB` and its like are refused because they mean two things. A
- * fraction that is no whole number of bytes is rounded down to whole blocks of 4 KiB
+ * are powers of 1024 in either case; `GB` and its like are refused because they mean two things. What
+ * is no whole number of bytes is rounded down to whole blocks of 4 KiB, or to bytes below that
  * @returns whole bytes
  * @throws {ControlFailure} with code `invalid`
  *
@@ -362,7 +362,7 @@ export function parseSize(text: string): number {
     throw invalid(`${quote(text)} is too large a size: below 8P is possible`);
   }
   if (Number.isInteger(exact)) return exact;
-  const bytes = exact - exact % FRACTION_BYTES;
+  const bytes = exact < FRACTION_BYTES ? Math.floor(exact) : exact - exact % FRACTION_BYTES;
   if (bytes === 0) throw invalid(`${quote(text)} is not a whole number of bytes`, SIZE_HINT);
   return bytes;
 }

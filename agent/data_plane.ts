@@ -58,6 +58,12 @@ const TICK_IDLE_MS = 500;
 const ROUNDS_MAX = 4;
 /** Share of a file system's free space that a new store takes for its own unless told otherwise. */
 const CAPACITY_SHARE = 0.9;
+/**
+ * Longest look at the rings before sleeping: about what a sleep and the wake-ups on both sides cost on a virtual machine.
+ */
+const POLL_MS_MAX = 0.064;
+/** Shortest, where looking begins and ends. */
+const POLL_MS_MIN = 0.008;
 /** Part of a value too long for the store's one META record. */
 const META_PART_BYTES = 60 * 1024;
 /** Chunks zeroed at once when a disk shrinks. */
@@ -88,6 +94,10 @@ export class DataPlane implements DiskServerHost {
   #scheduled: VhostSession[] = [];
   #turning: VhostSession[] = [];
   #later: (() => void)[] = [];
+  /** Sessions with rings that ask for no kick. */
+  readonly #polled: VhostSession[] = [];
+  /** How long to look at rings before sleeping. */
+  #pollMs = 0;
   readonly #cancelledChecks = new Set<number>();
   #stopped = false;
   #nextTickMs = 0;
@@ -134,10 +144,48 @@ export class DataPlane implements DiskServerHost {
       }
       const isBusy = this.#scheduled.length > 0 || this.#later.length > 0 ||
         this.#disk.hasReady || this.#ring.ready > 0;
-      this.#ring.enter(isBusy ? 0 : Math.max(1, this.#nextTickMs - now));
+      if (isBusy || this.#poll() || this.#stopPolling()) this.#ring.enter(0);
+      else this.#sleep(Math.max(1, this.#nextTickMs - now));
     }
     this.#disk.close();
     this.#ring.close();
+  }
+
+  /**
+   * Looks at the rings for a while, instead of paying for a sleep and a wake-up per request where a guest has only one
+   * under way.
+   *
+   * @returns whether something came
+   */
+  #poll(): boolean {
+    if (this.#polled.length === 0 || this.#disk.inFlight > 0) return false;
+    const endMs = performance.now() + this.#pollMs;
+    do {
+      let found = false;
+      for (let i = 0; i < this.#polled.length; i++) found = this.#polled[i].poll() || found;
+      if (found) return true;
+    } while (performance.now() < endMs);
+    return false;
+  }
+
+  /** Asks for kicks again; true when something had come meanwhile. */
+  #stopPolling(): boolean {
+    let found = false;
+    while (this.#polled.length > 0) found = this.#polled.pop()!.stopPolling() || found;
+    return found;
+  }
+
+  /**
+   * Sleeps, and learns from how long: when work came soon, looking for it would have been cheaper; when it did not, looking is
+   * a waste, and less of it is done until there is none. An idle agent only sleeps.
+   */
+  #sleep(mostMs: number): void {
+    const startMs = performance.now();
+    this.#ring.enter(mostMs);
+    const sleptMs = performance.now() - startMs;
+    if (sleptMs < POLL_MS_MAX) {
+      this.#pollMs = Math.min(POLL_MS_MAX, this.#pollMs * 2 || POLL_MS_MIN);
+    } else if (this.#pollMs > 0) this.#pollMs = this.#pollMs > POLL_MS_MIN ? this.#pollMs / 2 : 0;
   }
 
   #turn(): void {
@@ -169,6 +217,16 @@ export class DataPlane implements DiskServerHost {
   /** {@inheritDoc DiskServerHost.nowMs} */
   nowMs(): number {
     return Date.now();
+  }
+
+  /** {@inheritDoc DiskServerHost.isPolling} */
+  get isPolling(): boolean {
+    return this.#pollMs > 0;
+  }
+
+  /** {@inheritDoc DiskServerHost.polled} */
+  polled(session: VhostSession): void {
+    this.#polled.push(session);
   }
 
   /** Milliseconds since some moment; never goes back. */

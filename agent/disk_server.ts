@@ -42,6 +42,10 @@ export interface DiskServerHost {
   nowMs(): number;
   /** Runs `session.turn()` at the end of this turn. */
   schedule(session: VhostSession): void;
+  /** See `VhostHost.isPolling`. */
+  readonly isPolling: boolean;
+  /** See `VhostHost.polled`. */
+  polled(session: VhostSession): void;
   /** Runs `work` at the end of this turn. */
   later(work: () => void): void;
   /** Asks the main thread for a new generation of the disk's lease. */
@@ -137,6 +141,14 @@ class FrontEndSession implements VhostHost {
 
   schedule(session: VhostSession): void {
     this.server.host.schedule(session);
+  }
+
+  get isPolling(): boolean {
+    return this.server.host.isPolling;
+  }
+
+  polled(session: VhostSession): void {
+    this.server.host.polled(session);
   }
 
   acquire(_session: VhostSession): void {

@@ -137,7 +137,7 @@ function textLine(time: string, level: LogLevel, message: string, fields: Fields
 /** A value as one word, in quotes when it would not be one. */
 function textValue(value: unknown): string {
   const text = toText(value);
-  return /^[^\s"=\p{C}]+$/u.test(text) ? text : JSON.stringify(text);
+  return /^[^\s"=\p{C}]+$/u.test(text) ? text : plain(JSON.stringify(text));
 }
 
 function toText(value: unknown): string {
@@ -147,9 +147,12 @@ function toText(value: unknown): string {
   return cut(encode(value));
 }
 
-/** Text that stays in its line. */
+/** Text that stays in its line and does nothing to a terminal. */
 function plain(text: string): string {
-  return cut(text).replaceAll(/\p{C}/gu, (character) => JSON.stringify(character).slice(1, -1));
+  return cut(text).replaceAll(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => {
+    const code = character.codePointAt(0)!.toString(16);
+    return code.length > 4 ? `\\u{${code}}` : `\\u${code.padStart(4, "0")}`;
+  });
 }
 
 function cut(text: string): string {

@@ -272,6 +272,10 @@ async function check(context: CommandContext, name: string | null): Promise<Chec
         progress.update(checkedBytes);
       },
     });
+  } catch (error) {
+    // However the connection ended then, it was because of the signal.
+    signal.throwIfAborted();
+    throw error;
   } finally {
     (progress as Progress | null)?.end();
   }

@@ -66,6 +66,7 @@ async function withDisk<T>(
   const sockets = diskSockets(context.runDir, name);
   // Late: other commands need none of it.
   const { FrontEnd } = await import("../agent/frontend/front_end.ts");
+  context.terminal.interrupted(); // from now on signals end the work, not the process
   let disk: FrontEnd | undefined;
   try {
     disk = await FrontEnd.connect({
@@ -110,7 +111,7 @@ async function explained(error: unknown, client: AdminClient, name: string): Pro
 
 /** Checks a range against the disk. */
 function rangeOf(
-  disk: FrontEnd,
+  disk: { readonly capacityBytes: number },
   options: { readonly offset: number; readonly length?: number },
 ): { offsetBytes: number; lengthBytes: number } {
   const { offset: offsetBytes, length } = options;
@@ -444,6 +445,7 @@ async function importInto(
 ): Promise<void> {
   const { name } = options;
   const { createBytes, isUsed } = await checkTarget(context, options, imageBytes);
+  context.terminal.interrupted(); // no signal may end the process with half a disk left behind
   if (createBytes !== null) {
     using client = context.client();
     await client.createDisk({ name, sizeBytes: createBytes });
@@ -712,18 +714,19 @@ function addDiscard(disk: AnyCommand, context: CommandContext): void {
           `--${option} ${value} is not a multiple of ${SECTOR_BYTES}, the size of a sector`,
         );
       }
-      const discarded = await withDisk(context, name, "write", async (connection) => {
-        const { offsetBytes, lengthBytes } = rangeOf(connection, range);
-        context.output.confirm({
-          yes,
-          action: `discard data of disk ${name}`,
-          loss: `${formatSize(lengthBytes)} from byte ${offsetBytes} on`,
-        });
+      using client = context.client();
+      const { sizeBytes } = await client.disk(name);
+      const { offsetBytes, lengthBytes } = rangeOf({ capacityBytes: sizeBytes }, range);
+      context.output.confirm({
+        yes,
+        action: `discard data of disk ${name}`,
+        loss: `${formatSize(lengthBytes)} from byte ${offsetBytes} on`,
+      });
+      await withDisk(context, name, "write", async (connection) => {
         await connection.discard(offsetBytes, lengthBytes);
         await connection.flush();
-        return lengthBytes;
       });
-      context.output.say(`discarded ${formatSize(discarded)} of disk ${name}`);
+      context.output.say(`discarded ${formatSize(lengthBytes)} of disk ${name}`);
     });
 }
 

@@ -6,6 +6,7 @@
 import CliTable from "cli-table3";
 import { BackEndError, type BackEndErrorKind } from "../agent/frontend/error.ts";
 import { type ControlErrorCode, ControlFailure } from "../agent/map/errors.ts";
+import { ENOSPC } from "../agent/platform/platform.ts";
 import { Interrupted, type Terminal } from "./terminal.ts";
 
 /** Exit codes of `kelpie`, for scripts to rely on. */
@@ -113,8 +114,8 @@ function systemExitCode(error: Error): ExitCode {
   if (error instanceof Deno.errors.NotFound) return ExitCode.Missing;
   if (error instanceof Deno.errors.AlreadyExists) return ExitCode.Exists;
   const { code } = error as { code?: unknown };
-  // Deno has no class of its own for a full file system.
-  if (code === "ENOSPC" || code === "EDQUOT") return ExitCode.Full;
+  // Deno has no class of its own for a full file system; our own system calls give the number.
+  if (code === "ENOSPC" || code === "EDQUOT" || code === ENOSPC) return ExitCode.Full;
   return ExitCode.System;
 }
 

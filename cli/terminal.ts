@@ -49,6 +49,10 @@ const encoder = new TextEncoder();
 /** The terminal of this process. */
 export function systemTerminal(): Terminal {
   let controller: AbortController | undefined;
+  // Rejects when a signal comes: standard input and output may keep one waiting for ever.
+  let aborted: Promise<never> | undefined;
+  const unlessAborted = <T>(work: Promise<T>): Promise<T> =>
+    aborted === undefined ? work : Promise.race([work, aborted]);
   return {
     isInputTerminal: Deno.stdin.isTerminal(),
     isOutTerminal: Deno.stdout.isTerminal(),
@@ -65,15 +69,23 @@ export function systemTerminal(): Terminal {
     print: (text) => writeAllSync(Deno.stdout, encoder.encode(text)),
     printError: (text) => writeAllSync(Deno.stderr, encoder.encode(text)),
     async write(bytes) {
-      for (let at = 0; at < bytes.length;) at += await Deno.stdout.write(bytes.subarray(at));
+      for (let at = 0; at < bytes.length;) {
+        at += await unlessAborted(Deno.stdout.write(bytes.subarray(at)));
+      }
     },
-    read: async (bytes) => await Deno.stdin.read(bytes) ?? 0,
+    read: async (bytes) => await unlessAborted(Deno.stdin.read(bytes)) ?? 0,
     ask(question) {
       writeAllSync(Deno.stderr, encoder.encode(question));
       return readLine();
     },
     interrupted() {
-      controller ??= abortedBySignals();
+      if (controller === undefined) {
+        const { signal } = controller = abortedBySignals();
+        const { promise, reject } = Promise.withResolvers<never>();
+        promise.catch(() => {}); // nobody may be waiting
+        signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+        
+      }
       return controller.signal;
     },
   };

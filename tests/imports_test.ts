@@ -16,7 +16,7 @@ const ALLOWED: Record<string, string[]> = {
   "map": ["base", "msgpackr"],
   "store": ["base", "platform/platform.ts"],
   "volume": ["base", "platform/platform.ts", "blk/target.ts", "store/operation.ts"],
-  "blk": ["base", "platform/platform.ts", "vhost/queue.ts", "vhost/guest_memory.ts"],
+  "blk": ["base", "platform/platform.ts", "vhost"],
   "vhost": ["base", "platform/platform.ts", "blk"],
   "http": ["base", "map", "config.ts", "problems.ts", "platform/platform.ts"],
   "frontend": ["base", "platform/linux", "platform/platform.ts"],

@@ -15,7 +15,7 @@
  *
  * @module
  */
-import { DISK_BYTES_MAX, SECTOR_BYTES } from "../base/limits.ts";
+import { SECTOR_BYTES } from "../base/limits.ts";
 import type { GuestMemory } from "../vhost/guest_memory.ts";
 import type { DescriptorChain, VirtQueue } from "../vhost/queue.ts";
 import { BlockKind, BlockRequest, type BlockRequestOwner } from "./target.ts";
@@ -214,10 +214,9 @@ function setRange(
   lengthBytesMax: number,
   sizeBytes: number,
 ): boolean {
-  // Compared in sectors first: the product of a hostile sector would not be exact.
-  if (sector > DISK_BYTES_MAX / SECTOR_BYTES) return false;
-  const offset = sector * SECTOR_BYTES;
   if (lengthBytes > lengthBytesMax || lengthBytes % SECTOR_BYTES !== 0) return false;
+  // Not exact for a hostile sector, but then far beyond any disk: those end below 2^53.
+  const offset = sector * SECTOR_BYTES;
   if (offset + lengthBytes > sizeBytes) return false;
   request.offsetBytes = offset;
   request.lengthBytes = lengthBytes;

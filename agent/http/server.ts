@@ -386,12 +386,17 @@ async function readBounded(request: Request): Promise<Uint8Array> {
   if (request.body === null) return new Uint8Array(0);
   const bytes = new Uint8Array(BODY_BYTES_MAX);
   let length = 0;
-  for await (const part of request.body) {
-    if (length + part.length > BODY_BYTES_MAX) {
-      throw invalid(`the body is longer than ${BODY_BYTES_MAX} bytes, which is the most`);
+  try {
+    for await (const part of request.body) {
+      if (length + part.length > BODY_BYTES_MAX) {
+        throw invalid(`the body is longer than ${BODY_BYTES_MAX} bytes, which is the most`);
+      }
+      bytes.set(part, length);
+      length += part.length;
     }
-    bytes.set(part, length);
-    length += part.length;
+  } catch (error) {
+    if (error instanceof ControlFailure) throw error;
+    throw invalid("the body cannot be read to its end");
   }
   return bytes.subarray(0, length);
 }

@@ -50,7 +50,6 @@ import { type Segments, SegmentState } from "./segments.ts";
 import { writeSuperblock } from "./superblock.ts";
 import { type Task, type TaskIo, Wait } from "./task.ts";
 
-const PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - FRAME_BYTES;
 const LAYER_BYTES = 8;
 const CHUNK_BYTES_MAX = 8 + 4 * CHUNK_EXPORT_WORDS_MAX;
 
@@ -60,19 +59,49 @@ const CHUNK_BYTES_MAX = 8 + 4 * CHUNK_EXPORT_WORDS_MAX;
  */
 const IMAGE_BYTES_PER_ENTRY = 136;
 
-/** Segments that a checkpoint with `payloadBytes` may take: frames do not fill a segment to its last block. */
-export function checkpointSegmentsFor(payloadBytes: number, segmentBytes: number): number {
-  const perSegment = Math.max(segmentBytes - BLOCK_BYTES - FRAME_BYTES_MAX, segmentBytes / 8);
-  // An eighth more for what is added while it is being written; one for layers, META and the end.
-  return Math.ceil(payloadBytes * 1.125 / perSegment) + 1;
+/** A frame is cut short to fill a segment, unless less than this would be left for it. */
+const SHORT_FRAME_BYTES_MIN = 16 * 1024;
+
+/**
+ * Segments that a checkpoint may take.
+ *
+ * @param bytes payload of small items, and of META values, which are not cut
+ */
+export function checkpointSegmentsFor(
+  bytes: { small: number; meta: number },
+  segmentBytes: number,
+): number {
+  const usable = segmentBytes - BLOCK_BYTES - SHORT_FRAME_BYTES_MIN;
+  // A sixteenth more for frame heads, the blocks' rounding and what is added while it is being written. At worst every
+  // second META value leaves a gap as long as itself. One for the end.
+  return Math.ceil((bytes.small * 1.0625 + bytes.meta * 2) / usable) + 1;
 }
 
-/** Payload bytes that a checkpoint would have now. */
-export function checkpointPayloadBytes(core: Core): number {
+/** Payload bytes that a checkpoint would have now, at the most. */
+export function checkpointPayloadBytes(core: Core): { small: number; meta: number } {
   const grown = core.checkpointBytes + IMAGE_BYTES_PER_ENTRY *
       (core.applier.entries - core.checkpointEntries);
-  let bytes = Math.min(grown, core.index.memoryBytes * 1.125) +
-    core.applier.layers.size * LAYER_BYTES;
+  return { small: Math.min(grown, core.index.memoryBytes * 1.125), meta: metaBytes(core) };
+}
+
+/** The same, exactly, by going through the whole index: for start-up. */
+export function checkpointPayloadBytesExact(core: Core): { small: number; meta: number } {
+  const { index, applier, window, buffers } = core;
+  let words = 0;
+  for (const layer of index.layers()) {
+    for (
+      let chunk = index.nextChunk(layer, 0);
+      chunk >= 0;
+      chunk = index.nextChunk(layer, chunk + 1)
+    ) {
+      words += 2 + index.exportChunk(layer, chunk, window.u32, buffers.frames >>> 2);
+    }
+  }
+  return { small: 4 * words + applier.layers.size * LAYER_BYTES, meta: metaBytes(core) };
+}
+
+function metaBytes(core: Core): number {
+  let bytes = 0;
   for (const [key, value] of core.meta) bytes += 12 + 3 * key.length + value.length;
   return bytes;
 }
@@ -114,9 +143,16 @@ class FrameWriter {
     this.#block = core.segments.segmentBlocks;
   }
 
-  /** Arena offset where the payload of the next frame goes: `PAYLOAD_BYTES_MAX` bytes. */
+  /** Arena offset where the payload of the next frame goes: up to `FRAME_BYTES_MAX − FRAME_BYTES`. */
   get payloadAt(): number {
     return this.#core.buffers.frames + this.#buffer * FRAME_BYTES_MAX + FRAME_BYTES;
+  }
+
+  /** Most bytes for the payload of the next frame, so that it fills what is left of the segment. */
+  payloadBytesMax(bytesMin: number): number {
+    const left = (this.#core.segments.segmentBlocks - this.#block) * BLOCK_BYTES;
+    const isWorth = left >= Math.max(SHORT_FRAME_BYTES_MIN, bytesMin + FRAME_BYTES);
+    return Math.min(isWorth ? left : FRAME_BYTES_MAX, FRAME_BYTES_MAX) - FRAME_BYTES;
   }
 
   /** Writes the frame whose payload lies at `payloadAt`. */
@@ -227,7 +263,7 @@ export function* writeCheckpoint(
   segments.reclaimable = true;
   if (failed !== null) {
     // What was written counts for nothing: no superblock names it (or, after a final failure, nobody goes on).
-    if (!failed.final) for (const segment of writer.segments) segments.giveBack(segment);
+    if (!failed.final) { for (const segment of writer.segments) segments.giveBack(segment); }
     return failed;
   }
   for (const segment of core.checkpointSegments) segments.giveBack(segment);
@@ -247,33 +283,20 @@ function* writeFrames(writer: FrameWriter, core: Core): Task {
 }
 
 function* writeIndex(writer: FrameWriter, core: Core): Task {
-  const { index, window } = core;
-  let bytes = 0;
-  let items = 0;
-  for (const layer of index.layers()) {
-    for (let chunk = index.nextChunk(layer, 0); chunk >= 0; chunk = index.nextChunk(layer, chunk + 1)) {
-      if (bytes + CHUNK_BYTES_MAX > PAYLOAD_BYTES_MAX) {
-        yield* writer.write(FrameKind.Index, bytes, items);
-        bytes = items = 0;
-      }
-      const word = writer.payloadAt + bytes >>> 2;
-      const words = index.exportChunk(layer, chunk, window.u32, word + 2);
-      // Nothing: it went away while a frame was being written.
-      if (words === 0) continue;
-      window.u32[word] = layer;
-      window.u32[word + 1] = chunk;
-      bytes += 8 + 4 * words;
-      items++;
-    }
+  const image = core.index.beginImage();
+  for (;;) {
+    const bytesMax = writer.payloadBytesMax(CHUNK_BYTES_MAX);
+    const bytes = image.fill(core.window.u32, writer.payloadAt, bytesMax);
+    if (bytes === 0) break;
+    yield* writer.write(FrameKind.Index, bytes, image.items);
   }
-  if (items > 0) yield* writer.write(FrameKind.Index, bytes, items);
 }
 
 function* writeLayers(writer: FrameWriter, core: Core): Task {
   const { u32 } = core.window;
   let bytes = 0;
   for (const [id, state] of [...core.applier.layers]) {
-    if (bytes + LAYER_BYTES > PAYLOAD_BYTES_MAX) {
+    if (bytes + LAYER_BYTES > writer.payloadBytesMax(LAYER_BYTES)) {
       yield* writer.write(FrameKind.Layers, bytes, bytes / LAYER_BYTES);
       bytes = 0;
     }
@@ -292,7 +315,7 @@ function* writeMeta(writer: FrameWriter, core: Core): Task {
   for (const [name, value] of [...core.meta]) {
     const key = new TextEncoder().encode(name);
     const length = 8 + Math.ceil((key.length + value.length) / 4) * 4;
-    if (used + length > PAYLOAD_BYTES_MAX) {
+    if (used > 0 && used + length > writer.payloadBytesMax(used)) {
       yield* writer.write(FrameKind.Meta, used, items);
       used = items = 0;
     }
@@ -379,7 +402,9 @@ export function* loadCheckpoint(
   const header = new SegmentHeader();
   let segment = superblock.checkpointLast;
   for (let i = 0; i < superblock.checkpointCount; i++) {
-    if (segment >= segments.count || chain.includes(segment)) return "its chain of segments is broken";
+    if (segment >= segments.count || chain.includes(segment)) {
+      return "its chain of segments is broken";
+    }
     const result = yield* io.read(segments.offsetBytes(segment), buffers.superblock, BLOCK_BYTES);
     if (result < 0) return `the disk cannot read segment ${segment} (errno ${-result})`;
     const valid = decodeSegmentHeader(window, buffers.superblock, storeId, header) &&
@@ -420,7 +445,9 @@ export function* loadCheckpoint(
       block += frameBytes / BLOCK_BYTES;
     }
   }
-  if (!ended || number !== superblock.checkpointFrames) return `frame ${number} is missing or damaged`;
+  if (!ended || number !== superblock.checkpointFrames) {
+    return `frame ${number} is missing or damaged`;
+  }
   return { segments: chain, bytes, sequenceMax };
 }
 
@@ -434,7 +461,9 @@ function loadFrame(target: CheckpointTarget, frame: FrameHeader, at: number): st
       for (let i = 0; i < frame.items; i++) {
         const word = (at >>> 2) + 2 * i;
         const state = u32[word + 1];
-        if (state !== LayerState.Live && state !== LayerState.Deleting) return "unknown layer state";
+        if (state !== LayerState.Live && state !== LayerState.Deleting) {
+          return "unknown layer state";
+        }
         target.applier.layers.set(u32[word], state);
         if (target.index.hasLayer(u32[word])) return "a layer is there twice";
         target.index.createLayer(u32[word]);

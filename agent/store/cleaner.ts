@@ -59,8 +59,10 @@ const AHEAD_BLOCKS = READER_BYTES / BLOCK_BYTES;
 
 /** What the store tells the cleaner each turn. */
 export interface CleanerSituation {
-  /** The cleaner may take segments for what it moves. */
-  mayAppend: boolean;
+  /** The log may take segments for what is moved; otherwise it must fit what is left of the head. */
+  mayTake: boolean;
+  /** Blocks left in the head. */
+  headRoom: number;
   /** Writes wait for space. */
   isFull: boolean;
   /** Writes wait while no more than so many segments are ready. */
@@ -82,7 +84,8 @@ export class Cleaner {
   readonly #core: Core;
   readonly #damage: (damage: Damage) => void;
   #situation: CleanerSituation = {
-    mayAppend: false,
+    mayTake: false,
+    headRoom: 0,
     isFull: false,
     writeLimit: 0,
     nowMs: 0,
@@ -122,7 +125,7 @@ export class Cleaner {
   /** Called each turn: starts cleaning when it is time. The situation is kept by reference. */
   consider(tasks: Tasks, situation: CleanerSituation): void {
     this.#situation = situation;
-    if (this.running || this.#stopping || !situation.mayAppend) return;
+    if (this.running || this.#stopping) return;
     // Having found nothing worth cleaning, it looks again after the next tick.
     if (this.#foundNothingMs === situation.nowMs) return;
     if (this.#urgency() < 0 && !this.#isIdleWork()) return;
@@ -166,6 +169,7 @@ export class Cleaner {
   #choose(): number {
     const { segments, log } = this.#core;
     const blocks = segments.segmentBlocks - 1;
+    const { mayTake, headRoom } = this.#situation;
     const isUrgent = this.#urgency() >= 0.75;
     let best = NO_SEGMENT;
     let bestScore = 0;
@@ -175,7 +179,7 @@ export class Cleaner {
       // Copies need headers too.
       const gain = blocks - live - (live >>> 6) - 1;
       if (live === 0 || gain < blocks * GAIN_MIN || segments.unapplied[segment] > 0) continue;
-      if (this.#stuck.has(segment)) continue;
+      if (this.#stuck.has(segment) || (!mayTake && needed(live) > headRoom)) continue;
       const u = live / blocks;
       const age = Math.min(segments.count, log.lastSequence - segments.sequence[segment] + 1);
       const score = isUrgent ? 1 - u : (1 - u) * age / (1 + u);
@@ -395,7 +399,8 @@ export class Cleaner {
     const { log, buffers } = this.#core;
     const place = this.#location[piece] - this.#windowStart;
     for (let i = first; i < first + count;) {
-      const taken = this.#situation.mayAppend && !log.hasPart
+      // Once begun, a victim is finished even if space has become scarcer: that is what gives space back.
+      const taken = !log.hasPart
         ? log.appendRelocation(
           this.#layer[piece],
           this.#chunk[piece],
@@ -441,7 +446,7 @@ export class Cleaner {
       sequence: 0,
       from,
     };
-    while (!this.#situation.mayAppend || log.hasPart || !log.appendEntry(entry)) {
+    while (log.hasPart || !log.appendEntry(entry)) {
       if (this.#stopping || log.failed) return;
       yield Wait.Turn;
     }
@@ -468,6 +473,11 @@ export class Cleaner {
       yield Wait.Turn;
     }
   }
+}
+
+/** Blocks of the log that so many live blocks take, headers included, at the most. */
+function needed(live: number): number {
+  return live + 1 + 4 * Math.ceil(live / (WINDOW_BLOCKS - 8));
 }
 
 /** True when `find` has found data that lies at `location`. */

@@ -23,8 +23,17 @@ export interface StoreTunables {
   checkpointLogRatio: number;
   /** Free segments kept allocated for the writes to come, besides what is kept back. Default 4. */
   readySegments: number;
+  /**
+   * Further free segments that stay allocated while the store is in use: rewriting a segment whose pages are still in the
+   * page cache, and whose blocks the file system has initialised, is many times cheaper than writing a fresh one.
+   */
+  warmSegments: number;
+  /** Milliseconds without writes after which their space goes back to the host too. */
+  warmMs: number;
   /** Segments below the writes' limit in which the cleaner works. Default 3. */
   cleanerSegments: number;
+  /** Segments that crashes may use up while the store is full, one each, before the cleaner gets to work. Default 4. */
+  crashSegments: number;
   /** The cleaner works in the background while fewer than this part of the segments are free. Default 1/8. */
   cleanFreeRatio: number;
   /** … or, when the store is idle, while garbage is more than this part of what is used. Default 1/4. */
@@ -39,7 +48,10 @@ export const TUNABLES_DEFAULT: StoreTunables = {
   checkpointLogBytes: 256 * 1024 * 1024,
   checkpointLogRatio: 8,
   readySegments: 4,
+  warmSegments: 256,
+  warmMs: 30_000,
   cleanerSegments: 3,
+  crashSegments: 4,
   cleanFreeRatio: 1 / 8,
   cleanGarbageRatio: 1 / 4,
   scrubBytesPerSecond: 4 * 1024 * 1024,

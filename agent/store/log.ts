@@ -186,7 +186,11 @@ export class RecordLog {
     sequence: number,
     lastSequence: number,
   ): void {
-    this.lastLsn = this.appliedLsn = this.syncedLsn = this.#endLsn = lsn;
+    this.lastLsn =
+      this.appliedLsn =
+      this.syncedLsn =
+      this.#endLsn =
+        lsn;
     this.notedSyncedLsn = lsn;
     this.lastSequence = lastSequence;
     this.#segment = segment;
@@ -207,6 +211,15 @@ export class RecordLog {
       lsn: this.lastLsn + 1,
       previousEndLsn: this.#segments.previousEndLsn[this.#segment],
     };
+  }
+
+  /** Blocks left in the head segment after all that has been appended; 0 when that is not known. */
+  get headRoom(): number {
+    if (this.#draining) return 0;
+    let room = this.#segments.segmentBlocks - this.#block;
+    for (const batch of this.#closed) room -= batch.blocks;
+    if (this.#open !== null && this.#open.entryCount > 0) room -= this.#open.blocks;
+    return Math.max(0, room);
   }
 
   /** True when every batch has been applied. */
@@ -524,7 +537,9 @@ export class RecordLog {
       this.#draining = true;
       if (result === -ENOSPC) this.noSpace = true;
       else if (++this.#failures >= WRITE_TRIES_MAX) {
-        return this.fail(`writing to the disk failed ${this.#failures} times in a row (errno ${-result})`);
+        return this.fail(
+          `writing to the disk failed ${this.#failures} times in a row (errno ${-result})`,
+        );
       }
     } else {
       batch.state = BatchState.Written;
@@ -719,7 +734,11 @@ export class RecordLog {
       batch.operations = null;
     }
     lists.push(this.#runningSyncs, this.#armedSyncs, this.#queuedSyncs);
-    this.#runningSyncs = this.#armedSyncs = this.#queuedSyncs = this.#lastQueuedSync = null;
+    this.#runningSyncs =
+      this.#armedSyncs =
+      this.#queuedSyncs =
+      this.#lastQueuedSync =
+        null;
     this.#part = null;
     for (const list of lists) {
       let operation = list;

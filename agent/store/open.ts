@@ -16,7 +16,7 @@
 import type { Window } from "../platform/platform.ts";
 import { Applier } from "./applier.ts";
 import {
-  checkpointPayloadBytes,
+  checkpointPayloadBytesExact,
   checkpointSegmentsFor,
   loadCheckpoint,
   type LoadedCheckpoint,
@@ -27,24 +27,25 @@ import { type Core, type Machine, WORK_BYTES } from "./core.ts";
 import { StoreError } from "./errors.ts";
 import {
   entryChunk,
+  entryCount,
   entryFlags,
   EntryKind,
   entryKind,
   entryLayer,
   entryNext,
   hasData,
-  entryCount,
   ID_BYTES,
   idWords,
   META_REMOVED,
   NO_SEGMENT,
   RECORD_WORD,
+  segmentsMax,
   type Superblock,
 } from "./format.ts";
 import { Index } from "./index.ts";
 import type { LogPosition, RecordLog } from "./log.ts";
 import { LogReader } from "./log_reader.ts";
-import { type LogScan, scanLog, walkLog, type WalkedRecord } from "./replay.ts";
+import { type LogScan, scanLog, type WalkedRecord, walkLog } from "./replay.ts";
 import { Segments, SegmentState } from "./segments.ts";
 import { readSuperblocks, writeSuperblock } from "./superblock.ts";
 import type { Task, TaskIo } from "./task.ts";
@@ -236,7 +237,10 @@ function* restore(
     );
     if (walked.error !== null) {
       const { segment, block, lsn, reason } = walked.error;
-      return new StoreError("IO", `record ${lsn} at block ${block} of segment ${segment}: ${reason}`);
+      return new StoreError(
+        "IO",
+        `record ${lsn} at block ${block} of segment ${segment}: ${reason}`,
+      );
     }
     if (!isLast && walked.endLsn < starts[i + 1].previousEndLsn) {
       return new StoreError(
@@ -262,7 +266,9 @@ function damaged(scan: LogScan, segments: Segments): StoreError {
   return new StoreError(
     "DAMAGED",
     `record ${lsn} had been made durable and is gone: block ${block} of segment ${segment}, byte ` +
-      `${segments.offsetBytes(segment) + block * 4096} of the file: ${reason}. Writes from there on may be missing or ` +
+      `${
+        segments.offsetBytes(segment) + block * 4096
+      } of the file: ${reason}. Writes from there on may be missing or ` +
       `stale: restore from a replica or a backup, or open with acceptDamage to go on with what is left`,
   );
 }
@@ -348,9 +354,11 @@ function* takeOver(
   };
   const log = parts.makeLog(unfinished);
   const core: Core = Object.assign(unfinished, { log });
+  const grown = grow(core, options);
+  if (grown !== null) return grown;
   const forCheckpoint = isClean
     ? 0
-    : checkpointSegmentsFor(checkpointPayloadBytes(core), segments.segmentBytes);
+    : checkpointSegmentsFor(checkpointPayloadBytesExact(core), segments.segmentBytes);
   const failed = yield* allocateReady(io, core, 2 + forCheckpoint);
   if (failed !== null) return failed;
   const open = segments.take(SegmentState.Open);
@@ -398,6 +406,24 @@ function* takeOver(
   return core;
 }
 
+/** Adds segments up to the capacity that was asked for; the superblock that is written next says so. */
+function grow(core: Core, options: OpenOptions): StoreError | null {
+  const { segments, disk } = core;
+  if (options.capacityBytes === undefined) return null;
+  const count = Math.floor((options.capacityBytes - endBytes(0, 0)) / segments.segmentBytes);
+  if (count <= segments.count) return null;
+  if (count > segmentsMax(segments.segmentBytes) || options.capacityBytes > disk.sizeBytesMax) {
+    return new StoreError(
+      "INVALID",
+      `a capacity of ${options.capacityBytes} bytes is more than the device's ${disk.sizeBytesMax}, or than ` +
+        `${segmentsMax(segments.segmentBytes)} segments`,
+    );
+  }
+  segments.resize(count);
+  core.superblock.segmentCount = count;
+  return null;
+}
+
 /** Says of each segment what it is, counts live blocks. */
 function assignSegments(found: Found): StoreError | null {
   const { segments, index } = found.rebuilt;
@@ -407,7 +433,10 @@ function assignSegments(found: Found): StoreError | null {
     else bad++;
   });
   if (bad > 0) {
-    return new StoreError("DAMAGED", `${bad} extents of the index lie outside the store's segments`);
+    return new StoreError(
+      "DAMAGED",
+      `${bad} extents of the index lie outside the store's segments`,
+    );
   }
   for (let segment = 0; segment < segments.count; segment++) {
     if (segments.live[segment] > 0) segments.assign(segment, SegmentState.Sealed, 0, true);
@@ -456,4 +485,3 @@ export function* allocateReady(io: TaskIo, core: Core, count: number): Task<Stor
   }
   return null;
 }
-

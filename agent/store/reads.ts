@@ -467,7 +467,9 @@ export class Reads {
     const location = this.#pages[page];
     this.#pages[page] = 0;
     this.requests--;
-    if (result >= 0) this.#cache.put(location, this.#window.u32, this.#at + page * BLOCK_BYTES >>> 2);
+    if (result >= 0) {
+      this.#cache.put(location, this.#window.u32, this.#at + page * BLOCK_BYTES >>> 2);
+    }
     if (this.#stalledCount > 0) this.#unstall();
     if (this.#waiting === 0) return;
     for (let slot = 0; slot < SLOTS; slot++) {

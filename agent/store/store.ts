@@ -16,10 +16,12 @@
  *
  * Space: a part of the segments is kept back so that a full store can still free, clean and write checkpoints.
  *
- *     ready segments   0 ───── C ─ C+2 ────── C+2+W ────────▶
- *     may be taken by  checkpoint │ free, zero, META, cleaner │ writes
+ *     ready segments   0 ─── C+2 ───────── C+2+K ────────────── C+2+K+W ──────────▶
+ *     may be taken by  checkpoint │ cleaner │ and free, zero, META │ and writes
+ *     and recovery
  *
- * where C is what the next checkpoint will need.
+ * C is what the next checkpoint will need (recovery writes one, and begins a log: 2). A crash seals the head half
+ * empty and so costs a segment: K of them are survived even if the cleaner never gets to work in between.
  *
  * @module
  */
@@ -41,8 +43,8 @@ import type { Batch } from "./batch.ts";
 import { checkpointPayloadBytes, checkpointSegmentsFor, writeCheckpoint } from "./checkpoint.ts";
 import { Cleaner, type CleanerSituation } from "./cleaner.ts";
 import {
-  type Buffers,
   BUFFER_BYTES,
+  type Buffers,
   type Core,
   type Damage,
   DamageList,
@@ -94,7 +96,7 @@ const TOKEN_MASK = (1 << TOKEN_BITS) - 1;
 if (TOKEN_BITS + READ_TOKEN_BITS > 30) throw new Error("store: tokens are too long");
 
 /** Fewest segments: what is kept back, and something to write to. */
-export const SEGMENTS_MIN = 12;
+export const SEGMENTS_MIN = 20;
 
 /** Chunks of a deleted layer that are freed per turn: a quarter of a millisecond at most. */
 const DROP_CHUNKS_PER_TURN = 16;
@@ -207,6 +209,14 @@ class OperationList {
     return operation;
   }
 
+  /** Puts one back in front. */
+  unshift(operation: Operation): void {
+    operation.next = this.first;
+    this.first = operation;
+    if (this.#last === null) this.#last = operation;
+    this.count++;
+  }
+
   /** Puts all of `before` in front of what is here. */
   prepend(before: OperationList): void {
     if (before.first === null) return;
@@ -267,7 +277,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   /** Segments that the next checkpoint may take. */
   #checkpointReserve = 1;
   #reserveSegment = NO_SEGMENT;
-  /** Writes wait while no more than this many segments are ready. */
+  /** The cleaner takes no segment while no more than this many are ready… */
+  #cleanerLimit = 0;
+  /** …frees, zeroes and META wait… */
+  #freeLimit = 0;
+  /** …and writes. */
   #writeLimit = 0;
   #hostFull = false;
   #allocating = false;
@@ -284,7 +298,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   /** Layers whose blocks are being freed. */
   #deleting = 0;
   readonly #situation: CleanerSituation = {
-    mayAppend: false,
+    mayTake: false,
+    headRoom: 0,
     isFull: false,
     writeLimit: 0,
     nowMs: 0,
@@ -382,13 +397,21 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   }
 
   #checkFormat(
-    options: { nodeId: Uint8Array; clusterId: Uint8Array; hostId: Uint8Array; capacityBytes: number },
+    options: {
+      nodeId: Uint8Array;
+      clusterId: Uint8Array;
+      hostId: Uint8Array;
+      capacityBytes: number;
+    },
     segmentBytes: number,
   ): StoreError | null {
     if (this.#state !== "closed") return this.#busy("format");
     for (const name of ["nodeId", "clusterId", "hostId"] as const) {
       if (options[name].length !== ID_BYTES) {
-        return new StoreError("INVALID", `${name} has ${options[name].length} bytes, not ${ID_BYTES}`);
+        return new StoreError(
+          "INVALID",
+          `${name} has ${options[name].length} bytes, not ${ID_BYTES}`,
+        );
       }
     }
     if (!isSegmentBytes(segmentBytes)) {
@@ -403,7 +426,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
         "INVALID",
         `a capacity of ${options.capacityBytes} bytes is out of range: from ` +
           `${SEGMENTS_OFFSET_BYTES + SEGMENTS_MIN * segmentBytes} to ` +
-          `${SEGMENTS_OFFSET_BYTES + segmentsMax(segmentBytes) * segmentBytes} with segments of ${segmentBytes}`,
+          `${
+            SEGMENTS_OFFSET_BYTES + segmentsMax(segmentBytes) * segmentBytes
+          } with segments of ${segmentBytes}`,
       );
     }
     if (options.capacityBytes > this.#disk.sizeBytesMax) {
@@ -508,11 +533,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     }
     this.#state = "open";
     this.#updateReserve();
-    if (options.capacityBytes !== undefined && options.capacityBytes > this.#capacityBytes()) {
-      this.resizeCapacity(options.capacityBytes, done);
-    } else {
-      done(null);
-    }
+    done(null);
   }
 
   /** Finishes what is under way, syncs, writes a checkpoint and a clean superblock. What still waits for space fails. */
@@ -544,7 +565,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     this.#failWaiting(ENODEV);
     const isQuiet = () =>
       this.#queue.count === 0 && this.#internals.length === 0 && reads.active === 0 &&
-      reads.queued === 0 && log.isDrained && log.isSynced && this.#tasks.count === 1 && !core.locked;
+      reads.queued === 0 && log.isDrained && log.isSynced && this.#tasks.count === 1 &&
+      !core.locked;
     while (!isQuiet() && !log.failed) {
       this.#failWaiting(ENODEV);
       yield Wait.Turn;
@@ -664,9 +686,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     return this.#core!.segments.readyCount <= this.#writeLimit;
   }
 
-  /** Frees, zeroes, META and the cleaner may take segments. */
+  /** Frees, zeroes and META may be appended. */
   #mayFree(): boolean {
-    return this.#core!.segments.readyCount > this.#checkpointReserve + 2;
+    return this.#core!.segments.readyCount > this.#freeLimit;
   }
 
   /** {@inheritDoc ReadsOwner.completeLater} */
@@ -844,17 +866,14 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     while (this.#queue.first !== null) {
       const operation = this.#queue.first;
       if (operation.kind !== OperationKind.Write && !this.#mayFree()) return;
-      if (!log.append(operation)) return;
+      // Off the list first: the log links it into another one.
       this.#queue.shift();
+      if (!log.append(operation)) return this.#queue.unshift(operation);
     }
     while (this.#waiting.first !== null && !this.#isFull()) {
-      const operation = this.#waiting.first;
-      if (!log.append(operation)) {
-        // Begun, perhaps: then it must be finished before anything else.
-        this.#queue.push(this.#waiting.shift());
-        return;
-      }
-      this.#waiting.shift();
+      const operation = this.#waiting.shift();
+      // Begun, perhaps: then it must be finished before anything else.
+      if (!log.append(operation)) return this.#queue.push(operation);
     }
   }
 
@@ -907,8 +926,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     const core = this.#core!;
     this.#reserveSegment = this.#log!.segment;
     const bytes = checkpointPayloadBytes(core);
+    const { crashSegments, cleanerSegments } = this.#tunables;
     this.#checkpointReserve = checkpointSegmentsFor(bytes, core.segments.segmentBytes);
-    this.#writeLimit = this.#checkpointReserve + 2 + this.#tunables.cleanerSegments;
+    this.#cleanerLimit = this.#checkpointReserve + 2;
+    this.#freeLimit = this.#cleanerLimit + crashSegments;
+    this.#writeLimit = this.#freeLimit + cleanerSegments;
   }
 
   /** Starts what is needed: allocation, sync for reclaim, checkpoint, cleaner. */
@@ -921,7 +943,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       !this.#allocating && this.#nowMs >= this.#allocateAfterMs &&
       (segments.readyCount < wantedReady
         ? segments.freeCount > segments.readyCount
-        : segments.readyCount > wantedReady + this.#tunables.readySegments)
+        : segments.readyCount > wantedReady + this.#surplusReady())
     ) {
       this.#allocating = true;
       this.#tasks.start((io) => this.#allocate(io));
@@ -944,13 +966,21 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       this.#startCheckpoint();
     }
     const situation = this.#situation;
-    situation.mayAppend = this.#mayFree();
+    situation.mayTake = segments.readyCount > this.#cleanerLimit;
+    situation.headRoom = log.headRoom;
     situation.isFull = this.#isFull();
     situation.writeLimit = this.#writeLimit;
     situation.nowMs = this.#nowMs;
     situation.idleMs = this.#nowMs - this.#quietSinceMs;
     situation.userBlocks = this.#userBlocks;
     this.#cleaner!.consider(this.#tasks, situation);
+  }
+
+  /** Free segments beyond the wanted ones that are not given back to the host now. */
+  #surplusReady(): number {
+    const { readySegments, warmSegments, warmMs } = this.#tunables;
+    const isInUse = this.#nowMs - this.#quietSinceMs < warmMs;
+    return isInUse ? Math.max(readySegments, warmSegments) : readySegments;
   }
 
   *#allocate(io: TaskIo): Task {
@@ -969,7 +999,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
           break;
         }
       } else if (
-        this.#state === "open" && segments.readyCount > wanted() + this.#tunables.readySegments
+        this.#state === "open" && segments.readyCount > wanted() + this.#surplusReady()
       ) {
         const segment = segments.takeBusy(1);
         if (segment === NO_SEGMENT) break;
@@ -1123,13 +1153,19 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     if (keyBytes.length === 0 || keyBytes.length > META_KEY_BYTES_MAX) {
       return this.#later(
         done,
-        new StoreError("INVALID", `META key of ${keyBytes.length} bytes: 1 to ${META_KEY_BYTES_MAX}`),
+        new StoreError(
+          "INVALID",
+          `META key of ${keyBytes.length} bytes: 1 to ${META_KEY_BYTES_MAX}`,
+        ),
       );
     }
     if (value !== null && value.length > META_VALUE_BYTES_MAX) {
       return this.#later(
         done,
-        new StoreError("INVALID", `META value of ${value.length} bytes: up to ${META_VALUE_BYTES_MAX}`),
+        new StoreError(
+          "INVALID",
+          `META value of ${value.length} bytes: up to ${META_VALUE_BYTES_MAX}`,
+        ),
       );
     }
     const copy = value === null ? null : value.slice();
@@ -1204,7 +1240,10 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     const { segmentBytes } = this.#core!.segments;
     const count = this.#segmentsIn(capacityBytes, segmentBytes);
     if (count < SEGMENTS_MIN || count > segmentsMax(segmentBytes)) {
-      return this.#later(done, new StoreError("INVALID", `a capacity of ${capacityBytes} bytes is out of range`));
+      return this.#later(
+        done,
+        new StoreError("INVALID", `a capacity of ${capacityBytes} bytes is out of range`),
+      );
     }
     if (capacityBytes > this.#disk.sizeBytesMax) {
       return this.#later(

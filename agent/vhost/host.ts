@@ -62,6 +62,16 @@ export interface VhostHost {
    * sent again before that call.
    */
   schedule(session: VhostSession): void;
+  /**
+   * The loop looks at the rings by itself for a while before it sleeps: a ring that has run empty asks for no kick then,
+   * but tells the host by {@linkcode polled}.
+   */
+  readonly isPolling: boolean;
+  /**
+   * Some ring of the session asks for no kick: `session.poll()` is to be called again and again, and
+   * `session.stopPolling()` before the loop sleeps. Not sent again before that.
+   */
+  polled(session: VhostSession): void;
   /** The rings want to run: asks for the disk's lease. Answered by `session.leaseGranted()`, some time. */
   acquire(session: VhostSession): void;
   /**

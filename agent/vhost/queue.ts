@@ -462,6 +462,11 @@ export class VirtQueue {
     if (this.usedLogAddress >= 0) this.#log.mark(this.usedLogAddress, 2);
   }
 
+  /** Whether chains wait to be taken. */
+  get hasAvailable(): boolean {
+    return Atomics.load(this.#available, this.#availableAt + 1) !== this.availableIndex;
+  }
+
   /**
    * Asks for a kick on the next chain, then looks once more.
    *
@@ -477,7 +482,7 @@ export class VirtQueue {
       if (this.usedLogAddress >= 0) this.#log.mark(this.usedLogAddress + 4 + this.#size * 8, 2);
     }
     // A full fence lies between that store and this load: see the top of the file.
-    return Atomics.load(this.#available, this.#availableAt + 1) !== this.availableIndex;
+    return this.hasAvailable;
   }
 }
 

@@ -171,6 +171,8 @@ class Ring {
   hasLeftover = false;
   /** A call was due while there was no descriptor for it. */
   isCallMissed = false;
+  /** It ran empty and asks for no kick: somebody looks. */
+  isPolled = false;
 
   constructor(readonly queue: VirtQueue) {}
 }
@@ -206,6 +208,8 @@ export class VhostSession implements QueueOwner {
   #lease = Lease.None;
   #isBroken = false;
   #isScheduled = false;
+  /** The host knows that a ring is to be looked at. */
+  #isPolled = false;
   /** Queues with something to publish. */
   #batches: VirtQueue | null = null;
 
@@ -425,6 +429,12 @@ export class VhostSession implements QueueOwner {
           return;
         }
       } else if (popped === Pop.Empty) {
+        if (this.#host.isPolling) {
+          ring.isPolled = true;
+          if (!this.#isPolled) this.#host.polled(this);
+          this.#isPolled = true;
+          return;
+        }
         if (!queue.enableKicks()) return;
       } else {
         this.#break(ring, faultText(popped));
@@ -433,6 +443,41 @@ export class VhostSession implements QueueOwner {
     }
     ring.hasLeftover = true;
     this.#schedule();
+  }
+
+  /**
+   * Looks at the rings that ask for no kick, and takes what is there.
+   *
+   * @returns whether there was something
+   */
+  poll(): boolean {
+    let found = false;
+    for (let i = 0; i < this.#rings.length; i++) {
+      const ring = this.#rings[i];
+      if (!ring.isPolled || !this.#mayRun(ring) || !ring.queue.hasAvailable) continue;
+      found = true;
+      this.#process(ring);
+    }
+    return found;
+  }
+
+  /**
+   * The loop is going to sleep: kicks are wanted again.
+   *
+   * @returns whether something was there after all, and was taken
+   */
+  stopPolling(): boolean {
+    this.#isPolled = false;
+    let found = false;
+    for (let i = 0; i < this.#rings.length; i++) {
+      const ring = this.#rings[i];
+      if (!ring.isPolled) continue;
+      ring.isPolled = false;
+      if (!this.#mayRun(ring) || !ring.queue.enableKicks()) continue;
+      found = true;
+      this.#process(ring);
+    }
+    return found;
   }
 
   #mayRun(ring: Ring): boolean {

@@ -4,6 +4,8 @@
  * @module
  */
 import { assertEquals } from "@std/assert/mod.js";
+// Loaded here, since commands that load it late would look as if they leaked a library.
+import "../../agent/frontend/front_end.ts";
 import { Interrupted, type Terminal } from "../../cli/terminal.ts";
 import { runCommandLine } from "../../cli/main.ts";
 import { serve, type Server } from "../../agent/http/server.ts";

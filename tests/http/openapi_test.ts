@@ -34,6 +34,7 @@ const OPERATIONS = new Map<string, Operation>(
 );
 
 const ajv = new Ajv2020({ strict: true, allErrors: true, allowUnionTypes: true });
+ajv.addVocabulary(["components"]);
 ajv.addSchema({ $id: "openapi", components: { schemas: SCHEMAS } });
 
 function assertFits(value: unknown, schema: Schema, what: string): void {

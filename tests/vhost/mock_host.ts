@@ -150,6 +150,13 @@ export class MockHost implements VhostHost {
     this.backendRequests.push(bytes);
   }
 
+  isPolling = false;
+  readonly polledSessions: VhostSession[] = [];
+
+  polled(session: VhostSession): void {
+    this.polledSessions.push(session);
+  }
+
   schedule(session: VhostSession): void {
     if (this.scheduled !== null) throw new Error("scheduled twice");
     this.scheduled = session;

@@ -2,6 +2,7 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import { DirtyLog } from "../../agent/vhost/dirty_log.ts";
 import { GuestMemory, type Place } from "../../agent/vhost/guest_memory.ts";
+import { InflightArea, inflightBytes } from "../../agent/vhost/inflight.ts";
 import {
   CHAIN_DESCRIPTORS_MAX,
   DescriptorChain,
@@ -375,6 +376,7 @@ Deno.test("a driver that offers a head again before it is shown as used overruns
     driver.offer(0);
     assertEquals(queue.pop(chain), Pop.Chain);
     queue.push(0, i);
+    assert(queue.batchCount <= 4);
   }
   assertEquals(queue.publish(), true, "a call that was owed");
   assertEquals(guest.get16(driver.used + 2), 11);
@@ -436,6 +438,29 @@ Deno.test("writes to the used ring are logged at the address given for it", () =
   bytes.fill(0);
   queue.enableKicks();
   assertEquals(bytes[5], 2, "avail_event behind the ring");
+});
+
+Deno.test("what is taken, used and published is noted in the inflight area, each at its time", () => {
+  const { driver, queue, chain, setup, host } = create();
+  const file = host.createFile(4096);
+  const piece = { window: 0, offset: file.offset, length: inflightBytes(1, 8) };
+  const area = new InflightArea(host.windows[0], piece, 1, 8);
+  queue.start({ ...setup, inflight: area.queue(0, 8) }, 0);
+  const marks = () =>
+    [...Array(8).keys()].filter((i) => host.bytes[file.offset + 16 + i * 16] === 1);
+  const word = (at: number) => host.windows[0].u16[(file.offset + at) >>> 1];
+  const heads = [driver.add([write(1, 1)]), driver.add([write(2, 1)])];
+  assertEquals(marks(), []);
+  queue.pop(chain);
+  assertEquals(marks(), [heads[0]]);
+  queue.pop(chain);
+  assertEquals(marks().length, 2);
+  queue.push(heads[1], 1);
+  assertEquals(marks().length, 2);
+  assertEquals([word(12), word(14)], [heads[1], 0], "listed, not published");
+  queue.publish();
+  assertEquals(marks(), [heads[0]]);
+  assertEquals(word(14), 1);
 });
 
 Deno.test("ringBytes() counts the event indices only where they are", () => {

@@ -49,7 +49,7 @@ Deno.test("a back end killed at any time: the next one does each request that is
   let resubmitted = 0;
   for (let seed = 0; seed < 60; seed++) {
     const random = new Prng(seed);
-    let fixture = new Fixture({ queueCount: 2, queueSize: 8, guestBytes: 4 * 1024 * 1024 });
+    let fixture = new Fixture({ queueCount: 2, queueSize: 32, guestBytes: 4 * 1024 * 1024 });
     let area = start(fixture, null);
     /** Sector of each request that the driver has not seen done, by queue and head, in the order offered. */
     const owed = fixture.queues.map(() => new Map<number, { sector: number; status: number }>());

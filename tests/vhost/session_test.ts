@@ -895,6 +895,30 @@ Deno.test("SET_MEM_TABLE waits for what is in flight, then the rings go on in th
   fixture.close();
 });
 
+Deno.test("after SET_MEM_TABLE the rings are where the memory is now, not where it was", () => {
+  const fixture = new Fixture().start();
+  const { frontEnd, host, session, target, regions, queue } = fixture;
+  fixture.read(0, 512);
+  // The same content in another file; the guest's view goes over to that.
+  const [{ file }] = regions;
+  const copy = host.createFile(file.sizeBytes);
+  host.bytes.copyWithin(copy.offset, file.offset, file.offset + file.sizeBytes);
+  regions.splice(0, 2, ...regions.map((each) => ({ ...each, file: copy })));
+  frontEnd.setTable(regions);
+  host.bytes.fill(0xff, file.offset, file.offset + file.sizeBytes);
+  offerRead(fixture);
+  session.kicked(0);
+  target.completeAll();
+  host.runTurns();
+  assertEquals(queue.reap().length, 1);
+  assertEquals(
+    host.bytes.subarray(file.offset, file.offset + file.sizeBytes).some((byte) => byte !== 0xff),
+    false,
+  );
+  assertEquals(host.events, ["acquire"]);
+  fixture.close();
+});
+
 Deno.test("a ring whose region is taken away stands still until it is there again", () => {
   const fixture = new Fixture().start();
   const { frontEnd, host, session, target, regions, queue } = fixture;
@@ -1059,7 +1083,9 @@ Deno.test("after a disconnection the guest is shown nothing, and the lease waits
   const fixture = new Fixture().start();
   const { host, session, target, queue, guest } = fixture;
   offerRead(fixture);
-  offerRead(fixture);
+  const address = fixture.allocate(512);
+  const { chain, status } = fixture.chain(0, 0, [{ address, length: 512, write: true }]);
+  queue.add(chain);
   session.kicked(0);
   target.complete(0);
   // One is done and not shown, one is with the target.
@@ -1070,6 +1096,7 @@ Deno.test("after a disconnection the guest is shown nothing, and the lease waits
   host.runTurns();
   assertEquals(host.events, ["acquire", "release", "closed"]);
   assertEquals(guest.get16(queue.used + 2), 0);
+  assertEquals(guest.get(status, 1)[0], 0xff, "not even a status");
   assertEquals(host.open.size, 0);
   session.disconnected();
   session.kicked(0);

@@ -81,6 +81,56 @@ export interface CrashOptions {
   processOnly?: boolean;
 }
 
+/** Unit of copy-on-write, in bytes. */
+const PAGE_BYTES = 16 * 1024;
+
+/** Bytes that are cheap to clone: pages are shared until one side writes to them. */
+class Image {
+  #pages: (Uint8Array | null)[];
+  #owned: Uint8Array;
+
+  constructor(pages: number) {
+    this.#pages = new Array(pages).fill(null);
+    this.#owned = new Uint8Array(pages);
+  }
+
+  clone(): Image {
+    const copy = new Image(0);
+    copy.#pages = this.#pages.slice();
+    copy.#owned = new Uint8Array(this.#owned.length);
+    this.#owned.fill(0);
+    return copy;
+  }
+
+  /** Copies `to.length` bytes from `offset` on. */
+  read(offset: number, to: Uint8Array): void {
+    for (let done = 0; done < to.length;) {
+      const within = (offset + done) % PAGE_BYTES;
+      const length = Math.min(PAGE_BYTES - within, to.length - done);
+      const page = this.#pages[(offset + done - within) / PAGE_BYTES];
+      if (page) to.set(page.subarray(within, within + length), done);
+      else to.fill(0, done, done + length);
+      done += length;
+    }
+  }
+
+  write(offset: number, data: Uint8Array): void {
+    for (let done = 0; done < data.length;) {
+      const within = (offset + done) % PAGE_BYTES;
+      const length = Math.min(PAGE_BYTES - within, data.length - done);
+      const index = (offset + done - within) / PAGE_BYTES;
+      let page = this.#pages[index];
+      if (page === null || this.#owned[index] === 0) {
+        page = page ? page.slice() : new Uint8Array(PAGE_BYTES);
+        this.#pages[index] = page;
+        this.#owned[index] = 1;
+      }
+      page.set(data.subarray(done, done + length), within);
+      done += length;
+    }
+  }
+}
+
 /** Counters for tests. */
 export interface DiskCounts {
   reads: number;
@@ -131,8 +181,8 @@ export class SimulatedDisk implements Disk {
 
   readonly #bytes: Uint8Array;
   readonly #random: Prng;
-  readonly #durable: Uint8Array;
-  readonly #current: Uint8Array;
+  #durable: Image;
+  #current: Image;
   readonly #allocated: Uint8Array;
   #allocatedUnits = 0;
   #requests: Request[] = [];
@@ -156,9 +206,9 @@ export class SimulatedDisk implements Disk {
     this.#random = options.random;
     this.sizeBytesMax = options.sizeBytes;
     this.alignmentBytes = options.alignmentBytes ?? 4096;
-    this.#durable = new Uint8Array(options.sizeBytes);
-    if (options.image) this.#durable.set(options.image);
-    this.#current = this.#durable.slice();
+    this.#durable = new Image(Math.ceil(options.sizeBytes / PAGE_BYTES));
+    if (options.image) this.#durable.write(0, options.image);
+    this.#current = this.#durable.clone();
     this.#allocated = new Uint8Array(Math.ceil(options.sizeBytes / SPACE_BYTES));
   }
 
@@ -172,15 +222,24 @@ export class SimulatedDisk implements Disk {
     return this.#allocatedUnits * SPACE_BYTES;
   }
 
-  /** The bytes as a read would see them; tests look at and damage them. */
-  get content(): Uint8Array {
-    return this.#current;
+  /** A copy of the bytes as a read would see them now. */
+  peek(offsetBytes: number, lengthBytes: number): Uint8Array {
+    const bytes = new Uint8Array(lengthBytes);
+    this.#current.read(offsetBytes, bytes);
+    return bytes;
+  }
+
+  /** Changes what is stored, durably and at once. */
+  poke(offsetBytes: number, bytes: Uint8Array): void {
+    this.#current.write(offsetBytes, bytes);
+    this.#durable.write(offsetBytes, bytes);
   }
 
   /** Inverts one bit of what is stored, durably and at once, as a failing medium would. */
   flipBit(offsetBytes: number, bit = 0): void {
-    this.#current[offsetBytes] ^= 1 << bit;
-    this.#durable[offsetBytes] ^= 1 << bit;
+    const byte = this.peek(offsetBytes, 1);
+    byte[0] ^= 1 << bit;
+    this.poke(offsetBytes, byte);
   }
 
   read(token: number, offset: number, buffer: number, length: number): void {
@@ -258,8 +317,9 @@ export class SimulatedDisk implements Disk {
       random: random.fork(),
       sizeBytes: this.sizeBytesMax,
       alignmentBytes: this.alignmentBytes,
-      image: this.#durable,
     });
+    after.#durable = this.#durable.clone();
+    after.#current = after.#durable.clone();
     const inFlight: Pending[] = [];
     for (const request of this.#requests) {
       if (request.data) inFlight.push({ order: 0, offset: request.offset, data: request.data });
@@ -276,9 +336,9 @@ export class SimulatedDisk implements Disk {
     if (reorder) random.shuffle(writes);
     for (const write of writes) {
       const torn = tear(random, write.data, after.#durable, write.offset, keep, lose);
-      if (torn) after.#durable.set(torn, write.offset);
+      if (torn) after.#durable.write(write.offset, torn);
     }
-    after.#current.set(after.#durable);
+    after.#current = after.#durable.clone();
     return after;
   }
 
@@ -308,7 +368,10 @@ export class SimulatedDisk implements Disk {
         counts.reads++;
         counts.readBytes += length;
         if (failed < 0) return failed;
-        this.#bytes.set(this.#current.subarray(offset, offset + length), request.buffer);
+        this.#current.read(
+          offset,
+          this.#bytes.subarray(request.buffer, request.buffer + length),
+        );
         return length;
       case "write": {
         counts.writes++;
@@ -338,7 +401,7 @@ export class SimulatedDisk implements Disk {
           return failed;
         }
         for (const { order, offset, data } of this.#pending) {
-          if (order <= request.covers) this.#durable.set(data, offset);
+          if (order <= request.covers) this.#durable.write(offset, data);
         }
         this.#pending = this.#pending.filter(({ order }) => order > request.covers);
         return 0;
@@ -361,7 +424,7 @@ export class SimulatedDisk implements Disk {
 
   /** Makes a write visible, not durable. */
   #apply(offset: number, data: Uint8Array): void {
-    this.#current.set(data, offset);
+    this.#current.write(offset, data);
     this.#pending.push({ order: ++this.#order, offset, data });
   }
 
@@ -404,7 +467,7 @@ export class SimulatedDisk implements Disk {
 function tear(
   random: Prng,
   data: Uint8Array,
-  under: Uint8Array,
+  under: Image,
   offset: number,
   keep: number,
   lose: number,
@@ -412,7 +475,8 @@ function tear(
   const draw = random.fraction();
   if (draw < keep) return data;
   if (draw < keep + lose) return null;
-  const torn = under.slice(offset, offset + data.length);
+  const torn = new Uint8Array(data.length);
+  under.read(offset, torn);
   const sectors = data.length / TEAR_BYTES;
   // A prefix, a suffix, one sector missing, or any set of them.
   const shape = random.below(4);

@@ -1,0 +1,111 @@
+/**
+ * Completion scripts, in the shells that they are for where those are installed.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
+import { SHELLS } from "../../cli/completions.ts";
+import { runWell } from "./fixture.ts";
+
+/** Path of a program, or null. */
+function find(program: string): string | null {
+  const directories = (Deno.env.get("PATH") ?? "").split(":");
+  return directories.map((each) => `${each}/${program}`).find((path) => {
+    try {
+      return Deno.statSync(path).isFile;
+    } catch {
+      return false;
+    }
+  }) ?? null;
+}
+
+async function shell(program: string, args: string[], script: string): Promise<string> {
+  const child = new Deno.Command(program, {
+    args,
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const writer = child.stdin.getWriter();
+  await writer.write(new TextEncoder().encode(script));
+  await writer.close();
+  const { success, stdout, stderr } = await child.output();
+  const said = new TextDecoder().decode(stderr);
+  assert(success, said);
+  assertEquals(said, "");
+  return new TextDecoder().decode(stdout);
+}
+
+Deno.test("every shell's script parses in that shell", async () => {
+  for (const name of SHELLS) {
+    const { stdout } = await runWell(["completions", name]);
+    assertStringIncludes(stdout, "kelpie");
+    // Those who have the shell test it; bash is everywhere.
+    const program = find(name);
+    if (program === null) assert(name !== "bash", "bash is not installed");
+    else await shell(program, ["-n"], stdout);
+  }
+});
+
+/** Completes a line in bash; a `kelpie` that has three disks answers. */
+async function complete(line: string): Promise<string[]> {
+  const { stdout: script } = await runWell("completions bash");
+  const words = line.split(" ");
+  const asked = `
+kelpie() {
+  if [[ "$*" == 'disk list --names' ]]; then printf '%s\\n' web db-main data
+  elif [[ "$*" == '--run-dir /x disk list --names' ]]; then printf '%s\\n' elsewhere
+  else echo "asked for $*" >&2
+  fi
+}
+COMP_WORDS=(${words.map((word) => `'${word}'`).join(" ")})
+COMP_CWORD=${words.length - 1}
+_kelpie
+printf '%s\\n' "\${COMPREPLY[@]}"
+`;
+  const said = await shell("bash", ["--norc"], script + asked);
+  return said.split("\n").filter((word) => word !== "").sort();
+}
+
+Deno.test("bash completes commands, options, choices and names of disks", async () => {
+  const cases: [line: string, expected: string[]][] = [
+    ["kelpie s", ["status"]],
+    ["kelpie disk re", ["read", "rename", "resize"]],
+    ["kelpie disk rename ", ["data", "db-main", "web"]],
+    ["kelpie disk rename d", ["data", "db-main"]],
+    ["kelpie disk rename web ", []],
+    ["kelpie disk create ", []],
+    ["kelpie disk delete --yes w", ["web"]],
+    ["kelpie disk qemu web d", ["data", "db-main"]],
+    ["kelpie disk qemu web db-main w", ["web"]],
+    ["kelpie disk qemu --memory 4G w", ["web"]],
+    ["kelpie --run-dir /x disk info ", ["elsewhere"]],
+    ["kelpie disk list --n", ["--names"]],
+    ["kelpie disk resize web 1G --s", ["--shrink"]],
+    ["kelpie agent --cache ", ["buffered", "direct"]],
+    ["kelpie bench web --rw randr", ["randread", "randrw"]],
+    ["kelpie completions ", ["bash", "fish", "zsh"]],
+    ["kelpie disk check w", ["web"]],
+  ];
+  for (const [line, expected] of cases) {
+    assertEquals({ line, words: await complete(line) }, { line, words: expected });
+  }
+  const all = await complete("kelpie ");
+  for (const command of ["agent", "bench", "completions", "disk", "status", "version"]) {
+    assert(all.includes(command), command);
+  }
+  assert((await complete("kelpie disk list --")).includes("--run-dir"));
+});
+
+Deno.test("bash completes files, with spaces in their names", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    await Deno.writeTextFile(`${directory}/my image.raw`, "");
+    await Deno.mkdir(`${directory}/my directory`);
+    const files = await complete(`kelpie disk import ${directory}/my`);
+    assertEquals(files, [`${directory}/my directory`, `${directory}/my image.raw`]);
+    assertEquals(await complete(`kelpie --run-dir ${directory}/my`), [`${directory}/my directory`]);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});

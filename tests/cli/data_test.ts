@@ -1,0 +1,384 @@
+/**
+ * The bytes of a disk, through the command line, with `qemu-storage-daemon` serving the disk's socket.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
+import { Buffer } from "node:buffer";
+import { Prng } from "../../agent/base/prng.ts";
+import { ensurePackages } from "../guest/install.ts";
+import { StorageDaemon } from "../guest/storage_daemon.ts";
+import { IDLE_DISK, sessionWith } from "../http/fake_backend.ts";
+import { FakeAgent, type FakeTerminal } from "./fixture.ts";
+
+const MIB = 1024 ** 2;
+
+/** Bytes in which no two sectors are alike. */
+function randomBytes(length: number, seed: number): Uint8Array<ArrayBuffer> {
+  const random = new Prng(seed);
+  const words = new Uint32Array(Math.ceil(length / 4));
+  for (let index = 0; index < words.length; index++) words[index] = random.u32();
+  return new Uint8Array(words.buffer, 0, length);
+}
+
+/** A fake agent, and disks that are real. */
+class Bench implements AsyncDisposable {
+  readonly #daemons: StorageDaemon[] = [];
+
+  private constructor(readonly agent: FakeAgent) {}
+
+  static async start(): Promise<Bench> {
+    const agent = await FakeAgent.start();
+    await Deno.mkdir(`${agent.runDir}/ro`);
+    return new Bench(agent);
+  }
+
+  /** Path of a file of the test's own. */
+  path(name: string): string {
+    return `${this.agent.runDir}/${name}`;
+  }
+
+  /** Path of the file behind a disk. */
+  behind(name: string): string {
+    return this.path(`${name}.disk`);
+  }
+
+  /** Serves a disk's sockets. The agent knows the disk only when it is added. */
+  async serve(name: string, content: Uint8Array): Promise<void> {
+    await Deno.writeFile(this.behind(name), content);
+    const socket = this.path(`${name}.sock`);
+    const options = { file: this.behind(name), socket };
+    this.#daemons.push(await StorageDaemon.start(options));
+    await Deno.symlink(socket, this.path(`ro/${name}.sock`));
+  }
+
+  async add(name: string, content: Uint8Array): Promise<void> {
+    await this.serve(name, content);
+    this.agent.backend.add(name, content.length);
+  }
+
+  /** What is on a disk. */
+  content(name: string): Promise<Uint8Array<ArrayBuffer>> {
+    return Deno.readFile(this.behind(name));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const daemon of this.#daemons) await daemon.stop();
+    await this.agent[Symbol.asyncDispose]();
+  }
+}
+
+/** Space that a file takes. */
+function allocatedBytes(path: string): number {
+  return (Deno.statSync(path).blocks ?? 0) * 512;
+}
+
+const input = (bytes: Uint8Array, readBytesMax = Infinity) => (terminal: FakeTerminal) => {
+  terminal.input = bytes.slice();
+  terminal.readBytesMax = readBytesMax;
+};
+
+Deno.test("read gives any range, sectors or not", async () => {
+  await using bench = await Bench.start();
+  const content = randomBytes(3 * MIB, 1);
+  await bench.add("web", content);
+  const ranges: [options: string, from: number, to: number][] = [
+    ["", 0, 3 * MIB],
+    ["--offset 1M", MIB, 3 * MIB],
+    ["--length 512", 0, 512],
+    ["--offset 1 --length 1", 1, 2],
+    ["--offset 511 --length 2", 511, 513],
+    ["--offset 1000 --length 1M", 1000, 1000 + MIB],
+    [`--offset ${3 * MIB - 5}`, 3 * MIB - 5, 3 * MIB],
+    ["--offset 3M", 3 * MIB, 3 * MIB],
+    ["--length 0", 0, 0],
+  ];
+  for (const [options, from, to] of ranges) {
+    const { terminal, stderr } = await bench.agent.runWell(`disk read web ${options}`);
+    assertEquals(stderr, "");
+    assert(equal(terminal.bytes, content.subarray(from, to)), options);
+  }
+  for (const options of ["--offset 4M", "--length 4M", "--offset 3M --length 1"]) {
+    const { code, stdout, stderr } = await bench.agent.run(`disk read web ${options}`);
+    assertEquals({ options, code, stdout }, { options, code: 64, stdout: "" });
+    assertMatch(stderr, /the disk of 3145728 bytes/);
+  }
+});
+
+Deno.test("write changes exactly the bytes that it is given", async () => {
+  await using bench = await Bench.start();
+  const expected = randomBytes(2 * MIB, 2);
+  await bench.add("web", expected);
+  const cases: [offset: number, length: number, readBytesMax: number][] = [
+    [0, 512, Infinity],
+    [4096, 4096, 100],
+    [1, 1, Infinity],
+    [511, 2, Infinity],
+    [1000, 24, Infinity], // up to the end of a sector
+    [700_001, 600_001, 7777],
+    [2 * MIB - 3, 3, Infinity],
+    [100, 0, Infinity],
+  ];
+  let seed = 100;
+  for (const [offset, length, readBytesMax] of cases) {
+    const data = randomBytes(length, seed++);
+    expected.set(data, offset);
+    const words = `disk write web --offset ${offset}`;
+    const { stdout, stderr } = await bench.agent.runWell(words, input(data, readBytesMax));
+    assertEquals(stdout, "");
+    assertMatch(stderr, /^wrote \S+ in .* to disk web\n$/);
+    assert(equal(await bench.content("web"), expected), words);
+  }
+  const file = bench.path("data");
+  const data = randomBytes(5000, 3);
+  await Deno.writeFile(file, data);
+  expected.set(data, 0);
+  await bench.agent.runWell(["disk", "write", "web", file]);
+  assert(equal(await bench.content("web"), expected));
+});
+
+Deno.test("write refuses what does not fit", async () => {
+  await using bench = await Bench.start();
+  const content = randomBytes(MIB, 4);
+  await bench.add("web", content);
+  const file = bench.path("data");
+  await Deno.writeFile(file, new Uint8Array(MIB));
+  const known = await bench.agent.run(["disk", "write", "web", file, "--offset", "1"]);
+  assertEquals(known.code, 64);
+  assert(equal(await bench.content("web"), content)); // known before anything was written
+  const unknown = await bench.agent.run("disk write web", input(new Uint8Array(MIB + 1)));
+  assertEquals(unknown.code, 1);
+  assertMatch(unknown.stderr, /too small: 1048576 bytes were written, and there are more/);
+  assertEquals((await bench.agent.run("disk write web /no/file")).code, 5);
+});
+
+Deno.test("import of a raw image makes the disk, sized up to whole sectors", async () => {
+  await using bench = await Bench.start();
+  await bench.serve("web", new Uint8Array(2 * MIB));
+  const image = randomBytes(2 * MIB - 100, 5);
+  await Deno.writeFile(bench.path("image"), image);
+  const { stderr } = await bench.agent.runWell(["disk", "import", bench.path("image"), "web"]);
+  assertMatch(stderr, /^imported 2M in .* into disk web\n$/);
+  assertEquals(bench.agent.backend.clusterMap.disks[0].sizeBytes, 2 * MIB);
+  const content = await bench.content("web");
+  assert(equal(content.subarray(0, image.length), image));
+  assert(content.subarray(image.length).every((byte) => byte === 0));
+});
+
+Deno.test("import finds data between holes, and leaves zeros out", async () => {
+  await using bench = await Bench.start();
+  const content = new Uint8Array(8 * MIB);
+  for (const [offset, length, seed] of [[0, 512, 20], [5 * MIB - 1, 5000, 21], [7 * MIB, 9, 22]]) {
+    content.set(randomBytes(length, seed), offset);
+  }
+  const image = bench.path("image");
+  await Deno.writeFile(image, content); // zeros that are written out
+  await bench.serve("web", new Uint8Array(8 * MIB));
+  await Deno.truncate(bench.behind("web"), 0);
+  await Deno.truncate(bench.behind("web"), 8 * MIB);
+  await bench.agent.runWell(["disk", "import", image, "web"]);
+  assert(equal(await bench.content("web"), content));
+  const allocated = allocatedBytes(bench.behind("web"));
+  assert(allocated <= MIB, `${allocated} bytes are allocated`);
+
+  const { RawTarget } = await import("../../cli/raw_file.ts");
+  const sparse = bench.path("sparse");
+  {
+    using target = new RawTarget(sparse, { sizeBytes: content.length, isRegular: true });
+    target.writeAt(content, 0);
+  }
+  assert(allocatedBytes(sparse) < MIB);
+  await bench.serve("db", new Uint8Array(8 * MIB));
+  await bench.agent.runWell(["disk", "import", sparse, "db"]);
+  assert(equal(await bench.content("db"), content));
+});
+
+Deno.test("the extents of a sparse file cover its data and little else", async () => {
+  const { RawSource } = await import("../../cli/raw_file.ts");
+  const path = await Deno.makeTempFile();
+  try {
+    const write = async (offset: number, length: number) => {
+      using file = await Deno.open(path, { write: true });
+      await file.seek(offset, Deno.SeekMode.Start);
+      await file.write(randomBytes(length, offset + 1));
+    };
+    const extents = () => {
+      using source = new RawSource(path);
+      return [...source.extents()].map((
+        { offsetBytes, lengthBytes },
+      ) => [offsetBytes, lengthBytes]);
+    };
+    assertEquals(extents(), []); // empty
+    await Deno.truncate(path, 100 * MIB);
+    assertEquals(extents(), []); // one hole
+    await write(10 * MIB, 4096);
+    await write(50 * MIB, 1);
+    assertEquals(extents(), [[10 * MIB, 4096], [50 * MIB, 4096]]);
+    await write(100 * MIB, 100);
+    assertEquals(extents().at(-1), [100 * MIB, 100]); // up to the end, which is in no whole block
+  } finally {
+    await Deno.remove(path);
+  }
+});
+
+Deno.test("import from standard input needs a size for a disk that is not there", async () => {
+  await using bench = await Bench.start();
+  await bench.serve("web", new Uint8Array(MIB));
+  const refused = await bench.agent.run("disk import - web", input(new Uint8Array(512)));
+  assertEquals(refused.code, 64);
+  assertMatch(refused.stderr, /--size/);
+  const image = randomBytes(300_000, 6);
+  await bench.agent.runWell("disk import - web --size 1M", input(image, 4321));
+  assert(equal((await bench.content("web")).subarray(0, image.length), image));
+});
+
+Deno.test("import replaces a disk that holds data only with --overwrite, and then all of it", async () => {
+  await using bench = await Bench.start();
+  await bench.add("web", randomBytes(2 * MIB, 7));
+  bench.agent.backend.statuses.set("web", { ...IDLE_DISK, allocatedBytes: 2 * MIB });
+  const image = new Uint8Array(MIB);
+  image.set(randomBytes(4096, 8), 512 * 1024);
+  await Deno.writeFile(bench.path("image"), image);
+  const words = ["disk", "import", bench.path("image"), "web"];
+  const refused = await bench.agent.run(words);
+  assertEquals(refused.code, 3);
+  assertMatch(refused.stderr, /2M of data\n +add --overwrite/);
+  await bench.agent.runWell([...words, "--overwrite"]);
+  const expected = new Uint8Array(2 * MIB);
+  expected.set(image);
+  assert(equal(await bench.content("web"), expected));
+});
+
+Deno.test("import refuses an image that is larger than the disk", async () => {
+  await using bench = await Bench.start();
+  await bench.add("web", new Uint8Array(MIB));
+  await Deno.writeFile(bench.path("image"), new Uint8Array(2 * MIB));
+  const { code, stderr } = await bench.agent.run(["disk", "import", bench.path("image"), "web"]);
+  assertEquals(code, 1);
+  assertMatch(stderr, /2M .*more than disk web with 1M\n +kelpie disk resize web/);
+  const piped = await bench.agent.run("disk import - web", input(randomBytes(MIB + 1, 9)));
+  assertEquals(piped.code, 1);
+  assertMatch(piped.stderr, /the image is larger than disk web with 1M/);
+});
+
+Deno.test("an import that fails takes the disk away again that it has made", async () => {
+  await using bench = await Bench.start();
+  await Deno.writeFile(bench.path("image"), randomBytes(MIB, 10));
+  // Nobody serves the new disk's socket.
+  const { code } = await bench.agent.run(["disk", "import", bench.path("image"), "web"]);
+  assertEquals(code, 2);
+  assertEquals(bench.agent.backend.clusterMap.disks, []);
+
+  await bench.serve("db", new Uint8Array(MIB));
+  const interrupted = await bench.agent.run("disk import - db --size 1M", (terminal) => {
+    terminal.input = randomBytes(MIB, 11);
+    terminal.interrupt();
+  });
+  assertEquals(interrupted.code, 130);
+  assertEquals(bench.agent.backend.clusterMap.disks, []);
+});
+
+Deno.test("export writes a raw file with holes, and only a complete one", async () => {
+  await using bench = await Bench.start();
+  const content = new Uint8Array(16 * MIB);
+  content.set(randomBytes(5000, 12), 3 * MIB);
+  content.set(randomBytes(512, 13), 16 * MIB - 512);
+  await bench.add("web", content);
+  const file = bench.path("web.raw");
+  const { stdout, stderr } = await bench.agent.runWell(["disk", "export", "web", file]);
+  assertEquals(stdout, "");
+  assertMatch(stderr, /^exported 16M in .* from disk web to /);
+  assert(equal(await Deno.readFile(file), content));
+  assert(allocatedBytes(file) < MIB, `${allocatedBytes(file)} bytes are allocated`);
+
+  const refused = await bench.agent.run(["disk", "export", "web", file]);
+  assertEquals(refused.code, 3);
+  assertMatch(refused.stderr, /--yes/);
+  await Deno.writeTextFile(file, "old");
+  await bench.agent.runWell(["disk", "export", "web", file, "--yes"]);
+  assert(equal(await Deno.readFile(file), content));
+
+  await Deno.writeTextFile(file, "old");
+  const interrupted = await bench.agent.run(
+    ["disk", "export", "web", file, "--yes"],
+    (terminal) => terminal.interrupt(),
+  );
+  assertEquals(interrupted.code, 130);
+  assertEquals(await Deno.readTextFile(file), "old");
+  const left = [...Deno.readDirSync(bench.agent.runDir)].map(({ name }) => name);
+  assertEquals(left.filter((name) => name.includes("partial")), []);
+});
+
+Deno.test("export to standard output is the whole disk", async () => {
+  await using bench = await Bench.start();
+  const content = randomBytes(MIB, 14);
+  await bench.add("web", content);
+  bench.agent.backend.statuses.set("web", { ...IDLE_DISK, sessions: [sessionWith()] });
+  const { terminal, stderr } = await bench.agent.runWell("disk export web -");
+  assert(equal(terminal.bytes, content));
+  assertMatch(stderr, /warning: disk web is in use by .*4711.*no single moment/);
+});
+
+Deno.test("qcow2 comes back as it went out", async () => {
+  await ensurePackages(["qemu-img"]);
+  await using bench = await Bench.start();
+  const content = new Uint8Array(4 * MIB);
+  content.set(randomBytes(100_000, 15), MIB + 512);
+  await bench.add("web", content);
+  const file = bench.path("web.qcow2");
+  const temporary = (terminal: FakeTerminal) => terminal.variables.TMPDIR = bench.agent.runDir;
+  const words = ["disk", "export", "web", file, "--format", "qcow2"];
+  await bench.agent.runWell(words, temporary);
+  assertEquals(new TextDecoder().decode((await Deno.readFile(file)).subarray(0, 3)), "QFI");
+  assert(Deno.statSync(file).size < 2 * MIB);
+
+  await bench.serve("copy", new Uint8Array(8 * MIB));
+  const into = ["disk", "import", file, "copy", "--size", "8M"];
+  await bench.agent.runWell(into, temporary);
+  assert(equal((await bench.content("copy")).subarray(0, content.length), content));
+  const left = [...Deno.readDirSync(bench.agent.runDir)].map(({ name }) => name);
+  assertEquals(left.filter((name) => name.startsWith("kelpie-")), []);
+
+  const wrong = await bench.agent.run(["disk", "import", file, "x", "--format", "vmdk"], temporary);
+  assertEquals(wrong.code, 1);
+  assertMatch(wrong.stderr, /qemu-img info failed/);
+  const unknown = await bench.agent.run(
+    ["disk", "export", "web", bench.path("y"), "--format", "qcow9"],
+    temporary,
+  );
+  assertEquals(unknown.code, 1);
+  assertMatch(unknown.stderr, /qemu-img convert failed/);
+});
+
+Deno.test("discard forgets a range, and asks first", async () => {
+  await using bench = await Bench.start();
+  const content = randomBytes(4 * MIB, 16);
+  await bench.add("web", content);
+  assertEquals((await bench.agent.run("disk discard web --offset 1M --length 1M")).code, 64);
+  assertEquals((await bench.agent.run("disk discard web --offset 100 --yes")).code, 64);
+  assert(equal(await bench.content("web"), content));
+  await bench.agent.runWell("disk discard web --offset 1M --length 1M --yes");
+  content.fill(0, MIB, 2 * MIB);
+  assert(equal(await bench.content("web"), content));
+});
+
+Deno.test("bench measures whatever listens", async () => {
+  await using bench = await Bench.start();
+  await bench.add("web", randomBytes(4 * MIB, 17));
+  const socket = bench.path("web.sock");
+  const words = ["bench", "--socket", socket, "--rw", "randrw", "--count", "64", "--depth", "4"];
+  const { stdout } = await bench.agent.runWell([...words, "--flush-every", "8", "--yes"]);
+  assertMatch(stdout, /^randrw 4K, depth 4, 1 queue: \d+ IOPS, [\d.]+ MB\/s$/m);
+  assertMatch(stdout, /^read +\d+/m);
+  assertMatch(stdout, /^flush +\d+/m);
+  const json = await bench.agent.runWell("bench web --rw read --block-size 64K --count 16 --json");
+  assertEquals(JSON.parse(json.stdout).operations, 16);
+  const verified = await bench.agent.runWell(
+    "bench web --rw randwrite --count 32 --size 1M --verify --yes",
+  );
+  assertMatch(verified.stdout, /^verified \d+ blocks, 0 wrong$/m);
+});
+
+function equal(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0;
+}

@@ -1,0 +1,260 @@
+/**
+ * Sizes, and how a configuration is put together.
+ *
+ * @module
+ */
+import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert/mod.js";
+import { Prng } from "../../agent/base/prng.ts";
+import {
+  CONFIG_DEFAULT,
+  type ConfigSources,
+  findRunDir,
+  formatSize,
+  loadConfig,
+  parseSize,
+  suggest,
+  TOML_KEYS,
+} from "../../agent/config.ts";
+import { type ControlError, ControlFailure } from "../../agent/map/errors.ts";
+
+const KIB = 1024;
+const MIB = KIB ** 2;
+const GIB = KIB ** 3;
+const TIB = KIB ** 4;
+
+function errorOf(run: () => unknown): ControlError {
+  const failure = assertThrows(run, ControlFailure) as ControlFailure;
+  assertEquals(failure.error.code, "invalid");
+  assertEquals(failure.error.message.includes("\n"), false);
+  return failure.error;
+}
+
+Deno.test("parseSize() reads what people write", () => {
+  const cases: [string, number][] = [
+    ["0", 0],
+    ["4096", 4096],
+    ["512B", 512],
+    ["512b", 512],
+    ["1K", KIB],
+    ["64KiB", 64 * KIB],
+    ["512M", 512 * MIB],
+    ["20G", 20 * GIB],
+    ["20g", 20 * GIB],
+    [" 20 GiB ", 20 * GIB],
+    ["1.5T", 1.5 * TIB],
+    [".5G", GIB / 2],
+    ["2.61K", 2672],
+    ["4P", 4 * KIB ** 5],
+    ["0.3G", 322_121_728],
+    ["1.1T", Math.floor(1.1 * TIB / 4096) * 4096],
+  ];
+  for (const [text, bytes] of cases) assertEquals(parseSize(text), bytes, text);
+});
+
+Deno.test("parseSize() says what is wrong with the rest", () => {
+  const cases: [string, string][] = [
+    ["", "is not a size"],
+    ["G", "is not a size"],
+    ["-1G", "is not a size"],
+    ["+1G", "is not a size"],
+    ["1,5T", "is not a size"],
+    ["1e9", "is not a size"],
+    ["0x10", "is not a size"],
+    ["1.G", "is not a size"],
+    ["1.2.3G", "is not a size"],
+    ["20 G B", "is not a size"],
+    ["20X", 'the unit "X"'],
+    ["20Gi", 'the unit "Gi"'],
+    ["20GB", "powers of 1000 or of 1024"],
+    ["20KB", "powers of 1000 or of 1024"],
+    ["0.1B", "whole number"],
+    ["0.0001K", "whole number"],
+    ["10x", 'the unit "x"'],
+    ["8P", "too large"],
+    ["9".repeat(400), "too large"],
+    ["20G\u0000", "is not a size"],
+    ["NaN", "is not a size"],
+    ["Infinity", "is not a size"],
+  ];
+  for (const [text, part] of cases) {
+    const error = errorOf(() => parseSize(text));
+    assertStringIncludes(error.message, part, text);
+  }
+  assertStringIncludes(errorOf(() => parseSize("20GB")).hint!, "GiB");
+  assertStringIncludes(errorOf(() => parseSize("twenty")).hint!, "20G");
+});
+
+Deno.test("formatSize() keeps the digits that count", () => {
+  const cases: [number, string][] = [
+    [0, "0B"],
+    [1, "1B"],
+    [1023, "1023B"],
+    [1024, "1K"],
+    [1536, "1.5K"],
+    [20 * GIB, "20G"],
+    [512 * MIB, "512M"],
+    [1.5 * TIB, "1.5T"],
+    [1.25 * GIB, "1.25G"],
+    [GIB - 1, "1G"],
+    [1023.4 * MIB, "1023M"],
+    [12.34 * GIB, "12.3G"],
+    [123.4 * GIB, "123G"],
+    [4 * KIB ** 5, "4P"],
+    [Infinity, "unlimited"],
+  ];
+  for (const [bytes, text] of cases) assertEquals(formatSize(bytes), text);
+});
+
+Deno.test("parseSize() reads what formatSize() writes, to three digits", () => {
+  const random = new Prng(3);
+  for (let round = 0; round < 5000; round++) {
+    const bytes = Math.floor(2 ** (random.fraction() * 52));
+    const back = parseSize(formatSize(bytes));
+    const slack = bytes * 0.005 + (bytes < KIB ? 0 : 4096);
+    assertEquals(Math.abs(back - bytes) <= slack, true, `${bytes} ${formatSize(bytes)} ${back}`);
+  }
+  for (let power = 0; power < 50; power++) {
+    assertEquals(parseSize(formatSize(2 ** power)), 2 ** power);
+  }
+});
+
+Deno.test("loadConfig() gives the defaults when it is told nothing", () => {
+  assertEquals(loadConfig({}), CONFIG_DEFAULT);
+  assertEquals(loadConfig({ env: {}, flags: {}, tomlText: "" }), CONFIG_DEFAULT);
+  assertEquals(CONFIG_DEFAULT.dataPath, "/var/lib/kelpie");
+  assertEquals(CONFIG_DEFAULT.runDir, "/run/kelpie");
+  assertEquals(CONFIG_DEFAULT.scrubRateBytes, 32 * MIB);
+});
+
+const TOML = `
+data = "/srv/blocks"
+capacity = "1.5T"
+run-dir = "/run/k2/"
+cache = "direct"
+log-level = "debug"
+log-format = "json"
+scrub-rate = "off"
+listen = ["10.0.0.1:7411", "[fd00::1]:7411"]
+`;
+
+Deno.test("loadConfig() reads every key of the file and every flag of the same name", () => {
+  const expected = {
+    dataPath: "/srv/blocks",
+    capacityBytes: 1.5 * TIB,
+    runDir: "/run/k2",
+    cache: "direct",
+    logLevel: "debug",
+    logFormat: "json",
+    scrubRateBytes: 0,
+    adopt: false,
+    acceptDamage: false,
+    listen: ["10.0.0.1:7411", "[fd00::1]:7411"],
+  } as const;
+  assertEquals(loadConfig({ tomlText: TOML }), expected);
+  const flags = {
+    data: "/srv/blocks",
+    capacity: "1.5T",
+    runDir: "/run/k2/",
+    cache: "direct",
+    logLevel: "debug",
+    logFormat: "json",
+    scrubRate: "0",
+    listen: "10.0.0.1:7411,[fd00::1]:7411",
+  };
+  assertEquals(loadConfig({ flags }), expected);
+  assertEquals(TOML_KEYS.filter((key) => !TOML.includes(`${key} =`)), []);
+  const own = { adopt: true, acceptDamage: true };
+  assertEquals(loadConfig({ flags: own }), { ...CONFIG_DEFAULT, ...own });
+});
+
+Deno.test("flags are stronger than the environment, that is stronger than the file", () => {
+  const tomlText = 'run-dir = "/file"';
+  const env = { KELPIE_RUN_DIR: "/env" };
+  const flags = { runDir: "/flag" };
+  const cases: [ConfigSources, string][] = [
+    [{ tomlText }, "/file"],
+    [{ tomlText, env }, "/env"],
+    [{ tomlText, env: { KELPIE_RUN_DIR: "" } }, "/file"],
+    [{ tomlText, env, flags }, "/flag"],
+    [{ env, flags }, "/flag"],
+    [{ env: { KELPIE_DATA: "/x" } }, "/run/kelpie"],
+  ];
+  for (const [sources, runDir] of cases) assertEquals(loadConfig(sources).runDir, runDir);
+  assertEquals(findRunDir({ env, flags }), "/flag");
+  assertEquals(findRunDir({ env }), "/env");
+  assertEquals(findRunDir({}), "/run/kelpie");
+});
+
+Deno.test("relative paths refer to the caller's directory, or to the file's", () => {
+  const tomlText = 'data = "blocks"';
+  const tomlPath = "/etc/kelpie/kelpie.toml";
+  assertEquals(loadConfig({ tomlText, tomlPath, cwd: "/home" }).dataPath, "/etc/kelpie/blocks");
+  assertEquals(loadConfig({ flags: { data: "../b/" }, cwd: "/home/a" }).dataPath, "/home/b");
+  assertEquals(loadConfig({ env: { KELPIE_RUN_DIR: "./r" }, cwd: "/t" }).runDir, "/t/r");
+  assertEquals(loadConfig({ flags: { data: "b" } }).dataPath, "b");
+  assertEquals(loadConfig({ flags: { data: "/a//b/../c/" } }).dataPath, "/a/c");
+});
+
+Deno.test("whatever is wrong is named with the place where it stands", () => {
+  const tomlPath = "/etc/k.toml";
+  const cases: [ConfigSources, string, string?][] = [
+    [{ tomlText: "dta = 1", tomlPath }, '/etc/k.toml has the key "dta"', "did you mean 'data'?"],
+    [{ tomlText: "log_level = 1", tomlPath }, '"log_level"', "did you mean 'log-level'?"],
+    [{ tomlText: "zzzzzzzz = 1", tomlPath }, '"zzzzzzzz"', "the keys are data, capacity"],
+    [{ tomlText: "[data]\nx = 1", tomlPath }, "'data' in /etc/k.toml must be a path"],
+    [{ tomlText: "adopt = true", tomlPath }, "decides about one start", "--adopt"],
+    [{ tomlText: "accept-damage = true", tomlPath }, "one start", "--accept-damage"],
+    [{ tomlText: "constructor = 1", tomlPath }, "constructor"],
+    [{ tomlText: "toString = 1", tomlPath }, "toString"],
+    [{ tomlText: "a = = 1", tomlPath }, "/etc/k.toml cannot be read"],
+    [{ tomlText: 'cache = "drect"', tomlPath }, "'cache' in /etc/k.toml is \"drect\"", "'direct'"],
+    [{ tomlText: "cache = true" }, "true; it can be buffered, direct"],
+    [{ tomlText: "capacity = 1.5", tomlPath }, "'capacity' in /etc/k.toml must be a size"],
+    [{ tomlText: "capacity = -1" }, "must be a size"],
+    [{ tomlText: "capacity = 0" }, "leave it out"],
+    [{ flags: { capacity: "lots" } }, '--capacity: "lots" is not a size'],
+    [{ flags: { scrubRate: "20GB" } }, "--scrub-rate", "GiB"],
+    [{ flags: { logLevel: "verbose" } }, '--log-level is "verbose"'],
+    [{ flags: { logLevel: "warning" } }, "--log-level", "did you mean 'warn'?"],
+    [{ flags: { logFormat: "JSON" } }, "--log-format", "did you mean 'json'?"],
+    [{ flags: { data: "" } }, "--data is empty"],
+    [{ flags: { data: "a\0b" } }, "zero character"],
+    [{ flags: { runDir: "/" } }, "--run-dir is '/'"],
+    [{ env: { KELPIE_RUN_DIR: `/${"r".repeat(100)}` } }, "5 bytes too long"],
+    [{ flags: { listen: "10.0.0.1" } }, "--listen", "10.0.0.1:7411"],
+    [{ flags: { listen: "10.0.0.1:0" } }, "ports are 1 to 65535"],
+    [{ flags: { listen: "10.0.0.1:65536" } }, "ports are 1 to 65535"],
+    [{ flags: { listen: "fd00::1:7411" } }, "not host:port"],
+    [{ flags: { listen: "a b:1" } }, "not host:port"],
+    [{ tomlText: "listen = 7411" }, "must be host:port"],
+    [{ tomlText: "listen = [7411]" }, "not host:port"],
+    [{ flags: { listen: Array(17).fill("a:1") } }, "16 is the most"],
+    [{ tomlText: "#".repeat(2 ** 20 + 1), tomlPath }, "is the most"],
+  ];
+  for (const [sources, part, hint] of cases) {
+    const error = errorOf(() => loadConfig(sources));
+    assertStringIncludes(error.message, part);
+    if (hint !== undefined) assertStringIncludes(error.hint ?? "", hint);
+  }
+});
+
+Deno.test("the longest run directory that fits is taken", () => {
+  const runDir = `/${"r".repeat(95)}`;
+  assertEquals(loadConfig({ flags: { runDir } }).runDir, runDir);
+  errorOf(() => loadConfig({ flags: { runDir: `${runDir}r` } }));
+});
+
+Deno.test("suggest() finds what is near and nothing else", () => {
+  const words = ["cache", "capacity", "data", "listen"];
+  const cases: [string, string | null][] = [
+    ["cahce", "cache"],
+    ["Cache", "cache"],
+    ["capcity", "capacity"],
+    ["dat", "data"],
+    ["listening", "listen"],
+    ["xyzzy", null],
+    ["", null],
+    ["d".repeat(1_000_000), null],
+  ];
+  for (const [word, expected] of cases) assertEquals(suggest(word, words), expected, word);
+});

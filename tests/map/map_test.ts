@@ -1,0 +1,328 @@
+/**
+ * The cluster map: each command and its errors, and random histories against a naive oracle.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
+import { DISK_BYTES_MAX } from "../../agent/base/limits.ts";
+import { Prng } from "../../agent/base/prng.ts";
+import {
+  type ControlError,
+  type ControlErrorCode,
+  ControlFailure,
+  unwrap,
+} from "../../agent/map/errors.ts";
+import {
+  type Applied,
+  apply,
+  ATTRIBUTES_MAX,
+  checkMap,
+  type ClusterMap,
+  COPIES_MAX,
+  DISKS_MAX,
+  EMPTY_MAP,
+  findDisk,
+  ID_MAX,
+  type MapCommand,
+} from "../../agent/map/map.ts";
+
+const GIB = 1024 ** 3;
+
+function run(map: ClusterMap, command: MapCommand): Applied {
+  return unwrap(apply(map, command));
+}
+
+function refuse(map: ClusterMap, command: MapCommand): ControlError {
+  const result = apply(map, command);
+  if (result.ok) throw new Error(`${JSON.stringify(command)} was not refused`);
+  return result.error;
+}
+
+function mapWith(...names: string[]): ClusterMap {
+  return names.reduce(
+    (map, name) => run(map, { kind: "create-disk", name, sizeBytes: GIB, nowMs: 5 }).map,
+    EMPTY_MAP,
+  );
+}
+
+Deno.test("create-disk gives ids in order and sorts by name", () => {
+  const map = mapWith("web", "db", "a");
+  assertEquals(map.disks.map(({ name, id, layers }) => [name, id, layers]), [
+    ["a", 3, [3]],
+    ["db", 2, [2]],
+    ["web", 1, [1]],
+  ]);
+  assertEquals([map.epoch, map.nextDisk, map.nextLayer], [3, 4, 4]);
+  const { effects } = run(map, { kind: "create-disk", name: "x", sizeBytes: 512, nowMs: 0 });
+  assertEquals(effects.map((effect) => effect.kind), ["layer-created", "disk-added"]);
+});
+
+Deno.test("ids are never used twice, whatever is deleted", () => {
+  let map = mapWith("web");
+  map = run(map, { kind: "delete-disk", name: "web" }).map;
+  map = run(map, { kind: "create-disk", name: "web", sizeBytes: GIB, nowMs: 0 }).map;
+  assertEquals([map.disks[0].id, map.disks[0].layers], [2, [2]]);
+});
+
+Deno.test("delete-disk names what there is to drop", () => {
+  const map = mapWith("web", "db");
+  const { map: next, effects } = run(map, { kind: "delete-disk", name: "web" });
+  assertEquals(next.disks.map((disk) => disk.name), ["db"]);
+  assertEquals(effects, [
+    { kind: "disk-removed", disk: findDisk(map, "web")! },
+    { kind: "layer-dropped", layer: 1 },
+  ]);
+});
+
+Deno.test("resize-disk grows freely, shrinks on demand, and says what was", () => {
+  const map = mapWith("web");
+  const grown = run(map, { kind: "resize-disk", name: "web", sizeBytes: 2 * GIB });
+  assertEquals(grown.map.disks[0].sizeBytes, 2 * GIB);
+  assertEquals(grown.effects, [
+    { kind: "disk-resized", disk: grown.map.disks[0], previousBytes: GIB },
+  ]);
+  assertEquals(refuse(map, { kind: "resize-disk", name: "web", sizeBytes: 512 }).code, "invalid");
+  const shrunk = run(map, { kind: "resize-disk", name: "web", sizeBytes: 512, shrink: true });
+  assertEquals(shrunk.map.disks[0].sizeBytes, 512);
+});
+
+Deno.test("rename-disk keeps everything but the name, and the order", () => {
+  const map = mapWith("a", "m", "z");
+  const { map: next, effects } = run(map, { kind: "rename-disk", name: "a", newName: "y" });
+  assertEquals(next.disks.map((disk) => disk.name), ["m", "y", "z"]);
+  assertEquals(findDisk(next, "y"), { ...findDisk(map, "a")!, name: "y" });
+  assertEquals(effects[0].kind, "disk-renamed");
+  assertEquals(refuse(map, { kind: "rename-disk", name: "a", newName: "z" }).code, "exists");
+});
+
+Deno.test("take-lease raises the generation by one, until there are no more", () => {
+  let map = mapWith("web");
+  map = run(map, { kind: "take-lease", id: 1 }).map;
+  map = run(map, { kind: "take-lease", id: 1 }).map;
+  assertEquals(map.disks[0].generation, 2);
+  const worn = { ...map, disks: [{ ...map.disks[0], generation: ID_MAX }] };
+  assertEquals(refuse(worn, { kind: "take-lease", id: 1 }).code, "limit");
+});
+
+Deno.test("a command that changes nothing leaves the very same map", () => {
+  const map = mapWith("web");
+  const commands: MapCommand[] = [
+    { kind: "resize-disk", name: "web", sizeBytes: GIB },
+    { kind: "rename-disk", name: "web", newName: "web" },
+    { kind: "change-disk", name: "web" },
+    { kind: "change-disk", name: "web", readOnly: false, copies: 1, attributes: {} },
+    { kind: "change-settings" },
+    { kind: "change-settings", copies: 1 },
+  ];
+  for (const command of commands) {
+    const { map: next, effects } = run(map, command);
+    assert(next === map, JSON.stringify(command));
+    assertEquals(effects, []);
+  }
+});
+
+Deno.test("settings are what a disk gets that does not say", () => {
+  const { map } = run(EMPTY_MAP, { kind: "change-settings", copies: 3 });
+  const { map: next } = run(map, { kind: "create-disk", name: "web", sizeBytes: 512, nowMs: 0 });
+  assertEquals(next.disks[0].copies, 3);
+});
+
+Deno.test("every command refuses what does not fit, with its code", () => {
+  const create = { kind: "create-disk", name: "x", sizeBytes: GIB, nowMs: 0 } as const;
+  const many = Object.fromEntries(
+    Array.from({ length: ATTRIBUTES_MAX + 1 }, (_, index) => [`k${index}`, ""]),
+  );
+  const cases: [ControlErrorCode, MapCommand][] = [
+    ["exists", { ...create, name: "web" }],
+    ["invalid", { ...create, name: "a/b" }],
+    ["invalid", { ...create, sizeBytes: 0 }],
+    ["invalid", { ...create, sizeBytes: 511 }],
+    ["invalid", { ...create, sizeBytes: 513 }],
+    ["invalid", { ...create, sizeBytes: -512 }],
+    ["invalid", { ...create, sizeBytes: NaN }],
+    ["invalid", { ...create, sizeBytes: Infinity }],
+    ["invalid", { ...create, sizeBytes: DISK_BYTES_MAX + 512 }],
+    ["invalid", { ...create, copies: 0 }],
+    ["invalid", { ...create, copies: COPIES_MAX + 1 }],
+    ["invalid", { ...create, copies: 1.5 }],
+    ["invalid", { ...create, nowMs: -1 }],
+    ["invalid", { ...create, nowMs: 0.5 }],
+    ["invalid", { ...create, attributes: many }],
+    ["invalid", { ...create, attributes: { "a b": "" } }],
+    ["invalid", { ...create, attributes: { "": "" } }],
+    ["invalid", { ...create, attributes: { ["k".repeat(64)]: "" } }],
+    ["invalid", { ...create, attributes: { a: "v".repeat(256) } }],
+    ["invalid", { ...create, attributes: { a: "\ud800" } }],
+    ["missing", { kind: "delete-disk", name: "none" }],
+    ["missing", { kind: "delete-disk", name: "__proto__" }],
+    ["missing", { kind: "resize-disk", name: "none", sizeBytes: GIB }],
+    ["invalid", { kind: "resize-disk", name: "web", sizeBytes: 100 }],
+    ["invalid", { kind: "resize-disk", name: "web", sizeBytes: 0, shrink: true }],
+    ["missing", { kind: "rename-disk", name: "none", newName: "x" }],
+    ["invalid", { kind: "rename-disk", name: "web", newName: "agent" }],
+    ["missing", { kind: "change-disk", name: "none", readOnly: true }],
+    ["invalid", { kind: "change-disk", name: "web", copies: -1 }],
+    ["invalid", { kind: "change-disk", name: "web", attributes: many }],
+    ["missing", { kind: "take-lease", id: 2 }],
+    ["missing", { kind: "take-lease", id: 0 }],
+    ["invalid", { kind: "change-settings", copies: 0 }],
+  ];
+  const map = mapWith("web");
+  for (const [code, command] of cases) {
+    assertEquals(refuse(map, command).code, code, JSON.stringify(command));
+  }
+  const largest = { ...create, sizeBytes: DISK_BYTES_MAX };
+  assertEquals(run(map, largest).map.disks.length, 2);
+});
+
+Deno.test("the map has bounds", () => {
+  const create = { kind: "create-disk", name: "x", sizeBytes: 512, nowMs: 0 } as const;
+  const names = Array.from({ length: DISKS_MAX }, (_, index) => `d${index}`);
+  assertEquals(refuse(mapWith(...names), create).code, "limit");
+  assertEquals(run(mapWith(...names.slice(1)), create).map.disks.length, DISKS_MAX);
+  assertEquals(refuse({ ...EMPTY_MAP, nextDisk: ID_MAX + 1 }, create).code, "limit");
+  assertEquals(refuse({ ...EMPTY_MAP, nextLayer: ID_MAX + 1 }, create).code, "limit");
+  const last = run({ ...EMPTY_MAP, nextDisk: ID_MAX, nextLayer: ID_MAX }, create).map;
+  assertEquals(checkMap(last), null);
+});
+
+Deno.test("checkMap() sees every invariant that is broken", () => {
+  const map = mapWith("a", "b");
+  const [a, b] = map.disks;
+  const cases: [string, ClusterMap][] = [
+    ["epoch", { ...map, epoch: -1 }],
+    ["next disk", { ...map, nextDisk: 0 }],
+    ["next layer", { ...map, nextLayer: ID_MAX + 2 }],
+    ["copies", { ...map, settings: { copies: 0 } }],
+    ["out of order", { ...map, disks: [b, a] }],
+    ["there twice", { ...map, disks: [a, a] }],
+    ["disk id 1 is there twice", { ...map, disks: [a, { ...b, id: 1 }] }],
+    ["layer 1 is there twice", { ...map, disks: [a, { ...b, layers: [2, 1] }] }],
+    ["its id is 3", { ...map, disks: [{ ...a, id: 3 }] }],
+    ["one of its layers is 9", { ...map, disks: [{ ...a, layers: [1, 9] }] }],
+    ["0 layers", { ...map, disks: [{ ...a, layers: [] }] }],
+    ["generation", { ...map, disks: [{ ...a, generation: 0.5 }] }],
+    ["multiple of 512", { ...map, disks: [{ ...a, sizeBytes: 1000 }] }],
+    ["cannot be the name", { ...map, disks: [{ ...a, name: "../a" }] }],
+    ["attribute", { ...map, disks: [{ ...a, attributes: { "/": "" } }] }],
+  ];
+  assertEquals(checkMap(map), null);
+  for (const [part, broken] of cases) {
+    const error = checkMap(broken);
+    assertEquals(error?.code, "corrupt", part);
+    assertStringIncludes(error!.message, part);
+  }
+});
+
+/** What a disk is to somebody who keeps no sorted lists and shares nothing. */
+interface OracleDisk {
+  id: number;
+  sizeBytes: number;
+  readOnly: boolean;
+  generation: number;
+}
+
+/** Applies a command to a plain Map; the code of the error, or null. */
+function oracleApply(
+  disks: Map<string, OracleDisk>,
+  made: { count: number },
+  command: MapCommand,
+): ControlErrorCode | null {
+  if (command.kind === "take-lease") {
+    const disk = [...disks.values()].find((each) => each.id === command.id);
+    if (disk === undefined) return "missing";
+    disk.generation++;
+    return null;
+  }
+  if (command.kind === "change-settings") return null;
+  const disk = disks.get(command.name);
+  if (command.kind === "create-disk") {
+    if (disk !== undefined) return "exists";
+    const { name, sizeBytes, readOnly = false } = command;
+    disks.set(name, { id: ++made.count, sizeBytes, readOnly, generation: 0 });
+    return null;
+  }
+  if (disk === undefined) return "missing";
+  if (command.kind === "delete-disk") disks.delete(command.name);
+  else if (command.kind === "change-disk") disk.readOnly = command.readOnly ?? disk.readOnly;
+  else if (command.kind === "resize-disk") {
+    if (command.sizeBytes < disk.sizeBytes && !command.shrink) return "invalid";
+    disk.sizeBytes = command.sizeBytes;
+  } else if (command.newName !== command.name) {
+    if (disks.has(command.newName)) return "exists";
+    disks.delete(command.name);
+    disks.set(command.newName, disk);
+  }
+  return null;
+}
+
+function randomCommand(random: Prng): MapCommand {
+  const name = `d${random.below(12)}`;
+  const sizeBytes = 512 * (1 + random.below(8));
+  const readOnly = random.below(2) === 0;
+  switch (random.below(7)) {
+    case 0:
+    case 1:
+      return { kind: "create-disk", name, sizeBytes, readOnly, nowMs: random.u32() };
+    case 2:
+      return { kind: "delete-disk", name };
+    case 3:
+      return { kind: "resize-disk", name, sizeBytes, shrink: readOnly };
+    case 4:
+      return { kind: "rename-disk", name, newName: `d${random.below(12)}` };
+    case 5:
+      return { kind: "change-disk", name, readOnly };
+    default:
+      return { kind: "take-lease", id: 1 + random.below(40) };
+  }
+}
+
+/** Throws when somebody writes to the map. */
+function freeze(map: ClusterMap): ClusterMap {
+  for (const disk of map.disks) {
+    Object.freeze(disk.layers);
+    Object.freeze(disk.attributes);
+    Object.freeze(disk);
+  }
+  Object.freeze(map.disks);
+  return Object.freeze(map);
+}
+
+Deno.test("random histories are those of a plain Map", () => {
+  for (let seed = 1; seed <= 40; seed++) {
+    const random = new Prng(seed);
+    const oracle = new Map<string, OracleDisk>();
+    const made = { count: 0 };
+    let map = freeze(EMPTY_MAP);
+    for (let step = 0; step < 250; step++) {
+      const command = randomCommand(random);
+      const expected = oracleApply(oracle, made, command);
+      const result = apply(map, command);
+      const what = `seed ${seed} step ${step} ${JSON.stringify(command)}`;
+      assertEquals(result.ok ? null : result.error.code, expected, what);
+      if (!result.ok) continue;
+      const { map: next, effects } = result.value;
+      assertEquals(next.epoch - map.epoch, next === map ? 0 : 1, what);
+      assertEquals(effects.length > 0, next !== map, what);
+      map = freeze(next);
+      assertEquals(checkMap(map), null, what);
+      const seen = map.disks.map(({ name, id, sizeBytes, readOnly, generation }) =>
+        [name, { id, sizeBytes, readOnly, generation }] as const
+      );
+      assertEquals(new Map(seen), oracle, what);
+      for (const [name, { id }] of oracle) assertEquals(findDisk(map, name)?.id, id, what);
+    }
+    assertEquals(findDisk(map, "never"), undefined);
+  }
+});
+
+Deno.test("unwrap() throws what went wrong", () => {
+  try {
+    unwrap(apply(EMPTY_MAP, { kind: "delete-disk", name: "web" }));
+  } catch (error) {
+    assert(error instanceof ControlFailure);
+    assertEquals((error as ControlFailure).error.code, "missing");
+    return;
+  }
+  throw new Error("it did not throw");
+});

@@ -1,0 +1,61 @@
+/**
+ * The crash scenarios, each a function of its seed: the tests run a few seeds, the task as many as asked.
+ *
+ * @module
+ */
+import { type Shape, SMALL, World } from "./harness.ts";
+
+/** Runs with one seed; returns how many crashes were looked at. */
+export type Scenario = (seed: number) => number;
+
+const LARGER: Shape = {
+  ...SMALL,
+  segments: 72,
+  blocks: 128,
+  operationBlocks: 48,
+  chunks: [0, 1, 70000],
+};
+
+/** A short workload with a crash at every single write boundary. */
+export function everyBoundary(seed: number): number {
+  const world = new World(seed, SMALL);
+  world.bench.disk.boundary = () => world.checkCrash();
+  for (let step = 0; step < 60; step++) world.step();
+  world.drain();
+  world.checkCrash();
+  return world.crashesChecked;
+}
+
+/** A longer workload, with a crash at some boundaries, and now and then one for good. */
+export function randomBoundaries(seed: number): number {
+  const world = new World(seed, LARGER);
+  const check = () => {
+    if (world.crashRandom.chance(0.02)) world.checkCrash();
+  };
+  world.bench.disk.boundary = check;
+  for (let step = 0; step < 3000; step++) {
+    world.step();
+    if (world.random.chance(0.002)) world.crash();
+    else if (world.random.chance(0.001)) world.restart();
+  }
+  world.drain();
+  world.checkCrash();
+  return world.crashesChecked;
+}
+
+/** A store that is nearly full, so that cleaning, early checkpoints and waiting writes happen all the time. */
+export function nearlyFull(seed: number): number {
+  const world = new World(seed, { ...SMALL, segments: 38, blocks: 72 }, { write: 80, free: 4, sync: 4 });
+  world.bench.disk.boundary = () => {
+    if (world.crashRandom.chance(0.02)) world.checkCrash();
+  };
+  for (let step = 0; step < 2500; step++) {
+    world.step();
+    if (world.random.chance(0.002)) world.crash();
+  }
+  world.checkCrash();
+  return world.crashesChecked;
+}
+
+/** All of them, by name. */
+export const SCENARIOS: Record<string, Scenario> = { everyBoundary, randomBoundaries, nearlyFull };

@@ -1,0 +1,670 @@
+/**
+ * Drives a store on a simulated disk, beside the model that says what every block may hold.
+ *
+ * Two machines share nothing but code: one on which the workload runs, one on which possible futures are tried: at a crash point the disk is
+ * cloned as a crash might leave it, a second store is opened on the clone, and every block is compared with the model; the
+ * workload then goes on as if nothing had happened, or on the clone.
+ *
+ * @module
+ */
+import { Arena } from "../../agent/base/arena.ts";
+import { BLOCK_BYTES } from "../../agent/base/limits.ts";
+import { Prng } from "../../agent/base/prng.ts";
+import type { Window } from "../../agent/platform/platform.ts";
+import { type CrashOptions, SimulatedDisk } from "../../agent/platform/simulated/disk.ts";
+import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
+import type { StoreTunables } from "../../agent/store/core.ts";
+import type { StoreError } from "../../agent/store/errors.ts";
+import { Operation, OperationKind } from "../../agent/store/operation.ts";
+import { Store } from "../../agent/store/store.ts";
+import { ABSENT, Model } from "./model.ts";
+
+/** The store's arena; test buffers lie above. */
+const ARENA_BYTES = 4 * 1024 * 1024;
+/** Operations under way at a time. */
+export const SLOTS = 24;
+/** Blocks of the largest operation of a workload. */
+export const OPERATION_BLOCKS_MAX = 64;
+const SLOT_BYTES = OPERATION_BLOCKS_MAX * BLOCK_BYTES;
+/** Steps after which something that must end has not. */
+const STEPS_MAX = 50_000;
+
+export const HOST = new Uint8Array(16).fill(3);
+
+let machines: Window[] | undefined;
+/** Two windows, made once. */
+function windowOf(machine: 0 | 1): Window {
+  machines ??= [0, 1].map(() => new SimulatedMemory({ sizeBytes: 64 * 1024 * 1024 }).windows[0]);
+  return machines[machine];
+}
+
+/** What a workload is like. */
+export interface Shape {
+  segmentBytes: number;
+  segments: number;
+  layers: number;
+  /** Chunk numbers in use. */
+  chunks: number[];
+  /** Blocks in use of each chunk. */
+  blocks: number;
+  /** Blocks of the largest operation. */
+  operationBlocks: number;
+  tunables: Partial<StoreTunables>;
+}
+
+export const SMALL: Shape = {
+  segmentBytes: 128 * 1024,
+  segments: 36,
+  layers: 3,
+  chunks: [0, 5000],
+  blocks: 48,
+  operationBlocks: 24,
+  tunables: {
+    checksumCacheBytes: 65536,
+    checkpointLogBytes: 512 * 1024,
+    readySegments: 2,
+    cleanerSegments: 3,
+    crashSegments: 4,
+    scrubBytesPerSecond: 1024 * 1024,
+  },
+};
+
+/** A store with its disk on one of the machines. */
+export class Bench {
+  readonly window: Window;
+  store: Store;
+  nowMs = 1000;
+  readonly warnings: string[] = [];
+  readonly #slots: Operation[] = [];
+  /** Slots in use. */
+  busy = 0;
+
+  constructor(
+    readonly machine: 0 | 1,
+    readonly disk: SimulatedDisk,
+    readonly random: Prng,
+    readonly shape: Shape,
+  ) {
+    this.window = windowOf(machine);
+    const note = (message: string) => this.warnings.push(message);
+    this.store = new Store({
+      disk,
+      window: this.window,
+      arena: new Arena(ARENA_BYTES),
+      random,
+      log: { debug() {}, info() {}, warn: note, error: note },
+      ...shape.tunables,
+    });
+    disk.listener = this.store;
+  }
+
+  /** Steps until `isDone`. */
+  until(isDone: () => boolean, what: string): void {
+    for (let step = 0; !isDone(); step++) {
+      if (step > STEPS_MAX) {
+        throw new Error(`${what} does not end: ${JSON.stringify(this.store.stats())}`);
+      }
+      this.store.endTurn();
+      if (!this.disk.pump() || step % 64 === 63) {
+        this.nowMs += 100;
+        this.store.tick(this.nowMs);
+      }
+    }
+  }
+
+  /** Runs something that calls back. */
+  call(what: string, start: (done: (error: StoreError | null) => void) => void): StoreError | null {
+    let result: { error: StoreError | null } | null = null;
+    start((error) => result = { error });
+    this.until(() => result !== null, what);
+    return result!.error;
+  }
+
+  format(): void {
+    const { segmentBytes, segments } = this.shape;
+    const error = this.call("format", (done) =>
+      this.store.format({
+        nodeId: new Uint8Array(16).fill(1),
+        clusterId: new Uint8Array(16).fill(2),
+        hostId: HOST,
+        segmentBytes,
+        capacityBytes: 1024 * 1024 + segments * segmentBytes,
+      }, done));
+    if (error) throw error;
+  }
+
+  open(options: { acceptDamage?: boolean } = {}): StoreError | null {
+    return this.call("open", (done) => this.store.open({ hostId: HOST, ...options }, done));
+  }
+
+  /** Opens; throws when it cannot. */
+  mustOpen(): void {
+    const error = this.open();
+    if (error) throw error;
+  }
+
+  /** An idle operation with a buffer, or null. */
+  take(done: (operation: Operation) => void): Operation | null {
+    if (this.busy >= SLOTS) return null;
+    this.busy++;
+    let operation = this.#slots.pop();
+    if (operation === undefined) {
+      const owner = {
+        operationDone: (finished: Operation) => {
+          this.busy--;
+          this.#slots.push(finished);
+          (finished as TestOperation).done!(finished);
+        },
+      };
+      operation = new TestOperation(owner, OPERATION_BLOCKS_MAX);
+      operation.buffer = ARENA_BYTES + (this.busy - 1) * SLOT_BYTES;
+    }
+    (operation as TestOperation).done = done;
+    return operation;
+  }
+
+  /** Fills the buffer and checksums of a write. */
+  fill(operation: Operation, stamps: number[]): void {
+    for (let i = 0; i < stamps.length; i++) {
+      const at = operation.buffer + i * BLOCK_BYTES;
+      fillBlock(this.window.u32, at >>> 2, stamps[i]);
+      operation.checksums[i] = this.window.kernel.checksum(at, BLOCK_BYTES);
+    }
+  }
+
+  /** One operation from start to end. */
+  run(
+    kind: OperationKind,
+    layers: readonly number[],
+    chunk: number,
+    block: number,
+    count: number,
+    stamps: number[] = [],
+  ): Operation {
+    let finished: Operation | null = null;
+    const operation = this.take((done) => finished = done)!;
+    operation.kind = kind;
+    operation.layers = layers;
+    operation.chunk = chunk;
+    operation.block = block;
+    operation.blockCount = count;
+    if (kind === OperationKind.Write) this.fill(operation, stamps);
+    this.store.submit(operation);
+    this.until(() => finished !== null, OperationKindNames[kind]);
+    return operation;
+  }
+
+  write(layer: number, chunk: number, block: number, stamps: number[]): number {
+    return this.run(OperationKind.Write, [layer], chunk, block, stamps.length, stamps).result;
+  }
+
+  sync(): number {
+    return this.run(OperationKind.Sync, [], 0, 0, 1).result;
+  }
+
+  /** Reads blocks; the stamps, or a negative errno. */
+  read(layers: readonly number[], chunk: number, block: number, count: number): number[] | number {
+    const operation = this.run(OperationKind.Read, layers, chunk, block, count);
+    if (operation.result < 0) return operation.result;
+    return this.stamps(operation);
+  }
+
+  stamps(operation: Operation): number[] {
+    return Array.from(
+      { length: operation.blockCount },
+      (_, i) => stampOf(this.window.u32, operation.buffer + i * BLOCK_BYTES >>> 2),
+    );
+  }
+
+  createLayer(id: number): void {
+    const error = this.call("createLayer", (done) => this.store.createLayer(id, done));
+    if (error) throw error;
+  }
+
+  close(): StoreError | null {
+    return this.call("close", (done) => this.store.close(done));
+  }
+}
+
+class TestOperation extends Operation {
+  done: ((operation: Operation) => void) | null = null;
+}
+
+const OperationKindNames = ["read", "write", "free", "zero", "sync"];
+
+/** Content of a block: all of it depends on the stamp, and each sector is different. */
+export function fillBlock(u32: Uint32Array, word: number, stamp: number): void {
+  if (stamp === 0) {
+    u32.fill(0, word, word + 1024);
+    return;
+  }
+  for (let i = 0; i < 1024; i++) u32[word + i] = stamp ^ i * 0x01000193;
+}
+
+/** The stamp that a block was made from; throws when it is a mix. */
+export function stampOf(u32: Uint32Array, word: number): number {
+  const stamp = u32[word];
+  for (let i = 1; i < 1024; i++) {
+    const expected = stamp === 0 ? 0 : (stamp ^ i * 0x01000193) >>> 0;
+    if (u32[word + i] !== expected) {
+      throw new Error(`a block is a mix: word ${i} of the block that begins with ${stamp}`);
+    }
+  }
+  return stamp;
+}
+
+/** A new disk for a shape. */
+export function makeDisk(machine: 0 | 1, random: Prng, shape: Shape): SimulatedDisk {
+  return new SimulatedDisk({
+    bytes: windowOf(machine).bytes,
+    random,
+    sizeBytes: 1024 * 1024 + shape.segments * shape.segmentBytes,
+  });
+}
+
+/** Compares every block and META value of a store that has just been opened with what the model allows. */
+export function verify(bench: Bench, model: Model, crashed: boolean): void {
+  const { shape, store } = bench;
+  for (const [id] of model.layers) {
+    const isThere = store.hasLayer(id);
+    if (!isThere && !model.uncertain.has(id)) throw new Error(`layer ${id} is gone`);
+    if (!isThere) {
+      model.layers.delete(id);
+      model.uncertain.delete(id);
+      continue;
+    }
+    if (crashed) model.uncertain.delete(id);
+    for (const chunk of shape.chunks) {
+      for (let block = 0; block < shape.blocks; block += OPERATION_BLOCKS_MAX) {
+        const count = Math.min(OPERATION_BLOCKS_MAX, shape.blocks - block);
+        const stamps = bench.read([id], chunk, block, count);
+        if (typeof stamps === "number") throw new Error(`reading layer ${id}: ${stamps}`);
+        compare(model, [id], chunk, block, stamps, crashed);
+        if (crashed) stamps.forEach((stamp, i) => model.observe(id, chunk, block + i, stamp));
+      }
+    }
+  }
+  for (const id of store.layers()) {
+    if (!model.layers.has(id)) throw new Error(`layer ${id} should not be there`);
+  }
+  for (const key of model.meta.keys()) {
+    const value = store.getMeta(key);
+    const text = value === null ? null : new TextDecoder().decode(value);
+    if (!model.allowedMeta(key).includes(text)) {
+      throw new Error(`META ${key} is ${text?.slice(0, 40)}, of ${text?.length} characters`);
+    }
+    if (crashed) model.observeMeta(key, text);
+  }
+}
+
+function compare(
+  model: Model,
+  layers: readonly number[],
+  chunk: number,
+  block: number,
+  stamps: number[],
+  crashed: boolean,
+): void {
+  stamps.forEach((stamp, i) => {
+    const allowed = model.allowed(layers, chunk, block + i, crashed);
+    if (!allowed.has(stamp)) {
+      throw new Error(
+        `layers ${layers}, chunk ${chunk}, block ${block + i} holds ${stamp}, not one of ${[
+          ...allowed,
+        ]}${crashed ? " (after a crash)" : ""}`,
+      );
+    }
+  });
+}
+
+/** How likely each kind of step of a workload is, in parts of their sum. */
+export interface Mix {
+  write: number;
+  read: number;
+  free: number;
+  zero: number;
+  sync: number;
+  layer: number;
+  meta: number;
+}
+
+const MIX: Mix = { write: 60, read: 15, free: 8, zero: 5, sync: 8, layer: 1, meta: 1 };
+
+/** A seeded workload on a bench of machine 0. */
+export class World {
+  bench: Bench;
+  readonly model = new Model();
+  readonly random: Prng;
+  /** Chooses crashes, so that looking at them does not change the workload. */
+  readonly crashRandom: Prng;
+  crashesChecked = 0;
+  acked = 0;
+  #stamp = 1;
+  #nextLayer = 1;
+  #locked = new Set<string>();
+  #mix: Mix;
+
+  constructor(seed: number, readonly shape: Shape, mix: Partial<Mix> = {}) {
+    this.random = new Prng(seed);
+    this.crashRandom = this.random.fork();
+    this.#mix = { ...MIX, ...mix };
+    this.bench = new Bench(0, makeDisk(0, this.random.fork(), shape), this.random.fork(), shape);
+    this.bench.format();
+    this.bench.mustOpen();
+    for (let i = 0; i < shape.layers; i++) {
+      const id = this.#nextLayer++;
+      this.bench.createLayer(id);
+      this.model.layers.set(id, new Map());
+    }
+  }
+
+  /** One random step. */
+  step(): void {
+    const { random, bench } = this;
+    const draw = random.below(100);
+    if (draw < 45) for (let n = random.between(1, 4); n > 0; n--) this.#submit();
+    else if (draw < 92) for (let n = random.between(1, 4); n > 0; n--) bench.disk.pump();
+    else {
+      bench.nowMs += random.between(10, 400);
+      bench.store.tick(bench.nowMs);
+    }
+    if (random.chance(0.8)) bench.store.endTurn();
+  }
+
+  #submit(): void {
+    const mix = this.#mix;
+    let draw = this.random.below(Object.values(mix).reduce((sum, part) => sum + part));
+    for (const kind of Object.keys(mix) as (keyof Mix)[]) {
+      if ((draw -= mix[kind]) < 0) return this.#begin(kind);
+    }
+  }
+
+  #begin(kind: keyof Mix): void {
+    switch (kind) {
+      case "sync":
+        return this.#sync();
+      case "layer":
+        return this.#layer();
+      case "meta":
+        return this.#meta();
+      case "read":
+        return this.#read();
+      default:
+        return this.#change(kind);
+    }
+  }
+
+  #anyLayer(): number {
+    return this.random.pick([...this.model.layers.keys()]);
+  }
+
+  #range(countMax: number): { chunk: number; block: number; count: number } {
+    const { random, shape } = this;
+    const long = random.chance(0.25);
+    const count = random.between(1, long ? countMax : Math.min(3, countMax));
+    return { chunk: random.pick(shape.chunks), block: random.below(shape.blocks - count + 1), count };
+  }
+
+  #change(kind: "write" | "free" | "zero"): void {
+    const layer = this.#anyLayer();
+    const { chunk, block, count } = this.#range(this.shape.operationBlocks);
+    const names = Array.from({ length: count }, (_, i) => `${layer}/${chunk}/${block + i}`);
+    if (this.#locked.has(`${layer}`) || names.some((name) => this.#locked.has(name))) return;
+    const values = names.map(() =>
+      kind === "write" ? this.#stamp++ : kind === "free" ? ABSENT : 0
+    );
+    const { bench, model } = this;
+    const operation = bench.take((done) => {
+      for (const name of names) this.#locked.delete(name);
+      if (done.result < 0) return this.#failed(done);
+      this.acked++;
+      model.ack(changes);
+    });
+    if (operation === null) return;
+    for (const name of names) this.#locked.add(name);
+    const changes = model.begin(layer, chunk, block, values);
+    operation.kind = kind === "write"
+      ? OperationKind.Write
+      : kind === "free"
+      ? OperationKind.Free
+      : OperationKind.Zero;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.block = block;
+    operation.blockCount = count;
+    operation.generation = 1;
+    operation.sequence = this.#stamp;
+    if (kind === "write") bench.fill(operation, values);
+    bench.store.submit(operation);
+  }
+
+  /** Called when an operation fails; tests that inject errors override it. */
+  onFailure: (operation: Operation) => void = (operation) => {
+    throw new Error(`operation ${OperationKindNames[operation.kind]} failed: ${operation.result}`);
+  };
+
+  #failed(operation: Operation): void {
+    this.onFailure(operation);
+  }
+
+  #read(): void {
+    const { bench, model, random } = this;
+    const ids = [...model.layers.keys()];
+    const layers = random.shuffle(ids).slice(0, random.between(1, ids.length));
+    if (layers.some((id) => this.#locked.has(`${id}`))) return;
+    const { chunk, block, count } = this.#range(this.shape.operationBlocks);
+    const operation = bench.take((done) => {
+      if (done.result < 0) return this.#failed(done);
+      // Whatever was allowed at any moment while it was under way: values only grow stale by later changes.
+      const after = Array.from(
+        { length: count },
+        (_, i) => model.allowed(layers, chunk, block + i, false),
+      );
+      bench.stamps(done).forEach((stamp, i) => {
+        if (!before[i].has(stamp) && !after[i].has(stamp)) {
+          throw new Error(`read of layers ${layers}, chunk ${chunk}, block ${block + i}: ${stamp}`);
+        }
+      });
+    });
+    if (operation === null) return;
+    // Nothing may change under it, so that the check is exact.
+    const names = layers.flatMap((layer) =>
+      Array.from({ length: count }, (_, i) => `${layer}/${chunk}/${block + i}`)
+    );
+    if (names.some((name) => this.#locked.has(name)) && random.chance(0.5)) {
+      // Some reads do race with writes.
+    }
+    const before = Array.from(
+      { length: count },
+      (_, i) => model.allowed(layers, chunk, block + i, false),
+    );
+    operation.kind = OperationKind.Read;
+    operation.layers = layers;
+    operation.chunk = chunk;
+    operation.block = block;
+    operation.blockCount = count;
+    bench.store.submit(operation);
+  }
+
+  #sync(): void {
+    const { bench, model } = this;
+    const operation = bench.take((done) => {
+      if (done.result < 0) return this.#failed(done);
+      this.acked++;
+      model.synced(clock);
+    });
+    if (operation === null) return;
+    const clock = model.syncBegins();
+    operation.kind = OperationKind.Sync;
+    bench.store.submit(operation);
+  }
+
+  #layer(): void {
+    const { bench, model, random, shape } = this;
+    const isBusy = (id: number) =>
+      [...this.#locked].some((name) => name === `${id}` || name.startsWith(`${id}/`));
+    if (model.layers.size > 1 && random.chance(0.5)) {
+      const id = this.#anyLayer();
+      if (isBusy(id)) return;
+      this.#locked.add(`${id}`);
+      model.uncertain.add(id);
+      bench.store.deleteLayer(id, (error) => {
+        if (error) throw error;
+        this.#locked.delete(`${id}`);
+        model.layers.delete(id);
+        model.uncertain.delete(id);
+      });
+    } else if (model.layers.size < shape.layers + 1) {
+      const id = this.#nextLayer++;
+      model.layers.set(id, new Map());
+      model.uncertain.add(id);
+      this.#locked.add(`${id}`);
+      bench.store.createLayer(id, (error) => {
+        if (error) throw error;
+        this.#locked.delete(`${id}`);
+        model.uncertain.delete(id);
+      });
+    }
+  }
+
+  #meta(): void {
+    const { bench, model, random } = this;
+    const key = random.pick(["map", "identity", "a key with ümlauts"]);
+    if (this.#locked.has(`meta/${key}`)) return;
+    this.#locked.add(`meta/${key}`);
+    const length = random.pick([0, 5, 100, 5000, 30000]);
+    const text = random.chance(0.15) ? null : `${this.#stamp++}:`.padEnd(length, "x");
+    model.beginMeta(key, text);
+    const value = text === null ? null : new TextEncoder().encode(text);
+    bench.store.setMeta(key, value, (error) => {
+      if (error) throw error;
+      this.#locked.delete(`meta/${key}`);
+      model.ackMeta(key);
+    });
+  }
+
+  /** Runs on until nothing is under way. */
+  drain(): void {
+    const { bench } = this;
+    bench.until(() => bench.busy === 0 && this.#locked.size === 0 && bench.store.idle, "draining");
+  }
+
+  /** How the next crash goes. */
+  #crashOptions(): CrashOptions {
+    const random = this.crashRandom;
+    const draw = random.below(10);
+    // Often everything or nothing, as caches do.
+    if (draw === 0) return { keep: 1, lose: 0 };
+    if (draw === 1) return { keep: 0, lose: 1 };
+    if (draw === 2) return { keep: 0.9, lose: 0, reorder: false };
+    if (draw === 3) return { processOnly: true };
+    return { keep: random.fraction() * 0.9, lose: random.fraction() * 0.3 };
+  }
+
+  /**
+   * Looks at what a crash at this moment would leave: opens a second store on it and compares every block, sometimes crashing again while
+   * that one opens, or after it has.
+   */
+  checkCrash(): void {
+    this.crashesChecked++;
+    const random = this.crashRandom;
+    const model = this.model.clone();
+    let bench = this.#crashed(this.bench.disk);
+    // Crashes inside recovery: as often as it takes.
+    for (let tries = 0; tries < 3 && random.chance(0.4); tries++) {
+      let isOpen = false;
+      bench.store.open({ hostId: HOST }, (error) => {
+        if (error) throw error;
+        isOpen = true;
+      });
+      for (let n = random.below(60); n > 0 && !isOpen; n--) {
+        bench.store.endTurn();
+        bench.disk.pump();
+      }
+      bench = this.#crashed(bench.disk);
+    }
+    bench.mustOpen();
+    verify(bench, model, true);
+    if (random.chance(0.3)) {
+      // What a reopened store shows is durable, whatever happens next.
+      const again = this.#crashed(bench.disk);
+      again.mustOpen();
+      verify(again, model, true);
+    } else if (random.chance(0.2)) {
+      this.#goOn(bench, model);
+    }
+  }
+
+  /** A little work on the reopened store, then another crash or a clean close. */
+  #goOn(bench: Bench, model: Model): void {
+    const random = this.crashRandom;
+    const layer = [...model.layers.keys()][0];
+    if (layer === undefined) return;
+    for (let n = random.between(1, 6); n > 0; n--) {
+      const values = Array.from({ length: random.between(1, 8) }, () => this.#stamp++ + 2 ** 30);
+      const block = random.below(this.shape.blocks - 8);
+      const changes = model.begin(layer, this.shape.chunks[0], block, values);
+      if (bench.write(layer, this.shape.chunks[0], block, values) < 0) throw new Error("write");
+      model.ack(changes);
+      if (random.chance(0.3)) {
+        const clock = model.syncBegins();
+        if (bench.sync() < 0) throw new Error("sync");
+        model.synced(clock);
+      }
+    }
+    if (random.chance(0.3)) {
+      const error = bench.close();
+      if (error) throw error;
+      model.synced(Infinity);
+    }
+    const again = this.#crashed(bench.disk);
+    again.mustOpen();
+    verify(again, model, true);
+  }
+
+  #crashed(disk: SimulatedDisk): Bench {
+    const window = windowOf(1);
+    const clone = disk.crash(this.crashRandom, window.bytes, this.#crashOptions());
+    return new Bench(1, clone, this.crashRandom.fork(), this.shape);
+  }
+
+  /** The machine crashes for good; the workload goes on with what is left. */
+  crash(): void {
+    const { disk } = this.bench;
+    const clone = disk.crash(this.crashRandom, windowOf(0).bytes, this.#crashOptions());
+    this.#reopen(clone);
+    verify(this.bench, this.model, true);
+  }
+
+  /** A clean stop and start. */
+  restart(): void {
+    this.drain();
+    const error = this.bench.close();
+    if (error) throw error;
+    this.model.synced(Infinity);
+    this.#reopen(this.bench.disk.crash(this.crashRandom, windowOf(0).bytes, { keep: 0, lose: 1 }));
+    verify(this.bench, this.model, false);
+  }
+
+  #reopen(disk: SimulatedDisk): void {
+    const { boundary } = this.bench.disk;
+    disk.boundary = boundary;
+    const nowMs = this.bench.nowMs;
+    this.bench = new Bench(0, disk, this.random.fork(), this.shape);
+    this.bench.nowMs = nowMs;
+    this.#locked.clear();
+    this.bench.mustOpen();
+  }
+}
+
+/** Runs a test for one seed; a failure names it. */
+export function withSeed(seed: number, what: string, run: () => void): void {
+  try {
+    run();
+  } catch (error) {
+    throw new Error(
+      `${what} failed with seed ${seed}; repeat with: deno run -A tests/store/crash_task.ts --seed ${seed} --only "${what}"`,
+      { cause: error },
+    );
+  }
+}
