@@ -64,6 +64,11 @@ const CAPACITY_SHARE = 0.9;
 const POLL_MS_MAX = 0.064;
 /** Shortest, where looking begins and ends. */
 const POLL_MS_MIN = 0.008;
+/**
+ * Longest wait for requests in flight when the agent stops. What is not done by then (writes that wait for space) is done by
+ * the next agent: the guest's front end keeps the list.
+ */
+const DRAIN_MS_MAX = 5000;
 /** Part of a value too long for the store's one META record. */
 const META_PART_BYTES = 60 * 1024;
 /** Chunks zeroed at once when a disk shrinks. */
@@ -100,6 +105,9 @@ export class DataPlane implements DiskServerHost {
   #pollMs = 0;
   readonly #cancelledChecks = new Set<number>();
   #stopped = false;
+  /** Ends what does not drain; set while stopping. */
+  #forceStop: (() => void) | null = null;
+  #stopDeadlineMs = 0;
   #nextTickMs = 0;
 
   /** Opens file, ring and memory. Throws SystemError. */
@@ -139,6 +147,7 @@ export class DataPlane implements DiskServerHost {
       if (now >= this.#nextTickMs) {
         this.#store.tick(now);
         for (const server of this.#servers.values()) server.tick();
+        if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
         this.#nextTickMs = now + (this.#store.idle ? TICK_IDLE_MS : TICK_BUSY_MS);
         continue;
       }
@@ -579,15 +588,24 @@ export class DataPlane implements DiskServerHost {
   }
 
   #stop(id: number): void {
-    let left = this.#servers.size;
+    let isClosing = false;
     const close = () => {
+      if (isClosing) return;
+      isClosing = true;
+      this.#forceStop = null;
       this.#store.close((error) => {
         if (error === null) this.#answer(id);
         else this.#refuse(id, error);
         this.#stopped = true;
       });
     };
+    let left = this.#servers.size;
     if (left === 0) return close();
+    this.#stopDeadlineMs = this.monotonicMs() + DRAIN_MS_MAX;
+    this.#forceStop = () => {
+      for (const server of this.#servers.values()) server.abandonSessions();
+      close();
+    };
     for (const server of this.#servers.values()) {
       server.stop(() => {
         if (--left === 0) close();

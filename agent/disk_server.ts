@@ -412,6 +412,14 @@ export class DiskServer {
     for (const session of [...this.#sessions]) session.session.drainAndClose();
   }
 
+  /** Cuts all front ends off. What they have in flight is theirs to ask for again. */
+  abandonSessions(): void {
+    for (const session of [...this.#sessions]) {
+      session.connection.close();
+      session.session.disconnected();
+    }
+  }
+
   /** Stops listening and ends all sessions. */
   stop(done: () => void): void {
     this.#unlisten();

@@ -49,7 +49,7 @@ export const TUNABLES_DEFAULT: StoreTunables = {
   checkpointLogRatio: 8,
   readySegments: 4,
   warmSegments: 256,
-  warmMs: 30_000,
+  warmMs: 120_000,
   cleanerSegments: 3,
   crashSegments: 4,
   cleanFreeRatio: 1 / 8,
