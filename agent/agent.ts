@@ -545,10 +545,20 @@ function failureOf(code: string, message: string): ControlFailure {
       return new ControlFailure({ code: "invalid", message });
     case "BUSY":
       return new ControlFailure({ code: "busy", message });
+    case "OTHER_HOST":
+      return new ControlFailure({
+        code: "corrupt",
+        message,
+        hint: "if it was moved here for good, start the agent once with --adopt",
+      });
+    case "DAMAGED":
+      return new ControlFailure({
+        code: "corrupt",
+        message,
+        hint: "restore it from a backup, or start the agent once with --accept-damage",
+      });
     case "NOT_A_STORE":
     case "NEWER_FORMAT":
-    case "DAMAGED":
-    case "OTHER_HOST":
       return new ControlFailure({ code: "corrupt", message });
     default:
       return new ControlFailure({ code: "internal", message });

@@ -498,7 +498,7 @@ export class DataPlane implements DiskServerHost {
       if (typeof value === "number") counters[name] = value;
     }
     return {
-      capacityBytes: stats.capacityBytes,
+      capacityBytes: stats.usableBytes,
       liveBytes: stats.liveBytes,
       freeBytes: stats.freeBytes,
       indexBytes: stats.indexBytes,

@@ -84,7 +84,7 @@ export function systemTerminal(): Terminal {
         const { promise, reject } = Promise.withResolvers<never>();
         promise.catch(() => {}); // nobody may be waiting
         signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-        
+        aborted = promise;
       }
       return controller.signal;
     },

@@ -60,7 +60,7 @@ export interface DamagedBlock {
 export interface StoreStatus {
   path: string;
   cache: "direct" | "buffered";
-  /** Bytes that the store may use. */
+  /** Bytes of data that fit: what the store may use, less what it keeps back to clean and to recover. */
   capacityBytes: number;
   /** Bytes of live data. */
   liveBytes: number;

@@ -40,6 +40,8 @@ export interface StoreTunables {
   cleanGarbageRatio: number;
   /** Background scrub, in bytes per second. Default 4 MiB: 1 TiB in three days. 0: none. */
   scrubBytesPerSecond: number;
+  /** Rest between background scrubs, in milliseconds. Default a day: a pass over a small store takes minutes only. */
+  scrubPauseMs: number;
 }
 
 /** See {@linkcode StoreTunables}. */
@@ -55,6 +57,7 @@ export const TUNABLES_DEFAULT: StoreTunables = {
   cleanFreeRatio: 1 / 8,
   cleanGarbageRatio: 1 / 4,
   scrubBytesPerSecond: 4 * 1024 * 1024,
+  scrubPauseMs: 24 * 3600 * 1000,
 };
 
 /** Bytes that recovery reads at a time, and that the cleaner moves at a time. */

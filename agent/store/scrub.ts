@@ -1,24 +1,262 @@
+/**
+ * Scrub: reads all live data now and then and checks it, so that damage is found while there is still a good copy elsewhere.
+ *
+ *     layers ─▶ chunks ─▶ runs of the index ─▶ read, at most 64 blocks ─▶ checksums ─▶ damage list
+ *
+ * The background pass goes as fast as `scrubBytesPerSecond` lets it and rests for `scrubPauseMs` after each pass. `now` goes on without a
+ * limit, one read at a time. Both yield to the log and to reads after every read.
+ *
+ * Invariant: what is being read is pinned, so a block that is overwritten or moved meanwhile is checked as it was.
+ *
+ * @module
+ */
+import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
+import { EBADMSG, EIO } from "../platform/platform.ts";
+import { LayerState } from "./applier.ts";
 import type { Core, Damage } from "./core.ts";
-import type { Done } from "./errors.ts";
-import type { Tasks } from "./task.ts";
+import { SCRUB_BYTES } from "./core.ts";
+import { type Done, StoreError } from "./errors.ts";
+import { IndexKind } from "./index.ts";
+import { type Task, type TaskIo, type Tasks, Wait } from "./task.ts";
+
+/** Blocks read at a time: one page of the buffer is for checksums. */
+const READ_BLOCKS = SCRUB_BYTES / BLOCK_BYTES - 1;
+
+/** Chunks without data that are passed over before others get their turn. */
+const CHUNKS_PER_TURN = 1024;
+
+/** How far a scrub has got. */
 export interface ScrubProgress {
   checkedBlocks: number;
+  /** Data blocks of the layers when it began. */
   totalBlocks: number;
   damagedBlocks: number;
 }
+
+/** Where a pass stands. */
+interface Cursor {
+  layers: readonly number[];
+  layer: number;
+  chunk: number;
+  block: number;
+}
+
+/** See the head of the file. */
 export class Scrub {
+  /** A pass asked for by {@linkcode now} is under way. */
   running = false;
   blocksChecked = 0;
+  blocksDamaged = 0;
+  /** Background passes completed. */
   passes = 0;
-  constructor(_core: Core, _damage: (damage: Damage) => void) {}
-  tick(_tasks: Tasks, _nowMs: number): void {}
+
+  readonly #core: Core;
+  readonly #damage: (damage: Damage) => void;
+  #stopping = false;
+  #isBackground = false;
+  #cursor: Cursor | null = null;
+  /** Blocks that the background may read now. */
+  #allowance = 0;
+  #lastMs = -1;
+  #restUntilMs = -1;
+  /** The buffer is in use. */
+  #locked = false;
+
+  constructor(core: Core, damage: (damage: Damage) => void) {
+    this.#core = core;
+    this.#damage = damage;
+  }
+
+  /** Ends all scrubbing at its next step. */
+  stop(): void {
+    this.#stopping = true;
+  }
+
+  /** Lets time pass for the background pass. */
+  tick(tasks: Tasks, nowMs: number): void {
+    const { scrubBytesPerSecond, scrubPauseMs } = this.#core.tunables;
+    if (scrubBytesPerSecond <= 0) return;
+    if (this.#lastMs < 0) {
+      this.#lastMs = nowMs;
+      // Not right after a start: there is enough to do.
+      this.#restUntilMs = nowMs + Math.min(scrubPauseMs, 60_000);
+    }
+    const perMs = scrubBytesPerSecond / BLOCK_BYTES / 1000;
+    // At most what one second allows, or one read, lest it add up while resting.
+    const allowanceMax = Math.max(READ_BLOCKS, perMs * 1000);
+    this.#allowance = Math.min(this.#allowance + (nowMs - this.#lastMs) * perMs, allowanceMax);
+    this.#lastMs = nowMs;
+    if (this.#isBackground || this.#stopping || nowMs < this.#restUntilMs) return;
+    if (this.#allowance < READ_BLOCKS) return;
+    this.#isBackground = true;
+    tasks.start((io) => this.#background(io));
+  }
+
+  *#background(io: TaskIo): Task {
+    this.#cursor ??= { layers: this.#live(null), layer: 0, chunk: 0, block: 0 };
+    const isOver = yield* this.#pass(io, this.#cursor, () => this.#allowance >= 0, (blocks) => {
+      this.#allowance -= blocks;
+    });
+    if (isOver) {
+      this.#cursor = null;
+      this.passes++;
+      this.#restUntilMs = this.#lastMs + this.#core.tunables.scrubPauseMs;
+    }
+    this.#isBackground = false;
+  }
+
+  /** Scrubs some or all (null) layers at full speed. */
   now(
-    _tasks: Tasks,
-    _layers: readonly number[] | null,
-    _progress: (progress: ScrubProgress) => void,
+    tasks: Tasks,
+    layers: readonly number[] | null,
+    progress: (progress: ScrubProgress) => void,
     done: Done,
   ): void {
-    done(null);
+    if (this.running) {
+      tasks.start(function* () {
+        yield Wait.Turn;
+        done(new StoreError("BUSY", "a scrub is under way already"));
+      });
+      return;
+    }
+    this.running = true;
+    tasks.start((io) => this.#now(io, layers, progress, done));
   }
-  stop(): void {}
+
+  *#now(
+    io: TaskIo,
+    layers: readonly number[] | null,
+    progress: (progress: ScrubProgress) => void,
+    done: Done,
+  ): Task {
+    const { index } = this.#core;
+    const cursor: Cursor = { layers: this.#live(layers), layer: 0, chunk: 0, block: 0 };
+    const damagedBefore = this.blocksDamaged;
+    const state: ScrubProgress = { checkedBlocks: 0, totalBlocks: 0, damagedBlocks: 0 };
+    for (const layer of cursor.layers) state.totalBlocks += index.layerBlockCount(layer);
+    const isOver = yield* this.#pass(io, cursor, () => true, (blocks) => {
+      state.checkedBlocks += blocks;
+      state.damagedBlocks = this.blocksDamaged - damagedBefore;
+      progress(state);
+    });
+    this.running = false;
+    done(isOver ? null : new StoreError("BUSY", "the store was closed before the scrub was over"));
+  }
+
+  /** Layers to scrub: those asked for, or all that are not being deleted. */
+  #live(layers: readonly number[] | null): number[] {
+    const { applier, index } = this.#core;
+    return (layers ?? index.layers()).filter((id) => applier.layers.get(id) === LayerState.Live);
+  }
+
+  /**
+   * Goes on from the cursor.
+   *
+   * @param mayGoOn asked before each read
+   * @param read told of each read
+   * @returns true when all layers are through
+   */
+  *#pass(
+    io: TaskIo,
+    cursor: Cursor,
+    mayGoOn: () => boolean,
+    read: (blocks: number) => void,
+  ): Task<boolean> {
+    const { index } = this.#core;
+    let passedOver = 0;
+    for (; cursor.layer < cursor.layers.length; cursor.layer++) {
+      const layer = cursor.layers[cursor.layer];
+      for (;;) {
+        const chunk = index.nextChunk(layer, cursor.chunk);
+        if (chunk < 0) break;
+        if (chunk !== cursor.chunk) cursor.block = 0;
+        cursor.chunk = chunk;
+        while (cursor.block < CHUNK_BLOCKS) {
+          if (this.#stopping || !mayGoOn()) return false;
+          const run = index.find(layer, chunk, cursor.block, CHUNK_BLOCKS - cursor.block);
+          const count = Math.min(run, READ_BLOCKS);
+          const block = cursor.block;
+          if (index.kind === IndexKind.Direct || index.kind === IndexKind.Run) {
+            while (this.#locked) yield Wait.Turn;
+            this.#locked = true;
+            const checked = yield* this.#check(io, layer, chunk, block, count);
+            this.#locked = false;
+            read(checked);
+            cursor.block = block + count;
+          } else {
+            if (index.kind === IndexKind.Poison) this.#bad(layer, chunk, block, 0, EBADMSG);
+            cursor.block = block + run;
+            if (++passedOver % CHUNKS_PER_TURN === 0) yield Wait.Turn;
+          }
+        }
+        cursor.block = 0;
+        cursor.chunk = chunk + 1;
+      }
+      cursor.chunk = cursor.block = 0;
+    }
+    return true;
+  }
+
+  /** Reads and checks up to `wanted` blocks of one run; returns how many. */
+  *#check(io: TaskIo, layer: number, chunk: number, block: number, wanted: number): Task<number> {
+    const { index, segments, window: { kernel }, buffers } = this.#core;
+    const count = index.find(layer, chunk, block, wanted);
+    if (index.kind !== IndexKind.Direct && index.kind !== IndexKind.Run) return 0;
+    const { location } = index;
+    const segment = segments.of(location);
+    segments.pins[segment]++;
+    const sums = yield* this.#sums(io, count);
+    const bytes = count * BLOCK_BYTES;
+    const result = yield* io.read(location * BLOCK_BYTES, buffers.scrub, bytes);
+    for (let i = 0; i < count; i++) {
+      const at = buffers.scrub + i * BLOCK_BYTES;
+      if (result >= 0 && kernel.checksum(at, BLOCK_BYTES) === sums[i]) continue;
+      const again = yield* io.read((location + i) * BLOCK_BYTES, at, BLOCK_BYTES);
+      if (again >= 0 && kernel.checksum(at, BLOCK_BYTES) === sums[i]) continue;
+      // If it was overwritten meanwhile, nobody needs it any more.
+      if (index.locate(layer, chunk, block + i) !== location + i) continue;
+      this.#bad(layer, chunk, block + i, location + i, again < 0 ? EIO : EBADMSG);
+    }
+    segments.unpin(segment);
+    this.blocksChecked += count;
+    return count;
+  }
+
+  /** Checksums of the run that `find` has just found. */
+  *#sums(io: TaskIo, count: number): Task<Uint32Array> {
+    const { index, window: { u32 }, buffers, cache } = this.#core;
+    const sums = new Uint32Array(count);
+    if (index.kind === IndexKind.Direct) {
+      for (let i = 0; i < count; i++) sums[i] = i === 0 ? index.checksum : index.checksumAt(i);
+      return sums;
+    }
+    let { page, word } = index;
+    const at = buffers.scrub + READ_BLOCKS * BLOCK_BYTES;
+    for (let i = 0; i < count;) {
+      const cached = cache.find(page);
+      let isRead = cached >= 0;
+      if (!isRead) isRead = (yield* io.read(page * BLOCK_BYTES, at, BLOCK_BYTES)) >= 0;
+      for (; i < count && word < BLOCK_BYTES / 4; word++, i++) {
+        // Unreadable: nothing matches, and the block counts as damaged.
+        if (isRead) sums[i] = cached >= 0 ? cache.word(cached, word) : u32[(at >>> 2) + word];
+      }
+      word = 0;
+      page++;
+    }
+    return sums;
+  }
+
+  #bad(layer: number, chunk: number, block: number, location: number, errno: number): void {
+    this.blocksDamaged++;
+    this.#damage({
+      what: "block",
+      layer,
+      chunk,
+      block,
+      offsetBytes: location * BLOCK_BYTES,
+      message: errno === EIO
+        ? "the disk cannot read it; found by scrub"
+        : "its checksum does not match; found by scrub",
+    });
+  }
 }

@@ -24,7 +24,10 @@ export interface MappedPiece {
   readonly length: number;
 }
 
-/** The machine, as a session sees it. No method calls back into the session before it returns. */
+/**
+ * The machine, as a session sees it. No method calls back into the session before it returns, but for `send`, which may
+ * find the connection gone and say so.
+ */
 export interface VhostHost {
   /**
    * Maps a part of a shared file into windows, readable and writable. The descriptor stays the caller's.

@@ -217,6 +217,8 @@ export class VhostSession implements QueueOwner {
   readonly #messages: Message[] = [];
   #barrier: Barrier | null = null;
   #isPumping = false;
+  /** The connection went while a message was carried out: that is finished first. */
+  #isDisconnected = false;
   #refusals = 0;
 
   #featuresLow = 0;
@@ -343,10 +345,11 @@ export class VhostSession implements QueueOwner {
     this.#host.sendBackendRequest(this, this.#backendFd, bytes);
   }
 
-  /** The connection is gone. */
+  /** The connection is gone. May come from inside `host.send`, which is where a host may find out. */
   disconnected(): void {
     if (this.#phase !== Phase.Open && this.#phase !== Phase.Draining) return;
-    this.#abandon();
+    if (this.#isPumping) this.#isDisconnected = true;
+    else this.#abandon();
   }
 
   /** The owner wants the session to end: finishes and shows what is in flight, then hangs up. */
@@ -643,7 +646,7 @@ export class VhostSession implements QueueOwner {
   #pump(): void {
     if (this.#isPumping) return;
     this.#isPumping = true;
-    while (this.#phase === Phase.Open) {
+    while (this.#phase === Phase.Open && !this.#isDisconnected) {
       if (this.#barrier !== null) {
         if (!this.#isQuiet(this.#barrier.ring)) break;
         const { message } = this.#barrier;
@@ -663,6 +666,7 @@ export class VhostSession implements QueueOwner {
       }
     }
     this.#isPumping = false;
+    if (this.#isDisconnected) this.disconnected();
   }
 
   /** Nothing of the ring (or, for null, of any) is in flight, and all was shown. */

@@ -69,7 +69,7 @@ Deno.test("a request is the same however it is cut into descriptors, across regi
   const random = new Prng(5);
   for (const pieceBytes of [Infinity, 0x18000]) {
     const { guest, request, parse, memory } = create(pieceBytes);
-    for (let round = 0; round < 100; round++) {
+    for (let round = 0; round < 60; round++) {
       const isRead = random.chance(0.5);
       const dataBytes = 512 * random.between(1, 40);
       const sector = random.below(1000);

@@ -5,7 +5,8 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
 import { StorageDaemon } from "../guest/storage_daemon.ts";
-import { FakeAgent } from "./fixture.ts";
+import { until } from "../guest/deadline.ts";
+import { FakeAgent, run } from "./fixture.ts";
 
 const root = new URL("../../", import.meta.url);
 
@@ -26,6 +27,9 @@ async function command(args: string[], options: Partial<Deno.CommandOptions> = {
     ...options,
   });
 }
+
+/** A process that does not do its part within this time never will. */
+const PATIENCE_MS = 20_000;
 
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
@@ -104,8 +108,10 @@ Deno.test("SIGINT ends an import that waits for its input, and the disk stays us
   // From then on it has told the kernel what to do with signals.
   await connected(child.pid, agent.runDir);
   child.kill("SIGINT");
+  const timer = setTimeout(() => child.kill("SIGKILL"), PATIENCE_MS);
   const said = await new Response(child.stderr).text();
   assertEquals((await child.status).code, 130, said);
+  clearTimeout(timer);
   assertMatch(said, /interrupted by SIGINT/);
   await writer.close().catch(() => {});
   await child.stdout.cancel();
@@ -114,12 +120,67 @@ Deno.test("SIGINT ends an import that waits for its input, and the disk stays us
 });
 
 /** Waits until a process has the memory that it shares with a back end. */
-async function connected(pid: number, runDir: string): Promise<void> {
-  const deadline = Date.now() + 20_000;
-  for (;;) {
-    const maps = await Deno.readTextFile(`/proc/${pid}/maps`);
-    if (maps.includes("memfd:kelpie-front-end")) return;
-    assert(Date.now() < deadline, `no connection to ${runDir}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
+function connected(pid: number, runDir: string): Promise<void> {
+  return until(
+    () => Deno.readTextFileSync(`/proc/${pid}/maps`).includes("memfd:kelpie-front-end"),
+    { timeoutMs: PATIENCE_MS, what: () => `no connection to ${runDir}` },
+  );
+}
+
+Deno.test("an agent runs until SIGTERM or SIGINT, and keeps what it was given", async () => {
+  const directory = await Deno.makeTempDir({ prefix: "kelpie-cli-" });
+  const runDir = `${directory}/run`;
+  const image = `${directory}/image`;
+  const ask = (words: string) =>
+    run([...words.split(" "), "--run-dir", runDir], (terminal) => terminal.variables = {});
+  const askWell = async (words: string) => {
+    const ran = await ask(words);
+    assertEquals({ words, code: ran.code }, { words, code: 0 }, ran.stderr);
+    return ran;
+  };
+  try {
+    const content = crypto.getRandomValues(new Uint8Array(65_536));
+    await Deno.writeFile(image, content);
+    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+      const args = [
+        "agent",
+        "--data",
+        `${directory}/data`,
+        "--capacity",
+        "1G",
+        "--run-dir",
+        runDir,
+      ];
+      const agent = (await command(args, { stdout: "null" })).spawn();
+      const said = new Response(agent.stderr).text();
+      const timer = setTimeout(() => agent.kill("SIGKILL"), 3 * PATIENCE_MS);
+      let ended = false;
+      agent.status.then(() => ended = true);
+      await until(() => ended || exists(`${runDir}/agent.sock`), {
+        timeoutMs: PATIENCE_MS,
+        what: () => "the agent does not listen",
+      });
+      assert(!ended, ended ? await said : "");
+      if (signal === "SIGTERM") await askWell(`disk import ${image} web`);
+      const { terminal } = await askWell("disk read web");
+      assertEquals(terminal.bytes, content);
+      assertMatch((await askWell("disk list")).stdout, /^web +64K +64K +-$/m);
+      assertMatch((await askWell("status")).stdout, /^healthy: 1 disk/);
+      agent.kill(signal);
+      const { code } = await agent.status;
+      clearTimeout(timer);
+      assertEquals({ signal, code }, { signal, code: 0 }, await said);
+    }
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
+function exists(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch {
+    return false;
   }
 }

@@ -90,12 +90,13 @@ Deno.test("an empty piece of work has no rate that is not a number", () => {
   terminal.timeMs = 2000;
   progress.update(0);
   assertEquals(terminal.stderr, "importing web: 100 %, 0B of 0B, 0B/s\n");
-  assertEquals(summary(0, 0), "0B in 0 s");
+  assertEquals(summary(0, 0), "0B in 0 ms");
 });
 
 Deno.test("times, rates and counts are short", () => {
   const times: [number, string][] = [
-    [0, "0 s"],
+    [0, "0 ms"],
+    [35.4, "35 ms"],
     [440, "0.4 s"],
     [9_940, "9.9 s"],
     [9_960, "10 s"],

@@ -20,7 +20,7 @@ const LARGER: Shape = {
 export function everyBoundary(seed: number): number {
   const world = new World(seed, SMALL);
   world.bench.disk.boundary = () => world.checkCrash();
-  for (let step = 0; step < 60; step++) world.step();
+  for (let step = 0; step < 120; step++) world.step();
   world.drain();
   world.checkCrash();
   return world.crashesChecked;
@@ -57,5 +57,41 @@ export function nearlyFull(seed: number): number {
   return world.crashesChecked;
 }
 
+/**
+ * Checkpoints only when space asks for them, so that replay is long and what it walks through is mostly garbage; little free space, much
+ * overwriting.
+ */
+export function longReplay(seed: number): number {
+  const shape: Shape = {
+    ...SMALL,
+    segments: 36,
+    blocks: 40,
+    tunables: { ...SMALL.tunables, checkpointLogBytes: 64 * 1024 * 1024 },
+  };
+  const world = new World(seed, shape, { write: 80, free: 8, sync: 6 });
+  world.bench.disk.boundary = () => {
+    if (world.crashRandom.chance(0.03)) world.checkCrash();
+  };
+  for (let step = 0; step < 2000; step++) world.step();
+  world.checkCrash();
+  return world.crashesChecked;
+}
+
+/** The process is killed and the machine loses power while the store opens again. */
+export function killThenPowerLoss(seed: number): number {
+  const world = new World(seed, { ...SMALL, segments: 38, blocks: 72 }, { write: 80, free: 8, sync: 2 });
+  world.bench.disk.boundary = () => {
+    if (world.crashRandom.chance(0.03)) world.checkKillThenPowerLoss();
+  };
+  for (let step = 0; step < 2000; step++) world.step();
+  return world.crashesChecked;
+}
+
 /** All of them, by name. */
-export const SCENARIOS: Record<string, Scenario> = { everyBoundary, randomBoundaries, nearlyFull };
+export const SCENARIOS: Record<string, Scenario> = {
+  everyBoundary,
+  randomBoundaries,
+  nearlyFull,
+  longReplay,
+  killThenPowerLoss,
+};

@@ -66,6 +66,7 @@ export const SMALL: Shape = {
     cleanerSegments: 3,
     crashSegments: 4,
     scrubBytesPerSecond: 1024 * 1024,
+    scrubPauseMs: 2000,
   },
 };
 
@@ -595,6 +596,26 @@ export class World {
     }
   }
 
+  /** The process dies, then the power fails somewhere in recovery. */
+  checkKillThenPowerLoss(): void {
+    this.crashesChecked++;
+    const random = this.crashRandom;
+    const model = this.model.clone();
+    let bench = this.#crashed(this.bench.disk, { processOnly: true });
+    let isOpen = false;
+    bench.store.open({ hostId: HOST }, (error) => {
+      if (error) throw error;
+      isOpen = true;
+    });
+    for (let n = random.below(100); n > 0 && !isOpen; n--) {
+      bench.store.endTurn();
+      bench.disk.pump();
+    }
+    bench = this.#crashed(bench.disk, { keep: random.fraction(), lose: random.fraction() });
+    bench.mustOpen();
+    verify(bench, model, true);
+  }
+
   /** A little work on the reopened store, then another crash or a clean close. */
   #goOn(bench: Bench, model: Model): void {
     const random = this.crashRandom;
@@ -622,9 +643,9 @@ export class World {
     verify(again, model, true);
   }
 
-  #crashed(disk: SimulatedDisk): Bench {
+  #crashed(disk: SimulatedDisk, options: CrashOptions = this.#crashOptions()): Bench {
     const window = windowOf(1);
-    const clone = disk.crash(this.crashRandom, window.bytes, this.#crashOptions());
+    const clone = disk.crash(this.crashRandom, window.bytes, options);
     return new Bench(1, clone, this.crashRandom.fork(), this.shape);
   }
 

@@ -20,7 +20,10 @@ interface Outstanding {
  * A guest that does random requests with random cuts on several queues, never two at once that touch the same
  * sector, and knows what every sector must hold.
  */
-function run(seed: number, options: { features?: bigint; pieceBytes?: number; steps: number }) {
+function run(
+  seed: number,
+  options: { features?: bigint; pieceBytes?: number; steps: number; isPolling?: boolean },
+) {
   const random = new Prng(seed);
   const queueSize = random.pick([4, 16, 64]);
   const fixture = new Fixture({
@@ -169,7 +172,16 @@ function run(seed: number, options: { features?: bigint; pieceBytes?: number; st
     target.completeSome(random, random.below(6));
     if (random.chance(0.7)) host.runTurns();
     if (random.chance(0.7)) reap();
+    if (options.isPolling !== true) continue;
+    // The loop looks by itself for a while; before it sleeps, it asks for kicks again.
+    host.isPolling = random.chance(0.5);
+    if (random.chance(0.5)) { for (const polled of host.polledSessions) polled.poll(); }
+    else {
+      while (host.polledSessions.length > 0) host.polledSessions.pop()!.stopPolling();
+    }
   }
+  host.isPolling = false;
+  while (host.polledSessions.length > 0) host.polledSessions.pop()!.stopPolling();
   for (let i = 0; i < 1000 && outstanding.some((map) => map.size > 0); i++) {
     target.completeAll();
     host.runTurns();
@@ -202,4 +214,11 @@ Deno.test("the same without event indices and without indirect tables", () => {
 
 Deno.test("the same with memory in many pieces", () => {
   for (let seed = 200; seed < 206; seed++) run(seed, { steps: 150, pieceBytes: 69632 });
+});
+
+Deno.test("the same with a host that looks at the rings by itself, now and then", () => {
+  for (let seed = 300; seed < 306; seed++) run(seed, { steps: 150, isPolling: true });
+  for (let seed = 400; seed < 404; seed++) {
+    run(seed, { steps: 150, isPolling: true, features: LINUX_FEATURES & ~FEATURE.EVENT_IDX });
+  }
 });

@@ -164,6 +164,8 @@ class Fuzz {
       [0.5, "restart", () => this.#restart()],
       [0.5, "stray turn", () => this.#strayTurn()],
       [0.5, "heal", () => this.#heal()],
+      [2, "poll", () => this.#poll()],
+      [0.1, "cut", () => host.sendsLeft = random.below(3)],
       [0.2, "starve", () => host.mapFailure = random.pick([0, 12, 22])],
     ];
     let at = random.fraction() * steps.reduce((sum, [weight]) => sum + weight, 0);
@@ -174,6 +176,16 @@ class Fuzz {
       act();
       return;
     }
+  }
+
+  /** The loop looks at rings by itself for a while, or stops doing so. */
+  #poll(): void {
+    const { session, host } = this.#fixture;
+    host.isPolling = this.#random.chance(0.5);
+    if (this.#random.chance(0.6)) session.poll();
+    if (host.isPolling) return;
+    host.polledSessions.length = 0;
+    session.stopPolling();
   }
 
   #strayTurn(): void {

@@ -52,6 +52,8 @@ export class MockHost implements VhostHost {
   pieceBytes = Infinity;
   /** Lets the next mappings fail. */
   mapFailure = 0;
+  /** Replies until the connection turns out to be gone. */
+  sendsLeft = Infinity;
   #nextFd = 10;
   #next = shared.guestOffset;
 
@@ -140,9 +142,10 @@ export class MockHost implements VhostHost {
     if (event !== null) event.count++;
   }
 
-  send(_session: VhostSession, bytes: Uint8Array<ArrayBuffer>, fds: readonly number[]): void {
+  send(session: VhostSession, bytes: Uint8Array<ArrayBuffer>, fds: readonly number[]): void {
     for (const fd of fds) this.#get(fd);
     this.sent.push({ bytes, fds: [...fds] });
+    if (--this.sendsLeft < 0) session.disconnected();
   }
 
   sendBackendRequest(_session: VhostSession, fd: number, bytes: Uint8Array<ArrayBuffer>): void {

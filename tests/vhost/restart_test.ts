@@ -199,7 +199,7 @@ Deno.test("while logging, every page whose bytes change is marked, and few other
       );
     let before = image();
     let marked = 0, changed = 0;
-    for (let round = 0; round < 40; round++) {
+    for (let round = 0; round < 25; round++) {
       const type = random.pick([0, 0, 1, 4, 8]);
       const length = type === 8 ? 20 : 512 * random.between(1, 24);
       const region = random.pick(regions);

@@ -1,0 +1,421 @@
+/**
+ * A real agent on real files, driven as its users do it: by signals, the command line, curl and vhost-user. No
+ * guest: `guest_test.ts` has those.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert/mod.js";
+import { FrontEnd } from "../../agent/frontend/front_end.ts";
+import { Prng } from "../../agent/base/prng.ts";
+import { until } from "../guest/deadline.ts";
+import { find } from "../guest/install.ts";
+import { AgentProcess, AgentRefusal, WorkDirectory } from "../tools/agent_process.ts";
+import { NotifySocket } from "./notify_socket.ts";
+import { changeHost, makeNewer, readSuperblock, storePath } from "./superblocks.ts";
+
+const KIB = 1024, MIB = 1024 * KIB;
+
+/** Options of an agent in a directory of its own. */
+function optionsIn(work: WorkDirectory, more: { capacity?: string } = {}) {
+  return {
+    runDir: `${work.path}/run`,
+    dataDir: `${work.path}/data`,
+    capacity: "1G",
+    ...more,
+  };
+}
+
+function randomBytes(seed: number, lengthBytes: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(lengthBytes);
+  new Prng(seed).fill(bytes);
+  return bytes;
+}
+
+/** Says where long bytes differ; a whole comparison of megabytes takes minutes to print. */
+function assertBytes(actual: Uint8Array, expected: Uint8Array, what: string): void {
+  assertEquals(actual.length, expected.length, what);
+  const at = actual.findIndex((byte, index) => byte !== expected[index]);
+  if (at < 0) return;
+  const shown = [actual, expected].map((bytes) => bytes.slice(at, at + 16).toHex());
+  throw new Error(`${what}: byte ${at} and on are ${shown[0]}, not ${shown[1]}`);
+}
+
+const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+
+Deno.test("an agent makes its identity at its first start and keeps it and all data through stops and kills", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  const data = randomBytes(1, 300_000);
+  let identity;
+  {
+    await using agent = await AgentProcess.start(options);
+    assertMatch(agent.log, /made a new store/);
+    using client = agent.client();
+    identity = (await client.status()).agent;
+    assertMatch(identity.nodeId, /^(?!0+$)[0-9a-f]{32}$/);
+    assertMatch(identity.clusterId, /^(?!0+$)[0-9a-f]{32}$/);
+    await client.createDisk({ name: "web", sizeBytes: 64 * MIB });
+    const written = await agent.runWith({ stdin: data }, "disk", "write", "web", "--offset", "1M");
+    assertEquals(written.code, 0, written.stderr);
+    // Owner-only: whoever reaches the sockets reaches the data.
+    for (const path of [agent.runDir, `${agent.runDir}/agent.sock`, agent.socket("web")]) {
+      assertEquals((await Deno.stat(path)).mode! & 0o077, 0, path);
+    }
+    assertEquals((await Deno.stat(storePath(options.dataDir))).mode! & 0o077, 0);
+    await agent.stop();
+    assertEquals(readSuperblock(options.dataDir).clean, true);
+    assertEquals([...Deno.readDirSync(agent.runDir)].filter((entry) => entry.isFile), []);
+  }
+  for (const end of ["kill", "stop"] as const) {
+    await using agent = await AgentProcess.start(options);
+    assertMatch(agent.log, /the agent is ready/);
+    assert(!agent.log.includes("made a new store"));
+    using client = agent.client();
+    const { nodeId, clusterId } = (await client.status()).agent;
+    assertEquals([nodeId, clusterId], [identity.nodeId, identity.clusterId]);
+    const read = ["disk", "read", "web", "--offset", "1M", "--length", `${data.length}`];
+    const { code, stdout, stderr } = await agent.run(...read);
+    assertEquals(code, 0, stderr);
+    assertBytes(stdout, data, "web");
+    await agent[end]();
+    assertEquals(readSuperblock(options.dataDir).clean, end === "stop");
+  }
+});
+
+Deno.test("an agent refuses data that another agent uses, that another host wrote, or that a newer one wrote", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  const refusal = async (more: { runDir?: string; arguments?: string[] } = {}) => {
+    const starting = AgentProcess.start({ ...options, ...more });
+    starting.then((agent) => agent.kill(), () => {});
+    return await assertRejects(() => starting, AgentRefusal) as AgentRefusal;
+  };
+  {
+    await using agent = await AgentProcess.start(options);
+    await agent.check("disk", "create", "web", "1G");
+    const busy = await refusal({ runDir: `${work.path}/run2` });
+    assertEquals(busy.code, 2, busy.stderr);
+    assertMatch(busy.stderr, /another kelpie agent is using it/);
+    // Neither did it harm the one that is there.
+    assertMatch(await agent.check("status"), /^healthy: 1 disk/);
+    // One with other data but the same sockets must not take them away either.
+    const taken = await refusal({
+      runDir: options.runDir,
+      arguments: ["--data", `${work.path}/d2`],
+    });
+    assertMatch(taken.stderr, /agent/);
+    assertMatch(await agent.check("status"), /^healthy: 1 disk/);
+    assertEquals(await agent.check("disk", "list", "--names"), "web");
+    await agent.stop();
+  }
+  const { hostId } = readSuperblock(options.dataDir);
+  changeHost(options.dataDir, hostId.map((byte) => byte ^ 0xff));
+  const foreign = await refusal();
+  assertEquals(foreign.code, 2, foreign.stderr);
+  assertMatch(foreign.stderr, /another host/);
+  assertMatch(foreign.stderr, /--adopt/);
+  {
+    await using agent = await AgentProcess.start({ ...options, arguments: ["--adopt"] });
+    assertEquals(await agent.check("disk", "list", "--names"), "web");
+    await agent.stop();
+  }
+  assertEquals(readSuperblock(options.dataDir).hostId, hostId);
+  // Adopted once and for all.
+  await (await AgentProcess.start(options)).stop();
+
+  makeNewer(options.dataDir);
+  const before = await digest(storePath(options.dataDir));
+  const newer = await refusal({ arguments: ["--adopt", "--accept-damage"] });
+  assertEquals(newer.code, 2, newer.stderr);
+  assertMatch(newer.stderr, /newer version/);
+  assertEquals(await digest(storePath(options.dataDir)), before, "it was changed");
+});
+
+/** SHA-256 of a store's first MiB, where a format would leave its traces. */
+async function digest(path: string): Promise<string> {
+  using file = await Deno.open(path);
+  const bytes = new Uint8Array(MIB);
+  await file.read(bytes);
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+}
+
+Deno.test("an agent tells systemd when it is ready and when it stops", async () => {
+  await using work = await WorkDirectory.make();
+  using notify = new NotifySocket(`${work.path}/notify`);
+  const env = { NOTIFY_SOCKET: `${work.path}/notify` };
+  await using agent = await AgentProcess.start({ ...optionsIn(work), env });
+  await until(() => notify.received().length > 0, { timeoutMs: 10_000, what: () => "READY=1" });
+  assertEquals(notify.received(), ["READY=1"]);
+  await agent.stop();
+  assertEquals(notify.received(), ["READY=1", "STOPPING=1"]);
+});
+
+Deno.test("the command line manages disks and ends with the code that the documentation names", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await AgentProcess.start(optionsIn(work));
+  /** Arguments, exit code, what standard output and standard error must match. */
+  const steps: [args: string, code: number, stdout: RegExp, stderr: RegExp][] = [
+    ["status", 0, /^healthy: 0 disks/, /^$/],
+    ["disk list", 0, /^$/, /no disk yet/],
+    ["disk create web 64M", 0, /^$/, /disk web of 64M at .*web\.sock/],
+    ["disk create web 64M", 3, /^$/, /web/],
+    ["disk create db 1.5T --json", 0, /"sizeBytes": 1649267441664/, /^$/],
+    ["disk create ../etc 1G", 64, /^$/, /name/],
+    ["disk create huge 5E", 64, /^$/, /./],
+    ["disk creat web 1G", 64, /^$/, /create/],
+    ["disk list --names", 0, /^db\nweb\n$/, /^$/],
+    ["disk info web", 0, /size: +64M/, /^$/],
+    ["disk info wbe", 5, /^$/, /wbe/],
+    ["disk rename web www", 0, /^$/, /www/],
+    ["disk rename db www", 3, /^$/, /www/],
+    ["disk rename none some", 5, /^$/, /none/],
+    ["disk resize www +64M", 0, /^$/, /128M/],
+    ["disk resize www 32M", 64, /^$/, /--shrink/],
+    ["disk resize www 32M --shrink --yes", 0, /^$/, /32M/],
+    ["disk delete www", 64, /^$/, /--yes/],
+    ["disk delete www --yes", 0, /^$/, /deleted/],
+    ["disk delete www --yes", 5, /^$/, /www/],
+    ["disk list --names", 0, /^db\n$/, /^$/],
+    ["disk qemu db", 0, /vhost-user-blk-pci/, /^$/],
+    ["version", 0, /agent/, /^$/],
+  ];
+  for (const [line, expected, out, err] of steps) {
+    const { code, stdout, stderr } = await agent.run(...line.split(" "));
+    assertEquals(code, expected, `kelpie ${line}: ${stderr}`);
+    assertMatch(text(stdout), out, `kelpie ${line}`);
+    assertMatch(stderr, err, `kelpie ${line}`);
+  }
+  // Sockets come and go with the names.
+  assertEquals(socketsIn(agent.runDir), ["agent.sock", "db.sock"]);
+  assertEquals(socketsIn(`${agent.runDir}/ro`), ["db.sock"]);
+  await agent.stop();
+  const { code, stderr } = await agent.run("status");
+  assertEquals(code, 2, stderr);
+  assertEquals(socketsIn(agent.runDir), [], "sockets outlive a clean stop");
+});
+
+function socketsIn(dir: string): string[] {
+  return [...Deno.readDirSync(dir)].filter((entry) => !entry.isDirectory)
+    .map((entry) => entry.name).sort();
+}
+
+Deno.test("data goes in and out by every way, and a shrunken or discarded part reads as zeros", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await AgentProcess.start(optionsIn(work));
+  const sizeBytes = 8 * MIB;
+  // An image with a hole: data, nothing, data.
+  const image = new Uint8Array(sizeBytes);
+  image.set(randomBytes(2, MIB + 512), 0);
+  image.set(randomBytes(3, MIB), 5 * MIB);
+  const file = `${work.path}/image.raw`;
+  await Deno.writeFile(file, image);
+
+  await agent.check("disk", "import", file, "web");
+  assertBytes(await exported(agent, "web"), image, "web");
+  await agent.check("disk", "export", "web", `${work.path}/out.raw`);
+  assertBytes(await Deno.readFile(`${work.path}/out.raw`), image, "out.raw");
+  {
+    using client = agent.client();
+    const { allocatedBytes } = await client.disk("web");
+    assert(allocatedBytes >= 2 * MIB && allocatedBytes <= 2.25 * MIB, `${allocatedBytes} bytes`);
+  }
+  const again = await agent.run("disk", "import", file, "web");
+  assertEquals(again.code, 3, again.stderr);
+  const there = await agent.run("disk", "export", "web", `${work.path}/out.raw`);
+  assertEquals(there.code, 3, there.stderr);
+
+  // Standard input, at an offset in the middle of a sector.
+  const part = randomBytes(4, 10_001);
+  image.set(part, 777);
+  const written = await agent.runWith({ stdin: part }, "disk", "write", "web", "--offset", "777");
+  assertEquals(written.code, 0, written.stderr);
+  const piped = await agent.runWith(
+    { stdin: image },
+    "disk",
+    "import",
+    "-",
+    "piped",
+    "--size",
+    "8M",
+  );
+  assertEquals(piped.code, 0, piped.stderr);
+  assertBytes(await exported(agent, "piped"), image, "piped");
+  assertBytes(await exported(agent, "web"), image, "web");
+
+  await agent.check("disk", "discard", "web", "--offset", "5M", "--length", "1M", "--yes");
+  image.fill(0, 5 * MIB, 6 * MIB);
+  assertBytes(await exported(agent, "web"), image, "web");
+
+  await agent.check("disk", "resize", "web", "600K", "--shrink", "--yes");
+  await agent.check("disk", "resize", "web", "8M");
+  image.fill(0, 600 * KIB);
+  assertBytes(await exported(agent, "web"), image, "web");
+  assertEquals(text((await agent.run("disk", "check", "web")).stdout).includes("no damage"), true);
+
+  if (find("qemu-img") === undefined) {
+    console.log("qcow2: not tested, there is no qemu-img here");
+    return;
+  }
+  await agent.check("disk", "export", "web", `${work.path}/web.qcow2`, "--format", "qcow2");
+  assertEquals(
+    (await Deno.readFile(`${work.path}/web.qcow2`)).slice(0, 3),
+    Uint8Array.of(81, 70, 73),
+  );
+  await agent.check("disk", "import", `${work.path}/web.qcow2`, "copy");
+  assertBytes(await exported(agent, "copy"), image, "copy");
+  await agent.kill();
+
+  // All of it is durable: the commands flush.
+  await using restarted = await AgentProcess.start(optionsIn(work));
+  assertBytes(await exported(restarted, "web"), image, "web");
+  assertBytes(await exported(restarted, "copy"), image, "copy");
+});
+
+/** What `kelpie disk export NAME -` gives. */
+async function exported(agent: AgentProcess, name: string): Promise<Uint8Array> {
+  const { code, stdout, stderr } = await agent.run("disk", "export", name, "-");
+  assertEquals(code, 0, stderr);
+  return stdout;
+}
+
+Deno.test({
+  name: "curl speaks to the agent's socket",
+  ignore: find("curl") === undefined,
+  fn: async () => {
+    await using work = await WorkDirectory.make();
+    await using agent = await AgentProcess.start(optionsIn(work));
+    const curl = async (...args: string[]) => {
+      const socket = `${agent.runDir}/agent.sock`;
+      const { stdout } = await new Deno.Command(find("curl")!, {
+        args: ["-sS", "--max-time", "30", "--unix-socket", socket, "-w", "\n%{http_code}", ...args],
+      }).output();
+      const lines = text(stdout).trimEnd().split("\n");
+      return { status: Number(lines.pop()), body: JSON.parse(lines.join("\n") || "null") };
+    };
+    const body = JSON.stringify({ name: "web", sizeBytes: 64 * MIB });
+    const json = ["-H", "content-type: application/json", "-d", body];
+    const made = await curl("http://kelpie/v1/disks", ...json);
+    assertEquals([made.status, made.body.socket], [201, agent.socket("web")]);
+    const { status, body: list } = await curl("http://kelpie/v1/disks");
+    assertEquals([status, list.disks.length], [200, 1]);
+    assertEquals((await curl("http://kelpie/v1/disks/none")).status, 404);
+    assertEquals((await curl("-X", "POST", "http://kelpie/v1/shutdown")).status, 204);
+    assertEquals((await agent.exited).code, 0, agent.log);
+  },
+});
+
+Deno.test("a disk in use is neither deleted nor shrunk, unless that is asked for by force", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await AgentProcess.start(optionsIn(work));
+  await agent.check("disk", "create", "web", "64M");
+  const frontEnd = await FrontEnd.connect({ socket: agent.socket("web") });
+  try {
+    await frontEnd.write(0, randomBytes(5, 4096));
+    using client = agent.client();
+    assertEquals((await client.disk("web")).sessions.map((session) => session.pid), [Deno.pid]);
+    for (const line of ["delete web --yes", "resize web 32M --shrink --yes"]) {
+      const { code, stderr } = await agent.run("disk", ...line.split(" "));
+      assertEquals(code, 1, stderr);
+      assertMatch(stderr, /in use/);
+    }
+    // A second writer waits, and is told of; a reader does not.
+    const second = FrontEnd.connect({ socket: agent.socket("web") });
+    await using reader = await FrontEnd.connect({ socket: agent.readOnlySocket("web") });
+    const block = new Uint8Array(4096);
+    await reader.read(0, block);
+    assertEquals(block, randomBytes(5, 4096));
+    await using waiting = await second;
+    const write = waiting.write(0, randomBytes(6, 4096));
+    await until(
+      async () => (await client.disk("web")).sessions.some((one) => one.waitingForLease),
+      {
+        timeoutMs: 10_000,
+        what: () => "a session that waits",
+      },
+    );
+    const status = await agent.run("status");
+    assertEquals(status.code, 1, status.stderr);
+    assertMatch(text(status.stdout), /waits for the lease/);
+    await frontEnd.close();
+    await write;
+    await reader.read(0, block);
+    assertEquals(block, randomBytes(6, 4096));
+    const forced = await agent.run("disk", "delete", "web", "--yes", "--force");
+    assertEquals(forced.code, 0, forced.stderr);
+    await assertRejects(() => waiting.read(0, block), "disconnected");
+  } finally {
+    frontEnd.abort();
+  }
+});
+
+Deno.test("writes to a full store wait, the status says so, and a discard or a delete sets them going", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work, { capacity: "500M" });
+  await using agent = await AgentProcess.start(options);
+  using client = agent.client();
+  await client.createDisk({ name: "big", sizeBytes: 1024 * MIB });
+  await client.createDisk({ name: "small", sizeBytes: 64 * MIB });
+  const small = await FrontEnd.connect({ socket: agent.socket("small") });
+  using _small = aborting(small);
+  await small.write(0, randomBytes(7, 32 * MIB));
+  await small.flush();
+
+  const big = await FrontEnd.connect({ socket: agent.socket("big"), depth: 32 });
+  using _big = aborting(big);
+  const block = randomBytes(8, 4 * MIB);
+  let writtenBytes = 0;
+  let isStopped = false, hasEnded = false;
+  const filling = (async () => {
+    while (!isStopped) {
+      await big.write(writtenBytes, block);
+      writtenBytes += block.length;
+    }
+    hasEnded = true;
+  })();
+  filling.catch(() => {}); // waited for at the end
+  await until(async () => (await client.store()).waitingWrites > 0, {
+    timeoutMs: 60_000,
+    what: () => `a full store after ${writtenBytes} bytes`,
+  });
+  const store = await client.store();
+  assertEquals(store.full, true);
+  assert(writtenBytes > 100 * MIB, `full after ${writtenBytes} bytes`);
+  const { code, stdout } = await agent.run("status");
+  assertEquals(code, 1);
+  assertMatch(text(stdout), /full and \d+ writes? waits?/);
+
+  // Reads and flushes go on, and so does all that frees.
+  const read = new Uint8Array(4096);
+  await small.read(0, read);
+  assertEquals(read, randomBytes(7, 4096));
+  await small.flush();
+  const before = writtenBytes;
+  await small.discard(0, 32 * MIB);
+  await until(() => writtenBytes > before, {
+    timeoutMs: 30_000,
+    what: () => `the writer goes on after a discard: ${JSON.stringify(store.counters)}`,
+  });
+  isStopped = true;
+  await until(async () => (await client.store()).waitingWrites > 0 || hasEnded, {
+    timeoutMs: 60_000,
+    what: () => "the writer has ended, or waits again",
+  });
+  // Whether it waits or not: room for all that is under way.
+  await small.close();
+  await big.discard(0, 64 * MIB);
+  await filling;
+  await big.close();
+
+  // Full or not, a start and a delete work.
+  await agent.kill();
+  await using restarted = await AgentProcess.start(options);
+  await restarted.check("disk", "delete", "big", "--yes");
+  const status = await restarted.check("status");
+  assertMatch(status, /^healthy: 1 disk/);
+  await restarted.stop();
+});
+
+/** Disconnects at the end of a block: an orderly end would wait for what is under way, and hide why a test failed. */
+function aborting(frontEnd: FrontEnd): Disposable {
+  return { [Symbol.dispose]: () => frontEnd.abort() };
+}
