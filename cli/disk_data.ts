@@ -9,7 +9,7 @@
  */
 import { basename, dirname, resolve } from "node:path";
 import type { AdminClient } from "../agent/admin_client.ts";
-import { SECTOR_BYTES } from "../agent/base/limits.ts";
+import { BLOCK_BYTES, SECTOR_BYTES } from "../agent/base/limits.ts";
 import { formatSize } from "../agent/config.ts";
 import { BackEndError } from "../agent/frontend/error.ts";
 import type { FrontEnd } from "../agent/frontend/front_end.ts";
@@ -708,10 +708,11 @@ function addDiscard(disk: AnyCommand, context: CommandContext): void {
     .addHelpText("after", examples("kelpie disk discard web --offset 10G --length 1G --yes"))
     .action(async (name, { yes = false, ...range }) => {
       for (const [option, value] of Object.entries(range)) {
-        if (value % SECTOR_BYTES === 0) continue;
+        // Part of a block cannot be given back, and must not seem to have been.
+        if (value % BLOCK_BYTES === 0) continue;
         throw new CommandError(
           ExitCode.Usage,
-          `--${option} ${value} is not a multiple of ${SECTOR_BYTES}, the size of a sector`,
+          `--${option} ${value} is not a multiple of ${BLOCK_BYTES}, the size of a block`,
         );
       }
       using client = context.client();
