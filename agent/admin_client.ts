@@ -232,9 +232,10 @@ export class AdminClient implements Disposable {
           : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
       });
     } catch (error) {
-      const reason = signal.aborted ? signal.reason : error;
+      const isAborted = signal?.aborted === true;
+      const reason = isAborted ? signal.reason : error;
       const isTimeout = reason instanceof DOMException && reason.name === "TimeoutError";
-      if (signal.aborted && !isTimeout) throw reason;
+      if (isAborted && !isTimeout) throw reason;
       throw this.#translate(reason);
     }
     if (response.ok) return response;
