@@ -17,7 +17,7 @@ const ALLOWED: Record<string, string[]> = {
   "store": ["base", "platform/platform.ts"],
   "volume": ["base", "platform/platform.ts", "blk/target.ts", "store/operation.ts"],
   "blk": ["base", "platform/platform.ts", "vhost"],
-  "vhost": ["base", "platform/platform.ts", "blk"],
+  "vhost": ["base", "platform/platform.ts"],
   "http": ["base", "map", "config.ts", "problems.ts", "platform/platform.ts"],
   "frontend": ["base", "platform/linux", "platform/platform.ts"],
 };
