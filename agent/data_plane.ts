@@ -152,7 +152,8 @@ export class DataPlane implements DiskServerHost {
         continue;
       }
       const isBusy = this.#scheduled.length > 0 || this.#later.length > 0 ||
-        this.#disk.hasReady || this.#ring.ready > 0;
+        this.#disk.hasReady || this.#ring.ready > 0 ||
+        (this.isPolling && this.#ring.unsubmitted > 0);
       if (isBusy || this.#poll() || this.#stopPolling()) this.#ring.enter(0);
       else this.#sleep(Math.max(1, this.#nextTickMs - now));
     }

@@ -25,7 +25,16 @@ import {
   syncFileSystem,
   writeZeros,
 } from "./bench/machine.ts";
-import { type Cell, CELLS, FULL, neededBytes, PREWRITE, QUICK, type Scale } from "./bench/plan.ts";
+import {
+  type Cell,
+  CELLS,
+  FULL,
+  neededBytes,
+  PREWRITE,
+  QUICK,
+  type Scale,
+  SCATTER,
+} from "./bench/plan.ts";
 import {
   type CellFigures,
   cellFigures,
@@ -151,6 +160,13 @@ class Contest {
     }
   }
 
+  /** Writes both disks at random for as long as a pattern takes. */
+  async scatter(): Promise<void> {
+    for (const server of this.#servers) {
+      await load(server, SCATTER, { seconds: this.scale.seconds });
+    }
+  }
+
   /** Syncs the file system, and waits until neither side does anything any more. */
   async #settle(): Promise<void> {
     await syncFileSystem(this.dir);
@@ -210,7 +226,7 @@ async function load(
 ): Promise<BenchResult> {
   const result = await runBench({ socket: server.socket, queues: 1, ...pattern, ...settings });
   if (benchExitCode(result) !== 0) {
-    const reason = result.failure?.message ?? result.messages.join("; ");
+    const reason = result.failure?.message ?? result.messages[0];
     throw new Error(`${server.name}: ${pattern.rw} failed: ${reason}`);
   }
   return result;
@@ -265,10 +281,13 @@ async function runMode(cache: CacheMode, options: Options): Promise<ModeFigures>
     await contest.prewrite();
     const figures: CellFigures[] = [];
     let hasWritten = false;
+    let isScattered = false;
     for (const cell of cells) {
       const isWriting = cell.load.rw.includes("write");
       if (isWriting && !hasWritten) await contest.prewrite();
       hasWritten ||= isWriting;
+      if (cell.isScattered && !isScattered) await contest.scatter();
+      isScattered ||= cell.load.rw === "randwrite";
       figures.push(await contest.measure(cell));
     }
     return {

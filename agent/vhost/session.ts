@@ -402,7 +402,12 @@ export class VhostSession implements QueueOwner {
       const next: VirtQueue | null = queue.nextWithBatch;
       queue.nextWithBatch = null;
       queue.isListed = false;
-      if (!queue.isAbandoned && queue.publish()) this.#call(this.#rings[queue.index]);
+      if (!queue.isAbandoned) {
+        const ring = this.#rings[queue.index];
+        if (queue.publish()) this.#call(ring);
+        // What the driver does next, it most likely does now.
+        if (this.#host.isPolling) this.#wantPoll(ring);
+      }
       queue = next;
     }
     if (this.#log.overflowed && !this.#isBroken && this.#phase === Phase.Open) {
@@ -433,9 +438,7 @@ export class VhostSession implements QueueOwner {
         }
       } else if (popped === Pop.Empty) {
         if (this.#host.isPolling) {
-          ring.isPolled = true;
-          if (!this.#isPolled) this.#host.polled(this);
-          this.#isPolled = true;
+          this.#wantPoll(ring);
           return;
         }
         if (!queue.enableKicks()) return;
@@ -446,6 +449,12 @@ export class VhostSession implements QueueOwner {
     }
     ring.hasLeftover = true;
     this.#schedule();
+  }
+
+  #wantPoll(ring: Ring): void {
+    ring.isPolled = true;
+    if (!this.#isPolled) this.#host.polled(this);
+    this.#isPolled = true;
   }
 
   /**
@@ -738,6 +747,10 @@ export class VhostSession implements QueueOwner {
       case Request.SetFeatures:
         return this.#setFeatures(payload);
       case Request.SetOwner:
+        // QEMU keeps the connection of a device that is unplugged for one that is plugged in after it, and then believes
+        // that none of its memory is with us.
+        if (!this.#isAnyStarted() && this.#isQuiet(null)) this.#memory.clear();
+        return null;
       case Request.SetLogFd:
         return null;
       case Request.ResetOwner:

@@ -18,6 +18,8 @@ export interface Cell {
   readonly load: Pick<BenchOptions, "rw" | "blockBytes" | "depth" | "flushEvery">;
   /** Least ratio of Kelpie's median rate to the reference's; null where none is promised. */
   readonly target: number | null;
+  /** The disk has to be written at random before. */
+  readonly isScattered?: boolean;
 }
 
 /** All patterns, in the order in which they are run. */
@@ -49,6 +51,7 @@ export const CELLS: readonly Cell[] = [
     name: "read 1M d4, after randwrite",
     load: { rw: "read", blockBytes: MiB, depth: 4 },
     target: null,
+    isScattered: true,
   },
 ];
 
@@ -62,6 +65,9 @@ export const PREWRITE: Cell["load"] & { readonly blockBytes: number } = {
   blockBytes: MiB,
   depth: 4,
 };
+
+/** The load that writes the disk at random, for a pattern that wants that when no other has done it. */
+export const SCATTER: Cell["load"] = { rw: "randwrite", blockBytes: 4 * KiB, depth: 32 };
 
 /** Sizes and times of a run. */
 export interface Scale {

@@ -87,12 +87,7 @@ export class AgentProcess implements AsyncDisposable {
    * @throws AgentRefusal when it ends instead
    */
   static async start(options: AgentOptions): Promise<AgentProcess> {
-    const args = ["--run-dir", options.runDir, "agent", "--data", options.dataDir];
-    if (options.capacity !== undefined) args.push("--capacity", options.capacity);
-    if (options.cache !== undefined) args.push("--cache", options.cache);
-    args.push(...options.arguments ?? []);
-    const process = await spawn(args, { ...options, stdin: "null", stdout: "null" });
-    const agent = new AgentProcess(options, process);
+    const agent = await AgentProcess.launch(options);
     try {
       await within(agent.#ready.promise, START_TIMEOUT_MS, () => `not ready:\n${agent.log}`);
       return agent;
@@ -100,6 +95,16 @@ export class AgentProcess implements AsyncDisposable {
       await agent.kill();
       throw error;
     }
+  }
+
+  /** Starts an agent and does not wait: for those who want to kill it while it starts. */
+  static async launch(options: AgentOptions): Promise<AgentProcess> {
+    const args = ["--run-dir", options.runDir, "agent", "--data", options.dataDir];
+    if (options.capacity !== undefined) args.push("--capacity", options.capacity);
+    if (options.cache !== undefined) args.push("--cache", options.cache);
+    args.push(...options.arguments ?? []);
+    const process = await spawn(args, { ...options, stdin: "null", stdout: "null" });
+    return new AgentProcess(options, process);
   }
 
   /** The agent's process ID. */
@@ -130,6 +135,11 @@ export class AgentProcess implements AsyncDisposable {
   /** A client of its admin API, to be closed. */
   client(): AdminClient {
     return new AdminClient({ runDir: this.runDir });
+  }
+
+  /** Sends SIGKILL and returns at once, for the moment to be exact. */
+  killNow(): void {
+    signal(this.#process, "SIGKILL");
   }
 
   /** Ends it as `kill -9` does, and waits until it is gone. Does nothing when it has ended. */
