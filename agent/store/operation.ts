@@ -27,6 +27,19 @@ export interface OperationOwner {
   operationDone(operation: Operation): void;
 }
 
+/**
+ * Takes blocks as they are verified, in one pass over the memory instead of two: one that verifies and one that copies.
+ */
+export interface BlockSink {
+  /**
+   * Copies block `index` of the operation's buffer to where it is wanted. Called in rising order of `index`; for a block that
+   * did not match, once more after it was read again. What was taken counts only if the operation succeeds.
+   *
+   * @returns the checksum of what was copied
+   */
+  takeBlock(operation: Operation, index: number): number;
+}
+
 /** One preallocated operation. The owner fills it, submits it, and gets it back once. */
 export class Operation {
   kind: OperationKind = OperationKind.Read;
@@ -48,6 +61,10 @@ export class Operation {
   sequence = 0;
   /** 0 or a negative errno once done. */
   result = 0;
+  /** Read: where the blocks are to go, or null to leave them in `buffer`. */
+  sink: BlockSink | null = null;
+  /** Read: the sink has taken all blocks. */
+  isTaken = false;
   /** First damaged block within the chunk when `result` is −EBADMSG. */
   badBlock = 0;
   /** Intrusive link for whichever queue holds the operation now. */

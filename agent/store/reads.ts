@@ -166,6 +166,7 @@ export class Reads {
     this.active++;
     this.#operations[slot] = operation;
     operation.result = 0;
+    operation.isTaken = false;
     this.#checked[slot] = 0;
     this.#again[slot] = 0;
     this.#waitsFor[slot] = 0;
@@ -335,16 +336,18 @@ export class Reads {
   #verify(slot: number, later: boolean): void {
     const operation = this.#operations[slot]!;
     const base = slot * TRANSFER_BLOCKS_MAX;
-    const { kernel } = this.#window;
-    const { buffer, blockCount } = operation;
+    const { blockCount } = operation;
     let lastPage = 0;
     let cached = -1;
     for (let i = this.#checked[slot]; i < blockCount; i++) {
       const at = base + i;
       const check = this.#check[at];
-      if (check === Check.None) continue;
+      if (check === Check.None) {
+        operation.sink?.takeBlock(operation, i);
+        continue;
+      }
       if (check === Check.Direct) {
-        if (kernel.checksum(buffer + (i << BLOCK_SHIFT), BLOCK_BYTES) === this.#sum[at]) continue;
+        if (this.#take(operation, i) === this.#sum[at]) continue;
       } else if (check === Check.Positional) {
         const page = this.#sum[at];
         if (page !== lastPage) {
@@ -357,7 +360,7 @@ export class Reads {
           return;
         }
         const sum = this.#cache.word(cached, this.#word[at]);
-        if (kernel.checksum(buffer + (i << BLOCK_SHIFT), BLOCK_BYTES) === sum) continue;
+        if (this.#take(operation, i) === sum) continue;
       } else if (check === Check.Poison) {
         this.#damaged(slot, i, EBADMSG);
         continue;
@@ -373,7 +376,15 @@ export class Reads {
       }
       this.#damaged(slot, i, (check & Check.Unread) !== 0 ? EIO : EBADMSG);
     }
+    operation.isTaken = operation.sink !== null;
     this.#finish(slot, operation, later);
+  }
+
+  /** Checksum of a block that was read, which goes where it is wanted at the same time. */
+  #take(operation: Operation, i: number): number {
+    return operation.sink !== null
+      ? operation.sink.takeBlock(operation, i)
+      : this.#window.kernel.checksum(operation.buffer + (i << BLOCK_SHIFT), BLOCK_BYTES);
   }
 
   #readAgain(slot: number, i: number): void {

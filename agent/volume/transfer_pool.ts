@@ -59,6 +59,10 @@ export class Transfer {
   lengthBytes = 0;
   /** Bytes between the start of the first block and the first guest byte. */
   headBytes = 0;
+  /** Read into whole blocks of guest memory: block that the cursor is at, its segment, and bytes of that to skip. */
+  cursorBlock = 0;
+  cursorSegment = 0;
+  cursorBytes = 0;
   /** Arena bytes held. */
   bufferBytes = 0;
   /** Place in the volume's list of active writes, or −1. */
@@ -150,6 +154,11 @@ export class TransferPool implements OperationOwner {
     if (waiting.length === 0) return;
     const volume = waiting.shift()!;
     if (volume.resume(transferClass)) waiting.push(volume);
+  }
+
+  /** The transfer that an operation belongs to. */
+  transferOf(operation: Operation): Transfer {
+    return this.#transfers[operation.tag];
   }
 
   /** Lets the volume finish the request at the end of this turn. */

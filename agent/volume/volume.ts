@@ -23,7 +23,7 @@
 import { BlockKind, type BlockRequest, type BlockTarget } from "../blk/target.ts";
 import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES, TRANSFER_BYTES_MAX } from "../base/limits.ts";
 import type { Window } from "../platform/platform.ts";
-import { type Operation, OperationKind } from "../store/operation.ts";
+import { type BlockSink, type Operation, OperationKind } from "../store/operation.ts";
 import {
   type Transfer,
   TransferClass,
@@ -75,7 +75,7 @@ export interface VolumeCounters {
 }
 
 /** A disk, served from this worker. */
-export class Volume implements BlockTarget, TransferOwner {
+export class Volume implements BlockTarget, TransferOwner, BlockSink {
   sizeBytes: number;
   readonly serial: string;
   readonly readOnly = false;
@@ -201,6 +201,10 @@ export class Volume implements BlockTarget, TransferOwner {
       if (transfer === null) return false;
       this.#prepare(transfer, request, offset, head, length, blockCount);
       transfer.operation.kind = OperationKind.Read;
+      transfer.operation.sink = isBlockwise(transfer) ? this : null;
+      transfer.cursorBlock = 0;
+      transfer.cursorSegment = transfer.segment;
+      transfer.cursorBytes = transfer.segmentBytes;
       advanceSegments(request, length);
       transfer.state = TransferState.Issued;
       this.#sink.submit(transfer.operation);
@@ -315,6 +319,7 @@ export class Volume implements BlockTarget, TransferOwner {
     if (isMerge) {
       transfer.state = TransferState.Filling;
       operation.kind = OperationKind.Read;
+      operation.sink = null;
       this.#sink.submit(operation);
     } else this.#submitWrite(transfer);
   }
@@ -378,7 +383,7 @@ export class Volume implements BlockTarget, TransferOwner {
     }
     if (operation.result !== 0) request.result = operation.result;
     else if (request.kind === BlockKind.Read && operation.kind === OperationKind.Read) {
-      this.#copyOut(transfer);
+      if (!operation.isTaken) this.#copyOut(transfer);
     }
     if (transfer.activeIndex >= 0) this.#deactivate(transfer);
     request.pending--;
@@ -501,6 +506,26 @@ export class Volume implements BlockTarget, TransferOwner {
     }
   }
 
+  /** {@inheritDoc BlockSink.takeBlock} */
+  takeBlock(operation: Operation, index: number): number {
+    const transfer = this.#pool.transferOf(operation);
+    const request = transfer.request!;
+    while (transfer.cursorBlock < index) {
+      transfer.cursorBlock++;
+      transfer.cursorBytes += BLOCK_BYTES;
+      if (transfer.cursorBytes === request.segmentLengths[transfer.cursorSegment]) {
+        transfer.cursorSegment++;
+        transfer.cursorBytes = 0;
+      }
+    }
+    const segment = transfer.cursorSegment;
+    return this.#windows[request.segmentWindows[segment]].kernel.copyAndChecksum(
+      request.segmentOffsets[segment] + transfer.cursorBytes,
+      operation.buffer + (index << BLOCK_SHIFT),
+      BLOCK_BYTES,
+    );
+  }
+
   /** Copies what was read (and verified) from the buffer to the guest. */
   #copyOut(transfer: Transfer): void {
     const request = transfer.request!;
@@ -562,6 +587,21 @@ function classOf(request: BlockRequest): TransferClass {
     default:
       return TransferClass.Control;
   }
+}
+
+/** Whether each block of a read goes to one place in guest memory. */
+function isBlockwise(transfer: Transfer): boolean {
+  if (transfer.headBytes !== 0 || transfer.lengthBytes % BLOCK_BYTES !== 0) return false;
+  const { segmentLengths } = transfer.request!;
+  let left = transfer.lengthBytes;
+  let skip = transfer.segmentBytes;
+  for (let segment = transfer.segment; left > 0; segment++) {
+    const part = segmentLengths[segment] - skip;
+    if (left > part && part % BLOCK_BYTES !== 0) return false;
+    left -= part;
+    skip = 0;
+  }
+  return true;
 }
 
 /** True for a write or zeroing of part of a block. */
