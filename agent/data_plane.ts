@@ -32,6 +32,7 @@ import { LinuxMemory } from "./platform/linux/memory.ts";
 import { Ring } from "./platform/linux/ring.ts";
 import { SocketWatcher } from "./platform/linux/socket.ts";
 import { LinuxRandom } from "./platform/linux/random.ts";
+import { DAMAGE_MAX } from "./store/core.ts";
 import { StoreError } from "./store/errors.ts";
 import { Operation, OperationKind } from "./store/operation.ts";
 import { Store } from "./store/store.ts";
@@ -506,7 +507,8 @@ export class DataPlane implements DiskServerHost {
       full: stats.full,
       waitingWrites: stats.waitingWrites,
       failed: stats.failed,
-      damagedBlocks: stats.damageCount,
+      // The list leaves out what has been written again since; past its end nobody knows.
+      damagedBlocks: stats.damageCount <= DAMAGE_MAX ? stats.damage.length : stats.damageCount,
       damage: blocks.map(({ layer, chunk, block }) => ({
         layer,
         offsetBytes: chunk * CHUNK_BYTES + block * 4096,
@@ -516,7 +518,7 @@ export class DataPlane implements DiskServerHost {
   }
 
   #check(id: number, layers: number[] | null): void {
-    const before = this.#store.stats();
+    const before = this.#store.stats().damageCount;
     let checkedBlocks = 0;
     this.#store.scrubNow(
       layers,
@@ -540,7 +542,7 @@ export class DataPlane implements DiskServerHost {
         };
         this.log.info("check finished", {
           checkedBytes: report.checkedBytes,
-          newDamage: after.damagedBlocks - before.damageCount,
+          newDamage: this.#store.stats().damageCount - before,
         });
         this.#answer(id, report);
       },

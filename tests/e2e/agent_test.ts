@@ -5,6 +5,7 @@
  * @module
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert/mod.js";
+import { BackEndError } from "../../agent/frontend/error.ts";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
 import { Prng } from "../../agent/base/prng.ts";
 import { until } from "../guest/deadline.ts";
@@ -347,6 +348,65 @@ Deno.test("a disk in use is neither deleted nor shrunk, unless that is asked for
     frontEnd.abort();
   }
 });
+
+Deno.test("a flipped bit is an I/O error for its block alone, is named, and is gone when the block is written", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  const data = randomBytes(9, 64 * 4096);
+  const bad = 17 * 4096;
+  {
+    await using agent = await AgentProcess.start(options);
+    await agent.check("disk", "create", "web", "64M");
+    const { code, stderr } = await agent.runWith({ stdin: data }, "disk", "write", "web");
+    assertEquals(code, 0, stderr);
+    await agent.stop();
+  }
+  await flipBit(storePath(options.dataDir), data.subarray(bad, bad + 4096));
+
+  await using agent = await AgentProcess.start(options);
+  const frontEnd = await FrontEnd.connect({ socket: agent.socket("web") });
+  using _frontEnd = aborting(frontEnd);
+  const block = new Uint8Array(4096);
+  for (let at = 0; at < data.length; at += block.length) {
+    if (at === bad) {
+      const error = await assertRejects(() => frontEnd.read(at, block), BackEndError);
+      assertEquals((error as BackEndError).kind, "io");
+    } else {
+      await frontEnd.read(at, block);
+      assertBytes(block, data.subarray(at, at + block.length), `block at ${at}`);
+    }
+  }
+  const status = await agent.run("status");
+  assertEquals(status.code, 1, status.stderr);
+  assertMatch(text(status.stdout), new RegExp(`1 block cannot be read: web at ${bad}`));
+  const check = await agent.run("disk", "check", "web", "--json");
+  assertEquals(check.code, 1, check.stderr);
+  const { checkedBytes, damage } = JSON.parse(text(check.stdout));
+  assertEquals([checkedBytes, damage], [data.length, [{ disk: "web", offsetBytes: bad }]]);
+  // Part of a block that cannot be read cannot be written; the whole of it can.
+  await assertRejects(() => frontEnd.write(bad, block.subarray(0, 512)), BackEndError);
+  await frontEnd.write(bad, data.subarray(bad, bad + 4096));
+  await frontEnd.read(bad, block);
+  assertBytes(block, data.subarray(bad, bad + 4096), "the block");
+  await frontEnd.close();
+  assertMatch(await agent.check("disk", "check", "web"), /no damage/);
+});
+
+/** Flips a bit in the middle of where these bytes lie in a file. */
+async function flipBit(path: string, block: Uint8Array): Promise<void> {
+  using file = await Deno.open(path, { read: true, write: true });
+  const { size } = await file.stat();
+  const found = new Uint8Array(block.length);
+  for (let at = 0; at < size; at += block.length) {
+    await file.seek(at, Deno.SeekMode.Start);
+    await file.read(found);
+    if (found.some((byte, index) => byte !== block[index])) continue;
+    await file.seek(at + 2000, Deno.SeekMode.Start);
+    await file.write(Uint8Array.of(found[2000] ^ 4));
+    return;
+  }
+  throw new Error(`${path} does not hold the block`);
+}
 
 Deno.test("writes to a full store wait, the status says so, and a discard or a delete sets them going", async () => {
   await using work = await WorkDirectory.make();
