@@ -70,6 +70,8 @@ const POLL_MS_MIN = 0.008;
  * the next agent: the guest's front end keeps the list.
  */
 const DRAIN_MS_MAX = 5000;
+/** Milliseconds between reports of a check's progress. */
+const PROGRESS_MS = 100;
 /** Part of a value too long for the store's one META record. */
 const META_PART_BYTES = 60 * 1024;
 /** Chunks zeroed at once when a disk shrinks. */
@@ -520,16 +522,22 @@ export class DataPlane implements DiskServerHost {
   #check(id: number, layers: number[] | null): void {
     const before = this.#store.stats().damageCount;
     let checkedBlocks = 0;
+    let nextPostMs = 0;
     this.#store.scrubNow(
       layers,
       (progress) => {
         checkedBlocks = progress.checkedBlocks;
-        this.#post({
-          kind: "check-progress",
-          id,
-          checkedBytes: progress.checkedBlocks * 4096,
-          totalBytes: progress.totalBlocks * 4096,
-        });
+        const now = this.monotonicMs();
+        if (now >= nextPostMs) {
+          nextPostMs = now + PROGRESS_MS;
+          this.#post({
+            kind: "check-progress",
+            id,
+            checkedBytes: progress.checkedBlocks * 4096,
+            totalBytes: progress.totalBlocks * 4096,
+          });
+        }
+        return !this.#cancelledChecks.has(id);
       },
       (error) => {
         this.#cancelledChecks.delete(id);

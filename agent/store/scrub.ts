@@ -105,11 +105,15 @@ export class Scrub {
     this.#isBackground = false;
   }
 
-  /** Scrubs some or all (null) layers at full speed. */
+  /**
+   * Scrubs some or all (null) layers at full speed.
+   *
+   * @param progress told now and then; returns false to end the scrub early
+   */
   now(
     tasks: Tasks,
     layers: readonly number[] | null,
-    progress: (progress: ScrubProgress) => void,
+    progress: (progress: ScrubProgress) => boolean | void,
     done: Done,
   ): void {
     if (this.running) {
@@ -126,7 +130,7 @@ export class Scrub {
   *#now(
     io: TaskIo,
     layers: readonly number[] | null,
-    progress: (progress: ScrubProgress) => void,
+    progress: (progress: ScrubProgress) => boolean | void,
     done: Done,
   ): Task {
     const { index } = this.#core;
@@ -134,13 +138,15 @@ export class Scrub {
     const damagedBefore = this.blocksDamaged;
     const state: ScrubProgress = { checkedBlocks: 0, totalBlocks: 0, damagedBlocks: 0 };
     for (const layer of cursor.layers) state.totalBlocks += index.layerBlockCount(layer);
-    const isOver = yield* this.#pass(io, cursor, () => true, (blocks) => {
+    let isWanted = true;
+    const isOver = yield* this.#pass(io, cursor, () => isWanted, (blocks) => {
       state.checkedBlocks += blocks;
       state.damagedBlocks = this.blocksDamaged - damagedBefore;
-      progress(state);
+      if (progress(state) === false) isWanted = false;
     });
     this.running = false;
-    done(isOver ? null : new StoreError("BUSY", "the store was closed before the scrub was over"));
+    const reason = isWanted ? "the store was closed before the scrub was over" : "cancelled";
+    done(isOver ? null : new StoreError("BUSY", reason));
   }
 
   /** Layers to scrub: those asked for, or all that are not being deleted. */
