@@ -31,8 +31,11 @@ const MEMORY_USUAL = "2G";
 /** Queues of a disk that is not described otherwise; a guest uses as many as it has CPUs. */
 const QUEUES_USUAL = 4;
 
-/** Most queues of a disk: one per CPU of any guest that there is. */
-const QUEUES_MAX = 256;
+/** Queues that a disk of ours offers; QEMU refuses to start with more. */
+const QUEUES_MAX = 64;
+
+/** More CPUs than any host has that a domain is printed for. */
+const CPUS_MAX = 1024;
 
 /** Most disks of one guest that one command describes: the slots of a PCI bus. */
 const DISKS_MAX = 26;
@@ -197,7 +200,7 @@ export function addGuestCommands(disk: AnyCommand, context: CommandContext): voi
     .argument("<name...>", "disks of one guest", collectDisks)
     .option("--full", "a whole domain, named after the first disk")
     .option("--memory <size>", "memory of that domain", sizeText, MEMORY_USUAL)
-    .option("--cpus <count>", "CPUs of that domain", queuesArgument, QUEUES_USUAL)
+    .option("--cpus <count>", "CPUs of that domain", cpusArgument, QUEUES_USUAL)
     .option("--queues <count>", "queues of each disk", queuesArgument, QUEUES_USUAL)
     .addHelpText(
       "after",
@@ -214,6 +217,7 @@ export function addGuestCommands(disk: AnyCommand, context: CommandContext): voi
 }
 
 const queuesArgument = countArgument({ min: 1, max: QUEUES_MAX });
+const cpusArgument = countArgument({ min: 1, max: CPUS_MAX });
 
 function collectDisks(name: string, previous: string[] | undefined): string[] {
   const disks = [...previous ?? [], diskArgument(name)];
