@@ -150,6 +150,7 @@ export class DataPlane implements DiskServerHost {
       if (now >= this.#nextTickMs) {
         this.#store.tick(now);
         for (const server of this.#servers.values()) server.tick();
+        this.sockets.resume();
         if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
         this.#nextTickMs = now + (this.#store.idle ? TICK_IDLE_MS : TICK_BUSY_MS);
         continue;

@@ -37,6 +37,8 @@ import {
 /** Guest memory that one agent maps at the most: 4 TiB is more than any host the agent is meant for has. */
 const WINDOWS_MAX = 2048;
 
+/** A free range that is taken for a part of something larger than any window. */
+const LARGE_RANGE_BYTES = WINDOW_BYTES / 2;
 const WASM_PAGE_BYTES = 65536;
 const SMALL_PAGE_BYTES = 4096;
 /** A huge page of 1 GiB still finds an aligned place in a window; anything larger does not. */
@@ -230,7 +232,11 @@ export class LinuxMemory {
         }
       }
     }
-    // A fresh window keeps large guests in few pieces; leftovers serve only when no more windows may be made.
+    // Large guests shall be in few pieces: a window that is mostly free will do, smaller leftovers serve only when no more
+    // windows may be made.
+    if (best !== null && best.length >= LARGE_RANGE_BYTES) {
+      return this.#take(best.window, best.offset, best.length);
+    }
     if (this.#windows.length < WINDOWS_MAX) {
       let window: LinuxWindow;
       try {

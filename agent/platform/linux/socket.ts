@@ -13,7 +13,7 @@ const AF_UNIX = 1, SOCK_STREAM = 1, SOCK_NONBLOCK = 0o4000, SOCK_CLOEXEC = 0o200
 const SOL_SOCKET = 1, SCM_RIGHTS = 1, SO_PEERCRED = 17;
 const MSG_DONTWAIT = 0x40, MSG_NOSIGNAL = 0x4000, MSG_CMSG_CLOEXEC = 0x40000000, MSG_CTRUNC = 8;
 const POLLIN = 1, POLLERR = 8, POLLHUP = 16;
-const EAGAIN = 11, EINTR = 4;
+const EAGAIN = 11, EINTR = 4, ENFILE = 23, EMFILE = 24;
 const TWO32 = 0x1_0000_0000;
 
 /** Bytes taken from a socket at once. */
@@ -244,6 +244,8 @@ interface Watched {
   readonly fd: number;
   readonly ready: () => void;
   removed: boolean;
+  /** Not polled until {@linkcode SocketWatcher.resume}. */
+  isPaused: boolean;
 }
 
 /** Polls sockets through the ring. */
@@ -253,6 +255,7 @@ export class SocketWatcher implements RingHandler {
   readonly #cancelKind: number;
   readonly #watched: (Watched | null)[] = [];
   readonly #free: number[] = [];
+  readonly #paused: number[] = [];
 
   constructor(ring: Ring) {
     this.#ring = ring;
@@ -266,13 +269,16 @@ export class SocketWatcher implements RingHandler {
    * @returns a function that stops listening and removes the file
    */
   listen(path: string, accepted: (connection: Connection) => void): () => void {
+    // Clients must be able to name it.
+    unixAddress(path);
     const fd = check(
       libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
       "socket",
     );
     // Bound under another name first and renamed over the old one: clients never find the path missing, and
     // the mode is right before anyone can connect.
-    const fresh = `${path}.new`;
+    // The name is shorter than any socket's of ours, so it fits where theirs does; disks' names never begin with a dot.
+    const fresh = `${path.slice(0, path.lastIndexOf("/") + 1)}.new`;
     try {
       try {
         Deno.removeSync(fresh);
@@ -291,7 +297,12 @@ export class SocketWatcher implements RingHandler {
     const watch = this.#add(fd, () => {
       for (let i = 0; i < BACKLOG; i++) {
         const peer = libc.accept4(fd, null, null, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (peer < 0) return;
+        if (peer < 0) {
+          // Out of descriptors: the connection stays in the backlog and would wake us again and again.
+          const code = errno();
+          if (code === EMFILE || code === ENFILE) this.#watched[watch]!.isPaused = true;
+          return;
+        }
         accepted(this.adopt(peer));
       }
     });
@@ -315,7 +326,7 @@ export class SocketWatcher implements RingHandler {
 
   #add(fd: number, ready: () => void): number {
     const watch = this.#free.pop() ?? this.#watched.length;
-    this.#watched[watch] = { fd, ready, removed: false };
+    this.#watched[watch] = { fd, ready, removed: false, isPaused: false };
     this.#arm(watch);
     return watch;
   }
@@ -366,7 +377,19 @@ export class SocketWatcher implements RingHandler {
       closeFd(watched.fd);
       this.#watched[watch] = null;
       this.#free.push(watch);
-    } else this.#arm(watch);
+    } else if (watched.isPaused) this.#paused.push(watch);
+    else this.#arm(watch);
+  }
+
+  /** Polls again what was paused for want of descriptors; to be called now and then. */
+  resume(): void {
+    for (const watch of this.#paused.splice(0)) {
+      const watched = this.#watched[watch];
+      if (watched === null) continue;
+      watched.isPaused = false;
+      if (watched.removed) this.ringDone(watch, 0);
+      else this.#arm(watch);
+    }
   }
 }
 
