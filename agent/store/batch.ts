@@ -48,6 +48,8 @@ export class Batch implements IoVector {
   state = BatchState.Filling;
   /** Place in the log: +1 per batch, whatever happens to it. */
   number = 0;
+  /** The segment's header goes with it. */
+  bringsHeader = false;
   /** Given when it is placed. */
   lsn = 0;
   segment = 0;

@@ -52,8 +52,11 @@ const WALK_CHUNKS_PER_TURN = 64;
 const IDLE_AFTER_MS = 2000;
 /** Blocks moved per millisecond in an idle store: 16 MiB/s, hardly to be felt when work comes back. */
 const IDLE_BLOCKS_PER_MS = 4;
-/** A victim must give back at least this part of itself, or cleaning would turn in circles. */
-const GAIN_MIN = 1 / 64;
+/**
+ * A victim must give back at least this part of itself once its blocks have been copied with new headers, or cleaning a full
+ * store would turn in circles. It bounds what cleaning costs to 32 blocks moved for each one won.
+ */
+const GAIN_MIN = 1 / 32;
 /** Blocks header-read ahead. */
 const AHEAD_BLOCKS = READER_BYTES / BLOCK_BYTES;
 
@@ -177,7 +180,7 @@ export class Cleaner {
       if (segments.state[segment] !== SegmentState.Sealed) continue;
       const live = segments.live[segment];
       // Copies need headers too.
-      const gain = blocks - live - (live >>> 6) - 1;
+      const gain = blocks - live - (live + 31 >>> 5) - 1;
       if (live === 0 || gain < blocks * GAIN_MIN || segments.unapplied[segment] > 0) continue;
       if (this.#stuck.has(segment) || (!mayTake && needed(live) > headRoom)) continue;
       const u = live / blocks;

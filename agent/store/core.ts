@@ -32,7 +32,7 @@ export interface StoreTunables {
   warmMs: number;
   /** Segments below the writes' limit in which the cleaner works. Default 3. */
   cleanerSegments: number;
-  /** Segments that crashes may use up while the store is full, one each, before the cleaner gets to work. Default 4. */
+  /** Segments kept for crashes that leave the head unusable (damage, a failed write), one each. Default 2. */
   crashSegments: number;
   /** The cleaner works in the background while fewer than this part of the segments are free. Default 1/8. */
   cleanFreeRatio: number;
@@ -53,7 +53,7 @@ export const TUNABLES_DEFAULT: StoreTunables = {
   warmSegments: 256,
   warmMs: 120_000,
   cleanerSegments: 3,
-  crashSegments: 4,
+  crashSegments: 2,
   cleanFreeRatio: 1 / 8,
   cleanGarbageRatio: 1 / 4,
   scrubBytesPerSecond: 4 * 1024 * 1024,

@@ -36,7 +36,7 @@
  *     144  replayLsn        u64, lsn of the record there
  *     152  syncedLsn        u64, all records up to this one were durable
  *     160  nextSequence     u64, above every segment sequence that was ever used
- *     168  previousEndLsn   u64, last lsn that counts before replaySegment
+ *     168  previousEndLsn   u64, last lsn that counts before the place where replay starts
  *     176  reserved, zero
  *    4092  checksum         u32
  *
@@ -78,7 +78,7 @@
  *       4  count            u16, blocks 1…1024; META: data blocks
  *       6  reserved         u16
  *       8  layer            u32; META: bytes of the key
- *      12  chunk            u32; META: bytes of the value
+ *      12  chunk            u32, below 2^30; META: bytes of the value
  *      16  generation       u32
  *      20  from             u32, RELOCATE: location the blocks were copied from
  *      24  sequence         u64
@@ -99,7 +99,14 @@
  *
  * @module
  */
-import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
+import {
+  BLOCK_BYTES,
+  BLOCK_SHIFT,
+  CHUNK_BLOCKS,
+  CHUNK_BYTES,
+  DISK_BYTES_MAX,
+  TRANSFER_BLOCKS_MAX,
+} from "../base/limits.ts";
 import type { Window } from "../platform/platform.ts";
 
 /** Version that this code writes. */
@@ -151,6 +158,9 @@ export const ID_BYTES = 16;
 
 /** Largest frame, in bytes: holds the longest META value, and fits the smallest segment. */
 export const FRAME_BYTES_MAX = 96 * 1024;
+
+/** Chunks of the largest disk. */
+export const CHUNKS_MAX = DISK_BYTES_MAX / CHUNK_BYTES;
 
 /** Longest META value, in bytes. */
 export const META_VALUE_BYTES_MAX = 64 * 1024;
@@ -575,6 +585,7 @@ function areEntriesValid(u32: Uint32Array, base: number, record: RecordHeader): 
     } else {
       if ((u32[word] >>> 8 & 0xff) !== 0) return false;
       if (count < 1 || block + count > CHUNK_BLOCKS) return false;
+      if (entryChunk(u32, word) >= CHUNKS_MAX) return false;
     }
     word += ENTRY_BYTES >>> 2;
     if (hasData(kind)) {

@@ -62,6 +62,7 @@ export interface LogPosition {
   sequence: number;
   block: number;
   lsn: number;
+  /** Last lsn that counts before this place. */
   previousEndLsn: number;
 }
 
@@ -96,6 +97,7 @@ export class RecordLog {
   notedSyncedLsn = 0;
   /** A write met ENOSPC although its segment was allocated: tried again by {@linkcode retryNoSpace}. */
   noSpace = false;
+  #retriesNoSpace = false;
 
   readonly #disk: Disk;
   readonly #window: Window;
@@ -111,17 +113,18 @@ export class RecordLog {
   #lastNumber = 0;
   /** Closed, not yet written: oldest first. At most BATCHES. */
   readonly #closed: Batch[] = [];
+  #closedBlocks = 0;
   /** Written or being written: a ring, oldest at #first. */
   readonly #flight: Batch[] = [];
   #writing = 0;
   /** A write failed: nothing is issued until those under way have ended. */
   #draining = false;
   #failures = 0;
+  #errno = 0;
 
   // The head.
   #segment = NO_SEGMENT;
   #next = NO_SEGMENT;
-  #previous = NO_SEGMENT;
   #block = 0;
   #headerWritten = false;
   /** lsn of the last placed record that counts. */
@@ -173,17 +176,16 @@ export class RecordLog {
   }
 
   /**
-   * Begins the log in a segment that was taken as Open, followed by one that was taken as Next.
+   * Begins the log.
    *
-   * @param lsn highest lsn ever seen
-   * @param sequence for the segment: above every one ever seen
-   * @param lastSequence highest one given so far
+   * @param head.segment in state Open; with `block` 1 it has no header yet, otherwise the log goes on where it ended
+   * @param head.next in state Next; what the header of the segment names, if it has one
+   * @param lsn highest lsn ever seen; all that counts is durable
+   * @param lastSequence highest segment sequence ever given
    */
   begin(
-    segment: number,
-    next: number,
+    head: { segment: number; sequence: number; block: number; next: number; isNew: boolean },
     lsn: number,
-    sequence: number,
     lastSequence: number,
   ): void {
     this.lastLsn =
@@ -193,13 +195,13 @@ export class RecordLog {
         lsn;
     this.notedSyncedLsn = lsn;
     this.lastSequence = lastSequence;
-    this.#segment = segment;
-    this.#next = next;
-    this.#previous = NO_SEGMENT;
-    this.#block = 1;
-    this.#headerWritten = false;
-    this.#segments.sequence[segment] = sequence;
-    this.#segments.previousEndLsn[segment] = lsn;
+    this.#segment = head.segment;
+    this.#next = head.next;
+    this.#block = head.block;
+    this.#headerWritten = !head.isNew;
+    this.#segments.sequence[head.segment] = head.sequence;
+    this.#segments.previous[head.segment] = NO_SEGMENT;
+    this.#segments.previousEndLsn[head.segment] = lsn;
   }
 
   /** Where the next record goes. Exact when nothing is under way. */
@@ -209,17 +211,19 @@ export class RecordLog {
       sequence: this.#segments.sequence[this.#segment],
       block: this.#block,
       lsn: this.lastLsn + 1,
-      previousEndLsn: this.#segments.previousEndLsn[this.#segment],
+      previousEndLsn: this.#endLsn,
     };
+  }
+
+  /** Blocks that have been appended but have no place yet. */
+  get unplacedBlocks(): number {
+    return this.#closedBlocks + (this.#open !== null ? this.#open.blocks : 0);
   }
 
   /** Blocks left in the head segment after all that has been appended; 0 when that is not known. */
   get headRoom(): number {
     if (this.#draining) return 0;
-    let room = this.#segments.segmentBlocks - this.#block;
-    for (const batch of this.#closed) room -= batch.blocks;
-    if (this.#open !== null && this.#open.entryCount > 0) room -= this.#open.blocks;
-    return Math.max(0, room);
+    return Math.max(0, this.#segments.segmentBlocks - this.#block - this.unplacedBlocks);
   }
 
   /** True when every batch has been applied. */
@@ -417,6 +421,7 @@ export class RecordLog {
     this.#lastClosed = batch.number;
     batch.state = BatchState.Closed;
     this.#closed.push(batch);
+    this.#closedBlocks += batch.blocks;
     this.issue();
   }
 
@@ -426,11 +431,12 @@ export class RecordLog {
   issue(): void {
     while (
       this.#closed.length > 0 && this.#flight.length < BATCHES_IN_FLIGHT_MAX && !this.#draining &&
-      !this.noSpace && !this.failed
+      (!this.noSpace || this.#retriesNoSpace) && !this.failed
     ) {
       const batch = this.#closed[0];
       if (!this.#place(batch)) return;
       this.#closed.shift();
+      this.#closedBlocks -= batch.blocks;
       this.#flight.push(batch);
       this.#write(batch);
     }
@@ -455,8 +461,8 @@ export class RecordLog {
     const after = segments.take(SegmentState.Next);
     if (after === NO_SEGMENT) return false;
     const sealed = this.#segment;
-    this.#previous = sealed;
     this.#segment = this.#next;
+    segments.previous[this.#segment] = sealed;
     this.#next = after;
     this.#block = 1;
     this.#headerWritten = false;
@@ -476,7 +482,8 @@ export class RecordLog {
     batch.offsets[0] = batch.headerAt;
     batch.lengths[0] = headerBlocks << BLOCK_SHIFT;
     let location = segments.start(batch.segment) + batch.block;
-    if (!this.#headerWritten && batch.segment === this.#segment) {
+    batch.bringsHeader = !this.#headerWritten;
+    if (batch.bringsHeader) {
       this.#headerWritten = true;
       this.#encodeHeader(batch);
       batch.offsets[0] -= BLOCK_BYTES;
@@ -520,7 +527,7 @@ export class RecordLog {
     header.kind = SegmentKind.Log;
     header.sequence = this.#segments.sequence[batch.segment];
     header.next = this.#next;
-    header.previous = this.#previous;
+    header.previous = this.#segments.previous[batch.segment];
     header.startLsn = batch.lsn;
     header.previousEndLsn = this.#segments.previousEndLsn[batch.segment];
     header.checkpointId = 0;
@@ -535,17 +542,27 @@ export class RecordLog {
       batch.state = BatchState.Failed;
       this.writeErrors++;
       this.#draining = true;
-      if (result === -ENOSPC) this.noSpace = true;
-      else if (++this.#failures >= WRITE_TRIES_MAX) {
-        return this.fail(
-          `writing to the disk failed ${this.#failures} times in a row (errno ${-result})`,
-        );
+      if (result === -ENOSPC) {
+        this.noSpace = true;
+        this.#retriesNoSpace = false;
+      } else {
+        this.#errno = -result;
       }
     } else {
+      this.noSpace = false;
       batch.state = BatchState.Written;
     }
     this.#apply();
-    if (this.#draining && this.#writing === 0 && !this.failed) this.#placeAnew();
+    if (this.#draining && this.#writing === 0 && !this.failed) {
+      // Of those that were under way together, all failures count as one.
+      if (!this.noSpace && ++this.#failures >= WRITE_TRIES_MAX) {
+        this.fail(
+          `writing to the disk failed ${this.#failures} times in a row (errno ${this.#errno})`,
+        );
+        return;
+      }
+      this.#placeAnew();
+    }
     this.#progressSyncs();
     this.issue();
   }
@@ -555,10 +572,11 @@ export class RecordLog {
     const flight = this.#flight;
     while (flight.length > 0 && flight[0].state === BatchState.Written && !this.failed) {
       const batch = flight.shift()!;
-      this.#failures = this.#draining ? this.#failures : 0;
+      // Progress: whatever fails from here on does so for the first time.
+      this.#failures = 0;
+      if (batch.number === this.#watchNumber) this.#notePosition(batch);
       this.appliedLsn = batch.lsn;
       this.appliedNumber = batch.number;
-      if (batch.number === this.#watchNumber) this.#notePosition(batch);
       this.#owner.applyBatch(batch);
       // Only now: while it counts as unapplied, the segment cannot be taken for dead half-way through.
       this.#segments.unapplied[batch.segment]--;
@@ -582,7 +600,7 @@ export class RecordLog {
       sequence: this.#segments.sequence[batch.segment],
       block: batch.block,
       lsn: batch.lsn,
-      previousEndLsn: this.#segments.previousEndLsn[batch.segment],
+      previousEndLsn: this.appliedLsn,
     };
   }
 
@@ -593,11 +611,12 @@ export class RecordLog {
   #placeAnew(): void {
     const segments = this.#segments;
     const failed = this.#flight[0];
-    const isFirst = failed.block === 1;
+    const isFirst = failed.bringsHeader;
     this.#takeBackAfter(failed.segment);
     for (const batch of this.#flight) {
       segments.unapplied[batch.segment]--;
       batch.state = BatchState.Closed;
+      this.#closedBlocks += batch.blocks;
     }
     this.#closed.unshift(...this.#flight);
     this.#flight.length = 0;
@@ -639,7 +658,7 @@ export class RecordLog {
   /** Tries again after ENOSPC. */
   retryNoSpace(): void {
     if (!this.noSpace) return;
-    this.noSpace = false;
+    this.#retriesNoSpace = true;
     this.issue();
   }
 

@@ -9,12 +9,15 @@
  * 5. Unless the store was closed cleanly, a checkpoint of the result, so that the torn tail that was ignored can never come
  *    back. Segments of the old checkpoint and of the old log stay untouched until its superblock is durable: a crash
  *    in here leads back to step 1 with all of its input in place.
- * 6. A superblock that says "not clean" and names a new segment for the log, with sequences that were never used.
+ * 6. A superblock that says "not clean" and names the place where the log goes on: right where it ended, so that neither
+ *    stops nor crashes cost space, or in a new segment where that cannot be. New segments get sequences that were never used.
+ *    Before the log goes on, what the following segment may hold of the ignored tail is overwritten: it would claim to follow.
  *
  * @module
  */
-import type { Window } from "../platform/platform.ts";
-import { Applier } from "./applier.ts";
+import { BLOCK_BYTES } from "../base/limits.ts";
+import { ENOSPC, type Window } from "../platform/platform.ts";
+import { Applier, LayerState } from "./applier.ts";
 import {
   checkpointPayloadBytesExact,
   checkpointSegmentsFor,
@@ -39,13 +42,22 @@ import {
   META_REMOVED,
   NO_SEGMENT,
   RECORD_WORD,
+  SegmentHeader,
+  SegmentKind,
   segmentsMax,
   type Superblock,
 } from "./format.ts";
 import { Index } from "./index.ts";
 import type { LogPosition, RecordLog } from "./log.ts";
 import { LogReader } from "./log_reader.ts";
-import { type LogScan, scanLog, type WalkedRecord, walkLog } from "./replay.ts";
+import {
+  findStrays,
+  type LogEnd,
+  type LogScan,
+  scanLog,
+  type WalkedRecord,
+  walkLog,
+} from "./replay.ts";
 import { Segments, SegmentState } from "./segments.ts";
 import { readSuperblocks, writeSuperblock } from "./superblock.ts";
 import type { Task, TaskIo } from "./task.ts";
@@ -104,6 +116,8 @@ interface Found {
   readonly scans: LogScan[];
   /** lsn of the last record that counts. */
   readonly endLsn: number;
+  /** Place after it; null when it is not known for certain. */
+  readonly end: LogEnd | null;
   readonly lsnMax: number;
   readonly sequenceMax: number;
 }
@@ -125,11 +139,19 @@ export function* openStore(
       sequence: newest.sequence,
     });
   }
-  let found = yield* restore(io, machine, newest, [positionOf(newest)], options);
+  const starts = [positionOf(newest)];
+  let found = yield* restore(io, machine, newest, starts, options, pair.otherDamaged);
   if (found instanceof StoreError && found.code === "DAMAGED" && other !== null) {
     machine.logger.warn("trying the checkpoint before the damaged one", { reason: found.message });
-    const starts = [positionOf(other), positionOf(newest)];
-    const older = yield* restore(io, machine, other, starts, { ...options, acceptDamage: false });
+    const both = [positionOf(other), positionOf(newest)];
+    const older = yield* restore(
+      io,
+      machine,
+      other,
+      both,
+      { ...options, acceptDamage: false },
+      false,
+    );
     if (!(older instanceof StoreError)) found = older;
   }
   if (found instanceof StoreError) return found;
@@ -141,8 +163,7 @@ function refuse(superblock: Superblock, machine: Machine, options: OpenOptions):
   if (!isSame && options.adopt !== true) {
     return new StoreError(
       "OTHER_HOST",
-      "the store belongs to another host: if it was moved here for good, open it with adopt; it must never be " +
-        "open on two hosts",
+      "the store belongs to another host, and must never be open on two: take it over only if it was moved here for good",
     );
   }
   const end = endBytes(superblock.segmentBytes, superblock.segmentCount);
@@ -175,6 +196,8 @@ function positionOf(superblock: Superblock): LogPosition & { syncedLsn: number; 
 /**
  * Rebuilds the state from the checkpoint of `superblock` and the logs from `starts` on, oldest first: one, or two when the
  * newest checkpoint is damaged and the log before it has to be replayed as well.
+ *
+ * @param isDoubtful there may have been a newer superblock: look for proof
  */
 function* restore(
   io: TaskIo,
@@ -182,6 +205,7 @@ function* restore(
   superblock: Superblock,
   starts: ReturnType<typeof positionOf>[],
   options: OpenOptions,
+  isDoubtful: boolean,
 ): Task<Found | StoreError> {
   const { window, buffers } = machine;
   const storeWords = idWords(superblock.storeId);
@@ -205,16 +229,19 @@ function* restore(
   });
   const scans: LogScan[] = [];
   let endLsn = 0;
+  let end: LogEnd | null = null;
   let lsnMax = superblock.syncedLsn;
   let sequenceMax = Math.max(superblock.nextSequence, checkpoint.sequenceMax);
   for (let i = 0; i < starts.length; i++) {
     const start = starts[i];
-    if (start.clean) {
+    if (start.clean && !isDoubtful) {
       endLsn = Math.max(endLsn, start.lsn - 1);
       lsnMax = Math.max(lsnMax, start.lsn - 1);
+      end = yield* endOf(reader, start);
       continue;
     }
     const scan = yield* scanLog(reader, segments, start, start.syncedLsn);
+    if (isDoubtful || scan.isHeaderLost) yield* doubt(reader, segments, scan, isDoubtful);
     const isLast = i === starts.length - 1;
     if (!isLast) limitSpans(scan, starts[i + 1].previousEndLsn);
     if (scan.damage.length > 0 && options.acceptDamage !== true) return damaged(scan, segments);
@@ -250,10 +277,39 @@ function* restore(
     }
     scans.push(scan);
     endLsn = walked.endLsn;
+    end = scan.damage.length === 0 ? walked.end : null;
     lsnMax = Math.max(lsnMax, scan.lsnMax);
     sequenceMax = Math.max(sequenceMax, scan.sequenceMax);
   }
-  return { rebuilt, checkpoint, scans, endLsn, lsnMax, sequenceMax };
+  return { rebuilt, checkpoint, scans, endLsn, end, lsnMax, sequenceMax };
+}
+
+/** Where a log that was closed cleanly ended. */
+function* endOf(reader: LogReader, start: LogPosition): Task<LogEnd | null> {
+  const header = new SegmentHeader();
+  const { segment, sequence, block } = start;
+  const isThere = (yield* reader.segmentHeader(segment, header)) &&
+    header.kind === SegmentKind.Log && header.sequence === sequence;
+  return isThere ? { segment, sequence, block, next: header.next } : null;
+}
+
+/** Adds to the damage when the log is shown to have gone on where it seems to end. */
+function* doubt(
+  reader: LogReader,
+  segments: Segments,
+  scan: LogScan,
+  isSuperblockLost: boolean,
+): Task {
+  const stray = yield* findStrays(reader, segments, scan);
+  if (stray.syncedLsn <= Math.max(scan.endLsn, scan.syncedLsn)) return;
+  scan.damage.push({
+    segment: stray.segment,
+    block: 0,
+    lsn: scan.endLsn + 1,
+    reason: isSuperblockLost
+      ? "the newest superblock is lost, and with it the way to what was written after it"
+      : "a segment's header is damaged, and the way to what was written after it is lost",
+  });
 }
 
 /** Of a log that another one follows, what lies past `lastLsn` does not count. */
@@ -269,7 +325,7 @@ function damaged(scan: LogScan, segments: Segments): StoreError {
       `${
         segments.offsetBytes(segment) + block * 4096
       } of the file: ${reason}. Writes from there on may be missing or ` +
-      `stale: restore from a replica or a backup, or open with acceptDamage to go on with what is left`,
+      `stale: restore from a replica or a backup, or accept the damage to go on with what is left`,
   );
 }
 
@@ -333,6 +389,7 @@ function* takeOver(
   }
   const bad = assignSegments(found);
   if (bad !== null) return bad;
+  const goesOn = canGoOn(found);
   let sequence = Math.floor(found.sequenceMax / SEQUENCES_PER_OPEN) * SEQUENCES_PER_OPEN +
     SEQUENCES_PER_OPEN;
   // One lsn is left out, so that the first record of this opening proves by its syncedLsn that it began.
@@ -359,16 +416,19 @@ function* takeOver(
   const forCheckpoint = isClean
     ? 0
     : checkpointSegmentsFor(checkpointPayloadBytesExact(core), segments.segmentBytes);
-  const failed = yield* allocateReady(io, core, 2 + forCheckpoint);
+  const head = goesOn
+    ? yield* goOn(io, core, found.end!)
+    : yield* beginAnew(io, core, forCheckpoint, ++sequence);
+  if (head instanceof StoreError) return head;
+  for (let segment = 0; segment < segments.count; segment++) segments.settle(segment, 0);
+  const failed = yield* allocateReady(io, core, forCheckpoint);
   if (failed !== null) return failed;
-  const open = segments.take(SegmentState.Open);
-  const next = segments.take(SegmentState.Next);
   const position: LogPosition = {
-    segment: open,
-    sequence: ++sequence,
-    block: 1,
+    segment: head.segment,
+    sequence: head.sequence,
+    block: head.block,
     lsn: lsn + 1,
-    previousEndLsn: lsn,
+    previousEndLsn: found.endLsn,
   };
   if (isClean) {
     core.superblock = {
@@ -398,12 +458,59 @@ function* takeOver(
     });
     if (failure !== null) return failure.error;
   }
-  log.begin(open, next, lsn, position.sequence, sequence);
+  log.begin(head, lsn, sequence);
   index.freed = {
     blocksFreed: (location, count) => segments.removeLive(location, count, log.appliedLsn),
   };
   rebuilt.placed = (location, count) => segments.addLive(location, count);
   return core;
+}
+
+/** Where the log of this opening begins. */
+interface Head extends LogEnd {
+  /** The segment has no header yet. */
+  readonly isNew: boolean;
+}
+
+/** True when the log can go on where it ended: place and following segment are known, and the latter holds nothing. */
+function canGoOn(found: Found): boolean {
+  const { end, rebuilt: { segments } } = found;
+  if (end === null || end.next >= segments.count || end.next === end.segment) return false;
+  const state = segments.state[end.segment];
+  return (state === SegmentState.Sealed || state === SegmentState.Free) &&
+    segments.live[end.next] === 0 && segments.state[end.next] !== SegmentState.Checkpoint;
+}
+
+/** Goes on at `end`. */
+function* goOn(io: TaskIo, core: Core, end: LogEnd): Task<Head | StoreError> {
+  const { segments, window, buffers } = core;
+  segments.assign(end.segment, SegmentState.Open, end.sequence, true);
+  segments.assign(end.next, SegmentState.Next, 0, true);
+  const offset = segments.offsetBytes(end.next);
+  const allocated = yield* io.allocate(offset, segments.segmentBytes);
+  if (allocated < 0) return allocationFailed(allocated);
+  // Durable with the superblock, at the latest: nothing is appended before.
+  window.bytes.fill(0, buffers.superblock, buffers.superblock + BLOCK_BYTES);
+  const result = yield* io.write(offset, buffers.superblock, BLOCK_BYTES);
+  if (result < 0) {
+    return new StoreError("IO", `writing to the store while opening it failed (errno ${-result})`);
+  }
+  return { ...end, isNew: false };
+}
+
+/** Begins in a segment of its own. */
+function* beginAnew(
+  io: TaskIo,
+  core: Core,
+  forCheckpoint: number,
+  sequence: number,
+): Task<Head | StoreError> {
+  const { segments } = core;
+  const failed = yield* allocateReady(io, core, 2 + forCheckpoint);
+  if (failed !== null) return failed;
+  const segment = segments.take(SegmentState.Open);
+  const next = segments.take(SegmentState.Next);
+  return { segment, sequence, block: 1, next, isNew: true };
 }
 
 /** Adds segments up to the capacity that was asked for; the superblock that is written next says so. */
@@ -426,7 +533,13 @@ function grow(core: Core, options: OpenOptions): StoreError | null {
 
 /** Says of each segment what it is, counts live blocks. */
 function assignSegments(found: Found): StoreError | null {
-  const { segments, index } = found.rebuilt;
+  const { segments, index, applier } = found.rebuilt;
+  // Blocks of deleted layers that the checkpoint still knows may lie in segments that were used again since.
+  for (const [id, state] of [...applier.layers]) {
+    if (state !== LayerState.Deleting) continue;
+    index.dropLayerStep(id, Infinity);
+    applier.layers.delete(id);
+  }
   let bad = 0;
   index.eachRun((_layer, _chunk, _block, location, count) => {
     if (segments.isDataRange(location, count)) segments.addLive(location, count);
@@ -447,18 +560,14 @@ function assignSegments(found: Found): StoreError | null {
     }
     segments.assign(segment, SegmentState.Checkpoint, 0, true);
   }
-  // The log that was replayed, and what would be looked at to find its end, stays until the next superblock.
+  // The log that was replayed stays until the next superblock.
   const keep = (segment: number, sequence: number) => {
     if (segment < 0 || segments.state[segment] === SegmentState.Checkpoint) return;
     segments.assign(segment, SegmentState.Sealed, sequence, true);
   };
   for (const scan of found.scans) {
     for (const { segment, sequence } of scan.spans) keep(segment, sequence);
-    if (scan.tailNext >= 0 && segments.state[scan.tailNext] === SegmentState.Free) {
-      keep(scan.tailNext, scan.sequenceMax);
-    }
   }
-  for (let segment = 0; segment < segments.count; segment++) segments.settle(segment, 0);
   return null;
 }
 
@@ -476,12 +585,14 @@ export function* allocateReady(io: TaskIo, core: Core, count: number): Task<Stor
     }
     const result = yield* io.allocate(segments.offsetBytes(segment), segments.segmentBytes);
     segments.endBusy(segment, result >= 0);
-    if (result < 0) {
-      return new StoreError(
-        result === -28 ? "FULL" : "IO",
-        `allocating a segment failed (errno ${-result}): free some space on the file system`,
-      );
-    }
+    if (result < 0) return allocationFailed(result);
   }
   return null;
+}
+
+function allocationFailed(result: number): StoreError {
+  return new StoreError(
+    result === -ENOSPC ? "FULL" : "IO",
+    `allocating a segment failed (errno ${-result}): free some space on the file system`,
+  );
 }

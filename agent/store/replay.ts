@@ -26,6 +26,7 @@ import {
   entryKind,
   entryNext,
   hasData,
+  NO_SEGMENT,
   RECORD_WORD,
   RecordHeader,
   SegmentHeader,
@@ -47,6 +48,16 @@ export interface LogSpan {
   readonly firstLsn: number;
   /** Last lsn that counts; below `firstLsn` when none does. */
   lastLsn: number;
+  /** Segment that its header names as the following one; NO_SEGMENT when the header cannot be read. */
+  readonly next: number;
+}
+
+/** Where a walk ended: the place right after the last record that counts. */
+export interface LogEnd {
+  readonly segment: number;
+  readonly sequence: number;
+  readonly block: number;
+  readonly next: number;
 }
 
 /** Something durable that is gone. */
@@ -69,8 +80,8 @@ export interface LogScan {
   sequenceMax: number;
   /** lsn of the last record that counts (before its data is checked). */
   endLsn: number;
-  /** The segment named to follow the last one, or −1: must stay as it is while this log may be read again. */
-  tailNext: number;
+  /** A segment header on the way is damaged: what followed it can only be found by looking everywhere. */
+  isHeaderLost: boolean;
 }
 
 /**
@@ -91,7 +102,7 @@ export function* scanLog(
     lsnMax: Math.max(syncedLsn, start.lsn - 1),
     sequenceMax: start.sequence,
     endLsn: start.lsn - 1,
-    tailNext: -1,
+    isHeaderLost: false,
   };
   const record = new RecordHeader();
   const header = new SegmentHeader();
@@ -107,21 +118,22 @@ export function* scanLog(
       header.kind === SegmentKind.Log && header.sequence === sequence;
     let next = -1;
     let lastLsn = Infinity;
-    let reused = false;
     if (hasHeader) {
       if (block === 1 && header.startLsn > lsn) lsn = header.startLsn;
-      next = scan.tailNext = header.next < segments.count ? header.next : -1;
-      if (next >= 0 && (yield* reader.segmentHeader(next, following))) {
-        if (isSuccessor(following, segment, sequence)) lastLsn = following.previousEndLsn;
-        else {
-          reused = following.sequence > sequence;
-          next = -1;
-        }
-      } else {
-        next = -1;
-      }
+      next = header.next < segments.count ? header.next : -1;
+      const isThere = next >= 0 && (yield* reader.segmentHeader(next, following)) &&
+        isSuccessor(following, segment, header);
+      if (isThere) lastLsn = following.previousEndLsn;
+      else next = -1;
     }
-    const span: LogSpan = { segment, sequence, firstBlock: block, firstLsn: lsn, lastLsn: lsn - 1 };
+    const span: LogSpan = {
+      segment,
+      sequence,
+      firstBlock: block,
+      firstLsn: lsn,
+      lastLsn: lsn - 1,
+      next: hasHeader ? header.next : NO_SEGMENT,
+    };
     scan.spans.push(span);
     while ((hasHeader || resumed) && lsn <= lastLsn) {
       const at = yield* reader.record(segment, block, sequence, record, AHEAD_BLOCKS);
@@ -141,19 +153,12 @@ export function* scanLog(
       continue;
     }
     // The chain ends here. What lies beyond tells whether it may.
-    const beyond = yield* probe(reader, segments, scan, { segment, sequence, block, lsn });
-    if (reused) {
-      scan.damage.push({
-        segment,
-        block,
-        lsn,
-        reason: "the segment that followed has been used for something else since",
-      });
-    } else if (scan.syncedLsn >= lsn) {
-      scan.damage.push({ segment, block, lsn, reason: describe(reader, hasHeader) });
-    } else {
-      return scan;
+    if (yield* isHeaderLost(reader, segments, segment, sequence, hasHeader, header.next)) {
+      scan.isHeaderLost = true;
     }
+    const beyond = yield* probe(reader, segments, scan, { segment, sequence, block, lsn });
+    if (scan.syncedLsn < lsn) return scan;
+    scan.damage.push({ segment, block, lsn, reason: describe(reader, hasHeader) });
     if (beyond === null) return scan;
     ({ segment, sequence, block, lsn } = beyond);
     resumed = true;
@@ -161,15 +166,34 @@ export function* scanLog(
   return scan;
 }
 
+/** True when there are records where the header that should announce them, here or in the following segment, cannot be read. */
+function* isHeaderLost(
+  reader: LogReader,
+  segments: Segments,
+  segment: number,
+  sequence: number,
+  hasHeader: boolean,
+  next: number,
+): Task<boolean> {
+  if (!hasHeader) return (yield* reader.claim(segments.start(segment) + 1)) === sequence;
+  if (next >= segments.count) return false;
+  if (yield* reader.segmentHeader(next, new SegmentHeader())) return false;
+  return (yield* reader.claim(segments.start(next) + 1)) > sequence;
+}
+
 function describe(reader: LogReader, hasHeader: boolean): string {
   if (reader.error !== 0) return `the disk cannot read it (errno ${reader.error})`;
   return hasHeader ? "the record there is damaged" : "the segment's header is damaged";
 }
 
-/** True when `header` is of the segment that was opened right after `segment`. */
-function isSuccessor(header: SegmentHeader, segment: number, sequence: number): boolean {
-  return header.kind === SegmentKind.Log && header.sequence > sequence &&
-    header.previous === segment && header.startLsn > header.previousEndLsn;
+/**
+ * True when `next` is the header of the segment that was opened right after `segment`, whose header is `header`. One that was opened
+ * before a failed write made the log begin `segment` anew says that it follows lsns from before that: it does not count.
+ */
+function isSuccessor(next: SegmentHeader, segment: number, header: SegmentHeader): boolean {
+  return next.kind === SegmentKind.Log && next.sequence > header.sequence &&
+    next.previous === segment && next.startLsn > next.previousEndLsn &&
+    next.previousEndLsn >= header.startLsn;
 }
 
 function note(scan: LogScan, record: RecordHeader): void {
@@ -191,6 +215,7 @@ function* probe(
 ): Task<LogPosition | null> {
   const record = new RecordHeader();
   const header = new SegmentHeader();
+  const following = new SegmentHeader();
   let found: LogPosition | null = null;
   let { segment, sequence, block } = from;
   for (let hops = 0; hops <= segments.count; hops++) {
@@ -207,17 +232,55 @@ function* probe(
     const isKnown = (yield* reader.segmentHeader(segment, header)) && header.sequence === sequence;
     if (!isKnown || header.next >= segments.count) break;
     const next = header.next;
-    if (!(yield* reader.segmentHeader(next, header))) {
+    if (!(yield* reader.segmentHeader(next, following))) {
       // Its header may be what is damaged: believe its records, if they are newer than this segment.
       const claimed = yield* claimedSequence(reader, segments, next, sequence);
       if (claimed === 0) break;
       ({ segment, sequence } = { segment: next, sequence: claimed });
-    } else if (isSuccessor(header, segment, sequence)) {
-      ({ segment, sequence } = { segment: next, sequence: header.sequence });
+    } else if (isSuccessor(following, segment, header)) {
+      ({ segment, sequence } = { segment: next, sequence: following.sequence });
     } else {
       break;
     }
     block = 1;
+  }
+  return found;
+}
+
+/**
+ * Looks for proof that the log went on after the end of the chain: to be asked when the newer superblock or a segment header may have
+ * been lost. Segments
+ * whose records never became durable prove nothing; those written after a later sync do.
+ *
+ * @returns the highest lsn that any record outside the chain says is durable, and where it says so
+ */
+export function* findStrays(
+  reader: LogReader,
+  segments: Segments,
+  scan: LogScan,
+): Task<{ syncedLsn: number; segment: number }> {
+  const header = new SegmentHeader();
+  const record = new RecordHeader();
+  const last = scan.spans[scan.spans.length - 1].sequence;
+  const found = { syncedLsn: 0, segment: 0 };
+  for (let segment = 0; segment < segments.count; segment++) {
+    const isStray = (yield* reader.segmentHeader(segment, header)) &&
+      header.kind === SegmentKind.Log && header.sequence > last;
+    if (!isStray) continue;
+    scan.sequenceMax = Math.max(scan.sequenceMax, header.sequence);
+    for (let block = 1; block < segments.segmentBlocks;) {
+      const at = yield* reader.record(segment, block, header.sequence, record, AHEAD_BLOCKS);
+      if (at < 0) {
+        block++;
+        continue;
+      }
+      scan.lsnMax = Math.max(scan.lsnMax, record.lsn);
+      if (record.syncedLsn > found.syncedLsn) {
+        found.syncedLsn = record.syncedLsn;
+        found.segment = segment;
+      }
+      block += record.headerBlocks + record.dataBlocks;
+    }
   }
   return found;
 }
@@ -254,31 +317,34 @@ export function* walkLog(
   segments: Segments,
   scan: LogScan,
   apply: (walked: WalkedRecord) => Task,
-): Task<{ endLsn: number; error: LogDamage | null }> {
+): Task<{ endLsn: number; end: LogEnd; error: LogDamage | null }> {
   const record = new RecordHeader();
   let endLsn = scan.spans[0].firstLsn - 1;
-  for (const { segment, sequence, firstBlock, firstLsn, lastLsn } of scan.spans) {
+  let end: LogEnd = { ...scan.spans[0], block: scan.spans[0].firstBlock };
+  for (const { segment, sequence, firstBlock, firstLsn, lastLsn, next } of scan.spans) {
     let block = firstBlock;
+    end = { segment, sequence, block, next };
     for (let lsn = firstLsn; lsn <= lastLsn; lsn++) {
       let at = yield* reader.record(segment, block, sequence, record, AHEAD_BLOCKS);
       if (at < 0 || record.lsn !== lsn) {
         // It was there a moment ago.
-        return { endLsn, error: { segment, block, lsn, reason: "it can no longer be read" } };
+        return { endLsn, end, error: { segment, block, lsn, reason: "it can no longer be read" } };
       }
       const location = segments.start(segment) + block;
       if (lsn > scan.syncedLsn && record.dataBlocks > 0) {
         if (!(yield* isDataIntact(reader, window, location, at, record))) {
-          return { endLsn, error: null };
+          return { endLsn, end, error: null };
         }
         at = yield* reader.record(segment, block, sequence, record, AHEAD_BLOCKS);
-        if (at < 0) return { endLsn, error: { segment, block, lsn, reason: "read error" } };
+        if (at < 0) return { endLsn, end, error: { segment, block, lsn, reason: "read error" } };
       }
       yield* apply({ record, at, location });
       endLsn = lsn;
       block += record.headerBlocks + record.dataBlocks;
+      end = { segment, sequence, block, next };
     }
   }
-  return { endLsn, error: null };
+  return { endLsn, end, error: null };
 }
 
 /** Checks every data block of a record against its checksum. */

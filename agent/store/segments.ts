@@ -57,6 +57,8 @@ export class Segments {
   unapplied: Int32Array = new Int32Array(0);
   /** Last lsn that counts before each, as its header says. */
   previousEndLsn: Float64Array = new Float64Array(0);
+  /** Segment of the log that each follows. */
+  previous: Uint32Array = new Uint32Array(0);
   /** lsn at which each died. */
   #deathLsn: Float64Array = new Float64Array(0);
   /** Checkpoints begun when each died. */
@@ -100,6 +102,7 @@ export class Segments {
     this.pins = resized(this.pins, new Int32Array(count));
     this.unapplied = resized(this.unapplied, new Int32Array(count));
     this.previousEndLsn = resized(this.previousEndLsn, new Float64Array(count));
+    this.previous = resized(this.previous, new Uint32Array(count));
     this.#deathLsn = resized(this.#deathLsn, new Float64Array(count));
     this.#deathEpoch = resized(this.#deathEpoch, new Float64Array(count));
     this.#allocated = resized(this.#allocated, new Uint8Array(count));
@@ -287,7 +290,10 @@ export class Segments {
   }
 }
 
-function resized<T extends Uint8Array | Int32Array | Float64Array>(from: T, to: T): T {
+function resized<T extends Uint8Array | Int32Array | Uint32Array | Float64Array>(
+  from: T,
+  to: T,
+): T {
   to.set(from.length > to.length ? from.subarray(0, to.length) : from);
   return to;
 }

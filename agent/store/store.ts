@@ -20,8 +20,8 @@
  *     may be taken by  checkpoint │ cleaner │ and free, zero, META │ and writes
  *     and recovery
  *
- * C is what the next checkpoint will need (recovery writes one, and begins a log: 2). A crash seals the head half
- * empty and so costs a segment: K of them are survived even if the cleaner never gets to work in between.
+ * C is what the next checkpoint will need; recovery writes one, and may have to begin the log anew, which takes 2. K is for
+ * crashes that leave the head of the log unusable.
  *
  * @module
  */
@@ -54,6 +54,7 @@ import {
 } from "./core.ts";
 import { type Done, StoreError } from "./errors.ts";
 import {
+  CHUNKS_MAX,
   entryCount,
   EntryKind,
   entryKind,
@@ -75,6 +76,7 @@ import {
   SUPERBLOCK_OFFSETS_BYTES,
 } from "./format.ts";
 import { type LogOwner, RecordLog } from "./log.ts";
+import { POISON } from "./index.ts";
 import { openStore } from "./open.ts";
 import { Operation, OperationKind, type OperationOwner } from "./operation.ts";
 import { READ_TOKEN_BITS, Reads, type ReadsOwner } from "./reads.ts";
@@ -168,7 +170,7 @@ export interface StoreStats {
     readonly checkedBlocks: number;
     readonly passes: number;
   };
-  /** Damaged places found since opening, bounded; `damageCount` counts all. */
+  /** Damaged places found since opening that are still there, bounded; `damageCount` counts all that were found. */
   readonly damage: readonly Damage[];
   readonly damageCount: number;
   readonly secondReads: number;
@@ -353,7 +355,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   /**
    * Makes a new, empty store. Whatever the disk held is lost.
    *
-   * @param options identities of 16 bytes; `storeId` is drawn when it is not given
+   * @param options identities of 16 bytes; `storeId` is drawn when it is not given; segments of a length that suits the
+   *   capacity
    */
   format(
     options: {
@@ -366,7 +369,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     },
     done: Done,
   ): void {
-    const segmentBytes = options.segmentBytes ?? SEGMENT_BYTES_DEFAULT;
+    const segmentBytes = options.segmentBytes ?? segmentBytesFor(options.capacityBytes);
     const error = this.#checkFormat(options, segmentBytes);
     if (error !== null) return this.#later(done, error);
     const storeId = options.storeId ?? new Uint8Array(ID_BYTES);
@@ -666,8 +669,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   }
 
   #isInRange(operation: Operation, countMax: number): boolean {
-    const { block, blockCount } = operation;
-    return block >= 0 && blockCount >= 1 && blockCount <= countMax &&
+    const { chunk, block, blockCount } = operation;
+    return chunk >= 0 && chunk < CHUNKS_MAX && block >= 0 && blockCount >= 1 &&
+      blockCount <= countMax &&
       block + blockCount <= CHUNK_BLOCKS;
   }
 
@@ -683,12 +687,18 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
 
   /** Writes have to wait: what is left is for freeing, cleaning and checkpoints. */
   #isFull(): boolean {
-    return this.#core!.segments.readyCount <= this.#writeLimit;
+    return !this.#isReadyAbove(this.#writeLimit);
   }
 
   /** Frees, zeroes and META may be appended. */
   #mayFree(): boolean {
-    return this.#core!.segments.readyCount > this.#freeLimit;
+    return this.#isReadyAbove(this.#freeLimit);
+  }
+
+  /** True when more than `limit` segments are ready, those counted off that what is appended already will take. */
+  #isReadyAbove(limit: number): boolean {
+    const { readyCount, segmentBlocks } = this.#core!.segments;
+    return (readyCount - limit) * segmentBlocks > this.#log!.unplacedBlocks;
   }
 
   /** {@inheritDoc ReadsOwner.completeLater} */
@@ -966,7 +976,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       this.#startCheckpoint();
     }
     const situation = this.#situation;
-    situation.mayTake = segments.readyCount > this.#cleanerLimit;
+    situation.mayTake = this.#isReadyAbove(this.#cleanerLimit);
     situation.headRoom = log.headRoom;
     situation.isFull = this.#isFull();
     situation.writeLimit = this.#writeLimit;
@@ -1299,15 +1309,23 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
    * Checks every live block against its checksum, now and without a rate limit.
    *
    * @param layers only these, or null for all
-   * @param progress called now and then
+   * @param progress called now and then; returns false to end the scrub early
    */
   scrubNow(
     layers: readonly number[] | null,
-    progress: (progress: ScrubProgress) => void,
+    progress: (progress: ScrubProgress) => boolean | void,
     done: Done,
   ): void {
     if (!this.#isOpenFor("scrub", done)) return;
     this.#scrub!.now(this.#tasks, layers, progress, done);
+  }
+
+  /** False for a block that has been overwritten, freed or moved since it was found damaged. */
+  #isStillThere(damage: Damage): boolean {
+    if (damage.what !== "block") return true;
+    const { index } = this.#core!;
+    const location = index.locate(damage.layer, damage.chunk, damage.block);
+    return location === POISON || location * BLOCK_BYTES === damage.offsetBytes;
   }
 
   // ── Telling ────────────────────────────────────────────────────────────────────────────────────
@@ -1332,8 +1350,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       liveBytes,
       usedBytes: usedSegments * segments.segmentBytes,
       freeBytes: segments.freeCount * segments.segmentBytes,
-      usableBytes: Math.max(0, segments.count - this.#writeLimit - 2 - this.#checkpointReserve) *
-        dataBytes,
+      // A sixteenth is lost to headers, and to what is too little to be worth cleaning.
+      usableBytes: Math.floor(
+        Math.max(0, segments.count - this.#writeLimit - 2 - this.#checkpointReserve) *
+          dataBytes * 15 / 16,
+      ),
       garbageBytes: Math.max(0, logSegments * dataBytes - liveBytes),
       indexBytes: index.memoryBytes,
       cacheBytes: cache.count * BLOCK_BYTES,
@@ -1360,7 +1381,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
         checkedBlocks: scrub.blocksChecked,
         passes: scrub.passes,
       },
-      damage: this.#damage.list,
+      damage: this.#damage.list.filter((damage) => this.#isStillThere(damage)),
       damageCount: this.#damage.count,
       secondReads: reads.secondReads,
       writeErrors: log.writeErrors,
@@ -1374,6 +1395,15 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       deletingLayers: this.#deleting,
     };
   }
+}
+
+/**
+ * Segments that suit a capacity: 256 of them or more, since a dozen or so are kept back, and none longer than the usual
+ * ones.
+ */
+function segmentBytesFor(capacityBytes: number): number {
+  const wanted = 2 ** Math.floor(Math.log2(Math.max(1, capacityBytes / 256)));
+  return Math.min(Math.max(wanted, SEGMENT_BYTES_MIN), SEGMENT_BYTES_DEFAULT);
 }
 
 function layerEntry(kind: EntryKind, layer: number): (log: RecordLog) => boolean {

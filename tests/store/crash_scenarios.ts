@@ -45,7 +45,11 @@ export function randomBoundaries(seed: number): number {
 
 /** A store that is nearly full, so that cleaning, early checkpoints and waiting writes happen all the time. */
 export function nearlyFull(seed: number): number {
-  const world = new World(seed, { ...SMALL, segments: 38, blocks: 72 }, { write: 80, free: 4, sync: 4 });
+  const world = new World(seed, { ...SMALL, segments: 38, blocks: 72 }, {
+    write: 80,
+    free: 4,
+    sync: 4,
+  });
   world.bench.disk.boundary = () => {
     if (world.crashRandom.chance(0.02)) world.checkCrash();
   };
@@ -79,12 +83,54 @@ export function longReplay(seed: number): number {
 
 /** The process is killed and the machine loses power while the store opens again. */
 export function killThenPowerLoss(seed: number): number {
-  const world = new World(seed, { ...SMALL, segments: 38, blocks: 72 }, { write: 80, free: 8, sync: 2 });
+  const world = new World(seed, { ...SMALL, segments: 38, blocks: 72 }, {
+    write: 80,
+    free: 8,
+    sync: 2,
+  });
   world.bench.disk.boundary = () => {
     if (world.crashRandom.chance(0.03)) world.checkKillThenPowerLoss();
   };
   for (let step = 0; step < 2000; step++) world.step();
   return world.crashesChecked;
+}
+
+/** Some writes fail, having changed the disk or not: they are tried again elsewhere, and nobody notices. */
+export function writeErrors(seed: number): number {
+  const world = new World(seed, SMALL);
+  const faults = world.random.fork();
+  const fail = (kind: string, offsetBytes: number) =>
+    kind === "write" && offsetBytes >= 1024 * 1024 && faults.chance(0.08) ? -5 : 0;
+  world.bench.disk.faults = { fail };
+  world.bench.disk.boundary = () => {
+    if (world.crashRandom.chance(0.05)) world.checkCrash();
+  };
+  for (let step = 0; step < 1200; step++) {
+    world.step();
+    if (world.random.chance(0.003)) {
+      world.crash();
+      world.bench.disk.faults = { fail };
+    }
+  }
+  world.drain();
+  world.checkCrash();
+  return world.crashesChecked;
+}
+
+/**
+ * Bits rot anywhere on a store at rest, superblocks, checkpoint and headers included: it may refuse to open, and it may refuse blocks, but
+ * what it returns is right.
+ */
+export function bitRot(seed: number): number {
+  const world = new World(seed, SMALL);
+  for (let step = world.random.between(50, 700); step > 0; step--) {
+    world.step();
+    if (world.random.chance(0.005)) world.crash();
+  }
+  world.drain();
+  let rounds = 0;
+  for (; rounds < 12; rounds++) world.checkRot();
+  return rounds;
 }
 
 /** All of them, by name. */
@@ -94,4 +140,6 @@ export const SCENARIOS: Record<string, Scenario> = {
   nearlyFull,
   longReplay,
   killThenPowerLoss,
+  writeErrors,
+  bitRot,
 };

@@ -76,6 +76,8 @@ export class Bench {
   store: Store;
   nowMs = 1000;
   readonly warnings: string[] = [];
+  /** Blocks are filled with nothing but their stamp: they pack well. */
+  isPlain = false;
   readonly #slots: Operation[] = [];
   /** Slots in use. */
   busy = 0;
@@ -168,7 +170,7 @@ export class Bench {
   fill(operation: Operation, stamps: number[]): void {
     for (let i = 0; i < stamps.length; i++) {
       const at = operation.buffer + i * BLOCK_BYTES;
-      fillBlock(this.window.u32, at >>> 2, stamps[i]);
+      fillBlock(this.window.u32, at >>> 2, stamps[i], this.isPlain ? 0 : STEP);
       operation.checksums[i] = this.window.kernel.checksum(at, BLOCK_BYTES);
     }
   }
@@ -213,7 +215,12 @@ export class Bench {
   stamps(operation: Operation): number[] {
     return Array.from(
       { length: operation.blockCount },
-      (_, i) => stampOf(this.window.u32, operation.buffer + i * BLOCK_BYTES >>> 2),
+      (_, i) =>
+        stampOf(
+          this.window.u32,
+          operation.buffer + i * BLOCK_BYTES >>> 2,
+          this.isPlain ? 0 : STEP,
+        ),
     );
   }
 
@@ -233,20 +240,23 @@ class TestOperation extends Operation {
 
 const OperationKindNames = ["read", "write", "free", "zero", "sync"];
 
+/** What makes the words of a block different. */
+const STEP = 0x01000193;
+
 /** Content of a block: all of it depends on the stamp, and each sector is different. */
-export function fillBlock(u32: Uint32Array, word: number, stamp: number): void {
+export function fillBlock(u32: Uint32Array, word: number, stamp: number, step: number): void {
   if (stamp === 0) {
     u32.fill(0, word, word + 1024);
     return;
   }
-  for (let i = 0; i < 1024; i++) u32[word + i] = stamp ^ i * 0x01000193;
+  for (let i = 0; i < 1024; i++) u32[word + i] = stamp ^ i * step;
 }
 
 /** The stamp that a block was made from; throws when it is a mix. */
-export function stampOf(u32: Uint32Array, word: number): number {
+export function stampOf(u32: Uint32Array, word: number, step: number): number {
   const stamp = u32[word];
   for (let i = 1; i < 1024; i++) {
-    const expected = stamp === 0 ? 0 : (stamp ^ i * 0x01000193) >>> 0;
+    const expected = stamp === 0 ? 0 : (stamp ^ i * step) >>> 0;
     if (u32[word + i] !== expected) {
       throw new Error(`a block is a mix: word ${i} of the block that begins with ${stamp}`);
     }
@@ -295,6 +305,53 @@ export function verify(bench: Bench, model: Model, crashed: boolean): void {
       throw new Error(`META ${key} is ${text?.slice(0, 40)}, of ${text?.length} characters`);
     }
     if (crashed) model.observeMeta(key, text);
+  }
+}
+
+/** Blocks of the disk that hold something: superblocks and whatever is not zero. */
+function rotPlaces(bench: Bench): number[] {
+  const { disk, shape } = bench;
+  const places = [0, 512 * 1024];
+  const end = 1024 * 1024 + shape.segments * shape.segmentBytes;
+  for (let at = 1024 * 1024; at < end; at += BLOCK_BYTES) {
+    if (disk.peek(at, 8).some((byte) => byte !== 0)) places.push(at);
+  }
+  // Headers of all kinds are few among the data: damage them more often.
+  const heads = places.filter((at) => disk.peek(at, 1)[0] === 0x4b);
+  return [...places, ...heads, ...heads, 0, 512 * 1024];
+}
+
+/** Where the record with the highest lsn lies. */
+function noteOf(disk: SimulatedDisk): number {
+  let place = 0, highest = 0;
+  for (let at = 1024 * 1024; at < disk.sizeBytesMax; at += BLOCK_BYTES) {
+    const head = new DataView(disk.peek(at, 64).buffer);
+    if (head.getUint32(0, true) !== 0x4345524b || head.getUint32(32, true) <= highest) continue;
+    highest = head.getUint32(32, true);
+    place = at;
+  }
+  return place;
+}
+
+/** Reads every block by itself: each must be right, or refused. */
+function verifyRot(bench: Bench, model: Model): void {
+  for (const id of model.layers.keys()) {
+    if (!bench.store.hasLayer(id)) throw new Error(`layer ${id} is gone`);
+    for (const chunk of bench.shape.chunks) {
+      for (let block = 0; block < bench.shape.blocks; block += 8) {
+        const count = Math.min(8, bench.shape.blocks - block);
+        const stamps = bench.read([id], chunk, block, count);
+        if (typeof stamps !== "number") {
+          compare(model, [id], chunk, block, stamps, true);
+          continue;
+        }
+        for (let i = 0; i < count; i++) {
+          const one = bench.read([id], chunk, block + i, 1);
+          if (typeof one !== "number") compare(model, [id], chunk, block + i, one, true);
+          else if (one !== -74) throw new Error(`reading a damaged block: ${one}`);
+        }
+      }
+    }
   }
 }
 
@@ -363,8 +420,8 @@ export class World {
   step(): void {
     const { random, bench } = this;
     const draw = random.below(100);
-    if (draw < 45) for (let n = random.between(1, 4); n > 0; n--) this.#submit();
-    else if (draw < 92) for (let n = random.between(1, 4); n > 0; n--) bench.disk.pump();
+    if (draw < 45) { for (let n = random.between(1, 4); n > 0; n--) this.#submit(); }
+    else if (draw < 92) { for (let n = random.between(1, 4); n > 0; n--) bench.disk.pump(); }
     else {
       bench.nowMs += random.between(10, 400);
       bench.store.tick(bench.nowMs);
@@ -403,7 +460,11 @@ export class World {
     const { random, shape } = this;
     const long = random.chance(0.25);
     const count = random.between(1, long ? countMax : Math.min(3, countMax));
-    return { chunk: random.pick(shape.chunks), block: random.below(shape.blocks - count + 1), count };
+    return {
+      chunk: random.pick(shape.chunks),
+      block: random.below(shape.blocks - count + 1),
+      count,
+    };
   }
 
   #change(kind: "write" | "free" | "zero"): void {
@@ -411,9 +472,7 @@ export class World {
     const { chunk, block, count } = this.#range(this.shape.operationBlocks);
     const names = Array.from({ length: count }, (_, i) => `${layer}/${chunk}/${block + i}`);
     if (this.#locked.has(`${layer}`) || names.some((name) => this.#locked.has(name))) return;
-    const values = names.map(() =>
-      kind === "write" ? this.#stamp++ : kind === "free" ? ABSENT : 0
-    );
+    const values = names.map(() => kind === "write" ? this.#stamp++ : kind === "free" ? ABSENT : 0);
     const { bench, model } = this;
     const operation = bench.take((done) => {
       for (const name of names) this.#locked.delete(name);
@@ -614,6 +673,30 @@ export class World {
     bench = this.#crashed(bench.disk, { keep: random.fraction(), lose: random.fraction() });
     bench.mustOpen();
     verify(bench, model, true);
+  }
+
+  /** Damages a copy of the disk, which is at rest, and looks whether anything wrong is returned. */
+  checkRot(): void {
+    const random = this.crashRandom;
+    const model = this.model.clone();
+    // All that was acknowledged has been synced: draining leaves the store idle.
+    const clone = this.bench.disk.crash(random, windowOf(1).bytes, {
+      keep: 1,
+      lose: 0,
+      reorder: false,
+    });
+    const bench = new Bench(1, clone, random.fork(), this.shape);
+    const flips = random.pick([1, 1, 1, 2, 5]);
+    // Several at once may hit the last record and the note after it that proves it durable: that cannot be told from a torn tail.
+    const note = noteOf(clone);
+    const places = rotPlaces(bench).filter((at) => flips === 1 || at !== note);
+    for (let n = flips; n > 0; n--) {
+      clone.flipBit(random.pick(places) + random.below(BLOCK_BYTES), random.below(8));
+    }
+    let error = bench.open();
+    if (error?.code === "DAMAGED") error = bench.open({ acceptDamage: true });
+    else if (error === null) verifyRot(bench, model);
+    if (error !== null && error.code !== "DAMAGED" && error.code !== "NOT_A_STORE") throw error;
   }
 
   /** A little work on the reopened store, then another crash or a clean close. */

@@ -93,7 +93,9 @@ export class Model {
     const known = this.#block(layers[0], chunk, block);
     for (const value of crashed ? afterCrash(known) : now(known)) {
       if (value !== ABSENT) values.add(value);
-      else for (const below of this.allowed(layers.slice(1), chunk, block, crashed)) values.add(below);
+      else {for (const below of this.allowed(layers.slice(1), chunk, block, crashed)) {
+          values.add(below);
+        }}
     }
     return values;
   }

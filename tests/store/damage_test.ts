@@ -1,0 +1,382 @@
+/**
+ * Damage is found, named and refused; it is never returned as data.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
+import { Prng } from "../../agent/base/prng.ts";
+import type { SimulatedDisk } from "../../agent/platform/simulated/disk.ts";
+import { OperationKind } from "../../agent/store/operation.ts";
+import { Bench, HOST, makeDisk, type Shape, SMALL } from "./harness.ts";
+
+const EIO = 5, EBADMSG = 74;
+const RECORD_MAGIC = "KREC", SEGMENT_MAGIC = "KELPIESG", FRAME_MAGIC = "KCKP";
+
+function open(shape: Shape = SMALL): Bench {
+  const random = new Prng(1);
+  const bench = new Bench(0, makeDisk(0, random.fork(), shape), random.fork(), shape);
+  bench.format();
+  bench.mustOpen();
+  bench.createLayer(1);
+  return bench;
+}
+
+/** Another store object on what the disk holds now, not opened yet. */
+function another(bench: Bench): Bench {
+  const disk = bench.disk.crash(new Prng(9), bench.window.bytes, {
+    keep: 1,
+    lose: 0,
+    reorder: false,
+  });
+  return new Bench(0, disk, new Prng(10), bench.shape);
+}
+
+function stamps(first: number, count: number): number[] {
+  return Array.from({ length: count }, (_, i) => first + i);
+}
+
+/** Byte offsets of the blocks that begin with `words`. */
+function blocksWith(disk: SimulatedDisk, isIt: (head: DataView) => boolean): number[] {
+  const found: number[] = [];
+  for (let at = 0; at < disk.sizeBytesMax; at += 4096) {
+    if (isIt(new DataView(disk.peek(at, 64).buffer))) found.push(at);
+  }
+  return found;
+}
+
+function dataOf(disk: SimulatedDisk, stamp: number): number {
+  const found = blocksWith(
+    disk,
+    (head) =>
+      head.getUint32(0, true) === stamp && head.getUint32(4, true) === (stamp ^ 0x01000193) >>> 0,
+  );
+  return found[found.length - 1];
+}
+
+function withMagic(disk: SimulatedDisk, magic: string): number[] {
+  return blocksWith(
+    disk,
+    (head) => [...magic].every((letter, i) => head.getUint8(i) === letter.charCodeAt(0)),
+  );
+}
+
+/** Offset of the header of the record with this lsn. */
+function recordOf(disk: SimulatedDisk, lsn: number): number {
+  return withMagic(disk, RECORD_MAGIC).find((at) =>
+    new DataView(disk.peek(at, 64).buffer).getUint32(32, true) === lsn
+  )!;
+}
+
+/** Lets the store become idle, so that it has noted what is durable. */
+function rest(bench: Bench): void {
+  bench.until(() => bench.store.idle, "rest");
+}
+
+for (const [name, count] of [["direct", 2], ["positional", 16]] as const) {
+  Deno.test(`a flipped bit costs its block and no other (${name} checksums)`, () => {
+    const bench = open();
+    bench.write(1, 0, 10, stamps(100, count));
+    bench.disk.flipBit(dataOf(bench.disk, 101) + 3000, 5);
+    const read = bench.run(OperationKind.Read, [1], 0, 10, count);
+    assertEquals([read.result, read.badBlock], [-EBADMSG, 11]);
+    assertEquals(bench.read([1], 0, 10, 1), [100]);
+    assertEquals(bench.read([1], 0, 11, 1), -EBADMSG);
+    if (count > 2) assertEquals(bench.read([1], 0, 12, count - 2), stamps(102, count - 2));
+    const { damage, damageCount } = bench.store.stats();
+    assertEquals(damageCount, 1);
+    assertEquals([damage[0].layer, damage[0].chunk, damage[0].block], [1, 0, 11]);
+    bench.write(1, 0, 11, [555]);
+    assertEquals(bench.read([1], 0, 10, 2), [100, 555]);
+    assertEquals(bench.store.stats().damage, [], "overwritten, it is no longer damaged");
+  });
+}
+
+Deno.test("a damaged checksum costs its block and no other, though the header does not match any more", () => {
+  let bench = open();
+  bench.write(1, 0, 0, stamps(100, 16));
+  bench.close();
+  bench = another(bench);
+  // Header 64, entry 32, then the checksums.
+  const header = dataOf(bench.disk, 100) - 4096;
+  bench.disk.flipBit(header + 64 + 32 + 4 * 5);
+  bench.mustOpen();
+  assertEquals(bench.read([1], 0, 5, 1), -EBADMSG);
+  assertEquals(bench.read([1], 0, 0, 5), stamps(100, 5));
+  assertEquals(bench.read([1], 0, 6, 10), stamps(106, 10));
+});
+
+Deno.test("what cannot be read at first is read once more", () => {
+  const bench = open();
+  bench.write(1, 0, 0, stamps(100, 3));
+  let failures = 1;
+  bench.disk.faults = { fail: (kind) => kind === "read" && failures-- > 0 ? -EIO : 0 };
+  assertEquals(bench.read([1], 0, 0, 3), stamps(100, 3));
+  failures = 100;
+  assertEquals(bench.read([1], 0, 0, 3), -EIO);
+  failures = 0;
+  assertEquals(bench.read([1], 0, 0, 3), stamps(100, 3));
+});
+
+Deno.test("checksums that cannot be read make their blocks fail, not others", () => {
+  let bench = open();
+  bench.write(1, 0, 0, stamps(100, 8));
+  bench.write(1, 0, 20, [300]);
+  bench.close();
+  bench = another(bench);
+  bench.mustOpen();
+  const header = dataOf(bench.disk, 100) - 4096;
+  bench.disk.faults = { fail: (kind, offset) => kind === "read" && offset === header ? -EIO : 0 };
+  assertEquals(bench.read([1], 0, 0, 8), -EIO);
+  assertEquals(bench.read([1], 0, 20, 1), [300]);
+});
+
+Deno.test("a damaged record that had been made durable is refused, unless the damage is accepted", () => {
+  let bench = open();
+  bench.write(1, 0, 0, [100]);
+  bench.sync();
+  const { lsn } = bench.store.stats();
+  bench.write(1, 0, 1, [200]);
+  bench.sync();
+  rest(bench);
+  bench = another(bench);
+  bench.disk.flipBit(recordOf(bench.disk, lsn) + 70);
+  const error = bench.open();
+  assertEquals(error?.code, "DAMAGED");
+  assertStringIncludes(error!.message, `record ${lsn}`);
+  assertEquals(bench.open({ acceptDamage: true }), null);
+  assertEquals(bench.store.stats().damage[0].what, "record");
+  assertEquals(bench.read([1], 0, 0, 2), [0, 200], "what comes after it is kept");
+  bench = another(bench);
+  assertEquals(bench.open(), null, "once accepted, it is over");
+});
+
+Deno.test("the last record before a pause is known to be durable, too", () => {
+  let bench = open();
+  bench.write(1, 0, 0, [100]);
+  bench.sync();
+  const { lsn } = bench.store.stats();
+  rest(bench);
+  bench = another(bench);
+  bench.disk.flipBit(recordOf(bench.disk, lsn) + 33);
+  assertEquals(bench.open()?.code, "DAMAGED");
+});
+
+Deno.test("a damaged segment header is refused like a damaged record", () => {
+  let bench = open();
+  for (let i = 0; i < 12; i++) bench.write(1, 0, 0, stamps(100 + 20 * i, 20));
+  bench.sync();
+  rest(bench);
+  bench = another(bench);
+  // The newest of the log: kind 1, highest sequence.
+  const headers = withMagic(bench.disk, SEGMENT_MAGIC)
+    .map((at) => ({ at, head: new DataView(bench.disk.peek(at, 64).buffer) }))
+    .filter(({ head }) => head.getUint32(12, true) === 1)
+    .sort((a, b) => Number(b.head.getBigUint64(32, true) - a.head.getBigUint64(32, true)));
+  bench.disk.flipBit(headers[0].at + 48);
+  assertEquals(bench.open()?.code, "DAMAGED");
+  assertEquals(bench.open({ acceptDamage: true }), null);
+});
+
+Deno.test("a torn tail that was never synced is cut without a word", () => {
+  let bench = open();
+  bench.write(1, 0, 0, [100]);
+  bench.sync();
+  bench.write(1, 0, 0, [200]);
+  bench.write(1, 0, 1, [201]);
+  bench = another(bench);
+  bench.disk.flipBit(dataOf(bench.disk, 200) + 9);
+  assertEquals(bench.open(), null);
+  assertEquals(bench.warnings, []);
+  assertEquals(bench.read([1], 0, 0, 2), [100, 0], "and what came after it");
+});
+
+Deno.test("either superblock alone will do after a clean stop of an old store", () => {
+  for (const slot of [0, 1]) {
+    let bench = open();
+    bench.write(1, 0, 0, [100]);
+    bench.close();
+    bench = another(bench);
+    bench.mustOpen();
+    bench.close();
+    bench = another(bench);
+    // The older of the two: what the newer one needs is all there.
+    const newest = [0, 1].map((i) =>
+      new DataView(bench.disk.peek(i * 512 * 1024 + 80, 8).buffer).getUint32(0, true)
+    );
+    const older = newest[0] < newest[1] ? 0 : 1;
+    const hit = slot === 0 ? older : 1 - older;
+    bench.disk.flipBit(hit * 512 * 1024 + 100);
+    const error = bench.open();
+    if (hit === older) {
+      assertEquals(error, null);
+      assertEquals(bench.warnings.length, 1);
+    }
+    if (error === null) assertEquals(bench.read([1], 0, 0, 1), [100]);
+    else assertEquals(error.code, "DAMAGED");
+  }
+});
+
+Deno.test("with both superblocks damaged the file is left alone", () => {
+  let bench = open();
+  bench.close();
+  bench = another(bench);
+  bench.disk.flipBit(90);
+  bench.disk.flipBit(512 * 1024 + 90);
+  const error = bench.open();
+  assertEquals(error?.code, "NOT_A_STORE");
+  assertEquals(bench.disk.counts.writes, 0);
+});
+
+Deno.test("a store of a newer format is refused by name and left alone", () => {
+  let bench = open();
+  bench.close();
+  bench = another(bench);
+  for (const offset of [0, 512 * 1024]) {
+    const bytes = bench.disk.peek(offset, 4096);
+    const at = 8 * 1024 * 1024;
+    bytes[8] = bytes[12] = 2;
+    bytes.fill(0, 4092);
+    bench.window.bytes.set(bytes, at);
+    new DataView(bytes.buffer).setUint32(4092, bench.window.kernel.checksum(at, 4096), true);
+    bench.disk.poke(offset, bytes);
+  }
+  const error = bench.open();
+  assertEquals(error?.code, "NEWER_FORMAT");
+  assertStringIncludes(error!.message, "upgrade");
+  assertEquals(bench.disk.counts.writes, 0);
+});
+
+Deno.test("a damaged checkpoint leads back to the one before it, or to a refusal: never to old data", () => {
+  const outcomes = new Set<string>();
+  for (let rounds = 1; rounds <= 30; rounds++) {
+    let bench = open();
+    for (let i = 0; i < rounds; i++) {
+      bench.write(1, 0, i % 5 * 16, stamps(1000 * (i + 1), 16));
+      if (i % 3 === 0) bench.sync();
+    }
+    bench.sync();
+    rest(bench);
+    const { id } = bench.store.stats().checkpoint;
+    bench = another(bench);
+    const frames = withMagic(bench.disk, FRAME_MAGIC).filter((at) =>
+      new DataView(bench.disk.peek(at, 64).buffer).getUint32(24, true) === id
+    );
+    if (frames.length === 0) continue;
+    bench.disk.flipBit(frames[0] + 100);
+    const error = bench.open();
+    outcomes.add(error?.code ?? "opened");
+    if (error !== null) continue;
+    for (let place = 0; place < Math.min(5, rounds); place++) {
+      const last = rounds - 1 - ((rounds - 1 - place) % 5);
+      assertEquals(bench.read([1], 0, place * 16, 16), stamps(1000 * (last + 1), 16));
+    }
+  }
+  assert(outcomes.has("DAMAGED") || outcomes.has("opened"), [...outcomes].join());
+});
+
+/** Overwrites other blocks until the block with this stamp has been moved by the cleaner. */
+function churn(bench: Bench, isDone: () => boolean): void {
+  const random = new Prng(3);
+  for (let i = 0; i < 4000 && !isDone(); i++) {
+    bench.write(1, 7, random.below(24) * 16, stamps(10_000_000 + i * 16, 16));
+    if (i % 16 === 0) bench.sync();
+  }
+  assert(isDone(), "the cleaner has not come by");
+}
+
+Deno.test("the cleaner keeps damage known: a damaged block stays refused wherever it goes", () => {
+  const shape = { ...SMALL, segments: 40 };
+  let bench = open(shape);
+  // Blocks that stay, spread over segments that will be mostly garbage.
+  for (let i = 0; i < 8; i++) {
+    bench.write(1, 0, i, [100 + i]);
+    bench.write(1, 7, i * 16, stamps(5000 + 16 * i, 16));
+  }
+  bench.sync();
+  const places = stamps(100, 8).map((stamp) => dataOf(bench.disk, stamp));
+  bench.disk.flipBit(places[3] + 1234, 2);
+  churn(bench, () => bench.store.stats().relocatedBlocks >= 8);
+  bench.sync();
+  for (let i = 0; i < 8; i++) {
+    assertEquals(bench.read([1], 0, i, 1), i === 3 ? -EBADMSG : [100 + i]);
+  }
+  assertEquals(bench.store.stats().damageCount >= 1, true);
+  for (let restart = 0; restart < 2; restart++) {
+    if (restart === 1) bench.close();
+    bench = another(bench);
+    bench.mustOpen();
+    assertEquals(bench.read([1], 0, 3, 1), -EBADMSG);
+    assertEquals(bench.read([1], 0, 2, 1), [102]);
+  }
+  bench.write(1, 0, 3, [777]);
+  assertEquals(bench.read([1], 0, 3, 1), [777]);
+});
+
+Deno.test("the cleaner empties a segment whose headers are damaged", () => {
+  const shape = { ...SMALL, segments: 40 };
+  const bench = open(shape);
+  for (let i = 0; i < 4; i++) {
+    bench.write(1, 0, i * 8, stamps(100 + 8 * i, 8));
+    bench.write(1, 0, 100 + i, [900 + i]);
+    bench.write(1, 7, i * 16, stamps(5000 + 16 * i, 16));
+  }
+  bench.sync();
+  // Not the checksums themselves: those of a run are still compared one by one.
+  for (const stamp of [100, 901]) bench.disk.flipBit(dataOf(bench.disk, stamp) - 4096 + 34);
+  churn(bench, () => bench.store.stats().relocatedBlocks >= 36);
+  for (let i = 0; i < 4; i++) {
+    assertEquals(bench.read([1], 0, i * 8, 8), stamps(100 + 8 * i, 8));
+    assertEquals(bench.read([1], 0, 100 + i, 1), [900 + i]);
+  }
+});
+
+Deno.test("scrubNow() finds damage that nobody has read, and tells how far it is", () => {
+  let bench = open();
+  bench.write(1, 0, 0, stamps(100, 40));
+  bench.write(1, 3, 7, [500]);
+  bench.write(1, 4, 7, [600]);
+  bench.close();
+  bench = another(bench);
+  bench.mustOpen();
+  bench.disk.flipBit(dataOf(bench.disk, 120));
+  bench.disk.flipBit(dataOf(bench.disk, 600) + 4095);
+  let last = { checkedBlocks: 0, totalBlocks: 0, damagedBlocks: 0 };
+  const error = bench.call(
+    "scrub",
+    (done) => bench.store.scrubNow(null, (progress) => void (last = { ...progress }), done),
+  );
+  assertEquals(error, null);
+  assertEquals(last, { checkedBlocks: 42, totalBlocks: 42, damagedBlocks: 2 });
+  const places = bench.store.stats().damage.map(({ chunk, block }) => [chunk, block]);
+  assertEquals(places, [[0, 20], [4, 7]]);
+  bench.call("scrub", (done) => bench.store.scrubNow([99], () => {}, done));
+});
+
+Deno.test("scrub comes by in the background, at its rate", () => {
+  const bench = open();
+  bench.write(1, 0, 0, stamps(100, 64));
+  bench.disk.flipBit(dataOf(bench.disk, 130));
+  bench.until(() => bench.store.stats().scrub.passes > 0, "a background pass");
+  assertEquals(bench.store.stats().damage.map(({ block }) => block), [30]);
+  const before = bench.disk.counts.readBytes;
+  const from = bench.nowMs;
+  while (bench.nowMs < from + 20_000) {
+    bench.nowMs += 100;
+    bench.store.tick(bench.nowMs);
+    while (bench.disk.pump()) bench.store.endTurn();
+  }
+  const perSecond = (bench.disk.counts.readBytes - before) / 20;
+  assert(perSecond <= 1.5 * 1024 * 1024, `${perSecond} bytes per second`);
+});
+
+Deno.test("a store that another host owns stays refused after damage", () => {
+  let bench = open();
+  bench.close();
+  bench = another(bench);
+  const hostId = HOST.slice().fill(200);
+  const error = bench.call(
+    "open",
+    (done) => bench.store.open({ hostId, acceptDamage: true }, done),
+  );
+  assertEquals(error?.code, "OTHER_HOST");
+});

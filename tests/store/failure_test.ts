@@ -1,0 +1,159 @@
+/**
+ * What the store does when the disk fails.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
+import { Prng } from "../../agent/base/prng.ts";
+import { OperationKind } from "../../agent/store/operation.ts";
+import { Bench, makeDisk, SMALL } from "./harness.ts";
+
+const EIO = 5, ENOSPC = 28;
+
+function open(): Bench {
+  const random = new Prng(1);
+  const bench = new Bench(0, makeDisk(0, random.fork(), SMALL), random.fork(), SMALL);
+  bench.format();
+  bench.mustOpen();
+  bench.createLayer(1);
+  bench.createLayer(2);
+  return bench;
+}
+
+Deno.test("a write that fails is tried again elsewhere, and nobody notices", () => {
+  const bench = open();
+  let failures = 2;
+  bench.disk.faults = { fail: (kind) => kind === "write" && failures-- > 0 ? -EIO : 0 };
+  assertEquals(bench.write(1, 0, 0, [1, 2, 3]), 0);
+  assertEquals(bench.read([1], 0, 0, 3), [1, 2, 3]);
+  assertEquals(bench.store.stats().writeErrors, 2);
+  assertEquals(bench.sync(), 0);
+  const disk = bench.disk.crash(new Prng(2), bench.window.bytes, { keep: 0, lose: 1 });
+  const after = new Bench(0, disk, new Prng(3), SMALL);
+  after.mustOpen();
+  assertEquals(after.read([1], 0, 0, 3), [1, 2, 3]);
+});
+
+Deno.test("a disk that takes no writes any more ends the store: −EIO for all, reads included", () => {
+  const bench = open();
+  bench.write(1, 0, 0, [1]);
+  bench.disk.faults = { fail: (kind) => kind === "write" ? -EIO : 0 };
+  assertEquals(bench.write(1, 0, 1, [2]), -EIO);
+  assertEquals(bench.store.state, "failed");
+  assertStringIncludes(bench.store.stats().failed!, "writing to the disk failed 4 times");
+  assertEquals(bench.write(1, 0, 2, [2]), -EIO);
+  assertEquals(bench.read([1], 0, 0, 1), -EIO);
+  assertEquals(bench.sync(), -EIO);
+  const error = bench.call("meta", (done) => bench.store.setMeta("k", null, done));
+  assertEquals(error?.code, "IO");
+  assertEquals(bench.close(), null);
+});
+
+Deno.test("a failed sync is final, and so is every later one", () => {
+  const bench = open();
+  bench.write(1, 0, 0, [1]);
+  let failures = 1;
+  bench.disk.faults = { fail: (kind) => kind === "sync" && failures-- > 0 ? -EIO : 0 };
+  assertEquals(bench.sync(), -EIO);
+  assertEquals(bench.sync(), -EIO);
+  assertEquals(bench.write(1, 0, 0, [1]), -EIO);
+  assertStringIncludes(bench.store.stats().failed!, "fsync");
+});
+
+Deno.test("everything under way when the disk fails comes back once, with an error", () => {
+  for (const failing of ["write", "sync"]) {
+    const bench = open();
+    let finished = 0;
+    const results: number[] = [];
+    for (let i = 0; i < 20; i++) {
+      const operation = bench.take((done) => {
+        finished++;
+        results.push(done.result);
+      })!;
+      Object.assign(operation, {
+        kind: i % 4 === 3
+          ? OperationKind.Sync
+          : i % 4 === 2
+          ? OperationKind.Free
+          : OperationKind.Write,
+        layers: [1 + i % 2],
+        chunk: 0,
+        block: i * 20,
+        blockCount: 20,
+      });
+      bench.fill(operation, Array.from({ length: 20 }, (_, k) => k + 1));
+      bench.store.submit(operation);
+      if (i % 3 === 0) bench.store.endTurn();
+    }
+    let failed = false;
+    bench.call("create", (done) => {
+      bench.store.createLayer(9, (error) => {
+        failed = error !== null;
+        done(null);
+      });
+      bench.disk.faults = { fail: (kind) => kind === failing ? -EIO : 0 };
+    });
+    bench.until(() => finished === 20, "all");
+    assert(failed);
+    assert(results.includes(-EIO));
+    assertEquals(bench.store.state, "failed");
+  }
+});
+
+Deno.test("a write that meets ENOSPC waits for space instead of failing", () => {
+  const bench = open();
+  let isFull = true;
+  bench.disk.faults = { fail: (kind) => kind === "write" && isFull ? -ENOSPC : 0 };
+  let result: number | null = null;
+  const operation = bench.take((done) => result = done.result)!;
+  Object.assign(operation, {
+    kind: OperationKind.Write,
+    layers: [1],
+    chunk: 0,
+    block: 0,
+    blockCount: 1,
+  });
+  bench.fill(operation, [5]);
+  bench.store.submit(operation);
+  for (let i = 0; i < 100; i++) {
+    bench.store.endTurn();
+    bench.disk.pump();
+    bench.nowMs += 100;
+    bench.store.tick(bench.nowMs);
+  }
+  assertEquals(result, null);
+  assert(bench.store.stats().hostFull);
+  isFull = false;
+  bench.until(() => result !== null, "the write");
+  assertEquals(result, 0);
+  assertEquals(bench.read([1], 0, 0, 1), [5]);
+});
+
+Deno.test("a disk that cannot be read keeps a store from opening, with a coded error", () => {
+  const bench = open();
+  bench.write(1, 0, 0, [1]);
+  bench.close();
+  bench.disk.faults = { fail: (kind) => kind === "read" ? -EIO : 0 };
+  assertEquals(bench.open()?.code, "NOT_A_STORE");
+  bench.disk.faults = {
+    fail: (kind, offset) => kind === "read" && offset > 1024 * 1024 ? -EIO : 0,
+  };
+  assertEquals(bench.open()?.code, "DAMAGED");
+  bench.disk.faults = { fail: (kind) => kind === "write" ? -EIO : 0 };
+  assertEquals(bench.open()?.code, "IO");
+  bench.disk.faults = {};
+  assertEquals(bench.open(), null);
+  assertEquals(bench.read([1], 0, 0, 1), [1]);
+});
+
+Deno.test("a checkpoint that cannot be written is tried again later", () => {
+  const bench = open();
+  let failing = true;
+  // Frames go through one-range writes of whole frames; the log's own writes stay unharmed.
+  bench.disk.faults = {
+    fail: (kind, _offset, length) => kind === "write" && failing && length > 100 * 4096 ? -EIO : 0,
+  };
+  for (let i = 0; i < 60; i++) assertEquals(bench.write(1, 0, 0, [i * 2 + 1, i * 2 + 2]), 0);
+  failing = false;
+  assertEquals(bench.close(), null);
+});

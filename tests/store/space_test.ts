@@ -1,0 +1,227 @@
+/**
+ * A full store makes writes wait, frees and discards always work, the cleaner gives space back.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert/mod.js";
+import { Prng } from "../../agent/base/prng.ts";
+import { OperationKind } from "../../agent/store/operation.ts";
+import { Bench, makeDisk, type Shape, SMALL, World } from "./harness.ts";
+
+const SHAPE: Shape = { ...SMALL, segments: 48, blocks: 1024 };
+
+function open(shape: Shape = SHAPE): Bench {
+  const random = new Prng(1);
+  const bench = new Bench(0, makeDisk(0, random.fork(), shape), random.fork(), shape);
+  bench.format();
+  bench.mustOpen();
+  bench.createLayer(1);
+  return bench;
+}
+
+function stamps(first: number, count: number): number[] {
+  return Array.from({ length: count }, (_, i) => first + i);
+}
+
+/** Submits writes of 16 blocks to new places until the store is full; returns how many blocks are in. */
+function fill(bench: Bench): { acked: Set<number>; submitted: number } {
+  const acked = new Set<number>();
+  let submitted = 0;
+  while (bench.store.stats().waitingWrites < 4) {
+    const first = submitted;
+    const operation = bench.take((done) => {
+      if (done.result === 0) acked.add(first);
+    })!;
+    Object.assign(operation, {
+      kind: OperationKind.Write,
+      layers: [1],
+      chunk: first >>> 10,
+      block: first & 1023,
+      blockCount: 16,
+    });
+    bench.fill(operation, stamps(1 + first, 16));
+    bench.store.submit(operation);
+    submitted += 16;
+    for (let i = 0; i < 200; i++) {
+      bench.store.endTurn();
+      if (!bench.disk.pump()) break;
+    }
+    bench.nowMs += 50;
+    bench.store.tick(bench.nowMs);
+  }
+  return { acked, submitted };
+}
+
+function settle(bench: Bench, turns = 300): void {
+  for (let i = 0; i < turns; i++) {
+    bench.store.endTurn();
+    while (bench.disk.pump()) bench.store.endTurn();
+    bench.nowMs += 100;
+    bench.store.tick(bench.nowMs);
+  }
+}
+
+Deno.test("a full store makes writes wait and says so; frees let them go on", () => {
+  const bench = open();
+  const { acked, submitted } = fill(bench);
+  settle(bench);
+  const full = bench.store.stats();
+  assert(full.full);
+  assertEquals(full.waitingWrites, 4);
+  assert(full.liveBytes > 0.5 * full.capacityBytes, `${full.liveBytes} of ${full.capacityBytes}`);
+  assert(full.liveBytes <= full.usableBytes + 64 * 4096, "usableBytes says what fits");
+  // Everything else works.
+  for (const first of acked) {
+    assertEquals(bench.read([1], first >>> 10, first & 1023, 16), stamps(1 + first, 16));
+  }
+  assertEquals(bench.sync(), 0);
+  assertEquals(
+    bench.call("meta", (done) => bench.store.setMeta("k", new Uint8Array(9), done)),
+    null,
+  );
+  assertEquals(bench.run(OperationKind.Free, [1], 0, 0, 512).result, 0);
+  bench.until(() => bench.busy === 0, "the waiting writes");
+  assertEquals(bench.store.stats().waitingWrites, 0);
+  for (let first = 512; first < submitted; first += 16) {
+    assertEquals(bench.read([1], first >>> 10, first & 1023, 16), stamps(1 + first, 16));
+  }
+});
+
+Deno.test("a full store takes any number of frees that free nothing", () => {
+  const bench = open();
+  fill(bench);
+  for (let i = 0; i < 3000; i++) {
+    assertEquals(bench.run(OperationKind.Free, [1], 900, i % 1024, 1).result, 0);
+  }
+  for (let i = 0; i < 500; i++) {
+    assertEquals(bench.run(OperationKind.Zero, [1], 901, i % 1024, 1).result, 0);
+  }
+});
+
+Deno.test("deleting a layer empties a full store", () => {
+  const bench = open();
+  fill(bench);
+  assertEquals(bench.call("delete", (done) => bench.store.deleteLayer(1, done)), null);
+  bench.until(() => bench.busy === 0, "the waiting writes");
+  settle(bench);
+  assertEquals(bench.store.stats().liveBytes, 0);
+});
+
+Deno.test("close() of a full store gives the waiting writes back", () => {
+  const bench = open();
+  fill(bench);
+  let failed = 0;
+  bench.store.close(() => {});
+  bench.until(() => bench.store.state === "closed", "close");
+  bench.until(() => bench.busy === 0, "waiting writes");
+  failed++;
+  assertEquals(failed, 1);
+});
+
+Deno.test("overwriting at random at nine tenths full goes on for ever, and loses nothing", () => {
+  const shape = { ...SHAPE, segments: 56 };
+  const bench = open(shape);
+  const usable = bench.store.stats().usableBytes / 4096;
+  const blocks = Math.floor(usable * 0.9);
+  const random = new Prng(6);
+  const expected = new Array(blocks).fill(0);
+  let stamp = 0;
+  let pending = 0;
+  const write = (block: number) => {
+    bench.until(() => bench.busy < 16, "a slot");
+    pending++;
+    const operation = bench.take((done) => {
+      pending--;
+      assertEquals(done.result, 0);
+    })!;
+    Object.assign(operation, {
+      kind: OperationKind.Write,
+      layers: [1],
+      chunk: block >>> 10,
+      block: block & 1023,
+      blockCount: 1,
+    });
+    bench.fill(operation, [expected[block] = ++stamp]);
+    bench.store.submit(operation);
+  };
+  const busy = new Set<number>();
+  for (let block = 0; block < blocks; block++) write(block);
+  bench.until(() => pending === 0, "the first fill");
+  for (let i = 0; i < 4 * blocks; i++) {
+    if (i % 12 === 0) {
+      bench.until(() => pending === 0, "a round");
+      busy.clear();
+    }
+    const block = random.below(blocks);
+    if (busy.has(block)) continue;
+    busy.add(block);
+    write(block);
+  }
+  bench.until(() => pending === 0, "all");
+  const { cleanedSegments, writeAmplification } = bench.store.stats();
+  assert(cleanedSegments > 10, `${cleanedSegments} segments cleaned`);
+  assert(writeAmplification < 12, `write amplification ${writeAmplification}`);
+  for (let block = 0; block < blocks; block++) {
+    assertEquals(bench.read([1], block >>> 10, block & 1023, 1), [expected[block]]);
+  }
+});
+
+Deno.test("space that was freed goes back to the host", () => {
+  const bench = open({
+    ...SHAPE,
+    tunables: { ...SHAPE.tunables, warmSegments: 2, warmMs: 1000 },
+  });
+  fill(bench);
+  const before = bench.disk.spaceBytes;
+  bench.run(OperationKind.Free, [1], 0, 0, 1024);
+  bench.run(OperationKind.Free, [1], 1, 0, 1024);
+  bench.until(() => bench.busy === 0, "writes");
+  settle(bench);
+  assert(bench.disk.counts.punches > 5, `${bench.disk.counts.punches} punches`);
+  assert(bench.disk.spaceBytes < before / 2, `${bench.disk.spaceBytes} of ${before}`);
+});
+
+Deno.test("a host without space makes writes wait, until it has some again", () => {
+  const bench = open();
+  bench.disk.faults = { spaceBytesMax: bench.disk.spaceBytes + 6 * SHAPE.segmentBytes };
+  const { acked } = fill(bench);
+  settle(bench);
+  const stats = bench.store.stats();
+  assert(stats.full && stats.hostFull);
+  assert(stats.freeBytes > stats.capacityBytes / 3, "the store itself has space");
+  assertEquals(bench.sync(), 0);
+  for (const first of acked) {
+    assertEquals(bench.read([1], first >>> 10, first & 1023, 16), stamps(1 + first, 16));
+  }
+  bench.disk.faults = {};
+  bench.until(() => bench.busy === 0, "the waiting writes");
+  settle(bench, 30);
+  assertEquals(bench.store.stats().hostFull, false);
+  assertEquals(bench.store.stats().writeErrors, 0, "no write ever met ENOSPC");
+});
+
+Deno.test("a nearly full store survives one crash after another", () => {
+  const world = new World(3, { ...SMALL, segments: 38, blocks: 72 }, { write: 90, free: 2 });
+  for (let round = 0; round < 60; round++) {
+    for (let step = 0; step < 25; step++) world.step();
+    world.crash();
+  }
+});
+
+Deno.test("open() with more capacity gives a store without free segments room again", () => {
+  const shape = { ...SHAPE, segments: 60 };
+  const random = new Prng(1);
+  const bench = new Bench(0, makeDisk(0, random, shape), random, { ...shape, segments: 40 });
+  bench.format();
+  bench.mustOpen();
+  bench.createLayer(1);
+  fill(bench);
+  const disk = bench.disk.crash(random, bench.window.bytes, { keep: 1, lose: 0, reorder: false });
+  const next = new Bench(0, disk, random, shape);
+  const capacityBytes = 1024 * 1024 + 60 * shape.segmentBytes;
+  const hostId = new Uint8Array(16).fill(3);
+  assertEquals(next.call("open", (done) => next.store.open({ hostId, capacityBytes }, done)), null);
+  assertEquals(next.store.stats().segmentCount, 60);
+  settle(next, 5);
+  assertEquals(next.store.stats().full, false);
+});
