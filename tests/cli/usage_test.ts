@@ -23,7 +23,7 @@ Deno.test("wrong command lines end with 64, say what is wrong, and print nothing
     ["disk create agent 5G", /"agent" cannot be the name of a disk: Kelpie uses that name itself/],
     ["disk create web 5G 6G", /too many arguments/],
     ["disk qemu web --memory 3x", /--memory <size>: "3x" has the unit "x"/],
-    ["disk qemu web --queues 0", /--queues <count> "0": it must be a whole number of 1 to 256/],
+    ["disk qemu web --queues 0", /--queues <count> "0": it must be a whole number of 1 to 64/],
     ["agent --cache drect", /--cache <mode> "drect": allowed choices are buffered, direct/],
     ["completions tcsh", /shell "tcsh": allowed choices are bash, zsh, fish/],
     ["bench", /needs either a disk or --socket/],
