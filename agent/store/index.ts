@@ -467,7 +467,8 @@ export class Index implements MoveListener {
   }
 
   /**
-   * Visits every run of places in the index: by layer, chunk and block. For start-up and background work.
+   * Visits every run of places in the index: by layer, chunk and block. A run is as long as blocks and locations go on
+   * together, however they are verified. For start-up and background work.
    *
    * @param visit called with layer, chunk, first block, its location, and the number of blocks
    */
@@ -482,6 +483,14 @@ export class Index implements MoveListener {
 
   /** Visits the runs of one chunk, as {@linkcode eachRun} does. */
   eachRunOf(layer: number, chunk: number, visit: RunVisitor): void {
+    const handle = this.#handle(layer, chunk);
+    if (handle === 0) return;
+    const words = this.#heap.pages[SlabHeap.pageOf(handle)];
+    const base = SlabHeap.wordOf(handle);
+    if ((words[base] & 3) === KIND_RANKED) {
+      visitRanked(words, base, layer, chunk, visit);
+      return;
+    }
     for (let block = 0; block < CHUNK_BLOCKS;) {
       const count = this.find(layer, chunk, block, CHUNK_BLOCKS - block);
       if (this.kind === IndexKind.Direct || this.kind === IndexKind.Run) {
@@ -1085,6 +1094,33 @@ export class IndexImage {
 }
 
 const EMPTY = new Uint32Array(0);
+
+/** Visits the runs of a RANKED chunk: block by block through the bitmap, a quarter of a billion of them per TiB. */
+function visitRanked(
+  words: Uint32Array,
+  base: number,
+  layer: number,
+  chunk: number,
+  visit: RunVisitor,
+): void {
+  let at = base + RANKED_HEAD_WORDS;
+  let first = 0, location = 0, count = 0;
+  for (let group = 0; group < BITMAP_WORDS; group++) {
+    for (let left = words[base + 1 + group]; left !== 0; left &= left - 1) {
+      const block = (group << 5) + 31 - Math.clz32(left & -left);
+      const next = words[at++];
+      if (count > 0 && next === location + count && block === first + count) {
+        count++;
+        continue;
+      }
+      if (count > 0) visit(layer, chunk, first, location, count);
+      first = block;
+      location = next;
+      count = next < LOCATION_END ? 1 : 0;
+    }
+  }
+  if (count > 0) visit(layer, chunk, first, location, count);
+}
 
 function shifted(location: number, by: number): number {
   return location >= LOCATION_END ? location : location + by;

@@ -158,6 +158,18 @@ Deno.test("random changes of every kind agree with a plain map, in every form of
     assertEquals(index.blockCount, dataBlocks(oracle));
     assertEquals(index.blockCount, index.layerBlockCount(7) + index.layerBlockCount(9));
 
+    // Every run is visited, each block once.
+    const visited = new Map<string, number>();
+    index.eachRun((layer, chunk, block, location, count) => {
+      for (let i = 0; i < count; i++) {
+        const key = `${layer}/${chunk}/${block + i}`;
+        assertEquals(visited.has(key), false);
+        visited.set(key, location + i);
+      }
+    });
+    assertEquals(visited.size, index.blockCount);
+    for (const [key, location] of visited) assertEquals(oracle.blocks.get(key)?.location, location);
+
     // An image of it, read back in, is the same.
     const words = new Uint32Array(65536);
     const copy = new Index();
