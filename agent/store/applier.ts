@@ -1,13 +1,16 @@
 /**
- * What a record means: the one place where entries change the index, the layer table and the META map, used alike
+ * What a record means: the one place where entries change the index, the layer table and the META
+ * map, used alike
  * by the running log and by replay.
  *
  * Invariants:
- * - WRITE, FREE, ZERO are absolute: the last one in the log's order wins, whatever was there. So replay may begin before
+ * - WRITE, FREE, ZERO are absolute: the last one in the log's order wins, whatever was there. So
+ *   replay may begin before
  *   the moment a fuzzy checkpoint was taken.
- * - RELOCATE and POISON take effect on a block only if the index still has it at its old location, so they never
+ * - RELOCATE and POISON take effect on a block only if the index still has it at its old location,
+ *   so they never
  *   undo a newer write.
- * - Entries for layers that are not there change nothing: the layer has been deleted since.
+ * - Entries for layers that are not there, or are being deleted, change nothing.
  *
  * @module
  */
@@ -25,7 +28,8 @@ import {
 import { type Index, IndexKind } from "./index.ts";
 
 /**
- * Shortest run whose checksums stay on disk: below it, four bytes a block in the index cost less than a run's own
+ * Shortest run whose checksums stay on disk: below it, four bytes a block in the index cost less
+ * than a run's own
  * entry and the page read that a miss takes.
  */
 export const RUN_BLOCKS_MIN = 4;
@@ -86,7 +90,7 @@ export class Applier {
       case EntryKind.Meta:
         return;
     }
-    if (!index.hasLayer(layer)) return;
+    if (this.layers.get(layer) !== LayerState.Live) return;
     const chunk = entryChunk(u32, word);
     const block = entryBlock(u32, word);
     const count = entryCount(u32, word);

@@ -5,11 +5,14 @@
  *     segment    | header | frame 0 | frame 1 | …     a frame never crosses a segment's end
  *     frames     | layers … | index … | meta … | end |
  *
- * A checkpoint is fuzzy: the index changes while it is written. It is exact together with the log from the position that
+ * A checkpoint is fuzzy: the index changes while it is written. It is exact together with the log
+ * from the position that
  * was noted when it began, since replaying a record twice does no harm (see applier.ts).
  *
- * Order on disk, each step durable before the next: data that the index refers to · frames · superblock · only then
- * are the segments of the checkpoint before, and those that the log before the new replay position needed, given up.
+ * Order on disk, each step durable before the next: data that the index refers to · frames ·
+ * superblock · only then
+ * are the segments of the checkpoint before, and those that the log before the new replay position
+ * needed, given up.
  *
  * Payloads
  *
@@ -18,11 +21,13 @@
  *     meta     items × (bytes of the key u32, bytes of the value u32, key, value, zeros up to a multiple of 4)
  *     end      nothing; items = frames before it
  *
- * A META value may be longer than what is left of a frame, never longer than a frame: frames are cut accordingly.
+ * A META value may be longer than what is left of a frame, never longer than a frame: frames are
+ * cut accordingly.
  *
  * @module
  */
 import { BLOCK_BYTES } from "../base/limits.ts";
+import { EIO } from "../platform/platform.ts";
 import { type Applier, LayerState } from "./applier.ts";
 import type { Core, Machine } from "./core.ts";
 import { FRAMES } from "./core.ts";
@@ -54,7 +59,8 @@ const LAYER_BYTES = 8;
 const CHUNK_BYTES_MAX = 8 + 4 * CHUNK_EXPORT_WORDS_MAX;
 
 /**
- * Most bytes, amortized, that one entry of the log adds to the index's image: 64 entries may turn a chunk that was one
+ * Most bytes, amortized, that one entry of the log adds to the index's image: 64 entries may turn a
+ * chunk that was one
  * run into one of 1024 blocks with a place each (8.25 KiB).
  */
 const IMAGE_BYTES_PER_ENTRY = 136;
@@ -72,7 +78,8 @@ export function checkpointSegmentsFor(
   segmentBytes: number,
 ): number {
   const usable = segmentBytes - BLOCK_BYTES - SHORT_FRAME_BYTES_MIN;
-  // A sixteenth more for frame heads, the blocks' rounding and what is added while it is being written. At worst every
+  // A sixteenth more for frame heads, the blocks' rounding and what is added while it is being
+  // written. At worst every
   // second META value leaves a gap as long as itself. One for the end.
   return Math.ceil((bytes.small * 1.0625 + bytes.meta * 2) / usable) + 1;
 }
@@ -110,7 +117,8 @@ function metaBytes(core: Core): number {
 export class CheckpointFailure extends Error {
   /**
    * @param error what to tell
-   * @param final a sync or the superblock failed: nothing that is written from now on can be relied on
+   * @param final a sync or the superblock failed: nothing that is written from now on can be relied
+   *   on
    */
   constructor(readonly error: StoreError, readonly final: boolean) {
     super(error.message);
@@ -143,7 +151,9 @@ class FrameWriter {
     this.#block = core.segments.segmentBlocks;
   }
 
-  /** Arena offset where the payload of the next frame goes: up to `FRAME_BYTES_MAX − FRAME_BYTES`. */
+  /**
+   * Arena offset where the payload of the next frame goes: up to `FRAME_BYTES_MAX − FRAME_BYTES`.
+   */
   get payloadAt(): number {
     return this.#core.buffers.frames + this.#buffer * FRAME_BYTES_MAX + FRAME_BYTES;
   }
@@ -174,7 +184,8 @@ class FrameWriter {
     this.#io.beginWrite(location * BLOCK_BYTES, at, frame.frameBytes);
     this.#writing++;
     this.#buffer = (this.#buffer + 1) % FRAMES;
-    // The buffer that is filled next must not be with the disk. Completions come in any order, so all go first.
+    // The buffer that is filled next must not be with the disk. Completions come in any order, so
+    // all go first.
     if (this.#writing === FRAMES) yield* this.settle();
   }
 
@@ -223,7 +234,8 @@ export interface CheckpointOptions {
   /** The store is being closed: nothing will be appended after this. */
   readonly clean: boolean;
   /**
-   * Where replay starts from; asked after all that the checkpoint refers to is durable. null: ask again
+   * Where replay starts from; asked after all that the checkpoint refers to is durable. null: ask
+   * again
    * after the next turn.
    */
   position(): LogPosition | null;
@@ -262,7 +274,8 @@ export function* writeCheckpoint(
   segments.checkpointRunning = false;
   segments.reclaimable = true;
   if (failed !== null) {
-    // What was written counts for nothing: no superblock names it (or, after a final failure, nobody goes on).
+    // What was written counts for nothing: no superblock names it (or, after a final failure,
+    // nobody goes on).
     if (!failed.final) { for (const segment of writer.segments) segments.giveBack(segment); }
     return failed;
   }
@@ -345,6 +358,7 @@ function* commit(
   options.synced(syncedLsn);
   let position = options.position();
   while (position === null) {
+    if (core.log.failed) throw failure("the log, and with it the checkpoint,", -EIO, true);
     yield Wait.Turn;
     position = options.position();
   }
@@ -433,7 +447,8 @@ export function* loadCheckpoint(
         superblock.checkpointId,
         number,
       );
-      // No frame: the rest of the segment was too short for the next one. If it was damaged instead, the next
+      // No frame: the rest of the segment was too short for the next one. If it was damaged
+      // instead, the next
       // segment will not go on with this number.
       if (frameBytes === 0 || frameBytes > blocks * BLOCK_BYTES) break;
       if (!decodeFrame(window, buffers.frames, frame)) return `frame ${number} is damaged`;

@@ -1,21 +1,29 @@
 /**
- * The cleaner: moves the live blocks out of segments that are mostly garbage, so that the segments become free.
+ * The cleaner: moves the live blocks out of segments that are mostly garbage, so that the segments
+ * become free.
  *
  *     victim   | header | record | record | …
  *                         entries ─▶ does the index still have the block here? ─▶ pieces
  *     window of ≤ 256 blocks ─▶ one read ─▶ check ─▶ RELOCATE entries in the log ─▶ applied ─▶ next window
  *
- * Which one: the highest (1 − u) · age / (1 + u), where u is the live part and age the segments written since (Rosenblum
- * and Ousterhout, "The Design and Implementation of a Log-Structured File System", 1992); when space is short,
+ * Which one: the highest (1 − u) · age / (1 + u), where u is the live part and age the segments
+ * written since (Rosenblum
+ * and Ousterhout, "The Design and Implementation of a Log-Structured File System", 1992); when
+ * space is short,
  * simply the lowest u.
  *
- * When, and how fast: nothing while enough segments are free; as they get fewer, more and more blocks are moved for each block
- * that users write; next to the writes' limit, without pause. Idle stores are cleaned slowly when much is garbage.
+ * When, and how fast: nothing while enough segments are free; as they get fewer, more and more
+ * blocks are moved for each block
+ * that users write; next to the writes' limit, without pause. Idle stores are cleaned slowly when
+ * much is garbage.
  *
  * Invariants:
- * - The victim is pinned until its relocations are applied, and counts as having died no earlier than that.
- * - A block that does not match its checksum is not copied: it becomes POISON, so that the damage stays known.
- * - Nothing is lost if a header of the victim is damaged: what the index still has in there is found by walking the index.
+ * - The victim is pinned until its relocations are applied, and counts as having died no earlier
+ *   than that.
+ * - A block that does not match its checksum is not copied: it becomes POISON, so that the damage
+ *   stays known.
+ * - Nothing is lost if a header of the victim is damaged: what the index still has in there is
+ *   found by walking the index.
  *
  * @module
  */
@@ -46,14 +54,20 @@ import { type Task, type TaskIo, type Tasks, Wait } from "./task.ts";
 const WINDOW_BLOCKS = WORK_BYTES / BLOCK_BYTES;
 /** Most pieces of a window: one for each block. */
 const PIECES_MAX = WINDOW_BLOCKS;
-/** Chunks looked at per turn when the index is walked for a damaged victim: about half a millisecond. */
+/**
+ * Chunks looked at per turn when the index is walked for a damaged victim: about half a
+ * millisecond.
+ */
 const WALK_CHUNKS_PER_TURN = 64;
 /** A store that did nothing for so long is idle, in milliseconds. */
 const IDLE_AFTER_MS = 2000;
-/** Blocks moved per millisecond in an idle store: 16 MiB/s, hardly to be felt when work comes back. */
+/**
+ * Blocks moved per millisecond in an idle store: 16 MiB/s, hardly to be felt when work comes back.
+ */
 const IDLE_BLOCKS_PER_MS = 4;
 /**
- * A victim must give back at least this part of itself once its blocks have been copied with new headers, or cleaning a full
+ * A victim must give back at least this part of itself once its blocks have been copied with new
+ * headers, or cleaning a full
  * store would turn in circles. It bounds what cleaning costs to 32 blocks moved for each one won.
  */
 const GAIN_MIN = 1 / 32;
@@ -62,7 +76,9 @@ const AHEAD_BLOCKS = READER_BYTES / BLOCK_BYTES;
 
 /** What the store tells the cleaner each turn. */
 export interface CleanerSituation {
-  /** The log may take segments for what is moved; otherwise it must fit what is left of the head. */
+  /**
+   * The log may take segments for what is moved; otherwise it must fit what is left of the head.
+   */
   mayTake: boolean;
   /** Blocks left in the head. */
   headRoom: number;
@@ -101,7 +117,10 @@ export class Cleaner {
   #allowance = 0;
   #allowanceMs = 0;
   #allowanceUserBlocks = 0;
-  /** Victims that could not be emptied: the disk cannot read what is in there. Tried again after a restart. */
+  /**
+   * Victims that could not be emptied: the disk cannot read what is in there. Tried again after a
+   * restart.
+   */
   readonly #stuck = new Set<number>();
 
   // Pieces of the window.
@@ -274,7 +293,10 @@ export class Cleaner {
     yield* this.#flush(io);
   }
 
-  /** Walks the whole index for what it still has in the victim. Slow, and only needed when headers are damaged. */
+  /**
+   * Walks the whole index for what it still has in the victim. Slow, and only needed when headers
+   * are damaged.
+   */
   *#cleanByIndex(io: TaskIo, reader: LogReader, victim: number): Task {
     const { segments, index } = this.#core;
     const start = segments.start(victim);
@@ -402,7 +424,8 @@ export class Cleaner {
     const { log, buffers } = this.#core;
     const place = this.#location[piece] - this.#windowStart;
     for (let i = first; i < first + count;) {
-      // Once begun, a victim is finished even if space has become scarcer: that is what gives space back.
+      // Once begun, a victim is finished even if space has become scarcer: that is what gives space
+      // back.
       const taken = !log.hasPart
         ? log.appendRelocation(
           this.#layer[piece],
@@ -464,7 +487,8 @@ export class Cleaner {
         this.#allowance = 0;
         return;
       }
-      // Between none and all of the log's bandwidth: at half the shortage, two blocks for each that users write.
+      // Between none and all of the log's bandwidth: at half the shortage, two blocks for each that
+      // users write.
       const perUserBlock = urgency > 0 ? 2 * urgency / (1 - urgency) : 0;
       const perMs = IDLE_BLOCKS_PER_MS * (1 + 15 * Math.max(0, urgency));
       this.#allowance += (userBlocks - this.#allowanceUserBlocks) * perUserBlock +

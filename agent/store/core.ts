@@ -17,30 +17,50 @@ import type { Segments } from "./segments.ts";
 export interface StoreTunables {
   /** Memory for checksums of long runs, in bytes. Default 16 MiB: the checksums of 16 GiB. */
   checksumCacheBytes: number;
-  /** A checkpoint is taken when the log since the last one is this long, in bytes. Default 256 MiB: less than half a second of replay. */
+  /**
+   * A checkpoint is taken when the log since the last one is this long, in bytes. Default 256 MiB:
+   * less than half a second of replay.
+   */
   checkpointLogBytes: number;
-  /** … and at least this many times as long as the last checkpoint, so that checkpoints stay a small part of writing. Default 8. */
+  /**
+   * … and at least this many times as long as the last checkpoint, so that checkpoints stay a small
+   * part of writing. Default 8.
+   */
   checkpointLogRatio: number;
   /** Free segments kept allocated for the writes to come, besides what is kept back. Default 4. */
   readySegments: number;
   /**
-   * Further free segments that stay allocated while the store is in use: rewriting a segment whose pages are still in the
-   * page cache, and whose blocks the file system has initialised, is many times cheaper than writing a fresh one.
+   * Further free segments that stay allocated while the store is in use: rewriting a segment whose
+   * pages are still in the
+   * page cache, and whose blocks the file system has initialised, is many times cheaper than
+   * writing a fresh one.
    */
   warmSegments: number;
   /** Milliseconds without writes after which their space goes back to the host too. */
   warmMs: number;
   /** Segments below the writes' limit in which the cleaner works. Default 3. */
   cleanerSegments: number;
-  /** Segments kept for crashes that leave the head unusable (damage, a failed write), one each. Default 2. */
+  /**
+   * Segments kept for crashes that leave the head unusable (damage, a failed write), one each.
+   * Default 2.
+   */
   crashSegments: number;
-  /** The cleaner works in the background while fewer than this part of the segments are free. Default 1/8. */
+  /**
+   * The cleaner works in the background while fewer than this part of the segments are free.
+   * Default 1/8.
+   */
   cleanFreeRatio: number;
-  /** … or, when the store is idle, while garbage is more than this part of what is used. Default 1/4. */
+  /**
+   * … or, when the store is idle, while garbage is more than this part of what is used. Default
+   * 1/4.
+   */
   cleanGarbageRatio: number;
   /** Background scrub, in bytes per second. Default 4 MiB: 1 TiB in three days. 0: none. */
   scrubBytesPerSecond: number;
-  /** Rest between background scrubs, in milliseconds. Default a day: a pass over a small store takes minutes only. */
+  /**
+   * Rest between background scrubs, in milliseconds. Default a day: a pass over a small store takes
+   * minutes only.
+   */
   scrubPauseMs: number;
 }
 

@@ -1,5 +1,6 @@
 /**
- * What can go wrong with a store as a whole, coded for those who act on it, worded for those who read it.
+ * What can go wrong with a store as a whole, coded for those who act on it, worded for those who
+ * read it.
  *
  * @module
  */

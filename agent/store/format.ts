@@ -120,14 +120,17 @@ export const SEGMENTS_OFFSET_BYTES = 1024 * 1024;
 export const SEGMENTS_OFFSET_BLOCKS = SEGMENTS_OFFSET_BYTES / BLOCK_BYTES;
 
 /**
- * Where the two superblocks lie, in bytes: far enough apart that no erase or RAID unit holds both. The one with
+ * Where the two superblocks lie, in bytes: far enough apart that no erase or RAID unit holds both.
+ * The one with
  * sequence s goes to slot s mod 2.
  */
 export const SUPERBLOCK_OFFSETS_BYTES: readonly [number, number] = [0, 512 * 1024];
 
 /** Smallest segment: holds the largest META record (1 + 17 blocks) with room to spare. */
 export const SEGMENT_BYTES_MIN = 128 * 1024;
-/** Usual segment: long enough to make the head's seeks cheap, short enough to be cleaned in one go. */
+/**
+ * Usual segment: long enough to make the head's seeks cheap, short enough to be cleaned in one go.
+ */
 export const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
 /** Largest segment: block offsets within it fit 16 bits. */
 export const SEGMENT_BYTES_MAX = 256 * 1024 * 1024;
@@ -391,7 +394,9 @@ export function encodeSegmentHeader(
   u32[word + CHECKSUM_WORD] = window.kernel.checksum(at, BLOCK_BYTES);
 }
 
-/** Reads the segment header at arena offset `at` into `header`; false when it is none of this store. */
+/**
+ * Reads the segment header at arena offset `at` into `header`; false when it is none of this store.
+ */
 export function decodeSegmentHeader(
   window: Window,
   at: number,
@@ -459,7 +464,8 @@ export function headerBlocksOf(headerBytes: number): number {
 }
 
 /**
- * Completes a record header whose entries lie in place already: clears the rest of its last block, fills the
+ * Completes a record header whose entries lie in place already: clears the rest of its last block,
+ * fills the
  * fixed part and the checksum. Called once per batch.
  *
  * @param storeWords the store id as four words
@@ -499,7 +505,8 @@ export class RecordHeader implements RecordFields {
 }
 
 /**
- * Reads the fixed part of a record header at arena offset `at` without its checksum: enough to know how
+ * Reads the fixed part of a record header at arena offset `at` without its checksum: enough to know
+ * how
  * long it claims to be.
  *
  * @returns header blocks, or 0 when these bytes start no record of this store and segment
@@ -519,14 +526,18 @@ export function peekRecord(
   return headerBlocks <= HEADER_BLOCKS_MAX ? headerBlocks : 0;
 }
 
-/** Segment sequence that the record header at arena offset `at` claims; 0 when this is none of this store. */
+/**
+ * Segment sequence that the record header at arena offset `at` claims; 0 when this is none of this
+ * store.
+ */
 export function claimedSequence(window: Window, at: number, storeWords: Uint32Array): number {
   const sequence = readU64(window.u32, (at >>> 2) + RECORD_WORD.segmentSequence);
   return peekRecord(window, at, storeWords, sequence) === 0 ? 0 : sequence;
 }
 
 /**
- * Checks a whole record header (all `headerBlocks` that {@linkcode peekRecord} told) and every entry in it,
+ * Checks a whole record header (all `headerBlocks` that {@linkcode peekRecord} told) and every
+ * entry in it,
  * so that what walks the entries afterwards need not.
  *
  * @param blocksLeft blocks from the record's start to the segment's end
@@ -651,7 +662,8 @@ export class FrameHeader {
 }
 
 /**
- * Completes a frame whose payload lies in place (at `at + FRAME_BYTES`): clears the rest, fills the head and the
+ * Completes a frame whose payload lies in place (at `at + FRAME_BYTES`): clears the rest, fills the
+ * head and the
  * checksum. `frame.frameBytes` is set from `payloadBytes`.
  */
 export function encodeFrame(
@@ -677,7 +689,8 @@ export function encodeFrame(
 }
 
 /**
- * Bytes that the frame at arena offset `at` claims to take, by its first block alone; 0 when this is no frame
+ * Bytes that the frame at arena offset `at` claims to take, by its first block alone; 0 when this
+ * is no frame
  * of this store's checkpoint `checkpointId` with number `number`.
  */
 export function peekFrame(

@@ -6,17 +6,21 @@
  *
  * Invariants:
  * - Batches are placed, applied to the index and completed in the order of their numbers.
- * - `appliedNumber` and `appliedLsn` name the last batch that the index knows; what a sync that begins now
+ * - `appliedNumber` and `appliedLsn` name the last batch that the index knows; what a sync that
+ *   begins now
  *   makes durable is exactly all batches up to there.
  * - lsns rise by one from record to record and jump only at the start of a segment, whose header
  *   says what counts of the segment before. An lsn is never given twice.
  * - The segment that follows the open one is chosen (and allocated) before the open one is written,
  *   because its header names it: replay follows `next` and never searches.
  *
- * When a write fails, nothing more is issued until all writes under way have ended. Then the segment is
- * sealed at the last good record and every batch from the failed one on is placed anew, with new lsns, in
+ * When a write fails, nothing more is issued until all writes under way have ended. Then the
+ * segment is
+ * sealed at the last good record and every batch from the failed one on is placed anew, with new
+ * lsns, in
  * the segment that follows; if the failed one was the first of its segment, the same segment is
- * tried again, since the one before names it. `WRITE_TRIES_MAX` failures in a row, or one failed sync, end
+ * tried again, since the one before names it. `WRITE_TRIES_MAX` failures in a row, or one failed
+ * sync, end
  * the store: after a failed fsync the kernel may have dropped the data and called it clean.
  *
  * @module
@@ -39,7 +43,9 @@ import { type Segments, SegmentState } from "./segments.ts";
 export const BATCHES_IN_FLIGHT_MAX = 8;
 /** All batches: those in flight, one being filled and some that wait for their turn. */
 export const BATCHES = BATCHES_IN_FLIGHT_MAX + 4;
-/** Failed writes in a row after which the store gives up: the medium is gone, not one sector of it. */
+/**
+ * Failed writes in a row after which the store gives up: the medium is gone, not one sector of it.
+ */
 export const WRITE_TRIES_MAX = 4;
 /** Arena bytes of the log. */
 export const LOG_BYTES = BATCHES * BATCH_BYTES;
@@ -95,7 +101,9 @@ export class RecordLog {
   syncs = 0;
   /** Highest lsn that a record on the disk says is durable. */
   notedSyncedLsn = 0;
-  /** A write met ENOSPC although its segment was allocated: tried again by {@linkcode retryNoSpace}. */
+  /**
+   * A write met ENOSPC although its segment was allocated: tried again by {@linkcode retryNoSpace}.
+   */
   noSpace = false;
   #retriesNoSpace = false;
 
@@ -178,7 +186,8 @@ export class RecordLog {
   /**
    * Begins the log.
    *
-   * @param head.segment in state Open; with `block` 1 it has no header yet, otherwise the log goes on where it ended
+   * @param head.segment in state Open; with `block` 1 it has no header yet, otherwise the log goes
+   *   on where it ended
    * @param head.next in state Next; what the header of the segment names, if it has one
    * @param lsn highest lsn ever seen; all that counts is durable
    * @param lastSequence highest segment sequence ever given
@@ -254,7 +263,8 @@ export class RecordLog {
   }
 
   /**
-   * Remembers that a checkpoint covers what is applied now: {@linkcode checkpointPosition} will tell where the first
+   * Remembers that a checkpoint covers what is applied now: {@linkcode checkpointPosition} will
+   * tell where the first
    * record after it lies.
    */
   watch(): void {
@@ -262,7 +272,10 @@ export class RecordLog {
     this.#watched = null;
   }
 
-  /** Where replay has to start for the checkpoint that called {@linkcode watch}; null: not yet known. */
+  /**
+   * Where replay has to start for the checkpoint that called {@linkcode watch}; null: not yet
+   * known.
+   */
   checkpointPosition(): LogPosition | null {
     if (this.#watched !== null) return this.#watched;
     return this.#flight.length === 0 && this.#closed.length === 0 ? this.head() : null;
@@ -287,7 +300,8 @@ export class RecordLog {
   }
 
   /**
-   * Appends as much of a write, free or zero as there is room for now. The operation comes back through
+   * Appends as much of a write, free or zero as there is room for now. The operation comes back
+   * through
    * `operationApplied`.
    *
    * @returns true when all of it is appended; otherwise it must be offered again before any other
@@ -578,7 +592,8 @@ export class RecordLog {
       this.appliedLsn = batch.lsn;
       this.appliedNumber = batch.number;
       this.#owner.applyBatch(batch);
-      // Only now: while it counts as unapplied, the segment cannot be taken for dead half-way through.
+      // Only now: while it counts as unapplied, the segment cannot be taken for dead half-way
+      // through.
       this.#segments.unapplied[batch.segment]--;
       this.#segments.settle(batch.segment, batch.lsn);
       let operation = batch.operations;
@@ -605,7 +620,8 @@ export class RecordLog {
   }
 
   /**
-   * All writes have ended and the oldest batch in flight has failed: takes back every segment opened after
+   * All writes have ended and the oldest batch in flight has failed: takes back every segment
+   * opened after
    * its own, seals that one before it, and queues the batches again.
    */
   #placeAnew(): void {
@@ -730,7 +746,9 @@ export class RecordLog {
     }
   }
 
-  /** A sync that a checkpoint asked for after everything up to `lsn` had been applied has completed. */
+  /**
+   * A sync that a checkpoint asked for after everything up to `lsn` had been applied has completed.
+   */
   noteSynced(lsn: number): void {
     if (lsn > this.syncedLsn) this.syncedLsn = lsn;
   }
@@ -743,7 +761,8 @@ export class RecordLog {
   }
 
   /**
-   * Takes every operation that waits for the log, linked through `next`, those with a sync included. Buffers of
+   * Takes every operation that waits for the log, linked through `next`, those with a sync
+   * included. Buffers of
    * batches being written may still be read by the disk until `writing` is 0.
    */
   takeAll(take: (operation: Operation) => void): void {

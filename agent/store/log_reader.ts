@@ -91,7 +91,10 @@ export class LogReader {
     return at >= 0 && decodeSegmentHeader(this.#window, at, this.#storeId, header);
   }
 
-  /** Segment sequence that a record header at `location` claims, whatever it is; 0 when there is none. */
+  /**
+   * Segment sequence that a record header at `location` claims, whatever it is; 0 when there is
+   * none.
+   */
   *claim(location: number): Task<number> {
     const at = yield* this.load(location, 1, 1);
     return at < 0 ? 0 : claimedSequence(this.#window, at, this.#storeWords);

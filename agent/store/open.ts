@@ -1,17 +1,26 @@
 /**
- * Opening a store: superblock, checkpoint, replay, and the steps that make the result safe to build upon.
+ * Opening a store: superblock, checkpoint, replay, and the steps that make the result safe to build
+ * upon.
  *
  * 1. The newest valid superblock; refuse other hosts and newer formats.
- * 2. Its checkpoint. If that cannot be read, the other superblock's, with its longer log, if all of it is still there.
- * 3. Replay (replay.ts). What had been durable and is gone is damage, and refused unless the caller accepts it.
- * 4. Sync: what was read may so far be in the page cache only, left by a process that was killed. Everything that
+ * 2. Its checkpoint. If that cannot be read, the other superblock's, with its longer log, if all of
+ *    it is still there.
+ * 3. Replay (replay.ts). What had been durable and is gone is damage, and refused unless the caller
+ *    accepts it.
+ * 4. Sync: what was read may so far be in the page cache only, left by a process that was killed.
+ *    Everything that
  *    follows relies on it, so it must be durable before anything is overwritten.
- * 5. Unless the store was closed cleanly, a checkpoint of the result, so that the torn tail that was ignored can never come
- *    back. Segments of the old checkpoint and of the old log stay untouched until its superblock is durable: a crash
+ * 5. Unless the store was closed cleanly, a checkpoint of the result, so that the torn tail that
+ *    was ignored can never come
+ *    back. Segments of the old checkpoint and of the old log stay untouched until its superblock is
+ * durable: a crash
  *    in here leads back to step 1 with all of its input in place.
- * 6. A superblock that says "not clean" and names the place where the log goes on: right where it ended, so that neither
- *    stops nor crashes cost space, or in a new segment where that cannot be. New segments get sequences that were never used.
- *    Before the log goes on, what the following segment may hold of the ignored tail is overwritten: it would claim to follow.
+ * 6. A superblock that says "not clean" and names the place where the log goes on: right where it
+ *    ended, so that neither
+ *    stops nor crashes cost space, or in a new segment where that cannot be. New segments get
+ * sequences that were never used.
+ *    Before the log goes on, what the following segment may hold of the ignored tail is
+ * overwritten: it would claim to follow.
  *
  * @module
  */
@@ -63,7 +72,8 @@ import { readSuperblocks, writeSuperblock } from "./superblock.ts";
 import type { Task, TaskIo } from "./task.ts";
 
 /**
- * Segment sequences of one opening: each opening begins at the next multiple, so none of its sequences was ever used,
+ * Segment sequences of one opening: each opening begins at the next multiple, so none of its
+ * sequences was ever used,
  * seen or unseen. 2^28 segments of 16 MiB are 4 PiB; 2^25 openings fit below 2^53.
  */
 const SEQUENCES_PER_OPEN = 2 ** 28;
@@ -194,7 +204,8 @@ function positionOf(superblock: Superblock): LogPosition & { syncedLsn: number; 
 }
 
 /**
- * Rebuilds the state from the checkpoint of `superblock` and the logs from `starts` on, oldest first: one, or two when the
+ * Rebuilds the state from the checkpoint of `superblock` and the logs from `starts` on, oldest
+ * first: one, or two when the
  * newest checkpoint is damaged and the log before it has to be replayed as well.
  *
  * @param isDoubtful there may have been a newer superblock: look for proof
@@ -392,7 +403,8 @@ function* takeOver(
   const goesOn = canGoOn(found);
   let sequence = Math.floor(found.sequenceMax / SEQUENCES_PER_OPEN) * SEQUENCES_PER_OPEN +
     SEQUENCES_PER_OPEN;
-  // One lsn is left out, so that the first record of this opening proves by its syncedLsn that it began.
+  // One lsn is left out, so that the first record of this opening proves by its syncedLsn that it
+  // began.
   const lsn = Math.max(found.lsnMax, found.endLsn) + 1;
   const unfinished = {
     ...machine,
@@ -472,7 +484,10 @@ interface Head extends LogEnd {
   readonly isNew: boolean;
 }
 
-/** True when the log can go on where it ended: place and following segment are known, and the latter holds nothing. */
+/**
+ * True when the log can go on where it ended: place and following segment are known, and the latter
+ * holds nothing.
+ */
 function canGoOn(found: Found): boolean {
   const { end, rebuilt: { segments } } = found;
   if (end === null || end.next >= segments.count || end.next === end.segment) return false;
@@ -513,7 +528,9 @@ function* beginAnew(
   return { segment, sequence, block: 1, next, isNew: true };
 }
 
-/** Adds segments up to the capacity that was asked for; the superblock that is written next says so. */
+/**
+ * Adds segments up to the capacity that was asked for; the superblock that is written next says so.
+ */
 function grow(core: Core, options: OpenOptions): StoreError | null {
   const { segments, disk } = core;
   if (options.capacityBytes === undefined) return null;
@@ -534,7 +551,8 @@ function grow(core: Core, options: OpenOptions): StoreError | null {
 /** Says of each segment what it is, counts live blocks. */
 function assignSegments(found: Found): StoreError | null {
   const { segments, index, applier } = found.rebuilt;
-  // Blocks of deleted layers that the checkpoint still knows may lie in segments that were used again since.
+  // Blocks of deleted layers that the checkpoint still knows may lie in segments that were used
+  // again since.
   for (const [id, state] of [...applier.layers]) {
     if (state !== LayerState.Deleting) continue;
     index.dropLayerStep(id, Infinity);

@@ -4,10 +4,13 @@
  *     operation ─▶ slot: per block (location, checksum or where it lies) ─▶ runs ─▶ disk reads ─▶ check ─▶ done
  *
  * Invariants:
- * - No block is handed out that does not match its checksum. One that does not is read once more by itself; if it still
- *   does not match, the operation fails with −EBADMSG (−EIO when the disk could not read it), the block's
+ * - No block is handed out that does not match its checksum. One that does not is read once more by
+ *   itself; if it still
+ *   does not match, the operation fails with −EBADMSG (−EIO when the disk could not read it), the
+ * block's
  *   bytes in the buffer are zeroed, and the damage is reported.
- * - Every segment that a read goes to is pinned until the read is done, so its blocks and the header pages with
+ * - Every segment that a read goes to is pinned until the read is done, so its blocks and the
+ *   header pages with
  *   their checksums stay what they are.
  * - Everything is preallocated: `SLOTS` operations at a time; more wait in a list.
  *
@@ -456,7 +459,7 @@ export class Reads {
       if (this.#pages[i] === location) return;
       if (this.#pages[i] === 0) free = i;
     }
-    if (free < 0) return;
+    if (free < 0 || !this.#segments.isDataRange(location, 1)) return;
     this.#pages[free] = location;
     this.requests++;
     this.#disk.read(
@@ -468,6 +471,11 @@ export class Reads {
   }
 
   #waitForPage(slot: number, location: number): void {
+    if (!this.#segments.isDataRange(location, 1)) {
+      // Nonsense in the index: nothing there can be checked.
+      this.#failPage(slot, location);
+      return this.#verify(slot, false);
+    }
     this.#waitsFor[slot] = location;
     this.#waiting++;
     this.#loadPage(location);
@@ -497,7 +505,9 @@ export class Reads {
     }
   }
 
-  /** The checksums on that page cannot be read: none of the blocks that need them can be trusted. */
+  /**
+   * The checksums on that page cannot be read: none of the blocks that need them can be trusted.
+   */
   #failPage(slot: number, location: number): void {
     const base = slot * TRANSFER_BLOCKS_MAX;
     const { blockCount } = this.#operations[slot]!;

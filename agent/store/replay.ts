@@ -1,19 +1,26 @@
 /**
  * Finds the log after a start, and walks it.
  *
- * The log is the chain of segments that begins at the superblock's replay position; each segment's header names
+ * The log is the chain of segments that begins at the superblock's replay position; each segment's
+ * header names
  * the one after it. Two passes:
  *
- * 1. {@linkcode scanLog} reads headers only. It finds where the chain of valid records ends, and the highest lsn that
- *    any record, before or after that end, says is durable. If the end lies beyond that lsn it is the torn tail of
- *    a crash: records that nobody was promised. If it does not, something that had been durable is gone: damage.
- * 2. {@linkcode walkLog} hands the records out in order. Of those past the durable lsn it checks the data as well, and stops
+ * 1. {@linkcode scanLog} reads headers only. It finds where the chain of valid records ends, and
+ *    the highest lsn that
+ *    any record, before or after that end, says is durable. If the end lies beyond that lsn it is
+ * the torn tail of
+ *    a crash: records that nobody was promised. If it does not, something that had been durable is
+ * gone: damage.
+ * 2. {@linkcode walkLog} hands the records out in order. Of those past the durable lsn it checks
+ *    the data as well, and stops
  *    at the first whose data is not all there.
  *
  *     lsn   | … replayed, data not read …  durable | replayed, data checked | torn | ignored, even if valid |
  *
- * How a segment's end is told from the log's end: the header of the following segment names the last lsn that counts
- * before it. Reaching exactly that lsn leads on; falling short is a gap; records with higher ones are
+ * How a segment's end is told from the log's end: the header of the following segment names the
+ * last lsn that counts
+ * before it. Reaching exactly that lsn leads on; falling short is a gap; records with higher ones
+ * are
  * left-overs of a failed write and do not count.
  *
  * @module
@@ -48,7 +55,9 @@ export interface LogSpan {
   readonly firstLsn: number;
   /** Last lsn that counts; below `firstLsn` when none does. */
   lastLsn: number;
-  /** Segment that its header names as the following one; NO_SEGMENT when the header cannot be read. */
+  /**
+   * Segment that its header names as the following one; NO_SEGMENT when the header cannot be read.
+   */
   readonly next: number;
 }
 
@@ -80,7 +89,10 @@ export interface LogScan {
   sequenceMax: number;
   /** lsn of the last record that counts (before its data is checked). */
   endLsn: number;
-  /** A segment header on the way is damaged: what followed it can only be found by looking everywhere. */
+  /**
+   * A segment header on the way is damaged: what followed it can only be found by looking
+   * everywhere.
+   */
   isHeaderLost: boolean;
 }
 
@@ -113,7 +125,8 @@ export function* scanLog(
   let resumed = false;
   // A segment follows another at most once: more would be a loop, which sequences rule out anyway.
   for (let hops = 0; hops <= segments.count; hops++) {
-    // The header: when the replay position is at the start of a segment that was never written, there is no log.
+    // The header: when the replay position is at the start of a segment that was never written,
+    // there is no log.
     const hasHeader = (yield* reader.segmentHeader(segment, header)) &&
       header.kind === SegmentKind.Log && header.sequence === sequence;
     let next = -1;
@@ -166,7 +179,10 @@ export function* scanLog(
   return scan;
 }
 
-/** True when there are records where the header that should announce them, here or in the following segment, cannot be read. */
+/**
+ * True when there are records where the header that should announce them, here or in the following
+ * segment, cannot be read.
+ */
 function* isHeaderLost(
   reader: LogReader,
   segments: Segments,
@@ -187,8 +203,10 @@ function describe(reader: LogReader, hasHeader: boolean): string {
 }
 
 /**
- * True when `next` is the header of the segment that was opened right after `segment`, whose header is `header`. One that was opened
- * before a failed write made the log begin `segment` anew says that it follows lsns from before that: it does not count.
+ * True when `next` is the header of the segment that was opened right after `segment`, whose header
+ * is `header`. One that was opened
+ * before a failed write made the log begin `segment` anew says that it follows lsns from before
+ * that: it does not count.
  */
 function isSuccessor(next: SegmentHeader, segment: number, header: SegmentHeader): boolean {
   return next.kind === SegmentKind.Log && next.sequence > header.sequence &&
@@ -203,7 +221,8 @@ function note(scan: LogScan, record: RecordHeader): void {
 }
 
 /**
- * Looks for valid records past the end of the chain: in the rest of its last segment and in the segments after that.
+ * Looks for valid records past the end of the chain: in the rest of its last segment and in the
+ * segments after that.
  *
  * @returns where the first one lies, or null
  */
@@ -233,7 +252,8 @@ function* probe(
     if (!isKnown || header.next >= segments.count) break;
     const next = header.next;
     if (!(yield* reader.segmentHeader(next, following))) {
-      // Its header may be what is damaged: believe its records, if they are newer than this segment.
+      // Its header may be what is damaged: believe its records, if they are newer than this
+      // segment.
       const claimed = yield* claimedSequence(reader, segments, next, sequence);
       if (claimed === 0) break;
       ({ segment, sequence } = { segment: next, sequence: claimed });
@@ -248,7 +268,8 @@ function* probe(
 }
 
 /**
- * Looks for proof that the log went on after the end of the chain: to be asked when the newer superblock or a segment header may have
+ * Looks for proof that the log went on after the end of the chain: to be asked when the newer
+ * superblock or a segment header may have
  * been lost. Segments
  * whose records never became durable prove nothing; those written after a later sync do.
  *

@@ -1,12 +1,15 @@
 /**
- * Scrub: reads all live data now and then and checks it, so that damage is found while there is still a good copy elsewhere.
+ * Scrub: reads all live data now and then and checks it, so that damage is found while there is
+ * still a good copy elsewhere.
  *
  *     layers ─▶ chunks ─▶ runs of the index ─▶ read, at most 64 blocks ─▶ checksums ─▶ damage list
  *
- * The background pass goes as fast as `scrubBytesPerSecond` lets it and rests for `scrubPauseMs` after each pass. `now` goes on without a
+ * The background pass goes as fast as `scrubBytesPerSecond` lets it and rests for `scrubPauseMs`
+ * after each pass. `now` goes on without a
  * limit, one read at a time. Both yield to the log and to reads after every read.
  *
- * Invariant: what is being read is pinned, so a block that is overwritten or moved meanwhile is checked as it was.
+ * Invariant: what is being read is pinned, so a block that is overwritten or moved meanwhile is
+ * checked as it was.
  *
  * @module
  */

@@ -1,5 +1,6 @@
 /**
- * The table of segments: what each is used for, how much of it is live, and when it may be used again.
+ * The table of segments: what each is used for, how much of it is live, and when it may be used
+ * again.
  *
  *      Free ──take()──▶ Next ──▶ Open ──▶ Sealed ──(no live block)──▶ Pending ──reclaim()──▶ Free
  *      Free ──take()──▶ Checkpoint ──(a newer one is in force)──▶ Free
@@ -7,10 +8,12 @@
  *
  * Invariants:
  * - A segment leaves Pending only when nothing can need its old content any more:
- *   (1) the records that made its last block dead are durable, so that a crash cannot bring the block back;
+ *   (1) the records that made its last block dead are durable, so that a crash cannot bring the
+ * block back;
  *   (2) it lies before the durable replay start, so that replay does not walk through it;
  *   (3) nobody is reading from it (`pins`);
- *   (4) it died before the running checkpoint began. Otherwise a block could die, its segment be used
+ *   (4) it died before the running checkpoint began. Otherwise a block could die, its segment be
+ * used
  *       again and get the same block at the same location, all within one fuzzy checkpoint, and a
  *       RELOCATE that replay repeats would mistake the new location for the old one.
  * - "Ready" means free and allocated on the disk: writing to it cannot fail for want of space.
@@ -258,7 +261,10 @@ export class Segments {
     if (state === SegmentState.Free) this.#free(segment);
   }
 
-  /** A free segment to allocate (`allocated` 0) or to punch (1, from the end), now Busy; or NO_SEGMENT. */
+  /**
+   * A free segment to allocate (`allocated` 0) or to punch (1, from the end), now Busy; or
+   * NO_SEGMENT.
+   */
   takeBusy(allocated: 0 | 1): number {
     const segment = allocated === 0 ? this.#find(0) : this.#findLast();
     if (segment === NO_SEGMENT) return segment;

@@ -7,20 +7,26 @@
  *     endTurn closes the batch · tick paces checkpoint.ts, cleaner.ts, scrub.ts
  *     open: superblock.ts ─▶ checkpoint.ts ─▶ replay.ts
  *
- * The store is a synchronous machine with one owner. It reaches the world through `Disk` alone; time comes in through
- * `tick`. Operations come back through their owner, from `diskDone`, `endTurn` or `tick`, never from inside `submit`.
+ * The store is a synchronous machine with one owner. It reaches the world through `Disk` alone;
+ * time comes in through
+ * `tick`. Operations come back through their owner, from `diskDone`, `endTurn` or `tick`, never
+ * from inside `submit`.
  *
- * Order: writes, frees and zeroes are applied in the order in which they were submitted, except that a write that waits
- * for space (a full store) is overtaken by what frees some. A read sees everything that had completed when it was
+ * Order: writes, frees and zeroes are applied in the order in which they were submitted, except
+ * that a write that waits
+ * for space (a full store) is overtaken by what frees some. A read sees everything that had
+ * completed when it was
  * submitted, and perhaps more.
  *
- * Space: a part of the segments is kept back so that a full store can still free, clean and write checkpoints.
+ * Space: a part of the segments is kept back so that a full store can still free, clean and write
+ * checkpoints.
  *
  *     ready segments   0 ─── C+2 ───────── C+2+K ────────────── C+2+K+W ──────────▶
  *     may be taken by  checkpoint │ cleaner │ and free, zero, META │ and writes
  *     and recovery
  *
- * C is what the next checkpoint will need; recovery writes one, and may have to begin the log anew, which takes 2. K is for
+ * C is what the next checkpoint will need; recovery writes one, and may have to begin the log anew,
+ * which takes 2. K is for
  * crashes that leave the head of the log unusable.
  *
  * @module
@@ -79,8 +85,10 @@ import { type LogOwner, RecordLog } from "./log.ts";
 import { POISON } from "./index.ts";
 import { openStore } from "./open.ts";
 import { Operation, OperationKind, type OperationOwner } from "./operation.ts";
+import { OperationList } from "./operation_list.ts";
 import { READ_TOKEN_BITS, Reads, type ReadsOwner } from "./reads.ts";
 import { Scrub, type ScrubProgress } from "./scrub.ts";
+import type { StoreState, StoreStats } from "./stats.ts";
 import { writeSuperblock } from "./superblock.ts";
 import { type Task, type TaskIo, Tasks, Wait } from "./task.ts";
 
@@ -103,7 +111,9 @@ export const SEGMENTS_MIN = 20;
 /** Chunks of a deleted layer that are freed per turn: a quarter of a millisecond at most. */
 const DROP_CHUNKS_PER_TURN = 16;
 
-/** Slow requests (layers, META, …) that may wait at a time: they come from people and from the map. */
+/**
+ * Slow requests (layers, META, …) that may wait at a time: they come from people and from the map.
+ */
 const INTERNAL_MAX = 4096;
 
 /** Milliseconds without work after which the log notes on the disk what is durable. */
@@ -115,8 +125,7 @@ const ALLOCATE_RETRY_MS = 1000;
 /** Milliseconds between attempts at a checkpoint that failed. */
 const CHECKPOINT_RETRY_MS = 5000;
 
-/** What the store is doing. */
-export type StoreState = "closed" | "opening" | "open" | "closing" | "failed";
+export type { StoreState, StoreStats };
 
 /** Who the store belongs to. */
 export interface StoreIdentity {
@@ -124,111 +133,6 @@ export interface StoreIdentity {
   readonly nodeId: Uint8Array;
   readonly clusterId: Uint8Array;
   readonly hostId: Uint8Array;
-}
-
-/** What {@linkcode Store.stats} tells. Sizes in bytes. */
-export interface StoreStats {
-  readonly state: StoreState;
-  /** Why the store has failed, or null. */
-  readonly failed: string | null;
-  readonly capacityBytes: number;
-  readonly segmentBytes: number;
-  readonly segmentCount: number;
-  /** Live data. */
-  readonly liveBytes: number;
-  /** Segments that are not free. */
-  readonly usedBytes: number;
-  readonly freeBytes: number;
-  /** Most that can be live before writes wait. */
-  readonly usableBytes: number;
-  /** Data in the log that is not live any more. */
-  readonly garbageBytes: number;
-  readonly indexBytes: number;
-  readonly cacheBytes: number;
-  readonly cacheHits: number;
-  readonly cacheMisses: number;
-  /** Writes wait for space. */
-  readonly full: boolean;
-  /** The file system below has no space. */
-  readonly hostFull: boolean;
-  readonly waitingWrites: number;
-  readonly queuedOperations: number;
-  readonly lsn: number;
-  readonly syncedLsn: number;
-  readonly replayBytes: number;
-  readonly cleaning: boolean;
-  readonly cleanedSegments: number;
-  readonly relocatedBlocks: number;
-  readonly checkpoint: {
-    readonly running: boolean;
-    readonly id: number;
-    readonly bytes: number;
-    readonly taken: number;
-  };
-  readonly scrub: {
-    readonly running: boolean;
-    readonly checkedBlocks: number;
-    readonly passes: number;
-  };
-  /** Damaged places found since opening that are still there, bounded; `damageCount` counts all that were found. */
-  readonly damage: readonly Damage[];
-  readonly damageCount: number;
-  readonly secondReads: number;
-  readonly writeErrors: number;
-  readonly records: number;
-  readonly syncs: number;
-  readonly blocksRead: number;
-  /** Blocks written by users. */
-  readonly userBlocks: number;
-  /** Blocks written to the log, headers and copies included. */
-  readonly logBlocks: number;
-  /** `logBlocks` / `userBlocks`. */
-  readonly writeAmplification: number;
-  readonly layers: number;
-  readonly deletingLayers: number;
-}
-
-/** A list of operations, linked through `next`. */
-class OperationList {
-  first: Operation | null = null;
-  #last: Operation | null = null;
-  count = 0;
-
-  push(operation: Operation): void {
-    operation.next = null;
-    if (this.#last === null) this.first = operation;
-    else this.#last.next = operation;
-    this.#last = operation;
-    this.count++;
-  }
-
-  shift(): Operation {
-    const operation = this.first!;
-    this.first = operation.next;
-    if (this.first === null) this.#last = null;
-    operation.next = null;
-    this.count--;
-    return operation;
-  }
-
-  /** Puts one back in front. */
-  unshift(operation: Operation): void {
-    operation.next = this.first;
-    this.first = operation;
-    if (this.#last === null) this.#last = operation;
-    this.count++;
-  }
-
-  /** Puts all of `before` in front of what is here. */
-  prepend(before: OperationList): void {
-    if (before.first === null) return;
-    before.#last!.next = this.first;
-    if (this.#last === null) this.#last = before.#last;
-    this.first = before.first;
-    this.count += before.count;
-    before.first = before.#last = null;
-    before.count = 0;
-  }
 }
 
 /** Something slow that goes through the log: appended, synced, then done. */
@@ -266,6 +170,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   readonly #waiting = new OperationList();
   /** Slow requests not yet appended. */
   readonly #internals: Internal[] = [];
+  /** Call-backs that are due at the end of the turn. */
+  readonly #answers: { done: Done; error: StoreError | null }[] = [];
+  #resizing = false;
   /** Layer ids that a queued request will create. */
   readonly #creating = new Set<number>();
   /** META values in the log, not yet applied: in the order of the log. */
@@ -355,7 +262,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   /**
    * Makes a new, empty store. Whatever the disk held is lost.
    *
-   * @param options identities of 16 bytes; `storeId` is drawn when it is not given; segments of a length that suits the
+   * @param options identities of 16 bytes; `storeId` is drawn when it is not given; segments of a
+   *   length that suits the
    *   capacity
    */
   format(
@@ -539,7 +447,10 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     done(null);
   }
 
-  /** Finishes what is under way, syncs, writes a checkpoint and a clean superblock. What still waits for space fails. */
+  /**
+   * Finishes what is under way, syncs, writes a checkpoint and a clean superblock. What still waits
+   * for space fails.
+   */
   close(done: Done): void {
     if (this.#state === "failed") {
       this.#tasks.start((io) => this.#closeFailed(io, done));
@@ -591,9 +502,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     done(null);
   }
 
-  /** True when the checkpoint in force is not the whole truth. */
+  /**
+   * True when the checkpoint in force is not the whole truth: replay would find something after it.
+   */
   #isCheckpointNeeded(): boolean {
-    return this.#log!.blocksWritten !== this.#checkpointBlocks || this.#deleting > 0;
+    return this.#core!.superblock.replayLsn !== this.#log!.lastLsn + 1 || this.#deleting > 0;
   }
 
   *#markClean(io: TaskIo): Task<StoreError | null> {
@@ -623,12 +536,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     return new StoreError("BUSY", `cannot ${what}: the store is ${this.#state}`);
   }
 
-  /** Calls back, but not from inside the call that asked. */
+  /** Calls back at the end of the turn: not from inside the call that asked. */
   #later(done: Done, error: StoreError | null): void {
-    this.#tasks.start(function* () {
-      yield Wait.Turn;
-      done(error);
-    });
+    this.#answers.push({ done, error });
   }
 
   // ── Operations ─────────────────────────────────────────────────────────────────────────────────
@@ -695,7 +605,10 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     return this.#isReadyAbove(this.#freeLimit);
   }
 
-  /** True when more than `limit` segments are ready, those counted off that what is appended already will take. */
+  /**
+   * True when more than `limit` segments are ready, those counted off that what is appended already
+   * will take.
+   */
   #isReadyAbove(limit: number): boolean {
     const { readyCount, segmentBlocks } = this.#core!.segments;
     return (readyCount - limit) * segmentBlocks > this.#log!.unplacedBlocks;
@@ -857,6 +770,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     }
     this.#tasks.endTurn();
     if (log !== null && !log.failed) log.endTurn();
+    for (const { done, error } of this.#answers.splice(0)) done(error);
     // As many as there are now: whoever submits again in the call-back gets the next turn.
     for (let count = this.#finished.count; count > 0; count--) {
       const operation = this.#finished.shift();
@@ -1100,7 +1014,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     if (log === null || this.#failure !== null) return this.#tasks.count === 0;
     return log.isDrained && log.isSynced && this.#tasks.count === 0 && this.#deleting === 0 &&
       this.#queue.count === 0 && this.#waiting.count === 0 && this.#internals.length === 0 &&
-      this.#finished.count === 0 && log.syncedLsn <= log.notedSyncedLsn && !log.noSpace;
+      this.#finished.count === 0 && this.#answers.length === 0 &&
+      log.syncedLsn <= log.notedSyncedLsn && !log.noSpace;
   }
 
   // ── Layers, META, size ─────────────────────────────────────────────────────────────────────────
@@ -1264,22 +1179,27 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
         ),
       );
     }
+    if (this.#resizing) return this.#later(done, new StoreError("BUSY", "a resize is under way"));
+    this.#resizing = true;
     this.#tasks.start((io) => this.#resize(io, count, done));
   }
 
   *#resize(io: TaskIo, count: number, done: Done): Task {
+    const error = yield* this.#resizeTo(io, count);
+    this.#resizing = false;
+    done(error);
+  }
+
+  *#resizeTo(io: TaskIo, count: number): Task<StoreError | null> {
     const core = this.#core!;
     const { segments } = core;
     while (core.locked || this.#allocating) yield Wait.Turn;
     for (let segment = count; segment < segments.count; segment++) {
       if (segments.state[segment] !== 0) {
-        done(
-          new StoreError(
-            "BUSY",
-            `cannot shrink to ${count} segments: segment ${segment} of ${segments.count} is in use`,
-          ),
+        return new StoreError(
+          "BUSY",
+          `cannot shrink to ${count} segments: segment ${segment} of ${segments.count} is in use`,
         );
-        return;
       }
     }
     core.locked = true;
@@ -1296,13 +1216,12 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     if (result < 0) {
       const error = new StoreError("IO", `writing the superblock failed (errno ${-result})`);
       this.#fail(error.message);
-      done(error);
-      return;
+      return error;
     }
     core.superblock = superblock;
     if (count > old) segments.resize(count);
     this.#updateReserve();
-    done(null);
+    return null;
   }
 
   /**
@@ -1398,7 +1317,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
 }
 
 /**
- * Segments that suit a capacity: 256 of them or more, since a dozen or so are kept back, and none longer than the usual
+ * Segments that suit a capacity: 256 of them or more, since a dozen or so are kept back, and none
+ * longer than the usual
  * ones.
  */
 function segmentBytesFor(capacityBytes: number): number {

@@ -4,8 +4,10 @@
  *     sequence   7 ─▶ slot 1      8 ─▶ slot 0      9 ─▶ slot 1 …
  *
  * Invariants:
- * - A superblock is written over the older of the two, and counts once a sync after it has completed. A crash in
- *   between leaves the newer or the older; what the older one needs is not given up before that sync.
+ * - A superblock is written over the older of the two, and counts once a sync after it has
+ *   completed. A crash in
+ *   between leaves the newer or the older; what the older one needs is not given up before that
+ * sync.
  * - Both readers and writers of the pair run one at a time.
  *
  * @module

@@ -1,12 +1,16 @@
 /**
  * Long-running work of the store (recovery, checkpoint, cleaner, scrub) as coroutines.
  *
- * A task is a generator. It asks the disk for something and yields; the completion resumes it. Nothing here is a
- * promise: a task runs on, synchronously, inside `diskDone` or the end of a turn, and stops at its next
- * yield. That keeps each of these machines readable from top to bottom without a state variable. Generators
+ * A task is a generator. It asks the disk for something and yields; the completion resumes it.
+ * Nothing here is a
+ * promise: a task runs on, synchronously, inside `diskDone` or the end of a turn, and stops at its
+ * next
+ * yield. That keeps each of these machines readable from top to bottom without a state variable.
+ * Generators
  * cost an allocation per request and so have no place on the data path.
  *
- * Invariants: a task has at most `REQUESTS_MAX` requests under way and is resumed once for each; a task that waits for
+ * Invariants: a task has at most `REQUESTS_MAX` requests under way and is resumed once for each; a
+ * task that waits for
  * the turn is resumed at the end of each turn and must be able to find nothing to do.
  *
  * @module
@@ -27,7 +31,10 @@ export type Task<T = void> = Generator<Wait, T, number>;
 /** Requests of one task under way: read-ahead while something is written. */
 export const REQUESTS_MAX = 8;
 
-/** Tasks at a time: one of each kind (open, close, checkpoint, cleaner, scrub, allocation, resize) and spare. */
+/**
+ * Tasks at a time: one of each kind (open, close, checkpoint, cleaner, scrub, allocation, resize)
+ * and spare.
+ */
 export const TASKS_MAX = 12;
 
 /** What a task does its I/O with. */

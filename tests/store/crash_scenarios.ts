@@ -1,5 +1,6 @@
 /**
- * The crash scenarios, each a function of its seed: the tests run a few seeds, the task as many as asked.
+ * The crash scenarios, each a function of its seed: the tests run a few seeds, the task as many as
+ * asked.
  *
  * @module
  */
@@ -36,14 +37,17 @@ export function randomBoundaries(seed: number): number {
   for (let step = 0; step < 3000; step++) {
     world.step();
     if (world.random.chance(0.002)) world.crash();
-    else if (world.random.chance(0.001)) world.restart();
+    else if (world.random.chance(0.003)) world.restart();
   }
   world.drain();
   world.checkCrash();
   return world.crashesChecked;
 }
 
-/** A store that is nearly full, so that cleaning, early checkpoints and waiting writes happen all the time. */
+/**
+ * A store that is nearly full, so that cleaning, early checkpoints and waiting writes happen all
+ * the time.
+ */
 export function nearlyFull(seed: number): number {
   const world = new World(seed, { ...SMALL, segments: 38, blocks: 72 }, {
     write: 80,
@@ -62,7 +66,8 @@ export function nearlyFull(seed: number): number {
 }
 
 /**
- * Checkpoints only when space asks for them, so that replay is long and what it walks through is mostly garbage; little free space, much
+ * Checkpoints only when space asks for them, so that replay is long and what it walks through is
+ * mostly garbage; little free space, much
  * overwriting.
  */
 export function longReplay(seed: number): number {
@@ -95,7 +100,10 @@ export function killThenPowerLoss(seed: number): number {
   return world.crashesChecked;
 }
 
-/** Some writes fail, having changed the disk or not: they are tried again elsewhere, and nobody notices. */
+/**
+ * Some writes fail, having changed the disk or not: they are tried again elsewhere, and nobody
+ * notices.
+ */
 export function writeErrors(seed: number): number {
   const world = new World(seed, SMALL);
   const faults = world.random.fork();
@@ -118,7 +126,8 @@ export function writeErrors(seed: number): number {
 }
 
 /**
- * Bits rot anywhere on a store at rest, superblocks, checkpoint and headers included: it may refuse to open, and it may refuse blocks, but
+ * Bits rot anywhere on a store at rest, superblocks, checkpoint and headers included: it may refuse
+ * to open, and it may refuse blocks, but
  * what it returns is right.
  */
 export function bitRot(seed: number): number {

@@ -3,7 +3,8 @@
  *
  *     deno run -A tests/store/format_golden.ts      makes those that are missing; never overwrites one
  *
- * Each file is the store's disk, gzipped: superblocks, log, checkpoint, as a clean stop and as a crash leave them.
+ * Each file is the store's disk, gzipped: superblocks, log, checkpoint, as a clean stop and as a
+ * crash leave them.
  *
  * @module
  */

@@ -1,8 +1,10 @@
 /**
  * Drives a store on a simulated disk, beside the model that says what every block may hold.
  *
- * Two machines share nothing but code: one on which the workload runs, one on which possible futures are tried: at a crash point the disk is
- * cloned as a crash might leave it, a second store is opened on the clone, and every block is compared with the model; the
+ * Two machines share nothing but code: one on which the workload runs, one on which possible
+ * futures are tried: at a crash point the disk is
+ * cloned as a crash might leave it, a second store is opened on the clone, and every block is
+ * compared with the model; the
  * workload then goes on as if nothing had happened, or on the clone.
  *
  * @module
@@ -273,7 +275,10 @@ export function makeDisk(machine: 0 | 1, random: Prng, shape: Shape): SimulatedD
   });
 }
 
-/** Compares every block and META value of a store that has just been opened with what the model allows. */
+/**
+ * Compares every block and META value of a store that has just been opened with what the model
+ * allows.
+ */
 export function verify(bench: Bench, model: Model, crashed: boolean): void {
   const { shape, store } = bench;
   for (const [id] of model.layers) {
@@ -515,7 +520,8 @@ export class World {
     const { chunk, block, count } = this.#range(this.shape.operationBlocks);
     const operation = bench.take((done) => {
       if (done.result < 0) return this.#failed(done);
-      // Whatever was allowed at any moment while it was under way: values only grow stale by later changes.
+      // Whatever was allowed at any moment while it was under way: values only grow stale by later
+      // changes.
       const after = Array.from(
         { length: count },
         (_, i) => model.allowed(layers, chunk, block + i, false),
@@ -622,7 +628,8 @@ export class World {
   }
 
   /**
-   * Looks at what a crash at this moment would leave: opens a second store on it and compares every block, sometimes crashing again while
+   * Looks at what a crash at this moment would leave: opens a second store on it and compares every
+   * block, sometimes crashing again while
    * that one opens, or after it has.
    */
   checkCrash(): void {
@@ -687,7 +694,8 @@ export class World {
     });
     const bench = new Bench(1, clone, random.fork(), this.shape);
     const flips = random.pick([1, 1, 1, 2, 5]);
-    // Several at once may hit the last record and the note after it that proves it durable: that cannot be told from a torn tail.
+    // Several at once may hit the last record and the note after it that proves it durable: that
+    // cannot be told from a torn tail.
     const note = noteOf(clone);
     const places = rotPlaces(bench).filter((at) => flips === 1 || at !== note);
     for (let n = flips; n > 0; n--) {
@@ -719,7 +727,7 @@ export class World {
     if (random.chance(0.3)) {
       const error = bench.close();
       if (error) throw error;
-      model.synced(Infinity);
+      model.synced(model.syncBegins());
     }
     const again = this.#crashed(bench.disk);
     again.mustOpen();
@@ -740,14 +748,23 @@ export class World {
     verify(this.bench, this.model, true);
   }
 
-  /** A clean stop and start. */
+  /**
+   * A clean stop and start, sometimes with work under way: what then still waits for space comes
+   * back undone.
+   */
   restart(): void {
-    this.drain();
-    const error = this.bench.close();
+    if (this.random.chance(0.5)) this.drain();
+    const { onFailure, bench } = this;
+    this.onFailure = (operation) => {
+      if (operation.result !== -19) onFailure(operation);
+    };
+    const error = bench.close();
     if (error) throw error;
-    this.model.synced(Infinity);
-    this.#reopen(this.bench.disk.crash(this.crashRandom, windowOf(0).bytes, { keep: 0, lose: 1 }));
-    verify(this.bench, this.model, false);
+    bench.until(() => bench.busy === 0, "operations under way at the stop");
+    this.onFailure = onFailure;
+    this.model.synced(this.model.syncBegins());
+    this.#reopen(bench.disk.crash(this.crashRandom, windowOf(0).bytes, { keep: 0, lose: 1 }));
+    verify(this.bench, this.model, true);
   }
 
   #reopen(disk: SimulatedDisk): void {

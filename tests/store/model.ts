@@ -1,9 +1,12 @@
 /**
  * The oracle of the store's tests: what each block may hold.
  *
- * A block's value is a stamp: {@linkcode ABSENT} (never written or freed), 0 (zeros), or the number that its content was made from. Of each
- * block the model knows `base`, the values one of which was durable for sure at the last sync, and `later`, what was asked for since, in
- * order. Before a crash a read must return the last one (or one that is under way); after a crash any of base and later.
+ * A block's value is a stamp: {@linkcode ABSENT} (never written or freed), 0 (zeros), or the number
+ * that its content was made from. Of each
+ * block the model knows `base`, the values one of which was durable for sure at the last sync, and
+ * `later`, what was asked for since, in
+ * order. Before a crash a read must return the last one (or one that is under way); after a crash
+ * any of base and later.
  *
  * The model relies on the workload never having two operations on one block under way at a time.
  *
@@ -47,7 +50,10 @@ export class Model {
     return chunk * 1024 + block;
   }
 
-  /** What was asked for: blocks of `layer` become `value(i)`. Returns what to hand to {@linkcode ack}. */
+  /**
+   * What was asked for: blocks of `layer` become `value(i)`. Returns what to hand to {@linkcode
+   * ack}.
+   */
   begin(layer: number, chunk: number, block: number, values: number[]): Change[] {
     const blocks = this.layers.get(layer)!;
     return values.map((value, i) => {
@@ -100,7 +106,9 @@ export class Model {
     return values;
   }
 
-  /** After a crash, a read of the one layer has returned `value`: from now on that is what is there. */
+  /**
+   * After a crash, a read of the one layer has returned `value`: from now on that is what is there.
+   */
   observe(layer: number, chunk: number, block: number, value: number): void {
     const blocks = this.layers.get(layer)!;
     const key = Model.key(chunk, block);

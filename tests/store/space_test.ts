@@ -23,7 +23,10 @@ function stamps(first: number, count: number): number[] {
   return Array.from({ length: count }, (_, i) => first + i);
 }
 
-/** Submits writes of 16 blocks to new places until the store is full; returns how many blocks are in. */
+/**
+ * Submits writes of 16 blocks to new places until the store is full; returns how many blocks are
+ * in.
+ */
 function fill(bench: Bench): { acked: Set<number>; submitted: number } {
   const acked = new Set<number>();
   let submitted = 0;

@@ -75,7 +75,8 @@ export interface CrashOptions {
   /** The pending writes that are kept reach the platter in a random order. Default true. */
   reorder?: boolean;
   /**
-   * Only the process died: completed writes stay visible but unsynced; those in flight are kept, lost or
+   * Only the process died: completed writes stay visible but unsynced; those in flight are kept,
+   * lost or
    * torn. Default false (the machine lost power).
    */
   processOnly?: boolean;
@@ -164,7 +165,8 @@ export class SimulatedDisk implements Disk {
   listener: DiskListener = { diskDone() {} };
   faults: DiskFaults = {};
   /**
-   * Called before each change that a crash could fall in between: a write, punch or sync is about to
+   * Called before each change that a crash could fall in between: a write, punch or sync is about
+   * to
    * complete, or has been asked for. {@linkcode crash} may be called from within.
    */
   boundary: ((kind: RequestKind) => void) | null = null;
