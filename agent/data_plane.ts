@@ -70,6 +70,8 @@ const POLL_MS_MIN = 0.008;
  * the next agent: the guest's front end keeps the list.
  */
 const DRAIN_MS_MAX = 5000;
+/** Ticks without a request after which buffers are given back: ten seconds of an idle agent. */
+const IDLE_TICKS_TO_TRIM = 20;
 /** Milliseconds between reports of a check's progress. */
 const PROGRESS_MS = 100;
 /** Part of a value too long for the store's one META record. */
@@ -107,6 +109,9 @@ export class DataPlane implements DiskServerHost {
   /** How long to look at rings before sleeping. */
   #pollMs = 0;
   readonly #cancelledChecks = new Set<number>();
+  /** Transfers that had been taken at the tick before, and ticks since the last. */
+  #trimmedAt = 0;
+  #idleTicks = 0;
   #stopped = false;
   /** Ends what does not drain; set while stopping. */
   #forceStop: (() => void) | null = null;
@@ -152,6 +157,7 @@ export class DataPlane implements DiskServerHost {
         for (const server of this.#servers.values()) server.tick();
         this.sockets.resume();
         if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
+        this.#trimWhenIdle();
         this.#nextTickMs = now + (this.#store.idle ? TICK_IDLE_MS : TICK_BUSY_MS);
         continue;
       }
@@ -200,6 +206,16 @@ export class DataPlane implements DiskServerHost {
     if (sleptMs < POLL_MS_MAX) {
       this.#pollMs = Math.min(POLL_MS_MAX, this.#pollMs * 2 || POLL_MS_MIN);
     } else if (this.#pollMs > 0) this.#pollMs = this.#pollMs > POLL_MS_MIN ? this.#pollMs / 2 : 0;
+  }
+
+  /** After a while without any request the buffers' memory goes back to the system, once. */
+  #trimWhenIdle(): void {
+    const idleBytes = this.#disk.inFlight === 0 ? this.#arena.idleBytes : 0;
+    const requests = this.#pool.taken;
+    if (idleBytes === 0 || requests !== this.#trimmedAt) {
+      this.#trimmedAt = requests;
+      this.#idleTicks = 0;
+    } else if (++this.#idleTicks === IDLE_TICKS_TO_TRIM) this.memory.trimArena(idleBytes);
   }
 
   #turn(): void {

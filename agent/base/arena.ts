@@ -75,6 +75,12 @@ export class Arena {
     }
   }
 
+  /** Bytes below the reserved areas while none of them is allocated; 0 otherwise. */
+  get idleBytes(): number {
+    const bytes = this.#reservedFrom * BLOCK_BYTES;
+    return this.freeBytes === bytes ? bytes : 0;
+  }
+
   /** Bytes in use: allocated (rounded up) and reserved. */
   get usedBytes(): number {
     return this.#usedPages * BLOCK_BYTES;

@@ -1,15 +1,12 @@
 /**
  * What a record means: the one place where entries change the index, the layer table and the META
- * map, used alike
- * by the running log and by replay.
+ * map, used alike by the running log and by replay.
  *
  * Invariants:
  * - WRITE, FREE, ZERO are absolute: the last one in the log's order wins, whatever was there. So
- *   replay may begin before
- *   the moment a fuzzy checkpoint was taken.
+ *   replay may begin before the moment a fuzzy checkpoint was taken.
  * - RELOCATE and POISON take effect on a block only if the index still has it at its old location,
- *   so they never
- *   undo a newer write.
+ *   so they never undo a newer write.
  * - Entries for layers that are not there, or are being deleted, change nothing.
  *
  * @module
@@ -29,8 +26,7 @@ import { type Index, IndexKind } from "./index.ts";
 
 /**
  * Shortest run whose checksums stay on disk: below it, four bytes a block in the index cost less
- * than a run's own
- * entry and the page read that a miss takes.
+ * than a run's own entry and the page read that a miss takes.
  */
 export const RUN_BLOCKS_MIN = 4;
 

@@ -6,12 +6,10 @@
  *
  * Entries are laid out in the record header as operations come in; data stays where the operations
  * have it. One vectored write brings header and data to the disk. When the batch is the first of
- * its segment the
- * segment header goes in front, in the same write.
+ * its segment the segment header goes in front, in the same write.
  *
  * A batch's number says its place in the log for good. Its lsn and its place on disk are given when
- * it is
- * written, and anew when that fails.
+ * it is written, and anew when that fails.
  *
  * @module
  */

@@ -6,13 +6,12 @@
  *     frames     | layers … | index … | meta … | end |
  *
  * A checkpoint is fuzzy: the index changes while it is written. It is exact together with the log
- * from the position that
- * was noted when it began, since replaying a record twice does no harm (see applier.ts).
+ * from the position that was noted when it began, since replaying a record twice does no harm (see
+ * applier.ts).
  *
  * Order on disk, each step durable before the next: data that the index refers to · frames ·
- * superblock · only then
- * are the segments of the checkpoint before, and those that the log before the new replay position
- * needed, given up.
+ * superblock · only then are the segments of the checkpoint before, and those that the log before
+ * the new replay position needed, given up.
  *
  * Payloads
  *
@@ -60,8 +59,7 @@ const CHUNK_BYTES_MAX = 8 + 4 * CHUNK_EXPORT_WORDS_MAX;
 
 /**
  * Most bytes, amortized, that one entry of the log adds to the index's image: 64 entries may turn a
- * chunk that was one
- * run into one of 1024 blocks with a place each (8.25 KiB).
+ * chunk that was one run into one of 1024 blocks with a place each (8.25 KiB).
  */
 const IMAGE_BYTES_PER_ENTRY = 136;
 
@@ -79,8 +77,7 @@ export function checkpointSegmentsFor(
 ): number {
   const usable = segmentBytes - BLOCK_BYTES - SHORT_FRAME_BYTES_MIN;
   // A sixteenth more for frame heads, the blocks' rounding and what is added while it is being
-  // written. At worst every
-  // second META value leaves a gap as long as itself. One for the end.
+  // written. At worst every second META value leaves a gap as long as itself. One for the end.
   return Math.ceil((bytes.small * 1.0625 + bytes.meta * 2) / usable) + 1;
 }
 
@@ -235,8 +232,7 @@ export interface CheckpointOptions {
   readonly clean: boolean;
   /**
    * Where replay starts from; asked after all that the checkpoint refers to is durable. null: ask
-   * again
-   * after the next turn.
+   * again after the next turn.
    */
   position(): LogPosition | null;
   /** Hands out segment sequences. */
@@ -448,8 +444,7 @@ export function* loadCheckpoint(
         number,
       );
       // No frame: the rest of the segment was too short for the next one. If it was damaged
-      // instead, the next
-      // segment will not go on with this number.
+      // instead, the next segment will not go on with this number.
       if (frameBytes === 0 || frameBytes > blocks * BLOCK_BYTES) break;
       if (!decodeFrame(window, buffers.frames, frame)) return `frame ${number} is damaged`;
       const fault = loadFrame(target, frame, buffers.frames + FRAME_BYTES);

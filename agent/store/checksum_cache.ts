@@ -3,18 +3,15 @@
  * disk.
  *
  * The index says of a block of a long run only where its checksum lies: a word of a header page.
- * The page
- * is kept here, 1024 words each, found by its location through a small open-addressed table and
- * replaced by the clock
- * algorithm.
+ * The page is kept here, 1024 words each, found by its location through a small open-addressed
+ * table and replaced by the clock algorithm.
  *
  *     table   location ─▶ page          (linear probing, deletion by shifting back)
  *     words   | page 0: 1024 words | page 1 | …
  *
  * A page is whatever the disk had there: its words are compared one by one, so a damaged header
- * costs
- * only the blocks whose words are damaged. Pages of a segment that becomes free are dropped before
- * it is written again.
+ * costs only the blocks whose words are damaged. Pages of a segment that becomes free are dropped
+ * before it is written again.
  *
  * @module
  */

@@ -7,15 +7,12 @@
  *     window of ≤ 256 blocks ─▶ one read ─▶ check ─▶ RELOCATE entries in the log ─▶ applied ─▶ next window
  *
  * Which one: the highest (1 − u) · age / (1 + u), where u is the live part and age the segments
- * written since (Rosenblum
- * and Ousterhout, "The Design and Implementation of a Log-Structured File System", 1992); when
- * space is short,
- * simply the lowest u.
+ * written since (Rosenblum and Ousterhout, "The Design and Implementation of a Log-Structured File
+ * System", 1992); when space is short, simply the lowest u.
  *
  * When, and how fast: nothing while enough segments are free; as they get fewer, more and more
- * blocks are moved for each block
- * that users write; next to the writes' limit, without pause. Idle stores are cleaned slowly when
- * much is garbage.
+ * blocks are moved for each block that users write; next to the writes' limit, without pause. Idle
+ * stores are cleaned slowly when much is garbage.
  *
  * Invariants:
  * - The victim is pinned until its relocations are applied, and counts as having died no earlier
@@ -67,8 +64,8 @@ const IDLE_AFTER_MS = 2000;
 const IDLE_BLOCKS_PER_MS = 4;
 /**
  * A victim must give back at least this part of itself once its blocks have been copied with new
- * headers, or cleaning a full
- * store would turn in circles. It bounds what cleaning costs to 32 blocks moved for each one won.
+ * headers, or cleaning a full store would turn in circles. It bounds what cleaning costs to 32
+ * blocks moved for each one won.
  */
 const GAIN_MIN = 1 / 32;
 /** Blocks header-read ahead. */

@@ -31,9 +31,8 @@ export interface StoreTunables {
   readySegments: number;
   /**
    * Further free segments that stay allocated while the store is in use: rewriting a segment whose
-   * pages are still in the
-   * page cache, and whose blocks the file system has initialised, is many times cheaper than
-   * writing a fresh one.
+   * pages are still in the page cache, and whose blocks the file system has initialised, is many
+   * times cheaper than writing a fresh one.
    */
   warmSegments: number;
   /** Milliseconds without writes after which their space goes back to the host too. */

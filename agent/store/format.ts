@@ -121,8 +121,7 @@ export const SEGMENTS_OFFSET_BLOCKS = SEGMENTS_OFFSET_BYTES / BLOCK_BYTES;
 
 /**
  * Where the two superblocks lie, in bytes: far enough apart that no erase or RAID unit holds both.
- * The one with
- * sequence s goes to slot s mod 2.
+ * The one with sequence s goes to slot s mod 2.
  */
 export const SUPERBLOCK_OFFSETS_BYTES: readonly [number, number] = [0, 512 * 1024];
 
@@ -465,8 +464,7 @@ export function headerBlocksOf(headerBytes: number): number {
 
 /**
  * Completes a record header whose entries lie in place already: clears the rest of its last block,
- * fills the
- * fixed part and the checksum. Called once per batch.
+ * fills the fixed part and the checksum. Called once per batch.
  *
  * @param storeWords the store id as four words
  */
@@ -506,8 +504,7 @@ export class RecordHeader implements RecordFields {
 
 /**
  * Reads the fixed part of a record header at arena offset `at` without its checksum: enough to know
- * how
- * long it claims to be.
+ * how long it claims to be.
  *
  * @returns header blocks, or 0 when these bytes start no record of this store and segment
  */
@@ -537,8 +534,7 @@ export function claimedSequence(window: Window, at: number, storeWords: Uint32Ar
 
 /**
  * Checks a whole record header (all `headerBlocks` that {@linkcode peekRecord} told) and every
- * entry in it,
- * so that what walks the entries afterwards need not.
+ * entry in it, so that what walks the entries afterwards need not.
  *
  * @param blocksLeft blocks from the record's start to the segment's end
  * @returns false when it is not valid
@@ -663,8 +659,7 @@ export class FrameHeader {
 
 /**
  * Completes a frame whose payload lies in place (at `at + FRAME_BYTES`): clears the rest, fills the
- * head and the
- * checksum. `frame.frameBytes` is set from `payloadBytes`.
+ * head and the checksum. `frame.frameBytes` is set from `payloadBytes`.
  */
 export function encodeFrame(
   window: Window,
@@ -690,8 +685,7 @@ export function encodeFrame(
 
 /**
  * Bytes that the frame at arena offset `at` claims to take, by its first block alone; 0 when this
- * is no frame
- * of this store's checkpoint `checkpointId` with number `number`.
+ * is no frame of this store's checkpoint `checkpointId` with number `number`.
  */
 export function peekFrame(
   window: Window,

@@ -7,21 +7,18 @@
  * Invariants:
  * - Batches are placed, applied to the index and completed in the order of their numbers.
  * - `appliedNumber` and `appliedLsn` name the last batch that the index knows; what a sync that
- *   begins now
- *   makes durable is exactly all batches up to there.
+ *   begins now makes durable is exactly all batches up to there.
  * - lsns rise by one from record to record and jump only at the start of a segment, whose header
  *   says what counts of the segment before. An lsn is never given twice.
  * - The segment that follows the open one is chosen (and allocated) before the open one is written,
  *   because its header names it: replay follows `next` and never searches.
  *
  * When a write fails, nothing more is issued until all writes under way have ended. Then the
- * segment is
- * sealed at the last good record and every batch from the failed one on is placed anew, with new
- * lsns, in
- * the segment that follows; if the failed one was the first of its segment, the same segment is
- * tried again, since the one before names it. `WRITE_TRIES_MAX` failures in a row, or one failed
- * sync, end
- * the store: after a failed fsync the kernel may have dropped the data and called it clean.
+ * segment is sealed at the last good record and every batch from the failed one on is placed anew,
+ * with new lsns, in the segment that follows; if the failed one was the first of its segment, the
+ * same segment is tried again, since the one before names it. `WRITE_TRIES_MAX` failures in a row,
+ * or one failed sync, end the store: after a failed fsync the kernel may have dropped the data and
+ * called it clean.
  *
  * @module
  */
@@ -264,8 +261,7 @@ export class RecordLog {
 
   /**
    * Remembers that a checkpoint covers what is applied now: {@linkcode checkpointPosition} will
-   * tell where the first
-   * record after it lies.
+   * tell where the first record after it lies.
    */
   watch(): void {
     this.#watchNumber = this.appliedNumber + 1;
@@ -301,8 +297,7 @@ export class RecordLog {
 
   /**
    * Appends as much of a write, free or zero as there is room for now. The operation comes back
-   * through
-   * `operationApplied`.
+   * through `operationApplied`.
    *
    * @returns true when all of it is appended; otherwise it must be offered again before any other
    */
@@ -621,8 +616,7 @@ export class RecordLog {
 
   /**
    * All writes have ended and the oldest batch in flight has failed: takes back every segment
-   * opened after
-   * its own, seals that one before it, and queues the batches again.
+   * opened after its own, seals that one before it, and queues the batches again.
    */
   #placeAnew(): void {
     const segments = this.#segments;
@@ -762,8 +756,7 @@ export class RecordLog {
 
   /**
    * Takes every operation that waits for the log, linked through `next`, those with a sync
-   * included. Buffers of
-   * batches being written may still be read by the disk until `writing` is 0.
+   * included. Buffers of batches being written may still be read by the disk until `writing` is 0.
    */
   takeAll(take: (operation: Operation) => void): void {
     const lists: (Operation | null)[] = [];

@@ -8,19 +8,15 @@
  * 3. Replay (replay.ts). What had been durable and is gone is damage, and refused unless the caller
  *    accepts it.
  * 4. Sync: what was read may so far be in the page cache only, left by a process that was killed.
- *    Everything that
- *    follows relies on it, so it must be durable before anything is overwritten.
+ *    Everything that follows relies on it, so it must be durable before anything is overwritten.
  * 5. Unless the store was closed cleanly, a checkpoint of the result, so that the torn tail that
- *    was ignored can never come
- *    back. Segments of the old checkpoint and of the old log stay untouched until its superblock is
- * durable: a crash
- *    in here leads back to step 1 with all of its input in place.
+ *    was ignored can never come back. Segments of the old checkpoint and of the old log stay
+ *    untouched until its superblock is durable: a crash in here leads back to step 1 with all of
+ *    its input in place.
  * 6. A superblock that says "not clean" and names the place where the log goes on: right where it
- *    ended, so that neither
- *    stops nor crashes cost space, or in a new segment where that cannot be. New segments get
- * sequences that were never used.
- *    Before the log goes on, what the following segment may hold of the ignored tail is
- * overwritten: it would claim to follow.
+ *    ended, so that neither stops nor crashes cost space, or in a new segment where that cannot be.
+ *    New segments get sequences that were never used. Before the log goes on, what the following
+ *    segment may hold of the ignored tail is overwritten: it would claim to follow.
  *
  * @module
  */
@@ -73,8 +69,8 @@ import type { Task, TaskIo } from "./task.ts";
 
 /**
  * Segment sequences of one opening: each opening begins at the next multiple, so none of its
- * sequences was ever used,
- * seen or unseen. 2^28 segments of 16 MiB are 4 PiB; 2^25 openings fit below 2^53.
+ * sequences was ever used, seen or unseen. 2^28 segments of 16 MiB are 4 PiB; 2^25 openings fit
+ * below 2^53.
  */
 const SEQUENCES_PER_OPEN = 2 ** 28;
 
@@ -205,8 +201,8 @@ function positionOf(superblock: Superblock): LogPosition & { syncedLsn: number; 
 
 /**
  * Rebuilds the state from the checkpoint of `superblock` and the logs from `starts` on, oldest
- * first: one, or two when the
- * newest checkpoint is damaged and the log before it has to be replayed as well.
+ * first: one, or two when the newest checkpoint is damaged and the log before it has to be replayed
+ * as well.
  *
  * @param isDoubtful there may have been a newer superblock: look for proof
  */

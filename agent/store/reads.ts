@@ -1,17 +1,15 @@
 /**
  * Reads: find the blocks, read them with as few requests as possible, check every one.
  *
- *     operation ─▶ slot: per block (location, checksum or where it lies) ─▶ runs ─▶ disk reads ─▶ check ─▶ done
+ *     operation ─▶ slot: per block location and checksum, or where that lies ─▶ runs
+ *               ─▶ disk reads ─▶ check ─▶ done
  *
  * Invariants:
  * - No block is handed out that does not match its checksum. One that does not is read once more by
- *   itself; if it still
- *   does not match, the operation fails with −EBADMSG (−EIO when the disk could not read it), the
- * block's
- *   bytes in the buffer are zeroed, and the damage is reported.
+ *   itself; if it still does not match, the operation fails with −EBADMSG (−EIO when the disk could
+ *   not read it), the block's bytes in the buffer are zeroed, and the damage is reported.
  * - Every segment that a read goes to is pinned until the read is done, so its blocks and the
- *   header pages with
- *   their checksums stay what they are.
+ *   header pages with their checksums stay what they are.
  * - Everything is preallocated: `SLOTS` operations at a time; more wait in a list.
  *
  * @module

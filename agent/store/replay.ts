@@ -2,26 +2,20 @@
  * Finds the log after a start, and walks it.
  *
  * The log is the chain of segments that begins at the superblock's replay position; each segment's
- * header names
- * the one after it. Two passes:
+ * header names the one after it. Two passes:
  *
  * 1. {@linkcode scanLog} reads headers only. It finds where the chain of valid records ends, and
- *    the highest lsn that
- *    any record, before or after that end, says is durable. If the end lies beyond that lsn it is
- * the torn tail of
- *    a crash: records that nobody was promised. If it does not, something that had been durable is
- * gone: damage.
+ *    the highest lsn that any record, before or after that end, says is durable. If the end lies
+ *    beyond that lsn it is the torn tail of a crash: records that nobody was promised. If it does
+ *    not, something that had been durable is gone: damage.
  * 2. {@linkcode walkLog} hands the records out in order. Of those past the durable lsn it checks
- *    the data as well, and stops
- *    at the first whose data is not all there.
+ *    the data as well, and stops at the first whose data is not all there.
  *
- *     lsn   | … replayed, data not read …  durable | replayed, data checked | torn | ignored, even if valid |
+ *     lsn   | replayed, data not read   durable | replayed, data checked | torn | ignored, valid or not
  *
  * How a segment's end is told from the log's end: the header of the following segment names the
- * last lsn that counts
- * before it. Reaching exactly that lsn leads on; falling short is a gap; records with higher ones
- * are
- * left-overs of a failed write and do not count.
+ * last lsn that counts before it. Reaching exactly that lsn leads on; falling short is a gap;
+ * records with higher ones are left-overs of a failed write and do not count.
  *
  * @module
  */
@@ -204,9 +198,8 @@ function describe(reader: LogReader, hasHeader: boolean): string {
 
 /**
  * True when `next` is the header of the segment that was opened right after `segment`, whose header
- * is `header`. One that was opened
- * before a failed write made the log begin `segment` anew says that it follows lsns from before
- * that: it does not count.
+ * is `header`. One that was opened before a failed write made the log begin `segment` anew says
+ * that it follows lsns from before that: it does not count.
  */
 function isSuccessor(next: SegmentHeader, segment: number, header: SegmentHeader): boolean {
   return next.kind === SegmentKind.Log && next.sequence > header.sequence &&
@@ -269,9 +262,8 @@ function* probe(
 
 /**
  * Looks for proof that the log went on after the end of the chain: to be asked when the newer
- * superblock or a segment header may have
- * been lost. Segments
- * whose records never became durable prove nothing; those written after a later sync do.
+ * superblock or a segment header may have been lost. Segments whose records never became durable
+ * prove nothing; those written after a later sync do.
  *
  * @returns the highest lsn that any record outside the chain says is durable, and where it says so
  */

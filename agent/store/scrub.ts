@@ -5,8 +5,8 @@
  *     layers ─▶ chunks ─▶ runs of the index ─▶ read, at most 64 blocks ─▶ checksums ─▶ damage list
  *
  * The background pass goes as fast as `scrubBytesPerSecond` lets it and rests for `scrubPauseMs`
- * after each pass. `now` goes on without a
- * limit, one read at a time. Both yield to the log and to reads after every read.
+ * after each pass. `now` goes on without a limit, one read at a time. Both yield to the log and to
+ * reads after every read.
  *
  * Invariant: what is being read is pinned, so a block that is overwritten or moved meanwhile is
  * checked as it was.

@@ -8,14 +8,13 @@
  *
  * Invariants:
  * - A segment leaves Pending only when nothing can need its old content any more:
- *   (1) the records that made its last block dead are durable, so that a crash cannot bring the
- * block back;
- *   (2) it lies before the durable replay start, so that replay does not walk through it;
- *   (3) nobody is reading from it (`pins`);
- *   (4) it died before the running checkpoint began. Otherwise a block could die, its segment be
- * used
- *       again and get the same block at the same location, all within one fuzzy checkpoint, and a
- *       RELOCATE that replay repeats would mistake the new location for the old one.
+ *   1. the records that made its last block dead are durable, so that a crash cannot bring the
+ *      block back;
+ *   2. it lies before the durable replay start, so that replay does not walk through it;
+ *   3. nobody is reading from it (`pins`);
+ *   4. it died before the running checkpoint began. Otherwise a block could die, its segment be
+ *      used again and get the same block at the same location, all within one fuzzy checkpoint, and
+ *      a RELOCATE that replay repeats would mistake the new location for the old one.
  * - "Ready" means free and allocated on the disk: writing to it cannot fail for want of space.
  *
  * @module

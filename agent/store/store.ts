@@ -8,15 +8,12 @@
  *     open: superblock.ts ─▶ checkpoint.ts ─▶ replay.ts
  *
  * The store is a synchronous machine with one owner. It reaches the world through `Disk` alone;
- * time comes in through
- * `tick`. Operations come back through their owner, from `diskDone`, `endTurn` or `tick`, never
- * from inside `submit`.
+ * time comes in through `tick`. Operations come back through their owner, from `diskDone`,
+ * `endTurn` or `tick`, never from inside `submit`.
  *
  * Order: writes, frees and zeroes are applied in the order in which they were submitted, except
- * that a write that waits
- * for space (a full store) is overtaken by what frees some. A read sees everything that had
- * completed when it was
- * submitted, and perhaps more.
+ * that a write that waits for space (a full store) is overtaken by what frees some. A read sees
+ * everything that had completed when it was submitted, and perhaps more.
  *
  * Space: a part of the segments is kept back so that a full store can still free, clean and write
  * checkpoints.
@@ -26,8 +23,7 @@
  *     and recovery
  *
  * C is what the next checkpoint will need; recovery writes one, and may have to begin the log anew,
- * which takes 2. K is for
- * crashes that leave the head of the log unusable.
+ * which takes 2. K is for crashes that leave the head of the log unusable.
  *
  * @module
  */
@@ -263,8 +259,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
    * Makes a new, empty store. Whatever the disk held is lost.
    *
    * @param options identities of 16 bytes; `storeId` is drawn when it is not given; segments of a
-   *   length that suits the
-   *   capacity
+   *   length that suits the capacity
    */
   format(
     options: {
@@ -1318,8 +1313,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
 
 /**
  * Segments that suit a capacity: 256 of them or more, since a dozen or so are kept back, and none
- * longer than the usual
- * ones.
+ * longer than the usual ones.
  */
 function segmentBytesFor(capacityBytes: number): number {
   const wanted = 2 ** Math.floor(Math.log2(Math.max(1, capacityBytes / 256)));

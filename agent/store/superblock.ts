@@ -5,9 +5,8 @@
  *
  * Invariants:
  * - A superblock is written over the older of the two, and counts once a sync after it has
- *   completed. A crash in
- *   between leaves the newer or the older; what the older one needs is not given up before that
- * sync.
+ *   completed. A crash in between leaves the newer or the older; what the older one needs is not
+ *   given up before that sync.
  * - Both readers and writers of the pair run one at a time.
  *
  * @module

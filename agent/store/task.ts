@@ -2,16 +2,14 @@
  * Long-running work of the store (recovery, checkpoint, cleaner, scrub) as coroutines.
  *
  * A task is a generator. It asks the disk for something and yields; the completion resumes it.
- * Nothing here is a
- * promise: a task runs on, synchronously, inside `diskDone` or the end of a turn, and stops at its
- * next
- * yield. That keeps each of these machines readable from top to bottom without a state variable.
- * Generators
- * cost an allocation per request and so have no place on the data path.
+ * Nothing here is a promise: a task runs on, synchronously, inside `diskDone` or the end of a turn,
+ * and stops at its next yield. That keeps each of these machines readable from top to bottom
+ * without a state variable. Generators cost an allocation per request and so have no place on the
+ * data path.
  *
  * Invariants: a task has at most `REQUESTS_MAX` requests under way and is resumed once for each; a
- * task that waits for
- * the turn is resumed at the end of each turn and must be able to find nothing to do.
+ * task that waits for the turn is resumed at the end of each turn and must be able to find nothing
+ * to do.
  *
  * @module
  */

@@ -92,6 +92,8 @@ export interface TransferOwner {
 
 /** All transfers of one worker. */
 export class TransferPool implements OperationOwner {
+  /** Transfers taken so far; only rises. */
+  taken = 0;
   readonly #transfers: Transfer[] = [];
   readonly #free: Transfer[][] = [[], [], []];
   readonly #bufferBytes = [0, 0, 0];
@@ -124,6 +126,7 @@ export class TransferPool implements OperationOwner {
       this.#bufferBytes[transferClass] += bufferBytes;
     }
     const transfer = free.pop()!;
+    this.taken++;
     transfer.operation.buffer = buffer;
     transfer.bufferBytes = bufferBytes;
     return transfer;

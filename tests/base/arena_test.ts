@@ -126,3 +126,14 @@ Deno.test("lengths out of range are refused", () => {
   }
   for (const size of [0, 4096, MIB + 4096, -MIB]) assertThrows(() => new Arena(size));
 });
+
+Deno.test("idleBytes is what lies below the reserved areas, while nothing of it is in use", () => {
+  const arena = new Arena(8 * 1024 * 1024);
+  assertEquals(arena.idleBytes, 8 * 1024 * 1024);
+  arena.reserve(1024 * 1024);
+  assertEquals(arena.idleBytes, 7 * 1024 * 1024);
+  const buffer = arena.allocate(4096);
+  assertEquals(arena.idleBytes, 0);
+  arena.release(buffer, 4096);
+  assertEquals(arena.idleBytes, 7 * 1024 * 1024);
+});

@@ -155,6 +155,11 @@ Deno.test("the arena is the same in every window, and what was mapped is where i
   if (typeof pieces === "number") throw new Error(`errno ${-pieces}`);
   memory.windows[0].bytes[12345] = 9;
   for (const window of memory.windows) assertEquals(window.bytes[12345], 9);
+  memory.windows[0].bytes[1024 * 1024] = 8;
+  memory.trimArena(1024 * 1024);
+  for (const window of memory.windows) {
+    assertEquals([window.bytes[12345], window.bytes[1024 * 1024]], [0, 8]);
+  }
   memory.unmap(pieces);
   const windows = memory.windows.length;
   for (let i = 0; i < 20; i++) {

@@ -67,8 +67,7 @@ export function nearlyFull(seed: number): number {
 
 /**
  * Checkpoints only when space asks for them, so that replay is long and what it walks through is
- * mostly garbage; little free space, much
- * overwriting.
+ * mostly garbage; little free space, much overwriting.
  */
 export function longReplay(seed: number): number {
   const shape: Shape = {
@@ -127,8 +126,7 @@ export function writeErrors(seed: number): number {
 
 /**
  * Bits rot anywhere on a store at rest, superblocks, checkpoint and headers included: it may refuse
- * to open, and it may refuse blocks, but
- * what it returns is right.
+ * to open, and it may refuse blocks, but what it returns is right.
  */
 export function bitRot(seed: number): number {
   const world = new World(seed, SMALL);

@@ -1,7 +1,6 @@
 /**
  * The bytes on the disk: layouts against golden bytes, a whole store of version 1 that must stay
- * readable for ever, and validation that no
- * rubbish passes.
+ * readable for ever, and validation that no rubbish passes.
  *
  * The golden store was made by `format_golden.ts`, once.
  *

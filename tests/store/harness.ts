@@ -2,10 +2,9 @@
  * Drives a store on a simulated disk, beside the model that says what every block may hold.
  *
  * Two machines share nothing but code: one on which the workload runs, one on which possible
- * futures are tried: at a crash point the disk is
- * cloned as a crash might leave it, a second store is opened on the clone, and every block is
- * compared with the model; the
- * workload then goes on as if nothing had happened, or on the clone.
+ * futures are tried: at a crash point the disk is cloned as a crash might leave it, a second store
+ * is opened on the clone, and every block is compared with the model; the workload then goes on as
+ * if nothing had happened, or on the clone.
  *
  * @module
  */
@@ -629,8 +628,7 @@ export class World {
 
   /**
    * Looks at what a crash at this moment would leave: opens a second store on it and compares every
-   * block, sometimes crashing again while
-   * that one opens, or after it has.
+   * block, sometimes crashing again while that one opens, or after it has.
    */
   checkCrash(): void {
     this.crashesChecked++;

@@ -2,11 +2,10 @@
  * The oracle of the store's tests: what each block may hold.
  *
  * A block's value is a stamp: {@linkcode ABSENT} (never written or freed), 0 (zeros), or the number
- * that its content was made from. Of each
- * block the model knows `base`, the values one of which was durable for sure at the last sync, and
- * `later`, what was asked for since, in
- * order. Before a crash a read must return the last one (or one that is under way); after a crash
- * any of base and later.
+ * that its content was made from. Of each block the model knows `base`, the values one of which was
+ * durable for sure at the last sync, and `later`, what was asked for since, in order. Before a
+ * crash a read must return the last one (or one that is under way); after a crash any of base and
+ * later.
  *
  * The model relies on the workload never having two operations on one block under way at a time.
  *

@@ -44,6 +44,7 @@ const SMALL_PAGE_BYTES = 4096;
 /** A huge page of 1 GiB still finds an aligned place in a window; anything larger does not. */
 const PAGE_BYTES_MAX = 1024 * 1024 * 1024;
 const MFD_CLOEXEC = 1, MFD_ALLOW_SEALING = 2;
+const FALLOC_FL_KEEP_SIZE = 1, FALLOC_FL_PUNCH_HOLE = 2;
 const F_ADD_SEALS = 1033, F_GET_SEALS = 1034, F_SEAL_SHRINK = 2, F_SEAL_GROW = 4;
 
 /** A part of a mapping: contiguous both in the file and in its window. */
@@ -111,6 +112,20 @@ export class LinuxMemory {
   /** Host address of an arena offset. */
   get arenaAddress(): number {
     return this.#windows[0].address;
+  }
+
+  /**
+   * Gives the memory of the arena's first `lengthBytes` back to the system; they read as zeros from now on. Nothing there may
+   * be in use.
+   */
+  trimArena(lengthBytes: number): void {
+    // Without success it stays as it was.
+    libc.fallocate(
+      this.#arenaFd,
+      FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+      0n,
+      BigInt(lengthBytes),
+    );
   }
 
   /** Host address of a place in a window. */

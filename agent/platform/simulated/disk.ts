@@ -76,8 +76,7 @@ export interface CrashOptions {
   reorder?: boolean;
   /**
    * Only the process died: completed writes stay visible but unsynced; those in flight are kept,
-   * lost or
-   * torn. Default false (the machine lost power).
+   * lost or torn. Default false (the machine lost power).
    */
   processOnly?: boolean;
 }
@@ -147,17 +146,11 @@ export interface DiskCounts {
 /**
  * A {@linkcode Disk} in memory.
  *
- * @example
- * ```ts
- * import { Prng } from "../../base/prng.ts";
- * import { SimulatedDisk } from "./disk.ts";
- * import { SimulatedMemory } from "./memory.ts";
- * const { windows: [window] } = new SimulatedMemory();
- * const disk = new SimulatedDisk({ bytes: window.bytes, random: new Prng(1), sizeBytes: 1 << 20 });
- * disk.listener = { diskDone: (token, result) => console.assert(token === 7 && result === 4096) };
- * disk.read(7, 0, 0, 4096);
- * while (disk.pump());
- * ```
+ * @example ```ts import { Prng } from "../../base/prng.ts"; import { SimulatedDisk } from
+ * "./disk.ts"; import { SimulatedMemory } from "./memory.ts"; const { windows: [window] } = new
+ * SimulatedMemory(); const disk = new SimulatedDisk({ bytes: window.bytes, random: new Prng(1),
+ * sizeBytes: 1 << 20 }); disk.listener = { diskDone: (token, result) => console.assert(token === 7
+ * && result === 4096) }; disk.read(7, 0, 0, 4096); while (disk.pump()); ```
  */
 export class SimulatedDisk implements Disk {
   readonly alignmentBytes: number;
@@ -166,8 +159,7 @@ export class SimulatedDisk implements Disk {
   faults: DiskFaults = {};
   /**
    * Called before each change that a crash could fall in between: a write, punch or sync is about
-   * to
-   * complete, or has been asked for. {@linkcode crash} may be called from within.
+   * to complete, or has been asked for. {@linkcode crash} may be called from within.
    */
   boundary: ((kind: RequestKind) => void) | null = null;
   readonly counts: DiskCounts = {
