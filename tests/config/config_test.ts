@@ -123,7 +123,7 @@ Deno.test("loadConfig() gives the defaults when it is told nothing", () => {
   assertEquals(loadConfig({ env: {}, flags: {}, tomlText: "" }), CONFIG_DEFAULT);
   assertEquals(CONFIG_DEFAULT.dataPath, "/var/lib/kelpie");
   assertEquals(CONFIG_DEFAULT.runDir, "/run/kelpie");
-  assertEquals(CONFIG_DEFAULT.scrubRateBytes, 32 * MIB);
+  assertEquals(CONFIG_DEFAULT.scrubRateBytes, 8 * MIB);
 });
 
 const TOML = `
