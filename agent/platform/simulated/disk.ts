@@ -146,11 +146,21 @@ export interface DiskCounts {
 /**
  * A {@linkcode Disk} in memory.
  *
- * @example ```ts import { Prng } from "../../base/prng.ts"; import { SimulatedDisk } from
- * "./disk.ts"; import { SimulatedMemory } from "./memory.ts"; const { windows: [window] } = new
- * SimulatedMemory(); const disk = new SimulatedDisk({ bytes: window.bytes, random: new Prng(1),
- * sizeBytes: 1 << 20 }); disk.listener = { diskDone: (token, result) => console.assert(token === 7
- * && result === 4096) }; disk.read(7, 0, 0, 4096); while (disk.pump()); ```
+ * @example
+ * ```ts
+ * import { Prng } from "../../base/prng.ts";
+ * import { SimulatedDisk } from "./disk.ts";
+ * import { SimulatedMemory } from "./memory.ts";
+ * const { windows: [window] } = new SimulatedMemory();
+ * const disk = new SimulatedDisk({
+ *   bytes: window.bytes,
+ *   random: new Prng(1),
+ *   sizeBytes: 1 << 20,
+ * });
+ * disk.listener = { diskDone: (token, result) => console.assert(token === 7 && result === 4096) };
+ * disk.read(7, 0, 0, 4096);
+ * while (disk.pump());
+ * ```
  */
 export class SimulatedDisk implements Disk {
   readonly alignmentBytes: number;
