@@ -88,6 +88,8 @@ export interface CleanerSituation {
   idleMs: number;
   /** Blocks that users wrote so far. */
   userBlocks: number;
+  /** Deleted layers are being dropped: that gives space without copying, and goes first. */
+  isDropping: boolean;
 }
 
 /** See the head of the file. */
@@ -107,6 +109,7 @@ export class Cleaner {
     nowMs: 0,
     idleMs: 0,
     userBlocks: 0,
+    isDropping: false,
   };
   #stopping = false;
   #foundNothingMs = -1;
@@ -141,10 +144,15 @@ export class Cleaner {
     this.#stopping = true;
   }
 
+  /** `segment` is free: whatever was wrong with its content is gone. */
+  forget(segment: number): void {
+    this.#stuck.delete(segment);
+  }
+
   /** Called each turn: starts cleaning when it is time. The situation is kept by reference. */
   consider(tasks: Tasks, situation: CleanerSituation): void {
     this.#situation = situation;
-    if (this.running || this.#stopping) return;
+    if (this.running || this.#stopping || situation.isDropping) return;
     // Having found nothing worth cleaning, it looks again after the next tick.
     if (this.#foundNothingMs === situation.nowMs) return;
     if (this.#urgency() < 0 && !this.#isIdleWork()) return;
@@ -212,7 +220,10 @@ export class Cleaner {
 
   *#run(io: TaskIo): Task {
     const { segments, log } = this.#core;
-    while (!this.#stopping && (this.#urgency() >= 0 || this.#isIdleWork())) {
+    while (
+      !this.#stopping && !this.#situation.isDropping &&
+      (this.#urgency() >= 0 || this.#isIdleWork())
+    ) {
       const victim = this.#choose();
       if (victim === NO_SEGMENT) break;
       segments.pins[victim]++;
@@ -240,7 +251,8 @@ export class Cleaner {
       yield* this.#cleanRecords(io, reader, victim, header.sequence);
     }
     if (segments.live[victim] > 0 && !this.#stopping) yield* this.#cleanByIndex(io, reader, victim);
-    if (segments.live[victim] > 0 && !this.#stopping) {
+    // Blocks of a layer that has been deleted meanwhile are not moved: they go away by themselves.
+    if (segments.live[victim] > 0 && !this.#stopping && !this.#situation.isDropping) {
       this.#stuck.add(victim);
       logger.warn("a segment cannot be cleaned", { segment: victim, live: segments.live[victim] });
     }

@@ -104,8 +104,10 @@ if (TOKEN_BITS + READ_TOKEN_BITS > 30) throw new Error("store: tokens are too lo
 /** Fewest segments: what is kept back, and something to write to. */
 export const SEGMENTS_MIN = 20;
 
-/** Chunks of a deleted layer that are freed per turn: a quarter of a millisecond at most. */
+/** Chunks of a deleted layer that are freed per turn: a quarter of a millisecond at most… */
 const DROP_CHUNKS_PER_TURN = 16;
+/** …and per tick, when there are few turns: 5 ms at most, and 1 TiB in a minute. */
+const DROP_CHUNKS_PER_TICK = 512;
 
 /**
  * Slow requests (layers, META, …) that may wait at a time: they come from people and from the map.
@@ -210,6 +212,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     nowMs: 0,
     idleMs: 0,
     userBlocks: 0,
+    isDropping: false,
   };
 
   /**
@@ -757,7 +760,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       if (this.#internals.length > 0 || this.#queue.count > 0 || this.#waiting.count > 0) {
         this.#pump();
       }
-      if (this.#deleting > 0) this.#dropLayers();
+      if (this.#deleting > 0) this.#dropLayers(DROP_CHUNKS_PER_TURN);
       if (this.#core!.segments.reclaimable) this.#reclaim();
       if (log.segment !== this.#reserveSegment) this.#updateReserve();
       log.endTurn();
@@ -820,12 +823,12 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     return true;
   }
 
-  /** Frees the blocks of deleted layers, a few chunks a turn. */
-  #dropLayers(): void {
+  /** Frees blocks of deleted layers, a few chunks at a time. */
+  #dropLayers(chunkBudget: number): void {
     const { applier, index } = this.#core!;
     for (const [id, state] of applier.layers) {
       if (state !== LayerState.Deleting) continue;
-      if (index.dropLayerStep(id, DROP_CHUNKS_PER_TURN)) {
+      if (index.dropLayerStep(id, chunkBudget)) {
         applier.layers.delete(id);
         this.#deleting--;
       }
@@ -838,6 +841,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     const { segments, superblock, cache } = this.#core!;
     segments.reclaim(this.#log!.syncedLsn, superblock.replaySequence, (segment) => {
       cache.dropRange(segments.start(segment), segments.start(segment) + segments.segmentBlocks);
+      this.#cleaner!.forget(segment);
     });
   }
 
@@ -892,6 +896,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     situation.nowMs = this.#nowMs;
     situation.idleMs = this.#nowMs - this.#quietSinceMs;
     situation.userBlocks = this.#userBlocks;
+    situation.isDropping = this.#deleting > 0;
     this.#cleaner!.consider(this.#tasks, situation);
   }
 
@@ -997,6 +1002,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       this.#lastAppliedLsn = log.lastLsn;
     }
     if (log.noSpace) log.retryNoSpace();
+    if (this.#deleting > 0) this.#dropLayers(DROP_CHUNKS_PER_TICK);
     this.#updateReserve();
     this.#core!.segments.reclaimable = true;
     if (this.#state === "open") this.#scrub!.tick(this.#tasks, nowMs);

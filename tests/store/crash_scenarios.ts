@@ -85,6 +85,27 @@ export function longReplay(seed: number): number {
   return world.crashesChecked;
 }
 
+/**
+ * One checkpoint after the other in a store with little space: segments die, are reused and cleaned
+ * while the checkpoint that still names their old content is being written.
+ */
+export function manyCheckpoints(seed: number): number {
+  const shape: Shape = {
+    ...SMALL,
+    segments: 32,
+    blocks: 48,
+    operationBlocks: 8,
+    tunables: { ...SMALL.tunables, checkpointLogBytes: 65536, checkpointLogRatio: 0 },
+  };
+  const world = new World(seed, shape, { write: 80, free: 3, sync: 12, layer: 0 });
+  world.bench.disk.boundary = () => {
+    if (world.crashRandom.chance(0.03)) world.checkCrash();
+  };
+  for (let step = 0; step < 2500; step++) world.step();
+  world.checkCrash();
+  return world.crashesChecked;
+}
+
 /** The process is killed and the machine loses power while the store opens again. */
 export function killThenPowerLoss(seed: number): number {
   const world = new World(seed, { ...SMALL, segments: 38, blocks: 72 }, {
@@ -146,6 +167,7 @@ export const SCENARIOS: Record<string, Scenario> = {
   randomBoundaries,
   nearlyFull,
   longReplay,
+  manyCheckpoints,
   killThenPowerLoss,
   writeErrors,
   bitRot,

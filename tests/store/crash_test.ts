@@ -12,6 +12,7 @@ const SEEDS: Record<string, number> = {
   randomBoundaries: 2,
   nearlyFull: 3,
   longReplay: 3,
+  manyCheckpoints: 2,
   killThenPowerLoss: 3,
   writeErrors: 4,
   bitRot: 10,

@@ -176,6 +176,19 @@ Deno.test("deleteLayer() gives the space back, and the layer does not come back"
   assertEquals(bench.call("create", (done) => bench.store.createLayer(2, done))?.code, "LAYER");
 });
 
+Deno.test("a layer deleted before a crash is gone after it, though the checkpoint still knows it", () => {
+  let bench = open();
+  bench.write(1, 0, 0, [1]);
+  for (let chunk = 0; chunk < 4; chunk++) bench.write(2, chunk, 0, stamps(1 + chunk * 64, 64));
+  bench.close();
+  bench = again(bench);
+  assertEquals(bench.call("delete", (done) => bench.store.deleteLayer(2, done)), null);
+  bench = again(bench);
+  assertEquals(bench.store.stats().liveBytes, 4096);
+  assertEquals(bench.store.stats().deletingLayers, 0);
+  assertEquals(bench.store.layers(), [1]);
+});
+
 Deno.test("setMeta() is durable when it calls back", () => {
   const bench = open();
   for (let i = 0; i < 5; i++) {
