@@ -46,8 +46,8 @@ export const RUN_DIR_DEFAULT = "/run/kelpie";
 export const RUN_DIR_VARIABLE = "KELPIE_RUN_DIR";
 
 /**
- * Bytes per second that the background scrub reads: 1 TiB takes a day and a half, a guest does not notice, and an idle agent
- * stays below 1 % of a core.
+ * Bytes per second that the background scrub reads: 1 TiB takes a day and a half, a guest does not
+ * notice, and an idle agent stays below 1 % of a core.
  */
 export const SCRUB_RATE_BYTES_DEFAULT = 8 * 1024 * 1024;
 

@@ -28,7 +28,10 @@ export function addAgentCommand(program: AnyCommand, context: CommandContext): v
       "--data <path>",
       `directory or block device for the data (default: ${DATA_PATH_DEFAULT})`,
     )
-    .option("--capacity <size>", "what the store may use (default: what the agent finds sensible)")
+    .option(
+      "--capacity <size>",
+      "what the store may use (default: 90 % of the free space, or the whole block device)",
+    )
     .addOption(new Option("--cache <mode>", "how the data is written").choices(CACHE_MODES))
     .addOption(new Option("--log-level <level>", "how much is logged").choices(LOG_LEVELS))
     .addOption(new Option("--log-format <format>", "how it is logged").choices(LOG_FORMATS))

@@ -24,7 +24,7 @@ import {
   processName,
   sizeArgument,
 } from "./context.ts";
-import { CommandError, ExitCode } from "./output.ts";
+import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress, summary } from "./progress.ts";
 import { convertImage, type ImageInfo, inspectImage, temporaryDirectory } from "./qemu_img.ts";
 
@@ -37,6 +37,9 @@ const COPY_DEPTH = 32;
 
 /** Where temporary images go when the environment does not say: large files, kept over no reboot. */
 const TEMPORARY_DIRECTORY = "/var/tmp";
+
+/** Files named in one message. */
+const REFERENCES_NAMED_MAX = 3;
 
 /** Adds the commands to `kelpie disk`. */
 export function addDataCommands(disk: AnyCommand, context: CommandContext): void {
@@ -278,7 +281,10 @@ interface ImportOptions {
   readonly name: string;
   readonly format?: string;
   readonly size?: number;
-  readonly overwrite: boolean;
+  /** The image may name other files that are to be read as well. */
+  readonly follow: boolean;
+  /** What the disk holds may be lost. */
+  readonly yes: boolean;
   readonly tempDir: string;
 }
 
@@ -297,7 +303,8 @@ function addImport(disk: AnyCommand, context: CommandContext): void {
       "size of a disk that is made (default: that of the image)",
       sizeArgument,
     )
-    .option("--overwrite", "the disk may hold data already: all of it is lost")
+    .option("--follow", "read other files, too, that the image names (a backing file, extents)")
+    .option("--yes", "replace what the disk holds without asking")
     .option("--temp-dir <dir>", `for temporary files (default: $TMPDIR or ${TEMPORARY_DIRECTORY})`)
     .addHelpText(
       "after",
@@ -306,12 +313,13 @@ function addImport(disk: AnyCommand, context: CommandContext): void {
         "zstdcat web.raw.zst | kelpie disk import - web --size 20G",
       ),
     )
-    .action(async (file, name, { overwrite = false, tempDir, ...options }) => {
+    .action(async (file, name, { follow = false, yes = false, tempDir, ...options }) => {
       await importImage(context, {
         ...options,
         file,
         name,
-        overwrite,
+        follow,
+        yes,
         tempDir: temporaryParent(context, tempDir),
       });
     });
@@ -333,8 +341,9 @@ async function importImage(context: CommandContext, options: ImportOptions): Pro
     using source = new RawSource(path);
     return await importInto(context, options, source.sizeBytes, source);
   }
+  if (!options.follow) refuseReferences(file, info);
   // Before the long work, not after it.
-  await checkTarget(context, options, info.sizeBytes);
+  const { isUsed } = await checkTarget(context, options, info.sizeBytes);
   await using work = await temporaryDirectory(options.tempDir);
   const raw = `${work.path}/${name}.raw`;
   await convert(context, `converting ${basename(file)} from ${info.format}`, info, {
@@ -344,7 +353,23 @@ async function importImage(context: CommandContext, options: ImportOptions): Pro
     toFormat: "raw",
   });
   using source = new RawSource(raw);
-  await importInto(context, options, source.sizeBytes, source);
+  const yes = options.yes || isUsed; // asked already
+  await importInto(context, { ...options, yes }, source.sizeBytes, source);
+}
+
+/**
+ * An image from elsewhere can name any file of this host, whose content would then be the guest's: as
+ * root, all that is secret here (CVE-2024-32498 was that in OpenStack).
+ */
+function refuseReferences(file: string, { references }: ImageInfo): void {
+  if (references.length === 0) return;
+  const named = references.slice(0, REFERENCES_NAMED_MAX).map(printable).join(", ");
+  const rest = references.length - REFERENCES_NAMED_MAX;
+  throw new CommandError(
+    ExitCode.Failure,
+    `${file} wants other files to be read: ${named}${rest > 0 ? ` and ${rest} more` : ""}`,
+    { hint: "add --follow if you trust the image" },
+  );
 }
 
 async function checkReadable(path: string, shown: string): Promise<void> {
@@ -389,7 +414,7 @@ async function checkTarget(
   options: ImportOptions,
   imageBytes: number | null,
 ): Promise<Target> {
-  const { name, size, overwrite } = options;
+  const { name, size, yes } = options;
   using client = context.client();
   const found = await client.disk(name).catch((error) => {
     if (error instanceof ControlFailure && error.error.code === "missing") return null;
@@ -424,12 +449,13 @@ async function checkTarget(
     );
   }
   const isUsed = found.allocatedBytes > 0 || found.layers.length > 1;
-  if (isUsed && !overwrite) {
-    throw new CommandError(
-      ExitCode.Exists,
-      `disk ${name} is there already, with ${formatSize(found.allocatedBytes)} of data`,
-      { hint: "add --overwrite to replace it" },
-    );
+  if (isUsed) {
+    context.output.confirm({
+      yes,
+      action: `replace disk ${name}`,
+      loss: `its ${formatSize(found.allocatedBytes)} of data`,
+      refusal: ExitCode.Exists,
+    });
   }
   return { createBytes: null, isUsed };
 }
@@ -658,7 +684,7 @@ async function exportConverted(
   const raw = `${work.path}/${name}.raw`;
   const said = await exportRaw(context, name, { path: raw, isRegular: true });
   const { size } = await Deno.stat(raw);
-  const info = { format, sizeBytes: size };
+  const info = { format, sizeBytes: size, references: [] };
   await convert(context, `converting ${basename(file)} to ${format}`, info, {
     from: raw,
     fromFormat: "raw",

@@ -113,10 +113,16 @@ function explainUsage(error: CommanderError, context: CommandContext): number {
   if (error.code === "commander.help") return ExitCode.Usage;
   const [first, ...rest] = error.message.replace(/^error: /, "").trim().split("\n");
   const message = shortened(first.replace(/\.$/, ""));
-  const hint = rest.join(" ").trim().replace(/^\((.*)\)$/, "$1");
-  context.output.error({ message, hint: hint === "" ? undefined : hint });
+  const suggestion = rest.join(" ").trim().replace(/^\((.*)\)$/, "$1");
+  context.output.error({ message, hint: suggestion || HINTS[error.code] });
   return ExitCode.Usage;
 }
+
+/** What to say where nothing similar is known. */
+const HINTS: Readonly<Record<string, string>> = {
+  "commander.unknownCommand": "--help lists the commands",
+  "commander.unknownOption": "--help lists the options",
+};
 
 /** Says of a bad argument which one it is, and not in half a line that it is bad. */
 function shortened(message: string): string {

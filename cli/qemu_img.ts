@@ -28,6 +28,8 @@ export interface ImageInfo {
   readonly format: string;
   /** Size of the disk in it; null when only qemu-img could tell. */
   readonly sizeBytes: number | null;
+  /** Other files of which its data is part, as the image names them: it decides what is read. */
+  readonly references: readonly string[];
 }
 
 /**
@@ -37,7 +39,7 @@ export interface ImageInfo {
  * @param format when it is known
  */
 export async function inspectImage(path: string, format?: string): Promise<ImageInfo> {
-  if (format === "raw") return { format, sizeBytes: null };
+  if (format === "raw") return rawImage();
   const args = ["info", "--output=json", ...(format === undefined ? [] : ["-f", format]), path];
   let stdout: string;
   try {
@@ -45,15 +47,44 @@ export async function inspectImage(path: string, format?: string): Promise<Image
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
     const found = format ?? formatByMagic(path);
-    if (found === "raw") return { format: found, sizeBytes: null };
+    if (found === "raw") return rawImage();
     throw missingProgram(`${path} is a ${found} image`);
   }
   const info = JSON.parse(stdout);
   // An encrypted disk is as raw as any other: what is in it is the guest's business.
   if (info.format === "raw" || (info.format === "luks" && format === undefined)) {
-    return { format: "raw", sizeBytes: null };
+    return rawImage();
   }
-  return { format: String(info.format), sizeBytes: Number(info["virtual-size"]) };
+  return {
+    format: String(info.format),
+    sizeBytes: Number(info["virtual-size"]),
+    references: referencesIn(info, path),
+  };
+}
+
+function rawImage(): ImageInfo {
+  return { format: "raw", sizeBytes: null, references: [] };
+}
+
+/** What `qemu-img info` prints of the places where an image may name other files. */
+interface QemuImageInfo {
+  readonly "backing-filename"?: string;
+  readonly "format-specific"?: {
+    readonly data?: {
+      /** qcow2: the data lies in this file. */
+      readonly "data-file"?: string;
+      /** vmdk: the data lies in these files, the image itself among them or not. */
+      readonly extents?: readonly { readonly filename: string }[];
+    };
+  };
+}
+
+function referencesIn(info: QemuImageInfo, path: string): string[] {
+  const data = info["format-specific"]?.data;
+  const extents = data?.extents?.map(({ filename }) => filename) ?? [];
+  return [info["backing-filename"], data?.["data-file"], ...extents]
+    .filter((file) => file !== undefined)
+    .filter((file) => file !== path);
 }
 
 function formatByMagic(path: string): string {

@@ -1,8 +1,8 @@
 /**
  * What the admin API needs of the agent behind it. `agent.ts` implements it; tests use a fake.
  *
- * Every method runs on the main thread and may reject with a `ControlFailure` (`map/errors.ts`); its code decides
- * the HTTP status and the exit code of the command line.
+ * Every method runs on the main thread and may reject with a `ControlFailure` (`map/errors.ts`);
+ * its code decides the HTTP status and the exit code of the command line.
  *
  * @module
  */
@@ -60,7 +60,7 @@ export interface DamagedBlock {
 export interface StoreStatus {
   path: string;
   cache: "direct" | "buffered";
-  /** Bytes of data that fit: what the store may use, less what it keeps back to clean and to recover. */
+  /** Bytes of data that fit: what the store may use, less what it keeps to clean and to recover. */
   capacityBytes: number;
   /** Bytes of live data. */
   liveBytes: number;

@@ -232,7 +232,7 @@ Deno.test("import from standard input needs a size for a disk that is not there"
   assert(equal((await bench.content("web")).subarray(0, image.length), image));
 });
 
-Deno.test("import replaces a disk that holds data only with --overwrite, and then all of it", async () => {
+Deno.test("import asks before it replaces a disk that holds data, and then replaces all of it", async () => {
   await using bench = await Bench.start();
   await bench.add("web", randomBytes(2 * MIB, 7));
   bench.agent.backend.statuses.set("web", { ...IDLE_DISK, allocatedBytes: 2 * MIB });
@@ -242,8 +242,14 @@ Deno.test("import replaces a disk that holds data only with --overwrite, and the
   const words = ["disk", "import", bench.path("image"), "web"];
   const refused = await bench.agent.run(words);
   assertEquals(refused.code, 3);
-  assertMatch(refused.stderr, /2M of data\n +add --overwrite/);
-  await bench.agent.runWell([...words, "--overwrite"]);
+  assertMatch(refused.stderr, /will not replace disk web .*2M of data\n +add --yes/);
+  const asked = await bench.agent.run(words, (terminal) => {
+    terminal.isInputTerminal = terminal.isErrorTerminal = true;
+    terminal.answers = ["no"];
+  });
+  assertEquals(asked.code, 1);
+  assert(equal(await bench.content("web"), randomBytes(2 * MIB, 7)));
+  await bench.agent.runWell([...words, "--yes"]);
   const expected = new Uint8Array(2 * MIB);
   expected.set(image);
   assert(equal(await bench.content("web"), expected));
@@ -348,6 +354,46 @@ Deno.test("qcow2 comes back as it went out", async () => {
   );
   assertEquals(unknown.code, 1);
   assertMatch(unknown.stderr, /qemu-img convert failed/);
+});
+
+Deno.test("import asks once, before it converts", async () => {
+  await ensurePackages(["qemu-img"]);
+  await using bench = await Bench.start();
+  const content = randomBytes(MIB, 23);
+  await bench.add("web", content);
+  bench.agent.backend.statuses.set("web", { ...IDLE_DISK, allocatedBytes: MIB });
+  const file = bench.path("web.qcow2");
+  await bench.agent.runWell(["disk", "export", "web", file, "--format", "qcow2"]);
+  const { terminal } = await bench.agent.runWell(["disk", "import", file, "web"], (terminal) => {
+    terminal.isInputTerminal = terminal.isErrorTerminal = true;
+    terminal.answers = ["yes"];
+  });
+  assertEquals(terminal.questions.length, 1);
+  assert(equal(await bench.content("web"), content));
+});
+
+Deno.test("import reads no file that an image names, unless it is told to", async () => {
+  await ensurePackages(["qemu-img"]);
+  await using bench = await Bench.start();
+  const content = randomBytes(MIB, 24);
+  await Deno.writeFile(bench.path("secret"), content);
+  const cases: readonly (readonly string[])[] = [
+    ["create", "-q", "-f", "qcow2", "-b", "secret", "-F", "raw", "overlay"],
+    ["convert", "-O", "vmdk", "-o", "subformat=monolithicFlat", "secret", "flat.vmdk"],
+    ["convert", "-O", "qcow2", "-o", `data_file=${bench.path("data")}`, "secret", "outside"],
+  ];
+  for (const [index, args] of cases.entries()) {
+    const made = new Deno.Command("qemu-img", { args: [...args], cwd: bench.agent.runDir });
+    assert((await made.output()).success);
+    const name = `disk${index}`;
+    const words = ["disk", "import", bench.path(args.at(-1)!), name];
+    const { code, stderr } = await bench.agent.run(words);
+    assertEquals(code, 1);
+    assertMatch(stderr, /wants other files to be read: \S+\n +add --follow/);
+    await bench.serve(name, new Uint8Array(MIB));
+    await bench.agent.runWell([...words, "--follow"]);
+    assert(equal(await bench.content(name), content), args.join(" "));
+  }
 });
 
 Deno.test("discard forgets a range, and asks first", async () => {

@@ -162,7 +162,7 @@ Deno.test("commands that write refuse a disk in use, and name who uses it", asyn
     const words of [
       "disk write web",
       "disk discard web --yes",
-      `disk import ${file} web --overwrite`,
+      `disk import ${file} web --yes`,
       "bench web --rw write --yes",
     ]
   ) {

@@ -14,6 +14,8 @@ const NOWHERE = "--run-dir /nowhere/kelpie";
 Deno.test("wrong command lines end with 64, say what is wrong, and print nothing as data", async () => {
   const cases: [words: string, message: RegExp][] = [
     ["dsk list", /unknown command 'dsk'\n +Did you mean disk\?/],
+    ["frobnicate", /unknown command 'frobnicate'\n +--help lists the commands/],
+    ["disk list --frobnicate", /unknown option '--frobnicate'\n +--help lists the options/],
     ["disk lst", /unknown command 'lst'\n +Did you mean (one of )?list/],
     ["disk list --nmaes", /unknown option '--nmaes'\n +Did you mean --names\?/],
     ["status --rundir /x", /unknown option '--rundir'\n +Did you mean --run-dir\?/],
