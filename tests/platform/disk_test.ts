@@ -5,7 +5,12 @@
  */
 import { assertEquals, assertThrows } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
-import { isBlank, LinuxDisk, openStoreFile } from "../../agent/platform/linux/disk.ts";
+import {
+  INLINE_WRITE_BYTES_MAX,
+  isBlank,
+  LinuxDisk,
+  openStoreFile,
+} from "../../agent/platform/linux/disk.ts";
 import { SystemError } from "../../agent/platform/linux/libc.ts";
 import { LinuxMemory, type Piece } from "../../agent/platform/linux/memory.ts";
 import { Ring } from "../../agent/platform/linux/ring.ts";
@@ -182,6 +187,27 @@ for (const direct of [false, true]) {
     }
   });
 }
+
+Deno.test("a record with 256 KiB of data is written at once, a larger one beside this thread", () => {
+  const directory = Deno.makeTempDirSync();
+  const bench = new Bench(`${directory}/store`, false);
+  try {
+    const { disk } = bench;
+    for (const lengthBytes of [(5 + 64) * BLOCK, INLINE_WRITE_BYTES_MAX + BLOCK]) {
+      const vector = {
+        count: 2,
+        offsets: Uint32Array.of(0, 1024 * 1024),
+        lengths: Uint32Array.of(BLOCK, lengthBytes - BLOCK),
+      };
+      const token = bench.start((token) => disk.write(token, 0, vector));
+      assertEquals(disk.hasReady, lengthBytes <= INLINE_WRITE_BYTES_MAX);
+      assertEquals(bench.wait(token), lengthBytes);
+    }
+  } finally {
+    bench.close();
+    Deno.removeSync(directory, { recursive: true });
+  }
+});
 
 Deno.test("a scatter list joins what touches, and goes on where a short transfer ended", () => {
   const lists = new ScatterLists(2, 4);

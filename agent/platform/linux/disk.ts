@@ -44,8 +44,11 @@ import {
 } from "./ring.ts";
 import { ScatterLists } from "./scatter.ts";
 
-/** Longest buffered write done on this thread, in bytes: its copy takes about 20 µs. */
-const INLINE_WRITE_BYTES_MAX = 256 * 1024;
+/**
+ * Longest buffered write done on this thread, in bytes: 256 KiB of data, whose copy takes some 40 µs, and the headers that
+ * a log may write in front of it.
+ */
+export const INLINE_WRITE_BYTES_MAX = (256 + 20) * 1024;
 /** Entries of one write's scatter list: the kernel's IOV_MAX. */
 const WRITE_ENTRIES_MAX = 1024;
 /** Scattered writes that can be with the kernel at once: the log's batches in flight, checkpoint and cleaner included. */
