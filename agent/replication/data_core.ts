@@ -1,0 +1,343 @@
+/**
+ * Replication on one node, put together: what sits between the volumes and the store, and between this node's store and
+ * everybody else's volumes.
+ *
+ *     volume ─▶ router ─┬─▶ replica ─▶ store            links of others ─▶ replica
+ *                       └─▶ peers ─▶ transport          map ─▶ view ─▶ everyone
+ *     joining, opening, repairer: bring replicas in line
+ *
+ * A synchronous machine: the map, the right to serve, messages and time go in; messages, store operations and events come
+ * out. `data_plane.ts` drives it on Linux, the simulator elsewhere.
+ *
+ * @module
+ */
+import type { Arena } from "../base/arena.ts";
+import type { ClusterMap } from "../map/map.ts";
+import type { PeerListener, PeerTransport } from "../platform/network.ts";
+import type { Log, Window } from "../platform/platform.ts";
+import { TransferClass, TRANSFERS_MAX } from "../volume/transfer_pool.ts";
+import type { LocalStore } from "./local_store.ts";
+import { Joining, type JoiningEvents, type JoiningProgress } from "./joining.ts";
+import { Opening } from "./opening.ts";
+import { Peers } from "./peers.ts";
+import { Repairer } from "./repair.ts";
+import { Replica, type ReplicaCounters } from "./replica.ts";
+import { DiskRouter, type RouterHost, WriteSlot } from "./router.ts";
+import { ClusterView, type DiskView } from "./view.ts";
+
+/** Milliseconds without an answer after which a node is reported as unreachable from here. */
+export const UNREACHABLE_MS = 2000;
+
+/** What replication wants to be known. */
+export interface DataCoreEvents extends JoiningEvents {
+  /** The disk's replicas agree: everything before this lease is settled. */
+  reconciled(disk: number, generation: number): void;
+  /** Nodes that do not answer this one, though something waits for them; empty when all do. */
+  unreachable(nodes: readonly number[]): void;
+  /** A replica answered with an errno: it cannot do its work. */
+  memberFailed(node: number, errno: number): void;
+}
+
+/** What there is to know about replication on this node. */
+export interface DataCoreStatus {
+  readonly epoch: number;
+  readonly mayServe: boolean;
+  readonly joining: JoiningProgress;
+  readonly repaired: number;
+  readonly replica: ReplicaCounters;
+  /** Disks whose requests wait, and why. */
+  readonly waiting: readonly { readonly disk: number; readonly reason: string }[];
+}
+
+/** See the head of the file. */
+export class DataCore implements PeerListener, RouterHost {
+  readonly store: LocalStore;
+  readonly window: Window;
+  readonly arena: Arena;
+  readonly log: Log;
+  readonly replica: Replica;
+  readonly peers: Peers;
+  readonly joining: Joining;
+  readonly repairer: Repairer;
+  incarnation = 0;
+
+  readonly #transport: PeerTransport;
+  readonly #events: DataCoreEvents;
+  #view: ClusterView | null = null;
+  #nowMs = 0;
+  #serveUntilMs = -Infinity;
+  #didServe = false;
+  readonly #routers = new Map<number, DiskRouter>();
+  readonly #openings = new Map<number, Opening>();
+  readonly #slots: WriteSlot[] = [];
+  readonly #addresses = new Map<number, string>();
+  #unreachable = "";
+  readonly #failed = new Set<number>();
+  #localOperations = 0;
+
+  /**
+   * @param options.transport its listener must be this core
+   * @param options.window its arena holds all buffers
+   */
+  constructor(options: {
+    store: LocalStore;
+    window: Window;
+    arena: Arena;
+    transport: PeerTransport;
+    log: Log;
+    events: DataCoreEvents;
+  }) {
+    const { store, window, arena, transport, log, events } = options;
+    this.store = store;
+    this.window = window;
+    this.arena = arena;
+    this.log = log;
+    this.#transport = transport;
+    this.#events = events;
+    this.peers = new Peers(transport);
+    this.replica = new Replica({ store, window, arena, transport, log });
+    const { peers, replica } = this;
+    this.joining = new Joining({ store, peers, window, arena, replica, log, events });
+    this.joining.guestOperations = () =>
+      this.#localOperations + replica.counters.writes + replica.counters.reads;
+    this.repairer = new Repairer({ store, replica, peers, window, arena, log });
+    replica.joining = this.joining;
+    replica.puller = this.joining;
+    replica.damaged = (disk, chunk, block, count) =>
+      this.repairer.report(disk, chunk, block, count);
+    const slots = TRANSFERS_MAX[TransferClass.Write] + TRANSFERS_MAX[TransferClass.Control];
+    for (let i = 0; i < slots; i++) this.#slots.push(new WriteSlot());
+  }
+
+  // --------------------------------------------------------------------------------- the control's
+
+  /**
+   * The map has changed, or is known for the first time. Every epoch should come, in order; where one is left out,
+   * what was under way is judged by the map alone.
+   *
+   * @param self this node's id
+   * @param incarnation of this start of the agent
+   */
+  setMap(map: ClusterMap, self: number, incarnation: number): void {
+    const before = this.#view;
+    if (before !== null && map.epoch <= before.epoch) return;
+    const view = new ClusterView(map, self);
+    this.#view = view;
+    this.incarnation = incarnation;
+    this.peers.epoch = view.epoch;
+    this.#connect(view);
+    this.joining.mapChanged(view);
+    this.repairer.mapChanged(view);
+    for (const router of this.#routers.values()) router.mapChanged(before ?? view);
+    for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
+    this.replica.mapChanged(view, incarnation);
+    this.#failed.clear();
+  }
+
+  /** Connections to whoever may be asked for something. */
+  #connect(view: ClusterView): void {
+    for (const node of view.map.nodes) {
+      if (node.id === view.self || node.witness) continue;
+      if (this.#addresses.get(node.id) === node.dataAddress) continue;
+      this.#addresses.set(node.id, node.dataAddress);
+      this.#transport.setPeer(node.id, node.dataAddress);
+    }
+    for (const node of [...this.#addresses.keys()]) {
+      if (view.node(node) !== undefined) continue;
+      this.#addresses.delete(node);
+      this.#transport.setPeer(node, null);
+      this.peers.forget(node);
+    }
+  }
+
+  /** This node may serve until then, by the clock of {@linkcode tick}; `Infinity` where no other could take over. */
+  renew(serveUntilMs: number): void {
+    this.#serveUntilMs = serveUntilMs;
+    if (this.mayServe && !this.#didServe) {
+      this.#didServe = true;
+      for (const router of this.#routers.values()) router.resume();
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------- disks
+
+  /** The way to a disk's replicas, for its volume. */
+  router(disk: number): DiskRouter {
+    let router = this.#routers.get(disk);
+    if (router === undefined) {
+      router = new DiskRouter(this, disk);
+      this.#routers.set(disk, router);
+    }
+    return router;
+  }
+
+  /** This node has been given the disk's lease: brings the replicas in line, then lets requests through. */
+  openDisk(disk: number, generation: number): void {
+    const router = this.router(disk);
+    router.begin(generation);
+    this.#openings.get(disk)?.stop();
+    const opening = new Opening(this, disk, () => {
+      this.#openings.delete(disk);
+      if (router.generation !== generation) return;
+      if (opening.settledChunks > 0) {
+        this.log.info("replicas were brought in line after an unclean hand-over", {
+          disk: this.view.disk(disk)?.entry.name,
+          chunks: opening.settledChunks,
+        });
+      }
+      this.#events.reconciled(disk, generation);
+      router.open();
+    });
+    this.#openings.set(disk, opening);
+    opening.begin();
+  }
+
+  /** The lease goes back: nothing is under way. */
+  closeDisk(disk: number): void {
+    this.#openings.get(disk)?.stop();
+    this.#openings.delete(disk);
+    this.#routers.get(disk)?.end();
+  }
+
+  /** The disk is not served here any more. */
+  forgetDisk(disk: number): void {
+    this.closeDisk(disk);
+    this.#routers.delete(disk);
+  }
+
+  // ------------------------------------------------------------------------------------ RouterHost
+
+  /** The map as this node knows it. Throws before there is one. */
+  get view(): ClusterView {
+    if (this.#view === null) throw new Error("data core: there is no map yet");
+    return this.#view;
+  }
+
+  /** {@inheritDoc RouterHost.mayServe} */
+  get mayServe(): boolean {
+    return this.#nowMs < this.#serveUntilMs;
+  }
+
+  /** {@inheritDoc RouterHost.memberFailed} */
+  memberFailed(node: number, errno: number): void {
+    if (this.#failed.has(node)) return;
+    this.#failed.add(node);
+    this.#events.memberFailed(node, errno);
+  }
+
+  /** {@inheritDoc RouterHost.damaged} */
+  damaged(disk: DiskView, chunk: number, block: number, blockCount: number): void {
+    this.repairer.report(disk, chunk, block, blockCount);
+  }
+
+  /** {@inheritDoc RouterHost.takeSlot} */
+  takeSlot(): WriteSlot {
+    // As many as there are transfers that could need one.
+    this.#localOperations++;
+    return this.#slots.pop() ?? new WriteSlot();
+  }
+
+  /** {@inheritDoc RouterHost.releaseSlot} */
+  releaseSlot(slot: WriteSlot): void {
+    slot.router = null;
+    slot.operation = null;
+    this.#slots.push(slot);
+  }
+
+  // ---------------------------------------------------------------------------------------- links
+
+  /** {@inheritDoc PeerListener.linkUp} */
+  linkUp(link: number, node: number, isOutgoing: boolean, incarnation: number): void {
+    if (isOutgoing) this.peers.linkUp(link, node, incarnation);
+    else this.replica.linkUp(link, node, incarnation);
+  }
+
+  /** {@inheritDoc PeerListener.linkDown} */
+  linkDown(link: number): void {
+    this.peers.linkDown(link);
+    this.replica.linkDown(link);
+  }
+
+  /** {@inheritDoc PeerListener.linkReady} */
+  linkReady(link: number): void {
+    if (this.peers.isOurs(link)) this.peers.linkReady(link);
+    else this.replica.linkReady(link);
+  }
+
+  /** {@inheritDoc PeerListener.received} */
+  received(
+    link: number,
+    head: Uint8Array,
+    headBytes: number,
+    dataOffset: number,
+    dataBytes: number,
+  ): void {
+    const isGood = this.peers.isOurs(link)
+      ? this.peers.received(
+        link,
+        head,
+        headBytes,
+        dataOffset,
+        dataBytes,
+        (offset, bytes) => this.arena.release(offset, bytes),
+      )
+      : this.replica.received(link, head, headBytes, dataOffset, dataBytes);
+    if (!isGood) this.log.warn("a peer sent a message that cannot be right", { link });
+  }
+
+  // ----------------------------------------------------------------------------------------- time
+
+  /** End of a turn of the loop. */
+  endTurn(): void {
+    this.replica.endTurn();
+  }
+
+  /**
+   * Time passes; about every 10 ms while {@linkcode isBusy}, otherwise ten times a second.
+   *
+   * @param nowMs a monotonic clock, the one of {@linkcode renew}
+   */
+  tick(nowMs: number): void {
+    this.#nowMs = nowMs;
+    if (this.#view === null) return;
+    if (this.mayServe !== this.#didServe) {
+      this.#didServe = this.mayServe;
+      if (this.mayServe) { for (const router of this.#routers.values()) router.resume(); }
+    }
+    this.joining.tick(nowMs);
+    this.repairer.tick();
+    for (const router of this.#routers.values()) router.tick();
+    for (const opening of [...this.#openings.values()]) opening.tick();
+    const silent: number[] = [];
+    this.peers.tick(nowMs, (node, forMs) => {
+      if (forMs >= UNREACHABLE_MS) silent.push(node);
+    });
+    silent.sort((a, b) => a - b);
+    const key = silent.join();
+    if (key === this.#unreachable) return;
+    this.#unreachable = key;
+    this.#events.unreachable(silent);
+  }
+
+  /** True while something is under way that time moves. */
+  get isBusy(): boolean {
+    return this.joining.isBusy || this.#openings.size > 0;
+  }
+
+  /** What there is to know. */
+  get status(): DataCoreStatus {
+    const waiting: { disk: number; reason: string }[] = [];
+    for (const router of this.#routers.values()) {
+      const reason = router.waitingReason;
+      if (reason !== null) waiting.push({ disk: router.diskId, reason });
+    }
+    return {
+      epoch: this.#view?.epoch ?? 0,
+      mayServe: this.mayServe,
+      joining: this.joining.progress,
+      repaired: this.repairer.repaired,
+      replica: { ...this.replica.counters },
+      waiting,
+    };
+  }
+}

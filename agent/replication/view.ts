@@ -1,0 +1,139 @@
+/**
+ * The cluster map as the data path looks at it: what a chunk's group is, who is in it, whether it may be read or
+ * written now, in lookups that allocate nothing. Made anew at each epoch; objects of groups that did not change are
+ * not remembered from one epoch to the next.
+ *
+ * Terms: a **member** receives every write (in sync, or joining); an **in-sync** member holds every acknowledged one
+ * and may be read. A group is **open** when its in-sync set is to be trusted: nobody in it has crashed with
+ * unsynced writes (unclean), and it is not being settled.
+ *
+ * @module
+ */
+import { groupOf as groupNumber, mix32 } from "../map/hash.ts";
+import {
+  type ClusterMap,
+  copiesMinOf,
+  type DiskEntry,
+  type NodeEntry,
+  type PgEntry,
+} from "../map/map.ts";
+
+/** Most members that a group can have: five targets, and five on their way out. */
+export const MEMBERS_MAX = 10;
+
+/** A placement group at one epoch. */
+export interface GroupView {
+  readonly copies: number;
+  readonly group: number;
+  readonly entry: PgEntry;
+  /** In-sync nodes first, then those that join. */
+  readonly members: readonly number[];
+  /** The in-sync set can be trusted. */
+  readonly isOpen: boolean;
+  /** Node to read from: this one if it may be, else always the same at one epoch; 0 when there is none. */
+  readonly readFrom: number;
+}
+
+/** A disk at one epoch. */
+export interface DiskView {
+  readonly entry: DiskEntry;
+  /** What the placement hash starts from. */
+  readonly mix: number;
+  readonly groups: readonly GroupView[];
+  /** Every node that is a member of one of them. */
+  readonly nodes: readonly number[];
+  readonly copiesMin: number;
+  /** The node that holds the lease, 0: nobody. */
+  readonly holder: number;
+}
+
+/** See the head of the file. */
+export class ClusterView {
+  readonly epoch: number;
+  readonly self: number;
+  readonly map: ClusterMap;
+  readonly #disks = new Map<number, DiskView>();
+  readonly #nodes = new Map<number, NodeEntry>();
+  readonly #pools = new Map<number, readonly GroupView[]>();
+  readonly #poolNodes = new Map<number, readonly number[]>();
+  /** Disk of each layer. */
+  readonly #layers = new Map<number, DiskView>();
+
+  /** @param self this node's id in the map */
+  constructor(map: ClusterMap, self: number) {
+    this.map = map;
+    this.epoch = map.epoch;
+    this.self = self;
+    for (const node of map.nodes) this.#nodes.set(node.id, node);
+    for (const pool of map.pools) {
+      const groups = pool.pgs.map((entry, group) => this.#group(pool.copies, group, entry));
+      this.#pools.set(pool.copies, groups);
+      this.#poolNodes.set(pool.copies, [...new Set(groups.flatMap((group) => group.members))]);
+    }
+    for (const entry of map.disks) {
+      const disk: DiskView = {
+        entry,
+        mix: mix32(entry.family),
+        groups: this.#pools.get(entry.copies) ?? NO_GROUPS,
+        nodes: this.#poolNodes.get(entry.copies) ?? [],
+        copiesMin: copiesMinOf(map, entry),
+        holder: entry.lease?.node ?? 0,
+      };
+      this.#disks.set(entry.id, disk);
+      for (const layer of entry.layers) this.#layers.set(layer, disk);
+    }
+  }
+
+  #group(copies: number, group: number, entry: PgEntry): GroupView {
+    const isOpen = entry.unclean.length === 0 && !entry.unsettled;
+    const { inSync } = entry;
+    let readFrom = 0;
+    if (isOpen) {
+      if (inSync.includes(this.self)) readFrom = this.self;
+      else {
+        // Spread over the replicas that are up, the same for everyone: their caches then hold different parts.
+        const up = inSync.filter((node) => this.#nodes.get(node)?.state === "up");
+        const among = up.length > 0 ? up : inSync;
+        readFrom = among[group % among.length] ?? 0;
+      }
+    }
+    return { copies, group, entry, members: [...inSync, ...entry.joining], isOpen, readFrom };
+  }
+
+  /** A disk by its id. */
+  disk(id: number): DiskView | undefined {
+    return this.#disks.get(id);
+  }
+
+  /** The disk that a layer belongs to. */
+  diskOfLayer(layer: number): DiskView | undefined {
+    return this.#layers.get(layer);
+  }
+
+  /** All disks. */
+  disks(): IterableIterator<DiskView> {
+    return this.#disks.values();
+  }
+
+  /** A node by its id. */
+  node(id: number): NodeEntry | undefined {
+    return this.#nodes.get(id);
+  }
+
+  /** Groups of a pool, by number. */
+  pool(copies: number): readonly GroupView[] {
+    return this.#pools.get(copies) ?? NO_GROUPS;
+  }
+
+  /** All pools. */
+  pools(): IterableIterator<readonly GroupView[]> {
+    return this.#pools.values();
+  }
+
+  /** Group of a chunk of a disk. */
+  groupOf(disk: DiskView, chunk: number): GroupView {
+    return disk.groups[groupNumber(disk.mix, chunk, disk.groups.length)];
+  }
+}
+
+const NO_GROUPS: readonly GroupView[] = [];
