@@ -29,21 +29,26 @@ import { serve, type Server } from "./http/server.ts";
 import { Logger } from "./logger.ts";
 import { ControlFailure, unwrap } from "./map/errors.ts";
 import {
+  adopt,
   apply,
   type ClusterMap,
   type DiskEntry,
   diskMissing,
   EMPTY_MAP,
   findDisk,
+  findNodeByUuid,
+  type Founder,
   type MapCommand,
   type MapEffect,
+  NODE_NAME_LENGTH_MAX,
+  type NodeEntry,
 } from "./map/map.ts";
 import { decodeMap, encodeMap } from "./map/map_codec.ts";
 import { checkSocketPaths } from "./map/names.ts";
 import { createEventFd, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { createMailbox, MailboxSender } from "./platform/linux/mailbox.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
-import { VERSION } from "./version.ts";
+import { PROTOCOL, VERSION } from "./version.ts";
 import type {
   NumberedRequest,
   WorkerCheckReport,
@@ -60,6 +65,8 @@ const MAP_KEY = "map";
 const SECRET_KEY = "secret";
 /** Bytes of the cluster secret. */
 const SECRET_BYTES = 32;
+/** Where other nodes would reach this one: nowhere, as long as it is alone. */
+const LOCAL_ADDRESS = "127.0.0.1:7460";
 /** Longest wait for the data plane's last words after a stop: draining, a sync and a checkpoint. */
 const STOP_TIMEOUT_MS = 120_000;
 
@@ -156,7 +163,7 @@ class AgentCore implements Agent, ControlBackend {
       const secret = crypto.getRandomValues(new Uint8Array(SECRET_BYTES));
       await this.#plane.request({ kind: "commit", key: SECRET_KEY, value: secret });
     }
-    if (meta[MAP_KEY] !== undefined) this.#map = unwrap(decodeMap(meta[MAP_KEY]));
+    await this.#enter(meta[MAP_KEY]);
     const used = new Set(this.#map.disks.flatMap((disk) => disk.layers));
     for (let layer = 1; layer < this.#map.nextLayer; layer++) {
       const kind = used.has(layer) ? "create-layer" : "delete-layer";
@@ -176,6 +183,41 @@ class AgentCore implements Agent, ControlBackend {
       disks: this.#map.disks.length,
     });
     notifySystemd("READY=1");
+  }
+
+  /**
+   * Becomes a node of the map: founds a cluster of one, adopts a map that has no nodes, or starts its next
+   * incarnation.
+   */
+  async #enter(stored: Uint8Array | undefined): Promise<void> {
+    const { capacityBytes } = await this.#plane.request<WorkerStoreStatus>({
+      kind: "store-status",
+    });
+    const founder: Founder = {
+      clusterId: this.#ready.clusterId,
+      uuid: this.#ready.nodeId,
+      name: hostName(),
+      address: LOCAL_ADDRESS,
+      zone: "",
+      capacityBytes,
+      witness: false,
+      version: VERSION,
+      protocol: PROTOCOL,
+      bootId: readLine("/proc/sys/kernel/random/boot_id"),
+      nowMs: this.#startedMs,
+    };
+    const before = stored === undefined ? EMPTY_MAP : unwrap(decodeMap(stored));
+    const map = before.nodes.length === 0
+      ? unwrap(adopt(before, founder))
+      : startAgain(before, founder);
+    const value = unwrap(encodeMap(map));
+    await this.#plane.request({ kind: "commit", key: MAP_KEY, value });
+    this.#map = map;
+  }
+
+  /** This node's entry in the map. */
+  #self(): NodeEntry {
+    return requireSelf(this.#map, this.#ready.nodeId);
   }
 
   // ------------------------------------------------------------------------------ ControlBackend
@@ -212,7 +254,7 @@ class AgentCore implements Agent, ControlBackend {
     }
     await this.#checkCommand(command);
     const { map, effects } = unwrap(apply(this.#map, command));
-    if (effects.length === 0) return map;
+    if (map === this.#map) return map;
     const value = unwrap(encodeMap(map));
     await this.#plane.request({ kind: "commit", key: MAP_KEY, value });
     const before = this.#map;
@@ -287,8 +329,13 @@ class AgentCore implements Agent, ControlBackend {
         await this.#plane.request({ kind: "update", disk: effect.disk });
         return;
       }
+      case "groups-lost":
+        this.#log.error("data was given up", { ...effect.loss });
+        return;
       case "disk-renamed":
       case "lease-taken":
+      case "lease-released":
+      case "disk-reconciled":
         await this.#plane.request({ kind: "update", disk: effect.disk });
     }
   }
@@ -296,7 +343,8 @@ class AgentCore implements Agent, ControlBackend {
   /** A session wants to write: raise the disk's generation, durably, then grant. */
   async #lease(disk: number, token: number): Promise<void> {
     try {
-      const map = await this.propose({ kind: "take-lease", id: disk });
+      const { id: node, incarnation } = this.#self();
+      const map = await this.propose({ kind: "take-lease", id: disk, node, incarnation });
       const entry = map.disks.find((candidate) => candidate.id === disk);
       if (entry === undefined) throw new Error("the disk is gone");
       const { generation } = entry;
@@ -614,10 +662,51 @@ function hostIdentity(): Uint8Array {
   }
 }
 
-/** Name of a process, or "". The runtime may not read /proc with the permissions that the program has. */
+/**
+ * The map after this agent's start. A crash may have lost unsynced writes, and then the node's copies are
+ * unclean; a node that is alone in its cluster has nobody to agree with, so they are settled as they are.
+ */
+function startAgain(before: ClusterMap, founder: Founder): ClusterMap {
+  const { id: node } = requireSelf(before, founder.uuid);
+  const { address, version, protocol, capacityBytes, bootId, nowMs } = founder;
+  const facts = { address, version, protocol, capacityBytes, bootId, nowMs };
+  let map = unwrap(apply(before, { kind: "node-up", node, clean: false, ...facts })).map;
+  if (map.nodes.length > 1) return map;
+  const { incarnation } = requireSelf(map, founder.uuid);
+  for (const { copies: pool, pgs: groups } of map.pools) {
+    const pgs = [...groups.keys()].filter((pg) => groups[pg].unclean.length > 0);
+    map = unwrap(apply(map, { kind: "unsettle", pool, pgs })).map;
+    map = unwrap(apply(map, { kind: "settled", pool, pgs, node, incarnation })).map;
+  }
+  return map;
+}
+
+/** The entry of the node that has the store. */
+function requireSelf(map: ClusterMap, uuid: string): NodeEntry {
+  const node = findNodeByUuid(map, uuid);
+  if (node !== undefined) return node;
+  throw new ControlFailure({
+    code: "corrupt",
+    message: `the cluster map does not know the store's node ${uuid}`,
+    hint: "the node was removed from its cluster; give the agent a new --data",
+  });
+}
+
+/** This host's name as a node's: other characters become '-'. */
+function hostName(): string {
+  const name = readLine("/proc/sys/kernel/hostname").replace(/[^a-zA-Z0-9._-]/g, "-")
+    .replace(/^[^a-zA-Z0-9]+/, "").slice(0, NODE_NAME_LENGTH_MAX);
+  return name === "" ? "node" : name;
+}
+
+/** Name of a process, or "". */
 function commandOf(pid: number): string {
-  if (pid <= 0) return "";
-  const fd = libc.open(cString(`/proc/${pid}/comm`), O_RDONLY | O_CLOEXEC, 0);
+  return pid <= 0 ? "" : readLine(`/proc/${pid}/comm`);
+}
+
+/** A short file of /proc, or "". The runtime may not read there with the permissions that the program has. */
+function readLine(path: string): string {
+  const fd = libc.open(cString(path), O_RDONLY | O_CLOEXEC, 0);
   if (fd < 0) return "";
   const bytes = new Uint8Array(64);
   const length = libc.read(fd, bytes, 64n);

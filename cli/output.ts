@@ -61,6 +61,7 @@ const CONTROL_EXIT_CODES: Record<ControlErrorCode, ExitCode> = {
   unavailable: ExitCode.System,
   corrupt: ExitCode.System,
   internal: ExitCode.System,
+  stale: ExitCode.Failure,
 };
 
 /** Exit codes of what a disk's socket answers, or does not. */

@@ -48,6 +48,7 @@ export const STATUS_OF: Readonly<Record<ControlErrorCode, number>> = {
   unavailable: 503,
   corrupt: 500,
   internal: 500,
+  stale: 409,
 };
 
 /** What a server needs. */

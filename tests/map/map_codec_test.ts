@@ -34,7 +34,6 @@ const COMMANDS_V1: MapCommand[] = [
     readOnly: true,
     copies: 3,
   },
-  { kind: "take-lease", id: 1 },
   { kind: "create-disk", name: "x", sizeBytes: 512, nowMs: 1 },
   { kind: "delete-disk", name: "x" },
 ];
