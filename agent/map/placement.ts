@@ -145,7 +145,7 @@ export function place(input: PlacementInput): Placement {
 }
 
 function checkInput({ pgCount, copies, previous }: PlacementInput): void {
-  const isPower = (count: number) => Number.isInteger(Math.log2(count));
+  const isPower = (count: number) => Number.isInteger(count) && (count & (count - 1)) === 0;
   if (!(pgCount >= 1 && pgCount <= PG_COUNT_MAX && isPower(pgCount))) {
     throw new RangeError(`placement: ${pgCount} PGs are no power of two up to ${PG_COUNT_MAX}`);
   }

@@ -96,6 +96,8 @@ class Lottery {
   readonly #present: Int32Array;
   /** PGs that are still to be filled. */
   #open = 0;
+  /** All nodes can come to their quotas: none has more now, as in a new pool. */
+  readonly #isExact: boolean;
   /** Per zone, in the PG that is being filled: the ticket; low ones win. */
   readonly #tickets: Float64Array;
 
@@ -110,6 +112,7 @@ class Lottery {
       this.#lacking[zone] += this.#lacks(node);
       this.#wanting[zone] += this.#wants(node);
     });
+    this.#isExact = table.counts.every((count, node) => count <= table.shares.quota[node]);
     for (let pg = 0; pg < table.pgCount; pg++) this.#count(pg, 1);
   }
 
@@ -171,20 +174,24 @@ class Lottery {
     return best;
   }
 
-  /** How much a zone has to be taken: 3 now or never, 2 below its band, 1 below its quota. */
+  /**
+   * How much a zone has to be taken: 4 and 3 now or never, to reach its band or its quota; 2 below its
+   * band; 1 below its quota.
+   */
   #rank(zone: number): number {
     const wanting = this.#wanting[zone];
     if (wanting === 0) return 0;
-    const high = this.#table.topology.zoneHigh[zone];
+    const lacking = this.#lacking[zone];
     // Places for it in the PGs after this one.
-    const places = this.#open * high - this.#present[zone];
-    if (wanting > places) return 3;
-    return this.#lacking[zone] > 0 ? 2 : 1;
+    const places = this.#open * this.#table.topology.zoneHigh[zone] - this.#present[zone];
+    if (lacking > places) return 4;
+    if (wanting > places && this.#isExact) return 3;
+    return lacking > 0 ? 2 : 1;
   }
 
   #ticket(zone: number, rank: number): number {
     if (rank === 0) return 0;
-    return this.#tickets[zone] / (rank === 2 ? this.#lacking[zone] : this.#wanting[zone]);
+    return this.#tickets[zone] / (rank % 2 === 0 ? this.#lacking[zone] : this.#wanting[zone]);
   }
 
   /** A node of a zone that is not full in the PG; one that has most room where none needs more. */

@@ -39,8 +39,11 @@ const NODES_POLISHED_MAX = 64;
 /** Moves for each of which one more is allowed to level with. */
 const MOVES_PER_LEVELLING = 25;
 
-/** Nodes that a direct exchange is tried with before chains are searched. */
-const TRIES_MAX = 4;
+/** Zones in which a partner of a direct exchange is looked for; after that chains are searched. */
+const ZONES_TRIED_MAX = 6;
+
+/** PGs or nodes in between that are tried for a chain of two before all chains are searched. */
+const SAMPLES_MAX = 12;
 
 /**
  * Exchanges members until every node is in its band.
@@ -49,66 +52,170 @@ const TRIES_MAX = 4;
  * @param movedMinimum a lower bound of the moves; at it, nothing is searched any more
  */
 export function repair(table: PgTable, movedMinimum: number): void {
-  const { low, high } = table.shares;
-  const search = new ChainSearch(table);
-  for (let node = 0; node < table.nodeCount; node++) {
-    while (table.counts[node] < low[node] && gain(table, search, node));
-  }
-  for (let node = 0; node < table.nodeCount; node++) {
-    while (table.counts[node] > high[node] && lose(table, search, node));
-  }
+  const direct = new DirectSearch(table);
+  const chains = new ChainSearch(table);
+  for (let node = 0; node < table.nodeCount; node++) fillUp(table, direct, chains, node);
+  for (let node = 0; node < table.nodeCount; node++) drawOff(table, direct, chains, node);
   if (table.nodeCount <= NODES_POLISHED_MAX) polish(table, movedMinimum);
-  level(table);
+  level(table, direct);
 }
 
-/** Finds one more PG for a node. */
-function gain(table: PgTable, search: ChainSearch, node: number): boolean {
-  if (search.gain(node, true)) return true;
+/** Exchanges members until a node has `low` PGs, or nothing helps. */
+function fillUp(table: PgTable, direct: DirectSearch, chains: ChainSearch, node: number): void {
   const { counts, shares } = table;
-  const isGiver = (other: number) => other !== node && counts[other] > shares.low[other];
-  for (const other of extremes(table, isGiver, -1, node)) {
-    if (exchangeOne(table, other, node)) return true;
+  const isBelow = () => counts[node] < shares.low[node];
+  const isGiver = (other: number) => counts[other] > shares.low[other];
+  while (isBelow() && table.goneCount(node) > 0 && chains.gain(node, true));
+  while (isBelow()) {
+    if (direct.gain(node, isGiver)) continue;
+    if (direct.gainOverAnother(node, isGiver)) continue;
+    if (!chains.gain(node, false)) return;
   }
-  return search.gain(node, false);
 }
 
-/** Takes a PG from a node. */
-function lose(table: PgTable, search: ChainSearch, node: number): boolean {
-  if (search.lose(node, true)) return true;
+/** Exchanges members until a node has no more than `high` PGs, or nothing helps. */
+function drawOff(table: PgTable, direct: DirectSearch, chains: ChainSearch, node: number): void {
   const { counts, shares } = table;
-  const isTaker = (other: number) => other !== node && counts[other] < shares.high[other];
-  for (const other of extremes(table, isTaker, 1, node)) {
-    if (exchangeOne(table, node, other)) return true;
+  const isAbove = () => counts[node] > shares.high[node];
+  const isTaker = (other: number) => counts[other] < shares.high[other];
+  while (isAbove() && chains.lose(node, true));
+  while (isAbove()) {
+    if (direct.lose(node, isTaker)) continue;
+    if (direct.loseOverAnother(node, isTaker)) continue;
+    if (!chains.lose(node, false)) return;
   }
-  return search.lose(node, false);
 }
 
-/**
- * The nodes that have least (`sign` 1) or most (`sign` −1) for their ideal, one after the other, at
- * most {@linkcode TRIES_MAX}. Between equal ones a hash decides.
- */
-function* extremes(
-  table: PgTable,
-  isCandidate: (node: number) => boolean,
-  sign: 1 | -1,
-  seed: number,
-): Generator<number> {
-  const tried: number[] = [];
-  while (tried.length < TRIES_MAX) {
-    let best = -1;
-    let bestLevel = 0;
-    for (let node = 0; node < table.nodeCount; node++) {
-      if (!isCandidate(node) || tried.includes(node)) continue;
-      const level = sign * levelOf(table, node);
-      if (best >= 0 && level > bestLevel) continue;
-      if (best >= 0 && level === bestLevel && mixPair(node, seed) > mixPair(best, seed)) continue;
-      best = node;
-      bestLevel = level;
+/** Spends a few moves on coming nearer to the quotas. */
+function level(table: PgTable, direct: DirectSearch): void {
+  const { counts, shares } = table;
+  const movedMax = table.moved + Math.floor(table.moved / MOVES_PER_LEVELLING);
+  const isGiver = (other: number) => counts[other] > shares.quota[other];
+  for (let node = 0; node < table.nodeCount; node++) {
+    while (counts[node] < shares.quota[node] && table.moved < movedMax) {
+      if (table.work > WORK_MAX || !direct.gain(node, isGiver)) break;
+    }
+  }
+}
+
+/** Exchanges with whoever is farthest from where he should be. */
+class DirectSearch {
+  readonly #table: PgTable;
+  /** Per zone: the best partner in it, or −1, and how full he is (the less the better). */
+  readonly #best: Int32Array;
+  readonly #levels: Float64Array;
+
+  constructor(table: PgTable) {
+    this.#table = table;
+    this.#best = new Int32Array(table.topology.zones.length);
+    this.#levels = new Float64Array(table.topology.zones.length);
+  }
+
+  /** Gives a node a PG of the fullest node for which `isGiver`, if one of the first few has one. */
+  gain(node: number, isGiver: (other: number) => boolean): boolean {
+    this.#findPartners(node, isGiver, -1);
+    return this.#tryPartners(node, (partner) => this.#exchange(partner, node));
+  }
+
+  /** Gives a PG of a node to the emptiest node for which `isTaker`, if one of the first few fits. */
+  lose(node: number, isTaker: (other: number) => boolean): boolean {
+    this.#findPartners(node, isTaker, 1);
+    return this.#tryPartners(node, (partner) => this.#exchange(node, partner));
+  }
+
+  /** Two exchanges: a node takes the place of another, who takes that of a giver elsewhere. */
+  gainOverAnother(node: number, isGiver: (other: number) => boolean): boolean {
+    const table = this.#table;
+    for (let sample = 0; sample < SAMPLES_MAX; sample++) {
+      const pg = mixPair(mixPair(node, table.counts[node]), sample) % table.pgCount;
+      if (table.has(pg, node)) continue;
+      for (let place = 0; place < table.width; place++) {
+        const other = table.member(pg, place);
+        if (!table.fits(pg, other, node)) continue;
+        if (!this.gain(other, (giver) => giver !== node && isGiver(giver))) continue;
+        table.exchange(pg, other, node);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /** Two exchanges: another takes the place of a node, and a taker that of the other elsewhere. */
+  loseOverAnother(node: number, isTaker: (other: number) => boolean): boolean {
+    const table = this.#table;
+    for (let sample = 0; sample < SAMPLES_MAX; sample++) {
+      const draw = mixPair(mixPair(node, table.counts[node]), sample);
+      const pg = table.pgAt(node, draw % table.counts[node]);
+      const other = mixPair(draw, pg) % table.nodeCount;
+      if (table.has(pg, other) || !table.fits(pg, node, other)) continue;
+      if (!this.lose(other, (taker) => taker !== node && isTaker(taker))) continue;
+      table.exchange(pg, node, other);
+      return true;
+    }
+    return false;
+  }
+
+  /**
+   * Finds the emptiest (`sign` 1) or fullest (`sign` −1) candidate of each zone. Between equal ones a
+   * hash decides.
+   */
+  #findPartners(node: number, isCandidate: (other: number) => boolean, sign: 1 | -1): void {
+    const table = this.#table;
+    const best = this.#best.fill(-1);
+    for (let other = 0; other < table.nodeCount; other++) {
+      if (other === node || !isCandidate(other)) continue;
+      const level = sign * levelOf(table, other);
+      const zone = table.topology.zoneOf[other];
+      const rival = best[zone];
+      if (rival >= 0) {
+        if (level > this.#levels[zone]) continue;
+        if (level === this.#levels[zone] && mixPair(other, node) > mixPair(rival, node)) continue;
+      }
+      best[zone] = other;
+      this.#levels[zone] = level;
     }
     table.work += table.nodeCount;
-    if (best < 0) return;
-    tried.push(best);
-    yield best;
+  }
+
+  /** Tries the best of a few zones, the best first; the node's own zone always, for it always fits. */
+  #tryPartners(node: number, attempt: (partner: number) => boolean): boolean {
+    const { zoneOf, zones } = this.#table.topology;
+    for (let tries = 0; tries < ZONES_TRIED_MAX; tries++) {
+      let first = zoneOf[node];
+      if (tries < ZONES_TRIED_MAX - 1) {
+        for (let zone = 0; zone < zones.length; zone++) {
+          if (this.#best[zone] < 0) continue;
+          if (this.#best[first] < 0 || this.#levels[zone] < this.#levels[first]) first = zone;
+        }
+        this.#table.work += zones.length;
+      }
+      const partner = this.#best[first];
+      if (partner < 0) continue;
+      if (attempt(partner)) return true;
+      this.#best[first] = -1;
+    }
+    return false;
+  }
+
+  /** Puts `comes` in the place of `goes` in some PG: best where it was, or where `goes` was not. */
+  #exchange(goes: number, comes: number): boolean {
+    const table = this.#table;
+    const count = table.counts[goes];
+    const start = mixPair(mixPair(goes, comes), table.counts[comes]) % count;
+    const wanted = table.newCounts[goes] > 0 ? 0 : 1;
+    let found = -1;
+    for (let step = 0; step < count; step++) {
+      table.work++;
+      const pg = table.pgAt(goes, (start + step) % count);
+      if (table.has(pg, comes) || !table.fits(pg, goes, comes)) continue;
+      if (found < 0) found = pg;
+      if (table.cost(pg, comes) - table.cost(pg, goes) > wanted) continue;
+      found = pg;
+      break;
+    }
+    if (found < 0) return false;
+    table.exchange(found, goes, comes);
+    return true;
   }
 }
 
@@ -119,26 +226,6 @@ function levelOf(table: PgTable, node: number): number {
   const level = count / Math.max(shares.ideal[node], 1e-9);
   if (count > shares.high[node]) return level + 1e12;
   return count < shares.low[node] ? level - 1e12 : level;
-}
-
-/** Puts `comes` in the place of `goes` in some PG: best where it was, or where `goes` was not. */
-function exchangeOne(table: PgTable, goes: number, comes: number): boolean {
-  const count = table.counts[goes];
-  const start = mixPair(mixPair(goes, comes), table.counts[comes]) % count;
-  const wanted = table.newCounts[goes] > 0 ? 0 : 1;
-  let found = -1;
-  for (let step = 0; step < count; step++) {
-    table.work++;
-    const pg = table.pgAt(goes, (start + step) % count);
-    if (table.has(pg, comes) || !table.fits(pg, goes, comes)) continue;
-    if (found < 0) found = pg;
-    if (table.cost(pg, comes) - table.cost(pg, goes) > wanted) continue;
-    found = pg;
-    break;
-  }
-  if (found < 0) return false;
-  table.exchange(found, goes, comes);
-  return true;
 }
 
 /** Shortest chains, by breadth-first search. */
@@ -169,19 +256,18 @@ class ChainSearch {
     const table = this.#table;
     const { low } = table.shares;
     return this.#search(node, (comes, visit) => {
-      const pgs = isFree ? table.oldPgsOf(comes) : null;
-      const end = pgs === null ? table.pgCount : pgs.length;
-      const start = end === 0 ? 0 : mixPair(comes, node) % end;
+      const end = isFree ? table.goneCount(comes) : table.pgCount;
+      const start = mixPair(comes, node);
       for (let step = 0; step < end; step++) {
-        const at = start + step < end ? start + step : start + step - end;
-        const pg = pgs === null ? at : pgs[at];
-        const size = table.size(pg);
-        table.work += size;
+        const at = (start + step) % end;
+        const pg = isFree ? table.goneAt(comes, at) : at;
+        table.work += table.width;
         if (table.has(pg, comes)) continue;
-        for (let place = 0; place < size; place++) {
+        for (let place = 0; place < table.width; place++) {
           const goes = table.member(pg, place);
           if (!table.fits(pg, goes, comes)) continue;
-          visit(goes, pg, table.counts[goes] > low[goes] ? levelOf(table, goes) : -Infinity);
+          const isEnd = table.counts[goes] > low[goes];
+          if (visit(goes, pg, isEnd)) return;
         }
       }
     }, (pg, reached, from) => table.exchange(pg, reached, from));
@@ -198,27 +284,30 @@ class ChainSearch {
     return this.#search(node, (goes, visit) => {
       const consider = (pg: number, comes: number) => {
         table.work++;
-        if (table.has(pg, comes) || !table.fits(pg, goes, comes)) return;
-        visit(comes, pg, table.counts[comes] < high[comes] ? -levelOf(table, comes) : -Infinity);
+        if (table.has(pg, comes) || !table.fits(pg, goes, comes)) return false;
+        return visit(comes, pg, table.counts[comes] < high[comes]);
       };
       for (let place = 0; place < table.counts[goes]; place++) {
         const pg = table.pgAt(goes, place);
-        if (isFree) { for (const comes of table.oldMembers(pg)) consider(pg, comes); }
-        else for (let comes = 0; comes < table.nodeCount; comes++) consider(pg, comes);
+        if (isFree) {
+          for (const comes of table.gone(pg)) if (consider(pg, comes)) return;
+        } else {
+          for (let comes = 0; comes < table.nodeCount; comes++) if (consider(pg, comes)) return;
+        }
       }
     }, (pg, reached, from) => table.exchange(pg, from, reached));
   }
 
   /**
-   * @param expand tells `visit` all nodes that one exchange leads to, through which PG, and how good
-   * each is as an end of the chain (−∞: it is none)
+   * @param expand tells `visit` all nodes that one exchange leads to, through which PG, and whether the
+   * chain can end there; until `visit` says that it does
    * @param apply carries one exchange out
    */
   #search(
     start: number,
     expand: (
       node: number,
-      visit: (reached: number, pg: number, merit: number) => void,
+      visit: (reached: number, pg: number, isEnd: boolean) => boolean,
     ) => void,
     apply: (pg: number, reached: number, from: number) => void,
   ): boolean {
@@ -227,28 +316,25 @@ class ChainSearch {
     let queued = 0;
     queue[queued++] = start;
     this.#reached[start] = round;
-    for (let taken = 0; taken < queued; taken++) {
+    let end = -1;
+    for (let taken = 0; taken < queued && end < 0; taken++) {
       if (this.#table.work > WORK_MAX) return false;
       const node = queue[taken];
-      let end = -1;
-      let endMerit = -Infinity;
-      expand(node, (reached, pg, merit) => {
-        if (this.#reached[reached] === round || this.#passes(node, start, pg)) return;
+      expand(node, (reached, pg, isEnd) => {
+        if (this.#reached[reached] === round || this.#passes(node, start, pg)) return false;
         this.#reached[reached] = round;
         this.#from[reached] = node;
         this.#through[reached] = pg;
         queue[queued++] = reached;
-        if (merit <= endMerit) return;
-        end = reached;
-        endMerit = merit;
+        if (isEnd) end = reached;
+        return isEnd;
       });
-      if (end < 0) continue;
-      for (let at = end; at !== start; at = this.#from[at]) {
-        apply(this.#through[at], at, this.#from[at]);
-      }
-      return true;
     }
-    return false;
+    if (end < 0) return false;
+    for (let at = end; at !== start; at = this.#from[at]) {
+      apply(this.#through[at], at, this.#from[at]);
+    }
+    return true;
   }
 
   /** Says whether the chain to `node` has an exchange in this PG: a second could break its zones. */
@@ -369,22 +455,5 @@ class ExchangeGraph {
       }
     }
     return fell;
-  }
-}
-
-/** Spends a few moves on coming nearer to the quotas. */
-function level(table: PgTable): void {
-  const { counts, shares } = table;
-  const movedMax = table.moved + Math.floor(table.moved / MOVES_PER_LEVELLING);
-  for (let node = 0; node < table.nodeCount; node++) {
-    const isGiver = (other: number) => counts[other] > shares.quota[other];
-    while (counts[node] < shares.quota[node] && table.moved < movedMax) {
-      let isDone = false;
-      for (const other of extremes(table, isGiver, -1, node)) {
-        isDone = exchangeOne(table, other, node);
-        if (isDone) break;
-      }
-      if (!isDone || table.work > WORK_MAX) break;
-    }
   }
 }

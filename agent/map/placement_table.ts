@@ -35,8 +35,11 @@ export class PgTable {
   /** Previous members; PG p has those from #oldStarts[p] to #oldStarts[p + 1]. */
   readonly #old: Int32Array;
   readonly #oldStarts: Int32Array;
-  /** Of each node: the PGs where it was. */
-  readonly #oldPgs: number[][];
+  /** Of each node: where it stands in `old` for PGs that it was in and is not in now, in any order. */
+  readonly #gone: number[][];
+  /** Of each entry of `old`: where it stands in its node's list of those, and its PG. */
+  readonly #goneAt: Int32Array;
+  readonly #oldPg: Int32Array;
   /** Of each node: where it stands in `members`, in any order. */
   readonly #slots: number[][];
   /** Of each entry of `members`: where it stands in its node's list of slots. */
@@ -72,12 +75,17 @@ export class PgTable {
       this.#oldStarts[pg + 1] = this.#oldStarts[pg] + old[pg].length;
     }
     this.#old = Int32Array.from(old.flat());
-    this.#oldPgs = Array.from({ length: this.nodeCount }, () => []);
+    this.#gone = Array.from({ length: this.nodeCount }, () => []);
+    this.#goneAt = new Int32Array(this.#old.length);
+    this.#oldPg = new Int32Array(this.#old.length);
     this.#slots = Array.from({ length: this.nodeCount }, () => []);
     this.#slotAt = new Int32Array(this.pgCount * this.width);
-    old.forEach((members, pg) => {
-      for (const node of members) this.#oldPgs[node].push(pg);
-    });
+    for (let pg = 0; pg < this.pgCount; pg++) {
+      for (let at = this.#oldStarts[pg]; at < this.#oldStarts[pg + 1]; at++) {
+        this.#oldPg[at] = pg;
+        this.#goneAt[at] = this.#gone[this.#old[at]].push(at) - 1;
+      }
+    }
   }
 
   /** Members of a PG now. */
@@ -102,21 +110,34 @@ export class PgTable {
 
   /** Says whether a node was in a PG. */
   had(pg: number, node: number): boolean {
+    return this.#oldAt(pg, node) >= 0;
+  }
+
+  #oldAt(pg: number, node: number): number {
     const end = this.#oldStarts[pg + 1];
     for (let at = this.#oldStarts[pg]; at < end; at++) {
-      if (this.#old[at] === node) return true;
+      if (this.#old[at] === node) return at;
     }
-    return false;
+    return -1;
   }
 
-  /** Previous members of a PG that are usable still, in their order. */
-  oldMembers(pg: number): Int32Array {
-    return this.#old.subarray(this.#oldStarts[pg], this.#oldStarts[pg + 1]);
+  /** Old members of a PG that are not in it now. */
+  gone(pg: number): number[] {
+    const left: number[] = [];
+    for (let at = this.#oldStarts[pg]; at < this.#oldStarts[pg + 1]; at++) {
+      if (!this.has(pg, this.#old[at])) left.push(this.#old[at]);
+    }
+    return left;
   }
 
-  /** PGs where a node was, ascending. */
-  oldPgsOf(node: number): readonly number[] {
-    return this.#oldPgs[node];
+  /** How many PGs there are where a node was and is no longer. */
+  goneCount(node: number): number {
+    return this.#gone[node].length;
+  }
+
+  /** The one of them at place 0…`goneCount − 1`, in any order. */
+  goneAt(node: number, place: number): number {
+    return this.#oldPg[this.#gone[node][place]];
   }
 
   /** A PG where a node is: the one at place 0…`counts[node] − 1` of its list, in any order. */
@@ -158,14 +179,12 @@ export class PgTable {
   exchange(pg: number, goes: number, comes: number): void {
     let slot = pg * this.width;
     while (this.#members[slot] !== goes) slot++;
-    const slots = this.#slots[goes];
-    const last = slots.pop()!;
-    if (last !== slot) {
-      slots[this.#slotAt[slot]] = last;
-      this.#slotAt[last] = this.#slotAt[slot];
-    }
+    removeAt(this.#slots[goes], this.#slotAt, slot);
     this.counts[goes]--;
-    if (!this.had(pg, goes)) {
+    const oldAt = this.#oldAt(pg, goes);
+    if (oldAt >= 0) {
+      this.#goneAt[oldAt] = this.#gone[goes].push(oldAt) - 1;
+    } else {
       this.newCounts[goes]--;
       this.moved--;
     }
@@ -176,8 +195,20 @@ export class PgTable {
     this.#members[slot] = node;
     this.#slotAt[slot] = this.#slots[node].push(slot) - 1;
     this.counts[node]++;
-    if (this.had(pg, node)) return;
-    this.newCounts[node]++;
-    this.moved++;
+    const oldAt = this.#oldAt(pg, node);
+    if (oldAt >= 0) {
+      removeAt(this.#gone[node], this.#goneAt, oldAt);
+    } else {
+      this.newCounts[node]++;
+      this.moved++;
+    }
   }
+}
+
+/** Takes `item` out of a list without order; `places` says where in it each item stands. */
+function removeAt(list: number[], places: Int32Array, item: number): void {
+  const last = list.pop()!;
+  if (last === item) return;
+  list[places[item]] = last;
+  places[last] = places[item];
 }
