@@ -63,7 +63,7 @@ export interface PeerTransport {
     dataOffset: number,
     dataBytes: number,
   ): boolean;
-  /** Stops or continues delivering from this link. A message that is being delivered from the same batch may be the last one. */
+  /** Stops or continues delivering from this link. Messages that came sealed together (up to 64 KiB of heads) still come. */
   pause(link: number, paused: boolean): void;
 }
 
