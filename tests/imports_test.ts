@@ -11,8 +11,8 @@ const root = new URL("../agent/", import.meta.url);
 /** What the files of each folder of `agent/` may import, besides their own folder. */
 const ALLOWED: Record<string, string[]> = {
   "base": ["platform/platform.ts"],
-  "platform": ["base", "platform"],
-  "wire": ["base"],
+  "platform": ["base", "platform", "wire"],
+  "wire": ["base", "platform/platform.ts", "platform/network.ts", "node:crypto", "node:buffer"],
   "map": ["base", "msgpackr"],
   "store": ["base", "platform/platform.ts"],
   "volume": ["base", "platform/platform.ts", "blk/target.ts", "store/operation.ts"],
@@ -23,7 +23,7 @@ const ALLOWED: Record<string, string[]> = {
 };
 
 /** Folders whose code is a pure function of its inputs. */
-const PURE = ["base", "map", "store", "volume", "blk", "vhost"];
+const PURE = ["base", "wire", "map", "store", "volume", "blk", "vhost"];
 
 /** What a pure part must not name: the runtime, timers, the clock, unseeded chance, promises. */
 const FORBIDDEN =

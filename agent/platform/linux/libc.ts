@@ -70,6 +70,9 @@ const symbols = {
   recvmsg: { parameters: ["i32", "buffer", /* struct msghdr* */ "i32"], result: "i32" },
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  send: { parameters: ["i32", "buffer", "usize", "i32"], result: "isize" },
+  setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   poll: { parameters: ["buffer", /* struct pollfd* */ "usize", "i32"], result: "i32" },
   errnoLocation: { name: "__errno_location", parameters: [], result: "pointer" },
 } as const;
@@ -125,8 +128,13 @@ const NAMES: Record<number, string> = {
   74: "EBADMSG (checksum does not match)",
   95: "EOPNOTSUPP (operation not supported)",
   98: "EADDRINUSE (address already in use)",
+  101: "ENETUNREACH (network is unreachable)",
+  103: "ECONNABORTED (connection aborted)",
   104: "ECONNRESET (connection reset by peer)",
+  110: "ETIMEDOUT (connection timed out)",
   111: "ECONNREFUSED (connection refused)",
+  113: "EHOSTUNREACH (no route to host)",
+  125: "ECANCELED (cancelled)",
 };
 
 /** errno as text for people: name and meaning, or its number. */

@@ -33,10 +33,14 @@ export const IORING_OP_WRITEV = 2;
 export const IORING_OP_FSYNC = 3;
 export const IORING_OP_POLL_ADD = 6;
 export const IORING_OP_SYNC_FILE_RANGE = 8;
+export const IORING_OP_ACCEPT = 13;
 export const IORING_OP_ASYNC_CANCEL = 14;
+export const IORING_OP_CONNECT = 16;
 export const IORING_OP_FALLOCATE = 17;
 export const IORING_OP_READ = 22;
 export const IORING_OP_WRITE = 23;
+export const IORING_OP_SEND = 26;
+export const IORING_OP_RECV = 27;
 
 /** fsync_flags: fdatasync. */
 export const IORING_FSYNC_DATASYNC = 1;
