@@ -31,6 +31,7 @@
  */
 
 import { fill, membersKept } from "./placement_fill.ts";
+import { leastMoves } from "./placement_bound.ts";
 import { repair } from "./placement_repair.ts";
 import {
   type PlacementNode,
@@ -169,52 +170,6 @@ function placementKept(before: number[][], nodes: readonly PlacementNode[]): Pla
     movedMinimum: 0,
     imbalance: 0,
   };
-}
-
-/**
- * A lower bound of the moves. All replicas less those that can stay: of a PG not more than its zones
- * allow, of a node not more than its band allows; and at least what nodes lack to their bands.
- */
-function leastMoves(
-  topology: Topology,
-  shares: Shares,
-  old: readonly (readonly number[])[],
-): number {
-  const { zones, zoneOf, zoneLow, zoneHigh, width } = topology;
-  const counts = new Int32Array(zoneOf.length);
-  const ofZones = new Int32Array(zones.length);
-  let ofPgs = 0;
-  for (const members of old) {
-    const inZone = new Map<number, number>();
-    for (const node of members) {
-      counts[node]++;
-      inZone.set(zoneOf[node], (inZone.get(zoneOf[node]) ?? 0) + 1);
-    }
-    let able = 0;
-    // What all zones together must have, whoever is there, leaves less for the others.
-    let spare = width - zoneLow.reduce((total, least) => total + least, 0);
-    for (const [zone, count] of inZone) {
-      ofZones[zone] += Math.min(count, zoneHigh[zone]);
-      able += Math.min(count, zoneLow[zone]);
-    }
-    for (const [zone, count] of inZone) {
-      const more = Math.min(spare, Math.max(0, Math.min(count, zoneHigh[zone]) - zoneLow[zone]));
-      spare -= more;
-      able += more;
-    }
-    ofPgs += able;
-  }
-  let ofNodes = 0;
-  let lacking = 0;
-  zones.forEach((members, zone) => {
-    let able = 0;
-    for (const node of members) {
-      able += Math.min(counts[node], shares.high[node]);
-      lacking += Math.max(0, shares.low[node] - counts[node]);
-    }
-    ofNodes += Math.min(able, ofZones[zone]);
-  });
-  return Math.max(width * old.length - Math.min(ofPgs, ofNodes), lacking);
 }
 
 /** Members of a PG: those that stay in their order, then those that came. */

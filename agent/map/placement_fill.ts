@@ -85,6 +85,9 @@ export function fill(table: PgTable): void {
   }
 }
 
+/** More than any ticket: 32 bits of a hash, divided by a need. */
+const RANK = 2 ** 33;
+
 /** What zones and nodes need, kept while PGs are filled one after the other. */
 class Lottery {
   readonly #table: PgTable;
@@ -121,7 +124,7 @@ class Lottery {
     this.#count(pg, -1);
     const { zones } = this.#table.topology;
     for (let zone = 0; zone < zones.length; zone++) {
-      if (this.#wanting[zone] > 0) this.#tickets[zone] = mixPair(zone, pg) + 1;
+      this.#tickets[zone] = this.#ticket(zone, pg);
     }
     while (this.#table.size(pg) < this.#table.width) {
       const zone = this.#zoneFor(pg);
@@ -131,6 +134,7 @@ class Lottery {
       this.#table.add(pg, node);
       this.#lacking[zone] += this.#lacks(node);
       this.#wanting[zone] += this.#wants(node);
+      this.#tickets[zone] = this.#ticket(zone, pg);
     }
   }
 
@@ -156,42 +160,30 @@ class Lottery {
     const { zoneLow, zoneHigh } = this.#table.topology;
     const inZone = (zone: number) => this.#table.zoneCount(pg, zone);
     const room = this.#table.width - this.#table.size(pg);
-    const isOwed = zonesOwed(this.#table.topology, inZone) === room;
+    const most = zonesOwed(this.#table.topology, inZone) === room ? zoneLow : zoneHigh;
+    const tickets = this.#tickets;
     let best = -1;
-    let bestRank = 0;
-    let bestTicket = 0;
-    for (let zone = 0; zone < zoneHigh.length; zone++) {
-      const rank = this.#rank(zone);
-      if (best >= 0 && rank < bestRank) continue;
-      const ticket = this.#ticket(zone, rank);
-      if (best >= 0 && rank === bestRank && ticket >= bestTicket) continue;
-      const count = inZone(zone);
-      if (count >= (isOwed ? zoneLow[zone] : zoneHigh[zone])) continue;
-      best = zone;
-      bestRank = rank;
-      bestTicket = ticket;
+    for (let zone = 0; zone < tickets.length; zone++) {
+      if (best >= 0 && tickets[zone] >= tickets[best]) continue;
+      if (inZone(zone) < most[zone]) best = zone;
     }
     return best;
   }
 
   /**
-   * How much a zone has to be taken: 4 and 3 now or never, to reach its band or its quota; 2 below its
-   * band; 1 below its quota.
+   * A zone's ticket in a PG; the lowest wins. Each rank is below the next: now or never, to reach the
+   * band or the quotas; below its band; below its quotas; the others.
    */
-  #rank(zone: number): number {
+  #ticket(zone: number, pg: number): number {
     const wanting = this.#wanting[zone];
-    if (wanting === 0) return 0;
+    if (wanting === 0) return RANK * 4;
     const lacking = this.#lacking[zone];
+    const chance = mixPair(zone, pg) + 1;
     // Places for it in the PGs after this one.
     const places = this.#open * this.#table.topology.zoneHigh[zone] - this.#present[zone];
-    if (lacking > places) return 4;
-    if (wanting > places && this.#isExact) return 3;
-    return lacking > 0 ? 2 : 1;
-  }
-
-  #ticket(zone: number, rank: number): number {
-    if (rank === 0) return 0;
-    return this.#tickets[zone] / (rank % 2 === 0 ? this.#lacking[zone] : this.#wanting[zone]);
+    if (lacking > places) return chance / lacking;
+    if (wanting > places && this.#isExact) return RANK + chance / wanting;
+    return lacking > 0 ? RANK * 2 + chance / lacking : RANK * 3 + chance / wanting;
   }
 
   /** A node of a zone that is not full in the PG; one that has most room where none needs more. */
@@ -205,7 +197,7 @@ class Lottery {
       const need = isLacking ? this.#lacks(node) : this.#wants(node);
       const ticket = need > 0
         ? (mixPair(node, ~pg) + 1) / need
-        : 2 ** 33 + counts[node] - shares.quota[node];
+        : RANK + counts[node] - shares.quota[node];
       if (best >= 0 && ticket >= bestTicket) continue;
       best = node;
       bestTicket = ticket;

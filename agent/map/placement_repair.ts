@@ -63,11 +63,11 @@ export function repair(table: PgTable, movedMinimum: number): void {
 /** Exchanges members until a node has `low` PGs, or nothing helps. */
 function fillUp(table: PgTable, direct: DirectSearch, chains: ChainSearch, node: number): void {
   const { counts, shares } = table;
-  const isBelow = () => counts[node] < shares.low[node];
+  const lacking = () => shares.low[node] - counts[node];
   const isGiver = (other: number) => counts[other] > shares.low[other];
-  while (isBelow() && table.goneCount(node) > 0 && chains.gain(node, true));
-  while (isBelow()) {
-    if (direct.gain(node, isGiver)) continue;
+  while (lacking() > 0 && table.goneCount(node) > 0 && chains.gain(node, true));
+  while (lacking() > 0) {
+    if (direct.gain(node, lacking(), isGiver)) continue;
     if (direct.gainOverAnother(node, isGiver)) continue;
     if (!chains.gain(node, false)) return;
   }
@@ -76,11 +76,11 @@ function fillUp(table: PgTable, direct: DirectSearch, chains: ChainSearch, node:
 /** Exchanges members until a node has no more than `high` PGs, or nothing helps. */
 function drawOff(table: PgTable, direct: DirectSearch, chains: ChainSearch, node: number): void {
   const { counts, shares } = table;
-  const isAbove = () => counts[node] > shares.high[node];
+  const surplus = () => counts[node] - shares.high[node];
   const isTaker = (other: number) => counts[other] < shares.high[other];
-  while (isAbove() && chains.lose(node, true));
-  while (isAbove()) {
-    if (direct.lose(node, isTaker)) continue;
+  while (surplus() > 0 && chains.lose(node, true));
+  while (surplus() > 0) {
+    if (direct.lose(node, surplus(), isTaker)) continue;
     if (direct.loseOverAnother(node, isTaker)) continue;
     if (!chains.lose(node, false)) return;
   }
@@ -92,8 +92,9 @@ function level(table: PgTable, direct: DirectSearch): void {
   const movedMax = table.moved + Math.floor(table.moved / MOVES_PER_LEVELLING);
   const isGiver = (other: number) => counts[other] > shares.quota[other];
   for (let node = 0; node < table.nodeCount; node++) {
-    while (counts[node] < shares.quota[node] && table.moved < movedMax) {
-      if (table.work > WORK_MAX || !direct.gain(node, isGiver)) break;
+    for (;;) {
+      const wanted = Math.min(shares.quota[node] - counts[node], movedMax - table.moved);
+      if (wanted <= 0 || table.work > WORK_MAX || !direct.gain(node, wanted, isGiver)) break;
     }
   }
 }
@@ -104,6 +105,8 @@ class DirectSearch {
   /** Per zone: the best partner in it, or −1, and how full he is (the less the better). */
   readonly #best: Int32Array;
   readonly #levels: Float64Array;
+  /** Zones that have a partner, the best first. */
+  readonly #order: number[] = [];
 
   constructor(table: PgTable) {
     this.#table = table;
@@ -111,16 +114,21 @@ class DirectSearch {
     this.#levels = new Float64Array(table.topology.zones.length);
   }
 
-  /** Gives a node a PG of the fullest node for which `isGiver`, if one of the first few has one. */
-  gain(node: number, isGiver: (other: number) => boolean): boolean {
+  /**
+   * Gives a node PGs of the fullest nodes for which `isGiver`.
+   *
+   * @param wanted most PGs to give it
+   * @returns whether it got one
+   */
+  gain(node: number, wanted: number, isGiver: (other: number) => boolean): boolean {
     this.#findPartners(node, isGiver, -1);
-    return this.#tryPartners(node, (partner) => this.#exchange(partner, node));
+    return this.#tryPartners(node, wanted, -1);
   }
 
-  /** Gives a PG of a node to the emptiest node for which `isTaker`, if one of the first few fits. */
-  lose(node: number, isTaker: (other: number) => boolean): boolean {
+  /** Gives PGs of a node to the emptiest nodes for which `isTaker`; else as `gain`. */
+  lose(node: number, wanted: number, isTaker: (other: number) => boolean): boolean {
     this.#findPartners(node, isTaker, 1);
-    return this.#tryPartners(node, (partner) => this.#exchange(node, partner));
+    return this.#tryPartners(node, wanted, 1);
   }
 
   /** Two exchanges: a node takes the place of another, who takes that of a giver elsewhere. */
@@ -132,7 +140,7 @@ class DirectSearch {
       for (let place = 0; place < table.width; place++) {
         const other = table.member(pg, place);
         if (!table.fits(pg, other, node)) continue;
-        if (!this.gain(other, (giver) => giver !== node && isGiver(giver))) continue;
+        if (!this.gain(other, 1, (giver) => giver !== node && isGiver(giver))) continue;
         table.exchange(pg, other, node);
         return true;
       }
@@ -148,7 +156,7 @@ class DirectSearch {
       const pg = table.pgAt(node, draw % table.counts[node]);
       const other = mixPair(draw, pg) % table.nodeCount;
       if (table.has(pg, other) || !table.fits(pg, node, other)) continue;
-      if (!this.lose(other, (taker) => taker !== node && isTaker(taker))) continue;
+      if (!this.lose(other, 1, (taker) => taker !== node && isTaker(taker))) continue;
       table.exchange(pg, node, other);
       return true;
     }
@@ -174,27 +182,38 @@ class DirectSearch {
       best[zone] = other;
       this.#levels[zone] = level;
     }
-    table.work += table.nodeCount;
+    table.work += table.nodeCount + best.length;
   }
 
-  /** Tries the best of a few zones, the best first; the node's own zone always, for it always fits. */
-  #tryPartners(node: number, attempt: (partner: number) => boolean): boolean {
-    const { zoneOf, zones } = this.#table.topology;
-    for (let tries = 0; tries < ZONES_TRIED_MAX; tries++) {
-      let first = zoneOf[node];
-      if (tries < ZONES_TRIED_MAX - 1) {
-        for (let zone = 0; zone < zones.length; zone++) {
-          if (this.#best[zone] < 0) continue;
-          if (this.#best[first] < 0 || this.#levels[zone] < this.#levels[first]) first = zone;
-        }
-        this.#table.work += zones.length;
+  /**
+   * Exchanges with the best of each zone, the best first, until a better one may be elsewhere. Gives up
+   * after a few that do not fit; the node's own zone is always tried, for it fits most often.
+   */
+  #tryPartners(node: number, wanted: number, sign: 1 | -1): boolean {
+    const levels = this.#levels;
+    const own = this.#table.topology.zoneOf[node];
+    const order = this.#order;
+    order.length = 0;
+    this.#best.forEach((partner, zone) => partner >= 0 && order.push(zone));
+    order.sort((left, right) => levels[left] - levels[right] || left - right);
+    let done = 0;
+    let failures = 0;
+    let levelAfter = Infinity;
+    for (const zone of order) {
+      if (done === wanted || levels[zone] > levelAfter) return true;
+      if (failures === ZONES_TRIED_MAX) break;
+      const partner = this.#best[zone];
+      if (sign < 0 ? this.#exchange(partner, node) : this.#exchange(node, partner)) {
+        done++;
+        levelAfter = Math.min(levelAfter, sign * levelOf(this.#table, partner));
+      } else {
+        failures++;
+        if (zone === own) this.#best[own] = -1;
       }
-      const partner = this.#best[first];
-      if (partner < 0) continue;
-      if (attempt(partner)) return true;
-      this.#best[first] = -1;
     }
-    return false;
+    if (done > 0 || this.#best[own] < 0) return done > 0;
+    const partner = this.#best[own];
+    return sign < 0 ? this.#exchange(partner, node) : this.#exchange(node, partner);
   }
 
   /** Puts `comes` in the place of `goes` in some PG: best where it was, or where `goes` was not. */
@@ -354,8 +373,8 @@ function polish(table: PgTable, movedMinimum: number): void {
 
 /**
  * The graph of exchanges: a node for each node of the cluster, an edge from `goes` to `comes` for their
- * cheapest exchange, and a *pool* that all who may lose a PG give to and all who may gain one take
- * from. Costs are −1 (a moved replica goes, an old one comes back), 0 or 1.
+ * cheapest exchange, and a *pool* that leads to all who may lose a PG and is reached from all who may
+ * gain one. Costs are −1 (a moved replica goes, an old one comes back), 0 or 1.
  */
 class ExchangeGraph {
   readonly #table: PgTable;
@@ -403,8 +422,8 @@ class ExchangeGraph {
     const nodes = this.#nodes;
     this.#cost.fill(2);
     for (let node = 0; node < this.#pool; node++) {
-      if (counts[node] < shares.high[node]) this.#cost[this.#pool * nodes + node] = 0;
-      if (counts[node] > shares.low[node]) this.#cost[node * nodes + this.#pool] = 0;
+      if (counts[node] > shares.low[node]) this.#cost[this.#pool * nodes + node] = 0;
+      if (counts[node] < shares.high[node]) this.#cost[node * nodes + this.#pool] = 0;
     }
     for (let pg = 0; pg < table.pgCount; pg++) {
       for (let comes = 0; comes < this.#pool; comes++) {
