@@ -12,7 +12,8 @@ const root = new URL("../agent/", import.meta.url);
 const ALLOWED: Record<string, string[]> = {
   "base": ["platform/platform.ts"],
   "platform": ["base", "platform"],
-  "wire": ["base"],
+  "wire": ["base", "platform/platform.ts", "platform/network.ts", "node:crypto", "node:buffer"],
+  "gossip": ["base", "platform/platform.ts"],
   "map": ["base", "msgpackr"],
   "store": ["base", "platform/platform.ts"],
   "volume": ["base", "platform/platform.ts", "blk/target.ts", "store/operation.ts"],
@@ -23,7 +24,7 @@ const ALLOWED: Record<string, string[]> = {
 };
 
 /** Folders whose code is a pure function of its inputs. */
-const PURE = ["base", "map", "store", "volume", "blk", "vhost"];
+const PURE = ["base", "wire", "gossip", "map", "store", "volume", "blk", "vhost"];
 
 /** What a pure part must not name: the runtime, timers, the clock, unseeded chance, promises. */
 const FORBIDDEN =

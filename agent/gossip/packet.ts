@@ -294,7 +294,7 @@ function readEntry(reader: PackReader): Entry {
   let by = "";
   const isFull = state === "alive" && count === 6;
   if (isFull) content = readContent(reader);
-  else if (state === "suspect") accusations = readAccusations(reader);
+  else if (state === "suspect") accusations = readAccusations(reader, uuid);
   else if (state === "dead") by = readUuid(reader);
   const expected = isFull ? 6 : state === "suspect" || state === "dead" ? 5 : 4;
   if (count !== expected) reader.fail();
@@ -309,13 +309,14 @@ function readContent(reader: PackReader): Content | null {
   return meta === null ? null : { address, meta, metaBytes };
 }
 
-function readAccusations(reader: PackReader): Accusation[] {
+function readAccusations(reader: PackReader, uuid: string): Accusation[] {
   const count = reader.array();
   if (count < 1 || count > ACCUSATIONS_MAX) reader.fail();
   const accusations: Accusation[] = [];
   for (let i = 0; i < count && !reader.isFailed; i++) {
     expectArray(reader, 3);
     const by = readUuid(reader);
+    if (by === uuid) reader.fail();
     accusations.push({ by, asked: reader.uint(HELPERS_MAX), nacks: reader.uint(HELPERS_MAX) });
   }
   return accusations;

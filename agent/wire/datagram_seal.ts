@@ -153,7 +153,9 @@ export class DatagramSeal {
   ) {
     const { secret } = options;
     if (secret.length !== SECRET_BYTES) {
-      throw new RangeError(`seal: the secret has ${secret.length} bytes instead of ${SECRET_BYTES}`);
+      throw new RangeError(
+        `seal: the secret has ${secret.length} bytes instead of ${SECRET_BYTES}`,
+      );
     }
     this.#key = new Uint8Array(hkdfSync("sha256", secret, new Uint8Array(0), KEY_PURPOSE, 32));
     this.#random = options.random;
