@@ -32,7 +32,6 @@ import { LinuxMemory } from "./platform/linux/memory.ts";
 import { Ring } from "./platform/linux/ring.ts";
 import { SocketWatcher } from "./platform/linux/socket.ts";
 import { LinuxRandom } from "./platform/linux/random.ts";
-import { DAMAGE_MAX } from "./store/core.ts";
 import { StoreError } from "./store/errors.ts";
 import { Operation, OperationKind } from "./store/operation.ts";
 import { Store } from "./store/store.ts";
@@ -456,35 +455,25 @@ export class DataPlane implements DiskServerHost {
 
   /**
    * Makes a value durable. One that is too long for one record is laid down in parts first, under keys of this
-   * epoch's own, and takes effect with the record that names them.
+   * epoch's own, and takes effect with the record that names them: a batch of META is kept in order.
    */
   #commit(key: string, value: Uint8Array, done: (error: StoreError | null) => void): void {
     const old = this.#partKeys(key);
     const count = Math.ceil(value.length / META_PART_BYTES);
+    const entries: { key: string; value: Uint8Array | null }[] = [];
     if (count <= 1) {
-      this.#store.setMeta(key, concatenated([0, 0, 0, 0], value), (error) => {
-        done(error);
-        if (error === null) this.#removeParts(old);
-      });
-      return;
+      entries.push({ key, value: concatenated([0, 0, 0, 0], value) });
+    } else {
+      // Parts alternate between two sets of keys, so that those in force are never overwritten.
+      const set = old.some((part) => part.startsWith(`${key}#a`)) ? "b" : "a";
+      for (let i = 0; i < count; i++) {
+        const part = value.subarray(i * META_PART_BYTES, (i + 1) * META_PART_BYTES);
+        entries.push({ key: `${key}#${set}${i}`, value: part });
+      }
+      entries.push({ key, value: Uint8Array.of(count, count >>> 8, set.charCodeAt(0), 1) });
     }
-    // Parts alternate between two sets of keys, so that those in force are never overwritten.
-    const set = old.some((part) => part.startsWith(`${key}#a`)) ? "b" : "a";
-    let left = count;
-    let failed: StoreError | null = null;
-    for (let i = 0; i < count; i++) {
-      const part = value.slice(i * META_PART_BYTES, (i + 1) * META_PART_BYTES);
-      this.#store.setMeta(`${key}#${set}${i}`, part, (error) => {
-        failed ??= error;
-        if (--left > 0) return;
-        if (failed !== null) return done(failed);
-        const head = Uint8Array.of(count, count >>> 8, set.charCodeAt(0), 1);
-        this.#store.setMeta(key, head, (error) => {
-          done(error);
-          if (error === null) this.#removeParts(old);
-        });
-      });
-    }
+    for (const part of old) entries.push({ key: part, value: null });
+    this.#store.setMetaBatch(entries, done);
   }
 
   /** Keys of the parts that are in force. */
@@ -493,14 +482,6 @@ export class DataPlane implements DiskServerHost {
     if (head === null || head[3] === 0) return [];
     const count = head[0] | head[1] << 8;
     return Array.from({ length: count }, (_, i) => `${key}#${String.fromCharCode(head[2])}${i}`);
-  }
-
-  #removeParts(keys: readonly string[]): void {
-    for (const key of keys) {
-      this.#store.setMeta(key, null, (error) => {
-        if (error !== null) this.log.warn("an old value could not be removed", { key });
-      });
-    }
   }
 
   #readValue(key: string): Uint8Array {
@@ -529,7 +510,7 @@ export class DataPlane implements DiskServerHost {
       waitingWrites: stats.waitingWrites,
       failed: stats.failed,
       // The list leaves out what has been written again since; past its end nobody knows.
-      damagedBlocks: stats.damageCount <= DAMAGE_MAX ? stats.damage.length : stats.damageCount,
+      damagedBlocks: stats.damage.length + stats.damageUnlisted,
       damage: blocks.map(({ layer, chunk, block }) => ({
         layer,
         offsetBytes: chunk * CHUNK_BYTES + block * 4096,

@@ -6,6 +6,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import type { SimulatedDisk } from "../../agent/platform/simulated/disk.ts";
+import { FORMAT_VERSION } from "../../agent/store/format.ts";
 import { OperationKind } from "../../agent/store/operation.ts";
 import { Bench, HOST, makeDisk, type Shape, SMALL } from "./harness.ts";
 
@@ -234,7 +235,7 @@ Deno.test("a store of a newer format is refused by name and left alone", () => {
   for (const offset of [0, 512 * 1024]) {
     const bytes = bench.disk.peek(offset, 4096);
     const at = 8 * 1024 * 1024;
-    bytes[8] = bytes[12] = 2;
+    bytes[8] = bytes[12] = FORMAT_VERSION + 1;
     bytes.fill(0, 4092);
     bench.window.bytes.set(bytes, at);
     new DataView(bytes.buffer).setUint32(4092, bench.window.kernel.checksum(at, 4096), true);

@@ -60,7 +60,7 @@ function hex(at: number, length: number): string {
 
 Deno.test("encodeSuperblock() lays the fields out as drawn", () => {
   encodeSuperblock(window, 0, SUPERBLOCK);
-  assertEquals(hex(0, 16), "4b454c5049455342" + "01000000" + "01000000");
+  assertEquals(hex(0, 16), "4b454c5049455342" + "02000000" + "02000000");
   assertEquals(hex(16, 64), "01".repeat(16) + "02".repeat(16) + "03".repeat(16) + "04".repeat(16));
   assertEquals(hex(80, 8), "0500000001000000");
   assertEquals(
@@ -109,7 +109,7 @@ Deno.test("encodeSegmentHeader() lays the fields out as drawn", () => {
   Object.assign(header, { kind: SegmentKind.Log, sequence: 5, next: 6, previous: 7 });
   Object.assign(header, { startLsn: 9, previousEndLsn: 8, checkpointId: 0 });
   encodeSegmentHeader(window, 0, SUPERBLOCK.storeId, header);
-  assertEquals(hex(0, 16), "4b454c5049455347" + "01000000" + "01000000");
+  assertEquals(hex(0, 16), "4b454c5049455347" + "02000000" + "01000000");
   assertEquals(
     hex(32, 40),
     "0500000000000000" + "06000000" + "07000000" + "0900000000000000" + "0800000000000000" +
