@@ -122,32 +122,33 @@ export class DataCore implements PeerListener, RouterHost {
     const before = this.#view;
     if (before !== null && map.epoch <= before.epoch) return;
     const view = new ClusterView(map, self);
+    const isJump = before !== null && map.epoch !== before.epoch + 1;
     this.#view = view;
     this.incarnation = incarnation;
     this.peers.epoch = view.epoch;
-    this.#connect(view);
+    for (const node of [...this.#addresses.keys()]) {
+      if (view.node(node) === undefined) this.setAddress(node, null);
+    }
     this.joining.mapChanged(view);
     this.repairer.mapChanged(view);
-    for (const router of this.#routers.values()) router.mapChanged(before ?? view);
+    for (const router of this.#routers.values()) router.mapChanged(before ?? view, isJump);
     for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
     this.replica.mapChanged(view, incarnation);
     this.#failed.clear();
   }
 
-  /** Connections to whoever may be asked for something. */
-  #connect(view: ClusterView): void {
-    for (const node of view.map.nodes) {
-      if (node.id === view.self || node.witness) continue;
-      if (this.#addresses.get(node.id) === node.dataAddress) continue;
-      this.#addresses.set(node.id, node.dataAddress);
-      this.#transport.setPeer(node.id, node.dataAddress);
-    }
-    for (const node of [...this.#addresses.keys()]) {
-      if (view.node(node) !== undefined) continue;
+  /**
+   * Where a node's data worker listens: connections to it are kept from now on.
+   *
+   * @param address numeric `ip:port`; null: it is not to be reached any more
+   */
+  setAddress(node: number, address: string | null): void {
+    if ((this.#addresses.get(node) ?? null) === address) return;
+    if (address === null) {
       this.#addresses.delete(node);
-      this.#transport.setPeer(node, null);
       this.peers.forget(node);
-    }
+    } else this.#addresses.set(node, address);
+    this.#transport.setPeer(node, address);
   }
 
   /** This node may serve until then, by the clock of {@linkcode tick}; `Infinity` where no other could take over. */

@@ -26,7 +26,7 @@ import type { Arena } from "../base/arena.ts";
 import { CHUNK_BYTES } from "../base/limits.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
-import { compareStamps, isKnown, type LocalStore, Stamp } from "./local_store.ts";
+import { chunkList, compareStamps, isKnown, type LocalStore, Stamp } from "./local_store.ts";
 import {
   getU64,
   type Head,
@@ -37,7 +37,7 @@ import {
 } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import { ChunkPull, LiveBlocks, type PullHost } from "./pull.ts";
-import { GroupCursor, type JoiningHook, LiveWrite, type Puller, type Replica } from "./replica.ts";
+import { type JoiningHook, LiveWrite, type Puller, type Replica } from "./replica.ts";
 import type { ClusterView, DiskView, GroupView } from "./view.ts";
 
 /** Chunks copied at a time. */
@@ -46,6 +46,8 @@ const PULLS_MAX = 6;
 const LISTS_MAX = 4;
 /** Bytes per second that are copied in while guests work here. */
 const BUSY_BYTES_PER_SECOND = 48 * 1024 * 1024;
+/** Chunks of this node's own store looked at in one go. */
+const LIST_MAX = 1024;
 /** Longest time over which unused allowance is saved up. */
 const BURST_MS = 100;
 /** Milliseconds after which a report that changed nothing is made again. */
@@ -206,7 +208,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
         if (at < 0 && !isSettler) continue;
         const key = keyOf(group.copies, group.group);
         wanted.add(key);
-        const since = isSettler ? entry.changedEpoch : entry.joiningSince[at];
+        const since = isSettler ? entry.changedEpoch : entry.joinedEpochs[at];
         const job = this.#jobs.get(key);
         if (job?.since === since && job.isSettling === isSettler) {
           this.#reconsider(job, group);
@@ -370,7 +372,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     if (node !== undefined) return this.#list(job, node, 0, 0);
     for (const [layer, chunks] of job.chunks) {
       for (const [chunk, state] of chunks) {
-        this.store.readStamp(layer, chunk, this.#stamp);
+        this.store.stampOf(layer, chunk, this.#stamp);
         if (compareStamps(state.highest, this.#stamp) > 0) {
           this.#enqueue(job, layer, chunk, state);
         }
@@ -455,7 +457,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     }
     if (state.isComplete || state.pull !== null || state.awaited !== null) return;
     const own = this.#stamp;
-    if (state.live === null) this.store.readStamp(layer, chunk, own);
+    if (state.live === null) this.store.stampOf(layer, chunk, own);
     else own.set(state.base.generation, state.base.sequence);
     const isEqual = isKnown(own) && own.generation === generation && own.sequence === sequence;
     if (!isEqual) return this.#enqueue(job, layer, chunk, state);
@@ -465,15 +467,22 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   /** What the source does not have is left over from before, unless it came live. */
   #listIsComplete(job: GroupJob): void {
     const view = this.#view!;
-    const group = view.pool(job.copies)[job.group];
-    const cursor = new GroupCursor(view, group, this.store);
-    for (; cursor.layer !== 0; cursor.next()) {
-      const { layer, chunk } = cursor;
-      if (!this.store.readStamp(layer, chunk, this.#stamp)) continue;
-      const state = job.find(layer, chunk);
-      if (state !== undefined && state.highestAt !== 0) continue;
-      // It is copied like any other: the source describes it as empty.
-      this.#enqueue(job, layer, chunk, state ?? job.state(layer, chunk));
+    const list = chunkList(LIST_MAX);
+    for (const [layer, disk] of view.layersOf(job.copies)) {
+      if (!this.store.hasLayer(layer)) continue;
+      const first = view.firstChunk(disk, job.group);
+      let from = 0;
+      do {
+        this.store.listChunks(layer, from, list, disk.groups.length, first);
+        from = list.next;
+        for (let i = 0; i < list.count; i++) {
+          const chunk = list.chunks[i];
+          const state = job.find(layer, chunk);
+          if (state !== undefined && (state.highestAt !== 0 || state.isComplete)) continue;
+          // It is copied like any other: the source describes it as empty.
+          this.#enqueue(job, layer, chunk, state ?? job.state(layer, chunk));
+        }
+      } while (from >= 0);
     }
     job.phase = Phase.Pulling;
   }
@@ -564,7 +573,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const { live } = state;
     const isLiveLater = live !== null && compareStamps(live.last, stamp) > 0;
     const { generation, sequence } = isLiveLater ? live.last : stamp;
-    this.store.readStamp(layer, chunk, this.#stampNow);
+    this.store.stampOf(layer, chunk, this.#stampNow);
     const isSame = isKnown(this.#stampNow) && this.#stampNow.generation === generation &&
       this.#stampNow.sequence === sequence;
     if (!isSame) this.#setStamp(layer, chunk, generation, sequence);
@@ -608,14 +617,14 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const { chunk } = operation;
     const state = job.state(layer, chunk);
     if (state.isComplete) {
-      this.store.readStamp(layer, chunk, this.#stamp);
+      this.store.stampOf(layer, chunk, this.#stamp);
       return compareStamps(operation, this.#stamp) <= 0 ? LiveWrite.Skip : LiveWrite.Apply;
     }
     if (state.live === null) {
       state.live = new LiveBlocks();
-      this.store.readStamp(layer, chunk, state.base);
+      this.store.stampOf(layer, chunk, state.base);
     } else if (!isKnown(state.live.last) && state.pull === null) {
-      this.store.readStamp(layer, chunk, state.base);
+      this.store.stampOf(layer, chunk, state.base);
     }
     const { live } = state;
     if (compareStamps(operation, live.last) <= 0) return LiveWrite.Skip;

@@ -35,20 +35,47 @@ export function isKnown(stamp: { generation: number }): boolean {
   return stamp.generation > 0;
 }
 
-/** See the head of the file. */
+/** What {@linkcode LocalStore.listChunks} fills: the caller's arrays, of one length. */
+export interface ChunkList {
+  readonly chunks: Uint32Array;
+  /** 0: the stamp is unknown. */
+  readonly generations: Uint32Array;
+  readonly sequences: Float64Array;
+  /** Chunks that were filled in. */
+  count: number;
+  /** Where to go on; −1 when there is nothing more. */
+  next: number;
+}
+
+/** Makes an empty list. */
+export function chunkList(length: number): ChunkList {
+  return {
+    chunks: new Uint32Array(length),
+    generations: new Uint32Array(length),
+    sequences: new Float64Array(length),
+    count: 0,
+    next: -1,
+  };
+}
+
+/** See the head of the file, and `store/store.ts` for what each of these promises. */
 export interface LocalStore {
   /** Takes an operation; it comes back through its owner exactly once, applied, never from inside this call. */
   submit(operation: Operation): void;
   hasLayer(layer: number): boolean;
-  /** One more than the highest chunk of the layer that ever was written, as far as is known; 0: none. */
-  chunkEnd(layer: number): number;
-  /** Fills `stamp`; returns false when nothing is known of the chunk: no content and no stamp. */
-  readStamp(layer: number, chunk: number, stamp: Stamp): boolean;
+  /** Fills `stamp`; (0, 0) when it is unknown. Returns whether it is known. */
+  stampOf(layer: number, chunk: number, stamp: Stamp): boolean;
+  /** Chunks with a known stamp, or content, or both, in rising order: those that are `offset` modulo `step`. */
+  listChunks(layer: number, from: number, list: ChunkList, step?: number, offset?: number): void;
   /**
-   * Which blocks of this very layer's chunk hold data, and which are zeros whatever older layers hold: bit b of word w is
-   * block 32·w + b. Damaged blocks count as data.
-   *
-   * @returns false when there are neither
+   * Which blocks of this very layer's chunk hold data, which are zeros whatever older layers hold, and which are known to be
+   * damaged: bit b of word w is block 32·w + b. All three are overwritten.
    */
-  describeChunk(layer: number, chunk: number, data: Uint32Array, zero: Uint32Array): boolean;
+  describeChunk(
+    layer: number,
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number;
 }

@@ -15,7 +15,7 @@
  */
 import type { Arena } from "../base/arena.ts";
 import type { Window } from "../platform/platform.ts";
-import { compareStamps, type LocalStore, Stamp } from "./local_store.ts";
+import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
 import { getU64, type Head, MessageFlag, MessageType, STAMP_ENTRY_BYTES, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import type { JoiningHook, Puller, Replica } from "./replica.ts";
@@ -23,6 +23,8 @@ import type { ClusterView, DiskView } from "./view.ts";
 
 /** Pulls that are under way at a time. */
 const PULLS_MAX = 16;
+/** Chunks of this node's own store looked at in one go. */
+const LIST_MAX = 4096;
 
 /** What opening needs around it. */
 export interface OpeningHost {
@@ -65,7 +67,7 @@ export class Opening implements PeerRequestOwner {
   /** Begins, or begins anew. */
   begin(): void {
     this.#abandon();
-    const { view, peers } = this.#host;
+    const { view } = this.#host;
     const disk = view.disk(this.diskId);
     this.#isWaiting = true;
     if (disk === undefined || disk.groups.some((group) => !group.isOpen)) return;
@@ -79,7 +81,6 @@ export class Opening implements PeerRequestOwner {
       else if (!this.#ask(node, disk, 0)) return this.#later();
     }
     this.#answerOver();
-    void peers;
   }
 
   /** Gives up. */
@@ -130,16 +131,20 @@ export class Opening implements PeerRequestOwner {
   #lookHere(disk: DiskView): void {
     const { store, view, joining } = this.#host;
     const layer = disk.entry.layers[0];
-    const stamp = new Stamp();
-    const end = store.chunkEnd(layer);
-    for (let chunk = 0; chunk < end; chunk++) {
-      if (!store.readStamp(layer, chunk, stamp)) continue;
-      if (stamp.generation <= disk.entry.settled) continue;
-      const group = view.groupOf(disk, chunk);
-      const isMine = group.entry.inSync.includes(view.self) ||
-        (group.entry.joining.includes(view.self) && joining.isComplete(group, layer, chunk));
-      if (isMine) this.#note(view.self, chunk, stamp.generation, stamp.sequence);
-    }
+    const list = chunkList(LIST_MAX);
+    let from = 0;
+    do {
+      store.listChunks(layer, from, list);
+      from = list.next;
+      for (let i = 0; i < list.count; i++) {
+        if (list.generations[i] <= disk.entry.settled) continue;
+        const chunk = list.chunks[i];
+        const group = view.groupOf(disk, chunk);
+        const isMine = group.entry.inSync.includes(view.self) ||
+          (group.entry.joining.includes(view.self) && joining.isComplete(group, layer, chunk));
+        if (isMine) this.#note(view.self, chunk, list.generations[i], list.sequences[i]);
+      }
+    } while (from >= 0);
   }
 
   #ask(node: number, disk: DiskView, chunk: number): boolean {

@@ -240,9 +240,15 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   #clear(): void {
     this.#step = Step.Clearing;
     this.#operations++;
-    this.#ownData.fill(0);
-    this.#ownZero.fill(0);
-    this.host.store.describeChunk(this.layer, this.chunk, this.#ownData, this.#ownZero);
+    const poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
+    this.host.store.describeChunk(
+      this.layer,
+      this.chunk,
+      this.#ownData,
+      this.#ownZero,
+      poisoned,
+    );
+    for (let i = 0; i < poisoned.length; i++) this.#ownData[i] |= poisoned[i];
     for (let block = 0; block < CHUNK_BLOCKS;) {
       const kind = this.#clearing(block);
       let end = block + 1;

@@ -11,7 +11,7 @@
  * @module
  */
 import type { Arena } from "../base/arena.ts";
-import { BLOCK_BYTES } from "../base/limits.ts";
+import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
 import { EBADMSG, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import type { LocalStore } from "./local_store.ts";
@@ -83,7 +83,7 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
   mapChanged(view: ClusterView): void {
     this.#view = view;
     if (this.#step !== Step.Fetching || this.#request === null) return;
-    const { block } = this;
+    const block = this.#block;
     const disk = block === null ? undefined : view.disk(block.disk);
     const group = disk && view.groupOf(disk, block!.chunk);
     if (group?.entry.inSync.includes(this.#request.node) === true) return;
@@ -92,17 +92,14 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     this.#fetch();
   }
 
-  /** The block under repair. */
-  get block(): DamagedBlock | null {
-    return this.#block;
-  }
-
   /** Some of these blocks of the disk are damaged here: in the newest layer that has them. */
   report(disk: DiskView, chunk: number, block: number, blockCount: number): void {
-    const data = new Uint32Array(32), zero = new Uint32Array(32);
+    const words = () => new Uint32Array(CHUNK_BLOCKS / 32);
+    const data = words(), zero = words(), poisoned = words();
     const left = new Set(Array.from({ length: blockCount }, (_, i) => block + i));
     for (const layer of disk.entry.layers) {
-      if (!this.#store.describeChunk(layer, chunk, data.fill(0), zero.fill(0))) continue;
+      this.#store.describeChunk(layer, chunk, data, zero, poisoned);
+      for (let i = 0; i < poisoned.length; i++) data[i] |= poisoned[i];
       for (const at of left) {
         const bit = 1 << (at & 31);
         if (((data[at >>> 5] | zero[at >>> 5]) & bit) === 0) continue;

@@ -25,7 +25,7 @@ import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS, TRANSFER_BLOCKS_MAX } from "../
 import type { PeerTransport } from "../platform/network.ts";
 import { EBADMSG, ENOMEM, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
-import { compareStamps, type LocalStore, Stamp } from "./local_store.ts";
+import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
 import {
   ANSWER,
   DESCRIPTION_WORDS,
@@ -50,8 +50,6 @@ const LAYERS_MAX = 128;
 const STAMP_ENTRIES_MAX = 2048;
 const STAMP_BUFFER_BYTES = Math.ceil(STAMP_ENTRIES_MAX * STAMP_ENTRY_BYTES / BLOCK_BYTES) *
   BLOCK_BYTES;
-/** Chunks looked at for one answer: bounds the time of a turn. */
-const STAMP_CHUNKS_MAX = 65536;
 
 /** A write, discard or zeroing on its way through the local store. */
 export class LocalWrite implements OperationOwner {
@@ -227,6 +225,8 @@ export class Replica {
   readonly #rewrites = new Map<number, Map<number, number>>();
   readonly #head = new Head();
   readonly #stamp = new Stamp();
+  readonly #list = chunkList(STAMP_ENTRIES_MAX);
+  readonly #poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
   readonly #scratch = new Uint8Array(HEAD_BYTES + EXTRA_BYTES_MAX);
   readonly #scratchView = new DataView(this.#scratch.buffer);
   readonly #scratchWords = new Uint32Array(this.#scratch.buffer, HEAD_BYTES);
@@ -263,7 +263,7 @@ export class Replica {
       if (live === LiveWrite.Skip) return this.#repeated(write);
       operation.stampUnknown = live === LiveWrite.ApplyUnknown;
     } else {
-      this.#store.readStamp(operation.layers[0], operation.chunk, this.#stamp);
+      this.#store.stampOf(operation.layers[0], operation.chunk, this.#stamp);
       if (compareStamps(operation, this.#stamp) <= 0) return this.#repeated(write);
     }
     this.#track(write);
@@ -461,7 +461,7 @@ export class Replica {
       case MessageType.Stamps:
         return dataBytes > 0 ? Verdict.Broken : this.#stamps(state);
       case MessageType.List:
-        return dataBytes > 0 ? Verdict.Broken : this.#list(state);
+        return dataBytes > 0 ? Verdict.Broken : this.#listGroup(state);
       case MessageType.Describe:
         return dataBytes > 0 ? Verdict.Broken : this.#describe(state);
       case MessageType.Pull:
@@ -649,25 +649,23 @@ export class Replica {
     if (!this.isDrained(head.epoch)) return this.#waitForRoom();
     const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
     if (buffer < 0) return this.#waitForRoom();
-    const end = this.#store.chunkEnd(head.layer);
-    const stamp = this.#stamp;
+    const list = this.#list;
     let entries = 0;
-    let chunk = head.chunk;
-    for (let seen = 0; chunk < end && entries < STAMP_ENTRIES_MAX; chunk++, seen++) {
-      if (seen >= STAMP_CHUNKS_MAX) break;
-      if (!this.#store.readStamp(head.layer, chunk, stamp)) continue;
-      if (stamp.generation <= head.generation) continue;
-      const group = view!.groupOf(disk, chunk);
+    this.#store.listChunks(head.layer, head.chunk, list);
+    for (let i = 0; i < list.count; i++) {
+      if (list.generations[i] <= head.generation) continue;
+      const group = view!.groupOf(disk, list.chunks[i]);
       const isMine = group.entry.inSync.includes(view!.self) ||
         (group.entry.joining.includes(view!.self) &&
-          this.joining?.isComplete(group, head.layer, chunk) === true);
-      if (isMine) this.#putStamp(buffer, entries++, head.layer, chunk);
+          this.joining?.isComplete(group, head.layer, list.chunks[i]) === true);
+      if (isMine) this.#putStamp(buffer, entries++, head.layer, i);
     }
-    this.#answerStamps(state, buffer, entries, chunk < end, head.layer, chunk);
+    const { next } = list;
+    this.#answerStamps(state, buffer, entries, next >= 0, head.layer, Math.max(0, next));
     return Verdict.Taken;
   }
 
-  #list(state: Link): Verdict {
+  #listGroup(state: Link): Verdict {
     const head = this.#head;
     const { view } = this;
     const group = view!.pool(head.copies)[head.group];
@@ -678,32 +676,44 @@ export class Replica {
     if (!this.isDrained(group.entry.changedEpoch)) return this.#waitForRoom();
     const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
     if (buffer < 0) return this.#waitForRoom();
-    const cursor = new GroupCursor(view!, group, this.#store);
-    cursor.seek(head.layer, head.chunk);
-    const stamp = this.#stamp;
+    const list = this.#list;
     let entries = 0;
-    let more = false;
-    for (let seen = 0; cursor.layer !== 0; cursor.next()) {
-      if (entries >= STAMP_ENTRIES_MAX || seen++ >= STAMP_CHUNKS_MAX) {
-        more = true;
+    let layer = 0, next = -1;
+    for (const [candidate, disk] of view!.layersOf(head.copies)) {
+      if (candidate < head.layer || !this.#store.hasLayer(candidate)) continue;
+      layer = candidate;
+      const from = candidate === head.layer ? head.chunk : 0;
+      const first = view!.firstChunk(disk, group.group);
+      this.#store.listChunks(candidate, from, list, disk.groups.length, first);
+      next = list.next;
+      for (let i = 0; i < list.count; i++) {
+        if (entries === STAMP_ENTRIES_MAX) {
+          next = list.chunks[i];
+          break;
+        }
+        this.#putStamp(buffer, entries++, candidate, i);
+      }
+      if (next >= 0) break;
+      if (entries === STAMP_ENTRIES_MAX) {
+        // The next layer from its beginning, if there is one.
+        layer++;
+        next = 0;
         break;
       }
-      if (this.#store.readStamp(cursor.layer, cursor.chunk, stamp)) {
-        this.#putStamp(buffer, entries++, cursor.layer, cursor.chunk);
-      }
     }
-    this.#answerStamps(state, buffer, entries, more, cursor.layer, cursor.chunk);
+    this.#answerStamps(state, buffer, entries, next >= 0, layer, Math.max(0, next));
     return Verdict.Taken;
   }
 
-  #putStamp(buffer: number, index: number, layer: number, chunk: number): void {
+  /** Puts entry `i` of the list into the answer. */
+  #putStamp(buffer: number, index: number, layer: number, i: number): void {
     const view = this.#arenaView;
     const at = buffer + index * STAMP_ENTRY_BYTES;
     view.setUint32(at, layer, true);
-    view.setUint32(at + 4, chunk, true);
-    view.setUint32(at + 8, this.#stamp.generation, true);
+    view.setUint32(at + 4, this.#list.chunks[i], true);
+    view.setUint32(at + 8, this.#list.generations[i], true);
     view.setUint32(at + 12, 0, true);
-    setU64(view, at + 16, this.#stamp.sequence);
+    setU64(view, at + 16, this.#list.sequences[i]);
   }
 
   #answerStamps(
@@ -733,13 +743,11 @@ export class Replica {
     const words = this.#scratchWords;
     words.fill(0, 0, DESCRIPTION_WORDS);
     const half = DESCRIPTION_WORDS / 2;
-    this.#store.readStamp(head.layer, head.chunk, this.#stamp);
-    this.#store.describeChunk(
-      head.layer,
-      head.chunk,
-      words.subarray(0, half),
-      words.subarray(half, DESCRIPTION_WORDS),
-    );
+    this.#store.stampOf(head.layer, head.chunk, this.#stamp);
+    const data = words.subarray(0, half), zeros = words.subarray(half, DESCRIPTION_WORDS);
+    this.#store.describeChunk(head.layer, head.chunk, data, zeros, this.#poisoned);
+    // What is damaged must not come out as a hole: whoever copies is to find out when it reads.
+    for (let i = 0; i < half; i++) data[i] |= this.#poisoned[i];
     head.generation = this.#stamp.generation;
     head.sequence = this.#stamp.sequence;
     head.argument = this.#rewriteCount(head.layer, head.chunk);
@@ -853,73 +861,4 @@ export class Replica {
   #releaseData(offset: number, bytes: number): void {
     if (bytes > 0) this.#arena.release(offset, bytes);
   }
-}
-
-/** Walks over the chunks of a group: disks in the map's order, their layers, then every `pgCount`-th chunk. */
-export class GroupCursor {
-  /** 0 at the end. */
-  layer = 0;
-  chunk = 0;
-  #disk: DiskView | null = null;
-  readonly #layers: { layer: number; disk: DiskView }[] = [];
-  #index = 0;
-  readonly #step: number;
-
-  constructor(view: ClusterView, readonly group: GroupView, readonly store: LocalStore) {
-    this.#step = view.pool(group.copies).length;
-    for (const disk of view.disks()) {
-      if (disk.entry.copies !== group.copies) continue;
-      for (const layer of disk.entry.layers) {
-        if (store.hasLayer(layer)) this.#layers.push({ layer, disk });
-      }
-    }
-    // In the order of their ids: a cursor stays valid when the map changes.
-    this.#layers.sort((a, b) => a.layer - b.layer);
-    this.#settle();
-  }
-
-  /** The disk of the chunk. */
-  get disk(): DiskView {
-    return this.#disk!;
-  }
-
-  /** Goes to the first chunk at or behind the given place. */
-  seek(layer: number, chunk: number): void {
-    this.#index = this.#layers.findIndex((entry) => entry.layer >= layer);
-    if (this.#index < 0) this.#index = this.#layers.length;
-    const isWithin = this.#layers[this.#index]?.layer === layer;
-    this.chunk = 0;
-    this.layer = 0;
-    if (isWithin) {
-      const { disk } = this.#layers[this.#index];
-      const first = firstChunk(disk, this.group, this.#step);
-      const rounds = Math.max(0, Math.ceil((chunk - first) / this.#step));
-      this.#settle(first + rounds * this.#step);
-    } else this.#settle();
-  }
-
-  /** Goes to the next chunk. */
-  next(): void {
-    this.#settle(this.chunk + this.#step);
-  }
-
-  /** Takes the chunk if the layer reaches so far, otherwise the next layer's first one. */
-  #settle(chunk?: number): void {
-    for (; this.#index < this.#layers.length; this.#index++, chunk = undefined) {
-      const { layer, disk } = this.#layers[this.#index];
-      const at = chunk ?? firstChunk(disk, this.group, this.#step);
-      if (at >= this.store.chunkEnd(layer)) continue;
-      this.layer = layer;
-      this.chunk = at;
-      this.#disk = disk;
-      return;
-    }
-    this.layer = 0;
-    this.chunk = 0;
-  }
-}
-
-/** First chunk of a disk in a group: the hash is `mix + chunk`, modulo the number of groups. */
-function firstChunk(disk: DiskView, group: GroupView, step: number): number {
-  return (group.group - disk.mix % step + step) % step;
 }

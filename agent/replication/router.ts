@@ -31,7 +31,8 @@ import type { LocalStore } from "./local_store.ts";
 import { type Head, MessageFlag, MessageType, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import { LocalWrite, type LocalWriteOwner, type Replica } from "./replica.ts";
-import { type ClusterView, type DiskView, type GroupView, MEMBERS_MAX } from "./view.ts";
+import { MEMBERS_MAX } from "../map/map.ts";
+import type { ClusterView, DiskView, GroupView } from "./view.ts";
 
 /** What routers share. */
 export interface RouterHost {
@@ -94,7 +95,7 @@ export class WriteSlot implements LocalWriteOwner, PeerRequestOwner {
   /** {@inheritDoc LocalWriteOwner.localWriteDone} */
   localWriteDone(_write: LocalWrite, result: number): void {
     this.isLocalUnderWay = false;
-    this.router!.nodeDone(this, this.router!.host.view.self, result);
+    this.router!.localDone(this, result);
   }
 
   /** {@inheritDoc PeerRequestOwner.answered} */
@@ -207,10 +208,14 @@ export class DiskRouter implements PeerRequestOwner {
     return count;
   }
 
-  /** A lease is held: requests may come; they wait until {@linkcode open}. */
+  /**
+   * A lease is held: requests may come; they wait until {@linkcode open}. Writes that are under way since an
+   * earlier lease of this node become the new one's, in their order.
+   */
   begin(generation: number): void {
     this.generation = generation;
     this.isOpen = false;
+    for (let slot = this.#first; slot !== null; slot = slot.next) this.#restart(slot);
     const disk = this.host.view.disk(this.diskId);
     // What the holder before acknowledged may be unsynced anywhere: the first sync goes everywhere.
     this.#clock++;
@@ -220,6 +225,18 @@ export class DiskRouter implements PeerRequestOwner {
     this.#dirtyGroups = groups.map((group) => group.group);
     for (const group of groups) this.#groupSettlements[group.group] = group.entry.settlements;
     for (const node of disk?.nodes ?? []) this.#dirtied.set(node, this.#clock);
+  }
+
+  #restart(slot: WriteSlot): void {
+    slot.operation!.generation = this.generation;
+    for (let i = 0; i < slot.nodeCount; i++) {
+      const request = slot.requests[i];
+      if (request !== null) this.host.peers.cancel(request);
+      slot.requests[i] = null;
+    }
+    slot.nodeCount = 0;
+    if (slot.isStarted) this.#waitingWrites++;
+    slot.isStarted = false;
   }
 
   /** The replicas agree: go. */
@@ -314,8 +331,9 @@ export class DiskRouter implements PeerRequestOwner {
    * The map has changed.
    *
    * @param before the view until now
+   * @param isJump maps in between were not seen: what is acknowledged may have been undone by a replica that left and came back
    */
-  mapChanged(before: ClusterView): void {
+  mapChanged(before: ClusterView, isJump: boolean): void {
     const { view } = this.host;
     const disk = view.disk(this.diskId);
     if (disk === undefined) return;
@@ -330,7 +348,7 @@ export class DiskRouter implements PeerRequestOwner {
         slot.isBarrier = true;
         this.#barriers++;
       }
-      this.#reroute(slot, group);
+      this.#reroute(slot, group, isJump);
     }
     for (const [operation, request] of [...this.#remoteReads]) {
       const group = view.groupOf(disk, operation.chunk);
@@ -467,17 +485,17 @@ export class DiskRouter implements PeerRequestOwner {
    * The map has changed under a write that was sent: everyone who has not acknowledged gets it again if the group has
    * changed since (what was sent before may be refused, and what follows must not overtake it), as do new members.
    */
-  #reroute(slot: WriteSlot, group: GroupView): void {
+  #reroute(slot: WriteSlot, group: GroupView, isJump: boolean): void {
     const { view } = this.host;
-    const isOld = group.entry.changedEpoch > slot.epoch;
+    const isOld = isJump || group.entry.changedEpoch > slot.epoch;
     for (let i = 0; i < slot.nodeCount; i++) {
       const node = slot.nodes[i];
       if (group.members.includes(node)) {
         // Another start of that node's agent: what it had acknowledged while it joined does not count any more.
         const incarnation = view.node(node)?.incarnation ?? 0;
-        const isRestarted = slot.states[i] === NodeState.Acknowledged &&
-          incarnation !== slot.incarnations[i];
-        if (isRestarted || (isOld && slot.states[i] !== NodeState.Acknowledged)) {
+        const isUndone = slot.states[i] === NodeState.Acknowledged &&
+          (isJump || incarnation !== slot.incarnations[i]);
+        if (isUndone || (isOld && slot.states[i] !== NodeState.Acknowledged)) {
           this.counters.resent++;
           this.#send(slot, node);
         }
@@ -515,6 +533,19 @@ export class DiskRouter implements PeerRequestOwner {
         }
       }
       slot.epoch = this.host.view.epoch;
+    }
+  }
+
+  /** This node's replica has applied a write, or could not. */
+  localDone(slot: WriteSlot, result: number): void {
+    if (slot.failure !== 0) return this.#finishIfDone(slot);
+    const { self } = this.host.view;
+    if (slot.local.operation.generation === slot.operation!.generation) {
+      return this.nodeDone(slot, self, result);
+    }
+    // It was sent under an earlier lease: once more, now that its buffers are free.
+    if (slot.isStarted && slot.nodes.subarray(0, slot.nodeCount).includes(self)) {
+      this.#sendLocal(slot);
     }
   }
 

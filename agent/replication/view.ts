@@ -9,7 +9,7 @@
  *
  * @module
  */
-import { groupOf as groupNumber, mix32 } from "../map/hash.ts";
+import { mix32 } from "../map/hash.ts";
 import {
   type ClusterMap,
   copiesMinOf,
@@ -17,9 +17,6 @@ import {
   type NodeEntry,
   type PgEntry,
 } from "../map/map.ts";
-
-/** Most members that a group can have: five targets, and five on their way out. */
-export const MEMBERS_MAX = 10;
 
 /** A placement group at one epoch. */
 export interface GroupView {
@@ -56,6 +53,7 @@ export class ClusterView {
   readonly #nodes = new Map<number, NodeEntry>();
   readonly #pools = new Map<number, readonly GroupView[]>();
   readonly #poolNodes = new Map<number, readonly number[]>();
+  readonly #poolLayers = new Map<number, [layer: number, disk: DiskView][]>();
   /** Disk of each layer. */
   readonly #layers = new Map<number, DiskView>();
 
@@ -110,6 +108,16 @@ export class ClusterView {
     return this.#layers.get(layer);
   }
 
+  /** Layers of a pool in the order of their ids, each with its disk. */
+  layersOf(copies: number): readonly (readonly [layer: number, disk: DiskView])[] {
+    let layers = this.#poolLayers.get(copies);
+    if (layers === undefined) {
+      layers = [...this.#layers].filter(([, disk]) => disk.entry.copies === copies);
+      this.#poolLayers.set(copies, layers.sort((a, b) => a[0] - b[0]));
+    }
+    return layers;
+  }
+
   /** All disks. */
   disks(): IterableIterator<DiskView> {
     return this.#disks.values();
@@ -130,9 +138,14 @@ export class ClusterView {
     return this.#pools.values();
   }
 
-  /** Group of a chunk of a disk. */
+  /** The chunks of a disk that are in a group are those with this remainder, by the number of groups. */
+  firstChunk(disk: DiskView, group: number): number {
+    return (group - disk.mix) & (disk.groups.length - 1);
+  }
+
+  /** Group of a chunk of a disk: `pgOf` of `map/hash.ts`. */
   groupOf(disk: DiskView, chunk: number): GroupView {
-    return disk.groups[groupNumber(disk.mix, chunk, disk.groups.length)];
+    return disk.groups[(disk.mix + chunk) & (disk.groups.length - 1)];
   }
 }
 

@@ -75,8 +75,11 @@ export class Operation {
   blockCount = 0;
   /** Arena offset of `blockCount` blocks, block-aligned. Owned by the issuer until done. */
   buffer = 0;
-  /** Write: checksum of each block, filled by the issuer (one checksum over the one copy). */
-  readonly checksums: Uint32Array<ArrayBuffer>;
+  /**
+   * Write: checksum of each block, filled by the issuer (one checksum over the one copy). Another operation on the same buffer
+   * may borrow them.
+   */
+  checksums: Uint32Array<ArrayBuffer>;
   /** Fencing number of the lease under which a change was made, u32; 0: it leaves the stamp. */
   generation = 0;
   /** Number that the sequencer gave the change, rising within a disk and generation; below 2^53. */
