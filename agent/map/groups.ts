@@ -21,7 +21,9 @@
  *    all that was acknowledged.
  * 3. A node serves pulls for a PG, and reads, only as a member in sync that is not unclean in its own map,
  *    and only after the `node-up` of its run is in that map.
- * 4. Who holds state about a PG (writes that wait, a pull that goes on) compares `changedEpoch` and
+ * 4. A FLUSH that owes writes acknowledged under a map older than `settledEpoch` fails, or writes them
+ *    again first: settling may have lost them.
+ * 5. Who holds state about a PG (writes that wait, a pull that goes on) compares `changedEpoch` and
  *    `joinedEpochs`: when maps were skipped, equal lists of members do not mean that nobody was away in
  *    between; such writes are sent again to all members, such a pull starts over.
  *
@@ -145,6 +147,7 @@ function settled(map: ClusterMap, command: Settled): Result<Applied> {
       joinedEpochs: joining.map(() => epoch),
       unclean: NOBODY,
       unsettled: false,
+      settledEpoch: epoch,
       changedEpoch: epoch,
     };
   });
@@ -389,7 +392,8 @@ export function poolsWithoutNode(map: ClusterMap, node: number): Forgotten | nul
       }
       if (heir === undefined) return null;
       lostCount++;
-      pgs.push(freshGroup(left.length > 0 ? left : [heir], [heir], epoch));
+      const target = left.length > 0 ? left : [heir];
+      pgs.push({ ...freshGroup(target, [heir], epoch), settledEpoch: epoch });
     }
     if (lostCount > 0 && hasDisks(map, pool.copies)) {
       lost.push({ pool: pool.copies, pgs: lostCount });
@@ -540,6 +544,7 @@ function freshGroup(target: readonly number[], inSync: readonly number[], epoch:
     inSync,
     unclean: NOBODY,
     unsettled: false,
+    settledEpoch: 0,
     changedEpoch: epoch,
   };
 }
@@ -579,6 +584,7 @@ function withoutMember(pg: PgEntry, node: number, epoch: number): PgEntry {
     joinedEpochs: index < 0 ? pg.joinedEpochs : pg.joinedEpochs.toSpliced(index, 1),
     unclean: without(pg.unclean, node),
     unsettled: pg.unsettled,
+    settledEpoch: pg.settledEpoch,
     changedEpoch: epoch,
   };
 }

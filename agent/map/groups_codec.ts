@@ -14,8 +14,9 @@
  *                        bit 5  another changedEpoch than the run before (0 before the first):
  *                               zigzag(difference)
  *                        bit 6  more than one PG: their number − 2
- *                        bit 7  zero
- *       then what the flags announce: target, inSync, changedEpoch, joining, unclean, number
+ *                        bit 7  it was settled once: changedEpoch − settledEpoch
+ *       then what the flags announce: target, inSync, changedEpoch, joining, unclean,
+ *       settledEpoch, number
  *
  * A pool of a small cluster has few distinct lists and takes 2 or 3 bytes for each run; one in which no
  * two PGs are alike takes about 12 bytes for each.
@@ -35,7 +36,7 @@ const FLAG_UNCLEAN = 8;
 const FLAG_UNSETTLED = 16;
 const FLAG_EPOCH = 32;
 const FLAG_MANY = 64;
-const FLAGS_KNOWN = 127;
+const FLAG_SETTLED = 128;
 
 /** Seven bits of a varint. */
 const VARINT_BASE = 128;
@@ -70,7 +71,8 @@ export function encodeGroups(pgs: readonly PgEntry[]): Uint8Array<ArrayBuffer> {
         (pg.unclean.length > 0 ? FLAG_UNCLEAN : 0) |
         (pg.unsettled ? FLAG_UNSETTLED : 0) |
         (pg.changedEpoch !== epoch ? FLAG_EPOCH : 0) |
-        (count > 1 ? FLAG_MANY : 0),
+        (count > 1 ? FLAG_MANY : 0) |
+        (pg.settledEpoch > 0 ? FLAG_SETTLED : 0),
     );
     if (target !== nextNew) runs.number(target);
     if (inSync !== target) runs.number(inSync);
@@ -81,6 +83,7 @@ export function encodeGroups(pgs: readonly PgEntry[]): Uint8Array<ArrayBuffer> {
       for (const joined of pg.joinedEpochs) runs.number(pg.changedEpoch - joined);
     }
     if (pg.unclean.length > 0) runs.number(lists.indexOf(pg.unclean));
+    if (pg.settledEpoch > 0) runs.number(pg.changedEpoch - pg.settledEpoch);
     if (count > 1) runs.number(count - 2);
   }
   const head = new Writer();
@@ -116,9 +119,7 @@ export function decodeGroups(bytes: Uint8Array, count: number): PgEntry[] | null
     return lists[index] ?? NOBODY;
   };
   while (pgs.length < count) {
-    const start = reader.offset;
     const flags = reader.byte();
-    if (flags > FLAGS_KNOWN) return null;
     let target: readonly number[];
     if ((flags & FLAG_NEXT_TARGET) !== 0) target = lists[nextNew++] ?? NOBODY;
     else target = named();
@@ -129,9 +130,11 @@ export function decodeGroups(bytes: Uint8Array, count: number): PgEntry[] | null
       ? NOBODY
       : joining.map(() => epoch - reader.number(Number.MAX_SAFE_INTEGER));
     const unclean = (flags & FLAG_UNCLEAN) !== 0 ? named() : NOBODY;
+    const settledEpoch = (flags & FLAG_SETTLED) !== 0
+      ? epoch - reader.number(Number.MAX_SAFE_INTEGER)
+      : 0;
     const runLength = (flags & FLAG_MANY) !== 0 ? reader.number(count) + 2 : 1;
     if (reader.isBad || runLength > count - pgs.length) return null;
-    if (reader.offset === start) return null;
     const entry: PgEntry = {
       target,
       inSync,
@@ -139,9 +142,11 @@ export function decodeGroups(bytes: Uint8Array, count: number): PgEntry[] | null
       joinedEpochs,
       unclean,
       unsettled: (flags & FLAG_UNSETTLED) !== 0,
+      settledEpoch,
       changedEpoch: epoch,
     };
-    const key = `${target}|${inSync}|${joining}|${joinedEpochs}|${unclean}|${flags & 16}|${epoch}`;
+    const key = `${target}|${inSync}|${joining}|${joinedEpochs}|${unclean}|` +
+      `${entry.unsettled}|${settledEpoch}|${epoch}`;
     const pg = known.get(key) ?? entry;
     known.set(key, pg);
     for (let step = 0; step < runLength; step++) pgs.push(pg);
@@ -167,6 +172,7 @@ const NOBODY: readonly number[] = [];
 
 function isSame(a: PgEntry, b: PgEntry): boolean {
   return a === b || a.changedEpoch === b.changedEpoch && a.unsettled === b.unsettled &&
+      a.settledEpoch === b.settledEpoch &&
       isSameList(a.target, b.target) && isSameList(a.inSync, b.inSync) &&
       isSameList(a.joining, b.joining) && isSameList(a.joinedEpochs, b.joinedEpochs) &&
       isSameList(a.unclean, b.unclean);

@@ -225,6 +225,9 @@ function reasonAgainstGroup(
   if (!isCount(pg.changedEpoch) || pg.changedEpoch > epoch) {
     return `it changed in epoch ${pg.changedEpoch}`;
   }
+  if (!isCount(pg.settledEpoch) || pg.settledEpoch > pg.changedEpoch) {
+    return `it was settled in epoch ${pg.settledEpoch}`;
+  }
   if (pg.joinedEpochs.length !== pg.joining.length) return "joiners and their epochs do not match";
   const stray = pg.joinedEpochs.find((each) => !isCount(each) || each > pg.changedEpoch);
   return stray === undefined ? null : `somebody joined in epoch ${stray}`;

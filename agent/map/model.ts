@@ -205,6 +205,11 @@ export interface PgEntry {
   readonly unclean: readonly number[];
   /** Every member that is left is unclean: they have to agree first. */
   readonly unsettled: boolean;
+  /**
+   * Epoch in which it was last settled (or its data given up); 0: never. Writes that were acknowledged under
+   * older maps and not flushed may be gone: a FLUSH that owes them fails, or they are written again.
+   */
+  readonly settledEpoch: number;
   /** Epoch of the last change of `inSync`, `joining`, `unclean` or `unsettled`. */
   readonly changedEpoch: number;
 }

@@ -5,6 +5,7 @@
  */
 
 import type { ControlError } from "./errors.ts";
+import { pgOf } from "./hash.ts";
 import type { ClusterMap, DiskEntry, NodeEntry, PgEntry, Pool } from "./model.ts";
 
 /**
@@ -85,6 +86,17 @@ export function findPool(map: ClusterMap, copies: number): Pool | undefined {
 /** Whether a pool has a disk; without one nobody was ever promised anything about its data. */
 export function hasDisks(map: ClusterMap, copies: number): boolean {
   return map.disks.some((disk) => disk.copies === copies);
+}
+
+/**
+ * The number of the PG that a chunk of a disk belongs to, in the pool of the disk's `copies`.
+ *
+ * @param map that the disk is of
+ * @param disk one of its disks
+ * @param chunk index of the chunk on the disk
+ */
+export function pgOfChunk(map: ClusterMap, disk: Pick<DiskEntry, "family">, chunk: number): number {
+  return pgOf(disk.family, chunk, 2 ** map.pgBits);
 }
 
 /** All members of a PG: who gets its writes. In sync first; a new array. */
