@@ -7,13 +7,17 @@
 import { Arena } from "../../agent/base/arena.ts";
 import { Prng } from "../../agent/base/prng.ts";
 import type { PeerListener } from "../../agent/platform/network.ts";
+import { opensslCipherSuite } from "../../agent/platform/linux/openssl.ts";
 import { Peers } from "../../agent/platform/linux/peers.ts";
 import { Ring } from "../../agent/platform/linux/ring.ts";
 import type { Log } from "../../agent/platform/platform.ts";
 import type { CipherSuite } from "../../agent/wire/cipher.ts";
 import { FEATURE, type Identity } from "../../agent/wire/handshake.ts";
 
-/** The clusters of all tests. */
+// The library stays loaded for the life of the process; here, so that no test takes it for a leak of its own.
+opensslCipherSuite();
+
+/** The secret of all tests. */
 export const SECRET: Uint8Array = new Uint8Array(32).fill(42);
 
 /** A quiet log that remembers. */
