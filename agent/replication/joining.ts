@@ -55,8 +55,12 @@ const REPORT_AGAIN_MS = 2000;
 
 /** Reports for consensus. */
 export interface JoiningEvents {
-  /** This node holds everything that was acknowledged in these groups. */
-  inSync(copies: number, groups: readonly number[]): void;
+  /**
+   * This node holds everything that was acknowledged in these groups.
+   *
+   * @param epoch of the map on which that rests
+   */
+  inSync(copies: number, groups: readonly number[], epoch: number): void;
   /** This node's replica of these groups has the highest of what every replica had. */
   settled(copies: number, groups: readonly number[]): void;
 }
@@ -758,7 +762,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     }
     for (const { job, groups } of reports.values()) {
       if (job.isSettling) this.#events.settled(job.copies, groups);
-      else this.#events.inSync(job.copies, groups);
+      else this.#events.inSync(job.copies, groups, this.#view!.epoch);
     }
     this.#startSync();
   }

@@ -164,11 +164,11 @@ export class DiskRouter implements PeerRequestOwner {
   /** Per node: the clock at its last acknowledgement, and at the start of the last sync that covers it. */
   readonly #dirtied = new Map<number, number>();
   readonly #synced = new Map<number, number>();
-  /** Per group: the clock at the last finished write, and the group's settlements at the first since the last sync. */
+  /** Per group: the clock at the last finished write, and the `settledEpoch` of the group at the first since the last sync. */
   #groupDirtied = new Float64Array(0);
   /** Groups of which that is not 0. */
   #dirtyGroups: number[] = [];
-  #groupSettlements = new Float64Array(0);
+  #groupSettled = new Float64Array(0);
   /** Something was refused under a map that is not newer than ours: look again at the next tick. */
   #mustResend = false;
   /** Reads that came back damaged, and who was asked already. */
@@ -223,7 +223,7 @@ export class DiskRouter implements PeerRequestOwner {
     this.#resize(groups.length);
     this.#groupDirtied.fill(this.#clock);
     this.#dirtyGroups = groups.map((group) => group.group);
-    for (const group of groups) this.#groupSettlements[group.group] = group.entry.settlements;
+    for (const group of groups) this.#groupSettled[group.group] = group.entry.settledEpoch;
     for (const node of disk?.nodes ?? []) this.#dirtied.set(node, this.#clock);
   }
 
@@ -289,10 +289,10 @@ export class DiskRouter implements PeerRequestOwner {
       // A split: the new group holds what the one it comes from may have left unsynced.
       const from = this.#groupDirtied.length > 0 ? i % this.#groupDirtied.length : -1;
       dirtied[i] = from < 0 ? 0 : this.#groupDirtied[from];
-      settlements[i] = from < 0 ? 0 : this.#groupSettlements[from];
+      settlements[i] = from < 0 ? 0 : this.#groupSettled[from];
     }
     this.#groupDirtied = dirtied;
-    this.#groupSettlements = settlements;
+    this.#groupSettled = settlements;
     this.#dirtyGroups = [...dirtied.keys()].filter((group) => dirtied[group] > 0);
   }
 
@@ -613,7 +613,7 @@ export class DiskRouter implements PeerRequestOwner {
   #dirtyGroup(group: number): void {
     if (this.#groupDirtied[group] === 0) {
       const entry = this.host.view.disk(this.diskId)!.groups[group].entry;
-      this.#groupSettlements[group] = entry.settlements;
+      this.#groupSettled[group] = entry.settledEpoch;
       this.#dirtyGroups.push(group);
     }
     this.#groupDirtied[group] = ++this.#clock;
@@ -820,7 +820,7 @@ export class DiskRouter implements PeerRequestOwner {
     for (const at of this.#dirtyGroups) {
       const { isOpen, entry } = disk.groups[at];
       if (!isOpen) return false;
-      if (entry.settlements !== this.#groupSettlements[at]) sync.isFailed = true;
+      if (entry.settledEpoch !== this.#groupSettled[at]) sync.isFailed = true;
     }
     return true;
   }
@@ -884,7 +884,7 @@ export class DiskRouter implements PeerRequestOwner {
     for (const at of this.#dirtyGroups) {
       if (this.#groupDirtied[at] > sync.clock) this.#dirtyGroups[kept++] = at;
       else this.#groupDirtied[at] = 0;
-      if (sync.isFailed) this.#groupSettlements[at] = disk.groups[at].entry.settlements;
+      if (sync.isFailed) this.#groupSettled[at] = disk.groups[at].entry.settledEpoch;
     }
     this.#dirtyGroups.length = kept;
     if (sync.isFailed) {
