@@ -71,7 +71,8 @@ export class DataCore implements PeerListener, RouterHost {
   readonly #openings = new Map<number, Opening>();
   readonly #slots: WriteSlot[] = [];
   readonly #addresses = new Map<number, string>();
-  #unreachable = "";
+  /** Nodes that do not answer, though something waits for them. */
+  unreachable: readonly number[] = [];
   readonly #failed = new Set<number>();
   #localOperations = 0;
 
@@ -314,10 +315,9 @@ export class DataCore implements PeerListener, RouterHost {
       if (forMs >= UNREACHABLE_MS) silent.push(node);
     });
     silent.sort((a, b) => a - b);
-    const key = silent.join();
-    if (key === this.#unreachable) return;
-    this.#unreachable = key;
-    this.#events.unreachable(silent);
+    const isSame = silent.join() === this.unreachable.join();
+    this.unreachable = silent;
+    if (!isSame) this.#events.unreachable(silent);
   }
 
   /** True while something is under way that time moves. */

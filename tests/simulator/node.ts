@@ -1,0 +1,576 @@
+/**
+ * One simulated host: a disk that survives, and a process of the real code that does not.
+ *
+ * @module
+ */
+import { Arena } from "../../agent/base/arena.ts";
+import { Prng } from "../../agent/base/prng.ts";
+import { Raft } from "../../agent/consensus/raft.ts";
+import { load, writeInitial } from "../../agent/consensus/storage.ts";
+import { Control, type ControlHost } from "../../agent/control/control.ts";
+import { Leases } from "../../agent/control/leases.ts";
+import { EMPTY_REPORT } from "../../agent/control/messages.ts";
+import { type ClusterMap, foundCluster, type NodeFacts } from "../../agent/map/map.ts";
+import { encodeMap } from "../../agent/map/map_codec.ts";
+import type { Log, Window } from "../../agent/platform/platform.ts";
+import { SimulatedDisk } from "../../agent/platform/simulated/disk.ts";
+import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
+import { DataCore } from "../../agent/replication/data_core.ts";
+import { type StoreError } from "../../agent/store/errors.ts";
+import { Store } from "../../agent/store/store.ts";
+import { TransferPool } from "../../agent/volume/transfer_pool.ts";
+import { Volume } from "../../agent/volume/volume.ts";
+import type { LinkEnds, Network, SimulatedLinks, Station } from "./network.ts";
+import type { World } from "./world.ts";
+
+/** Bytes of a node's arena; guest memory lies above. */
+const ARENA_BYTES = 16 * 1024 * 1024;
+export const GUEST_OFFSET = 64 * 1024 * 1024;
+const SEGMENT_BYTES = 256 * 1024;
+const SEGMENTS = 160;
+const DISK_BYTES = 1024 * 1024 + SEGMENTS * SEGMENT_BYTES;
+const HOST = new Uint8Array(16).fill(3);
+const CLUSTER_ID = "c".repeat(32);
+
+const memories: SimulatedMemory[] = [];
+/** Memory of the nth node, made once per process. */
+function memoryOf(index: number): SimulatedMemory {
+  memories[index] ??= new SimulatedMemory({ sizeBytes: 80 * 1024 * 1024 });
+  return memories[index];
+}
+
+/** What a node tells the simulation. */
+export interface NodeWatcher {
+  note(node: SimNode, message: string): void;
+  mapChanged(node: SimNode, map: ClusterMap): void;
+  /** A disk's lease was granted to a guest of the node. */
+  granted(node: SimNode, disk: number): void;
+  fenced(node: SimNode, disk: number): void;
+}
+
+/** What may be broken on purpose; see `canary_test.ts`. */
+export interface Breaks {
+  /** Acknowledges before the last replica has. */
+  earlyAcknowledge?: boolean;
+}
+
+class Process {
+  store!: Store;
+  control: Control | null = null;
+  leases: Leases | null = null;
+  data: DataCore | null = null;
+  pool!: TransferPool;
+  links!: SimulatedLinks & { transport: { close(): void } };
+  readonly volumes = new Map<number, Volume>();
+  isDead = false;
+  isStarted = false;
+  /** Order of what the two threads say to each other. */
+  toDataMs = 0;
+  toControlMs = 0;
+  map: ClusterMap | null = null;
+}
+
+/** See the head of the file. */
+export class SimNode implements Station {
+  readonly address: string;
+  readonly uuid: string;
+  readonly window: Window;
+  disk: SimulatedDisk;
+  process: Process | null = null;
+  run = 0;
+  bootId = "boot-0";
+  incarnation = 0;
+  /** Factor of its clock. */
+  drift = 1;
+  /** Share of disk requests that fail, and how slow the disk is. */
+  diskFaults = 0;
+  diskDelayMs = 0.3;
+  #isPumping = false;
+  #isTurning = false;
+  #isFormatted = false;
+  #cleanStop = false;
+  readonly zone: string;
+  readonly isWitness: boolean;
+  #shownEpoch = 0;
+
+  constructor(
+    readonly id: number,
+    readonly world: World,
+    readonly network: Network,
+    readonly watcher: NodeWatcher,
+    options: { zone?: string; isWitness?: boolean; index: number } = { index: 0 },
+  ) {
+    this.address = `node-${id}:7460`;
+    this.uuid = id.toString(16).padStart(32, "0");
+    this.zone = options.zone ?? "";
+    this.isWitness = options.isWitness ?? false;
+    this.window = memoryOf(options.index).windows[0];
+    this.disk = new SimulatedDisk({
+      bytes: this.window.bytes,
+      random: world.random.fork(),
+      sizeBytes: DISK_BYTES,
+    });
+    network.stations.set(this.address, this);
+  }
+
+  get isRunning(): boolean {
+    return this.process !== null && !this.process.isDead;
+  }
+
+  get links(): LinkEnds | null {
+    return this.process?.isStarted ? this.process.links : null;
+  }
+
+  get nowMs(): number {
+    return this.world.nowMs * this.drift + 1000;
+  }
+
+  // ------------------------------------------------------------------------------------ lifecycle
+
+  /** Starts the agent: founds a cluster, joins one, or goes on. */
+  start(seeds: readonly string[]): void {
+    if (this.process !== null) throw new Error(`node ${this.id} runs already`);
+    const process = new Process();
+    this.process = process;
+    this.run++;
+    this.incarnation = 0;
+    const random = this.world.random.fork();
+    const arena = new Arena(ARENA_BYTES);
+    process.pool = new TransferPool(arena);
+    process.store = new Store({
+      disk: this.disk,
+      window: this.window,
+      arena,
+      random,
+      log: this.#log("store"),
+      checksumCacheBytes: 65536,
+      checkpointLogBytes: 2 * 1024 * 1024,
+      readySegments: 4,
+      cleanerSegments: 4,
+      crashSegments: 4,
+      scrubBytesPerSecond: 1024 * 1024,
+      scrubPauseMs: 5000,
+    });
+    this.disk.listener = process.store;
+    this.disk.faults = {
+      fail: (kind) => {
+        if (this.diskFaults === 0 || kind === "sync" || kind === "allocate") return 0;
+        return kind === "read" && random.chance(this.diskFaults) ? -5 : 0;
+      },
+    };
+    const opened = (error: StoreError | null) => {
+      if (process.isDead) return;
+      if (error !== null) throw new Error(`node ${this.id} cannot open its store: ${error.message}`);
+      this.#opened(process, arena, random, seeds);
+    };
+    if (this.#isFormatted) process.store.open({ hostId: HOST }, opened);
+    else {
+      process.store.format({
+        nodeId: new Uint8Array(16).fill(this.id),
+        clusterId: new Uint8Array(16).fill(2),
+        hostId: HOST,
+        segmentBytes: SEGMENT_BYTES,
+        capacityBytes: DISK_BYTES,
+      }, (error) => {
+        if (error !== null) throw error;
+        this.#isFormatted = true;
+        process.store.open({ hostId: HOST }, opened);
+      });
+    }
+    this.turn();
+    this.#tickStore(process);
+  }
+
+  #facts(): NodeFacts {
+    return {
+      uuid: this.uuid,
+      name: `node-${this.id}`,
+      address: this.address,
+      zone: this.zone,
+      capacityBytes: DISK_BYTES,
+      witness: this.isWitness,
+      version: "1.0.0",
+      protocol: 1,
+      bootId: this.bootId,
+      nowMs: Math.floor(this.nowMs),
+    };
+  }
+
+  #opened(process: Process, arena: Arena, random: Prng, seeds: readonly string[]): void {
+    const { store } = process;
+    const values = new Map<string, Uint8Array>();
+    for (const key of store.metaKeys()) values.set(key, store.getMeta(key)!);
+    const begin = (node: number, isFounder: boolean) => {
+      if (process.isDead) return;
+      this.#begin(process, arena, random, seeds, node, isFounder, values);
+    };
+    const known = values.get("node");
+    if (known !== undefined) return begin(known[0] | known[1] << 8, false);
+    if (seeds.length > 0) return begin(0, false);
+    const founded = foundCluster({ ...this.#facts(), clusterId: CLUSTER_ID });
+    if (!founded.ok) throw new Error(founded.error.message);
+    const map = encodeMap(founded.value);
+    if (!map.ok) throw new Error(map.error.message);
+    const writes = [
+      { key: "node", value: Uint8Array.of(1, 0) },
+      ...writeInitial(1, Raft.bootstrap(1, map.value)),
+    ];
+    store.setMetaBatch(writes, () => {
+      for (const { key, value } of writes) if (value !== null) values.set(key, value);
+      begin(1, true);
+      this.turn();
+    });
+    this.turn();
+  }
+
+  #begin(
+    process: Process,
+    arena: Arena,
+    random: Prng,
+    seeds: readonly string[],
+    node: number,
+    isFounder: boolean,
+    values: ReadonlyMap<string, Uint8Array>,
+  ): void {
+    const { store } = process;
+    let raft = null;
+    if (node !== 0) {
+      const loaded = load(values, node);
+      if (!loaded.ok) throw new Error(`node ${this.id}: ${loaded.error.message}`);
+      raft = loaded.value;
+    }
+    const links: SimulatedLinks & { transport: { close(): void } } = {
+      listener: null as never,
+      allocate: (bytes) => arena.allocate(bytes),
+      memory: this.window.bytes,
+      turn: () => this.turn(),
+      ends: new Map(),
+      reconnect: () => {},
+      transport: null as never,
+    };
+    process.links = links;
+    const transport = this.#transport(process);
+    links.transport = transport;
+    const data = new DataCore({
+      store,
+      window: this.window,
+      arena,
+      transport,
+      log: this.#log("data"),
+      events: {
+        inSync: (pool, pgs, epoch) =>
+          this.#toControl(process, () => {
+            process.control!.propose({
+              kind: "in-sync",
+              pool,
+              pgs,
+              node: process.control!.status.node,
+              incarnation: process.control!.status.incarnation,
+              basedOnEpoch: epoch,
+            });
+          }),
+        settled: (pool, pgs) =>
+          this.#toControl(process, () => {
+            const { node, incarnation } = process.control!.status;
+            process.control!.propose({ kind: "settled", pool, pgs, node, incarnation });
+          }),
+        reconciled: (disk, generation) =>
+          this.#toControl(process, () => {
+            process.leases!.opened(disk, generation);
+            process.control!.propose({ kind: "reconciled", id: disk, generation });
+          }),
+        unreachable: () => this.#toControl(process, () => this.#report(process)),
+        memberFailed: () => this.#toControl(process, () => this.#report(process)),
+      },
+    });
+    process.data = data;
+    (links as { listener: unknown }).listener = data;
+    const host: ControlHost = {
+      log: this.#log("control"),
+      random,
+      wallMs: () => Math.floor(this.nowMs),
+      sendControl: (address, bytes) =>
+        this.network.send(this, address, bytes, (to, from, copy) => to.controlArrived(from, copy)),
+      sendGossip: (address, bytes) =>
+        this.network.send(this, address, bytes, (to, from, copy) => to.gossipArrived(from, copy)),
+      persist: (writes, done) => {
+        this.#toData(process, () => {
+          store.setMetaBatch(writes, (error) => {
+            if (error !== null) return; // The store has failed: the process is about to end.
+            this.#toControl(process, done);
+          });
+        });
+      },
+      mapChanged: (map) => this.#mapChanged(process, map),
+      started: (node, incarnation) => this.#started(process, node, incarnation),
+      renewed: (untilMs) => this.#toData(process, () => data.renew(untilMs)),
+      joined: (node) => {
+        const writes = [
+          { key: "node", value: Uint8Array.of(node & 255, node >>> 8) },
+          ...writeInitial(node, Raft.joining()),
+        ];
+        store.setMetaBatch(writes, () => {
+          const all = new Map<string, Uint8Array>();
+          for (const { key, value } of writes) if (value !== null) all.set(key, value);
+          const loaded = load(all, node);
+          if (!loaded.ok || loaded.value === null) throw new Error("nothing was written");
+          const { state, storage } = loaded.value;
+          this.#toControl(process, () => {
+            process.control!.markNewcomer();
+            process.control!.beginJoined(state, storage);
+          });
+        });
+        this.turn();
+      },
+      joinRefused: (message) => this.watcher.note(this, `refused: ${message}`),
+    };
+    process.leases = new Leases({
+      wantLease: (disk) => process.control!.wantLease(disk),
+      forgetLease: (disk) => process.control!.forgetLease(disk),
+      propose: (command, done) => process.control!.propose(command, () => done?.()),
+      granted: (disk, generation) => this.#granted(process, disk, generation),
+      fenced: (disk) => {
+        this.#toData(process, () => data.router(disk).abandon(-5));
+        this.watcher.fenced(this, disk);
+      },
+    });
+    process.control = new Control({
+      host,
+      node,
+      facts: this.#facts(),
+      clean: this.#cleanStop,
+      raft,
+      seeds,
+      nowMs: this.nowMs,
+    });
+    this.#cleanStop = false;
+    if (isFounder) process.control.markNewcomer();
+    this.#tickControl(process);
+    this.#tickData(process);
+    this.turn();
+  }
+
+  #transport(process: Process) {
+    // The network wants the station's links in place.
+    const before = this.process!.isStarted;
+    process.isStarted = true;
+    const transport = this.network.transport(this);
+    process.isStarted = before;
+    return transport;
+  }
+
+  #report(process: Process): void {
+    const { data, control } = process;
+    if (data === null || control === null) return;
+    const { status } = data;
+    const { map } = control;
+    const disconnected = map.nodes.filter((node) =>
+      node.id !== control.status.node && !node.witness && node.state === "up" &&
+      !data.peers.isConnected(node.id)
+    ).map((node) => node.id);
+    control.report({
+      ...EMPTY_REPORT,
+      unreachable: data.unreachable,
+      disconnected,
+      joiningGroups: status.joining.groups,
+      chunksLeft: status.joining.chunksLeft,
+      copiedBytes: status.joining.copiedBytes,
+      stuck: status.joining.stuck ?? "",
+      waiting: status.waiting,
+    });
+  }
+
+  #mapChanged(process: Process, map: ClusterMap): void {
+    process.map = map;
+    if (map.epoch > this.#shownEpoch) {
+      this.#shownEpoch = map.epoch;
+      this.watcher.mapChanged(this, map);
+    }
+    if (this.incarnation > 0) this.#giveMap(process, map);
+  }
+
+  #started(process: Process, node: number, incarnation: number): void {
+    this.incarnation = incarnation;
+    process.isStarted = true;
+    void node;
+    if (process.map !== null) this.#giveMap(process, process.map);
+    process.leases!.started(node, incarnation);
+  }
+
+  #giveMap(process: Process, map: ClusterMap): void {
+    const { incarnation } = this;
+    const { node } = process.control!.status;
+    this.#toData(process, () => {
+      const { store } = process;
+      for (const disk of map.disks) {
+        for (const layer of disk.layers) {
+          if (!store.hasLayer(layer)) store.createLayer(layer, () => {});
+        }
+      }
+      const go = () => {
+        for (const each of map.nodes) {
+          if (each.id !== node && !each.witness) process.data!.setAddress(each.id, each.address);
+        }
+        process.data!.setMap(map, node, incarnation);
+      };
+      go();
+    });
+    process.leases!.mapChanged(map);
+  }
+
+  #granted(process: Process, disk: number, generation: number): void {
+    this.#toData(process, () => {
+      const volume = process.volumes.get(disk);
+      if (volume === undefined) return;
+      volume.generation = generation;
+      process.data!.openDisk(disk, generation);
+    });
+    this.watcher.granted(this, disk);
+  }
+
+  // -------------------------------------------------------------------------------------- threads
+
+  /** To the data worker: in order, a moment later. */
+  #toData(process: Process, run: () => void): void {
+    process.toDataMs = Math.max(process.toDataMs, this.world.nowMs + this.world.random.fraction());
+    this.world.after(process.toDataMs - this.world.nowMs, () => {
+      if (process.isDead) return;
+      run();
+      this.turn();
+    });
+  }
+
+  #toControl(process: Process, run: () => void): void {
+    process.toControlMs = Math.max(
+      process.toControlMs,
+      this.world.nowMs + this.world.random.fraction() / 2,
+    );
+    this.world.after(process.toControlMs - this.world.nowMs, () => {
+      if (!process.isDead && process.control !== null) run();
+    });
+  }
+
+  controlArrived(from: Station, bytes: Uint8Array): void {
+    const { process } = this;
+    if (process === null || process.control === null) return;
+    const sender = from as SimNode;
+    process.control.received({
+      uuid: sender.uuid,
+      node: sender.process?.control?.status.node ?? 0,
+      incarnation: sender.incarnation,
+      clusterId: CLUSTER_ID,
+      address: sender.address,
+    }, bytes);
+  }
+
+  gossipArrived(from: Station, bytes: Uint8Array): void {
+    this.process?.control?.gossipReceived(from.address, bytes);
+  }
+
+  #tickControl(process: Process): void {
+    this.world.after(25 + this.world.random.below(10), () => {
+      if (process.isDead) return;
+      process.control!.tick(this.nowMs);
+      if (this.world.random.chance(0.1)) this.#report(process);
+      this.#tickControl(process);
+    });
+  }
+
+  #tickData(process: Process): void {
+    const isBusy = process.data!.isBusy;
+    this.world.after(isBusy ? 10 : 50, () => {
+      if (process.isDead) return;
+      process.data!.tick(this.nowMs);
+      this.turn();
+      this.#tickData(process);
+    });
+  }
+
+  #tickStore(process: Process): void {
+    this.world.after(100, () => {
+      if (process.isDead) return;
+      process.store.tick(this.nowMs);
+      this.turn();
+      this.#tickStore(process);
+    });
+  }
+
+  /** A turn of the data worker's loop. */
+  turn(): void {
+    const { process } = this;
+    if (process === null || process.isDead || this.#isTurning) return;
+    this.#isTurning = true;
+    process.pool.endTurn();
+    process.data?.endTurn();
+    process.store.endTurn();
+    this.#isTurning = false;
+    this.#pumpDisk(process);
+  }
+
+  #pumpDisk(process: Process): void {
+    if (this.#isPumping || this.disk.inFlight === 0) return;
+    this.#isPumping = true;
+    const delayMs = this.diskDelayMs * (0.2 + this.world.random.fraction());
+    this.world.after(delayMs, () => {
+      this.#isPumping = false;
+      if (process.isDead) {
+        if (this.process !== null) this.#pumpDisk(this.process);
+        return;
+      }
+      for (let i = this.world.random.below(6); i >= 0; i--) this.disk.pump();
+      this.turn();
+    });
+  }
+
+  // --------------------------------------------------------------------------------------- crashes
+
+  /**
+   * Ends the process at once.
+   *
+   * @param isPower the machine lost power: what was not synced may be gone
+   */
+  crash(isPower: boolean): void {
+    const { process } = this;
+    if (process === null) return;
+    process.isDead = true;
+    this.process = null;
+    this.network.died(this, isPower);
+    if (isPower) this.bootId = `boot-${this.world.random.u32()}`;
+    this.disk = this.disk.crash(this.world.random, this.window.bytes, { processOnly: !isPower });
+  }
+
+  /** A volume for a guest of this node, which waits for the lease. */
+  attach(disk: number, sizeBytes: number, layers: readonly number[]): Volume | null {
+    const { process } = this;
+    if (process === null || process.data === null || process.leases === null) return null;
+    const volume = new Volume({
+      sizeBytes,
+      serial: `kelpie-${disk}`,
+      layers,
+      windows: [this.window],
+      pool: process.pool,
+      sink: process.data.router(disk),
+    });
+    process.volumes.set(disk, volume);
+    process.leases.wanted(disk);
+    return volume;
+  }
+
+  /** The guest is done with the disk, with nothing under way. */
+  detach(disk: number): void {
+    const { process } = this;
+    if (process === null) return;
+    process.volumes.delete(disk);
+    this.#toData(process, () => process.data!.closeDisk(disk));
+    process.leases!.released(disk);
+  }
+
+  #log(part: string): Log {
+    const note = (message: string, fields?: Record<string, unknown>) =>
+      this.watcher.note(
+        this,
+        `${part}: ${message}${fields === undefined ? "" : ` ${JSON.stringify(fields)}`}`,
+      );
+    return { debug() {}, info: note, warn: note, error: note };
+  }
+}
