@@ -696,13 +696,24 @@ export class Control {
 
   #persist(persist: Persist): void {
     const writes = this.#storage!.write(persist);
+    const underWay = { persist, isDone: false };
+    this.#persists.push(underWay);
     this.#host.persist(writes, () => {
-      if (this.#isStopped) return;
-      this.#raft!.persisted(persist.token);
-      for (const message of persist.messages) this.#sendRaft(message);
-      this.#pump();
+      underWay.isDone = true;
+      if (!this.#isStopped) this.#persisted();
     });
   }
+
+  /** In the order in which they were given: one with nothing to write may be done before those that it waits for. */
+  #persisted(): void {
+    while (this.#persists.length > 0 && this.#persists[0].isDone) {
+      const { persist } = this.#persists.shift()!;
+      this.#raft!.persisted(persist.token);
+      for (const message of persist.messages) this.#sendRaft(message);
+    }
+    this.#pump();
+  }
+  readonly #persists: { readonly persist: Persist; isDone: boolean }[] = [];
 
   #install(data: Uint8Array): void {
     const map = decodeMap(data);

@@ -213,6 +213,18 @@ export class Peers {
     return this.#peers.get(node)?.count ?? 0;
   }
 
+  /** What waits for a node, oldest first, in words. */
+  describe(node: number): string {
+    const peer = this.#peers.get(node);
+    if (peer === undefined) return "nothing";
+    const parts = [`link ${peer.link}${peer.isBlocked ? " full" : ""}, ${peer.count} requests`];
+    for (let request = peer.first; request !== null && parts.length < 6; request = request.next) {
+      const { head, isSent } = request;
+      parts.push(`type ${head.type} at epoch ${head.epoch}${isSent ? "" : " unsent"}`);
+    }
+    return parts.join("; ");
+  }
+
   /** Nodes that anything waits for. */
   nodes(): IterableIterator<number> {
     return this.#peers.keys();

@@ -134,10 +134,10 @@ export class Guest implements BlockRequestOwner {
     this.node.world.after(delayMs, () => {
       if (this.isStopped) return;
       for (const slot of this.#slots) {
-        if (!slot.isBusy && (this.#sweep !== null || this.random.chance(0.7))) this.#issue(slot);
+        if (!slot.isBusy && (this.#sweep !== null || this.random.chance(0.4))) this.#issue(slot);
       }
       this.node.turn();
-      this.#schedule(this.random.fraction() * 20);
+      this.#schedule(this.random.fraction() * 100);
     });
   }
 

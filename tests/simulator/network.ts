@@ -21,7 +21,10 @@ export interface NetworkFaults {
 
 /** A node, as the network sees it. */
 export interface Station {
+  /** Number of the host in the simulation. */
   readonly id: number;
+  /** Its number in the map; 0: none yet. */
+  readonly node: number;
   readonly address: string;
   readonly isRunning: boolean;
   /** Counts starts of the process: what was sent to an earlier one does not arrive. */
@@ -119,7 +122,7 @@ export class Network {
       const isCurrent = station.isRunning && station.run === run;
       if (address === undefined || !isCurrent) return;
       for (const { connection, end } of mine.values()) {
-        if (connection.isUp && end === connection.client && connection.server.station.id === node) {
+        if (connection.isUp && end === connection.client && connection.server.station.node === node) {
           return;
         }
       }
@@ -144,7 +147,7 @@ export class Network {
         links.set(end.link, { connection, end, other });
         end.station.links!.listener.linkUp(
           end.link,
-          other.station.id,
+          other.station.node,
           end === connection.client,
           other.station.incarnation,
         );
@@ -158,7 +161,7 @@ export class Network {
         if (address === null) {
           wanted.delete(node);
           for (const { connection, other } of [...mine.values()]) {
-            if (other.station.id === node && connection.client.station === station) {
+            if (other.station.node === node && connection.client.station === station) {
               this.#break(connection);
             }
           }
@@ -256,7 +259,7 @@ export class Network {
       if (end === connection.client) {
         this.world.after(
           RECONNECT_MS * this.world.random.fraction(),
-          () => links.reconnect(connection.server.station.id),
+          () => links.reconnect(connection.server.station.node),
         );
       }
     }

@@ -80,6 +80,7 @@ export class SimNode implements Station {
   run = 0;
   bootId = "boot-0";
   incarnation = 0;
+  node = 0;
   /** Factor of its clock. */
   drift = 1;
   /** Share of disk requests that fail, and how slow the disk is. */
@@ -279,7 +280,12 @@ export class SimNode implements Station {
             process.leases!.opened(disk, generation);
             process.control!.propose({ kind: "reconciled", id: disk, generation });
           }),
-        unreachable: () => this.#toControl(process, () => this.#report(process)),
+        unreachable: (nodes) => {
+          for (const each of nodes) {
+            this.watcher.note(this, `waits for node ${each}: ${data.peers.describe(each)}`);
+          }
+          this.#toControl(process, () => this.#report(process));
+        },
         memberFailed: () => this.#toControl(process, () => this.#report(process)),
       },
     });
@@ -392,7 +398,7 @@ export class SimNode implements Station {
   #started(process: Process, node: number, incarnation: number): void {
     this.incarnation = incarnation;
     process.isStarted = true;
-    void node;
+    this.node = node;
     if (process.map !== null) this.#giveMap(process, process.map);
     process.leases!.started(node, incarnation);
   }
