@@ -21,7 +21,8 @@
  * 3. *Level*: a few more moves, in proportion, towards the quotas. A node that was filled to the low
  *    end of its band ends at its ideal.
  *
- * All searches together look at no more than {@linkcode WORK_MAX} entries. Should that not be enough, the
+ * All searches together look at no more than about {@linkcode WORK_MAX} entries, and polishing at
+ * {@linkcode WORK_POLISH_MAX}. Should that not be enough, the
  * table obeys all rules of zones and is out of balance by what the figures say.
  *
  * @module
@@ -33,14 +34,23 @@ import type { PgTable } from "./placement_table.ts";
 /** Most entries that the searches for one table look at; about a quarter of a second. */
 const WORK_MAX = 60_000_000;
 
+/**
+ * Most entries that one search for a chain without cost looks at. Such chains are short if there are
+ * any; in a large cluster where much has moved a search for one that is not there would see it all.
+ */
+const WORK_FREE_MAX = 10_000;
+
 /** Most nodes of a cluster whose table is polished: the graph of exchanges is their square. */
-const NODES_POLISHED_MAX = 64;
+const NODES_POLISHED_MAX = 200;
+
+/** Most entries that polishing looks at. */
+const WORK_POLISH_MAX = 20_000_000;
 
 /** Moves for each of which one more is allowed to level with. */
 const MOVES_PER_LEVELLING = 25;
 
-/** Zones in which a partner of a direct exchange is looked for; after that chains are searched. */
-const ZONES_TRIED_MAX = 6;
+/** Partners of a direct exchange that are tried in vain before other zones are given up. */
+const TRIES_MAX = 6;
 
 /** PGs or nodes in between that are tried for a chain of two before all chains are searched. */
 const SAMPLES_MAX = 12;
@@ -102,16 +112,17 @@ function level(table: PgTable, direct: DirectSearch): void {
 /** Exchanges with whoever is farthest from where he should be. */
 class DirectSearch {
   readonly #table: PgTable;
-  /** Per zone: the best partner in it, or −1, and how full he is (the less the better). */
+  /** Per zone: the best partner in it, or −1. */
   readonly #best: Int32Array;
+  /** How full a partner is; the less the better. */
   readonly #levels: Float64Array;
-  /** Zones that have a partner, the best first. */
-  readonly #order: number[] = [];
+  /** Partners to try, the best first. */
+  readonly #partners: number[] = [];
 
   constructor(table: PgTable) {
     this.#table = table;
     this.#best = new Int32Array(table.topology.zones.length);
-    this.#levels = new Float64Array(table.topology.zones.length);
+    this.#levels = new Float64Array(table.nodeCount);
   }
 
   /**
@@ -164,56 +175,59 @@ class DirectSearch {
   }
 
   /**
-   * Finds the emptiest (`sign` 1) or fullest (`sign` −1) candidate of each zone. Between equal ones a
-   * hash decides.
+   * Finds all candidates of the node's own zone, whose exchanges always suit the zones, and of each
+   * other zone the emptiest (`sign` 1) or fullest (`sign` −1). Sorts them; between equal ones a hash
+   * decides.
    */
   #findPartners(node: number, isCandidate: (other: number) => boolean, sign: 1 | -1): void {
     const table = this.#table;
-    const best = this.#best.fill(-1);
-    for (let other = 0; other < table.nodeCount; other++) {
+    const { zoneOf, zones, isFixed } = table.topology;
+    const own = zoneOf[node];
+    const levels = this.#levels;
+    const partners = this.#partners;
+    partners.length = 0;
+    for (const other of zones[own]) {
       if (other === node || !isCandidate(other)) continue;
-      const level = sign * levelOf(table, other);
-      const zone = table.topology.zoneOf[other];
-      const rival = best[zone];
-      if (rival >= 0) {
-        if (level > this.#levels[zone]) continue;
-        if (level === this.#levels[zone] && mixPair(other, node) > mixPair(rival, node)) continue;
-      }
-      best[zone] = other;
-      this.#levels[zone] = level;
+      levels[other] = sign * levelOf(table, other);
+      partners.push(other);
     }
-    table.work += table.nodeCount + best.length;
+    table.work += zones[own].length;
+    const isBetter = (left: number, right: number) =>
+      levels[left] - levels[right] || mixPair(left, node) - mixPair(right, node);
+    if (!isFixed) {
+      const best = this.#best.fill(-1);
+      for (let other = 0; other < table.nodeCount; other++) {
+        const zone = zoneOf[other];
+        if (zone === own || !isCandidate(other)) continue;
+        levels[other] = sign * levelOf(table, other);
+        if (best[zone] < 0 || isBetter(other, best[zone]) < 0) best[zone] = other;
+      }
+      for (const other of best) if (other >= 0) partners.push(other);
+      table.work += table.nodeCount + best.length;
+    }
+    partners.sort(isBetter);
   }
 
   /**
-   * Exchanges with the best of each zone, the best first, until a better one may be elsewhere. Gives up
-   * after a few that do not fit; the node's own zone is always tried, for it fits most often.
+   * Exchanges with the partners, the best first, until a better one may be among those that were not
+   * looked at. Gives up other zones after a few that do not fit.
    */
   #tryPartners(node: number, wanted: number, sign: 1 | -1): boolean {
-    const levels = this.#levels;
-    const own = this.#table.topology.zoneOf[node];
-    const order = this.#order;
-    order.length = 0;
-    this.#best.forEach((partner, zone) => partner >= 0 && order.push(zone));
-    order.sort((left, right) => levels[left] - levels[right] || left - right);
+    const { zoneOf } = this.#table.topology;
     let done = 0;
     let failures = 0;
     let levelAfter = Infinity;
-    for (const zone of order) {
-      if (done === wanted || levels[zone] > levelAfter) return true;
-      if (failures === ZONES_TRIED_MAX) break;
-      const partner = this.#best[zone];
+    for (const partner of this.#partners) {
+      if (done === wanted || this.#levels[partner] > levelAfter) return true;
+      if (failures >= TRIES_MAX && zoneOf[partner] !== zoneOf[node]) continue;
       if (sign < 0 ? this.#exchange(partner, node) : this.#exchange(node, partner)) {
         done++;
         levelAfter = Math.min(levelAfter, sign * levelOf(this.#table, partner));
       } else {
         failures++;
-        if (zone === own) this.#best[own] = -1;
       }
     }
-    if (done > 0 || this.#best[own] < 0) return done > 0;
-    const partner = this.#best[own];
-    return sign < 0 ? this.#exchange(partner, node) : this.#exchange(node, partner);
+    return done > 0;
   }
 
   /** Puts `comes` in the place of `goes` in some PG: best where it was, or where `goes` was not. */
@@ -274,7 +288,7 @@ class ChainSearch {
   gain(node: number, isFree: boolean): boolean {
     const table = this.#table;
     const { low } = table.shares;
-    return this.#search(node, (comes, visit) => {
+    return this.#search(node, this.#workMax(isFree), (comes, visit) => {
       const end = isFree ? table.goneCount(comes) : table.pgCount;
       const start = mixPair(comes, node);
       for (let step = 0; step < end; step++) {
@@ -300,7 +314,7 @@ class ChainSearch {
   lose(node: number, isFree: boolean): boolean {
     const table = this.#table;
     const { high } = table.shares;
-    return this.#search(node, (goes, visit) => {
+    return this.#search(node, this.#workMax(isFree), (goes, visit) => {
       const consider = (pg: number, comes: number) => {
         table.work++;
         if (table.has(pg, comes) || !table.fits(pg, goes, comes)) return false;
@@ -309,6 +323,7 @@ class ChainSearch {
       for (let place = 0; place < table.counts[goes]; place++) {
         const pg = table.pgAt(goes, place);
         if (isFree) {
+          table.work += table.width;
           for (const comes of table.gone(pg)) if (consider(pg, comes)) return;
         } else {
           for (let comes = 0; comes < table.nodeCount; comes++) if (consider(pg, comes)) return;
@@ -317,13 +332,19 @@ class ChainSearch {
     }, (pg, reached, from) => table.exchange(pg, from, reached));
   }
 
+  #workMax(isFree: boolean): number {
+    return isFree ? Math.min(WORK_MAX, this.#table.work + WORK_FREE_MAX) : WORK_MAX;
+  }
+
   /**
+   * @param workMax how far the count of work may go
    * @param expand tells `visit` all nodes that one exchange leads to, through which PG, and whether the
    * chain can end there; until `visit` says that it does
    * @param apply carries one exchange out
    */
   #search(
     start: number,
+    workMax: number,
     expand: (
       node: number,
       visit: (reached: number, pg: number, isEnd: boolean) => boolean,
@@ -337,7 +358,7 @@ class ChainSearch {
     this.#reached[start] = round;
     let end = -1;
     for (let taken = 0; taken < queued && end < 0; taken++) {
-      if (this.#table.work > WORK_MAX) return false;
+      if (this.#table.work > workMax) return false;
       const node = queue[taken];
       expand(node, (reached, pg, isEnd) => {
         if (this.#reached[reached] === round || this.#passes(node, start, pg)) return false;
@@ -368,7 +389,8 @@ class ChainSearch {
 /** Cancels cycles of negative cost: what is left is a minimum, or its work is done. */
 function polish(table: PgTable, movedMinimum: number): void {
   const graph = new ExchangeGraph(table);
-  while (table.moved > movedMinimum && table.work <= WORK_MAX && graph.cancelOne());
+  const workMax = table.work + WORK_POLISH_MAX;
+  while (table.moved > movedMinimum && table.work <= workMax && graph.cancelOne());
 }
 
 /**
@@ -449,10 +471,10 @@ class ExchangeGraph {
     this.#from.fill(-1);
     let last = -1;
     for (let round = 0; round < nodes; round++) {
+      this.#table.work += nodes ** 2;
       last = this.#relax();
       if (last < 0) return null;
     }
-    this.#table.work += nodes ** 2;
     // After as many rounds as there are nodes, going back that far ends in the cycle.
     for (let step = 0; step < nodes; step++) last = this.#from[last];
     const cycle = [last];

@@ -4,7 +4,7 @@
  * **Zones.** A node without a zone is a zone of its own. Let `width` be the replicas that a PG can
  * have: `copies`, or the number of usable nodes where those are fewer. Each PG has at most `cap`
  * replicas in a zone of n nodes (never more than n), with the smallest `cap` for which `width`
- * replicas find room; and it has at least `cap − 1` there (or n). With as many zones as copies `cap`
+ * replicas find room; and it has at least `cap − 1` there (or n), or `cap` where all room is needed. With as many zones as copies `cap`
  * is 1: one replica per zone. With fewer, that is "as evenly as possible".
  *
  * **The ideal: water-filling.** A node of weight w should be in the fraction x = min(1, λ·w) of all
@@ -70,6 +70,8 @@ export interface Topology {
   readonly zoneLow: readonly number[];
   /** Most replicas of a PG in each zone. */
   readonly zoneHigh: readonly number[];
+  /** Fewest and most are the same: replicas never move from one zone to another. */
+  readonly isFixed: boolean;
 }
 
 /** What each node, by its index in the {@linkcode Topology}, should have; in PGs. */
@@ -108,14 +110,18 @@ export function topologyOf(nodes: readonly PlacementNode[], copies: number): Top
   const width = Math.min(copies, usable.length);
   let cap = 0;
   while (sum(zones.map(({ length }) => Math.min(cap, length))) < width) cap++;
+  const zoneHigh = zones.map(({ length }) => Math.min(cap, length));
+  // What the other zones cannot take, a zone must: all of it, if there is just room for all.
+  const isFixed = sum(zoneHigh) === width;
   return {
     ids: usable.map(({ id }) => id),
     weights: usable.map(({ weight }) => weight),
     zoneOf,
     zones,
     width,
-    zoneLow: zones.map(({ length }) => Math.min(Math.max(cap - 1, 0), length)),
-    zoneHigh: zones.map(({ length }) => Math.min(cap, length)),
+    zoneLow: isFixed ? zoneHigh : zoneHigh.map((high) => Math.min(Math.max(cap - 1, 0), high)),
+    zoneHigh,
+    isFixed,
   };
 }
 

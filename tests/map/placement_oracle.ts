@@ -68,6 +68,10 @@ export function faultsOf(input: PlacementInput, { targets, nodes }: Placement): 
   targets.forEach((ids, pg) => {
     if (ids.length !== width) faults.push(`PG ${pg} has ${ids.length} members, not ${width}`);
     if (new Set(ids).size !== ids.length) faults.push(`PG ${pg} has a node twice: ${ids}`);
+    const stay = previousOf(input, pg).filter((id, at, all) =>
+      ids.includes(id) && all.indexOf(id) === at
+    );
+    if (stay.some((id, at) => ids[at] !== id)) faults.push(`PG ${pg}: ${stay} became ${ids}`);
     for (const [zone, { low, high }] of zoneBounds) {
       const count = ids.filter((id) => zoneOf.get(id) === zone).length;
       if (count < low || count > high) {
