@@ -369,7 +369,7 @@ export interface Forgotten {
  */
 export function poolsWithoutNode(map: ClusterMap, node: number): Forgotten | null {
   const epoch = map.epoch + 1;
-  const rest = { ...map, nodes: map.nodes.filter((each) => each.id !== node) };
+  const candidates = candidatesOf(map).filter((each) => each.id !== node);
   const lost: { pool: number; pgs: number }[] = [];
   const pools: Pool[] = [];
   for (const pool of map.pools) {
@@ -384,7 +384,7 @@ export function poolsWithoutNode(map: ClusterMap, node: number): Forgotten | nul
         pgs.push(left.length === pg.target.length ? staying : { ...staying, target: left });
         continue;
       }
-      const heir = [...left, ...pg.joining, ...placesFor(rest, index, 1)]
+      const heir = [...left, ...pg.joining, ...placesFor(candidates, index, 1)]
         .find((each) => each !== node && isUp(map, each));
       if (!isOnly) {
         pgs.push({ ...withoutMember(pg, node, epoch), target: [heir ?? pg.inSync[0]] });
@@ -424,7 +424,8 @@ export function isNamed(map: ClusterMap, node: number): boolean {
  */
 export function poolsForDisk(map: ClusterMap, copies: number): Result<readonly Pool[]> {
   if (map.nodes.length === 0 || hasDisks(map, copies)) return success(map.pools);
-  if (placesFor(map, 0, copies).length === 0) {
+  const candidates = candidatesOf(map);
+  if (candidates.length === 0) {
     return failure("unavailable", "no node that is up and in can hold data");
   }
   const epoch = map.epoch + 1;
@@ -438,7 +439,7 @@ export function poolsForDisk(map: ClusterMap, copies: number): Result<readonly P
       continue;
     }
     const wanted = old?.target.filter((id) => isUp(map, id)) ?? [];
-    const places = wanted.length > 0 ? wanted : placesFor(map, index, copies);
+    const places = wanted.length > 0 ? wanted : placesFor(candidates, index, copies);
     const key = places.join();
     if (!known.has(key)) known.set(key, freshGroup(places, places, epoch));
     pgs.push(known.get(key)!);
@@ -549,15 +550,19 @@ function freshGroup(target: readonly number[], inSync: readonly number[], epoch:
   };
 }
 
-/** Where data could be: nodes that are up and in, of different zones as far as there are. */
-function placesFor(map: ClusterMap, pg: number, copies: number): readonly number[] {
-  const nodes = map.nodes.filter((node) =>
+/** Nodes that may get data now. */
+function candidatesOf(map: ClusterMap): readonly NodeEntry[] {
+  return map.nodes.filter((node) =>
     !node.witness && node.state === "up" && node.availability === "in"
   );
+}
+
+/** Where data could be: candidates in turn, of different zones as far as there are. */
+function placesFor(candidates: readonly NodeEntry[], pg: number, copies: number): number[] {
   const places: NodeEntry[] = [];
   for (const isZoneNew of [true, false]) {
-    for (let step = 0; step < nodes.length && places.length < copies; step++) {
-      const node = nodes[(pg + step) % nodes.length];
+    for (let step = 0; step < candidates.length && places.length < copies; step++) {
+      const node = candidates[(pg + step) % candidates.length];
       if (places.includes(node)) continue;
       if (isZoneNew && places.some((each) => each.zone === node.zone && node.zone !== "")) continue;
       places.push(node);

@@ -37,6 +37,8 @@ const FLAG_UNSETTLED = 16;
 const FLAG_EPOCH = 32;
 const FLAG_MANY = 64;
 const FLAG_SETTLED = 128;
+/** Of an entry in which nobody joins, is unclean or was settled. */
+const FLAGS_QUIET = FLAG_NEXT_TARGET | FLAG_IN_SYNC_IS_TARGET | FLAG_EPOCH | FLAG_MANY;
 
 /** Seven bits of a varint. */
 const VARINT_BASE = 128;
@@ -110,45 +112,49 @@ export function decodeGroups(bytes: Uint8Array, count: number): PgEntry[] | null
   const lists = readLists(reader, count);
   if (lists === null) return null;
   const pgs: PgEntry[] = [];
-  const known = new Map<string, PgEntry>();
+  /** Entries of this epoch in which nothing is under way, by their lists. */
+  const known = new Map<number, PgEntry>();
   let nextNew = 0;
   let epoch = 0;
-  const named = (): readonly number[] => {
+  const indexOfNamed = (): number => {
     const index = reader.number(lists.length - 1);
     nextNew = Math.max(nextNew, index + 1);
-    return lists[index] ?? NOBODY;
+    return index;
   };
   while (pgs.length < count) {
     const flags = reader.byte();
-    let target: readonly number[];
-    if ((flags & FLAG_NEXT_TARGET) !== 0) target = lists[nextNew++] ?? NOBODY;
-    else target = named();
-    const inSync = (flags & FLAG_IN_SYNC_IS_TARGET) !== 0 ? target : named();
-    if ((flags & FLAG_EPOCH) !== 0) epoch += unzigzag(reader.number(Number.MAX_SAFE_INTEGER));
-    const joining = (flags & FLAG_JOINING) !== 0 ? named() : NOBODY;
-    const joinedEpochs = joining.length === 0
-      ? NOBODY
-      : joining.map(() => epoch - reader.number(Number.MAX_SAFE_INTEGER));
-    const unclean = (flags & FLAG_UNCLEAN) !== 0 ? named() : NOBODY;
+    const target = (flags & FLAG_NEXT_TARGET) !== 0 ? nextNew++ : indexOfNamed();
+    const inSync = (flags & FLAG_IN_SYNC_IS_TARGET) !== 0 ? target : indexOfNamed();
+    if ((flags & FLAG_EPOCH) !== 0) {
+      epoch += unzigzag(reader.number(Number.MAX_SAFE_INTEGER));
+      known.clear();
+    }
+    const joining = (flags & FLAG_JOINING) !== 0 ? lists[indexOfNamed()] : NOBODY;
+    const joinedEpochs = joining?.map(() => epoch - reader.number(Number.MAX_SAFE_INTEGER));
+    const unclean = (flags & FLAG_UNCLEAN) !== 0 ? lists[indexOfNamed()] : NOBODY;
     const settledEpoch = (flags & FLAG_SETTLED) !== 0
       ? epoch - reader.number(Number.MAX_SAFE_INTEGER)
       : 0;
     const runLength = (flags & FLAG_MANY) !== 0 ? reader.number(count) + 2 : 1;
-    if (reader.isBad || runLength > count - pgs.length) return null;
-    const entry: PgEntry = {
-      target,
-      inSync,
-      joining,
-      joinedEpochs,
-      unclean,
-      unsettled: (flags & FLAG_UNSETTLED) !== 0,
-      settledEpoch,
-      changedEpoch: epoch,
-    };
-    const key = `${target}|${inSync}|${joining}|${joinedEpochs}|${unclean}|` +
-      `${entry.unsettled}|${settledEpoch}|${epoch}`;
-    const pg = known.get(key) ?? entry;
-    known.set(key, pg);
+    const areThere = Math.max(target, inSync) < lists.length && joining !== undefined &&
+      unclean !== undefined;
+    if (reader.isBad || !areThere || runLength > count - pgs.length) return null;
+    const isQuiet = (flags & ~FLAGS_QUIET) === 0;
+    const key = target * lists.length + inSync;
+    let pg = isQuiet ? known.get(key) : undefined;
+    if (pg === undefined) {
+      pg = {
+        target: lists[target],
+        inSync: lists[inSync],
+        joining,
+        joinedEpochs,
+        unclean,
+        unsettled: (flags & FLAG_UNSETTLED) !== 0,
+        settledEpoch,
+        changedEpoch: epoch,
+      };
+      if (isQuiet) known.set(key, pg);
+    }
     for (let step = 0; step < runLength; step++) pgs.push(pg);
   }
   return reader.offset === bytes.length ? pgs : null;

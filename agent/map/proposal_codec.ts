@@ -16,8 +16,8 @@
 import { Packr } from "msgpackr";
 import { failure, type Result, success } from "./errors.ts";
 import {
-  ATTRIBUTES_MAX,
   type Attributes,
+  ATTRIBUTES_MAX,
   type MapCommand,
   PG_BITS_MAX,
   type Proposal,

@@ -72,7 +72,13 @@ export function clusterOf(count: number): ClusterMap {
 
 /** The same with a disk of so many copies, named "web", with id 1. */
 export function clusterWithDisk(count: number, copies: number): ClusterMap {
-  const create = { kind: "create-disk", name: "web", sizeBytes: 2 ** 30, nowMs: 0, copies } as const;
+  const create = {
+    kind: "create-disk",
+    name: "web",
+    sizeBytes: 2 ** 30,
+    nowMs: 0,
+    copies,
+  } as const;
   return run(clusterOf(count), create).map;
 }
 
