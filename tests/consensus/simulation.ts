@@ -323,8 +323,10 @@ export class Simulation {
     if (status.role === "leader") this.#oracle.leads(host.id, status.term, host.view);
     if (status.commit < host.commit) throw new Violation(`${host.id} takes back a commit`);
     if (status.contradictions > 0) throw new Violation(`${host.id} met a contradiction`);
-    this.#oracle.commits(host.id, host.commit, status.commit, host.view);
-    host.commit = status.commit;
+    // Entries that wait for their turn to be persisted have not been seen yet.
+    const commit = Math.min(status.commit, host.view.last);
+    this.#oracle.commits(host.id, host.commit, commit, host.view);
+    host.commit = commit;
   }
 
   #apply(host: Host, ready: Ready): void {
