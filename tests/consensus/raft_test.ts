@@ -536,3 +536,35 @@ Deno.test("rubbish of every kind neither throws nor changes what is committed", 
   group.advance(500);
   for (const id of [1, 2, 3]) assertEquals(group.texts(id), ["a", "b"], `node ${id}`);
 });
+
+Deno.test("a snapshot in parts that are too short, or too late, is not put together", () => {
+  const configuration = { voters: [1], learners: [2] };
+  const raft = new Raft({ id: 2, state: Raft.joining(), random: new Prng(1), nowMs: 0 });
+  const part = (offset: number, length: number, index = 9): Message => ({
+    kind: "snapshot",
+    from: 1,
+    to: 2,
+    term: 3,
+    index,
+    snapshotTerm: 2,
+    configuration,
+    totalBytes: 10_000,
+    checksum: 0,
+    offset,
+    data: new Uint8Array(length),
+  });
+  const answers = (message: Message) => {
+    raft.step(message);
+    const ready = raft.ready();
+    if (ready?.persist) raft.persisted(ready.persist.token);
+    return ready?.messages.map((each) =>
+      each.kind === "snapshot-response" ? each.offset : each.kind
+    );
+  };
+  assertEquals(answers(part(0, 100)), [0]);
+  assertEquals(answers(part(0, 5000)), [5000]);
+  assertEquals(answers(part(0, 5000)), [5000]);
+  assertEquals(answers(part(6000, 4000)), [5000]);
+  assertEquals(answers(part(0, 5000, 8)), undefined, "an older one of the same leader");
+  assertEquals(answers(part(0, 5000, 10)), [5000], "a newer one begins anew");
+});
