@@ -64,6 +64,9 @@ export const APPENDS_IN_FLIGHT_MAX = 16;
 /** Most bytes of a snapshot in one message. */
 export const SNAPSHOT_PART_BYTES_MAX = 256 * 1024;
 
+/** Fewest, but for the last part: a receiver keeps a bounded number of them. */
+export const SNAPSHOT_PART_BYTES_MIN = 4096;
+
 /** Longest snapshot, in bytes: it is held in memory by leader and receiver. */
 export const SNAPSHOT_BYTES_MAX = 16 * 1024 * 1024;
 

@@ -639,8 +639,8 @@ export class Raft {
     this.#uncommittedBytes = this.#log.bytesOf(commit + 1, lastIndex);
     this.#termStart = lastIndex + 1;
     this.#configurationChanged();
+    // Going out at once, it says as well who leads.
     this.#append(ENTRY_EMPTY, new Uint8Array(0));
-    this.#beat();
   }
 
   // ── Followers ──────────────────────────────────────────────────────────────────────────────────

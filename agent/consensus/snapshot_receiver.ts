@@ -9,6 +9,7 @@
  */
 
 import { crc32c } from "./checksum.ts";
+import { SNAPSHOT_PART_BYTES_MIN } from "./limits.ts";
 import type { Snapshot } from "./log.ts";
 import type { SnapshotMessage } from "./messages.ts";
 
@@ -31,7 +32,9 @@ export class SnapshotReceiver {
       this.reset();
     }
     if (this.#first === null) this.#first = message;
-    if (message.offset === this.#bytes && message.data.length > 0) {
+    const { offset, data, totalBytes } = message;
+    const isLongEnough = data.length >= Math.min(SNAPSHOT_PART_BYTES_MIN, totalBytes - offset);
+    if (offset === this.#bytes && data.length > 0 && isLongEnough) {
       this.#parts.push(message.data);
       this.#bytes += message.data.length;
     }

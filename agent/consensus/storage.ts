@@ -308,7 +308,7 @@ export function load(
     return corrupt(STATE_KEY, `term ${term} is older than the log`);
   }
   const last = entries.at(-1)?.index ?? snapshot.value.index;
-  const known = Math.max(snapshot.value.index, ...live.value.map((run) => run.commit));
+  const known = live.value.reduce((most, run) => Math.max(most, run.commit), snapshot.value.index);
   const used = new Set([STATE_KEY, HEAD_KEY, ...live.value.map((run) => runKey(run.firstIndex))]);
   for (let part = 0; part < partCountOf(head.value?.bytes ?? 0); part++) {
     used.add(partKey(head.value!.place, part));

@@ -2,7 +2,7 @@
  * Runs the simulation of consensus with as many seeds as asked.
  *
  *     deno run -A tests/consensus/simulate.ts [--seeds N] [--from SEED] [--minutes M] [--seed SEED]
- *                                             [--flaw early-persist|forgotten-vote|early-messages]
+ *                                             [--flaw early-persist|forgotten-vote|early-messages] [--contested]
  *
  * @module
  */
@@ -18,13 +18,14 @@ const from = Number(one ?? option("from") ?? 1);
 const seeds = one !== undefined ? 1 : Number(option("seeds") ?? 200);
 const endMs = performance.now() + 60_000 * Number(option("minutes") ?? Infinity);
 const flaw = option("flaw") as Flaw | undefined;
+const isContested = Deno.args.includes("--contested");
 const sums: Record<string, number> = {};
 const failed: number[] = [];
 const started = performance.now();
 let seed = from;
 for (; seed < from + seeds && performance.now() < endMs; seed++) {
   try {
-    const result: SimulationResult = new Simulation({ seed, flaw }).run();
+    const result: SimulationResult = new Simulation({ seed, flaw, isContested }).run();
     for (const [name, count] of Object.entries(result)) sums[name] = (sums[name] ?? 0) + count;
   } catch (error) {
     failed.push(seed);

@@ -36,6 +36,8 @@ export interface SimulationOptions {
   readonly flaw?: Flaw;
   /** Simulated milliseconds with faults. */
   readonly faultsMs?: number;
+  /** Three voters and one contested election after another. */
+  readonly isContested?: boolean;
 }
 
 /** What happened in a run, to see that it was worth something. */
@@ -52,6 +54,8 @@ export interface SimulationResult {
 
 const NODES_MAX = 9;
 const TICK_MS = 20;
+/** Without faults the group has its size within this time. */
+const GROWTH_MS = 10_000;
 /** Faults are over; within this time the group must have done its work. */
 const RECOVERY_MS = 30_000;
 const ARCHIVE_MAX = 300;
@@ -137,6 +141,7 @@ export class Simulation {
   readonly #random: Prng;
   readonly #flaw: Flaw | undefined;
   readonly #faultsMs: number;
+  readonly #isContested: boolean;
   readonly #events = new EventQueue();
   readonly #oracle = new Oracle();
   readonly #hosts: Host[] = [];
@@ -147,6 +152,7 @@ export class Simulation {
   readonly #replay: number;
   readonly #slowDisk: number;
   readonly #memberTarget: number;
+  readonly #voterTarget: number;
   #isFaulty = true;
   #nowMs = 0;
   #context = 0;
@@ -170,7 +176,14 @@ export class Simulation {
     this.#repeat = random.fraction() * 0.5;
     this.#replay = random.pick([0, 0.01, 0.05]);
     this.#slowDisk = random.pick([0, 0.05, 0.3]);
-    this.#memberTarget = random.between(1, NODES_MAX);
+    this.#isContested = options.isContested ?? false;
+    this.#memberTarget = this.#isContested
+      ? 3
+      : random.pick([1, 2, 3, 3, 3, 3, 4, 5, 5, 7, NODES_MAX]);
+    this.#voterTarget = random.between(
+      Math.min(this.#memberTarget, 3),
+      Math.min(this.#memberTarget, 7),
+    );
     for (let id = 1; id <= NODES_MAX; id++) {
       const host = new Host(id);
       this.#hosts.push(host);
@@ -186,16 +199,36 @@ export class Simulation {
    */
   run(): SimulationResult {
     for (const host of this.#hosts.slice(0, this.#memberTarget)) this.#start(host);
+    this.#grow();
     this.#every(10, 100, () => this.#proposeSome());
     this.#every(20, 100, () => this.#readSome());
-    this.#every(100, 400, () => this.#changeMembers());
-    this.#every(50, 800, () => this.#fault());
-    this.#runUntil(this.#faultsMs, () => false);
+    if (this.#isContested) this.#every(100, 500, () => this.#storm());
+    else this.#every(50, 800, () => this.#fault());
+    if (!this.#isContested) this.#every(100, 400, () => this.#changeMembers());
+    this.#runUntil(this.#nowMs + this.#faultsMs, () => false);
     this.#isFaulty = false;
     this.#recover();
     this.result.elections = this.#oracle.elections;
     this.result.committed = this.#oracle.commit;
     return this.result;
+  }
+
+  /** Begins with a group of the size that is aimed at. */
+  #grow(): void {
+    const isGrown = () => {
+      const configuration = this.#hosts[0].raft?.status().configuration;
+      return configuration?.voters.length === this.#voterTarget;
+    };
+    this.#isFaulty = false;
+    const grow = () => {
+      if (isGrown()) return;
+      this.#changeMembers();
+      this.#events.push(this.#nowMs + 10, grow);
+    };
+    grow();
+    this.#runUntil(GROWTH_MS, isGrown);
+    if (!isGrown()) throw new Violation(this.#stuck(0));
+    this.#isFaulty = true;
   }
 
   #runUntil(endMs: number, isDone: () => boolean): void {
@@ -290,8 +323,10 @@ export class Simulation {
     if (status.role === "leader") this.#oracle.leads(host.id, status.term, host.view);
     if (status.commit < host.commit) throw new Violation(`${host.id} takes back a commit`);
     if (status.contradictions > 0) throw new Violation(`${host.id} met a contradiction`);
-    this.#oracle.commits(host.id, host.commit, status.commit, host.view);
-    host.commit = status.commit;
+    // Entries that wait for their turn to be persisted have not been seen yet.
+    const commit = Math.min(status.commit, host.view.last);
+    this.#oracle.commits(host.id, host.commit, commit, host.view);
+    host.commit = commit;
   }
 
   #apply(host: Host, ready: Ready): void {
@@ -334,11 +369,7 @@ export class Simulation {
     if (this.#flaw === "early-messages") persist.messages.forEach((each) => this.#send(each));
     if (this.#flaw === "early-persist") this.#acknowledge(host, persist);
     const { life } = host;
-    if (this.#isFaulty && persist.hardState !== null && persist.hardState.vote !== 0) {
-      // Around a vote: before it is durable, and when it has just been heard of.
-      if (this.#random.chance(0.1)) this.#crashLater(host, this.#random.fraction() * takesMs);
-      if (this.#random.chance(0.1)) this.#crashLater(host, doneMs - this.#nowMs + 0.1);
-    }
+    this.#crashAroundVote(host, persist, { takesMs, doneMs });
     // In order: whatever is due later than what follows it waits for this one.
     this.#events.push(doneMs, () => {
       if (host.life !== life) return;
@@ -350,6 +381,16 @@ export class Simulation {
       }
       this.#serve(host);
     });
+  }
+
+  /** Around a vote: before it is durable, or when it has just been heard of. */
+  #crashAroundVote(host: Host, persist: Persist, disk: { takesMs: number; doneMs: number }): void {
+    const vote = persist.hardState?.vote ?? 0;
+    if (!this.#isFaulty || vote === 0) return;
+    const random = this.#random;
+    const chance = this.#isContested ? (vote === host.id ? 0 : 0.4) : 0.15;
+    if (random.chance(chance)) this.#crashLater(host, random.fraction() * disk.takesMs);
+    else if (random.chance(chance * 2)) this.#crashLater(host, disk.doneMs - this.#nowMs + 0.1);
   }
 
   #acknowledge(host: Host, persist: Persist): void {
@@ -440,10 +481,10 @@ export class Simulation {
     if (size < this.#memberTarget && outside.length > 0) {
       return { kind: "add-learner", node: random.pick(outside) };
     }
-    if (learners.length > 0 && voters.length < 7 && random.chance(0.6)) {
+    if (learners.length > 0 && voters.length < this.#voterTarget) {
       return { kind: "promote", node: random.pick(learners) };
     }
-    if (!random.chance(0.3)) return null;
+    if (!this.#isFaulty || !random.chance(0.3)) return null;
     const node = random.pick([...voters, ...learners]);
     return { kind: voters.includes(node) && random.chance(0.4) ? "demote" : "remove", node };
   }
@@ -453,17 +494,20 @@ export class Simulation {
   #fault(): void {
     const random = this.#random;
     const host = random.pick(this.#hosts.filter((each) => each.life > 0));
-    switch (random.below(11)) {
+    switch (random.below(12)) {
       case 0:
       case 1:
       case 2:
         return this.#crashAndStart(host);
       case 9:
       case 10:
+      case 11:
         return this.#storm();
       case 3:
+        this.#healLater();
         return this.#partition();
       case 4:
+        this.#healLater();
         for (const other of this.#hosts) {
           if (random.chance(0.5)) this.#cut.add(`${host.id}>${other.id}`);
           if (random.chance(0.2)) this.#cut.add(`${other.id}>${host.id}`);
@@ -491,8 +535,15 @@ export class Simulation {
     });
   }
 
+  #healLater(): void {
+    const afterMs = this.#random.pick([100, 500, 1500, 4000]);
+    this.#events.push(this.#nowMs + afterMs, () => this.#cut.clear());
+  }
+
   /** Leaders crash or are cut off, and several others stand for election at once. */
   #storm(): void {
+    this.#cut.clear();
+    this.#healLater();
     for (const leader of this.#leaders()) {
       if (this.#random.chance(0.5)) {
         this.#crashAndStart(leader);
