@@ -237,13 +237,14 @@ export interface GossipSelf {
   readonly meta: MemberMeta;
 }
 
-/** A member that is known without having heard of it, from the map. Taken to be alive until probes say otherwise. */
+/**
+ * A member that is known without having heard of it, from the map. Taken to be alive until probes say otherwise. Made by
+ * {@linkcode knownMember}; machines may share it.
+ */
 export interface KnownMember {
   readonly uuid: string;
-  readonly address: string;
-  /** 1 or more. */
-  readonly agentIncarnation: number;
-  readonly meta: MemberMeta;
+  readonly run: number;
+  readonly content: Content;
 }
 
 /** What the machine is made from. */
@@ -393,9 +394,9 @@ export class Gossip {
     this.#self = this.#table.add(self.uuid, { run, incarnation: 0, content: contentOf(self) }, 0);
     this.#announce(this.#self);
     for (const known of options.known ?? []) {
-      if (known.uuid === self.uuid) continue;
-      const claim = { run: runOf(known.agentIncarnation, 0), incarnation: 0 };
-      this.#table.add(known.uuid, { ...claim, content: contentOf(known) }, 0);
+      const { run, content } = known;
+      if (this.#table.get(known.uuid) !== undefined) continue;
+      this.#table.add(known.uuid, { run, incarnation: 0, content }, 0);
     }
     this.join(options.seeds ?? []);
   }
@@ -1344,6 +1345,22 @@ export class Gossip {
       isSelf: member === this.#self,
     };
   }
+}
+
+/**
+ * A member that is known from elsewhere.
+ *
+ * @param member.agentIncarnation as the map has it; 0: unknown
+ * @throws {RangeError} where a field is not what it should be
+ */
+export function knownMember(
+  member: { uuid: string; address: string; agentIncarnation: number; meta: MemberMeta },
+): KnownMember {
+  return {
+    uuid: member.uuid,
+    run: runOf(member.agentIncarnation, 0),
+    content: contentOf(member),
+  };
 }
 
 /** The run that a claim carries, see `packet.ts`. */

@@ -182,7 +182,7 @@ export function compareClaims(
 /**
  * Encodes an entry, to be put into packets by {@linkcode PackWriter.raw}.
  *
- * @returns bytes of the caller's own, at most 450
+ * @returns bytes of the caller's own, at most 512
  */
 export function encodeEntry(entry: Entry): Uint8Array<ArrayBuffer> {
   const { state, content } = entry;
