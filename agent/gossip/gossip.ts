@@ -346,6 +346,8 @@ export class Gossip {
   readonly #table: MemberTable;
   readonly #self: Member;
   readonly #selfBytes: Uint8Array;
+  /** The newest claim of this member, encoded. */
+  #selfEntry: Uint8Array = new Uint8Array(0);
   readonly #health = new Health();
   readonly #broadcasts = new Broadcasts();
   readonly #writer = new PackWriter(PACKET_BYTES_MAX);
@@ -1050,13 +1052,14 @@ export class Gossip {
     let next = "";
     let last = packet.after;
     if (packet.after === "") {
-      entries.push(encodeEntry(this.#entryOf(this.#self)));
-      room -= entries[0].length;
+      entries.push(this.#selfEntry);
+      room -= this.#selfEntry.length;
     }
     const { sorted } = this.#table;
     for (let at = this.#table.indexBehind(packet.after); at < sorted.length; at++) {
       const member = sorted[at];
-      if (!this.#isTold(member)) continue;
+      const isFirst = packet.after === "" && member === this.#self;
+      if (!this.#isTold(member) || isFirst) continue;
       const entry = encodeEntry(this.#entryOf(member));
       if (entry.length > room) {
         next = last;
@@ -1162,7 +1165,9 @@ export class Gossip {
   }
 
   #announce(member: Member): void {
-    this.#broadcasts.put(member.uuid, encodeEntry(this.#entryOf(member)));
+    const entry = encodeEntry(this.#entryOf(member));
+    if (member === this.#self) this.#selfEntry = entry;
+    this.#broadcasts.put(member.uuid, entry);
   }
 
   #sendNews(): void {
@@ -1292,14 +1297,16 @@ export class Gossip {
       return true;
     };
     if (about !== null) append(encodeEntry(about));
-    if (options.isOwn) append(encodeEntry(this.#entryOf(this.#self)));
+    if (options.isOwn) append(this.#selfEntry);
     for (const entry of options.entries ?? []) append(entry);
     for (const member of options.members ?? []) {
       if (!append(encodeEntry(this.#entryOf(member)))) break;
     }
     if (options.isNews) {
       const limit = transmissionsMax(this.size);
-      count += this.#broadcasts.write(writer, limit, about?.uuid ?? "");
+      const isTold = (uuid: string) =>
+        uuid === about?.uuid || (options.isOwn === true && uuid === this.uuid);
+      count += this.#broadcasts.write(writer, limit, isTold);
     }
     writer.setCount(countAt, count);
     const bytes = writer.take();

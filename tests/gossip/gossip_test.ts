@@ -444,7 +444,7 @@ Deno.test("packets that the caller does not take are dropped at a bound", () => 
   const network = new Network({ seed: 21 });
   network.addKnown(3);
   const { gossip } = network.nodes[0];
-  for (let nowMs = 0; nowMs < 600_000; nowMs += TICK_MS) gossip.tick(nowMs);
+  for (let nowMs = 0; nowMs < 3_600_000; nowMs += TICK_MS) gossip.tick(nowMs);
   assert(gossip.counters.packetsDropped > 0);
   assert(gossip.takePackets().length <= 1024);
 });
@@ -456,9 +456,9 @@ Deno.test("bytes per second of a member are the same with 10, 100 and 1000 membe
   for (const count of [10, 100, 1000]) {
     const network = new Network({ seed: 22 });
     network.addKnown(count);
-    const seconds = count === 1000 ? 2 : 6;
+    const seconds = count === 1000 ? 1.5 : 6;
     // The news that each member is there, which a start brings.
-    network.run(count === 1000 ? 1000 : 4000);
+    network.run(count === 1000 ? 500 : 4000);
     const before = network.nodes.map(({ bytesSent, bytesReceived }) => bytesSent + bytesReceived);
     network.run(1000 * seconds);
     const all = network.nodes.map((node, index) =>
@@ -469,7 +469,7 @@ Deno.test("bytes per second of a member are the same with 10, 100 and 1000 membe
     const tookMs = crashOne(network, network.nodes[500], 12_000);
     const most = Math.max(...network.nodes.map(({ bytesSent }) => bytesSent));
     // Not even the news of a death takes more than what the timers allow.
-    assert(most / (3 + tookMs / 1000) < 25_000, `${most} bytes in ${tookMs} ms`);
+    assert(most / (2 + tookMs / 1000) < 25_000, `${most} bytes in ${tookMs} ms`);
     assertEquals(network.falseDeaths(), []);
   }
   for (const rate of rates) assert(rate < 2200 && rate > 1200, `${rates} bytes per second`);
