@@ -49,16 +49,16 @@ export class Broadcasts {
    * Appends entries while they fit.
    *
    * @param limit times that each is sent at the most
-   * @param except uuid of a member that the packet tells about already
+   * @param isTold members that the packet tells about already, by their uuids
    * @returns how many
    */
-  write(writer: PackWriter, limit: number, except: string): number {
+  write(writer: PackWriter, limit: number, isTold: (uuid: string) => boolean): number {
     const sent: [string, Uint8Array, number][] = [];
     for (let level = 0; level < this.#levels.length; level++) {
       let looked = 0;
       for (const [uuid, entry] of this.#levels[level]) {
         if (looked++ >= LOOK_AHEAD) break;
-        if (entry.length > writer.room || uuid === except) continue;
+        if (entry.length > writer.room || isTold(uuid)) continue;
         looked--;
         writer.raw(entry);
         sent.push([uuid, entry, level]);

@@ -237,13 +237,14 @@ export interface GossipSelf {
   readonly meta: MemberMeta;
 }
 
-/** A member that is known without having heard of it, from the map. Taken to be alive until probes say otherwise. */
+/**
+ * A member that is known without having heard of it, from the map. Taken to be alive until probes say otherwise. Made by
+ * {@linkcode knownMember}; machines may share it.
+ */
 export interface KnownMember {
   readonly uuid: string;
-  readonly address: string;
-  /** 1 or more. */
-  readonly agentIncarnation: number;
-  readonly meta: MemberMeta;
+  readonly run: number;
+  readonly content: Content;
 }
 
 /** What the machine is made from. */
@@ -345,6 +346,8 @@ export class Gossip {
   readonly #table: MemberTable;
   readonly #self: Member;
   readonly #selfBytes: Uint8Array;
+  /** The newest claim of this member, encoded. */
+  #selfEntry: Uint8Array = new Uint8Array(0);
   readonly #health = new Health();
   readonly #broadcasts = new Broadcasts();
   readonly #writer = new PackWriter(PACKET_BYTES_MAX);
@@ -393,9 +396,9 @@ export class Gossip {
     this.#self = this.#table.add(self.uuid, { run, incarnation: 0, content: contentOf(self) }, 0);
     this.#announce(this.#self);
     for (const known of options.known ?? []) {
-      if (known.uuid === self.uuid) continue;
-      const claim = { run: runOf(known.agentIncarnation, 0), incarnation: 0 };
-      this.#table.add(known.uuid, { ...claim, content: contentOf(known) }, 0);
+      const { run, content } = known;
+      if (this.#table.get(known.uuid) !== undefined) continue;
+      this.#table.add(known.uuid, { run, incarnation: 0, content }, 0);
     }
     this.join(options.seeds ?? []);
   }
@@ -1049,13 +1052,14 @@ export class Gossip {
     let next = "";
     let last = packet.after;
     if (packet.after === "") {
-      entries.push(encodeEntry(this.#entryOf(this.#self)));
-      room -= entries[0].length;
+      entries.push(this.#selfEntry);
+      room -= this.#selfEntry.length;
     }
     const { sorted } = this.#table;
     for (let at = this.#table.indexBehind(packet.after); at < sorted.length; at++) {
       const member = sorted[at];
-      if (!this.#isTold(member)) continue;
+      const isFirst = packet.after === "" && member === this.#self;
+      if (!this.#isTold(member) || isFirst) continue;
       const entry = encodeEntry(this.#entryOf(member));
       if (entry.length > room) {
         next = last;
@@ -1161,7 +1165,9 @@ export class Gossip {
   }
 
   #announce(member: Member): void {
-    this.#broadcasts.put(member.uuid, encodeEntry(this.#entryOf(member)));
+    const entry = encodeEntry(this.#entryOf(member));
+    if (member === this.#self) this.#selfEntry = entry;
+    this.#broadcasts.put(member.uuid, entry);
   }
 
   #sendNews(): void {
@@ -1291,14 +1297,16 @@ export class Gossip {
       return true;
     };
     if (about !== null) append(encodeEntry(about));
-    if (options.isOwn) append(encodeEntry(this.#entryOf(this.#self)));
+    if (options.isOwn) append(this.#selfEntry);
     for (const entry of options.entries ?? []) append(entry);
     for (const member of options.members ?? []) {
       if (!append(encodeEntry(this.#entryOf(member)))) break;
     }
     if (options.isNews) {
       const limit = transmissionsMax(this.size);
-      count += this.#broadcasts.write(writer, limit, about?.uuid ?? "");
+      const isTold = (uuid: string) =>
+        uuid === about?.uuid || (options.isOwn === true && uuid === this.uuid);
+      count += this.#broadcasts.write(writer, limit, isTold);
     }
     writer.setCount(countAt, count);
     const bytes = writer.take();
@@ -1344,6 +1352,22 @@ export class Gossip {
       isSelf: member === this.#self,
     };
   }
+}
+
+/**
+ * A member that is known from elsewhere.
+ *
+ * @param member.agentIncarnation as the map has it; 0: unknown
+ * @throws {RangeError} where a field is not what it should be
+ */
+export function knownMember(
+  member: { uuid: string; address: string; agentIncarnation: number; meta: MemberMeta },
+): KnownMember {
+  return {
+    uuid: member.uuid,
+    run: runOf(member.agentIncarnation, 0),
+    content: contentOf(member),
+  };
 }
 
 /** The run that a claim carries, see `packet.ts`. */

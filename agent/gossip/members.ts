@@ -45,6 +45,8 @@ export interface Member {
   isDoubtful: boolean;
   /** Place among the peers, −1 for none. */
   readonly peerIndex: number;
+  /** Part of its hash that never changes. */
+  readonly uuidHash: number;
 }
 
 type Mutable = { -readonly [Key in keyof Member]: Member[Key] };
@@ -103,6 +105,7 @@ export class MemberTable {
       confirmedBy: "",
       isDoubtful: false,
       peerIndex: -1,
+      uuidHash: hashOfUuid(uuid),
     };
     this.#byUuid.set(uuid, member);
     this.#sorted.splice(this.indexBehind(uuid), 0, member);
@@ -250,17 +253,20 @@ function lastBefore(part: number): string {
 }
 
 function hashOf(member: Member): number {
+  let hash = mixLong(member.uuidHash, member.run);
+  hash = mixLong(hash, member.incarnation);
+  hash = mixLong(hash, member.contentRun);
+  return mixLong(hash, member.contentIncarnation) >>> 0;
+}
+
+function hashOfUuid(uuid: string): number {
   let hash = 0x811c9dc5;
-  for (let i = 0; i < 32; i += 8) hash = mix(hash, parseInt(member.uuid.slice(i, i + 8), 16));
-  for (
-    const value of [
-      member.run,
-      member.incarnation,
-      member.contentRun,
-      member.contentIncarnation,
-    ]
-  ) hash = mix(mix(hash, value >>> 0), Math.floor(value / 2 ** 32));
-  return hash >>> 0;
+  for (let i = 0; i < 32; i += 8) hash = mix(hash, parseInt(uuid.slice(i, i + 8), 16));
+  return hash;
+}
+
+function mixLong(hash: number, value: number): number {
+  return mix(mix(hash, value >>> 0), Math.floor(value / 2 ** 32));
 }
 
 /** One round of MurmurHash3 and its finish (A. Appleby, public domain). */

@@ -10,11 +10,18 @@
  */
 import { PackReader, PackWriter } from "./pack.ts";
 
-/** Longest meta, in bytes. */
-export const META_BYTES_MAX = 256;
+/** Longest meta, in bytes: what the texts and numbers of today can take, and a little more. */
+export const META_BYTES_MAX = 320;
 
 /** Longest `name`, `zone` and `version`, in bytes: that of a DNS label. */
 export const META_TEXT_BYTES_MAX = 63;
+
+const encoder = new TextEncoder();
+/** Never holds anything between two calls: everything is checked before the first is written. */
+const metaWriter = new PackWriter(4 * META_BYTES_MAX);
+
+/** Greatest `flags`. */
+const FLAGS_MAX = 0xffff_ffff;
 
 /** Most keys of a meta, known or not. */
 const KEYS_MAX = 15;
@@ -53,7 +60,7 @@ export const EMPTY_META: MemberMeta = {
  *
  * @returns bytes of the caller's own
  * @throws {RangeError} when a text is longer than {@linkcode META_TEXT_BYTES_MAX} or a number is not whole, below zero
- * or above 2^53 − 1: the caller checks its configuration first
+ * or above 2^53 − 1 (`flags`: 2^32 − 1): the caller checks its configuration first
  *
  * @example
  * ```ts
@@ -64,7 +71,7 @@ export const EMPTY_META: MemberMeta = {
  * ```
  */
 export function encodeMeta(meta: MemberMeta): Uint8Array<ArrayBuffer> {
-  const writer = new PackWriter(4 * META_BYTES_MAX);
+  const writer = metaWriter;
   const texts: [string, string][] = [
     ["name", meta.name],
     ["zone", meta.zone],
@@ -76,18 +83,23 @@ export function encodeMeta(meta: MemberMeta): Uint8Array<ArrayBuffer> {
     ["free", meta.freeBytes],
     ["flags", meta.flags],
   ];
-  writer.map(texts.length + numbers.length);
   for (const [key, text] of texts) {
-    if (new TextEncoder().encode(text).length > META_TEXT_BYTES_MAX) {
+    if (encoder.encode(text).length > META_TEXT_BYTES_MAX) {
       throw new RangeError(`gossip: ${key} '${text}' is longer than ${META_TEXT_BYTES_MAX} bytes`);
     }
+  }
+  for (const [key, value] of numbers) {
+    const most = key === "flags" ? FLAGS_MAX : Number.MAX_SAFE_INTEGER;
+    if (!Number.isInteger(value) || value < 0 || value > most) {
+      throw new RangeError(`gossip: ${key} ${value} is not a whole number from 0 to ${most}`);
+    }
+  }
+  writer.map(texts.length + numbers.length);
+  for (const [key, text] of texts) {
     writer.text(key);
     writer.text(text);
   }
   for (const [key, value] of numbers) {
-    if (!Number.isSafeInteger(value) || value < 0) {
-      throw new RangeError(`gossip: ${key} ${value} is not a whole number from 0 to 2^53 - 1`);
-    }
     writer.text(key);
     writer.uint(value);
   }
@@ -114,7 +126,7 @@ export function decodeMeta(bytes: Uint8Array): MemberMeta | null {
     else if (key === "protocol") meta.protocol = reader.uint();
     else if (key === "capacity") meta.capacityBytes = reader.uint();
     else if (key === "free") meta.freeBytes = reader.uint();
-    else if (key === "flags") meta.flags = reader.uint(0xffff_ffff);
+    else if (key === "flags") meta.flags = reader.uint(FLAGS_MAX);
     else reader.skip();
   }
   return reader.isFailed || !reader.isAtEnd ? null : meta;

@@ -161,7 +161,10 @@ export function isAddress(text: string): boolean {
 export function uuidBytes(uuid: string): Uint8Array {
   if (uuid === "") return NOTHING;
   const bytes = new Uint8Array(16);
-  for (let i = 0; i < 16; i++) bytes[i] = parseInt(uuid.slice(2 * i, 2 * i + 2), 16);
+  for (let at = 0; at < 16; at += 4) {
+    const word = parseInt(uuid.slice(2 * at, 2 * at + 8), 16);
+    for (let i = 0; i < 4; i++) bytes[at + i] = word >>> (24 - 8 * i);
+  }
   return bytes;
 }
 
@@ -182,7 +185,7 @@ export function compareClaims(
 /**
  * Encodes an entry, to be put into packets by {@linkcode PackWriter.raw}.
  *
- * @returns bytes of the caller's own, at most 450
+ * @returns bytes of the caller's own, at most 512
  */
 export function encodeEntry(entry: Entry): Uint8Array<ArrayBuffer> {
   const { state, content } = entry;

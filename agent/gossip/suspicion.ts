@@ -18,10 +18,10 @@
 export const CONFIRMATIONS_MAX = 3;
 
 /** How much longer an unconfirmed suspicion takes than a confirmed one. The paper's beta. */
-const UNCONFIRMED_FACTOR = 6;
+const UNCONFIRMED_FACTOR = 5;
 
 /** Shortest time for a suspect to answer where {@linkcode CONFIRMATIONS_MAX} members agree, up to ten members. */
-const TIMEOUT_MS = 1000;
+const TIMEOUT_MS = 800;
 
 /** Added per factor of ten above ten members: news takes more hops. */
 const TIMEOUT_PER_DECADE_MS = 1500;
@@ -34,10 +34,10 @@ const TIMEOUT_PER_MISSING_MS = 250;
  *
  * | members | unconfirmed | 1 | 2 | 3 confirmations |
  * |---|---|---|---|---|
- * | 2 | 1.75 s | | | |
- * | 3 | 9 s | 1.5 s | | |
- * | 5 | 6 s | 3.5 s | 2.04 s | 1 s |
- * | 1000 | 24 s | 14 s | 8.15 s | 4 s |
+ * | 2 | 1.55 s | | | |
+ * | 3 | 6.5 s | 1.3 s | | |
+ * | 5 | 4 s | 2.4 s | 1.46 s | 0.8 s |
+ * | 1000 | 19 s | 11.4 s | 6.96 s | 3.8 s |
  *
  * @param members alive and suspect, with the suspect and the one that asks; 2 or more
  * @param confirmations members that accuse it besides the first; 0 or more
@@ -47,8 +47,8 @@ const TIMEOUT_PER_MISSING_MS = 250;
  * ```ts
  * import { suspicionTimeoutMs } from "./suspicion.ts";
  *
- * console.assert(suspicionTimeoutMs(5, 3) === 1000);
- * console.assert(suspicionTimeoutMs(5, 0) === 6000);
+ * console.assert(suspicionTimeoutMs(5, 3) === 800);
+ * console.assert(suspicionTimeoutMs(5, 0) === 4000);
  * ```
  */
 export function suspicionTimeoutMs(members: number, confirmations: number): number {

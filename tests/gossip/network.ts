@@ -8,6 +8,7 @@ import { Prng } from "../../agent/base/prng.ts";
 import {
   Gossip,
   type GossipOptions,
+  knownMember,
   type MemberEvent,
   type MemberView,
   TICK_MS,
@@ -107,12 +108,13 @@ export class Network {
 
   /** `count` members that have been together for long. */
   addKnown(count: number): void {
-    const known = Array.from({ length: count }, (_, index) => ({
-      uuid: uuidOf(index),
-      address: addressOf(index),
-      agentIncarnation: 1,
-      meta: metaOf(index),
-    }));
+    const known = Array.from({ length: count }, (_, index) =>
+      knownMember({
+        uuid: uuidOf(index),
+        address: addressOf(index),
+        agentIncarnation: 1,
+        meta: metaOf(index),
+      }));
     known.sort((a, b) => a.uuid < b.uuid ? -1 : 1);
     for (let index = 0; index < count; index++) this.add(index, { known });
   }
