@@ -178,6 +178,15 @@ Deno.test("thousands of keys survive checkpoints and crashes, and removing them 
   assertEquals(bench.store.stats().checkpoint.bytes, 4096, "nothing but the end");
 });
 
+Deno.test("META can be set again after close() and open() of one and the same store", () => {
+  const bench = open();
+  const set = () => bench.call("meta", (done) => bench.store.setMeta("k", new Uint8Array(1), done));
+  for (let i = 0; i < 9; i++) assertEquals(set(), null);
+  assertEquals(bench.close(), null);
+  bench.mustOpen();
+  assertEquals(set(), null);
+});
+
 Deno.test("MetaTable counts what a checkpoint of it takes, down to nothing", () => {
   const table = new MetaTable();
   table.set("a", new Uint8Array(5));
