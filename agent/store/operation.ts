@@ -19,7 +19,8 @@
  * Completion. When a write, free, zero or stamp comes back with result 0 it is _applied_: every read,
  * `describeChunk` and `stampOf` from then on sees it, and so does a sync submitted from then on. It
  * is durable when such a sync has come back. An operation that comes back with an error is not
- * applied, and will not be while the store is open.
+ * applied, and will not be while the store is open; after a failure of the whole store (−EIO) it may
+ * turn out to be there when the store is opened again.
  *
  * @module
  */

@@ -566,6 +566,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     this.#reads = null;
     this.#cleaner = null;
     this.#scrub = null;
+    // The next log counts its batches anew.
+    this.#metaNumber = 0;
+    this.#metaInFlight.length = 0;
     this.#state = "closed";
   }
 

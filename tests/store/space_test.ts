@@ -92,6 +92,65 @@ Deno.test("a full store makes writes wait and says so; frees let them go on", ()
   }
 });
 
+Deno.test("in a full store the changes of one chunk stay in order, and those of others overtake", () => {
+  const bench = open();
+  const { submitted } = fill(bench);
+  const order: string[] = [];
+  const submit = (kind: OperationKind, chunk: number, sequence: number, values: number[] = []) => {
+    const operation = bench.take(() => order.push(`${chunk}.${sequence}`))!;
+    Object.assign(operation, { kind, layers: [1], chunk, block: 0, blockCount: 1 });
+    Object.assign(operation, { generation: 1, sequence });
+    if (kind === OperationKind.Write) bench.fill(operation, values);
+    bench.store.submit(operation);
+  };
+  const waiting = bench.store.stats().waitingWrites;
+  submit(OperationKind.Write, 900, 1, [11]);
+  submit(OperationKind.Zero, 900, 2);
+  submit(OperationKind.Stamp, 900, 3);
+  submit(OperationKind.Write, 901, 4, [12]);
+  submit(OperationKind.Free, 900, 5);
+  submit(OperationKind.Write, 900, 6, [13]);
+  submit(OperationKind.Free, 902, 7);
+  submit(OperationKind.Stamp, 903, 8);
+  settle(bench, 40);
+  assertEquals(order, ["902.7", "903.8"]);
+  assertEquals(bench.store.stats().waitingWrites, waiting + 3);
+  assertEquals(bench.store.stats().queuedOperations, 3);
+  for (let chunk = 0; chunk < submitted >>> 7; chunk++) {
+    bench.run(OperationKind.Free, [1], chunk, 0, 64);
+  }
+  bench.until(() => bench.busy === 0, "the waiting writes");
+  assertEquals(
+    order.filter((name) => name.startsWith("900")),
+    ["900.1", "900.2", "900.3", "900.5", "900.6"],
+  );
+  assertEquals(bench.content(1, 900, 1), [13]);
+  assertEquals([bench.stampOf(1, 900), bench.stampOf(1, 901)], ["1.6", "1.4"]);
+  assertEquals(bench.store.stats().queuedOperations, 0);
+});
+
+Deno.test("what waits only for writes that wait no longer does not wait for the rest", () => {
+  const bench = open();
+  fill(bench);
+  const order: number[] = [];
+  const submit = (kind: OperationKind, chunk: number, blockCount: number) => {
+    const operation = bench.take(() => order.push(chunk))!;
+    Object.assign(operation, { kind, layers: [1], chunk, block: 0, blockCount });
+    if (kind === OperationKind.Write) bench.fill(operation, stamps(1, blockCount));
+    bench.store.submit(operation);
+  };
+  // Writes for which there will not be room, but for a few, and behind them the frees of two chunks.
+  for (let i = 0; i < 9; i++) submit(OperationKind.Write, 900 + i, 64);
+  submit(OperationKind.Free, 900, 64);
+  submit(OperationKind.Free, 908, 64);
+  settle(bench, 40);
+  assertEquals(order, []);
+  for (let chunk = 0; chunk < 3; chunk++) bench.run(OperationKind.Free, [1], chunk, 0, 64);
+  settle(bench, 60);
+  assert(order.indexOf(900) >= 0 && order.lastIndexOf(900) > order.indexOf(900), `${order}`);
+  assert(!order.includes(908), `${order}`);
+});
+
 Deno.test("a full store takes any number of frees that free nothing", () => {
   const bench = open();
   fill(bench);
@@ -182,6 +241,8 @@ Deno.test("space that was freed goes back to the host", () => {
   // Last, those of which writes wait.
   for (let chunk = 0; chunk < submitted >>> 6; chunk++) free(chunk);
   bench.until(() => bench.busy === 0, "writes");
+  // What has died is free once that is durable.
+  bench.sync();
   settle(bench);
   assert(bench.disk.counts.punches > 5, `${bench.disk.counts.punches} punches`);
   assert(bench.disk.spaceBytes < before / 2, `${bench.disk.spaceBytes} of ${before}`);

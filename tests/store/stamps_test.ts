@@ -7,7 +7,9 @@
  */
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
+import { Applier, LayerState } from "../../agent/store/applier.ts";
 import { CHUNKS_MAX } from "../../agent/store/format.ts";
+import { Index } from "../../agent/store/index.ts";
 import { OperationKind } from "../../agent/store/operation.ts";
 import { Stamps } from "../../agent/store/stamps.ts";
 import type { ChunkList } from "../../agent/store/store.ts";
@@ -80,6 +82,21 @@ Deno.test("a change sets the stamp of its chunk, leaves it, or makes it unknown,
   assertEquals(bench.stampOf(1, 5), `${2 ** 32 - 1}.${2 ** 53 - 1}`);
   assertEquals(bench.call("delete", (done) => bench.store.deleteLayer(1, done)), null);
   assertEquals(bench.store.stats().stampedChunks, 0, "they go with the layer");
+});
+
+Deno.test("records of format 1 leave stamps alone, whatever generation they name", () => {
+  const u32 = new Uint32Array(64);
+  const index = new Index();
+  const applier = new Applier(index, u32, { blocksPlaced() {} });
+  index.createLayer(1);
+  applier.layers.set(1, LayerState.Live);
+  for (const [version, isKnown] of [[1, false], [2, true]] as const) {
+    u32[1] = version | 1 << 16;
+    // ZERO of one block of chunk 5, generation 3, sequence 4.
+    u32.set([3, 1, 1, 5, 3, 0, 4, 0], 16);
+    applier.apply(16, 0, 1000, 1001);
+    assertEquals(applier.stamps.has(1, 5), isKnown, `version ${version}`);
+  }
 });
 
 Deno.test("submit() refuses stamps that no log could hold", () => {
