@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { lookup } from "node:dns/promises";
+import { lookup } from "node:dns";
 
 const AF_INET = 2, AF_INET6 = 10;
 
@@ -56,12 +56,18 @@ export function withPortOffset(address: string, offset: number): string {
  * Resolves the host of an address with the system's resolver (/etc/hosts, DNS). Numeric ones come back as they are.
  * Rejects when the name is not known.
  */
-export async function resolveAddress(address: string): Promise<string> {
-  const parsed = parseAddress(address);
-  if (parsed === null) throw new RangeError(`"${address}" is not host:port or [ipv6]:port`);
-  if (encodeSocketAddress(address) !== null) return address;
-  const { address: numeric } = await lookup(parsed.host);
-  return formatAddress(numeric, parsed.port);
+export function resolveAddress(address: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const parsed = parseAddress(address);
+    if (parsed === null) {
+      return reject(new RangeError(`"${address}" is not host:port or [ipv6]:port`));
+    }
+    if (encodeSocketAddress(address) !== null) return resolve(address);
+    lookup(parsed.host, (error, numeric) => {
+      if (error) reject(new Error(`the host of ${address} is not known: ${error.message}`));
+      else resolve(formatAddress(numeric, parsed.port));
+    });
+  });
 }
 
 /**
