@@ -11,12 +11,8 @@ import {
   TcpControlChannel,
 } from "../../agent/platform/linux/control_channel.ts";
 import { UdpDatagrams } from "../../agent/platform/linux/datagrams.ts";
-import {
-  formatAddress,
-  parseAddress,
-  resolveAddress,
-  withPortOffset,
-} from "../../agent/platform/linux/address.ts";
+import { formatAddress, parseAddress, withPortOffset } from "../../agent/platform/address.ts";
+import { resolveAddress } from "../../agent/platform/linux/resolve.ts";
 import type { ControlPeer } from "../../agent/platform/network.ts";
 import { Handshake, HANDSHAKES_MAX, type Identity } from "../../agent/wire/handshake.ts";
 import { identity, SECRET, TestLog } from "./peer_ends.ts";

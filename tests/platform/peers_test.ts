@@ -6,7 +6,8 @@
 import { Buffer } from "node:buffer";
 import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
-import { decodeSocketAddress, encodeSocketAddress } from "../../agent/platform/linux/address.ts";
+import { decodeSocketAddress, encodeSocketAddress } from "../../agent/platform/address.ts";
+import { IN_BYTES, OUT_BYTES, SMALL_BYTES } from "../../agent/platform/linux/tcp.ts";
 import { check, closeFd, libc } from "../../agent/platform/linux/libc.ts";
 import { nodeCipherSuite } from "../../agent/wire/cipher.ts";
 import {
@@ -507,9 +508,9 @@ Deno.test("strangers hold a kilobyte each, make room for one another, and are se
       strangers.push(new Stranger(b.address));
       for (let turn = 0; turn < 3; turn++) b.turn();
     }
-    // More than a handshake's bytes stay in the kernel.
     for (const stranger of strangers.slice(10)) stranger.send(new Uint8Array(100));
     for (let i = 0; i < 10; i++) b.turn();
+    assertEquals(b.peers.bufferBytes, HANDSHAKES_MAX * 2 * SMALL_BYTES);
     for (const first of strangers.slice(0, 3)) {
       assertEquals(first.receive([b], 1).length, 0, "the oldest made room");
     }
@@ -521,6 +522,36 @@ Deno.test("strangers hold a kilobyte each, make room for one another, and are se
     for (const stranger of strangers) stranger.close();
     b.turn();
     assertEquals([b.peers.isIdle, b.events.length], [true, 1]);
+  });
+});
+
+Deno.test("whatever a stranger sends, no more than one message of the handshake is taken from it", () => {
+  withEnds([{}], (b) => {
+    // A true hello, then nothing of what it should be: the finish is waited for, the rest stays in the kernel.
+    const stranger = new Stranger(b.address);
+    const handshake = new Handshake({
+      role: "initiator",
+      secret: SECRET,
+      purpose: "data",
+      random: new Prng(5),
+      self: identity(9),
+    });
+    stranger.send(handshake.output()!);
+    stranger.receive([b], 416);
+    assertEquals(b.peers.bufferBytes, 2 * SMALL_BYTES);
+    stranger.send(new Uint8Array(335));
+    for (let i = 0; i < 10; i++) b.turn(1);
+    assertEquals([b.peers.bufferBytes, b.arena.usedBytes], [2 * SMALL_BYTES, 0]);
+    stranger.send(new Uint8Array(100_000));
+    turnUntil([b], () => b.log.lines.length > 0, "refused");
+    b.turn();
+    assertEquals([b.peers.bufferBytes, b.events], [0, []]);
+    stranger.close();
+    const member = new Stranger(b.address);
+    member.authenticate([b]);
+    turnUntil([b], () => b.events.length === 1, "up");
+    assertEquals(b.peers.bufferBytes, 2 * SMALL_BYTES + IN_BYTES + OUT_BYTES);
+    member.close();
   });
 });
 

@@ -32,7 +32,7 @@ import {
 import { RECORD_OVERHEAD_BYTES, RecordOpener, RecordSealer } from "../../wire/sealed_stream.ts";
 import { CONTROL_BYTES_MAX, type ControlChannel, type ControlListener } from "../network.ts";
 import type { Log, Random } from "../platform.ts";
-import { formatAddress, parseAddress } from "./address.ts";
+import { formatAddress, parseAddress } from "../address.ts";
 import { opensslCipherSuite } from "./openssl.ts";
 
 /** Messages and bytes that wait for one address: a snapshot in parts and what goes on beside it. */

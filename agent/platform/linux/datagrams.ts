@@ -10,7 +10,8 @@
 import { createSocket, type Socket } from "node:dgram";
 import { DATAGRAM_BYTES_MAX, type DatagramListener, type Datagrams } from "../network.ts";
 import type { Log } from "../platform.ts";
-import { encodeSocketAddress, formatAddress, parseAddress, resolveAddress } from "./address.ts";
+import { encodeSocketAddress, formatAddress, parseAddress } from "../address.ts";
+import { resolveAddress } from "./resolve.ts";
 
 /** How long a resolved name is used, in milliseconds. */
 const RESOLVE_MS = 30_000;

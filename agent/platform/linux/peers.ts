@@ -217,6 +217,11 @@ export class Peers implements PeerTransport {
     return this.#listening?.address ?? null;
   }
 
+  /** See {@linkcode Tcp.bufferBytes}. */
+  get bufferBytes(): number {
+    return this.#tcp.bufferBytes;
+  }
+
   /** What seals: `openssl` or `node:crypto`. */
   get cipherName(): string {
     return this.#suite.name;

@@ -18,7 +18,7 @@
  *
  * @module
  */
-import { decodeSocketAddress, encodeSocketAddress } from "./address.ts";
+import { decodeSocketAddress, encodeSocketAddress } from "../address.ts";
 import {
   check,
   closeFd,
@@ -275,6 +275,7 @@ export class Tcp {
   #flushing: TcpConnection[] = [];
   readonly #closed: TcpConnection[] = [];
   #open = 0;
+  #attached = 0;
 
   /** @param ring the worker's */
   constructor(ring: Ring) {
@@ -293,6 +294,14 @@ export class Tcp {
   /** Connections that have a place, closed ones included that the kernel has not let go of. */
   get connections(): number {
     return this.#open;
+  }
+
+  /**
+   * Bytes of buffers that connections hold: a kilobyte each, and {@linkcode IN_BYTES} + {@linkcode OUT_BYTES} (of address space; what was never
+   * used takes no memory) for those that are attached.
+   */
+  get bufferBytes(): number {
+    return this.#open * 2 * SMALL_BYTES + this.#attached * (IN_BYTES + OUT_BYTES);
   }
 
   /** True when {@linkcode deliverClosed} or {@linkcode flush} has something to do. */
@@ -397,12 +406,16 @@ export class Tcp {
   /** Big buffers, from those that came back or new ones; null: no memory. */
   takeBuffers(): Buffers | null {
     const free = this.#freeBuffers.pop();
-    if (free !== undefined) return free;
+    if (free !== undefined) {
+      this.#attached++;
+      return free;
+    }
     try {
       const address = mapMemory({
         lengthBytes: OUT_BYTES + IN_BYTES,
         flags: MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
       });
+      this.#attached++;
       return {
         outputAddress: address,
         output: viewOf(address, OUT_BYTES),
@@ -611,6 +624,7 @@ export class Tcp {
       });
       this.#freeBuffers.push(connection.buffers);
       connection.buffers = null;
+      this.#attached--;
     }
     this.#connections[connection.slot] = null;
     this.#freeSlots.push(connection.slot);
