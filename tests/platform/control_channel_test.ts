@@ -14,7 +14,14 @@ import { UdpDatagrams } from "../../agent/platform/linux/datagrams.ts";
 import { formatAddress, parseAddress, withPortOffset } from "../../agent/platform/address.ts";
 import { resolveAddress } from "../../agent/platform/linux/resolve.ts";
 import type { ControlPeer } from "../../agent/platform/network.ts";
-import { Handshake, HANDSHAKES_MAX, type Identity } from "../../agent/wire/handshake.ts";
+import {
+  Handshake,
+  type HandshakeResult,
+  HANDSHAKES_MAX,
+  type Identity,
+} from "../../agent/wire/handshake.ts";
+import { nodeCipherSuite } from "../../agent/wire/cipher.ts";
+import { RECORD_OVERHEAD_BYTES, RecordSealer } from "../../agent/wire/sealed_stream.ts";
 import { identity, SECRET, TestLog } from "./peer_ends.ts";
 
 /** One end, and everything it received; `next` waits for more. */
@@ -82,6 +89,31 @@ async function until(isDone: () => boolean, what: string): Promise<void> {
   while (!isDone()) {
     if (performance.now() > endMs) throw new Error(`${what}: does not happen`);
     await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+/** The handshake of somebody who is no agent. */
+async function shake(
+  connection: Deno.Conn,
+  role: "initiator" | "responder",
+): Promise<HandshakeResult> {
+  const handshake = new Handshake({
+    role,
+    secret: SECRET,
+    purpose: "control",
+    self: identity(2),
+    random: new LinuxRandom(),
+  });
+  let have = new Uint8Array(0);
+  for (;;) {
+    const output = handshake.output();
+    if (output !== null) await connection.write(output);
+    if (handshake.result !== null) return handshake.result;
+    const part = new Uint8Array(handshake.bytesWanted(have) - have.length);
+    const bytes = await connection.read(part);
+    if (bytes === null || handshake.error !== null) throw new Error("no handshake");
+    have = new Uint8Array([...have, ...part.subarray(0, bytes)]);
+    have = have.slice(handshake.receive(have));
   }
 }
 
@@ -170,22 +202,8 @@ Deno.test("a peer that takes nothing any more is found out and connected to agai
     for await (const connection of server) {
       connections++;
       held.push(connection);
-      const handshake = new Handshake({
-        role: "responder",
-        secret: SECRET,
-        purpose: "control",
-        self: identity(2),
-        random: new LinuxRandom(),
-      });
-      for (let have = new Uint8Array(0); handshake.result === null;) {
-        const part = new Uint8Array(handshake.bytesWanted(have) - have.length);
-        const bytes = await connection.read(part) ?? 0;
-        if (bytes === 0) break;
-        have = new Uint8Array([...have, ...part.subarray(0, bytes)]);
-        have = have.slice(handshake.receive(have));
-        const output = handshake.output();
-        if (output !== null) await connection.write(output);
-      }
+      // The last of them is cut off when the test ends.
+      await shake(connection, "responder").catch(() => {});
     }
   })();
   await withEnds([a], async () => {
@@ -198,6 +216,57 @@ Deno.test("a peer that takes nothing any more is found out and connected to agai
   server.close();
   for (const connection of held) connection.close();
   await serving.catch(() => {});
+});
+
+Deno.test("a member that sends rubbish loses its connection, and the others go on", async () => {
+  const a = new ControlEnd(1), b = new ControlEnd(3);
+  await withEnds([a, b], async () => {
+    const { host, port } = parseAddress(b.address)!;
+    const record = (result: HandshakeResult) => {
+      const sealer = new RecordSealer(nodeCipherSuite, result.sealingKey, true);
+      const bytes = new Uint8Array(RECORD_OVERHEAD_BYTES + 10);
+      sealer.seal(bytesOf(10, 1), null, bytes);
+      return bytes;
+    };
+    const rubbish: ((result: HandshakeResult) => Uint8Array)[] = [
+      () => new Uint8Array(100).fill(255),
+      () => new Uint8Array(new Uint32Array([(1 << 20) + 1, 0, 0]).buffer),
+      () => new Uint8Array(new Uint32Array([10, 4096, 0]).buffer),
+      (result) => record(result).map((byte, i) => i === 20 ? byte ^ 1 : byte),
+      // The same record twice: the second time it is not the next one.
+      (result) => Uint8Array.from([...record(result), ...record(result)]),
+    ];
+    for (const bytesFor of rubbish) {
+      const connection = await Deno.connect({ hostname: host, port });
+      await connection.write(bytesFor(await shake(connection, "initiator")));
+      while (await connection.read(new Uint8Array(100)).catch(() => null) !== null);
+      connection.close();
+    }
+    assertEquals(b.got.map(({ peer }) => peer.node), [2], "only the record that was right");
+    a.channel.send(b.address, bytesOf(10, 2));
+    await b.received(2);
+  });
+});
+
+Deno.test("who counts more than it was sent is not believed", async () => {
+  const a = new ControlEnd(1);
+  const server = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  await withEnds([a], async () => {
+    a.channel.send(formatAddress("127.0.0.1", server.addr.port), bytesOf(10, 1));
+    const connection = await server.accept();
+    const { sealingKey } = await shake(connection, "responder");
+    const bytes = new Uint8Array(RECORD_OVERHEAD_BYTES + 4);
+    new RecordSealer(nodeCipherSuite, sealingKey, true).seal(
+      Uint8Array.of(2, 0, 0, 0),
+      null,
+      bytes,
+    );
+    await connection.write(bytes);
+    await until(() => a.channel.status()[0].lastError !== "", "closed");
+    assert(a.channel.status()[0].lastError.includes("counted more"));
+    connection.close();
+  });
+  server.close();
 });
 
 Deno.test("who does not know the secret, or is of another cluster, says nothing to anybody", async () => {
@@ -218,17 +287,16 @@ Deno.test("a node that connects again takes the place of its older connection", 
   const b = new ControlEnd(9);
   const a1 = new ControlEnd(1, { self: { incarnation: 1 } });
   const a2 = new ControlEnd(1, { self: { incarnation: 2 } });
-  await withEnds([b, a1, a2], async () => {
+  const a0 = new ControlEnd(1, { self: { incarnation: 1 } });
+  await withEnds([b, a1, a2, a0], async () => {
     a1.channel.send(b.address, bytesOf(10, 1));
     await b.received(1);
     a2.channel.send(b.address, bytesOf(10, 2));
     await b.received(2);
     assertEquals(b.channel.incomingCount, 1);
     await until(() => a1.channel.status().every(({ isUp }) => !isUp), "the old one is closed");
-    await until(() => {
-      a1.channel.send(b.address, bytesOf(10, 3));
-      return a1.channel.status()[0].lastError !== "";
-    }, "the older incarnation is refused");
+    a0.channel.send(b.address, bytesOf(10, 3));
+    await until(() => a0.channel.status()[0].lastError !== "", "the older incarnation is refused");
     a2.channel.send(b.address, bytesOf(10, 4));
     await b.received(3);
     assertEquals(b.got.map(({ peer }) => peer.incarnation), [1, 2, 2]);
