@@ -26,7 +26,7 @@
  *     h3     = SHA256(h2 ‖ finish)                streams' keys = HKDF(input, h3, "to responder" / "to initiator")
  *
  * What follows from it:
- * - Who does not know the secret gets no answer at all (the hello's MAC), and nothing that allocates or computes more than one HMAC.
+ * - Who does not know the secret gets no answer at all (the hello's MAC), and nothing that allocates or computes more than an HKDF and an HMAC.
  *   A hello may be replayed; that costs the responder one key exchange and leads nowhere, since its nonce and key are fresh.
  * - A change of any byte, the ranges of protocols included, changes the transcript: no downgrade. The choice is checked
  *   against both ranges by the initiator as well.
@@ -197,7 +197,9 @@ export class Handshake {
   readonly #purpose: Purpose;
   readonly #protocolMin: number;
   readonly #protocolMax: number;
-  readonly #private: KeyObject;
+  /** The own X25519 key, in DER; made into a key once the other end has earned it. */
+  readonly #seed: Uint8Array;
+  #private: KeyObject | null = null;
   readonly #head = new Uint8Array(HEAD_BYTES);
   #hello: Uint8Array = NONE;
   #input: Uint8Array = NONE;
@@ -234,8 +236,7 @@ export class Handshake {
     const seed = new Uint8Array(DER_PRIVATE.length + KEY_BYTES);
     seed.set(DER_PRIVATE);
     random.fill(seed.subarray(DER_PRIVATE.length));
-    this.#private = createPrivateKey({ key: Buffer.from(seed), format: "der", type: "pkcs8" });
-    seed.fill(0);
+    this.#seed = seed;
     const head = this.#head;
     setU32(head, 0, MAGIC);
     setU16(head, 6, this.#protocolMin);
@@ -385,15 +386,22 @@ export class Handshake {
   }
 
   #publicKey(): Uint8Array {
+    this.#private = createPrivateKey({
+      key: Buffer.from(this.#seed),
+      format: "der",
+      type: "pkcs8",
+    });
+    this.#seed.fill(0);
+    // The types want it exported first; the runtime takes it as it is.
     const key = createPublicKey(this.#private as unknown as string);
     return new Uint8Array(key.export({ format: "der", type: "spki" })).subarray(DER_PUBLIC.length);
   }
 
-  /** The X25519 exchange with the key in the other end's head. */
+  /** The X25519 exchange of the key that `#publicKey` made with the key in the other end's head. */
   #exchange(head: Uint8Array): void {
     const der = joined(DER_PUBLIC, head.subarray(PUBLIC_AT, PUBLIC_AT + PUBLIC_BYTES));
     const publicKey = createPublicKey({ key: Buffer.from(der), format: "der", type: "spki" });
-    const shared = new Uint8Array(diffieHellman({ privateKey: this.#private, publicKey }));
+    const shared = new Uint8Array(diffieHellman({ privateKey: this.#private!, publicKey }));
     // RFC 7748, 6.1: a point of low order makes all zeros, whatever the own key.
     if (isZero(shared)) throw new HandshakeError("MALFORMED", "the key exchange failed");
     this.#input = joined(this.#secret, shared);

@@ -13,17 +13,18 @@
  * other direction (which has another key) fails, and with it the connection. Both ends change to the next key,
  * HKDF(key, "kelpie rekey"), after {@linkcode RECORDS_PER_KEY} records or {@linkcode BYTES_PER_KEY}, whichever comes first.
  *
- * Why OpenSSL's libcrypto by FFI comes first on the data path and `node:crypto` second. Per record, sealing / opening, on two shared cores
- * (Xeon with VAES; ratios are what to trust), Deno 2.6.8:
+ * Why OpenSSL's libcrypto by FFI comes first on the data path and `node:crypto` second: per record, best of 40 rounds on a busy machine with
+ * two cores and VAES, Deno 2.6.8 (`tests/bench/seal.ts`), sealing and opening alike:
  *
- *     plaintext    node:crypto                 libcrypto.so.3 by FFI        copy only (trusted network)
- *       4 KiB       12 / 10 µs (0.4 GB/s)       2.6 / 2.8 µs (1.5 GB/s)      0.3 µs
- *      64 KiB      104 / 93 µs (0.7 GB/s)        19 / 26 µs (2.5–3.4 GB/s)   6 µs
- *       1 MiB     1180 / 1180 µs (0.9 GB/s)     330 / 420 µs (2.5–3.2 GB/s)  100 µs
+ *     data         node:crypto                   libcrypto.so.3 by FFI      in clear, head sealed
+ *     none         3.7 µs, 1.3 KB allocated      1.6 µs, 0.4 KB             1.6 µs
+ *       4 KiB      9 µs (0.5 GB/s), 7 KB         3.1 µs (1.4 GB/s)          1.6 µs
+ *      64 KiB      95 µs (0.7 GB/s), 64 KB       20 µs (3.2 GB/s)           4 µs
+ *       1 MiB      1180 µs (0.9 GB/s), 1 MB      280 µs (3.8 GB/s)          38 µs
  *
- * and node:crypto makes a cipher object and a buffer of the record's size each time, which must then be copied, while libcrypto works from
- * buffer to buffer and allocates nothing. The kernel's AF_ALG is no choice: this kernel has none (EAFNOSUPPORT), distributions
- * are about to switch it off, and it would cost three system calls per record.
+ * node:crypto makes a cipher object and a buffer of the record's size each time, which must then be copied; libcrypto works from buffer to
+ * buffer, and what is allocated are the views handed to it. The kernel's AF_ALG is no choice: the kernel measured on has none
+ * (EAFNOSUPPORT), and each record would cost system calls and copies.
  *
  * @module
  */

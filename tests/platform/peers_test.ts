@@ -6,7 +6,8 @@
 import { Buffer } from "node:buffer";
 import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
-import { decodeSocketAddress, encodeSocketAddress } from "../../agent/platform/linux/address.ts";
+import { decodeSocketAddress, encodeSocketAddress } from "../../agent/platform/address.ts";
+import { IN_BYTES, OUT_BYTES, SMALL_BYTES } from "../../agent/platform/linux/tcp.ts";
 import { check, closeFd, libc } from "../../agent/platform/linux/libc.ts";
 import { nodeCipherSuite } from "../../agent/wire/cipher.ts";
 import {
@@ -78,7 +79,11 @@ class Stranger {
   }
 
   /** A whole handshake as node 9; returns what seals for it. */
-  authenticate(ends: PeerEnd[], options = {}): RecordSealer {
+  authenticate(
+    ends: PeerEnd[],
+    options = {},
+    behind: (sealer: RecordSealer) => Uint8Array = () => new Uint8Array(0),
+  ): RecordSealer {
     const handshake = new Handshake({
       role: "initiator",
       secret: SECRET,
@@ -88,8 +93,9 @@ class Stranger {
     });
     this.send(handshake.output()!);
     handshake.receive(this.receive(ends, 416));
-    this.send(handshake.output()!);
-    return new RecordSealer(nodeCipherSuite, handshake.result!.sealingKey, true);
+    const sealer = new RecordSealer(nodeCipherSuite, handshake.result!.sealingKey, true);
+    this.send(Uint8Array.from([...handshake.output()!, ...behind(sealer)]));
+    return sealer;
   }
 
   close(): void {
@@ -292,6 +298,38 @@ Deno.test("a peer that takes nothing fills the queue, send refuses, and linkRead
   });
 });
 
+Deno.test("memory that a burst used is given back, and the links go on", () => {
+  withEnds([{}, {}], (a, b) => {
+    const [link, bLink] = connectEnds(a, b);
+    const offset = a.arena.allocate(1 << 20);
+    let sent = 0;
+    const burst = () => {
+      b.peers.pause(bLink, true);
+      for (let i = 0; i < 20; i++) {
+        if (a.peers.send(link, headOf(sent), 64, offset, 1 << 20)) sent++;
+        for (const end of [a, b]) end.turn();
+      }
+      b.peers.pause(bLink, false);
+      turnUntil([a, b], () => b.got.filter(({ data }) => data !== null).length === sent, "burst");
+      turnUntil([a, b], () => a.peers.status()[0].queuedBytes === 0, "sent");
+    };
+    burst();
+    const before = residentKib();
+    for (const end of [a, b]) end.tick(10_000);
+    const freed = before - residentKib();
+    assert(freed > 4 * 1024, `${freed} KiB were freed`);
+    b.got.length = 0;
+    sent = 0;
+    burst();
+    assertEquals(b.got.map(({ head }) => tagOf(head)), Array.from({ length: sent }, (_, i) => i));
+  });
+});
+
+/** Anonymous memory of this process. */
+function residentKib(): number {
+  return Number(/RssAnon:\s+(\d+)/.exec(Deno.readTextFileSync("/proc/self/status"))![1]);
+}
+
 Deno.test("an arena without room makes the link wait, and nothing is lost", () => {
   withEnds([{}, { arenaBytes: 4 << 20 }], (a, b) => {
     const [link] = connectEnds(a, b);
@@ -371,6 +409,16 @@ Deno.test("after a loss it connects again, later and later, and at once after a 
     assertEquals(a.events[1], `down ${linkOf(a.events[0])}`);
     a.tick(50);
     assertEquals(a.ring.unsubmitted > 0, true, "the first wait is the shortest again");
+  });
+});
+
+Deno.test("messages right behind the handshake are not lost", () => {
+  withEnds([{}], (b) => {
+    const stranger = new Stranger(b.address);
+    stranger.authenticate([b], {}, (sealer) => record(sealer, headOf(5)));
+    turnUntil([b], () => b.got.length === 1, "the message behind the finish");
+    assertEquals(tagOf(b.got[0].head), 5);
+    stranger.close();
   });
 });
 
@@ -507,9 +555,9 @@ Deno.test("strangers hold a kilobyte each, make room for one another, and are se
       strangers.push(new Stranger(b.address));
       for (let turn = 0; turn < 3; turn++) b.turn();
     }
-    // More than a handshake's bytes stay in the kernel.
     for (const stranger of strangers.slice(10)) stranger.send(new Uint8Array(100));
     for (let i = 0; i < 10; i++) b.turn();
+    assertEquals(b.peers.bufferBytes, HANDSHAKES_MAX * 2 * SMALL_BYTES);
     for (const first of strangers.slice(0, 3)) {
       assertEquals(first.receive([b], 1).length, 0, "the oldest made room");
     }
@@ -521,6 +569,36 @@ Deno.test("strangers hold a kilobyte each, make room for one another, and are se
     for (const stranger of strangers) stranger.close();
     b.turn();
     assertEquals([b.peers.isIdle, b.events.length], [true, 1]);
+  });
+});
+
+Deno.test("whatever a stranger sends, no more than one message of the handshake is taken from it", () => {
+  withEnds([{}], (b) => {
+    // A true hello, then nothing of what it should be: the finish is waited for, the rest stays in the kernel.
+    const stranger = new Stranger(b.address);
+    const handshake = new Handshake({
+      role: "initiator",
+      secret: SECRET,
+      purpose: "data",
+      random: new Prng(5),
+      self: identity(9),
+    });
+    stranger.send(handshake.output()!);
+    stranger.receive([b], 416);
+    assertEquals(b.peers.bufferBytes, 2 * SMALL_BYTES);
+    stranger.send(new Uint8Array(335));
+    for (let i = 0; i < 10; i++) b.turn(1);
+    assertEquals([b.peers.bufferBytes, b.arena.usedBytes], [2 * SMALL_BYTES, 0]);
+    stranger.send(new Uint8Array(100_000));
+    turnUntil([b], () => b.log.lines.length > 0, "refused");
+    b.turn();
+    assertEquals([b.peers.bufferBytes, b.events], [0, []]);
+    stranger.close();
+    const member = new Stranger(b.address);
+    member.authenticate([b]);
+    turnUntil([b], () => b.events.length === 1, "up");
+    assertEquals(b.peers.bufferBytes, 2 * SMALL_BYTES + IN_BYTES + OUT_BYTES);
+    member.close();
   });
 });
 

@@ -91,6 +91,24 @@ Deno.test("both ends know each other and share a key for each direction", () => 
   assert(Math.max(...sizes) <= HANDSHAKE_BYTES_MAX);
 });
 
+Deno.test("every handshake has its own nonces, key exchange and keys, on both sides", () => {
+  const messages = new Set<string>();
+  for (const [seedA, seedB] of [[1, 2], [3, 2], [1, 4]]) {
+    const a = end("initiator", { seed: seedA }), b = end("responder", { seed: seedB });
+    run(a, b, (bytes, index) => {
+      if (index < 2) {
+        messages.add(`${index} nonce ${bytes.subarray(16, 48)}`);
+        messages.add(`${index} public ${bytes.subarray(48, 80)}`);
+      }
+      return bytes;
+    });
+    messages.add(`key ${a.result!.sealingKey}`);
+    messages.add(`key ${a.result!.openingKey}`);
+  }
+  // Two different ones of each kind from each side, and six keys.
+  assertEquals(messages.size, 4 * 2 + 6);
+});
+
 Deno.test("bytes may come one at a time, and no more is asked for than belongs to the handshake", () => {
   const a = end("initiator"), b = end("responder");
   let from = a, to = b;

@@ -1,6 +1,6 @@
 /**
- * AES-256-GCM by OpenSSL's libcrypto, called directly: three to five times as fast as `node:crypto` for small records and without
- * allocations (figures in `wire/sealed_stream.ts`). Nearly every host has the library; where it is not found,
+ * AES-256-GCM by OpenSSL's libcrypto, called directly: three to four times as fast as `node:crypto`, and without buffers of its own
+ * (figures in `wire/sealed_stream.ts`). Nearly every host has the library; where it is not found,
  * {@linkcode opensslCipherSuite} gives null and `node:crypto` does the work.
  *
  * Functions as of OpenSSL 3 (EVP_EncryptInit(3)); the same in 1.1.

@@ -61,6 +61,8 @@ const PEERS_MAX = 500;
 const READY_BYTES = OUT_BYTES / 2;
 /** Failed handshakes are logged this often, in milliseconds: strangers shall not fill the disk. */
 const WARN_MS = 1000;
+/** How often memory of buffers that a burst has left behind is given back. */
+const TRIM_MS = 10_000;
 
 const BOUNDS = {
   headBytesMax: HEADS_BYTES_MAX,
@@ -174,6 +176,7 @@ export class Peers implements PeerTransport {
   #nowMs: number;
   #tokens = HANDSHAKES_PER_SECOND_MAX;
   #warnedMs = -Infinity;
+  #trimMs: number;
   #isClosed = false;
 
   /**
@@ -206,6 +209,7 @@ export class Peers implements PeerTransport {
     this.#secret = options.secret.slice();
     this.#self = options.self;
     this.#nowMs = options.nowMs;
+    this.#trimMs = options.nowMs + TRIM_MS;
     this.#suite = options.suite ?? opensslCipherSuite() ?? nodeCipherSuite;
     this.#listening = options.listenAddress === null
       ? null
@@ -215,6 +219,11 @@ export class Peers implements PeerTransport {
   /** Where it listens, with the port that the kernel chose where 0 was asked for; null: nowhere. */
   get address(): string | null {
     return this.#listening?.address ?? null;
+  }
+
+  /** See {@linkcode Tcp.bufferBytes}. */
+  get bufferBytes(): number {
+    return this.#tcp.bufferBytes;
   }
 
   /** What seals: `openssl` or `node:crypto`. */
@@ -373,6 +382,10 @@ export class Peers implements PeerTransport {
     for (const link of this.#handshakes) {
       if (nowMs - link.startedMs < HANDSHAKE_MS_MAX) break;
       link.connection.close(`no answer within ${HANDSHAKE_MS_MAX / 1000} s`);
+    }
+    if (nowMs >= this.#trimMs) {
+      this.#trimMs = nowMs + TRIM_MS;
+      this.#tcp.trim();
     }
     for (const peer of this.#peers.values()) {
       if (peer.link === null && nowMs >= peer.retryAtMs) this.#connect(peer);

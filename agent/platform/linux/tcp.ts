@@ -18,7 +18,7 @@
  *
  * @module
  */
-import { decodeSocketAddress, encodeSocketAddress } from "./address.ts";
+import { decodeSocketAddress, encodeSocketAddress } from "../address.ts";
 import {
   check,
   closeFd,
@@ -63,6 +63,8 @@ const TCP_NODELAY = 1, TCP_KEEPIDLE = 4, TCP_KEEPINTVL = 5, TCP_KEEPCNT = 6, TCP
  * a device on the way has forgotten.
  */
 const USER_TIMEOUT_MS = 8000;
+/** Memory that a connection without anything under way keeps of each of its buffers: it is warm, and used again first. */
+const WARM_BYTES = 256 * 1024;
 const KEEPALIVE_IDLE_S = 3, KEEPALIVE_INTERVAL_S = 2, KEEPALIVE_PROBES = 3;
 const MSG_NOSIGNAL = 0x4000, MSG_DONTWAIT = 0x40;
 const EINTR = 4, EAGAIN = 11, ENFILE = 23, EMFILE = 24, ECANCELED = 125;
@@ -117,6 +119,9 @@ export class TcpConnection {
   sending = 0;
   /** Its big buffers, or null. */
   buffers: Buffers | null = null;
+  /** Ends of what was used of them since the last {@linkcode trim}. */
+  #outputPeak = 0;
+  inputPeak = 0;
 
   constructor(readonly tcp: Tcp, readonly slot: number, readonly slotAddress: number) {
     this.input = tcp.slab.subarray(slot * SLOT_BYTES, slot * SLOT_BYTES + SMALL_BYTES);
@@ -190,7 +195,23 @@ export class TcpConnection {
       this.#tail = 0;
     }
     this.#tail += bytes;
+    if (this.#tail > this.#outputPeak) this.#outputPeak = this.#tail;
     this.tcp.dirty(this);
+  }
+
+  /** Gives the memory of buffers back that a burst has left behind, where nothing is under way. */
+  trim(): void {
+    const { buffers } = this;
+    if (buffers === null || this.output !== buffers.output) return;
+    if (this.queuedBytes === 0 && this.#outputPeak > WARM_BYTES) {
+      discard(buffers.outputAddress + WARM_BYTES, OUT_BYTES - WARM_BYTES);
+      this.#outputPeak = 0;
+    }
+    // A RECV may be waiting to write there: the addresses stay good.
+    if (this.inputStart === this.inputEnd && this.inputPeak > WARM_BYTES) {
+      discard(buffers.inputAddress + WARM_BYTES, IN_BYTES - WARM_BYTES);
+      this.inputPeak = 0;
+    }
   }
 
   /** Queues a copy of `bytes`. False: no room. */
@@ -275,6 +296,7 @@ export class Tcp {
   #flushing: TcpConnection[] = [];
   readonly #closed: TcpConnection[] = [];
   #open = 0;
+  #attached = 0;
 
   /** @param ring the worker's */
   constructor(ring: Ring) {
@@ -293,6 +315,14 @@ export class Tcp {
   /** Connections that have a place, closed ones included that the kernel has not let go of. */
   get connections(): number {
     return this.#open;
+  }
+
+  /**
+   * Bytes of buffers that connections hold: a kilobyte each, and {@linkcode IN_BYTES} + {@linkcode OUT_BYTES} (of address space; what was never
+   * used takes no memory) for those that are attached.
+   */
+  get bufferBytes(): number {
+    return this.#open * 2 * SMALL_BYTES + this.#attached * (IN_BYTES + OUT_BYTES);
   }
 
   /** True when {@linkcode deliverClosed} or {@linkcode flush} has something to do. */
@@ -397,12 +427,16 @@ export class Tcp {
   /** Big buffers, from those that came back or new ones; null: no memory. */
   takeBuffers(): Buffers | null {
     const free = this.#freeBuffers.pop();
-    if (free !== undefined) return free;
+    if (free !== undefined) {
+      this.#attached++;
+      return free;
+    }
     try {
       const address = mapMemory({
         lengthBytes: OUT_BYTES + IN_BYTES,
         flags: MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
       });
+      this.#attached++;
       return {
         outputAddress: address,
         output: viewOf(address, OUT_BYTES),
@@ -563,6 +597,7 @@ export class Tcp {
       return;
     }
     connection.inputEnd += result;
+    if (connection.inputEnd > connection.inputPeak) connection.inputPeak = connection.inputEnd;
     connection.handler!.received();
     if (!connection.isClosed) this.#arm(connection);
   }
@@ -603,18 +638,19 @@ export class Tcp {
     closeFd(connection.fd);
     connection.fd = -1;
     if (connection.buffers !== null) {
-      // The memory goes back to the system, the view stays valid.
-      mapMemory({
-        address: connection.buffers.outputAddress,
-        lengthBytes: OUT_BYTES + IN_BYTES,
-        flags: MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
-      });
+      discard(connection.buffers.outputAddress, OUT_BYTES + IN_BYTES);
       this.#freeBuffers.push(connection.buffers);
       connection.buffers = null;
+      this.#attached--;
     }
     this.#connections[connection.slot] = null;
     this.#freeSlots.push(connection.slot);
     this.#open--;
+  }
+
+  /** See {@linkcode TcpConnection.trim}; of all. */
+  trim(): void {
+    for (const connection of this.#connections) connection?.trim();
   }
 
   /** Closes every socket. Handlers hear of it from {@linkcode deliverClosed}. */
@@ -720,6 +756,15 @@ class Listening implements TcpListening {
       0,
     );
   }
+}
+
+/** Gives memory back to the system; it reads as zeros, and views of it stay good. */
+function discard(address: number, lengthBytes: number): void {
+  mapMemory({
+    address,
+    lengthBytes,
+    flags: MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+  });
 }
 
 /** An option that is a number; without it the connection works all the same. */

@@ -1,13 +1,8 @@
 /**
- * Addresses: `host:port` as people write them, `ip:port` as sockets take them.
- *
- * Names are resolved on the main thread ({@linkcode resolveAddress}), since a look-up blocks or needs the runtime's thread pool;
- * the data worker is given numeric addresses only. The main thread resolves again whenever it tells the worker about a peer,
- * so a name that moved is found at the latest with the peer's next change in the map or the owner's next retry.
+ * Addresses: `host:port` as people write them, `ip:port` as sockets take them. Names become numbers in `linux/resolve.ts`.
  *
  * @module
  */
-import { lookup } from "node:dns/promises";
 
 const AF_INET = 2, AF_INET6 = 10;
 
@@ -50,18 +45,6 @@ export function withPortOffset(address: string, offset: number): string {
     throw new RangeError(`"${address}" is not host:port with a port up to ${65535 - offset}`);
   }
   return formatAddress(parsed.host, parsed.port + offset);
-}
-
-/**
- * Resolves the host of an address with the system's resolver (/etc/hosts, DNS). Numeric ones come back as they are.
- * Rejects when the name is not known.
- */
-export async function resolveAddress(address: string): Promise<string> {
-  const parsed = parseAddress(address);
-  if (parsed === null) throw new RangeError(`"${address}" is not host:port or [ipv6]:port`);
-  if (encodeSocketAddress(address) !== null) return address;
-  const { address: numeric } = await lookup(parsed.host);
-  return formatAddress(numeric, parsed.port);
 }
 
 /**
