@@ -59,11 +59,10 @@ const ROUNDS_MAX = 4;
 /** Share of a file system's free space that a new store takes for its own unless told otherwise. */
 const CAPACITY_SHARE = 0.9;
 /**
- * Longest look at the rings before sleeping, in milliseconds; 0: none. 0.064 is about what a sleep and the wake-ups on both sides
- * cost on a virtual machine, and was measured; it is off since one migration of a guest hung while it was on, for a
- * reason that has not been found yet.
+ * Longest look at the rings before sleeping, in milliseconds; 0: none. This is about what a sleep and the wake-ups on both
+ * sides cost on a virtual machine, and was measured.
  */
-const POLL_MS_MAX = 0;
+const POLL_MS_MAX = 0.064;
 /** Shortest, where looking begins and ends. */
 const POLL_MS_MIN = 0.008;
 /**

@@ -606,11 +606,17 @@ export class VhostSession implements QueueOwner {
 
   /** Back to the stopped state. Nothing of it is in flight. */
   #stop(ring: Ring): void {
-    if (ring.isRunning) ring.base = ring.queue.availableIndex;
+    if (ring.isRunning) {
+      ring.base = ring.queue.availableIndex;
+      // That nobody need kick is between this device and the driver. Whoever has the ring next, QEMU itself or another back
+      // end after a migration, may look at it only when it is kicked.
+      if (ring.places !== null) ring.queue.enableKicks();
+    }
     ring.isStarted = false;
     ring.isRunning = false;
     ring.isStopping = false;
     ring.hasLeftover = false;
+    ring.isPolled = false;
     this.#releasePlaces(ring);
     this.#dropKick(ring);
     if (this.#isAnyStarted()) return;
@@ -989,7 +995,9 @@ export class VhostSession implements QueueOwner {
     } else if (request === Request.SetVringCall) {
       if (ring.callFd >= 0) this.#host.closeFd(ring.callFd);
       ring.callFd = fd;
-      if (fd >= 0 && ring.isCallMissed) {
+      // Whoever exchanges the descriptor of a running ring may have thrown away what the old one was signalled with, as a QEMU
+      // does that takes a queue's mask off after starting it. One call too many does no harm.
+      if (fd >= 0 && (ring.isCallMissed || ring.isRunning)) {
         ring.isCallMissed = false;
         this.#host.signal(fd);
       }

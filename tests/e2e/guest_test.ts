@@ -333,15 +333,9 @@ Deno.test("a guest that writes moves to another QEMU, and its disk goes with it"
   await using target = await Guest.boot({
     ...hardware,
     boot: "incoming",
-    qemuArguments: ["-incoming", uri],
+    qemuArguments: ["-S", "-incoming", uri],
   });
-  await source.qmp("migrate", { uri });
-  let migration: { status?: string } = {};
-  await until(async () => {
-    migration = await source.qmp("query-migrate") as typeof migration;
-    if (migration.status === "failed") throw new Error(JSON.stringify(migration));
-    return migration.status === "completed";
-  }, { timeoutMs: 60_000, what: () => `the migration: ${JSON.stringify(migration)}` });
+  await source.migrate(target, uri);
   await source.kill();
 
   const moved = await linesAfter(target, 0);

@@ -215,9 +215,14 @@ Deno.test("while logging, every page whose bytes change is marked, and few other
       queue.add(made.chain);
       // What the driver writes is the front end's to know.
       before = image();
+      // Kicks are not asked for, and asked for again: that is written too.
+      host.isPolling = random.chance(0.5);
       session.kicked(0);
       target.completeAll();
       host.runTurns();
+      if (random.chance(0.5)) {
+        while (host.polledSessions.length > 0) host.polledSessions.pop()!.stopPolling();
+      }
       const after = image();
       queue.reap();
       regions.forEach((each, i) => {

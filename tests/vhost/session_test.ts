@@ -831,10 +831,102 @@ Deno.test("a call that was due while there was no descriptor is made up for", ()
   host.runTurns();
   frontEnd.setCall(queue);
   assertEquals(queue.callEvent.count, 1);
-  frontEnd.setCall(queue);
-  assertEquals(queue.callEvent.count, 1);
   fixture.close();
 });
+
+Deno.test("a running ring whose call descriptor is exchanged loses no call that the old one got", () => {
+  const fixture = new Fixture().start();
+  const { frontEnd, host, session, target, queue } = fixture;
+  offerRead(fixture);
+  session.kicked(0);
+  target.completeAll();
+  host.runTurns();
+  assertEquals(queue.callEvent.count, 1);
+  // QEMU throws away what came before it unmasks the vector.
+  queue.callEvent.count = 0;
+  frontEnd.setCall(queue);
+  assertEquals(queue.callEvent.count, 1);
+  frontEnd.stopQueue(0);
+  frontEnd.setCall(queue);
+  assertEquals(queue.callEvent.count, 1, "there is nothing to call for");
+  fixture.close();
+});
+
+for (
+  const [what, features] of [
+    ["with event indices", LINUX_FEATURES],
+    ["by flag", LINUX_FEATURES & ~FEATURE.EVENT_IDX],
+  ] as const
+) {
+  /** A session that looks at its ring by itself: the driver is not to kick. */
+  const polled = () => {
+    const fixture = new Fixture({ features }).start();
+    const { host, queue } = fixture;
+    host.isPolling = true;
+    for (let i = 0; i < 3; i++) fixture.read(0, 512);
+    const before = queue.availableIndex;
+    offerRead(fixture);
+    assertEquals(queue.wantsKick(before), false);
+    assertEquals(host.polledSessions.length, 1);
+    assertEquals(fixture.session.poll(), true);
+    return fixture;
+  };
+
+  Deno.test(`when polling ends the driver kicks again, and what came before that is taken, ${what}`, () => {
+    const fixture = polled();
+    const { host, session, target, queue } = fixture;
+    const wantsKick = () => {
+      const before = queue.availableIndex;
+      offerRead(fixture);
+      return queue.wantsKick(before);
+    };
+    host.isPolling = false;
+    assertEquals(session.stopPolling(), false);
+    assertEquals(wantsKick(), true);
+    host.isPolling = true;
+    session.kicked(0);
+    assertEquals(target.pending.length, 2);
+    assertEquals(wantsKick(), false);
+    host.isPolling = false;
+    assertEquals(session.stopPolling(), true);
+    assertEquals(target.pending.length, 3);
+    assertEquals(session.stopPolling(), false);
+    assertEquals(wantsKick(), true);
+    fixture.close();
+  });
+
+  Deno.test(`a ring that is held up while polling ends asks for kicks when it goes on, ${what}`, () => {
+    const fixture = polled();
+    const { frontEnd, host, session, target, queue, regions } = fixture;
+    frontEnd.setTable(regions);
+    offerRead(fixture);
+    host.isPolling = false;
+    assertEquals(session.poll(), false);
+    assertEquals(session.stopPolling(), false);
+    target.completeAll();
+    host.runTurns();
+    assertEquals(target.pending.length, 1, "what waited is taken");
+    const before = queue.availableIndex;
+    offerRead(fixture);
+    assertEquals(queue.wantsKick(before), true);
+    fixture.close();
+  });
+
+  Deno.test(`a ring that is stopped is left asking for kicks, and is not looked at, ${what}`, () => {
+    const fixture = polled();
+    const { frontEnd, host, session, target, queue } = fixture;
+    frontEnd.stopQueue(0);
+    target.completeAll();
+    host.runTurns();
+    const before = queue.availableIndex;
+    offerRead(fixture);
+    assertEquals(queue.wantsKick(before), true);
+    assertEquals(session.poll(), false);
+    assertEquals(session.stopPolling(), false);
+    assertEquals(target.pending.length, 0);
+    fixture.close();
+  });
+}
 
 Deno.test("one ring cannot keep the others waiting: its share is bounded per turn", () => {
   const fixture = new Fixture({ queueCount: 2, queueSize: 1024, guestBytes: 4 * 1024 * 1024 })
