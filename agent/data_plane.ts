@@ -130,8 +130,7 @@ export class DataPlane implements DiskServerHost {
       ring: this.#ring,
       file: this.#file,
       direct: start.direct,
-      arenaAddress: this.memory.arenaAddress,
-      arena: this.memory.windows[0].bytes,
+      memory: this.memory,
     });
     this.#store = new Store({
       disk: this.#disk,

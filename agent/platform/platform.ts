@@ -55,6 +55,18 @@ export interface IoVector {
   readonly lengths: Uint32Array<ArrayBuffer>;
 }
 
+/** Places in windows for one read. Owned by the caller, who may reuse it as soon as the call returns. */
+export interface WindowVector {
+  /** Entries in use, 1…256. */
+  count: number;
+  /** Indices of windows. */
+  readonly windows: Uint16Array<ArrayBuffer>;
+  /** Byte offsets in those, each a multiple of `Disk.alignmentBytes`. */
+  readonly offsets: Uint32Array<ArrayBuffer>;
+  /** Lengths in bytes, each a multiple of `Disk.alignmentBytes`. */
+  readonly lengths: Uint32Array<ArrayBuffer>;
+}
+
 /** Receives the completions of a {@linkcode Disk}. */
 export interface DiskListener {
   /**
@@ -65,7 +77,7 @@ export interface DiskListener {
 }
 
 /**
- * A file or block device, addressed by byte offset. Buffers are arena ranges. What a completed write
+ * A file or block device, addressed by byte offset. Buffers are arena ranges, but for scattered reads. What a completed write
  * wrote is only sure to survive a crash once a `sync` that was asked for after its completion has
  * completed.
  */
@@ -76,6 +88,11 @@ export interface Disk {
   readonly sizeBytesMax: number;
   /** Reads `length` bytes at `offset` into the arena at `buffer`. Past the end reads as zeros. */
   read(token: number, offset: number, buffer: number, length: number): void;
+  /**
+   * Reads at `offset` into places of any windows, one after the other. They must stay mapped until it completes. At most 256
+   * at a time. Past the end reads as zeros.
+   */
+  readScattered(token: number, offset: number, vector: WindowVector): void;
   /** Writes the ranges of `vector`, one after the other, at `offset`. */
   write(token: number, offset: number, vector: IoVector): void;
   /** fdatasync: makes all writes that completed before this call durable. */

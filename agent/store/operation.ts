@@ -24,6 +24,7 @@
  *
  * @module
  */
+import type { WindowVector } from "../platform/platform.ts";
 
 /** What an operation does. */
 export const enum OperationKind {
@@ -51,16 +52,26 @@ export interface OperationOwner {
 }
 
 /**
- * Takes blocks as they are verified, in one pass over the memory instead of two: one that verifies and one that copies.
+ * Where the blocks of a read are wanted, for a read that need not pass over the memory once more to bring them there. Blocks are
+ * asked for by index, mostly in rising order.
+ *
+ * The places belong to a guest, who may change them at any time: what is computed over them says what they held, not what they
+ * hold.
  */
 export interface BlockSink {
   /**
-   * Copies block `index` of the operation's buffer to where it is wanted. Called in rising order of `index`; for a block that
-   * did not match, once more after it was read again. What was taken counts only if the operation succeeds.
+   * Copies block `index` of the operation's buffer to its place. What was taken counts only if the operation
+   * succeeds.
    *
    * @returns the checksum of what was copied
    */
   takeBlock(operation: Operation, index: number): number;
+  /** Checksum of what the place of block `index` holds. */
+  checksumBlock(operation: Operation, index: number): number;
+  /** Fills the places of `count` blocks from `index` on with zeros. */
+  zeroBlocks(operation: Operation, index: number, count: number): void;
+  /** Makes `vector` the places of `count` blocks from `index` on. */
+  placeBlocks(operation: Operation, index: number, count: number, vector: WindowVector): void;
 }
 
 /** One preallocated operation. The owner fills it, submits it, and gets it back once. */
@@ -94,6 +105,8 @@ export class Operation {
   result = 0;
   /** Read: where the blocks are to go, or null to leave them in `buffer`. */
   sink: BlockSink | null = null;
+  /** Read: the disk may put them right there; `buffer` is then used only for blocks that have to be read again. */
+  isPlaced = false;
   /** Read: the sink has taken all blocks. */
   isTaken = false;
   /** First damaged block within the chunk when `result` is −EBADMSG. */

@@ -6,8 +6,10 @@
  *
  * Invariants:
  * - No block is handed out that does not match its checksum. One that does not is read once more by
- *   itself; if it still does not match, the operation fails with −EBADMSG (−EIO when the disk could
- *   not read it), the block's bytes in the buffer are zeroed, and the damage is reported.
+ *   itself, into the operation's buffer, even where it first went to a guest's memory, which the
+ *   guest may have changed before it was checked. If it still does not match, the operation fails
+ *   with −EBADMSG (−EIO when the disk could not read it), the block's bytes are zeroed, and the
+ *   damage is reported.
  * - Every segment that a read goes to is pinned until the read is done, so its blocks and the
  *   header pages with their checksums stay what they are.
  * - Everything is preallocated: `SLOTS` operations at a time; more wait in a list.
@@ -15,7 +17,7 @@
  * @module
  */
 import { BLOCK_BYTES, BLOCK_SHIFT, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
-import { type Disk, EBADMSG, EIO, type Window } from "../platform/platform.ts";
+import { type Disk, EBADMSG, EIO, type Window, type WindowVector } from "../platform/platform.ts";
 import type { ChecksumCache } from "./checksum_cache.ts";
 import { type Index, IndexKind } from "./index.ts";
 import type { Operation } from "./operation.ts";
@@ -113,6 +115,14 @@ export class Reads {
   #stalledFirst = 0;
   #stalledCount = 0;
 
+  /** Places of the run that is being sent to the disk. */
+  readonly #vector: WindowVector = {
+    count: 0,
+    windows: new Uint16Array(TRANSFER_BLOCKS_MAX),
+    offsets: new Uint32Array(TRANSFER_BLOCKS_MAX),
+    lengths: new Uint32Array(TRANSFER_BLOCKS_MAX),
+  };
+
   // Header pages being read.
   readonly #pages = new Uint32Array(PAGE_SLOTS);
 
@@ -172,6 +182,7 @@ export class Reads {
     this.#again[slot] = 0;
     this.#waitsFor[slot] = 0;
     if (this.#resolve(slot, operation)) {
+      operation.isTaken = operation.isPlaced;
       this.#release(slot);
       this.#owner.completeLater(operation);
       return;
@@ -231,8 +242,11 @@ export class Reads {
         runEnd = 0;
       } else {
         for (let j = at; j < at + count; j++) this.#check[j] = Check.None;
-        const start = buffer + (i << BLOCK_SHIFT);
-        this.#window.bytes.fill(0, start, start + (count << BLOCK_SHIFT));
+        if (operation.isPlaced) operation.sink!.zeroBlocks(operation, i, count);
+        else {
+          const start = buffer + (i << BLOCK_SHIFT);
+          this.#window.bytes.fill(0, start, start + (count << BLOCK_SHIFT));
+        }
         runEnd = 0;
       }
       i += count;
@@ -286,12 +300,15 @@ export class Reads {
       this.#pending[slot]++;
       this.requests++;
       this.blocksRead += count;
-      this.#disk.read(
-        this.#runToken | (slot | run << SLOT_BITS) << this.#tokenShift,
-        this.#location[base + first] * BLOCK_BYTES,
-        operation.buffer + (first << BLOCK_SHIFT),
-        count << BLOCK_SHIFT,
-      );
+      const token = this.#runToken | (slot | run << SLOT_BITS) << this.#tokenShift;
+      const offset = this.#location[base + first] * BLOCK_BYTES;
+      if (operation.isPlaced) {
+        operation.sink!.placeBlocks(operation, first, count, this.#vector);
+        this.#disk.readScattered(token, offset, this.#vector);
+      } else {
+        const buffer = operation.buffer + (first << BLOCK_SHIFT);
+        this.#disk.read(token, offset, buffer, count << BLOCK_SHIFT);
+      }
     }
   }
 
@@ -344,11 +361,11 @@ export class Reads {
       const at = base + i;
       const check = this.#check[at];
       if (check === Check.None) {
-        operation.sink?.takeBlock(operation, i);
+        if (!operation.isPlaced) operation.sink?.takeBlock(operation, i);
         continue;
       }
       if (check === Check.Direct) {
-        if (this.#take(operation, i) === this.#sum[at]) continue;
+        if (this.#take(slot, operation, i) === this.#sum[at]) continue;
       } else if (check === Check.Positional) {
         const page = this.#sum[at];
         if (page !== lastPage) {
@@ -361,7 +378,7 @@ export class Reads {
           return;
         }
         const sum = this.#cache.word(cached, this.#word[at]);
-        if (this.#take(operation, i) === sum) continue;
+        if (this.#take(slot, operation, i) === sum) continue;
       } else if (check === Check.Poison) {
         this.#damaged(slot, i, EBADMSG);
         continue;
@@ -381,13 +398,18 @@ export class Reads {
     this.#finish(slot, operation, later);
   }
 
-  /** Checksum of a block that was read, which goes where it is wanted at the same time. */
-  #take(operation: Operation, i: number): number {
-    return operation.sink !== null
-      ? operation.sink.takeBlock(operation, i)
-      : this.#window.kernel.checksum(operation.buffer + (i << BLOCK_SHIFT), BLOCK_BYTES);
+  /** Checksum of a block that was read. It is where it is wanted already, or goes there at the same time. */
+  #take(slot: number, operation: Operation, i: number): number {
+    const { sink } = operation;
+    if (sink === null) {
+      return this.#window.kernel.checksum(operation.buffer + (i << BLOCK_SHIFT), BLOCK_BYTES);
+    }
+    return operation.isPlaced && this.#again[slot] !== i + 1
+      ? sink.checksumBlock(operation, i)
+      : sink.takeBlock(operation, i);
   }
 
+  /** Always into the buffer, where no guest can change it before it is checked. */
   #readAgain(slot: number, i: number): void {
     const at = slot * TRANSFER_BLOCKS_MAX + i;
     this.#again[slot] = i + 1;
@@ -413,6 +435,7 @@ export class Reads {
     }
     const start = operation.buffer + (i << BLOCK_SHIFT);
     this.#window.bytes.fill(0, start, start + BLOCK_BYTES);
+    operation.sink?.zeroBlocks(operation, i, 1);
     const location = this.#check[at] === Check.Poison ? 0 : this.#location[at];
     this.#owner.blockDamaged(
       this.#layer[at],

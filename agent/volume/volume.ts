@@ -22,7 +22,7 @@
  */
 import { BlockKind, type BlockRequest, type BlockTarget } from "../blk/target.ts";
 import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES, TRANSFER_BYTES_MAX } from "../base/limits.ts";
-import type { Window } from "../platform/platform.ts";
+import type { Window, WindowVector } from "../platform/platform.ts";
 import { type BlockSink, type Operation, OperationKind } from "../store/operation.ts";
 import {
   type Transfer,
@@ -201,7 +201,9 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       if (transfer === null) return false;
       this.#prepare(transfer, request, offset, head, length, blockCount);
       transfer.operation.kind = OperationKind.Read;
-      transfer.operation.sink = isBlockwise(transfer) ? this : null;
+      const fit = fitOf(transfer);
+      transfer.operation.sink = fit === Fit.Parts ? null : this;
+      transfer.operation.isPlaced = fit === Fit.Aligned;
       transfer.cursorBlock = 0;
       transfer.cursorSegment = transfer.segment;
       transfer.cursorBytes = transfer.segmentBytes;
@@ -320,6 +322,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       transfer.state = TransferState.Filling;
       operation.kind = OperationKind.Read;
       operation.sink = null;
+      operation.isPlaced = false;
       this.#sink.submit(operation);
     } else this.#submitWrite(transfer);
   }
@@ -509,21 +512,73 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   /** {@inheritDoc BlockSink.takeBlock} */
   takeBlock(operation: Operation, index: number): number {
     const transfer = this.#pool.transferOf(operation);
-    const request = transfer.request!;
-    while (transfer.cursorBlock < index) {
-      transfer.cursorBlock++;
-      transfer.cursorBytes += BLOCK_BYTES;
-      if (transfer.cursorBytes === request.segmentLengths[transfer.cursorSegment]) {
-        transfer.cursorSegment++;
-        transfer.cursorBytes = 0;
-      }
-    }
-    const segment = transfer.cursorSegment;
-    return this.#windows[request.segmentWindows[segment]].kernel.copyAndChecksum(
-      request.segmentOffsets[segment] + transfer.cursorBytes,
+    const offset = this.#seek(transfer, index);
+    return this.#cursorWindow(transfer).kernel.copyAndChecksum(
+      offset,
       operation.buffer + (index << BLOCK_SHIFT),
       BLOCK_BYTES,
     );
+  }
+
+  /** {@inheritDoc BlockSink.checksumBlock} */
+  checksumBlock(operation: Operation, index: number): number {
+    const transfer = this.#pool.transferOf(operation);
+    const offset = this.#seek(transfer, index);
+    return this.#cursorWindow(transfer).kernel.checksum(offset, BLOCK_BYTES);
+  }
+
+  /** {@inheritDoc BlockSink.zeroBlocks} */
+  zeroBlocks(operation: Operation, index: number, count: number): void {
+    const transfer = this.#pool.transferOf(operation);
+    const { segmentLengths } = transfer.request!;
+    for (const end = index + count; index < end;) {
+      const offset = this.#seek(transfer, index);
+      const room = segmentLengths[transfer.cursorSegment] - transfer.cursorBytes;
+      const part = Math.min(end - index, room >>> BLOCK_SHIFT);
+      this.#cursorWindow(transfer).bytes.fill(0, offset, offset + (part << BLOCK_SHIFT));
+      index += part;
+    }
+  }
+
+  /** {@inheritDoc BlockSink.placeBlocks} */
+  placeBlocks(operation: Operation, index: number, count: number, vector: WindowVector): void {
+    const transfer = this.#pool.transferOf(operation);
+    const { segmentWindows, segmentLengths } = transfer.request!;
+    let entries = 0;
+    for (const end = index + count; index < end;) {
+      const offset = this.#seek(transfer, index);
+      const room = segmentLengths[transfer.cursorSegment] - transfer.cursorBytes;
+      const part = Math.min(end - index, room >>> BLOCK_SHIFT);
+      vector.windows[entries] = segmentWindows[transfer.cursorSegment];
+      vector.offsets[entries] = offset;
+      vector.lengths[entries] = part << BLOCK_SHIFT;
+      entries++;
+      index += part;
+    }
+    vector.count = entries;
+  }
+
+  /** Moves the cursor to a block of a blockwise read; returns its offset in its window. */
+  #seek(transfer: Transfer, index: number): number {
+    const { segmentOffsets, segmentLengths } = transfer.request!;
+    if (index !== transfer.cursorBlock) {
+      if (index < transfer.cursorBlock) {
+        transfer.cursorBlock = 0;
+        transfer.cursorSegment = transfer.segment;
+        transfer.cursorBytes = transfer.segmentBytes;
+      }
+      let segment = transfer.cursorSegment;
+      let bytes = transfer.cursorBytes + (index - transfer.cursorBlock << BLOCK_SHIFT);
+      while (bytes >= segmentLengths[segment]) bytes -= segmentLengths[segment++];
+      transfer.cursorBlock = index;
+      transfer.cursorSegment = segment;
+      transfer.cursorBytes = bytes;
+    }
+    return segmentOffsets[transfer.cursorSegment] + transfer.cursorBytes;
+  }
+
+  #cursorWindow(transfer: Transfer): Window {
+    return this.#windows[transfer.request!.segmentWindows[transfer.cursorSegment]];
   }
 
   /** Copies what was read (and verified) from the buffer to the guest. */
@@ -589,19 +644,30 @@ function classOf(request: BlockRequest): TransferClass {
   }
 }
 
-/** Whether each block of a read goes to one place in guest memory. */
-function isBlockwise(transfer: Transfer): boolean {
-  if (transfer.headBytes !== 0 || transfer.lengthBytes % BLOCK_BYTES !== 0) return false;
-  const { segmentLengths } = transfer.request!;
+/** How the guest's memory fits the blocks of a read. */
+const enum Fit {
+  /** Some block goes to several places, or only in part. */
+  Parts,
+  /** Each block goes to one place. */
+  Blocks,
+  /** …of which every one begins at a multiple of a block, as any disk can write to it. */
+  Aligned,
+}
+
+function fitOf(transfer: Transfer): Fit {
+  if (transfer.headBytes !== 0 || transfer.lengthBytes % BLOCK_BYTES !== 0) return Fit.Parts;
+  const { segmentOffsets, segmentLengths } = transfer.request!;
   let left = transfer.lengthBytes;
   let skip = transfer.segmentBytes;
+  let isAligned = true;
   for (let segment = transfer.segment; left > 0; segment++) {
     const part = segmentLengths[segment] - skip;
-    if (left > part && part % BLOCK_BYTES !== 0) return false;
+    if (left > part && part % BLOCK_BYTES !== 0) return Fit.Parts;
+    if ((segmentOffsets[segment] + skip) % BLOCK_BYTES !== 0) isAligned = false;
     left -= part;
     skip = 0;
   }
-  return true;
+  return isAligned ? Fit.Aligned : Fit.Blocks;
 }
 
 /** True for a write or zeroing of part of a block. */

@@ -5,15 +5,28 @@
  */
 import { assertEquals, assertThrows } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
-import { isBlank, LinuxDisk, openStoreFile } from "../../agent/platform/linux/disk.ts";
+import {
+  INLINE_WRITE_BYTES_MAX,
+  isBlank,
+  LinuxDisk,
+  openStoreFile,
+} from "../../agent/platform/linux/disk.ts";
 import { SystemError } from "../../agent/platform/linux/libc.ts";
-import { LinuxMemory } from "../../agent/platform/linux/memory.ts";
+import { LinuxMemory, type Piece } from "../../agent/platform/linux/memory.ts";
 import { Ring } from "../../agent/platform/linux/ring.ts";
+import { ScatterLists } from "../../agent/platform/linux/scatter.ts";
 
 const BLOCK = 4096;
 const FILE_BLOCKS = 2048;
 const memory = new LinuxMemory();
 const arena = memory.windows[0].bytes;
+/** Guest memory: two mappings of 320 MiB, of which little is touched. */
+const guest = [1, 2].map(() => {
+  const bytes = 320 * 1024 * 1024;
+  const fd = memory.createShared("guest", bytes);
+  const [piece] = memory.mapShared(fd, 0, bytes) as Piece[];
+  return piece;
+});
 
 class Bench {
   readonly ring = new Ring();
@@ -28,8 +41,7 @@ class Bench {
       ring: this.ring,
       file,
       direct,
-      arenaAddress: memory.arenaAddress,
-      arena,
+      memory,
     });
     this.disk.listener = {
       diskDone: (token, result) => {
@@ -116,6 +128,44 @@ for (const direct of [false, true]) {
           .findIndex((byte, index) => byte !== arena[buffer + index]);
         assertEquals(differs, -1, `read of ${blocks} blocks at ${offset}`);
       }
+      // The same into guest memory of two mappings, in places of any order.
+      const vector = {
+        count: 0,
+        windows: new Uint16Array(256),
+        offsets: new Uint32Array(256),
+        lengths: new Uint32Array(256),
+      };
+      for (let i = 0; i < 60; i++) {
+        const blocks = random.pick([1, 2, 17, 256]);
+        // Some of them leave the file at its end.
+        const offset = BLOCK * random.below(FILE_BLOCKS);
+        const order = random.shuffle(Array.from({ length: blocks }, (_, place) => place));
+        vector.count = 0;
+        for (let at = 0; at < blocks;) {
+          const count = Math.min(blocks - at, random.pick([1, 1, 3, 100]));
+          const piece = guest[random.below(guest.length)];
+          vector.windows[vector.count] = piece.window;
+          vector.offsets[vector.count] = piece.offset + order[at] * 300 * BLOCK;
+          vector.lengths[vector.count++] = count * BLOCK;
+          at += count;
+        }
+        for (let e = 0; e < vector.count; e++) {
+          const { bytes } = memory.windows[vector.windows[e]];
+          bytes.fill(0xee, vector.offsets[e], vector.offsets[e] + vector.lengths[e] + BLOCK);
+        }
+        const token = bench.start((token) => disk.readScattered(token, offset, vector));
+        assertEquals(bench.wait(token), blocks * BLOCK);
+        let at = offset;
+        for (let e = 0; e < vector.count; e++) {
+          const { bytes } = memory.windows[vector.windows[e]];
+          const start = vector.offsets[e], end = start + vector.lengths[e];
+          const differs = bytes.subarray(start, end)
+            .findIndex((byte, index) => byte !== (model[at + index] ?? 0));
+          assertEquals(differs, -1, `scattered read of ${blocks} blocks at ${offset}, entry ${e}`);
+          assertEquals(bytes[end], 0xee, "written past a place");
+          at += vector.lengths[e];
+        }
+      }
       // Past the end there are zeros, and a hole reads as zeros.
       arena.fill(0xee, buffer, buffer + 4 * BLOCK);
       const end = (FILE_BLOCKS - 1) * BLOCK;
@@ -137,6 +187,59 @@ for (const direct of [false, true]) {
     }
   });
 }
+
+Deno.test("a record with 256 KiB of data is written at once, a larger one beside this thread", () => {
+  const directory = Deno.makeTempDirSync();
+  const bench = new Bench(`${directory}/store`, false);
+  try {
+    const { disk } = bench;
+    for (const lengthBytes of [(5 + 64) * BLOCK, INLINE_WRITE_BYTES_MAX + BLOCK]) {
+      const vector = {
+        count: 2,
+        offsets: Uint32Array.of(0, 1024 * 1024),
+        lengths: Uint32Array.of(BLOCK, lengthBytes - BLOCK),
+      };
+      const token = bench.start((token) => disk.write(token, 0, vector));
+      assertEquals(disk.hasReady, lengthBytes <= INLINE_WRITE_BYTES_MAX);
+      assertEquals(bench.wait(token), lengthBytes);
+    }
+  } finally {
+    bench.close();
+    Deno.removeSync(directory, { recursive: true });
+  }
+});
+
+Deno.test("a scatter list joins what touches, and goes on where a short transfer ended", () => {
+  const lists = new ScatterLists(2, 4);
+  const base = memory.addressOf(0, 0);
+  const list = lists.take();
+  const other = lists.take();
+  assertThrows(() => lists.take(), Error, "more requests");
+  lists.add(other, base, 1);
+  for (const [at, length] of [[0, 100], [100, 50], [400, 10], [1000, 20]]) {
+    lists.add(list, base + at, length);
+  }
+  const rest = () =>
+    Array.from({ length: lists.count(list) }, (_, i) => [
+      lists.entryAddress(list, i) - base,
+      lists.entryBytes(list, i),
+    ]);
+  assertEquals(rest(), [[0, 150], [400, 10], [1000, 20]]);
+  const address = lists.address(list);
+  lists.advance(list, 120);
+  assertEquals(rest(), [[120, 30], [400, 10], [1000, 20]]);
+  lists.advance(list, 30);
+  assertEquals(rest(), [[400, 10], [1000, 20]]);
+  assertEquals(lists.address(list), address + 16);
+  lists.advance(list, 15);
+  assertEquals(rest(), [[1005, 15]]);
+  lists.release(list);
+  const again = lists.take();
+  for (let i = 0; i < 4; i++) lists.add(again, base + i * 100, 10);
+  assertThrows(() => lists.add(again, base + 900, 10), Error, "too long");
+  lists.add(again, base + 310, 10);
+  assertEquals(lists.count(again), 4);
+});
 
 Deno.test("a store's file is locked, private, and told from one that is blank", () => {
   const directory = Deno.makeTempDirSync();

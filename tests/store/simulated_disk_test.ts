@@ -34,6 +34,27 @@ Deno.test("completions come later, once each, in any order", () => {
   assert(order.some((token, i) => token !== i));
 });
 
+Deno.test("a scattered read fills its places in order, and leaves the rest alone", () => {
+  const { disk, done, write, bytes } = make();
+  for (let i = 0; i < 3; i++) write(i, i, i + 1);
+  bytes.fill(9);
+  const vector = {
+    count: 2,
+    windows: Uint16Array.of(0, 0),
+    offsets: Uint32Array.of(20 * BLOCK, 10 * BLOCK),
+    lengths: Uint32Array.of(BLOCK, 2 * BLOCK),
+  };
+  disk.readScattered(7, 0, vector);
+  // The caller may use it for the next request at once.
+  vector.offsets.fill(0);
+  while (disk.pump());
+  assertEquals(done.get(7), 3 * BLOCK);
+  const first = [20, 10, 11, 12, 19, 21, 0].map((block) => bytes[block * BLOCK]);
+  assertEquals(first, [1, 2, 3, 9, 9, 9, 9]);
+  vector.windows[0] = 1;
+  assertThrows(() => disk.readScattered(8, 0, vector));
+});
+
 Deno.test("a crash keeps what was synced, and may lose, keep or tear the rest by sectors", () => {
   const { disk, write, bytes } = make();
   write(1, 0, 1);

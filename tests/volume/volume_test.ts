@@ -61,25 +61,66 @@ class MockStore {
   }
 
   #read(operation: Operation): void {
-    const bytes = this.memory.windows[0].bytes;
+    const { bytes, kernel } = this.memory.windows[0];
+    operation.result = 0;
+    if (operation.isPlaced && this.random.chance(0.8)) return this.#place(operation);
     for (let i = 0; i < operation.blockCount; i++) {
       const at = operation.buffer + i * BLOCK_BYTES;
-      const block = this.blocks.get(operation.chunk * 1024 + operation.block + i);
+      const block = this.#block(operation, i);
       if (block === undefined) bytes.fill(0, at, at + BLOCK_BYTES);
       else bytes.set(block, at);
     }
-    operation.result = 0;
     // As the store does it, and sometimes does not: reads of nothing but zeros complete without the sink.
     operation.isTaken = operation.sink !== null && this.random.chance(0.8);
     if (!operation.isTaken) return;
     for (let i = 0; i < operation.blockCount; i++) {
-      const sum = this.memory.windows[0].kernel.checksum(
-        operation.buffer + i * BLOCK_BYTES,
-        BLOCK_BYTES,
-      );
+      const sum = kernel.checksum(operation.buffer + i * BLOCK_BYTES, BLOCK_BYTES);
       if (this.random.chance(0.1)) operation.sink!.takeBlock(operation, i);
       assertEquals(operation.sink!.takeBlock(operation, i), sum);
     }
+  }
+
+  /** Puts blocks where they are wanted: those never written in any order, then runs of the others, then looks at all. */
+  #place(operation: Operation): void {
+    const { bytes, kernel } = this.memory.windows[0];
+    const sink = operation.sink!;
+    const vector = {
+      count: 0,
+      windows: new Uint16Array(256),
+      offsets: new Uint32Array(256),
+      lengths: new Uint32Array(256),
+    };
+    for (let i = 0; i < operation.blockCount;) {
+      const isThere = this.#block(operation, i) !== undefined;
+      let count = 1;
+      while (
+        i + count < operation.blockCount && this.random.chance(0.8) &&
+        (this.#block(operation, i + count) !== undefined) === isThere
+      ) count++;
+      if (!isThere) sink.zeroBlocks(operation, i, count);
+      else {
+        sink.placeBlocks(operation, i, count, vector);
+        let at = 0;
+        for (let entry = 0; entry < vector.count; entry++) {
+          for (let done = 0; done < vector.lengths[entry]; done += BLOCK_BYTES) {
+            bytes.set(this.#block(operation, i + at++)!, vector.offsets[entry] + done);
+          }
+        }
+        assertEquals(at, count);
+      }
+      i += count;
+    }
+    const zeros = this.memory.arena.allocate(BLOCK_BYTES);
+    for (let i = 0; i < operation.blockCount; i++) {
+      bytes.set(this.#block(operation, i) ?? new Uint8Array(BLOCK_BYTES), zeros);
+      assertEquals(sink.checksumBlock(operation, i), kernel.checksum(zeros, BLOCK_BYTES));
+    }
+    this.memory.arena.release(zeros, BLOCK_BYTES);
+    operation.isTaken = true;
+  }
+
+  #block(operation: Operation, index: number): Uint8Array | undefined {
+    return this.blocks.get(operation.chunk * 1024 + operation.block + index);
   }
 
   #change(operation: Operation): void {
@@ -141,16 +182,17 @@ class Bench implements BlockRequestOwner {
     request.lengthBytes = lengthBytes;
     let left = kind === BlockKind.Read || kind === BlockKind.Write ? lengthBytes : 0;
     let at = guest;
+    // Now and then of whole pages, as most guests do it.
+    const unit = this.random.chance(0.4) ? BLOCK_BYTES : SECTOR_BYTES;
     while (left > 0) {
-      const sectors = left / SECTOR_BYTES;
       const part = request.segmentCount > 900
         ? left
-        : Math.min(left, SECTOR_BYTES * (1 + this.random.below(Math.min(sectors, 16))));
+        : Math.min(left, unit * (1 + this.random.below(Math.min(Math.ceil(left / unit), 16))));
       request.segmentWindows[request.segmentCount] = 0;
       request.segmentOffsets[request.segmentCount] = at;
       request.segmentLengths[request.segmentCount] = part;
       request.segmentCount++;
-      at += part + (this.random.chance(0.3) ? 512 : 0);
+      at += part + (this.random.chance(0.3) ? unit : 0);
       left -= part;
     }
     return request;

@@ -13,43 +13,50 @@
  *
  * @module
  */
-import type { Disk, DiskListener, IoVector } from "../platform.ts";
+import { TRANSFER_BLOCKS_MAX, WINDOW_BYTES } from "../../base/limits.ts";
+import type { Disk, DiskListener, IoVector, WindowVector } from "../platform.ts";
 import { EIO } from "../platform.ts";
 import {
-  addressOf,
   check,
   closeFd,
   cString,
   errno,
   libc,
-  mapMemory,
   O_CLOEXEC,
   O_CREAT,
   O_DIRECT,
   O_EXCL,
   O_RDONLY,
   O_RDWR,
-  pointerTo,
   sizeOf,
   SystemError,
-  viewOf,
 } from "./libc.ts";
+import type { LinuxMemory } from "./memory.ts";
 import {
   IORING_FSYNC_DATASYNC,
   IORING_OP_FALLOCATE,
   IORING_OP_FSYNC,
   IORING_OP_READ,
+  IORING_OP_READV,
   IORING_OP_WRITEV,
   type Ring,
   type RingHandler,
 } from "./ring.ts";
+import { ScatterLists } from "./scatter.ts";
 
-/** Longest buffered write done on this thread, in bytes: its copy takes about 20 µs. */
-const INLINE_WRITE_BYTES_MAX = 256 * 1024;
-/** Entries of one scatter list: the kernel's IOV_MAX. */
-const VECTOR_ENTRIES_MAX = 1024;
-/** Scatter lists that can be with the kernel at once: the log's batches in flight, checkpoint and cleaner included. */
-const VECTORS = 64;
+/**
+ * Longest buffered write done on this thread, in bytes: 256 KiB of data, whose copy takes some 40 µs, and the headers that
+ * a log may write in front of it.
+ */
+export const INLINE_WRITE_BYTES_MAX = (256 + 20) * 1024;
+/** Entries of one write's scatter list: the kernel's IOV_MAX. */
+const WRITE_ENTRIES_MAX = 1024;
+/** Scattered writes that can be with the kernel at once: the log's batches in flight, checkpoint and cleaner included. */
+const WRITE_LISTS = 64;
+/** Entries of one read's scatter list: the blocks of the longest transfer. */
+const READ_ENTRIES_MAX = TRANSFER_BLOCKS_MAX;
+/** Scattered reads that can be with the kernel at once: the store's bound on its reads. */
+const READ_LISTS = 256;
 const FALLOC_FL_KEEP_SIZE = 1, FALLOC_FL_PUNCH_HOLE = 2;
 const EINTR = 4, EAGAIN = 11, EOPNOTSUPP = 95, EWOULDBLOCK = 11, EBUSY = 16, EEXIST = 17;
 const LOCK_EX_NB = 2 | 4;
@@ -60,6 +67,7 @@ const BLANK_BYTES = 1024 * 1024;
 
 const enum SlotKind {
   Read,
+  ReadScattered,
   Write,
   Sync,
   Allocate,
@@ -156,8 +164,8 @@ export class LinuxDisk implements Disk, RingHandler {
   readonly #fd: number;
   readonly #direct: boolean;
   readonly #isBlockDevice: boolean;
+  readonly #memory: LinuxMemory;
   readonly #arenaAddress: number;
-  readonly #arena: Uint8Array<ArrayBuffer>;
   /** Where the descriptor's own position is, in bytes; −1 when not known. */
   #position = -1;
 
@@ -165,20 +173,15 @@ export class LinuxDisk implements Disk, RingHandler {
   #kinds = new Uint8Array(256);
   #tokens = new Uint32Array(256);
   #offsets = new Float64Array(256);
-  /** Read: arena offset. Write: index of the scatter list. */
-  #buffers = new Uint32Array(256);
+  /** Read: host address of the buffer. Scattered read, write: number of the scatter list. */
+  #buffers = new Float64Array(256);
   #lengths = new Uint32Array(256);
   #done = new Uint32Array(256);
   #freeSlots: number[] = [];
   #slots = 0;
 
-  // Scatter lists: struct iovec[VECTOR_ENTRIES_MAX] each.
-  readonly #vectors: Uint32Array<ArrayBuffer>;
-  readonly #vectorsAddress: number;
-  readonly #vectorPointers: Deno.PointerObject[] = [];
-  readonly #vectorCounts = new Uint16Array(VECTORS);
-  readonly #vectorFirst = new Uint16Array(VECTORS);
-  readonly #freeVectors: number[] = [];
+  readonly #readLists = new ScatterLists(READ_LISTS, READ_ENTRIES_MAX);
+  readonly #writeLists = new ScatterLists(WRITE_LISTS, WRITE_ENTRIES_MAX);
 
   // Finished without the ring; delivered by `deliver`.
   #readyTokens = new Uint32Array(64);
@@ -193,8 +196,7 @@ export class LinuxDisk implements Disk, RingHandler {
       ring: Ring;
       file: StoreFile;
       direct: boolean;
-      arenaAddress: number;
-      arena: Uint8Array<ArrayBuffer>;
+      memory: LinuxMemory;
     },
   ) {
     this.#ring = options.ring;
@@ -203,54 +205,43 @@ export class LinuxDisk implements Disk, RingHandler {
     this.#direct = options.direct;
     this.#isBlockDevice = options.file.isBlockDevice;
     this.sizeBytesMax = options.file.isBlockDevice ? options.file.sizeBytes : Infinity;
-    this.#arenaAddress = options.arenaAddress;
-    this.#arena = options.arena;
-    const bytes = VECTORS * VECTOR_ENTRIES_MAX * 16;
-    this.#vectorsAddress = mapMemory({ lengthBytes: bytes, flags: 0x22 });
-    const view = viewOf(this.#vectorsAddress, bytes);
-    if (addressOf(view) !== this.#vectorsAddress) throw new Error("the view moved");
-    this.#vectors = new Uint32Array(view.buffer);
-    for (let i = VECTORS - 1; i >= 0; i--) {
-      this.#freeVectors.push(i);
-      this.#vectorPointers[i] = pointerTo(this.#vectorsAddress + i * VECTOR_ENTRIES_MAX * 16);
-    }
+    this.#memory = options.memory;
+    this.#arenaAddress = options.memory.arenaAddress;
   }
 
   /** {@inheritDoc Disk.read} */
   read(token: number, offset: number, buffer: number, length: number): void {
-    const slot = this.#take(SlotKind.Read, token, offset, buffer, length);
-    this.#submitRead(slot);
+    this.#submitRead(
+      this.#take(SlotKind.Read, token, offset, this.#arenaAddress + buffer, length),
+    );
+  }
+
+  /** {@inheritDoc Disk.readScattered} */
+  readScattered(token: number, offset: number, vector: WindowVector): void {
+    const { windows, offsets, lengths, count } = vector;
+    const memory = this.#memory;
+    if (count === 1) {
+      const address = memory.addressOf(windows[0], offsets[0]);
+      return this.#submitRead(this.#take(SlotKind.Read, token, offset, address, lengths[0]));
+    }
+    const list = this.#readLists.take();
+    let total = 0;
+    for (let i = 0; i < count; i++) {
+      this.#readLists.add(list, memory.addressOf(windows[i], offsets[i]), lengths[i]);
+      total += lengths[i];
+    }
+    this.#submitRead(this.#take(SlotKind.ReadScattered, token, offset, list, total));
   }
 
   /** {@inheritDoc Disk.write} */
   write(token: number, offset: number, vector: IoVector): void {
-    const index = this.#freeVectors.pop();
-    if (index === undefined) throw new Error("more writes in flight than scatter lists");
+    const list = this.#writeLists.take();
     let total = 0;
-    let entries = 0;
-    const base = index * VECTOR_ENTRIES_MAX * 4;
-    const vectors = this.#vectors;
-    let end = -1;
     for (let i = 0; i < vector.count; i++) {
-      const at = vector.offsets[i], length = vector.lengths[i];
-      total += length;
-      if (at === end) {
-        vectors[base + entries * 4 - 2] += length;
-      } else {
-        if (entries === VECTOR_ENTRIES_MAX) throw new Error("scatter list too long");
-        const address = this.#arenaAddress + at;
-        const word = base + entries * 4;
-        vectors[word] = address;
-        vectors[word + 1] = address / TWO32;
-        vectors[word + 2] = length;
-        vectors[word + 3] = 0;
-        entries++;
-      }
-      end = at + length;
+      this.#writeLists.add(list, this.#arenaAddress + vector.offsets[i], vector.lengths[i]);
+      total += vector.lengths[i];
     }
-    this.#vectorCounts[index] = entries;
-    this.#vectorFirst[index] = 0;
-    const slot = this.#take(SlotKind.Write, token, offset, index, total);
+    const slot = this.#take(SlotKind.Write, token, offset, list, total);
     if (!this.#direct && total <= INLINE_WRITE_BYTES_MAX) this.#writeInline(slot);
     else this.#submitWrite(slot);
   }
@@ -314,6 +305,7 @@ export class LinuxDisk implements Disk, RingHandler {
     }
     switch (this.#kinds[slot]) {
       case SlotKind.Read:
+      case SlotKind.ReadScattered:
         this.#readProgress(slot, result);
         break;
       case SlotKind.Write:
@@ -327,6 +319,7 @@ export class LinuxDisk implements Disk, RingHandler {
   #resubmit(slot: number): void {
     switch (this.#kinds[slot]) {
       case SlotKind.Read:
+      case SlotKind.ReadScattered:
         return this.#submitRead(slot);
       case SlotKind.Write:
         return this.#submitWrite(slot);
@@ -341,17 +334,19 @@ export class LinuxDisk implements Disk, RingHandler {
 
   #submitRead(slot: number): void {
     const done = this.#done[slot];
-    const address = this.#arenaAddress + this.#buffers[slot] + done;
     const offset = this.#offsets[slot] + done;
+    const isScattered = this.#kinds[slot] === SlotKind.ReadScattered;
+    const buffer = this.#buffers[slot];
+    const address = isScattered ? this.#readLists.address(buffer) : buffer + done;
     this.#ring.prepare(
       this.#kind,
       slot,
-      IORING_OP_READ,
+      isScattered ? IORING_OP_READV : IORING_OP_READ,
       0,
       this.#fd,
       address >>> 0,
       address / TWO32,
-      this.#lengths[slot] - done,
+      isScattered ? this.#readLists.count(buffer) : this.#lengths[slot] - done,
       offset >>> 0,
       offset / TWO32,
       0,
@@ -362,19 +357,39 @@ export class LinuxDisk implements Disk, RingHandler {
     const done = this.#done[slot] + bytes;
     const length = this.#lengths[slot];
     this.#done[slot] = done;
-    if (done >= length) this.#finish(slot, length);
-    else if (bytes === 0) {
-      // Past the end of the file: never written, hence zeros.
-      const buffer = this.#buffers[slot];
-      this.#arena.fill(0, buffer + done, buffer + length);
-      this.#finish(slot, length);
-    } else this.#submitRead(slot);
+    if (done < length) {
+      if (this.#kinds[slot] === SlotKind.ReadScattered) {
+        this.#readLists.advance(this.#buffers[slot], bytes);
+      }
+      if (bytes > 0) return this.#submitRead(slot);
+      this.#clearRest(slot);
+    }
+    this.#finish(slot, length);
+  }
+
+  /** Past the end of the file: never written, hence zeros. */
+  #clearRest(slot: number): void {
+    const buffer = this.#buffers[slot];
+    const done = this.#done[slot];
+    if (this.#kinds[slot] === SlotKind.Read) {
+      return this.#clear(buffer + done, this.#lengths[slot] - done);
+    }
+    const lists = this.#readLists;
+    for (let i = 0; i < lists.count(buffer); i++) {
+      this.#clear(lists.entryAddress(buffer, i), lists.entryBytes(buffer, i));
+    }
+  }
+
+  #clear(address: number, length: number): void {
+    for (const { index, bytes } of this.#memory.windows) {
+      const start = address - this.#memory.addressOf(index, 0);
+      if (start >= 0 && start < WINDOW_BYTES) return void bytes.fill(0, start, start + length);
+    }
   }
 
   #submitWrite(slot: number): void {
-    const index = this.#buffers[slot];
-    const first = this.#vectorFirst[index];
-    const address = this.#vectorsAddress + (index * VECTOR_ENTRIES_MAX + first) * 16;
+    const list = this.#buffers[slot];
+    const address = this.#writeLists.address(list);
     const offset = this.#offsets[slot] + this.#done[slot];
     this.#ring.prepare(
       this.#kind,
@@ -384,7 +399,7 @@ export class LinuxDisk implements Disk, RingHandler {
       this.#fd,
       address >>> 0,
       address / TWO32,
-      this.#vectorCounts[index] - first,
+      this.#writeLists.count(list),
       offset >>> 0,
       offset / TWO32,
       0,
@@ -392,7 +407,7 @@ export class LinuxDisk implements Disk, RingHandler {
   }
 
   #writeInline(slot: number): void {
-    const index = this.#buffers[slot];
+    const list = this.#buffers[slot];
     for (;;) {
       const offset = this.#offsets[slot] + this.#done[slot];
       if (offset !== this.#position) {
@@ -402,11 +417,11 @@ export class LinuxDisk implements Disk, RingHandler {
           return;
         }
       }
-      const first = this.#vectorFirst[index];
-      const pointer = first === 0
-        ? this.#vectorPointers[index]
-        : pointerTo(this.#vectorsAddress + (index * VECTOR_ENTRIES_MAX + first) * 16);
-      const result = libc.writev(this.#fd, pointer, this.#vectorCounts[index] - first);
+      const result = libc.writev(
+        this.#fd,
+        this.#writeLists.pointer(list),
+        this.#writeLists.count(list),
+      );
       if (result < 0) {
         const code = errno();
         this.#position = -1;
@@ -442,23 +457,7 @@ export class LinuxDisk implements Disk, RingHandler {
     const done = this.#done[slot] + bytes;
     this.#done[slot] = done;
     if (done >= this.#lengths[slot]) return false;
-    const index = this.#buffers[slot];
-    const base = index * VECTOR_ENTRIES_MAX * 4;
-    const vectors = this.#vectors;
-    let left = bytes;
-    let entry = this.#vectorFirst[index];
-    while (left > 0 && left >= vectors[base + entry * 4 + 2]) {
-      left -= vectors[base + entry * 4 + 2];
-      entry++;
-    }
-    if (left > 0) {
-      const word = base + entry * 4;
-      const address = vectors[word] + vectors[word + 1] * TWO32 + left;
-      vectors[word] = address;
-      vectors[word + 1] = address / TWO32;
-      vectors[word + 2] -= left;
-    }
-    this.#vectorFirst[index] = entry;
+    this.#writeLists.advance(this.#buffers[slot], bytes);
     return true;
   }
 
@@ -515,7 +514,7 @@ export class LinuxDisk implements Disk, RingHandler {
       this.#kinds = grown(this.#kinds, new Uint8Array(length));
       this.#tokens = grown(this.#tokens, new Uint32Array(length));
       this.#offsets = grown(this.#offsets, new Float64Array(length));
-      this.#buffers = grown(this.#buffers, new Uint32Array(length));
+      this.#buffers = grown(this.#buffers, new Float64Array(length));
       this.#lengths = grown(this.#lengths, new Uint32Array(length));
       this.#done = grown(this.#done, new Uint32Array(length));
     }
@@ -523,7 +522,9 @@ export class LinuxDisk implements Disk, RingHandler {
   }
 
   #free(slot: number): void {
-    if (this.#kinds[slot] === SlotKind.Write) this.#freeVectors.push(this.#buffers[slot]);
+    const kind = this.#kinds[slot];
+    if (kind === SlotKind.Write) this.#writeLists.release(this.#buffers[slot]);
+    else if (kind === SlotKind.ReadScattered) this.#readLists.release(this.#buffers[slot]);
     this.#freeSlots.push(slot);
     this.inFlight--;
   }

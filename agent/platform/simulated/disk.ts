@@ -19,7 +19,7 @@
  * @module
  */
 import type { Prng } from "../../base/prng.ts";
-import type { Disk, DiskListener, IoVector } from "../platform.ts";
+import type { Disk, DiskListener, IoVector, WindowVector } from "../platform.ts";
 import { ENOSPC } from "../platform.ts";
 
 /** Unit that a crash may tear a write at, in bytes. */
@@ -47,11 +47,9 @@ interface Request {
   token: number;
   offset: number;
   length: number;
-  /** Reads: where to. */
-  buffer: number;
   /** Writes and punches: what will be there. */
   data: Uint8Array | null;
-  /** Writes: where it came from, to find out whether it was changed meanwhile. */
+  /** Reads: where to. Writes: where it came from, to find out whether it was changed meanwhile. */
   offsets: number[];
   lengths: number[];
   /** Syncs: the last pending write that is covered. */
@@ -248,10 +246,39 @@ export class SimulatedDisk implements Disk {
 
   read(token: number, offset: number, buffer: number, length: number): void {
     this.#check(offset, length, buffer);
+    this.#read(token, offset, [buffer], [length]);
+  }
+
+  readScattered(token: number, offset: number, vector: WindowVector): void {
+    const { windows, offsets, lengths, count } = vector;
+    if (count === 0) throw new Error("simulated disk: read of nothing");
+    let length = 0;
+    for (let i = 0; i < count; i++) {
+      if (windows[i] !== 0) throw new Error(`simulated disk: there is no window ${windows[i]}`);
+      this.#check(offset, lengths[i], offsets[i]);
+      length += lengths[i];
+    }
+    this.#check(offset, length, 0);
+    this.#read(
+      token,
+      offset,
+      Array.from(offsets.subarray(0, count)),
+      Array.from(lengths.subarray(0, count)),
+    );
+  }
+
+  #read(token: number, offset: number, offsets: number[], lengths: number[]): void {
     // Until it completes, the buffer holds anything.
     const rubbish = this.#random.u32() | 1;
-    for (let at = buffer; at < buffer + length; at += TEAR_BYTES) this.#bytes[at] ^= rubbish;
-    this.#push("read", token, offset, length).buffer = buffer;
+    let length = 0;
+    for (let i = 0; i < offsets.length; i++) {
+      const end = offsets[i] + lengths[i];
+      for (let at = offsets[i]; at < end; at += TEAR_BYTES) this.#bytes[at] ^= rubbish;
+      length += lengths[i];
+    }
+    const request = this.#push("read", token, offset, length);
+    request.offsets = offsets;
+    request.lengths = lengths;
   }
 
   write(token: number, offset: number, vector: IoVector): void {
@@ -352,7 +379,6 @@ export class SimulatedDisk implements Disk {
       token,
       offset,
       length,
-      buffer: 0,
       data: null,
       offsets: [],
       lengths: [],
@@ -372,10 +398,11 @@ export class SimulatedDisk implements Disk {
         counts.reads++;
         counts.readBytes += length;
         if (failed < 0) return failed;
-        this.#current.read(
-          offset,
-          this.#bytes.subarray(request.buffer, request.buffer + length),
-        );
+        for (let i = 0, at = offset; i < request.offsets.length; i++) {
+          const to = request.offsets[i];
+          this.#current.read(at, this.#bytes.subarray(to, to + request.lengths[i]));
+          at += request.lengths[i];
+        }
         return length;
       case "write": {
         counts.writes++;
