@@ -85,7 +85,7 @@ async function settled(): Promise<void> {
 
 /** Waits for something that shows by looking only. */
 async function until(isDone: () => boolean, what: string): Promise<void> {
-  const endMs = performance.now() + 8000;
+  const endMs = performance.now() + 30_000;
   while (!isDone()) {
     if (performance.now() > endMs) throw new Error(`${what}: does not happen`);
     await new Promise((resolve) => setTimeout(resolve, 1));

@@ -151,7 +151,7 @@ export class PeerEnd implements PeerListener {
 
 /** Turns all until `isDone`. Each turn may wait for the kernel, so this ends as soon as it can. */
 export function turnUntil(ends: readonly PeerEnd[], isDone: () => boolean, what: string): void {
-  const endMs = performance.now() + 5000;
+  const endMs = performance.now() + 30_000;
   while (!isDone()) {
     for (const end of ends) end.turn();
     if (isDone()) return;
