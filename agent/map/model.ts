@@ -424,7 +424,11 @@ export interface NodeUp {
   readonly kind: "node-up";
   readonly node: number;
   readonly bootId: string;
-  /** The run before had ended by a clean stop: everything that it had acknowledged is synced. */
+  /**
+   * The run before had ended by a clean stop: everything that it had acknowledged is synced. Only a run
+   * whose own `node-up` was applied may leave such a mark: one that the map never knew, and that stopped
+   * cleanly after a crash, would hide the crash.
+   */
   readonly clean: boolean;
   readonly address: string;
   readonly version: string;

@@ -26,7 +26,6 @@ import {
   addNode,
   clusterOf,
   clusterWithDisk,
-  group,
   nodeUp,
   refuse,
   run,
