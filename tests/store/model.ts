@@ -121,10 +121,19 @@ export class Model {
     return known;
   }
 
-  /** The stamp that a chunk has when everything that was asked for is applied. */
-  lastStamp(layer: number, chunk: number): ModelStamp {
-    const known = this.#chunk(layer, chunk);
-    return known.later.findLast(({ stamp }) => stamp !== KEPT)?.stamp ?? known.stamp;
+  /** Stamps that a chunk may have after a crash: that of the last sync, and all since. */
+  allowedStamps(layer: number, chunk: number): Set<ModelStamp> {
+    const { stamp, later } = this.#chunk(layer, chunk);
+    const allowed = new Set([stamp]);
+    for (const change of later) {
+      if (change.stamp === KEPT) continue;
+      allowed.add(change.stamp);
+      // It may have been cut.
+      if (change.values.length > 1 && change.values.some((value) => value > 0)) {
+        allowed.add(UNKNOWN);
+      }
+    }
+    return allowed;
   }
 
   /**
