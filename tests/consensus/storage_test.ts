@@ -228,7 +228,7 @@ function isIn(state: RaftState, index: number, term: number): boolean {
   return entries[index - snapshot.index - 1]?.term === term;
 }
 
-/** Is what was loaded in the middle of a persist the old, the new, or something sound in between? */
+/** Is what was loaded in the middle of a persist the old, the new, or sound in between? */
 function checkBetween(state: RaftState, before: RaftState, after: RaftState, what: string): void {
   const isOldHard = state.term === before.term && state.vote === before.vote;
   const isNewHard = state.term === after.term && state.vote === after.vote;
