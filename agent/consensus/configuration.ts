@@ -1,9 +1,10 @@
 /**
  * Who takes part: voters, who elect and commit, and learners, who only receive.
  *
- * A configuration takes effect at a node as soon as its log has the entry, committed or not, and stops
- * doing so when the entry is cut off (Ongaro, "Consensus: Bridging Theory and Practice", chapter 4).
- * One change moves one node, so any majority of the old voters and any of the new share a node.
+ * A configuration takes effect at a node as soon as its log has the entry, committed or not, and
+ * stops doing so when the entry is cut off (Ongaro, "Consensus: Bridging Theory and Practice",
+ * chapter 4). One change moves one node, so any majority of the old voters and any of the new share
+ * a node.
  *
  * As bytes (data of a configuration entry, part of a snapshot), little-endian:
  *

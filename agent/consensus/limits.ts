@@ -7,7 +7,7 @@
 /** A leader lets every voter hear from it at least this often, in milliseconds. */
 export const HEARTBEAT_MS = 100;
 
-/** The same for learners that lack nothing: they elect nobody and need not notice a loss quickly. */
+/** The same for learners that lack nothing: they elect nobody and may notice a loss later. */
 export const LEARNER_HEARTBEAT_MS = 500;
 
 /** A learner that has not heard its leader for this long knows of none, in milliseconds. */
@@ -116,7 +116,7 @@ export const READS_MAX = 4096;
 export const CAUGHT_UP_ENTRIES = 64;
 
 /**
- * How far recovery raises the term: past every term that the lost majority can have reached, so that
- * no (index, term) ever names two different entries.
+ * How far recovery raises the term: past every term that the lost majority can have reached, so
+ * that no (index, term) ever names two different entries.
  */
 export const RECOVERY_TERMS = 2 ** 20;

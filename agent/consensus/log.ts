@@ -185,8 +185,8 @@ export class RaftLog {
   }
 
   /**
-   * Takes a leader's entries, which begin right after an entry that both have. What conflicts is cut
-   * off; what is there already stays, so that an old message never shortens the log.
+   * Takes a leader's entries, which begin right after an entry that both have. What conflicts is
+   * cut off; what is there already stays, so that an old message never shortens the log.
    *
    * @returns false where that would replace committed entries: then nothing has changed, and one of
    * the two logs is not what it should be

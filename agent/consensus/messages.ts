@@ -5,7 +5,7 @@
  *
  *     [ version, kind, from, to, term, … ]                  term: of the sender, but for votes
  *
- *     1 append             prevIndex, prevTerm, commit, [ term, kind, data, … ]   from prevIndex + 1
+ *     1 append             prevIndex, prevTerm, commit, [ term, kind, data, … ]  from prevIndex + 1
  *     2 append-response    index, isRejected, agreedIndex, agreedTerm
  *     3 heartbeat          commit, round
  *     4 heartbeat-response round
@@ -16,7 +16,8 @@
  *     9 timeout-now
  *
  * Numbers are whole, 0…2^52. Kinds are only appended, and fields only with a new version. Decoding
- * trusts nothing: size, types, ranges and what fields mean together are checked, and data is copied.
+ * trusts nothing: size, types, ranges and what fields mean together are checked, and data is
+ * copied.
  *
  * @module
  */

@@ -9,7 +9,8 @@
  *       ▲                     ▲                                                  │
  *       └─────────────────────┴──────────────── installed ───────────────────────┘
  *
- * `match` only rises, whatever old messages say: what a member once had of this leader's log it keeps.
+ * `match` only rises, whatever old messages say: what a member once had of this leader's log it
+ * keeps.
  *
  * @module
  */

@@ -6,31 +6,32 @@
  *     propose(data)  │                        │
  *     persisted(t) ──┘ ◄── later, in order ───┘
  *
- * After D. Ongaro, "Consensus: Bridging Theory and Practice" (2014): elections (3.4), with an enquiry
- * before the vote (9.6) and followers that stick to a leader that they hear (4.2.3), leaders that step down
- * without a majority (6.2), replication (3.5), single-server changes of the configuration (4.1, with
- * the correction of 2015: only after an entry of the own term is committed), snapshots (5), reads (6.4),
- * transfer of leadership (3.10). What it promises, and what it relies on:
+ * After D. Ongaro, "Consensus: Bridging Theory and Practice" (2014): elections (3.4), with an
+ * enquiry before the vote (9.6) and followers that stick to a leader that they hear (4.2.3),
+ * leaders that step down without a majority (6.2), replication (3.5), single-server changes of the
+ * configuration (4.1, with the correction of 2015: only after an entry of the own term is
+ * committed), snapshots (5), reads (6.4), transfer of leadership (3.10). What it promises, and what
+ * it relies on:
  *
- * - One leader per term; a committed entry is never lost or replaced; nodes apply the same entries in the
- *   same order; a read sees all that was committed before it was asked for.
- * - **Nothing is said before it is durable**: votes, requests for votes and acknowledgements wait for the
- *   persist of all that was in memory when they were made. A request for a vote waits as well, because a
- *   grant that arrives after a crash must not be taken for a log that the crash has shortened. Only
- *   entries, heartbeats and enquiries go at once: they promise nothing. A leader counts itself for an
- *   entry only when it is durable at home.
- * - Messages may be lost, repeated, reordered and arbitrarily late; forged they may not be (peers are
- *   authenticated).
- * - **A node that has lost its disk, or an older copy of it, must not come back under its id**: it would have
- *   forgotten votes and entries that others count on. Who guarantees it: node ids are given by the map,
- *   each once (`nextNode`), to a node uuid, which is made together with the store and kept in its
- *   superblocks. A new store has a new uuid and so gets a new id, and `storage.ts` refuses state of
- *   another id. Copying stores about is the one thing that the user must not do.
+ * - One leader per term; a committed entry is never lost or replaced; nodes apply the same entries
+ *   in the same order; a read sees all that was committed before it was asked for.
+ * - **Nothing is said before it is durable**: votes, requests for votes and acknowledgements wait
+ *   for the persist of all that was in memory when they were made. A request for a vote waits as
+ *   well, because a grant that arrives after a crash must not be taken for a log that the crash has
+ *   shortened. Only entries, heartbeats and enquiries go at once: they promise nothing. A leader
+ *   counts itself for an entry only when it is durable at home.
+ * - Messages may be lost, repeated, reordered and arbitrarily late; forged they may not be (peers
+ *   are authenticated).
+ * - **A node that has lost its disk, or an older copy of it, must not come back under its id**: it
+ *   would have forgotten votes and entries that others count on. Who guarantees it: node ids are
+ *   given by the map, each once (`nextNode`), to a node uuid, which is made together with the store
+ *   and kept in its superblocks. A new store has a new uuid and so gets a new id, and `storage.ts`
+ *   refuses state of another id. Copying stores about is the one thing that the user must not do.
  * - Time stands still between ticks and needs to be right for progress only, never for safety.
  *
  * A message that contradicts what is committed here can only come from a cluster that was recovered
- * without this node (`recover.ts`). It is not obeyed, and counted as `contradictions`: such a node must
- * join anew, with an empty store.
+ * without this node (`recover.ts`). It is not obeyed, and counted as `contradictions`: such a node
+ * must join anew, with an empty store.
  *
  * @module
  */
@@ -227,7 +228,7 @@ export class Raft {
     return { term: 1, vote: 0, snapshot: EMPTY_SNAPSHOT, entries: [entry], commit: 1 };
   }
 
-  /** The state of a node that is to join: it knows nothing, stands for nothing, and takes what a leader sends. */
+  /** The state of a node that is to join: it knows nothing and takes what a leader sends. */
   static joining(): RaftState {
     return { term: 0, vote: 0, snapshot: EMPTY_SNAPSHOT, entries: [], commit: 0 };
   }
@@ -331,8 +332,8 @@ export class Raft {
   }
 
   /**
-   * Hands leadership over to another voter, which must first have all entries; proposals are refused
-   * meanwhile. It may fail, after `TRANSFER_MS` for good.
+   * Hands leadership over to another voter, which must first have all entries; proposals are
+   * refused meanwhile. It may fail, after `TRANSFER_MS` for good.
    *
    * @returns null, or why not
    */
@@ -351,8 +352,8 @@ export class Raft {
    * Puts a snapshot in the place of the log up to an index. Durable with one of the next persists.
    *
    * @param index handed out to be applied, above the last snapshot's
-   * @param data the state machine after it applied `index`; up to `SNAPSHOT_BYTES_MAX` bytes; belongs to
-   * the log from now on
+   * @param data the state machine after it applied `index`; up to `SNAPSHOT_BYTES_MAX` bytes;
+   * belongs to the log from now on
    */
   compact(index: number, data: Uint8Array): Result<void> {
     const isInLog = Number.isInteger(index) && index > this.#log.snapshot.index &&
@@ -494,8 +495,9 @@ export class Raft {
   }
 
   /**
-   * May this node stand for election? A voter may; and one that is none any more by an entry that is
-   * not committed: it may be the only one that has the entry, and then nobody else could win (4.2.2).
+   * May this node stand for election? A voter may; and one that is none any more by an entry that
+   * is not committed: it may be the only one that has the entry, and then nobody else could win
+   * (4.2.2).
    */
   #mayStand(): boolean {
     if (this.#isVoter()) return true;
@@ -884,8 +886,8 @@ export class Raft {
     if (transfer === null || transfer.snapshot.index !== message.index) return;
     if (transfer.snapshot.term !== message.snapshotTerm) return;
     if (message.offset > transfer.snapshot.data.length) return;
-    // Only progress is answered at once. A lower offset may be old; were it answered, every repeated
-    // message would make one more of them (the sorcerer's apprentice).
+    // Only progress is answered at once. A lower offset may be old; were it answered, every
+    // repeated message would make one more of them (the sorcerer's apprentice).
     transfer.restartOffset = message.offset;
     if (message.offset <= transfer.offset) return;
     transfer.offset = message.offset;

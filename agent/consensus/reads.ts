@@ -1,9 +1,10 @@
 /**
  * Reads of a leader: at which index may a state machine answer so that the answer is current?
  *
- * Raft dissertation, section 6.4: the commit index of now, once a round of heartbeats that began later has been
- * answered by a majority (so nobody else led meanwhile), in a term in which something was committed
- * (so that the commit index is current). Reads that come during a round share the next one.
+ * Raft dissertation, section 6.4: the commit index of now, once a round of heartbeats that began
+ * later has been answered by a majority (so nobody else led meanwhile), in a term in which
+ * something was committed (so that the commit index is current). Reads that come during a round
+ * share the next one.
  *
  *     wait ──round begins──► asked ──majority──► confirmed ──applied──► handed out
  *
@@ -18,7 +19,8 @@ export interface ReadState {
   readonly context: number;
   /**
    * The state machine may answer: it has been handed everything up to this index, which is not
-   * below what was committed anywhere when the read was asked for. Null: leadership was lost, ask again.
+   * below what was committed anywhere when the read was asked for. Null: leadership was lost, ask
+   * again.
    */
   readonly index: number | null;
 }

@@ -2,7 +2,7 @@
  * What a {@link Raft} wants done, in the order in which it is to be done.
  *
  *     ready() ──► 1. messages     send, at once
- *                 2. persist      begin to write; when durable: persisted(token), then send its messages
+ *                 2. persist      begin to write; when durable: persisted(token), then its messages
  *                 3. snapshot     the state machine becomes this
  *                 4. committed    the state machine applies these
  *                 5. reads        answer

@@ -1,11 +1,12 @@
 /**
- * Brings a cluster back whose majority is gone for good (`kelpie cluster recover`): one survivor goes on
- * alone with what it has, and others join it anew.
+ * Brings a cluster back whose majority is gone for good (`kelpie cluster recover`): one survivor
+ * goes on alone with what it has, and others join it anew.
  *
- * **This may lose the last commits**: those that the lost majority had acknowledged and the survivor had not
- * received. It may also bring to life entries that were never committed. Choose the survivor with the
- * highest term and, among those, the highest index of its log ({@linkcode standingOf}); no other member
- * may run any more, nor come back with its old store: its log may go on where this one ends, otherwise.
+ * **This may lose the last commits**: those that the lost majority had acknowledged and the
+ * survivor had not received. It may also bring to life entries that were never committed. Choose
+ * the survivor whose last entry has the highest term and, among those, the highest index
+ * ({@linkcode standingOf}). No other member may run any more, nor come back with its old store: its
+ * log may go on where this one ends, otherwise.
  *
  * @module
  */
@@ -28,7 +29,7 @@ export interface Standing {
 
 /** What recovery would do. */
 export interface Recovery {
-  /** To be carried out in this order; a crash between two of them needs no more than to begin again. */
+  /** To be carried out in this order; after a crash between two of them, begin again. */
   readonly writes: readonly StorageWrite[];
   readonly standing: Standing;
 }
@@ -49,8 +50,9 @@ export function standingOf(
 }
 
 /**
- * Rewrites the durable state of a survivor, whose agent does not run, so that it is the only voter, in a
- * term that no other member can have reached. At its next start it leads at once and commits all it has.
+ * Rewrites the durable state of a survivor, whose agent does not run, so that it is the only voter,
+ * in a term that no other member can have reached. At its next start it leads at once and commits
+ * all it has.
  *
  * @param values as for {@linkcode load}
  * @param id of the survivor
@@ -72,7 +74,8 @@ export function recover(
     hardState: { term, vote: 0 },
     snapshot: null,
     isLogReplaced: false,
-    // The entry is of the term before the one in which the node will lead; nobody else has one of it.
+    // The entry is of the term before the one in which the node will lead; nobody else has one of
+    // it.
     entries: [{ index: last.index + 1, term, kind: ENTRY_CONFIGURATION, data: configuration }],
     commit: state.commit,
     messages: [],

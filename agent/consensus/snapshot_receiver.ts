@@ -2,8 +2,8 @@
  * Puts a snapshot together from parts that may be lost, repeated and late.
  *
  * Parts are taken in order; one that comes out of order only tells the sender, by the answer, where
- * to go on. A part of an older snapshot is ignored, one of a newer begins anew. Nothing is allocated
- * for what has not arrived.
+ * to go on. A part of an older snapshot is ignored, one of a newer begins anew. Nothing is
+ * allocated for what has not arrived.
  *
  * @module
  */

@@ -2,7 +2,7 @@
  * The durable state of a node as small named values, as the store's META keeps them.
  *
  *     raft/state                     term and vote, id of the node
- *     raft/snapshot                  head: which of the two places holds the snapshot, and all about it
+ *     raft/snapshot                  head: which of two places holds the snapshot, all about it
  *     raft/part/P/NNNN               place P (0, 1), part NNNN: its data, up to PART_BYTES each
  *     raft/log/IIIIIIIIIIIIII        a run of entries; the first one's index, 14 hexadecimal digits
  *
@@ -18,22 +18,23 @@
  *                      head     [ place, index, term, configuration, bytes, checksum of the data ]
  *                      run      [ index before, term before, commit, [ term, kind, data, … ] ]
  *
- * The entries of one persist make one run (or more, where they are long): a value costs the store a block
- * for its head and one for each 4 KiB, so that entries under load share both, and a lone one costs 8 KiB. Nothing is
- * written for a commit index alone: each run carries what was known then, and a leader tells the rest.
+ * The entries of one persist make one run (or more, where they are long): a value costs the store a
+ * block for its head and one for each 4 KiB, so that entries under load share both, and a lone one
+ * costs 8 KiB. Nothing is written for a commit index alone: each run carries what was known then,
+ * and a leader tells the rest.
  *
  * Writes become durable in their order, and a crash may come between any two of them:
  *
  * - term and vote come before anything that was done in that term;
- * - a snapshot goes to the place that is not in use, then the head makes it the one, then what it replaces
- *   is removed: the other place's parts, and runs, newest first;
- * - entries that conflict are removed from the end, newest first, before others take their place; a run that
- *   is cut in two is written anew, shorter. So runs never overlap, and what is there is always a log
- *   that this node once had.
+ * - a snapshot goes to the place that is not in use, then the head makes it the one, then what it
+ *   replaces is removed: the other place's parts, and runs, newest first;
+ * - entries that conflict are removed from the end, newest first, before others take their place; a
+ *   run that is cut in two is written anew, shorter. So runs never overlap, and what is there is
+ *   always a log that this node once had.
  *
- * After a crash there may be runs that do not fit the snapshot (it replaced them), and parts in the other
- * place. Both are recognised, ignored, and removed with the next writes. Everything else that does not fit is
- * damage, and said to be.
+ * After a crash there may be runs that do not fit the snapshot (it replaced them), and parts in the
+ * other place. Both are recognised, ignored, and removed with the next writes. Everything else that
+ * does not fit is damage, and said to be.
  *
  * @module
  */
@@ -272,8 +273,8 @@ export function writeInitial(id: number, state: RaftState): StorageWrite[] {
  *
  * @param values everything whose key begins with {@linkcode STORAGE_PREFIX}; other keys are ignored
  * @param id of the node: state of another one is refused
- * @returns null where there is none; or an error: `corrupt` for damage, `invalid` for another node's
- * state, `limit` for a newer version
+ * @returns null where there is none; or an error: `corrupt` for damage, `invalid` for another
+ * node's state, `limit` for a newer version
  */
 export function load(
   values: Iterable<readonly [string, Uint8Array]>,

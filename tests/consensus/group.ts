@@ -1,6 +1,6 @@
 /**
- * A few nodes in lockstep, for tests that tell a story: messages go in the order in which they were sent,
- * persists are durable at once unless held, and everything can be written down.
+ * A few nodes in lockstep, for tests that tell a story: messages go in the order in which they were
+ * sent, persists are durable at once unless held, and everything can be written down.
  *
  * A transcript has one line for each thing that happens:
  *

@@ -4,7 +4,8 @@
  * - election safety: one leader per term;
  * - log matching: an index and a term name one entry, with one entry before it;
  * - leader completeness: a new leader has every entry that is committed;
- * - state machine safety: every node applies the same entries, a snapshot is what applying leads to;
+ * - state machine safety: every node applies the same entries, a snapshot is what applying leads
+ *   to;
  * - reads: an index is not below what was committed anywhere when the read was asked for;
  * - membership: committed configurations differ by one node, so that majorities overlap;
  * - durability: what a node has applied it still has after a crash.

@@ -2,7 +2,7 @@
  * Runs the simulation of consensus with as many seeds as asked.
  *
  *     deno run -A tests/consensus/simulate.ts [--seeds N] [--from SEED] [--minutes M] [--seed SEED]
- *                                             [--flaw early-persist|forgotten-vote|early-messages] [--contested]
+ *         [--flaw early-persist|forgotten-vote|early-messages] [--contested]
  *
  * @module
  */

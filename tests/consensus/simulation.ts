@@ -1,10 +1,11 @@
 /**
- * A whole Raft group in one seed: real machines, real storage layout, a network and disks that fail.
+ * A whole Raft group in one seed: real machines, real storage layout, a network and disks that
+ * fail.
  *
- * Messages are lost, repeated, reordered and replayed from long ago; links are cut one way or both; nodes
- * crash and lose what is not durable, in the middle of a persist as well; clocks run fast and slow; members
- * come and go; logs are compacted. An {@link Oracle} looks on. At the end faults stop, and the
- * group must get on with its work.
+ * Messages are lost, repeated, reordered and replayed from long ago; links are cut one way or both;
+ * nodes crash and lose what is not durable, in the middle of a persist as well; clocks run fast and
+ * slow; members come and go; logs are compacted. An {@link Oracle} looks on. At the end faults
+ * stop, and the group must get on with its work.
  *
  * `flaw` breaks the surroundings of the machine on purpose, to show that the oracle sees it.
  *

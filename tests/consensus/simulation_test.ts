@@ -1,5 +1,6 @@
 /**
- * A few seeds of the simulation, and proof that its oracle sees what it should; `simulate.ts` runs more.
+ * A few seeds of the simulation, and proof that its oracle sees what it should; `simulate.ts` runs
+ * more.
  *
  * @module
  */

@@ -1,5 +1,6 @@
 /**
- * Stories, message by message; `UPDATE_TRANSCRIPTS=1 deno test -A` writes them anew (then review them).
+ * Stories, message by message; `UPDATE_TRANSCRIPTS=1 deno test -A` writes them anew (then review
+ * them).
  *
  * @module
  */
