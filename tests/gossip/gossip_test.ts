@@ -262,6 +262,18 @@ Deno.test("who was cut off from all others does not bury them when it is back", 
   }
 });
 
+Deno.test("a few that are cut off from many bury nobody when they are back before they have finished", () => {
+  const network = new Network({ seed: 3 });
+  network.addKnown(60);
+  network.run(1000);
+  network.isLinked = (from, to) => (from.index < 6) === (to.index < 6);
+  network.run(15_000);
+  network.isLinked = () => true;
+  const healedMs = network.nowMs;
+  network.runUntil(() => network.isConverged(), 10_000);
+  assertEquals(network.falseDeaths(healedMs).filter(({ on }) => on.index >= 6), []);
+});
+
 Deno.test("what happened in the other half is learnt from slices", () => {
   const network = new Network({ seed: 13 });
   network.addKnown(8);
