@@ -16,7 +16,7 @@
  * - The header of each packet carries run and incarnation of its sender: any packet refutes.
  * - A death that is read from a slice is not taken over: the member is told and probed. Halves of a partition that
  *   meet again hold each other for dead, and must not bury who is well (memberlist suspects it in this case).
- * - Who reaches less than half of the members keeps its deaths to itself, and tells of suspicions only: it is
+ * - Who reaches less than half of the members, or fails with most of its last probes, keeps its deaths to itself, and tells of suspicions only: it is
  *   itself that was cut off.
  * - Who did not run for a while (stopped, swapped out, a suspended machine) gives everybody else that time, too.
  *
@@ -144,6 +144,8 @@ const LEAVE_MS = 2000;
 const OUTPUT_MAX = 1024;
 /** Events not taken by the caller. */
 const EVENTS_MAX = 16384;
+/** Last probes by turn that tell whether this member is cut off: the majority of them fails then. A bit mask. */
+const RECENT_PROBES_MASK = 0b11111;
 /** Bytes that are kept free for the head and the fields of a pull answer. */
 const PULL_ANSWER_HEAD_BYTES = 96;
 
@@ -260,6 +262,8 @@ export interface GossipOptions {
 interface Probe {
   readonly member: Member;
   readonly number: number;
+  /** In its turn, and so of a member drawn at random. */
+  readonly isByTurn: boolean;
   startMs: number;
   indirectMs: number;
   endMs: number;
@@ -373,6 +377,8 @@ export class Gossip {
   /** Time of the last call; −1 before the first. */
   #nowMs = -1;
   #isStarted = false;
+  /** Results of the last probes by turn; 1: failed. */
+  #recentProbes = 0;
   #probeMs = 0;
   #againMs = 0;
   #newsMs = 0;
@@ -643,8 +649,14 @@ export class Gossip {
     }
   }
 
-  /** Half of the members or more do not answer: then it is this one that cannot be reached. */
+  /**
+   * Half of the members or more do not answer: then it is this one that cannot be reached. The last probes tell it
+   * before half of many members have been probed.
+   */
   #isCutOff(): boolean {
+    let failedCount = 0;
+    for (let bits = this.#recentProbes; bits > 0; bits >>>= 1) failedCount += bits & 1;
+    if (failedCount >= 3) return true;
     const { suspects, gone, peers } = this.#table;
     const aliveCount = 1 + peers.length - suspects.size;
     let lostCount = suspects.size;
@@ -661,12 +673,14 @@ export class Gossip {
   #startProbe(): void {
     const now = this.#nowMs;
     this.#probeMs = now + this.#health.scale(this.#config.periodMs);
-    const member = this.#takeUrgent() ?? this.#table.nextProbe(this.#random);
+    const urgent = this.#takeUrgent();
+    const member = urgent ?? this.#table.nextProbe(this.#random);
     if (member === null) return;
     this.counters.probes++;
     this.#probe = {
       member,
       number: this.#nextNumber(),
+      isByTurn: urgent === null,
       startMs: now,
       indirectMs: now + this.#health.scale(this.#config.directMs),
       endMs: this.#probeMs,
@@ -725,6 +739,7 @@ export class Gossip {
 
   #failProbe(probe: Probe): void {
     this.#probe = null;
+    if (probe.isByTurn) this.#recentProbes = (this.#recentProbes << 1 | 1) & RECENT_PROBES_MASK;
     this.counters.probesFailed++;
     // Helpers that say nothing may mean that this member hears nothing.
     if (probe.nacks < probe.asked || probe.asked === 0) this.#health.change(1);
@@ -764,6 +779,7 @@ export class Gossip {
     const probe = this.#probe;
     if (probe?.number === packet.number && probe.member.uuid === packet.subject) {
       this.#probe = null;
+      if (probe.isByTurn) this.#recentProbes = (this.#recentProbes << 1) & RECENT_PROBES_MASK;
       this.#health.change(-1);
       this.#probeMs = probe.startMs + this.#health.scale(this.#config.periodMs);
       return;
@@ -835,7 +851,8 @@ export class Gossip {
         if (order < 0 || (order === 0 && !isPresent(member))) return;
         return this.#suspect(member, entry, entry.accusations);
       case "dead":
-        if (order < 0 || (order === 0 && !isPresent(member))) return;
+        if (order < 0) return;
+        if (order === 0 && !isPresent(member)) return this.#hearConfirmed(member, entry);
         if (isSlice && isPresent(member)) return this.#doubt(member, entry);
         return this.#bury(member, entry, entry.by, false);
       case "left":
@@ -950,6 +967,14 @@ export class Gossip {
     member.isDoubtful = isDoubtful;
     this.#announce(member);
     if (!wasDead) this.#report("dead", member);
+  }
+
+  /** What was decided here while cut off, others have decided, too. */
+  #hearConfirmed(member: Member, entry: Entry): void {
+    if (!member.isDoubtful) return;
+    member.isDoubtful = false;
+    member.confirmedBy = entry.by;
+    this.#announce(member);
   }
 
   /** Somebody's table says that a member is dead which is not so here: ask it. */

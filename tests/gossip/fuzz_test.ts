@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import { runFuzz } from "./fuzz.ts";
 
 Deno.test("mad peers, with the secret or without, harm nobody but themselves", () => {
-  const counts = runFuzz(1, 150);
+  const counts = runFuzz(1, 60);
   // It gets everywhere: packets and events of all kinds, refusals for all reasons.
   const names = [...counts.keys()];
   const told = names.sort().join("\n");

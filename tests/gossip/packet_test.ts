@@ -221,6 +221,9 @@ Deno.test("a meta comes back as it was, the longest too, and newer keys are pass
   assertEquals(decodeMeta(newer), null, "extension types are not passed over");
   const plain = pack({ shards: [1, { a: [true, null, -5, 1.5, "x", -70000] }], name: "n" });
   assertEquals(decodeMeta(plain), { ...EMPTY_META, name: "n" });
+  let nested: unknown = 1;
+  for (let depth = 0; depth < 20; depth++) nested = [nested];
+  assertEquals(decodeMeta(pack({ nested })), null);
   assertEquals(decodeMeta(pack({ name: 5 })), null);
   assertEquals(decodeMeta(pack({ name: "n".repeat(64) })), null);
   assertEquals(decodeMeta(new Uint8Array(300).fill(0x91)), null, "nested without end");
@@ -250,6 +253,8 @@ Deno.test("numbers, texts and bytes of every length are those of msgpackr", () =
     assert(length === 0 || new PackReader(binary).binary(length - 1).length === 0);
   }
   assertEquals(new PackReader(pack(2n ** 60n)).uint(), 0);
+  const claims = new PackReader(new Uint8Array([0xdc, 0xff, 0xff, 1]));
+  assertEquals([claims.array(), claims.isFailed], [0, true]);
   writer.raw(new Uint8Array(70_001));
   assertThrows(() => writer.take(), RangeError);
 });

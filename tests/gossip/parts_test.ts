@@ -133,3 +133,23 @@ Deno.test("random changes keep all views of the table in agreement, and equal ta
     }
   }
 });
+
+Deno.test("the digest tells of each number of a claim", () => {
+  const table = new MemberTable(uuidOf(0));
+  const member = table.add(uuidOf(1), { run: 2, incarnation: 0, content: CONTENT }, 0);
+  const seen = new Set([table.digest.join()]);
+  const look = () => {
+    const { size } = seen;
+    assertEquals(seen.add(table.digest.join()).size, size + 1);
+  };
+  table.place(member, { run: 3, incarnation: 0 }, "alive", 0);
+  look();
+  table.place(member, { run: 3, incarnation: 2 ** 40 }, "alive", 0);
+  look();
+  table.describe(member, { run: 3, incarnation: 0, content: CONTENT });
+  look();
+  table.describe(member, { run: 3, incarnation: 2 ** 40, content: CONTENT });
+  look();
+  table.place(member, member, "dead", 0);
+  assertEquals(table.digest.join(), new Uint32Array(DIGEST_PARTS).join());
+});

@@ -176,8 +176,8 @@ Deno.test("rubbish and mutations of real datagrams never throw, open nothing and
   const sender = seal(1);
   const receiver = seal(2);
   let datagram = sender.seal(text("x".repeat(100)));
-  for (let round = 0; round < 3000; round++) {
-    if (round % 100 === 0) datagram = sender.seal(text("x".repeat(random.below(1300))));
+  for (let round = 0; round < 1000; round++) {
+    if (round % 50 === 0) datagram = sender.seal(text("x".repeat(random.below(1300))));
     const bytes = random.chance(0.3)
       ? new Uint8Array(random.below(1500))
       : datagram.slice(0, datagram.length - random.pick([0, 0, 1, random.below(datagram.length)]));
@@ -185,7 +185,8 @@ Deno.test("rubbish and mutations of real datagrams never throw, open nothing and
     for (let count = random.between(1, 5); count > 0 && bytes.length > 0; count--) {
       bytes[random.below(bytes.length)] ^= random.between(1, 255);
     }
-    const isSame = hex(bytes) === hex(datagram);
+    const isSame = bytes.length === datagram.length &&
+      bytes.every((byte, i) => byte === datagram[i]);
     const opened = receiver.open(bytes);
     assert(opened === null || isSame, `seed 42, round ${round}`);
   }
