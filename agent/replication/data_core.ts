@@ -30,6 +30,8 @@ export const UNREACHABLE_MS = 2000;
 
 /** What replication wants to be known. */
 export interface DataCoreEvents extends JoiningEvents {
+  /** A map that was given is in force now: its layers are there. */
+  mapInstalled(map: ClusterMap): void;
   /** The disk's replicas agree: everything before this lease is settled. */
   reconciled(disk: number, generation: number): void;
   /** Nodes that do not answer this one, though something waits for them; empty when all do. */
@@ -114,16 +116,62 @@ export class DataCore implements PeerListener, RouterHost {
 
   /**
    * The map has changed, or is known for the first time. Every epoch should come, in order; where one is left out,
-   * what was under way is judged by the map alone.
+   * what was under way is judged by the map alone. In force once its layers are made.
    *
    * @param self this node's id
    * @param incarnation of this start of the agent
    */
   setMap(map: ClusterMap, self: number, incarnation: number): void {
+    this.#maps.push({ map, self, incarnation });
+    if (this.#maps.length === 1) this.#nextMap();
+  }
+  /** Maps that are not in force yet; layers of the first are being made. */
+  readonly #maps: { map: ClusterMap; self: number; incarnation: number }[] = [];
+
+  #nextMap(): void {
+    while (this.#maps.length > 0) {
+      const { map, self } = this.#maps[0];
+      const isWitness = map.nodes.some((node) => node.id === self && node.witness);
+      const missing = isWitness ? [] : this.#missingLayers(map);
+      if (missing.length === 0) {
+        this.#install(this.#maps.shift()!);
+        continue;
+      }
+      let left = missing.length;
+      for (const layer of missing) {
+        this.store.createLayer(layer, (error) => {
+          if (error !== null) this.log.error("a layer could not be made", { layer, reason: error.message });
+          else if (--left === 0) this.#nextMap();
+        });
+      }
+      return;
+    }
+  }
+
+  #missingLayers(map: ClusterMap): number[] {
+    const missing: number[] = [];
+    for (const disk of map.disks) {
+      for (const layer of disk.layers) if (!this.store.hasLayer(layer)) missing.push(layer);
+    }
+    return missing;
+  }
+
+  /** Layers that no disk has any more. Those that this map cannot know are left alone. */
+  #dropLayers(view: ClusterView): void {
+    for (const layer of this.store.layers()) {
+      if (layer >= view.map.nextLayer || view.diskOfLayer(layer) !== undefined) continue;
+      this.store.deleteLayer(layer, (error) => {
+        if (error !== null) this.log.warn("a layer could not be deleted", { layer });
+      });
+    }
+  }
+
+  #install({ map, self, incarnation }: { map: ClusterMap; self: number; incarnation: number }): void {
     const before = this.#view;
-    if (before !== null && map.epoch <= before.epoch) return;
+    const isSame = before !== null && map.epoch === before.epoch && incarnation === this.incarnation;
+    if (before !== null && (map.epoch < before.epoch || isSame)) return;
     const view = new ClusterView(map, self);
-    const isJump = before !== null && map.epoch !== before.epoch + 1;
+    const isJump = before !== null && map.epoch > before.epoch + 1;
     this.#view = view;
     this.incarnation = incarnation;
     this.peers.epoch = view.epoch;
@@ -136,6 +184,8 @@ export class DataCore implements PeerListener, RouterHost {
     for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
     this.replica.mapChanged(view, incarnation);
     this.#failed.clear();
+    if (before === null || before.map.disks !== map.disks) this.#dropLayers(view);
+    this.#events.mapInstalled(map);
   }
 
   /**
@@ -208,6 +258,11 @@ export class DataCore implements PeerListener, RouterHost {
   }
 
   // ------------------------------------------------------------------------------------ RouterHost
+
+  /** Whether a map is in force. */
+  get hasMap(): boolean {
+    return this.#view !== null;
+  }
 
   /** The map as this node knows it. Throws before there is one. */
   get view(): ClusterView {

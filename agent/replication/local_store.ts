@@ -63,6 +63,11 @@ export interface LocalStore {
   /** Takes an operation; it comes back through its owner exactly once, applied, never from inside this call. */
   submit(operation: Operation): void;
   hasLayer(layer: number): boolean;
+  /** All layers that there are. */
+  layers(): number[];
+  /** Makes an empty layer; `done` when it may be written to. */
+  createLayer(layer: number, done: (error: Error | null) => void): void;
+  deleteLayer(layer: number, done: (error: Error | null) => void): void;
   /** Fills `stamp`; (0, 0) when it is unknown. Returns whether it is known. */
   stampOf(layer: number, chunk: number, stamp: Stamp): boolean;
   /** Chunks with a known stamp, or content, or both, in rising order: those that are `offset` modulo `step`. */

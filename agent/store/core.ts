@@ -185,6 +185,8 @@ export interface Core extends Machine {
   readonly meta: MetaTable;
   readonly cache: ChecksumCache;
   readonly log: RecordLog;
+  /** It had been closed in good order: nothing that was acknowledged is missing. */
+  readonly wasClean: boolean;
   /** The last one that is durable. */
   superblock: Superblock;
   /** Segments of the checkpoint in force. */

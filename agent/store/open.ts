@@ -471,6 +471,7 @@ function* takeOver(
     applier: rebuilt.applier,
     meta: rebuilt.meta,
     cache: new ChecksumCache(machine.tunables.checksumCacheBytes),
+    wasClean: newest.clean,
     superblock: { ...newest, hostId: options.hostId.slice(0, ID_BYTES) },
     checkpointSegments: checkpoint.segments,
     checkpointBytes: checkpoint.bytes,

@@ -294,6 +294,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     return this.#state;
   }
 
+  /** Whether it had been closed in good order when it was opened. Throws when it is not open. */
+  get wasClean(): boolean {
+    return this.#opened().wasClean;
+  }
+
   /** Who the store belongs to. Throws when it is not open. */
   get identity(): StoreIdentity {
     const { storeId, nodeId, clusterId, hostId } = this.#opened().superblock;

@@ -259,6 +259,7 @@ export class SimNode implements Station {
       transport,
       log: this.#log("data"),
       events: {
+        mapInstalled: () => {},
         inSync: (pool, pgs, epoch) =>
           this.#toControl(process, () => {
             process.control!.propose({
@@ -407,19 +408,10 @@ export class SimNode implements Station {
     const { incarnation } = this;
     const { node } = process.control!.status;
     this.#toData(process, () => {
-      const { store } = process;
-      for (const disk of map.disks) {
-        for (const layer of disk.layers) {
-          if (!store.hasLayer(layer)) store.createLayer(layer, () => {});
-        }
+      for (const each of map.nodes) {
+        if (each.id !== node && !each.witness) process.data!.setAddress(each.id, each.address);
       }
-      const go = () => {
-        for (const each of map.nodes) {
-          if (each.id !== node && !each.witness) process.data!.setAddress(each.id, each.address);
-        }
-        process.data!.setMap(map, node, incarnation);
-      };
-      go();
+      process.data!.setMap(map, node, incarnation);
     });
     process.leases!.mapChanged(map);
   }

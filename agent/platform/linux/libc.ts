@@ -74,6 +74,11 @@ const symbols = {
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   poll: { parameters: ["buffer", /* struct pollfd* */ "usize", "i32"], result: "i32" },
+  clockGettime: {
+    name: "clock_gettime",
+    parameters: ["i32", /* struct timespec* */ "buffer"],
+    result: "i32",
+  },
   errnoLocation: { name: "__errno_location", parameters: [], result: "pointer" },
 } as const;
 
@@ -89,6 +94,18 @@ const errnoView = new Int32Array(
 /** errno of this thread. Valid only on the line after a failed call. */
 export function errno(): number {
   return errnoView[0];
+}
+
+const CLOCK_MONOTONIC = 1;
+const timespec = new BigInt64Array(2);
+const timespecWords = new Uint32Array(timespec.buffer);
+const timespecBytes = new Uint8Array(timespec.buffer);
+
+/** Milliseconds of a clock that never goes back and is the same on all threads, other than the runtime's own. */
+export function clockMs(): number {
+  libc.clockGettime(CLOCK_MONOTONIC, timespecBytes);
+  const seconds = timespecWords[0] + timespecWords[1] * 2 ** 32;
+  return seconds * 1000 + timespecWords[2] / 1e6;
 }
 
 const isArm = Deno.build.arch === "aarch64";
