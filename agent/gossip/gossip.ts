@@ -16,8 +16,8 @@
  * - The header of each packet carries run and incarnation of its sender: any packet refutes.
  * - A death that is read from a slice is not taken over: the member is told and probed. Halves of a partition that
  *   meet again hold each other for dead, and must not bury who is well (memberlist suspects it in this case).
- * - Who reaches less than half of the members, or fails with most of its last probes, keeps its deaths to itself, and tells of suspicions only: it is
- *   itself that was cut off.
+ * - Who reaches less than half of the members, or fails with most of its last probes, keeps its deaths to itself and
+ *   tells of suspicions only: it is itself that was cut off.
  * - Who did not run for a while (stopped, swapped out, a suspended machine) gives everybody else that time, too.
  *
  * Invariants:
