@@ -96,8 +96,14 @@ export interface ControlHost {
    *
    * @param effects what follows; empty after a jump, when maps in between were not seen: then all is to be compared
    * @param isJump see there
+   * @param proposal that made the change; null after a jump
    */
-  mapChanged(map: ClusterMap, effects: readonly MapEffect[], isJump: boolean): void;
+  mapChanged(
+    map: ClusterMap,
+    effects: readonly MapEffect[],
+    isJump: boolean,
+    proposal: Proposal | null,
+  ): void;
   /** `node-up` of this start is in the map: it may take part from here on. */
   started(node: number, incarnation: number): void;
   /** This node may serve until then, by the clock of `tick`. */
@@ -291,7 +297,16 @@ export class Control {
     this.#pending.push({ command, bytes: null, sequence: 0, done });
     this.#number();
     this.#sentMs = -Infinity;
+    this.#hurry();
   }
+
+  /** Does at once what would otherwise wait for the next tick. */
+  #hurry(): void {
+    if (this.#isPumping) return;
+    this.#sendProposals();
+    this.#pump();
+  }
+  #isPumping = false;
   readonly #soon: (() => void)[] = [];
 
   /** Numbers what has no number yet. A command that cannot be encoded is refused. */
@@ -363,7 +378,11 @@ export class Control {
 
   /** A session wants the disk's lease: asks until the map says that this node has it. */
   wantLease(disk: number): void {
-    if (!this.#wishes.has(disk)) this.#wishes.set(disk, { askedMs: -Infinity });
+    if (this.#wishes.has(disk)) return;
+    this.#wishes.set(disk, { askedMs: -Infinity });
+    if (this.#isPumping) return;
+    this.#sendWishes();
+    this.#hurry();
   }
 
   /** No session wants the lease any more. */
@@ -671,14 +690,19 @@ export class Control {
   /** Carries out what consensus wants done, until there is nothing. */
   #pump(): void {
     const raft = this.#raft;
-    if (raft === null) return;
+    if (raft === null || this.#isPumping) return;
+    this.#isPumping = true;
     for (let ready = raft.ready(); ready !== null; ready = raft.ready()) {
       for (const message of ready.messages) this.#sendRaft(message);
       if (ready.persist !== null) this.#persist(ready.persist);
       if (ready.snapshot !== null) this.#install(ready.snapshot.data);
       for (const entry of ready.committed) this.#apply(entry);
       for (const read of ready.reads) this.#readDone(read.context);
+      // What was proposed meanwhile goes on at once.
+      this.#sendWishes();
+      this.#sendProposals();
     }
+    this.#isPumping = false;
     const { term } = raft.status();
     if (term === this.#term) return;
     this.#term = term;
@@ -727,7 +751,7 @@ export class Control {
     const before = this.#map;
     this.#map = map.value;
     this.#noteStates(before);
-    this.#host.mapChanged(this.#map, [], true);
+    this.#host.mapChanged(this.#map, [], true, null);
     this.#mapIsNew();
   }
 
@@ -750,7 +774,7 @@ export class Control {
     if (decided.map.epoch !== before.epoch) {
       this.#noteStates(before);
       this.#noteForced(before, decoded.value);
-      this.#host.mapChanged(decided.map, decided.effects, false);
+      this.#host.mapChanged(decided.map, decided.effects, false, decoded.value);
     }
     own?.done(decided.result);
     this.#mapIsNew();
@@ -796,6 +820,10 @@ export class Control {
     const { self } = this;
     if (self === undefined) return;
     this.#number();
+    for (const [id, wish] of this.#wishes) {
+      const disk = this.#map.disks.find((candidate) => candidate.id === id);
+      if (disk?.lease === null) wish.askedMs = -Infinity;
+    }
     if (self.incarnation > this.#incarnation && this.#isOurStart(self)) {
       this.#incarnation = self.incarnation;
       this.#renewedMs = -Infinity;
