@@ -12,6 +12,7 @@
  * @module
  */
 import { Prng } from "../../agent/base/prng.ts";
+import { PERSISTS_MAX } from "../../agent/consensus/limits.ts";
 import { Raft } from "../../agent/consensus/raft.ts";
 import type { ConfigurationChange } from "../../agent/consensus/configuration.ts";
 import type { Message } from "../../agent/consensus/messages.ts";
@@ -324,10 +325,11 @@ export class Simulation {
     if (status.role === "leader") this.#oracle.leads(host.id, status.term, host.view);
     if (status.commit < host.commit) throw new Violation(`${host.id} takes back a commit`);
     if (status.contradictions > 0) throw new Violation(`${host.id} met a contradiction`);
-    // Entries that wait for their turn to be persisted have not been seen yet.
-    const commit = Math.min(status.commit, host.view.last);
-    this.#oracle.commits(host.id, host.commit, commit, host.view);
-    host.commit = commit;
+    // With so many persists under way there may be changes of the log that have not been seen yet
+    // (seeds 170 and 11366); they are looked at when they have.
+    if (host.pending.length >= PERSISTS_MAX) return;
+    this.#oracle.commits(host.id, host.commit, status.commit, host.view);
+    host.commit = status.commit;
   }
 
   #apply(host: Host, ready: Ready): void {
