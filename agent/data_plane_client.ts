@@ -138,21 +138,30 @@ export class DataPlaneClient {
     });
   }
 
-  /** Lets the worker finish everything and end. */
-  async stop(): Promise<void> {
+  /** Lets sessions finish what is under way, and makes everything durable. */
+  drain(): Promise<void> {
+    return this.#within("drain");
+  }
+
+  /** Lets the worker write a checkpoint and end. */
+  stop(): Promise<void> {
+    return this.#within("stop");
+  }
+
+  async #within(kind: "drain" | "stop"): Promise<void> {
     if (this.#worker === null || this.#failure !== null) return;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(
-        () => reject(new Error(`the data plane did not stop within ${STOP_TIMEOUT_MS / 1000} s`)),
+        () => reject(new Error(`the data plane did not ${kind} within ${STOP_TIMEOUT_MS / 1000} s`)),
         STOP_TIMEOUT_MS,
       );
     });
     try {
-      await Promise.race([this.request({ kind: "stop" }), late]);
+      await Promise.race([this.request({ kind }), late]);
     } finally {
       clearTimeout(timer);
-      this.#log.debug("the data plane has stopped");
+      this.#log.debug(`the data plane: ${kind} is done`);
     }
   }
 }
