@@ -76,6 +76,9 @@ export interface AgentConfig {
   readonly acceptDamage: boolean;
   /** Addresses `host:port` for the cluster; reserved. */
   readonly listen: readonly string[];
+  readonly join?: readonly string[];
+  readonly secret?: Uint8Array | null;
+  readonly name?: string;
 }
 
 /** What an agent does when it is told nothing. */
