@@ -16,6 +16,7 @@
  * @module
  */
 import { Raft } from "./consensus/raft.ts";
+import { recover } from "./consensus/recover.ts";
 import { load, writeInitial } from "./consensus/storage.ts";
 import type { StorageWrite } from "./consensus/storage.ts";
 import { Control, type ControlHost } from "./control/control.ts";
@@ -155,8 +156,7 @@ export class ClusterNode {
       wantLease: (disk) => this.control.wantLease(disk),
       forgetLease: (disk) => this.control.forgetLease(disk),
       propose: (command, done) => this.control.propose(command, () => done?.()),
-      granted: (disk, generation) =>
-        this.#tell({ kind: "lease-granted", disk, generation }),
+      granted: (disk, generation) => this.#tell({ kind: "lease-granted", disk, generation }),
       fenced: (disk) => this.#tell({ kind: "fenced", disk }),
     });
     this.control = new Control({
@@ -523,6 +523,21 @@ export class ClusterNode {
     return this.#secret.slice();
   }
 
+  /**
+   * The way out when a majority of the voters is gone for good: this node goes on alone with what it has. Its agent must be started
+   * anew afterwards. See `consensus/recover.ts` for what may be lost.
+   */
+  async recover(): Promise<void> {
+    const { node } = this.control.status;
+    this.stop();
+    const values = await this.#plane.request<Record<string, Uint8Array>>({ kind: "read-meta" });
+    const { writes } = unwrap(recover(Object.entries(values), node));
+    await this.#plane.request({ kind: "persist", writes: [...writes] });
+    this.#log.warn("consensus was recovered: this node decides alone from its next start on", {
+      node,
+    });
+  }
+
   /** Leaves in good order: everything is durable, and no session has a disk any more. */
   async leave(): Promise<void> {
     await new Promise<void>((resolve) => {
@@ -616,7 +631,8 @@ function secretOf(stored: Uint8Array | undefined, options: ClusterOptions): Uint
     throw new ControlFailure({
       code: "invalid",
       message: "joining a cluster needs its secret",
-      hint: "print it on one of its hosts with 'kelpie cluster secret', put it into a file that only " +
+      hint:
+        "print it on one of its hosts with 'kelpie cluster secret', put it into a file that only " +
         "root can read, and name that with --secret-file",
     });
   }
