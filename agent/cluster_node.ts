@@ -60,6 +60,8 @@ const REPORT_MS = 500;
 const START_MS_MAX = 10_000;
 /** How long a stop waits for the map to know it. */
 const LEAVE_MS_MAX = 5000;
+/** How long a change is waited for that the cluster does not decide. */
+const PROPOSE_MS_MAX = 15_000;
 /** Bytes of a map in one message to the data worker. */
 const MAP_PART_BYTES = 256 * 1024;
 /** Names of peers are looked up again at this interval. */
@@ -111,6 +113,8 @@ export class ClusterNode {
   #membership: Membership | null;
   #incarnation = 0;
   #isTakingPart = false;
+  /** Whether bulk data may go in clear, as the others were told last. */
+  #isTrusting = false;
   #timer: ReturnType<typeof setTimeout> | null = null;
   #isStopped = false;
   #reportedMs = -Infinity;
@@ -319,7 +323,10 @@ export class ClusterNode {
         this.#sendMap(this.control.map);
       });
     }
-    if (this.#isTakingPart) this.leases.mapChanged(map);
+    if (this.#isTakingPart) {
+      this.leases.mapChanged(map);
+      if (map.settings.trustedNetwork !== this.#isTrusting) this.#introduce();
+    }
     void this.#addresses(map);
     this.#listener.mapChanged(map);
   }
@@ -363,7 +370,8 @@ export class ClusterNode {
 
   /** Tells both kinds of connections who this node is now. */
   #introduce(): void {
-    const seals = !this.control.map.settings.trustedNetwork;
+    this.#isTrusting = this.control.map.settings.trustedNetwork;
+    const seals = !this.#isTrusting;
     const self = identityOf(this.#facts, this.#membership, this.#incarnation, seals);
     this.#channel?.setSelf(self, { reconnect: true });
     this.#tell({ kind: "identity", self });
@@ -498,7 +506,18 @@ export class ClusterNode {
   /** Proposes a change of the map; resolves when it is in force here. */
   propose(command: MapCommand): Promise<Applied> {
     return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        reject(
+          new ControlFailure({
+            code: "unavailable",
+            message:
+              "the cluster does not decide: no majority of its voters can be reached from here",
+            hint: "the change may still happen when a majority is back; see 'kelpie status'",
+          }),
+        );
+      }, PROPOSE_MS_MAX);
       this.control.propose(command, (result) => {
+        clearTimeout(timer);
         if (result.ok) this.delivered().then(() => resolve(result.value), reject);
         else reject(new ControlFailure(result.error));
       });

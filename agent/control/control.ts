@@ -20,6 +20,7 @@
  *
  * @module
  */
+import { ENTRY_BYTES_MAX } from "../consensus/limits.ts";
 import { type Entry, ENTRY_DATA } from "../consensus/log.ts";
 import { decodeMessage, encodeMessage, type Message } from "../consensus/messages.ts";
 import { Raft } from "../consensus/raft.ts";
@@ -328,9 +329,15 @@ export class Control {
         continue;
       }
       const encoded = encodeProposal({ node: this.#node, sequence, command: pending.command });
-      if (!encoded.ok) {
+      const error = !encoded.ok ? encoded.error : encoded.value.length > ENTRY_BYTES_MAX
+        ? {
+          code: "limit",
+          message: `a change of ${encoded.value.length} bytes is too large`,
+        } as const
+        : null;
+      if (error !== null || !encoded.ok) {
         this.#pending.splice(i--, 1);
-        this.#soon.push(() => pending.done({ ok: false, error: encoded.error }));
+        this.#soon.push(() => pending.done({ ok: false, error: error! }));
         continue;
       }
       pending.bytes = encoded.value;
