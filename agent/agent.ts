@@ -9,25 +9,31 @@
  * - A change of the map is durable before its effects are carried out, and both before it is acknowledged. A start does what
  *   effects of a change that was cut short would have done, so that a crash in between leaves nothing half-made.
  * - Changes are made one after the other, in the order in which they were asked for.
- * - No secret leaves the store's metadata.
+ * - The cluster secret leaves the store's metadata only for whoever asks the admin API for it.
  *
  * @module
  */
 import { join } from "node:path";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { formatClusterSecret } from "./cluster_secret.ts";
+import { clusterStatusOf } from "./cluster_status.ts";
 import type { AgentConfig } from "./config.ts";
 import type {
   AgentInfo,
   CheckReport,
+  ClusterStatus,
   ControlBackend,
   DamagedBlock,
   DiskStatus,
+  GroupSummary,
+  RemoveNodeOptions,
   StoreStatus,
 } from "./http/backend.ts";
 import { serve, type Server } from "./http/server.ts";
 import { Logger } from "./logger.ts";
 import { ControlFailure, unwrap } from "./map/errors.ts";
+import { summarizeGroups } from "./map/group_summary.ts";
 import {
   adopt,
   apply,
@@ -123,6 +129,7 @@ class AgentCore implements Agent, ControlBackend {
   readonly #log: Logger;
   readonly #startedMs = Date.now();
   #map: ClusterMap = EMPTY_MAP;
+  #secret: Uint8Array = new Uint8Array(0);
   #server: Server | null = null;
   /** The change under way, after which the next may begin. */
   #changes: Promise<unknown> = Promise.resolve();
@@ -159,9 +166,9 @@ class AgentCore implements Agent, ControlBackend {
   /** Reads the map, repairs what a crash left half done, serves all disks, opens the admin API. */
   async begin(): Promise<void> {
     const { meta, created, nodeId } = this.#ready;
+    this.#secret = meta[SECRET_KEY] ?? crypto.getRandomValues(new Uint8Array(SECRET_BYTES));
     if (meta[SECRET_KEY] === undefined) {
-      const secret = crypto.getRandomValues(new Uint8Array(SECRET_BYTES));
-      await this.#plane.request({ kind: "commit", key: SECRET_KEY, value: secret });
+      await this.#plane.request({ kind: "commit", key: SECRET_KEY, value: this.#secret });
     }
     await this.#enter(meta[MAP_KEY]);
     const used = new Set(this.#map.disks.flatMap((disk) => disk.layers));
@@ -413,6 +420,33 @@ class AgentCore implements Agent, ControlBackend {
       damagedBlocks: name === null ? report.damagedBlocks : damage.length,
       damage,
     };
+  }
+
+  /** {@inheritDoc ControlBackend.cluster} */
+  async cluster(): Promise<ClusterStatus> {
+    const { liveBytes, capacityBytes, damagedBlocks, full } = await this.#plane.request<
+      WorkerStoreStatus
+    >({ kind: "store-status" });
+    const { id } = this.#self();
+    const status = clusterStatusOf(this.#map, id, id);
+    const own = { usedBytes: liveBytes, capacityBytes, damagedBlocks, isFull: full };
+    const nodes = status.nodes.map((node) => node.id === id ? { ...node, ...own } : node);
+    return { ...status, nodes };
+  }
+
+  /** {@inheritDoc ControlBackend.groups} */
+  groups(): Promise<GroupSummary> {
+    return Promise.resolve(summarizeGroups(this.#map));
+  }
+
+  /** {@inheritDoc ControlBackend.secret} */
+  secret(): Promise<string> {
+    return Promise.resolve(formatClusterSecret(this.#secret));
+  }
+
+  /** {@inheritDoc ControlBackend.removeNode} */
+  async removeNode(node: number, options: RemoveNodeOptions): Promise<void> {
+    await this.propose({ kind: "remove-node", node, ...options, nowMs: Date.now() });
   }
 
   /** {@inheritDoc ControlBackend.setLogLevel} */
