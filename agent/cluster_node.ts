@@ -155,8 +155,7 @@ export class ClusterNode {
       wantLease: (disk) => this.control.wantLease(disk),
       forgetLease: (disk) => this.control.forgetLease(disk),
       propose: (command, done) => this.control.propose(command, () => done?.()),
-      granted: (disk, generation) =>
-        this.#tell({ kind: "lease-granted", disk, generation }),
+      granted: (disk, generation) => this.#tell({ kind: "lease-granted", disk, generation }),
       fenced: (disk) => this.#tell({ kind: "fenced", disk }),
     });
     this.control = new Control({
@@ -616,7 +615,8 @@ function secretOf(stored: Uint8Array | undefined, options: ClusterOptions): Uint
     throw new ControlFailure({
       code: "invalid",
       message: "joining a cluster needs its secret",
-      hint: "print it on one of its hosts with 'kelpie cluster secret', put it into a file that only " +
+      hint:
+        "print it on one of its hosts with 'kelpie cluster secret', put it into a file that only " +
         "root can read, and name that with --secret-file",
     });
   }
