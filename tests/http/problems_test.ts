@@ -179,6 +179,11 @@ function clusterCases(): [Observations, string, string][] {
       "moving",
       "1 of 256 placement groups moves to where it should be",
     ],
+    [
+      clusterSeen(run(map, { kind: "set-availability", node: 2, availability: "draining" }).map),
+      "moving",
+      "node host-2 is being drained: 256 placement groups left",
+    ],
     [clusterSeen(map, {}, { 2: { isFull: true } }), "node-full", "store of node host-2 is full"],
     [clusterSeen(map, {}, { 2: { usedBytes: 9.5e11 } }), "node-nearly-full", "of node host-2"],
     [clusterSeen(map, {}, { 2: { damagedBlocks: 2 } }), "node-damage", "2 blocks of node host-2"],
