@@ -423,15 +423,9 @@ class AgentCore implements Agent, ControlBackend {
   }
 
   /** {@inheritDoc ControlBackend.cluster} */
-  async cluster(): Promise<ClusterStatus> {
-    const { liveBytes, capacityBytes, damagedBlocks, full } = await this.#plane.request<
-      WorkerStoreStatus
-    >({ kind: "store-status" });
+  cluster(): Promise<ClusterStatus> {
     const { id } = this.#self();
-    const status = clusterStatusOf(this.#map, id, id);
-    const own = { usedBytes: liveBytes, capacityBytes, damagedBlocks, isFull: full };
-    const nodes = status.nodes.map((node) => node.id === id ? { ...node, ...own } : node);
-    return { ...status, nodes };
+    return Promise.resolve(clusterStatusOf(this.#map, id, id));
   }
 
   /** {@inheritDoc ControlBackend.groups} */
