@@ -263,13 +263,12 @@ class AgentCore implements Agent, ControlBackend {
   async #shrinkFirst(command: MapCommand): Promise<void> {
     if (!this.#isShrink(command) || command.shrink !== true) return;
     const disk = findDisk(this.map(), command.name)!;
-    await this.#node.withLease(disk.id, () =>
-      this.#plane.request({
-        kind: "zero",
-        disk: disk.id,
-        startBytes: command.sizeBytes,
-        endBytes: disk.sizeBytes,
-      }));
+    await this.#plane.request({
+      kind: "zero",
+      disk: disk.id,
+      startBytes: command.sizeBytes,
+      endBytes: disk.sizeBytes,
+    });
   }
 
   #find(name: string): DiskEntry {

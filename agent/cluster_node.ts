@@ -127,7 +127,6 @@ export class ClusterNode {
   readonly #started: Promise<void>;
   #markStarted!: () => void;
   readonly #numeric = new Map<number, { address: string; numeric: string; atMs: number }>();
-  readonly #opened = new Map<number, () => void>();
   /** Why this node has not been taken in yet. */
   joinProblem: string | null = null;
   /** Bytes copied while catching up, and when, of a while ago. */
@@ -444,7 +443,6 @@ export class ClusterNode {
         return this.leases.released(event.disk);
       case "reconciled":
         this.leases.opened(event.disk, event.generation);
-        this.#opened.get(event.disk)?.();
         this.control.propose({
           kind: "reconciled",
           id: event.disk,
@@ -538,19 +536,6 @@ export class ClusterNode {
         else reject(new ControlFailure(result.error));
       });
     });
-  }
-
-  /** Runs something while this node has the disk's lease and nobody else does. */
-  async withLease<T>(disk: number, work: () => Promise<T>): Promise<T> {
-    const opened = new Promise<void>((resolve) => this.#opened.set(disk, resolve));
-    this.leases.wanted(disk);
-    try {
-      await opened;
-      return await work();
-    } finally {
-      this.#opened.delete(disk);
-      await new Promise<void>((resolve) => this.leases.released(disk, resolve));
-    }
   }
 
   /** The cluster's secret. */

@@ -310,6 +310,13 @@ export class DataCore implements PeerListener, RouterHost {
     this.#slots.push(slot);
   }
 
+  /** {@inheritDoc RouterHost.atEndOfTurn} */
+  atEndOfTurn(router: DiskRouter): void {
+    if (!this.#atEndOfTurn.includes(router)) this.#atEndOfTurn.push(router);
+  }
+  /** Routers that have something to give back. */
+  readonly #atEndOfTurn: DiskRouter[] = [];
+
   // ---------------------------------------------------------------------------------------- links
 
   /** {@inheritDoc PeerListener.linkUp} */
@@ -361,9 +368,12 @@ export class DataCore implements PeerListener, RouterHost {
     this.#nowMs = nowMs;
   }
 
-  /** End of a turn of the loop. */
+  /** End of a turn of the loop: gives back what needed no work. */
   endTurn(): void {
     this.replica.endTurn();
+    for (let count = this.#atEndOfTurn.length; count > 0; count--) {
+      this.#atEndOfTurn.shift()!.endTurn();
+    }
   }
 
   /**

@@ -52,6 +52,8 @@ export interface RouterHost {
   damaged(disk: DiskView, chunk: number, block: number, blockCount: number): void;
   takeSlot(): WriteSlot;
   releaseSlot(slot: WriteSlot): void;
+  /** Calls `router.endTurn()` at the end of this turn. */
+  atEndOfTurn(router: DiskRouter): void;
 }
 
 /** How far a write is at one node. */
@@ -120,6 +122,8 @@ class SyncSlot implements PeerRequestOwner, OperationOwner {
   failure = 0;
   /** Nodes are still to be asked. */
   isIncomplete = false;
+  /** Not finished before this turn ends: its owner is still in `submit`. */
+  isFresh = false;
   readonly local: Operation = new Operation(this, 0);
 
   constructor(readonly router: DiskRouter) {
@@ -789,8 +793,19 @@ export class DiskRouter implements PeerRequestOwner {
     sync.clock = this.#clock;
     sync.isFailed = false;
     sync.failure = 0;
+    sync.isFresh = true;
     this.#syncs.push(sync);
+    this.host.atEndOfTurn(this);
     this.#syncStep(sync);
+  }
+
+  /** Finishes syncs for which there was nothing to do. */
+  endTurn(): void {
+    for (const sync of [...this.#syncs]) {
+      if (!sync.isFresh) continue;
+      sync.isFresh = false;
+      this.#syncStep(sync);
+    }
   }
 
   /** Asks every node that a sync needs and that has not been asked, and finishes it when none is left. */
@@ -811,7 +826,7 @@ export class DiskRouter implements PeerRequestOwner {
       if (isClean || sync.pending.has(node) || sync.done.has(node)) continue;
       this.#askToSync(sync, node);
     }
-    if (sync.pending.size > 0 || sync.isIncomplete) return;
+    if (sync.pending.size > 0 || sync.isIncomplete || sync.isFresh) return;
     if (this.#areGroupsOpen(sync, disk)) this.#syncDone(sync, disk);
   }
 
@@ -876,7 +891,7 @@ export class DiskRouter implements PeerRequestOwner {
       this.host.peers.cancel(request);
       sync.pending.delete(node);
     }
-    if (sync.pending.size === 0) this.#endSync(sync, sync.failure);
+    if (sync.pending.size === 0 && !sync.isFresh) this.#endSync(sync, sync.failure);
   }
 
   #syncDone(sync: SyncSlot, disk: DiskView): void {
