@@ -23,12 +23,12 @@ import {
   findNode,
   type MapCommand,
   type NodeEntry,
-  type PgEntry,
   PG_BITS_MAX,
+  type PgEntry,
   type Pool,
   storageNodes,
 } from "../map/map.ts";
-import { place } from "../map/placement.ts";
+import { targetChanges } from "../map/targets.ts";
 import type { NodeReport } from "./messages.ts";
 import { nextChange, REPLACE_AFTER_MS } from "./voters.ts";
 
@@ -365,36 +365,4 @@ function add(lists: Map<number, number[]>, key: number, value: number): void {
 
 function* parts(pgs: readonly number[]): Generator<number[]> {
   for (let i = 0; i < pgs.length; i += PGS_PER_COMMAND) yield pgs.slice(i, i + PGS_PER_COMMAND);
-}
-
-/** Where the targets of a pool are not what placement makes of the nodes. */
-export function targetChanges(
-  map: ClusterMap,
-  pool: Pool,
-): (readonly [pg: number, target: readonly number[]])[] {
-  const nodes = map.nodes.map((node) => ({
-    id: node.id,
-    zone: node.zone,
-    weight: weightOf(node),
-  }));
-  const placement = place({
-    pgCount: pool.pgs.length,
-    copies: pool.copies,
-    previous: pool.pgs.map((entry) => entry.target),
-    nodes,
-  });
-  const changes: (readonly [number, readonly number[]])[] = [];
-  for (let pg = 0; pg < pool.pgs.length; pg++) {
-    const target = placement.targets[pg];
-    const { target: old } = pool.pgs[pg];
-    const isSame = target.length === old.length && target.every((id, i) => id === old[i]);
-    if (!isSame && target.length > 0) changes.push([pg, target]);
-  }
-  return changes;
-}
-
-/** What a node counts in placement: nothing when it is to hold nothing. */
-export function weightOf(node: NodeEntry): number {
-  if (node.witness || node.availability !== "in") return 0;
-  return node.weight ?? node.capacityBytes;
 }
