@@ -46,6 +46,10 @@ export interface AgentOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** The compiled program; by default what {@linkcode PROGRAM_VARIABLE} names, or else the source. */
   readonly program?: string;
+  /** What runs the program, such as `nsenter` with its arguments; it has to become the program, by exec. */
+  readonly prefix?: readonly string[];
+  /** Another module in place of the command line's, below the root. */
+  readonly entry?: string;
 }
 
 /** How a process ended. */
@@ -135,6 +139,16 @@ export class AgentProcess implements AsyncDisposable {
   /** A client of its admin API, to be closed. */
   client(): AdminClient {
     return new AdminClient({ runDir: this.runDir });
+  }
+
+  /** Resolves when it is ready; rejects when it ends instead. */
+  get ready(): Promise<void> {
+    return this.#ready.promise;
+  }
+
+  /** Sends any signal and returns at once; SIGSTOP makes a host that hangs. */
+  signal(name: Deno.Signal): void {
+    signal(this.#process, name);
   }
 
   /** Sends SIGKILL and returns at once, for the moment to be exact. */
@@ -261,16 +275,18 @@ async function spawn(
   args: readonly string[],
   options: {
     readonly program?: string;
+    readonly prefix?: readonly string[];
+    readonly entry?: string;
     readonly env?: Readonly<Record<string, string>>;
     readonly stdin: "null" | "piped";
     readonly stdout: "null" | "piped";
   },
 ): Promise<Deno.ChildProcess> {
   const program = options.program ?? Deno.env.get(PROGRAM_VARIABLE);
-  const line = program === undefined ? await sourceCommand() : [program];
+  const line = program === undefined ? await sourceCommand(options.entry) : [program];
   const setpriv = find("setpriv");
-  const prefix = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "KILL", "--"];
-  const [path, ...rest] = [...prefix, ...line, ...args];
+  const dying = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "KILL", "--"];
+  const [path, ...rest] = [...dying, ...options.prefix ?? [], ...line, ...args];
   return new Deno.Command(path, {
     args: rest,
     env: { NO_COLOR: "1", ...options.env },
@@ -281,10 +297,10 @@ async function spawn(
 }
 
 /** The line that the task `kelpie` runs, up to the program's own arguments. */
-async function sourceCommand(): Promise<string[]> {
+async function sourceCommand(entry = "cli/main.ts"): Promise<string[]> {
   const { tasks } = JSON.parse(await Deno.readTextFile(`${ROOT}deno.json`));
   const flags: string[] = tasks.kelpie.command.match(/--(?:no-prompt|allow-\S+)/g);
-  return [Deno.execPath(), "run", "--quiet", ...flags, `${ROOT}cli/main.ts`];
+  return [Deno.execPath(), "run", "--quiet", ...flags, `${ROOT}${entry}`];
 }
 
 function signal(process: Deno.ChildProcess, name: Deno.Signal): void {
