@@ -15,20 +15,28 @@
 import { join } from "node:path";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { advertisedAddress } from "./advertise.ts";
 import { ClusterNode, type ClusterOptions } from "./cluster_node.ts";
+import { formatClusterSecret, parseClusterSecret } from "./cluster_secret.ts";
+import { nodeStatusOf } from "./cluster_status.ts";
 import type { AgentConfig } from "./config.ts";
 import { DataPlaneClient, type Ready } from "./data_plane_client.ts";
 import type {
   AgentInfo,
   CheckReport,
+  ClusterStatus,
   ControlBackend,
   DamagedBlock,
   DiskStatus,
+  GroupSummary,
+  NodeStatus,
+  RemoveNodeOptions,
   StoreStatus,
 } from "./http/backend.ts";
 import { serve, type Server } from "./http/server.ts";
 import { Logger } from "./logger.ts";
-import { ControlFailure } from "./map/errors.ts";
+import { ControlFailure, unwrap } from "./map/errors.ts";
+import { summarizeGroups } from "./map/group_summary.ts";
 import {
   type ClusterMap,
   type DiskEntry,
@@ -39,15 +47,17 @@ import {
   NODE_NAME_LENGTH_MAX,
 } from "./map/map.ts";
 import { checkSocketPaths } from "./map/names.ts";
-import { cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
+import { CHUNK_BYTES } from "./base/limits.ts";
+import type { Gossip, MemberView } from "./gossip/gossip.ts";
+import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
 import { PROTOCOL, VERSION } from "./version.ts";
 import type { WorkerCheckReport, WorkerStoreStatus } from "./worker_protocol.ts";
 
 /** File in the data directory. */
 const STORE_FILE = "kelpie.store";
-/** Port unless told otherwise; data goes over the one after it. */
-const PORT_DEFAULT = 7460;
+/** Where other nodes would reach this one: nowhere, when it does not listen. */
+const LOCAL_ADDRESS = "127.0.0.1:7460";
 
 /** A running agent. */
 export interface Agent {
@@ -322,6 +332,71 @@ class AgentCore implements Agent, ControlBackend {
     };
   }
 
+  /** {@inheritDoc ControlBackend.cluster} */
+  async cluster(): Promise<ClusterStatus> {
+    const { control } = this.#node;
+    const reports = await this.#node.reports();
+    const map = this.map();
+    const { node: self, leader, serveUntilMs } = control.status;
+    const hasQuorum = leader !== 0 && clockMs() < serveUntilMs;
+    const notes: string[] = [];
+    if (this.#node.joinProblem !== null) {
+      notes.push(`this node is not taken in: ${this.#node.joinProblem}`);
+    }
+    const nodes = map.nodes.map((node): NodeStatus => {
+      const status = nodeStatusOf(map, node, { self, leader });
+      const report = reports.get(node.id);
+      const member = control.gossip.member(node.uuid);
+      const rate = report?.copyBytesPerSecond ?? 0;
+      const bytesLeft = (report?.chunksLeft ?? 0) * CHUNK_BYTES;
+      return {
+        ...status,
+        gossip: member?.state ?? "unknown",
+        suspectedBecause: member === null ? null : suspicionOf(member, control.gossip),
+        usedBytes: report?.usedBytes ?? null,
+        capacityBytes: report?.capacityBytes || node.capacityBytes,
+        joiningGroups: report?.joiningGroups ?? 0,
+        chunksLeft: report?.chunksLeft ?? 0,
+        copyBytesPerSecond: report !== undefined && report.joiningGroups > 0 ? rate : null,
+        secondsLeft: rate > 0 && bytesLeft > 0 ? Math.ceil(bytesLeft / rate) : null,
+        stuck: report === undefined || report.stuck === "" ? null : report.stuck,
+        damagedBlocks: report?.damagedBlocks ?? 0,
+        isFull: report?.isFull ?? false,
+      };
+    });
+    const waiting = [...reports].flatMap(([node, report]) =>
+      report.waiting.map(({ disk, reason }) => ({
+        disk: map.disks.find((entry) => entry.id === disk)?.name ?? `disk ${disk}`,
+        node,
+        reason,
+      }))
+    );
+    return {
+      epoch: map.epoch,
+      leader,
+      hasQuorum,
+      voters: [...map.voters],
+      nodes,
+      waiting,
+      notes,
+    };
+  }
+
+  /** {@inheritDoc ControlBackend.groups} */
+  groups(): Promise<GroupSummary> {
+    return Promise.resolve(summarizeGroups(this.map()));
+  }
+
+  /** {@inheritDoc ControlBackend.secret} */
+  secret(): Promise<string> {
+    return Promise.resolve(formatClusterSecret(this.#node.secret));
+  }
+
+  /** {@inheritDoc ControlBackend.removeNode} */
+  removeNode(node: number, options: RemoveNodeOptions): Promise<void> {
+    return this.#node.removeNode(node, options);
+  }
+
   /** {@inheritDoc ControlBackend.setLogLevel} */
   setLogLevel(level: "debug" | "info" | "warn" | "error"): void {
     this.#log.level = level;
@@ -362,19 +437,49 @@ class AgentCore implements Agent, ControlBackend {
 
 /** What the configuration says of the cluster. */
 function clusterOptions(config: AgentConfig): ClusterOptions {
-  const listen = config.listen[0] ?? `0.0.0.0:${PORT_DEFAULT}`;
+  const { listen } = config;
   return {
     listen,
-    address: listen,
-    join: config.join ?? [],
+    address: listen === null
+      ? LOCAL_ADDRESS
+      : advertisedAddress(config.address, listen, Deno.networkInterfaces()),
+    join: config.join,
     name: config.name ?? hostName(),
-    zone: "",
-    witness: false,
-    secret: config.secret ?? null,
+    zone: config.zone,
+    witness: config.witness,
+    weightBytes: config.weightBytes,
+    secret: config.secretFile === null ? null : readSecret(config.secretFile),
     version: VERSION,
     protocol: PROTOCOL,
     bootId: readLine("/proc/sys/kernel/random/boot_id"),
   };
+}
+
+/** Who probed a member in vain, and since when, in words; null: nobody suspects it. */
+function suspicionOf(member: MemberView, gossip: Gossip): string | null {
+  const [first] = member.accusations;
+  if (first === undefined || member.state === "alive") return null;
+  const by = gossip.member(first.by)?.meta.name ?? first.by.slice(0, 8);
+  const seconds = Math.max(0, Math.round((clockMs() - first.atMs) / 1000));
+  const others = member.accusations.length - 1;
+  return `${by} has probed it in vain, ${seconds} s ago` +
+    (others > 0 ? `, and ${others} ${others === 1 ? "other" : "others"} since` : "");
+}
+
+/** The cluster secret in a file. No part of it appears in a message. */
+function readSecret(path: string): Uint8Array {
+  let text: string;
+  try {
+    text = Deno.readTextFileSync(path);
+  } catch (error) {
+    throw new ControlFailure({
+      code: "invalid",
+      message: `cannot read the secret file ${path}: ${
+        error instanceof Error ? error.message : error
+      }`,
+    });
+  }
+  return unwrap(parseClusterSecret(text));
 }
 
 /** Makes a directory that only its owner may enter. */

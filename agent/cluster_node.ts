@@ -16,6 +16,7 @@
  * @module
  */
 import { Raft } from "./consensus/raft.ts";
+import { recover } from "./consensus/recover.ts";
 import { load, writeInitial } from "./consensus/storage.ts";
 import type { StorageWrite } from "./consensus/storage.ts";
 import { Control, type ControlHost } from "./control/control.ts";
@@ -55,10 +56,14 @@ const OLD_MAP_KEY = "map", OLD_SECRET_KEY = "secret";
 const TICK_MS = 40, TICK_ALONE_MS = 250;
 /** Milliseconds between looks at what the data worker has to report. */
 const REPORT_MS = 500;
+/** Over how long the rate of catching up is taken. */
+const RATE_MS = 900;
 /** How long a start waits for the map to know it: a majority may be away, and then it goes on without. */
 const START_MS_MAX = 10_000;
 /** How long a stop waits for the map to know it. */
 const LEAVE_MS_MAX = 5000;
+/** How long a change is waited for that the cluster does not decide. */
+const PROPOSE_MS_MAX = 15_000;
 /** Bytes of a map in one message to the data worker. */
 const MAP_PART_BYTES = 256 * 1024;
 /** Names of peers are looked up again at this interval. */
@@ -75,6 +80,8 @@ export interface ClusterOptions {
   readonly name: string;
   readonly zone: string;
   readonly witness: boolean;
+  /** Its weight when it first joins; null: from capacity. */
+  readonly weightBytes: number | null;
   /** The cluster's secret, when it was given; null: the store's, or a new one. */
   readonly secret: Uint8Array | null;
   readonly version: string;
@@ -110,6 +117,8 @@ export class ClusterNode {
   #membership: Membership | null;
   #incarnation = 0;
   #isTakingPart = false;
+  /** Whether bulk data may go in clear, as the others were told last. */
+  #isTrusting = false;
   #timer: ReturnType<typeof setTimeout> | null = null;
   #isStopped = false;
   #reportedMs = -Infinity;
@@ -121,8 +130,8 @@ export class ClusterNode {
   readonly #opened = new Map<number, () => void>();
   /** Why this node has not been taken in yet. */
   joinProblem: string | null = null;
-  lastStatus: WorkerDataStatus | null = null;
-  lastStore: WorkerStoreStatus | null = null;
+  /** Bytes copied while catching up, and when, of a while ago. */
+  #copied = { bytes: 0, atMs: 0, rate: 0 };
 
   private constructor(parts: {
     plane: DataPlaneClient;
@@ -155,8 +164,7 @@ export class ClusterNode {
       wantLease: (disk) => this.control.wantLease(disk),
       forgetLease: (disk) => this.control.forgetLease(disk),
       propose: (command, done) => this.control.propose(command, () => done?.()),
-      granted: (disk, generation) =>
-        this.#tell({ kind: "lease-granted", disk, generation }),
+      granted: (disk, generation) => this.#tell({ kind: "lease-granted", disk, generation }),
       fenced: (disk) => this.#tell({ kind: "fenced", disk }),
     });
     this.control = new Control({
@@ -319,7 +327,10 @@ export class ClusterNode {
         this.#sendMap(this.control.map);
       });
     }
-    if (this.#isTakingPart) this.leases.mapChanged(map);
+    if (this.#isTakingPart) {
+      this.leases.mapChanged(map);
+      if (map.settings.trustedNetwork !== this.#isTrusting) this.#introduce();
+    }
     void this.#addresses(map);
     this.#listener.mapChanged(map);
   }
@@ -359,11 +370,16 @@ export class ClusterNode {
     this.leases.mapChanged(this.control.map);
     void this.#addresses(this.control.map);
     if (isFirst) this.#markStarted();
+    const { weightBytes } = this.#options;
+    if (isFirst && incarnation === 1 && weightBytes !== null) {
+      this.control.propose({ kind: "set-weight", node, weight: weightBytes });
+    }
   }
 
   /** Tells both kinds of connections who this node is now. */
   #introduce(): void {
-    const seals = !this.control.map.settings.trustedNetwork;
+    this.#isTrusting = this.control.map.settings.trustedNetwork;
+    const seals = !this.#isTrusting;
     const self = identityOf(this.#facts, this.#membership, this.#incarnation, seals);
     this.#channel?.setSelf(self, { reconnect: true });
     this.#tell({ kind: "identity", self });
@@ -485,12 +501,20 @@ export class ClusterNode {
     try {
       const data = await this.#plane.request<WorkerDataStatus>({ kind: "data-status" });
       const store = await this.#plane.request<WorkerStoreStatus>({ kind: "store-status" });
-      this.lastStatus = data;
-      this.lastStore = store;
-      this.control.report(reportOf(data, store));
+      this.control.report(reportOf(data, store, this.#copyRate(data.joining.copiedBytes)));
     } catch {
       // The data plane is about to end; whoever waits for it hears of it.
     }
+  }
+
+  /** Bytes per second that were copied lately. */
+  #copyRate(bytes: number): number {
+    const nowMs = clockMs();
+    const elapsedMs = nowMs - this.#copied.atMs;
+    if (elapsedMs < RATE_MS) return this.#copied.rate;
+    const rate = Math.round((bytes - this.#copied.bytes) * 1000 / elapsedMs);
+    this.#copied = { bytes, atMs: nowMs, rate };
+    return rate;
   }
 
   // ---------------------------------------------------------------------------------- what it does
@@ -498,7 +522,18 @@ export class ClusterNode {
   /** Proposes a change of the map; resolves when it is in force here. */
   propose(command: MapCommand): Promise<Applied> {
     return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        reject(
+          new ControlFailure({
+            code: "unavailable",
+            message:
+              "the cluster does not decide: no majority of its voters can be reached from here",
+            hint: "the change may still happen when a majority is back; see 'kelpie status'",
+          }),
+        );
+      }, PROPOSE_MS_MAX);
       this.control.propose(command, (result) => {
+        clearTimeout(timer);
         if (result.ok) this.delivered().then(() => resolve(result.value), reject);
         else reject(new ControlFailure(result.error));
       });
@@ -523,6 +558,43 @@ export class ClusterNode {
     return this.#secret.slice();
   }
 
+  /**
+   * Takes a node out of the cluster for good: off the voters first, which the leader does for nodes that are draining.
+   */
+  async removeNode(
+    node: number,
+    options: { readonly force: boolean; readonly acceptLoss: boolean },
+  ): Promise<void> {
+    if (this.control.map.voters.includes(node)) {
+      await this.propose({ kind: "set-availability", node, availability: "draining" });
+      const endMs = clockMs() + PROPOSE_MS_MAX;
+      while (this.control.map.voters.includes(node) && clockMs() < endMs) {
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    }
+    await this.propose({ kind: "remove-node", node, ...options, nowMs: Date.now() });
+  }
+
+  /** What all nodes have reported to the leader lately; empty when it cannot be asked. */
+  reports(): Promise<ReadonlyMap<number, NodeReport>> {
+    return new Promise((resolve) => this.control.askReports(resolve));
+  }
+
+  /**
+   * The way out when a majority of the voters is gone for good: this node goes on alone with what it has. Its agent must be started
+   * anew afterwards. See `consensus/recover.ts` for what may be lost.
+   */
+  async recover(): Promise<void> {
+    const { node } = this.control.status;
+    this.stop();
+    const values = await this.#plane.request<Record<string, Uint8Array>>({ kind: "read-meta" });
+    const { writes } = unwrap(recover(Object.entries(values), node));
+    await this.#plane.request({ kind: "persist", writes: [...writes] });
+    this.#log.warn("consensus was recovered: this node decides alone from its next start on", {
+      node,
+    });
+  }
+
   /** Leaves in good order: everything is durable, and no session has a disk any more. */
   async leave(): Promise<void> {
     await new Promise<void>((resolve) => {
@@ -545,7 +617,11 @@ export class ClusterNode {
   }
 }
 
-function reportOf(data: WorkerDataStatus, store: WorkerStoreStatus): NodeReport {
+function reportOf(
+  data: WorkerDataStatus,
+  store: WorkerStoreStatus,
+  copyBytesPerSecond: number,
+): NodeReport {
   return {
     unreachable: data.unreachable,
     disconnected: data.disconnected,
@@ -555,6 +631,7 @@ function reportOf(data: WorkerDataStatus, store: WorkerStoreStatus): NodeReport 
     joiningGroups: data.joining.groups,
     chunksLeft: data.joining.chunksLeft,
     copiedBytes: data.joining.copiedBytes,
+    copyBytesPerSecond,
     stuck: data.joining.stuck ?? "",
     waiting: data.waiting,
     damagedBlocks: store.damagedBlocks,
@@ -616,7 +693,8 @@ function secretOf(stored: Uint8Array | undefined, options: ClusterOptions): Uint
     throw new ControlFailure({
       code: "invalid",
       message: "joining a cluster needs its secret",
-      hint: "print it on one of its hosts with 'kelpie cluster secret', put it into a file that only " +
+      hint:
+        "print it on one of its hosts with 'kelpie cluster secret', put it into a file that only " +
         "root can read, and name that with --secret-file",
     });
   }

@@ -386,7 +386,9 @@ export class DataPlane implements DiskServerHost {
   #mapCommand(id: number, epoch: number, command: MapCommand): void {
     if (this.#map === null) throw new Error("a change of the map came before the map");
     const { map } = unwrap(apply(this.#map, command));
-    if (map.epoch !== epoch) throw new Error(`the map has epoch ${map.epoch} here and ${epoch} elsewhere`);
+    if (map.epoch !== epoch) {
+      throw new Error(`the map has epoch ${map.epoch} here and ${epoch} elsewhere`);
+    }
     this.#newMap(id, map);
   }
 
@@ -464,8 +466,9 @@ export class DataPlane implements DiskServerHost {
   }
 
   #fenced(disk: number): void {
-    this.#data.router(disk).abandon(-EIO);
+    // Cut off first: what fails then is not told to the guest.
     this.#servers.get(disk)?.fence();
+    this.#data.router(disk).abandon(-EIO);
   }
 
   #dataStatus(): WorkerDataStatus {
@@ -523,11 +526,6 @@ export class DataPlane implements DiskServerHost {
 
   #announce(created: boolean): void {
     const { storeId, nodeId, clusterId } = this.#store.identity;
-    const meta: Record<string, Uint8Array> = {};
-    for (const key of this.#store.metaKeys()) {
-      const value = this.#store.getMeta(key)!;
-      if (!key.includes("#")) meta[key] = isOldValue(key) ? this.#readOldValue(value, key) : value;
-    }
     this.#post({
       kind: "ready",
       storeId: hex(storeId),
@@ -535,8 +533,17 @@ export class DataPlane implements DiskServerHost {
       clusterId: hex(clusterId),
       created,
       clean: this.#store.wasClean,
-      meta,
+      meta: this.#readMeta(),
     });
+  }
+
+  #readMeta(): Record<string, Uint8Array> {
+    const meta: Record<string, Uint8Array> = {};
+    for (const key of this.#store.metaKeys()) {
+      const value = this.#store.getMeta(key)!;
+      if (!key.includes("#")) meta[key] = isOldValue(key) ? this.#readOldValue(value, key) : value;
+    }
+    return meta;
   }
 
   #fail(error: StoreError): void {
@@ -576,6 +583,8 @@ export class DataPlane implements DiskServerHost {
     switch (request.kind) {
       case "persist":
         return this.#store.setMetaBatch(request.writes, this.#done(id));
+      case "read-meta":
+        return this.#answer(id, this.#readMeta());
       case "network":
         this.#startNetwork(request.secret, request.self, request.address);
         return this.#answer(id, this.#peers!.address);
@@ -789,8 +798,8 @@ export class DataPlane implements DiskServerHost {
 
   #stop(id: number): void {
     for (const [disk, server] of this.#servers) {
-      this.#data.router(disk).abandon(-EIO);
       server.abandonSessions();
+      this.#data.router(disk).abandon(-EIO);
     }
     this.#peers?.close();
     this.#store.close((error) => {

@@ -153,7 +153,8 @@ export class DataPlaneClient {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(
-        () => reject(new Error(`the data plane did not ${kind} within ${STOP_TIMEOUT_MS / 1000} s`)),
+        () =>
+          reject(new Error(`the data plane did not ${kind} within ${STOP_TIMEOUT_MS / 1000} s`)),
         STOP_TIMEOUT_MS,
       );
     });

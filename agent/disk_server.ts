@@ -346,7 +346,12 @@ export class DiskServer {
   fence(): void {
     const holder = this.#holder;
     if (holder === null) return;
-    this.log("error", "another host has opened the disk: this guest is cut off for good", holder, {});
+    this.log(
+      "error",
+      "another host has opened the disk: this guest is cut off for good",
+      holder,
+      {},
+    );
     this.#fenced.add(holder.connection.peerPid);
     holder.connection.close();
     holder.session.disconnected();

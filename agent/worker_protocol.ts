@@ -33,6 +33,8 @@ export interface WorkerStart {
 export type WorkerRequest =
   /** Make values durable, in order: consensus' state, and what else must be known at a start. */
   | { kind: "persist"; writes: { key: string; value: Uint8Array | null }[] }
+  /** What was made durable. */
+  | { kind: "read-meta" }
   /** Connect to peers. `address`: numeric, where to listen for them; null: nowhere. */
   | { kind: "network"; secret: Uint8Array; self: WorkerIdentity; address: string | null }
   /** Who this node is has changed. */

@@ -39,7 +39,9 @@ for (let seed = from; seed < from + seeds; seed++) {
   } catch (error) {
     failed.push(seed);
     console.log(error instanceof Error ? error.message : error);
-    console.log(`FAILED: seed ${seed}; repeat it with: ./dev simulate --from ${seed} --seeds 1 --verbose`);
+    console.log(
+      `FAILED: seed ${seed}; repeat it with: ./dev simulate --from ${seed} --seeds 1 --verbose`,
+    );
   }
   if ((passed + failed.length) % 20 === 0) {
     const seconds = Math.round((performance.now() - startMs) / 1000);
@@ -47,7 +49,9 @@ for (let seed = from; seed < from + seeds; seed++) {
   }
 }
 console.log(
-  `${passed} seeds passed, ${failed.length} failed (${failed.join(" ")}); ${totals.writes} writes, ` +
+  `${passed} seeds passed, ${failed.length} failed (${
+    failed.join(" ")
+  }); ${totals.writes} writes, ` +
     `${totals.reads} reads, ${totals.flushes} flushes, ${totals.crashes} crashes, ` +
     `${Math.round(totals.virtualMs / 1000)} virtual seconds in ` +
     `${Math.round((performance.now() - startMs) / 1000)} s`,

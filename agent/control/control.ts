@@ -20,6 +20,7 @@
  *
  * @module
  */
+import { ENTRY_BYTES_MAX } from "../consensus/limits.ts";
 import { type Entry, ENTRY_DATA } from "../consensus/log.ts";
 import { decodeMessage, encodeMessage, type Message } from "../consensus/messages.ts";
 import { Raft } from "../consensus/raft.ts";
@@ -188,7 +189,10 @@ export class Control {
   #report: NodeReport = EMPTY_REPORT;
   /** As leader: what others report, and renewals that wait for a majority. */
   readonly #reports = new Map<number, { report: NodeReport; atMs: number }>();
-  readonly #reads = new Map<number, { node: number; incarnation: number; id: number; address: string }>();
+  readonly #reads = new Map<
+    number,
+    { node: number; incarnation: number; id: number; address: string }
+  >();
   #readContext = 0;
 
   readonly #wishes = new Map<number, LeaseWish>();
@@ -325,9 +329,15 @@ export class Control {
         continue;
       }
       const encoded = encodeProposal({ node: this.#node, sequence, command: pending.command });
-      if (!encoded.ok) {
+      const error = !encoded.ok ? encoded.error : encoded.value.length > ENTRY_BYTES_MAX
+        ? {
+          code: "limit",
+          message: `a change of ${encoded.value.length} bytes is too large`,
+        } as const
+        : null;
+      if (error !== null || !encoded.ok) {
         this.#pending.splice(i--, 1);
-        this.#soon.push(() => pending.done({ ok: false, error: encoded.error }));
+        this.#soon.push(() => pending.done({ ok: false, error: error! }));
         continue;
       }
       pending.bytes = encoded.value;
@@ -663,10 +673,16 @@ export class Control {
     if (sentMs === undefined) return;
     this.#renewSent.delete(id);
     this.#renewedMs = Math.max(this.#renewedMs, sentMs);
-    const untilMs = sentMs + SERVE_MS;
+    // Where this node alone decides, nobody can give its leases away behind its back.
+    const untilMs = this.#isSoleVoter ? Infinity : sentMs + SERVE_MS;
     if (untilMs <= this.#serveUntilMs) return;
     this.#serveUntilMs = untilMs;
     this.#host.renewed(untilMs);
+  }
+
+  get #isSoleVoter(): boolean {
+    const { voters } = this.#raft!.status().configuration;
+    return voters.length === 1 && voters[0] === this.#node;
   }
 
   #validReports(): Map<number, NodeReport> {
@@ -675,6 +691,13 @@ export class Control {
       if (this.#nowMs - atMs < REPORT_VALID_MS) valid.set(node, report);
     }
     return valid;
+  }
+
+  /** Another voter has come: from now on the right to serve has an end. */
+  #endForever(): void {
+    if (this.#serveUntilMs !== Infinity || this.#isSoleVoter) return;
+    this.#serveUntilMs = this.#nowMs + SERVE_MS;
+    this.#host.renewed(this.#serveUntilMs);
   }
 
   /** Asks the leader what all nodes report; an empty answer when there is none in time. */
@@ -703,6 +726,7 @@ export class Control {
       this.#sendProposals();
     }
     this.#isPumping = false;
+    this.#endForever();
     const { term } = raft.status();
     if (term === this.#term) return;
     this.#term = term;

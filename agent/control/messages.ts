@@ -50,6 +50,8 @@ export interface NodeReport {
   readonly joiningGroups: number;
   readonly chunksLeft: number;
   readonly copiedBytes: number;
+  /** Bytes copied in the last second or so. */
+  readonly copyBytesPerSecond: number;
   /** What stands in the way of catching up; "" when nothing does. */
   readonly stuck: string;
   /** Disks of which requests wait here, and why. */
@@ -67,6 +69,7 @@ export const EMPTY_REPORT: NodeReport = {
   joiningGroups: 0,
   chunksLeft: 0,
   copiedBytes: 0,
+  copyBytesPerSecond: 0,
   stuck: "",
   waiting: [],
   damagedBlocks: 0,
@@ -182,6 +185,7 @@ function reportFields(report: NodeReport): unknown[] {
       reason.slice(0, TEXT_LENGTH_MAX),
     ]),
     report.damagedBlocks,
+    report.copyBytesPerSecond,
   ];
 }
 
@@ -249,7 +253,7 @@ function readReports(id: number, list: readonly unknown[]): ControlMessage | nul
 }
 
 function readReport(value: unknown): NodeReport | null {
-  if (!Array.isArray(value) || value.length < 11) return null;
+  if (!Array.isArray(value) || value.length < 12) return null;
   const [
     unreachable,
     disconnected,
@@ -262,11 +266,13 @@ function readReport(value: unknown): NodeReport | null {
     stuck,
     waiting,
     damagedBlocks,
+    copyBytesPerSecond,
   ] = value;
   const isRight = isCounts(unreachable) && isCounts(disconnected) && isCount(usedBytes) &&
     isCount(capacityBytes) && typeof isFull === "boolean" && isCount(joiningGroups) &&
     isCount(chunksLeft) && isCount(copiedBytes) && isText(stuck) &&
-    isList(waiting, REPORT_LIST_MAX) && isCount(damagedBlocks);
+    isList(waiting, REPORT_LIST_MAX) && isCount(damagedBlocks) &&
+    isCount(copyBytesPerSecond);
   if (!isRight) return null;
   const waits: { disk: number; reason: string }[] = [];
   for (const item of waiting) {
@@ -282,6 +288,7 @@ function readReport(value: unknown): NodeReport | null {
     joiningGroups,
     chunksLeft,
     copiedBytes,
+    copyBytesPerSecond,
     stuck,
     waiting: waits,
     damagedBlocks,

@@ -12,6 +12,7 @@
  */
 
 import { type ControlError, type ControlErrorCode, ControlFailure } from "../map/errors.ts";
+import { checkNodeName } from "../map/fields.ts";
 import { agentSocket, checkDiskName } from "../map/names.ts";
 import type { Log } from "../platform/platform.ts";
 import type { ControlBackend } from "./backend.ts";
@@ -318,7 +319,7 @@ function matchPath(pattern: string, path: string): string | null {
   if (parts.length !== wanted.length) return null;
   let name = "";
   for (let index = 0; index < wanted.length; index++) {
-    if (wanted[index] === "{name}") name = decodeName(parts[index]);
+    if (wanted[index].startsWith("{")) name = decodeName(parts[index]);
     else if (wanted[index] !== parts[index]) return null;
   }
   return name;
@@ -338,6 +339,7 @@ async function readCall(
   { route, name, options }: { route: Route; name: string; options: HandlerOptions },
 ): Promise<Call> {
   if (route.path.includes("{name}")) throwIfWrong(checkDiskName(name));
+  if (route.path.includes("{node}")) throwIfWrong(checkNodeName(name));
   throwIfWrong(checkQuery(route, url.searchParams));
   return {
     backend: options.backend,

@@ -23,6 +23,7 @@ import { Peers } from "./peers.ts";
 import { Repairer } from "./repair.ts";
 import { Replica, type ReplicaCounters } from "./replica.ts";
 import { DiskRouter, type RouterHost, WriteSlot } from "./router.ts";
+import { Tidier } from "./tidy.ts";
 import { ClusterView, type DiskView } from "./view.ts";
 
 /** Milliseconds without an answer after which a node is reported as unreachable from here. */
@@ -61,6 +62,7 @@ export class DataCore implements PeerListener, RouterHost {
   readonly peers: Peers;
   readonly joining: Joining;
   readonly repairer: Repairer;
+  readonly tidier: Tidier;
   incarnation = 0;
 
   readonly #transport: PeerTransport;
@@ -104,6 +106,8 @@ export class DataCore implements PeerListener, RouterHost {
     this.joining.guestOperations = () =>
       this.#localOperations + replica.counters.writes + replica.counters.reads;
     this.repairer = new Repairer({ store, replica, peers, window, arena, log });
+    this.tidier = new Tidier({ store, log });
+    this.joining.isBeingDropped = (copies, group) => this.tidier.isBusyWith(copies, group);
     replica.joining = this.joining;
     replica.puller = this.joining;
     replica.damaged = (disk, chunk, block, count) =>
@@ -140,8 +144,9 @@ export class DataCore implements PeerListener, RouterHost {
       let left = missing.length;
       for (const layer of missing) {
         this.store.createLayer(layer, (error) => {
-          if (error !== null) this.log.error("a layer could not be made", { layer, reason: error.message });
-          else if (--left === 0) this.#nextMap();
+          if (error !== null) {
+            this.log.error("a layer could not be made", { layer, reason: error.message });
+          } else if (--left === 0) this.#nextMap();
         });
       }
       return;
@@ -166,9 +171,12 @@ export class DataCore implements PeerListener, RouterHost {
     }
   }
 
-  #install({ map, self, incarnation }: { map: ClusterMap; self: number; incarnation: number }): void {
+  #install(
+    { map, self, incarnation }: { map: ClusterMap; self: number; incarnation: number },
+  ): void {
     const before = this.#view;
-    const isSame = before !== null && map.epoch === before.epoch && incarnation === this.incarnation;
+    const isSame = before !== null && map.epoch === before.epoch &&
+      incarnation === this.incarnation;
     if (before !== null && (map.epoch < before.epoch || isSame)) return;
     const view = new ClusterView(map, self);
     const isJump = before !== null && map.epoch > before.epoch + 1;
@@ -178,6 +186,7 @@ export class DataCore implements PeerListener, RouterHost {
     for (const node of [...this.#addresses.keys()]) {
       if (view.node(node) === undefined) this.setAddress(node, null);
     }
+    this.tidier.mapChanged(view);
     this.joining.mapChanged(view);
     this.repairer.mapChanged(view);
     for (const router of this.#routers.values()) router.mapChanged(before ?? view, isJump);
@@ -363,6 +372,7 @@ export class DataCore implements PeerListener, RouterHost {
     }
     this.joining.tick(nowMs);
     this.repairer.tick();
+    this.tidier.tick(nowMs);
     for (const router of this.#routers.values()) router.tick();
     for (const opening of [...this.#openings.values()]) opening.tick();
     const silent: number[] = [];

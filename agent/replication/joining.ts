@@ -175,6 +175,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   #syncing: GroupJob[] | null = null;
   readonly #stamp = new Stamp();
   readonly #arenaView: DataView;
+  /** What a group's chunks here say will not be true any more in a moment: wait. Set by whoever knows. */
+  isBeingDropped: (copies: number, group: number) => boolean = () => false;
   /** Guest operations so far; only rises. Set by whoever knows. */
   guestOperations: () => number = () => 0;
 
@@ -345,6 +347,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
 
   #beginListing(job: GroupJob): boolean {
     const view = this.#view!;
+    if (this.isBeingDropped(job.copies, job.group)) return false;
     const group = view.pool(job.copies)[job.group];
     const isUp = (node: number) => node !== view.self && view.node(node)?.state === "up";
     if (job.isSettling) {
@@ -559,9 +562,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     if (job.isSettling) return;
     const view = this.#view!;
     const { inSync } = view.pool(job.copies)[job.group].entry;
-    const sources = inSync.filter((node) =>
-      node !== view.self && view.node(node)?.state === "up"
-    );
+    const sources = inSync.filter((node) => node !== view.self && view.node(node)?.state === "up");
     if (sources.length < 2) return;
     job.source = sources[(sources.indexOf(job.source) + 1) % sources.length];
   }

@@ -68,6 +68,8 @@ export interface LocalStore {
   /** Makes an empty layer; `done` when it may be written to. */
   createLayer(layer: number, done: (error: Error | null) => void): void;
   deleteLayer(layer: number, done: (error: Error | null) => void): void;
+  /** Forgets a chunk and its stamp, behind everything that was submitted for it before. */
+  dropChunk(layer: number, chunk: number, done: (error: Error | null) => void): void;
   /** Fills `stamp`; (0, 0) when it is unknown. Returns whether it is known. */
   stampOf(layer: number, chunk: number, stamp: Stamp): boolean;
   /** Chunks with a known stamp, or content, or both, in rising order: those that are `offset` modulo `step`. */

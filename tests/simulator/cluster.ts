@@ -298,7 +298,10 @@ export class Simulation implements NodeWatcher {
             }
           }
         }
-        this.note(null, `partition ${[...side].join()} from the others${isOneWay ? ", one way" : ""}`);
+        this.note(
+          null,
+          `partition ${[...side].join()} from the others${isOneWay ? ", one way" : ""}`,
+        );
         this.network.breakCut();
         return;
       }

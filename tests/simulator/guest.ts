@@ -28,7 +28,12 @@ export class DiskOracle {
   flushes = 0;
   failedFlushes = 0;
 
-  constructor(readonly id: number, readonly name: string, readonly sizeBytes: number, random: Prng) {
+  constructor(
+    readonly id: number,
+    readonly name: string,
+    readonly sizeBytes: number,
+    random: Prng,
+  ) {
     const chunks = Math.floor(sizeBytes / CHUNK_BYTES);
     for (let i = 0; i < 6; i++) {
       const chunk = i < 2 ? i : random.below(chunks);

@@ -161,7 +161,9 @@ export class SimNode implements Station {
     };
     const opened = (error: StoreError | null) => {
       if (process.isDead) return;
-      if (error !== null) throw new Error(`node ${this.id} cannot open its store: ${error.message}`);
+      if (error !== null) {
+        throw new Error(`node ${this.id} cannot open its store: ${error.message}`);
+      }
       this.#opened(process, arena, random, seeds);
     };
     if (this.#isFormatted) process.store.open({ hostId: HOST }, opened);
