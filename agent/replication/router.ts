@@ -790,11 +790,15 @@ export class DiskRouter implements PeerRequestOwner {
     sync.isFailed = false;
     sync.failure = 0;
     this.#syncs.push(sync);
-    this.#syncStep(sync);
+    this.#syncStep(sync, true);
   }
 
-  /** Asks every node that a sync needs and that has not been asked, and finishes it when none is left. */
-  #syncStep(sync: SyncSlot): void {
+  /**
+   * Asks every node that a sync needs and that has not been asked, and finishes it when none is left.
+   *
+   * @param isInside called while the sync is submitted: it may not come back yet
+   */
+  #syncStep(sync: SyncSlot, isInside = false): void {
     if (sync.failure !== 0) return this.#abandonSync(sync);
     const { view, mayServe } = this.host;
     const disk = view.disk(this.diskId);
@@ -812,7 +816,10 @@ export class DiskRouter implements PeerRequestOwner {
       this.#askToSync(sync, node);
     }
     if (sync.pending.size > 0 || sync.isIncomplete) return;
-    if (this.#areGroupsOpen(sync, disk)) this.#syncDone(sync, disk);
+    if (!this.#areGroupsOpen(sync, disk)) return;
+    // Nothing to sync: this node's store, which has nothing to do for it either, answers a moment later.
+    if (isInside) this.#askToSync(sync, view.self);
+    else this.#syncDone(sync, disk);
   }
 
   /** Whether the groups with writes that the sync covers can be trusted; notes when one has lost some. */

@@ -32,6 +32,7 @@
  * @module
  */
 import { formatClusterSecret } from "../../agent/cluster_secret.ts";
+import type { ClusterDocument } from "../../agent/http/documents.ts";
 import { diskSockets } from "../../agent/map/names.ts";
 import { until } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
@@ -98,7 +99,9 @@ export class Hosts implements AsyncDisposable {
       const bridge = network === "namespaces" ? await Holder.make() : null;
       if (bridge !== null) {
         holders.push(bridge);
-        await bridge.run("ip link set lo up; ip link add switch0 type bridge; ip link set switch0 up");
+        await bridge.run(
+          "ip link set lo up; ip link add switch0 type bridge; ip link set switch0 up",
+        );
       }
       for (let number = 1; number <= count; number++) {
         const holder = bridge === null ? null : await plugIn(bridge, number);
@@ -127,6 +130,31 @@ export class Hosts implements AsyncDisposable {
     await Promise.all(others.map((host) => host.start()));
   }
 
+  /**
+   * Waits until every node is up and every group has all its copies, as some running agent sees it.
+   *
+   * @returns what it saw then
+   */
+  async untilWhole({ timeoutMs = 60_000 }: { timeoutMs?: number } = {}): Promise<ClusterDocument> {
+    let last: ClusterDocument | null = null;
+    let reason = "no agent runs";
+    await until(async () => {
+      const host = this.list.find(({ agent, isFrozen }) => agent !== null && !isFrozen);
+      try {
+        last = host === undefined ? null : await host.cluster();
+      } catch (error) {
+        // An agent that starts has no socket yet.
+        reason = (error as Error).message;
+        last = null;
+      }
+      return last !== null && last.nodes.length === this.list.length && isWhole(last);
+    }, {
+      timeoutMs,
+      what: () => last === null ? reason : `the cluster is not whole: ${describe(last)}`,
+    });
+    return last!;
+  }
+
   /** SIGKILL to all agents at the same moment. */
   async killAll(): Promise<void> {
     for (const host of this.list) host.agent?.killNow();
@@ -140,6 +168,24 @@ export class Hosts implements AsyncDisposable {
     await Promise.all(this.holders.map((holder) => holder.ended));
     await this.work[Symbol.asyncDispose]();
   }
+}
+
+/** Whether nothing is missing anywhere. */
+export function isWhole({ hasQuorum, nodes, groups }: ClusterDocument): boolean {
+  return hasQuorum && nodes.every(({ state }) => state === "up") &&
+    groups.whole === groups.total && groups.joining === 0 && groups.misplaced === 0;
+}
+
+/** In a line. */
+export function describe({ leader, nodes, groups, waiting }: ClusterDocument): string {
+  const states = nodes.map((node) => {
+    const notes = [node.suspectedBecause, node.stuck].filter((note) => note !== null);
+    return `${node.name} ${node.state}${notes.length > 0 ? ` (${notes.join("; ")})` : ""}`;
+  });
+  const counts = Object.entries(groups).filter(([, value]) => value !== 0 && value !== "")
+    .map(([name, value]) => `${name} ${value}`);
+  const waits = waiting.map(({ disk, reason }) => `, ${disk} waits: ${reason}`);
+  return `leader ${leader}; ${states.join(", ")}; ${counts.join(", ")}${waits.join("")}`;
 }
 
 /** Makes a host's namespaces and a cable to the switch. */
@@ -284,7 +330,6 @@ export class Host {
         ...(this.number === 1 ? [] : ["--join", this.address.replace(/\.\d+:/, ".1:")]),
       ],
       prefix: this.#holder?.prefix,
-      entry: "tests/cluster/agent_main.ts",
     });
     this.agent = agent;
     this.logs.push(agent);
@@ -324,14 +369,25 @@ export class Host {
     this.agent = null;
   }
 
+  /** Whether it was frozen. */
+  isFrozen = false;
+
   /** SIGSTOP: it is there and does nothing. */
   freeze(): void {
+    this.isFrozen = true;
     this.agent?.signal("SIGSTOP");
   }
 
   /** SIGCONT. */
   thaw(): void {
+    this.isFrozen = false;
     this.agent?.signal("SIGCONT");
+  }
+
+  /** What its agent knows of the cluster. */
+  async cluster(): Promise<ClusterDocument> {
+    using client = this.running.client();
+    return await client.cluster();
   }
 
   #network(): { holder: Holder; bridge: Holder } {

@@ -255,7 +255,9 @@ class LoadThread {
       history.read(value, startMs, endMs);
     } catch (error) {
       const { violations } = this.#report;
-      const text = `${(error as Error).message}; read from ${startMs.toFixed(1)} to ${endMs.toFixed(1)}`;
+      const text = `${(error as Error).message}; read from ${startMs.toFixed(1)} to ${
+        endMs.toFixed(1)
+      }`;
       if (violations.length < VIOLATIONS_MAX) violations.push(text);
     }
     return value;
@@ -283,7 +285,10 @@ class LoadThread {
 
   /** Reads every block by a front end of its own, and checks it; the values, in order. */
   async readAll(socket: string): Promise<Uint32Array> {
-    await using frontEnd = await FrontEnd.connect({ socket, bufferBytes: BLOCKS_MAX * BLOCK_BYTES });
+    await using frontEnd = await FrontEnd.connect({
+      socket,
+      bufferBytes: BLOCKS_MAX * BLOCK_BYTES,
+    });
     const values = new Uint32Array(this.#histories.length);
     const bytes = new Uint8Array(BLOCKS_MAX * BLOCK_BYTES);
     const words = new Uint32Array(bytes.buffer);

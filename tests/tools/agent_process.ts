@@ -48,8 +48,6 @@ export interface AgentOptions {
   readonly program?: string;
   /** What runs the program, such as `nsenter` with its arguments; it has to become the program, by exec. */
   readonly prefix?: readonly string[];
-  /** Another module in place of the command line's, below the root. */
-  readonly entry?: string;
 }
 
 /** How a process ended. */
@@ -276,14 +274,13 @@ async function spawn(
   options: {
     readonly program?: string;
     readonly prefix?: readonly string[];
-    readonly entry?: string;
     readonly env?: Readonly<Record<string, string>>;
     readonly stdin: "null" | "piped";
     readonly stdout: "null" | "piped";
   },
 ): Promise<Deno.ChildProcess> {
   const program = options.program ?? Deno.env.get(PROGRAM_VARIABLE);
-  const line = program === undefined ? await sourceCommand(options.entry) : [program];
+  const line = program === undefined ? await sourceCommand() : [program];
   const setpriv = find("setpriv");
   const dying = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "KILL", "--"];
   const [path, ...rest] = [...dying, ...options.prefix ?? [], ...line, ...args];
@@ -297,10 +294,10 @@ async function spawn(
 }
 
 /** The line that the task `kelpie` runs, up to the program's own arguments. */
-async function sourceCommand(entry = "cli/main.ts"): Promise<string[]> {
+async function sourceCommand(): Promise<string[]> {
   const { tasks } = JSON.parse(await Deno.readTextFile(`${ROOT}deno.json`));
   const flags: string[] = tasks.kelpie.command.match(/--(?:no-prompt|allow-\S+)/g);
-  return [Deno.execPath(), "run", "--quiet", ...flags, `${ROOT}${entry}`];
+  return [Deno.execPath(), "run", "--quiet", ...flags, `${ROOT}cli/main.ts`];
 }
 
 function signal(process: Deno.ChildProcess, name: Deno.Signal): void {
