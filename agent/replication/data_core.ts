@@ -353,6 +353,14 @@ export class DataCore implements PeerListener, RouterHost {
 
   // ----------------------------------------------------------------------------------------- time
 
+  /**
+   * Beginning of a turn of the loop: what it serves is judged by this time. A process that was stopped for a while so
+   * finds out before it does anything.
+   */
+  advance(nowMs: number): void {
+    this.#nowMs = nowMs;
+  }
+
   /** End of a turn of the loop. */
   endTurn(): void {
     this.replica.endTurn();
