@@ -2,7 +2,7 @@
  * `./dev bench:cluster`: three agents on loopback beside one agent alone, in one run, in turn, on the same file system.
  *
  *     ./dev bench:cluster [--disk MIB] [--seconds N] [--repetitions N] [--only PATTERN] [--dir DIR]
- *                         [--against CHECKOUT] [--recovery] [--threads] [--json]
+ *                         [--against CHECKOUT] [--recovery] [--threads] [--v8-flags FLAGS]
  *
  * Agents run from source. `--against` adds another checkout's agents to every row: the only way to tell a change from what
  * else happens on the machine. `--recovery` kills an agent while its disk is written, and measures how it catches up. `--threads`
@@ -32,6 +32,8 @@ const PLACED_TIMEOUT_MS = 120_000;
 /** Until a member that was away has caught up. */
 const RECOVERED_TIMEOUT_MS = 300_000;
 const CHUNK_BYTES = 4 * MiB;
+/** Requests of each kind before anything is measured. */
+const WARM_OPERATIONS = 20_000;
 /** A store needs room to spare, as any log. */
 const STORE_SHARE = 2.5;
 
@@ -88,6 +90,7 @@ class AgentProcess implements AsyncDisposable {
   static async start(order: AgentOrder): Promise<AgentProcess> {
     const script = new URL("cluster_agent.ts", import.meta.url).pathname;
     const command = [Deno.execPath(), "run", "-A", "--no-check"];
+    if (values["v8-flags"] !== undefined) command.push(`--v8-flags=${values["v8-flags"]}`);
     command.push("--config", `${ROOT}deno.json`, script, JSON.stringify(order));
     // It dies with this process.
     const setpriv = find("setpriv");
@@ -331,7 +334,7 @@ const { values } = parseArgs({
     against: { type: "string" },
     recovery: { type: "boolean", default: false },
     threads: { type: "boolean", default: false },
-    json: { type: "boolean", default: false },
+    "v8-flags": { type: "string" },
   },
 });
 
@@ -491,7 +494,13 @@ async function main(): Promise<void> {
   }
   const rows = ROWS.filter(({ name }) => name.includes(values.only));
   const fill = { rw: "write", blockBytes: MiB, depth: 4 } as const;
-  for (const side of all) await side.load(fill, { count: diskBytes / MiB });
+  for (const side of all) {
+    await side.load(fill, { count: diskBytes / MiB });
+    // Until the runtime has compiled what is measured: a cluster does less a second, and so takes longer.
+    for (const rw of ["randread", "randwrite"] as const) {
+      await side.load({ rw, blockBytes: 4 * KiB, depth: 32 }, { count: WARM_OPERATIONS });
+    }
+  }
   for (const each of rows) await measure(all, each);
   const setting =
     `${here.count} × ${here.processors}, ${here.memoryGiB} GiB, Linux ${here.kernel}; ` +
