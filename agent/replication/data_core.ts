@@ -77,6 +77,7 @@ export class DataCore implements PeerListener, RouterHost {
   unreachable: readonly number[] = [];
   readonly #failed = new Set<number>();
   #localOperations = 0;
+  readonly #release = (offset: number, bytes: number) => this.arena.release(offset, bytes);
 
   /**
    * @param options.transport its listener must be this core
@@ -140,8 +141,9 @@ export class DataCore implements PeerListener, RouterHost {
       let left = missing.length;
       for (const layer of missing) {
         this.store.createLayer(layer, (error) => {
-          if (error !== null) this.log.error("a layer could not be made", { layer, reason: error.message });
-          else if (--left === 0) this.#nextMap();
+          if (error !== null) {
+            this.log.error("a layer could not be made", { layer, reason: error.message });
+          } else if (--left === 0) this.#nextMap();
         });
       }
       return;
@@ -166,9 +168,12 @@ export class DataCore implements PeerListener, RouterHost {
     }
   }
 
-  #install({ map, self, incarnation }: { map: ClusterMap; self: number; incarnation: number }): void {
+  #install(
+    { map, self, incarnation }: { map: ClusterMap; self: number; incarnation: number },
+  ): void {
     const before = this.#view;
-    const isSame = before !== null && map.epoch === before.epoch && incarnation === this.incarnation;
+    const isSame = before !== null && map.epoch === before.epoch &&
+      incarnation === this.incarnation;
     if (before !== null && (map.epoch < before.epoch || isSame)) return;
     const view = new ClusterView(map, self);
     const isJump = before !== null && map.epoch > before.epoch + 1;
@@ -336,7 +341,7 @@ export class DataCore implements PeerListener, RouterHost {
         headBytes,
         dataOffset,
         dataBytes,
-        (offset, bytes) => this.arena.release(offset, bytes),
+        this.#release,
       )
       : this.replica.received(link, head, headBytes, dataOffset, dataBytes);
     if (!isGood) this.log.warn("a peer sent a message that cannot be right", { link });
