@@ -79,6 +79,7 @@ export class DataCore implements PeerListener, RouterHost {
   unreachable: readonly number[] = [];
   readonly #failed = new Set<number>();
   #localOperations = 0;
+  readonly #release = (offset: number, bytes: number) => this.arena.release(offset, bytes);
 
   /**
    * @param options.transport its listener must be this core
@@ -352,7 +353,7 @@ export class DataCore implements PeerListener, RouterHost {
         headBytes,
         dataOffset,
         dataBytes,
-        (offset, bytes) => this.arena.release(offset, bytes),
+        this.#release,
       )
       : this.replica.received(link, head, headBytes, dataOffset, dataBytes);
     if (!isGood) this.log.warn("a peer sent a message that cannot be right", { link });
