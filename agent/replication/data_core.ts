@@ -179,7 +179,7 @@ export class DataCore implements PeerListener, RouterHost {
     const isSame = before !== null && map.epoch === before.epoch &&
       incarnation === this.incarnation;
     if (before !== null && (map.epoch < before.epoch || isSame)) return;
-    const view = new ClusterView(map, self);
+    const view = new ClusterView(map, self, before);
     const isJump = before !== null && map.epoch > before.epoch + 1;
     this.#view = view;
     this.incarnation = incarnation;
