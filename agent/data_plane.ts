@@ -220,6 +220,7 @@ export class DataPlane implements DiskServerHost {
     if (this.#polled.length === 0 || this.#disk.inFlight > 0) return false;
     const endMs = performance.now() + this.#pollMs;
     do {
+      this.#data.advance(clockMs());
       let found = false;
       for (let i = 0; i < this.#polled.length; i++) found = this.#polled[i].poll() || found;
       if (found) return true;
@@ -229,6 +230,7 @@ export class DataPlane implements DiskServerHost {
 
   /** Asks for kicks again; true when something had come meanwhile. */
   #stopPolling(): boolean {
+    if (this.#polled.length > 0) this.#data.advance(clockMs());
     let found = false;
     while (this.#polled.length > 0) found = this.#polled.pop()!.stopPolling() || found;
     return found;
@@ -339,6 +341,7 @@ export class DataPlane implements DiskServerHost {
       },
       send: (link, head, headBytes, dataOffset, dataBytes) =>
         this.#peers !== null && this.#peers.send(link, head, headBytes, dataOffset, dataBytes),
+      drop: (link) => this.#peers?.drop(link),
       pause: (link, paused) => this.#peers?.pause(link, paused),
     };
   }
@@ -471,7 +474,9 @@ export class DataPlane implements DiskServerHost {
     server.leaseGranted(generation);
   }
 
-  #fenced(disk: number): void {
+  #fenced(disk: number, generation: number): void {
+    // A lease that has been had again since is another matter.
+    if (this.#data.router(disk).generation !== generation) return;
     // Cut off first: what fails then is not told to the guest.
     this.#servers.get(disk)?.fence();
     this.#data.router(disk).abandon(-EIO);
@@ -483,7 +488,8 @@ export class DataPlane implements DiskServerHost {
       if (node.id === this.#self || node.witness || node.state === "down") continue;
       if (!this.#data.peers.isConnected(node.id)) disconnected.push(node.id);
     }
-    return { ...this.#data.status, unreachable: [...this.#data.unreachable], disconnected };
+    const unreachable = [...new Set([...this.#data.unreachable, ...this.#data.failedNodes])];
+    return { ...this.#data.status, unreachable, disconnected };
   }
 
   // ------------------------------------------------------------------------------------- opening
@@ -631,7 +637,7 @@ export class DataPlane implements DiskServerHost {
         this.#leaseGranted(request.disk, request.generation);
         return this.#answer(id);
       case "fenced":
-        this.#fenced(request.disk);
+        this.#fenced(request.disk, request.generation);
         return this.#answer(id);
       case "drain":
         return this.#drain(id);

@@ -314,6 +314,8 @@ export interface CreateDisk {
 export interface DeleteDisk {
   readonly kind: "delete-disk";
   readonly name: string;
+  /** The disk that was meant; another one that has got its name meanwhile stays. */
+  readonly id?: number;
 }
 
 /** Changes a disk's size. */
@@ -358,6 +360,8 @@ export interface TakeLease {
   readonly id: number;
   readonly node: number;
   readonly incarnation: number;
+  /** The disk's generation when it was decided; refused as stale when it is another by now. */
+  readonly generation?: number;
 }
 
 /** The holder has drained: every write of its generation is on all members, or was never acknowledged. */
@@ -662,5 +666,7 @@ export interface Proposal {
   readonly node: number;
   /** Counted by that node, from 1, over all its incarnations. */
   readonly sequence: number;
+  /** The proposal's own, whatever number it has by now: what its proposer knows it by. 0 or left out: none. */
+  readonly id?: number;
   readonly command: MapCommand;
 }

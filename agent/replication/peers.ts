@@ -153,6 +153,7 @@ export class Peers {
 
   /** Gives a request back that need not be answered any more. */
   cancel(request: PeerRequest): void {
+    if (!request.isQueued) return;
     this.#unlink(request);
     this.#release(request);
   }

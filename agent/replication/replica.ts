@@ -123,7 +123,7 @@ class RemoteOperation implements OperationOwner, LocalWriteOwner {
   readonly checksums = new Uint32Array(TRANSFER_BLOCKS_MAX);
   readonly layers: number[] = [];
   readonly head = new Head();
-  link = -1;
+  link: Link | null = null;
   bufferOffset = 0;
   bufferBytes = 0;
 
@@ -297,10 +297,24 @@ export class Replica {
     write.next = null;
   }
 
-  /** True when nothing that was accepted before `epoch` is still on its way into the store. */
-  isDrained(epoch: number): boolean {
+  /** True when nothing that was accepted before `epoch` (of one layer, or of any) is still on its way into the store. */
+  isDrained(epoch: number, layer = 0): boolean {
     // Accepted in the order of the list, and epochs only rise.
-    return this.#first === null || this.#first.epoch >= epoch;
+    for (let write = this.#first; write !== null && write.epoch < epoch; write = write.next) {
+      if (layer === 0 || write.operation.layers[0] === layer) return false;
+    }
+    return true;
+  }
+
+  /** The same for the writes of one group, since its last change. */
+  isDrainedOf(group: GroupView): boolean {
+    const epoch = group.entry.changedEpoch;
+    for (let write = this.#first; write !== null && write.epoch < epoch; write = write.next) {
+      const disk = this.view!.diskOfLayer(write.operation.layers[0]);
+      if (disk === undefined || disk.entry.copies !== group.copies) continue;
+      if (this.view!.groupOf(disk, write.operation.chunk).group === group.group) return false;
+    }
+    return true;
   }
 
   /** Whether a live write of any of the blocks is on its way into the store. */
@@ -426,9 +440,11 @@ export class Replica {
       state.stash.shift();
       if (verdict === Verdict.Broken) {
         this.#releaseData(dataOffset, dataBytes);
-        this.#log.warn("a peer sent a message that cannot be right; it is left out", {
+        this.#log.warn("a peer sent a message that cannot be right: its connection ends", {
           node: state.node,
         });
+        this.#transport.drop(state.link);
+        break;
       }
     }
     state.isDraining = false;
@@ -483,7 +499,7 @@ export class Replica {
       this.#operations++;
       operation = new RemoteOperation(this);
     }
-    operation.link = state.link;
+    operation.link = state;
     operation.bufferOffset = 0;
     operation.bufferBytes = 0;
     operation.head.set(this.#head);
@@ -512,9 +528,15 @@ export class Replica {
     return group;
   }
 
-  /** Whether others may copy the group from here: it is in sync, or being settled among those that were. */
-  #mayCopy(group: GroupView): boolean {
-    return group.entry.inSync.includes(this.view!.self);
+  /** Whether others may copy the group from here: it is in sync and has lost nothing, or is being settled among those that were. */
+  #mayCopy({ entry }: GroupView): boolean {
+    const { self } = this.view!;
+    return entry.inSync.includes(self) && (entry.unsettled || !entry.unclean.includes(self));
+  }
+
+  #busy(state: Link): Verdict {
+    this.#answer(state, Status.Busy);
+    return Verdict.Taken;
   }
 
   #stale(state: Link): null {
@@ -646,14 +668,14 @@ export class Replica {
       return Verdict.Taken;
     }
     // Writes of the lease before must be in the store: none is accepted any more.
-    if (!this.isDrained(head.epoch)) return this.#waitForRoom();
+    if (!this.isDrained(head.epoch, head.layer)) return this.#busy(state);
     const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
     if (buffer < 0) return this.#waitForRoom();
     const list = this.#list;
     let entries = 0;
     this.#store.listChunks(head.layer, head.chunk, list);
     for (let i = 0; i < list.count; i++) {
-      if (list.generations[i] <= head.generation) continue;
+      if (list.generations[i] > 0 && list.generations[i] <= head.generation) continue;
       const group = view!.groupOf(disk, list.chunks[i]);
       const isMine = group.entry.inSync.includes(view!.self) ||
         (group.entry.joining.includes(view!.self) &&
@@ -673,7 +695,7 @@ export class Replica {
       this.#stale(state);
       return Verdict.Taken;
     }
-    if (!this.isDrained(group.entry.changedEpoch)) return this.#waitForRoom();
+    if (!this.isDrainedOf(group)) return this.#busy(state);
     const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
     if (buffer < 0) return this.#waitForRoom();
     const list = this.#list;
@@ -739,7 +761,7 @@ export class Replica {
     const head = this.#head;
     const group = this.#guard(state, false);
     if (group === null) return Verdict.Taken;
-    if (!this.isDrained(group.entry.changedEpoch)) return this.#waitForRoom();
+    if (!this.isDrainedOf(group)) return this.#busy(state);
     const words = this.#scratchWords;
     words.fill(0, 0, DESCRIPTION_WORDS);
     const half = DESCRIPTION_WORDS / 2;
@@ -773,10 +795,8 @@ export class Replica {
     const { layer, chunk, argument } = head;
     const answer = new Head();
     answer.set(head);
-    const { link } = state;
     this.puller.pullFor(disk, group, layer, chunk, argument, (status) => {
-      const now = this.#links.get(link);
-      if (now !== undefined) this.#reply(now, answer, status, 0, 0, 0, 0);
+      if (this.#links.get(state.link) === state) this.#reply(state, answer, status, 0, 0, 0, 0);
     });
     return Verdict.Taken;
   }
@@ -786,7 +806,10 @@ export class Replica {
   /** From {@linkcode RemoteOperation}. */
   answerOperation(operation: RemoteOperation, result: number): void {
     const { head } = operation;
-    const state = this.#links.get(operation.link);
+    // Numbers of links are used again: it has to be the very one.
+    const link = operation.link!;
+    const state = this.#links.get(link.link) === link ? link : undefined;
+    operation.link = null;
     const offset = operation.bufferOffset;
     const bytes = operation.bufferBytes;
     const isData = head.type === MessageType.Read && result === 0;

@@ -363,6 +363,11 @@ export class Peers implements PeerTransport {
   }
 
   /** {@inheritDoc PeerTransport.pause} */
+  drop(number: number): void {
+    this.#links[number]?.connection.close("the other end does not keep to the rules");
+  }
+
+  /** {@inheritDoc PeerTransport.pause} */
   pause(number: number, isPaused: boolean): void {
     const link = this.#links[number];
     if (!link || link.isPaused === isPaused) return;
