@@ -75,7 +75,8 @@ export class DataCore implements PeerListener, RouterHost {
   readonly #addresses = new Map<number, string>();
   /** Nodes that do not answer, though something waits for them. */
   unreachable: readonly number[] = [];
-  readonly #failed = new Set<number>();
+  /** Nodes whose store has failed, and the incarnation in which it did. */
+  readonly #failed = new Map<number, number>();
   #localOperations = 0;
 
   /**
@@ -108,6 +109,7 @@ export class DataCore implements PeerListener, RouterHost {
     replica.puller = this.joining;
     replica.damaged = (disk, chunk, block, count) =>
       this.repairer.report(disk, chunk, block, count);
+    store.damageListener = (layer, chunk, block) => this.repairer.reportBlock(layer, chunk, block);
     const slots = TRANSFERS_MAX[TransferClass.Write] + TRANSFERS_MAX[TransferClass.Control];
     for (let i = 0; i < slots; i++) this.#slots.push(new WriteSlot());
   }
@@ -183,7 +185,9 @@ export class DataCore implements PeerListener, RouterHost {
     for (const router of this.#routers.values()) router.mapChanged(before ?? view, isJump);
     for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
     this.replica.mapChanged(view, incarnation);
-    this.#failed.clear();
+    for (const [node, incarnation] of this.#failed) {
+      if (view.node(node)?.incarnation !== incarnation) this.#failed.delete(node);
+    }
     if (before === null || before.map.disks !== map.disks) this.#dropLayers(view);
     this.#events.mapInstalled(map);
   }
@@ -278,7 +282,7 @@ export class DataCore implements PeerListener, RouterHost {
   /** {@inheritDoc RouterHost.memberFailed} */
   memberFailed(node: number, errno: number): void {
     if (this.#failed.has(node)) return;
-    this.#failed.add(node);
+    this.#failed.set(node, this.view.node(node)?.incarnation ?? 0);
     this.#events.memberFailed(node, errno);
   }
 
@@ -369,6 +373,10 @@ export class DataCore implements PeerListener, RouterHost {
     this.peers.tick(nowMs, (node, forMs) => {
       if (forMs >= UNREACHABLE_MS) silent.push(node);
     });
+    // Whoever answers, but cannot do what it is asked, is waited for in vain, too.
+    for (const node of this.#failed.keys()) {
+      if (node !== this.view.self && !silent.includes(node)) silent.push(node);
+    }
     silent.sort((a, b) => a - b);
     const isSame = silent.join() === this.unreachable.join();
     this.unreachable = silent;

@@ -34,6 +34,9 @@ import { LocalWrite, type LocalWriteOwner, type Replica } from "./replica.ts";
 import { MEMBERS_MAX } from "../map/map.ts";
 import type { ClusterView, DiskView, GroupView } from "./view.ts";
 
+/** Times that a read asks all replicas before it fails: what the disk could not read once it may read the next time. */
+const READ_ROUNDS_MAX = 4;
+
 /** What routers share. */
 export interface RouterHost {
   readonly store: LocalStore;
@@ -135,6 +138,15 @@ class SyncSlot implements PeerRequestOwner, OperationOwner {
   }
 }
 
+/** A read that replicas could not answer. */
+interface ReadTrouble {
+  /** Who failed in this round. */
+  readonly asked: number[];
+  rounds: number;
+  /** This node's own replica is one of those. */
+  isOwn: boolean;
+}
+
 /** Counters of one disk's replication. */
 export interface RouterCounters {
   remoteReads: number;
@@ -171,8 +183,10 @@ export class DiskRouter implements PeerRequestOwner {
   #groupSettled = new Float64Array(0);
   /** Something was refused under a map that is not newer than ours: look again at the next tick. */
   #mustResend = false;
-  /** Reads that came back damaged, and who was asked already. */
-  readonly #repairs = new Map<Operation, number[]>();
+  /** Reads that came back damaged or unread. */
+  readonly #troubles = new Map<Operation, ReadTrouble>();
+  /** Is being given back with an error: for good, whoever asks for a recovery. */
+  #failing: Operation | null = null;
 
   constructor(readonly host: RouterHost, readonly diskId: number) {}
 
@@ -271,9 +285,7 @@ export class DiskRouter implements PeerRequestOwner {
       this.#waitingReads.push(operation);
     }
     for (let count = this.#waitingReads.count; count > 0; count--) {
-      const operation = this.#waitingReads.shift();
-      operation.result = errno;
-      operation.owner.operationDone(operation);
+      this.#fail(this.#waitingReads.shift(), errno);
     }
     for (const sync of [...this.#syncs]) {
       sync.failure = errno;
@@ -301,6 +313,8 @@ export class DiskRouter implements PeerRequestOwner {
   /** Takes an operation of the volume; it comes back through its owner exactly once, never from inside this call. */
   submit(operation: Operation): void {
     operation.result = 0;
+    // Its memory may have been that of a read that got on in the end.
+    if (this.#troubles.size > 0) this.#troubles.delete(operation);
     switch (operation.kind) {
       case OperationKind.Read:
         return this.#read(operation);
@@ -493,9 +507,10 @@ export class DiskRouter implements PeerRequestOwner {
       if (group.members.includes(node)) {
         // Another start of that node's agent: what it had acknowledged while it joined does not count any more.
         const incarnation = view.node(node)?.incarnation ?? 0;
-        const isUndone = slot.states[i] === NodeState.Acknowledged &&
-          (isJump || incarnation !== slot.incarnations[i]);
-        if (isUndone || (isOld && slot.states[i] !== NodeState.Acknowledged)) {
+        const isOther = incarnation !== slot.incarnations[i];
+        const isUndone = slot.states[i] === NodeState.Acknowledged && (isJump || isOther);
+        const isMended = slot.states[i] === NodeState.Failed && isOther;
+        if (isUndone || isMended || (isOld && slot.states[i] !== NodeState.Acknowledged)) {
           this.counters.resent++;
           this.#send(slot, node);
         }
@@ -565,13 +580,9 @@ export class DiskRouter implements PeerRequestOwner {
       this.#mustResend = true;
       return;
     }
+    // Its store has failed: it leaves the group, or starts anew and gets the write again. The guest waits.
     slot.states[index] = NodeState.Failed;
-    const disk = this.host.view.disk(this.diskId);
-    const group = disk && this.host.view.groupOf(disk, slot.operation!.chunk);
-    const isOnly = group === undefined || group.entry.inSync.every((member) => member === node);
-    if (!isOnly) return this.host.memberFailed(node, status);
-    slot.failure = status;
-    this.#finishIfDone(slot);
+    this.host.memberFailed(node, status);
   }
 
   #isDone(slot: WriteSlot): boolean {
@@ -717,9 +728,15 @@ export class DiskRouter implements PeerRequestOwner {
       return;
     }
     operation.badBlock = head.block;
-    if (this.#readElsewhere(operation, request.node)) return;
-    operation.result = status;
+    if (!this.#readElsewhere(operation, request.node)) this.#fail(operation, status);
+  }
+
+  #fail(operation: Operation, errno: number): void {
+    this.#troubles.delete(operation);
+    this.#failing = operation;
+    operation.result = errno;
     operation.owner.operationDone(operation);
+    this.#failing = null;
   }
 
   /** Copies verified blocks to where they are wanted; false when one does not match its checksum. */
@@ -743,12 +760,15 @@ export class DiskRouter implements PeerRequestOwner {
   }
 
   /**
-   * A read of the local store came back damaged: asks another replica.
+   * The local store could not give what was read, because it is damaged or the disk fails: asks other replicas.
    *
-   * @returns false when there is none that has not been asked; then the damage is all there is
+   * @returns false when they were all asked often enough; then the damage is all there is
    */
   recover(operation: Operation): boolean {
-    if (operation.kind !== OperationKind.Read || operation.result !== -EBADMSG) return false;
+    const isReadError = operation.result === -EBADMSG || operation.result === -EIO;
+    if (operation.kind !== OperationKind.Read || !isReadError || operation === this.#failing) {
+      return false;
+    }
     return this.#readElsewhere(operation, this.host.view.self);
   }
 
@@ -756,27 +776,32 @@ export class DiskRouter implements PeerRequestOwner {
     const { view } = this.host;
     const disk = view.disk(this.diskId);
     if (disk === undefined) return false;
-    let asked = this.#repairs.get(operation);
-    if (asked === undefined) this.#repairs.set(operation, asked = []);
-    if (!asked.includes(failed)) asked.push(failed);
-    const { inSync } = view.groupOf(disk, operation.chunk).entry;
-    const other = inSync.find((node) => !asked.includes(node) && node !== view.self);
-    if (other === undefined) {
-      this.#repairs.delete(operation);
-      return false;
+    let trouble = this.#troubles.get(operation);
+    if (trouble === undefined) {
+      this.#troubles.set(operation, trouble = { asked: [], rounds: 0, isOwn: false });
     }
-    this.#readFrom(operation, other);
+    const { asked } = trouble;
+    asked.push(failed);
+    if (failed === view.self) trouble.isOwn = true;
+    const group = view.groupOf(disk, operation.chunk);
+    const mayAsk = group.isOpen && this.host.mayServe;
+    const other = mayAsk ? group.entry.inSync.find((node) => !asked.includes(node)) : undefined;
+    if (other === undefined) {
+      if (mayAsk && ++trouble.rounds >= READ_ROUNDS_MAX) return false;
+      asked.length = 0;
+      this.#waitingReads.push(operation);
+    } else if (other === view.self) this.host.store.submit(operation);
+    else this.#readFrom(operation, other);
     return true;
   }
 
   /** What this node's replica could not give is healed from the one that could. */
   #repair(operation: Operation): void {
-    const asked = this.#repairs.get(operation);
-    if (asked === undefined) return;
-    this.#repairs.delete(operation);
-    const { view } = this.host;
-    const disk = view.disk(this.diskId);
-    if (disk === undefined || !asked.includes(view.self)) return;
+    const trouble = this.#troubles.get(operation);
+    if (trouble === undefined) return;
+    this.#troubles.delete(operation);
+    const disk = this.host.view.disk(this.diskId);
+    if (disk === undefined || !trouble.isOwn) return;
     this.counters.repairs++;
     this.host.damaged(disk, operation.chunk, operation.block, operation.blockCount);
   }
@@ -854,18 +879,10 @@ export class DiskRouter implements PeerRequestOwner {
       sync.isIncomplete = true;
       return;
     } else {
-      const disk = this.host.view.disk(this.diskId);
-      const isOnly = disk === undefined ||
-        disk.groups.some((group) => group.entry.inSync.every((member) => member === node));
-      if (isOnly) {
-        sync.isFailed = true;
-        sync.done.add(node);
-      } else {
-        // Waits for the map without that node.
-        sync.isIncomplete = true;
-        this.host.memberFailed(node, status);
-        return;
-      }
+      // Its store has failed. It leaves, or starts anew and says that it may have lost something.
+      sync.isIncomplete = true;
+      this.host.memberFailed(node, status);
+      return;
     }
     this.#syncStep(sync);
   }

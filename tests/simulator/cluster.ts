@@ -69,7 +69,9 @@ const STALL_MS_MAX = 4000;
 const HOSTS_MAX = 24;
 /** Events that are kept for the message of a failure. */
 const LOG_LENGTH = 400;
-/** Bytes in which a bit may flip. */
+/** One map of so many is compared between nodes, and checked: encoding costs time. */
+const MAP_CHECK_EVERY = 16;
+/** Blocks looked at for one that holds a guest's data. */
 const FLIP_TRIES = 60;
 
 type LogLine = readonly [
@@ -103,7 +105,8 @@ export class Simulation implements NodeWatcher {
   readonly #faultsMs: number;
   readonly #nodeCount: number;
   readonly #pgBits: number;
-  readonly #settledEpochs = new Map<string, number>();
+  /** By pool and group: the epoch at which it was settled last. */
+  readonly #settledEpochs = new Map<number, number>();
   #isOver = false;
   #isHealing = false;
   #hosts = 0;
@@ -174,14 +177,16 @@ export class Simulation implements NodeWatcher {
 
   /** {@inheritDoc NodeWatcher.mapChanged} */
   mapChanged(node: SimNode, map: ClusterMap): void {
-    this.#compareMaps(node, map);
+    if (map.epoch % MAP_CHECK_EVERY === 0) this.#compareMaps(node, map);
     if (this.map !== null && map.epoch <= this.map.epoch) return;
+    const { map: old } = this;
     this.map = map;
     for (const { uuid } of map.nodes) this.#known.add(uuid);
     for (const pool of map.pools) {
+      if (old?.pools.includes(pool)) continue;
       const lost = new Set<number>();
       pool.pgs.forEach((entry, pg) => {
-        const key = `${pool.copies} ${pg}`;
+        const key = pool.copies * 65536 + pg;
         const before = this.#settledEpochs.get(key) ?? 0;
         if (entry.settledEpoch <= before) return;
         this.#settledEpochs.set(key, entry.settledEpoch);
@@ -202,8 +207,6 @@ export class Simulation implements NodeWatcher {
   /** One epoch is one map, whoever applies it. */
   #compareMaps(node: SimNode, map: ClusterMap): void {
     const known = this.#maps.get(map.epoch);
-    // Encoding costs time: the first of each epoch, and some of the others.
-    if (known !== undefined && map.epoch % 8 !== 0) return;
     const encoded = encodeMap(map);
     if (!encoded.ok) throw new Error(encoded.error.message);
     let hash = 1;
@@ -767,6 +770,14 @@ export class Simulation implements NodeWatcher {
   }
 
   #verify(): void {
+    // Whoever still has the disk goes in good order.
+    for (const guest of this.#leftBehind) {
+      guest.drain(() => {
+        this.#leftBehind.delete(guest);
+        guest.node.detach(guest.oracle.id, guest.volume);
+      });
+    }
+    this.until("those that were left behind go", () => this.#leftBehind.size === 0, QUIET_MS_MAX);
     // Guests that are there must get on.
     for (const oracle of this.oracles) this.#startGuest(oracle);
     this.world.run(this.world.nowMs + CALM_MS);
@@ -778,7 +789,6 @@ export class Simulation implements NodeWatcher {
         `${guest.oracle.name} on node ${guest.node.id} stalls in a healthy cluster: ${reason}`,
       );
     }
-    this.until("those that were left behind are fenced", () => this.#leftBehind.size === 0, QUIET_MS_MAX);
     for (const guest of [...this.guests.values()]) this.#close(guest);
     this.until("guests end", () => this.guests.size === 0, QUIET_MS_MAX);
     this.until(
