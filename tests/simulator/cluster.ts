@@ -63,8 +63,10 @@ export interface SimulationReport {
 /** Virtual time within which a healthy cluster must have done what is asked. */
 const QUIET_MS_MAX = 180_000;
 /** How long guests run in the cluster that has healed, and how long none of their requests may take there. */
-const CALM_MS = 6000;
+const CALM_MS = 10_000;
 const STALL_MS_MAX = 4000;
+/** The same for a lease: one that was taken by force is not given away for a while, nor after a start. */
+const LEASE_MS_MAX = 9000;
 /** Hosts there may be, those included that were replaced: memory of hosts that are gone is used again. */
 const HOSTS_MAX = 24;
 /** Events that are kept for the message of a failure. */
@@ -560,6 +562,13 @@ export class Simulation implements NodeWatcher {
     let left = 1;
     const gone = () => {
       if (--left > 0) return;
+      // Nobody waits for a guest that is elsewhere by now: its front end is cut off.
+      for (const guest of [...this.#leftBehind]) {
+        if (guest.node !== node) continue;
+        guest.isFenced = true;
+        guest.isStopped = true;
+        this.#leftBehind.delete(guest);
+      }
       node.stop(() => {
         this.#leaving.delete(node);
         this.note(node, "has stopped");
@@ -783,10 +792,13 @@ export class Simulation implements NodeWatcher {
     this.world.run(this.world.nowMs + CALM_MS);
     for (const guest of this.guests.values()) {
       const { oldestMs } = guest;
-      if (oldestMs < 0 || this.world.nowMs - oldestMs <= STALL_MS_MAX) continue;
+      const mostMs = guest.isBegun ? STALL_MS_MAX : LEASE_MS_MAX;
+      if (oldestMs < 0 || this.world.nowMs - oldestMs <= mostMs) continue;
       const reason = guest.node.process?.data?.router(guest.oracle.id).waitingReason;
+      const { lease, generation } = this.#entryOf(guest.oracle)!;
       throw new Error(
-        `${guest.oracle.name} on node ${guest.node.id} stalls in a healthy cluster: ${reason}`,
+        `${guest.oracle.name} on node ${guest.node.id} stalls in a healthy cluster: ${reason}; its lease is ` +
+          `${JSON.stringify(lease)}, generation ${generation}; ${guest.describe()}`,
       );
     }
     for (const guest of [...this.guests.values()]) this.#close(guest);

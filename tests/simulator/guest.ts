@@ -143,7 +143,7 @@ interface Slot {
 export class Guest implements BlockRequestOwner {
   isStopped = false;
   isFenced = false;
-  #isBegun = false;
+  isBegun = false;
   /** Only reads, each block once. */
   #sweep: (() => void) | null = null;
   #sweepAt = 0;
@@ -154,7 +154,7 @@ export class Guest implements BlockRequestOwner {
 
   /** When the oldest request under way was sent; −1: none is. */
   get oldestMs(): number {
-    if (!this.#isBegun) return this.madeMs;
+    if (!this.isBegun) return this.madeMs;
     let oldest = -1;
     for (const slot of this.#slots) {
       if (slot.isBusy && (oldest < 0 || slot.startMs < oldest)) oldest = slot.startMs;
@@ -190,10 +190,19 @@ export class Guest implements BlockRequestOwner {
     return this.node.world.nowMs;
   }
 
+  /** What it waits for, in words. */
+  describe(): string {
+    if (!this.isBegun) return "it waits for the lease";
+    const parts = this.#slots.filter((slot) => slot.isBusy).map((slot) =>
+      `kind ${slot.request.kind} at ${slot.request.offsetBytes} since ${slot.startMs.toFixed(0)}`
+    );
+    return `it is at generation ${this.volume.generation} and waits for ${parts.join(", ")}`;
+  }
+
   /** The lease is there. */
   begin(): void {
-    if (this.#isBegun || this.isStopped) return;
-    this.#isBegun = true;
+    if (this.isBegun || this.isStopped) return;
+    this.isBegun = true;
     this.#schedule(0);
   }
 
