@@ -28,6 +28,7 @@ import type {
 } from "./http/backend.ts";
 import { serve, type Server } from "./http/server.ts";
 import { Logger } from "./logger.ts";
+import { bootIdOf } from "./failure_mark.ts";
 import { ControlFailure } from "./map/errors.ts";
 import {
   type ClusterMap,
@@ -373,7 +374,7 @@ function clusterOptions(config: AgentConfig): ClusterOptions {
     secret: config.secret ?? null,
     version: VERSION,
     protocol: PROTOCOL,
-    bootId: readLine("/proc/sys/kernel/random/boot_id"),
+    bootId: bootIdOf(readLine("/proc/sys/kernel/random/boot_id"), config.runDir),
   };
 }
 

@@ -17,6 +17,7 @@
 import { Arena } from "./base/arena.ts";
 import { CHUNK_BYTES } from "./base/limits.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
+import { markFailure } from "./failure_mark.ts";
 import { Logger } from "./logger.ts";
 import { apply, type ClusterMap, type DiskEntry, type MapCommand } from "./map/map.ts";
 import { decodeMap } from "./map/map_codec.ts";
@@ -278,6 +279,23 @@ export class DataPlane implements DiskServerHost {
       this.#store.endTurn();
     }
     this.#peers?.endTurn();
+    if (this.#store.state === "failed" && !this.#stopped) this.#storeFailed();
+  }
+
+  /**
+   * A disk that could not sync may have dropped what it had acknowledged: this run is over. The next one must not say that it
+   * lost nothing because the machine has not started anew, so it finds a mark where such marks end with the machine's run.
+   */
+  #storeFailed(): void {
+    const reason = this.#store.stats().failed ?? "the store has failed";
+    try {
+      markFailure(this.#start.runDir);
+    } catch (error) {
+      this.log.error("the failure of the store cannot be noted", {
+        reason: error instanceof Error ? error.message : String(error),
+      });
+    }
+    this.#fail(new StoreError("IO", reason));
   }
 
   // ------------------------------------------------------------------------------ DiskServerHost

@@ -22,7 +22,7 @@
  *
  * @module
  */
-import { BLOCK_BYTES, BLOCK_SHIFT } from "../base/limits.ts";
+import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES } from "../base/limits.ts";
 import type { Arena } from "../base/arena.ts";
 import { EBADMSG, EIO, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
@@ -235,9 +235,16 @@ export class DiskRouter implements PeerRequestOwner {
     this.#clock++;
     const groups = disk?.groups ?? [];
     this.#resize(groups.length);
-    this.#groupDirtied.fill(this.#clock);
-    this.#dirtyGroups = groups.map((group) => group.group);
-    for (const group of groups) this.#groupSettled[group.group] = group.entry.settledEpoch;
+    this.#groupDirtied.fill(0);
+    this.#dirtyGroups = [];
+    // Only groups that chunks of the disk are in: what becomes of the others is not this guest's business.
+    const chunks = Math.min(groups.length, Math.ceil((disk?.entry.sizeBytes ?? 0) / CHUNK_BYTES));
+    for (let chunk = 0; chunk < chunks; chunk++) {
+      const { group, entry } = this.host.view.groupOf(disk!, chunk);
+      this.#groupDirtied[group] = this.#clock;
+      this.#groupSettled[group] = entry.settledEpoch;
+      this.#dirtyGroups.push(group);
+    }
     for (const node of disk?.nodes ?? []) this.#dirtied.set(node, this.#clock);
   }
 

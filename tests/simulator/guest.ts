@@ -114,10 +114,15 @@ export class DiskOracle {
 
   /** Replicas that hold blocks of these places have all crashed. */
   lost(nowMs: number, isConcerned: (chunk: number) => boolean): void {
+    // A new holder does not know what the one before it had written, and fears for all of the disk.
+    for (let chunk = 0; chunk * CHUNK_BYTES < this.sizeBytes; chunk++) {
+      if (!isConcerned(chunk)) continue;
+      this.#lastLossMs = nowMs;
+      break;
+    }
     this.places.forEach((place, at) => {
       if (!isConcerned(Math.floor(place / CHUNK_BYTES))) return;
       this.losses++;
-      this.#lastLossMs = nowMs;
       for (let block = 0; block < BLOCKS_MAX; block++) {
         this.historyOf(at, block).lost(nowMs, (id) => this.#flushed.has(id));
       }
