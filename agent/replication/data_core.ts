@@ -182,7 +182,7 @@ export class DataCore implements PeerListener, RouterHost {
     }
     this.joining.mapChanged(view);
     this.repairer.mapChanged(view);
-    for (const router of this.#routers.values()) router.mapChanged(before ?? view, isJump);
+    for (const router of this.#routers.values()) router.mapChanged(isJump);
     for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
     this.replica.mapChanged(view, incarnation);
     for (const [node, incarnation] of this.#failed) {

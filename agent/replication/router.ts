@@ -16,8 +16,9 @@
  * - A sync is done when every node that acknowledged a write of this disk, and still is a member, has synced after that
  *   acknowledgement. If a group with writes that were not synced had to be settled after all of its replicas had crashed,
  *   the sync fails: they may be gone.
- * - No read returns something older than what an earlier one returned: reads of a chunk go to one replica at a
- *   time; when that changes, reads wait for the writes that were under way and overlap them.
+ * - No read returns something older than what an earlier one returned: a read waits for the writes under way that overlap it.
+ *   What only some of the replicas have must not be seen, since the others may be those that stay. Where this node's replica
+ *   is the only member there is nothing to wait for.
  * - Nothing is read and nothing is acknowledged after `serveUntil`: by then another node may hold the lease.
  *
  * @module
@@ -73,8 +74,6 @@ export class WriteSlot implements LocalWriteOwner, PeerRequestOwner {
   group = 0;
   /** False while it waits to be sent at all. */
   isStarted = false;
-  /** Its group's read replica has changed since it was sent: reads that overlap wait for it. */
-  isBarrier = false;
   /** Epoch at which it was last sent. */
   epoch = 0;
   nodeCount = 0;
@@ -164,10 +163,11 @@ export class DiskRouter implements PeerRequestOwner {
 
   #first: WriteSlot | null = null;
   #last: WriteSlot | null = null;
-  #barriers = 0;
   /** Writes that wait to be sent. */
   #waitingWrites = 0;
   readonly #waitingReads = new OperationList();
+  /** One of those waits for a write that is under way. */
+  #isReadBlocked = false;
   readonly #syncs: SyncSlot[] = [];
   readonly #freeSyncs: SyncSlot[] = [];
   readonly #remoteReads = new Map<Operation, PeerRequest>();
@@ -351,24 +351,17 @@ export class DiskRouter implements PeerRequestOwner {
   /**
    * The map has changed.
    *
-   * @param before the view until now
    * @param isJump maps in between were not seen: what is acknowledged may have been undone by a replica that left and came back
    */
-  mapChanged(before: ClusterView, isJump: boolean): void {
+  mapChanged(isJump: boolean): void {
     const { view } = this.host;
     const disk = view.disk(this.diskId);
     if (disk === undefined) return;
     this.#resize(disk.groups.length);
-    const old = before.disk(this.diskId);
     for (let slot = this.#first; slot !== null; slot = slot.next) {
       const group = view.groupOf(disk, slot.operation!.chunk);
       slot.group = group.group;
       if (!slot.isStarted) continue;
-      const was = old === undefined ? undefined : before.groupOf(old, slot.operation!.chunk);
-      if (was?.readFrom !== group.readFrom && !slot.isBarrier) {
-        slot.isBarrier = true;
-        this.#barriers++;
-      }
       this.#reroute(slot, group, isJump);
     }
     for (const [operation, request] of [...this.#remoteReads]) {
@@ -398,7 +391,6 @@ export class DiskRouter implements PeerRequestOwner {
     slot.router = this;
     slot.operation = operation;
     slot.isStarted = false;
-    slot.isBarrier = false;
     slot.failure = 0;
     slot.nodeCount = 0;
     slot.previous = this.#last;
@@ -625,7 +617,7 @@ export class DiskRouter implements PeerRequestOwner {
     this.#unlink(slot);
     operation.result = result;
     operation.owner.operationDone(operation);
-    if (slot.isBarrier && --this.#barriers === 0) this.#retryReads();
+    if (this.#isReadBlocked) this.#retryReads();
   }
 
   #dirtyGroup(group: number): void {
@@ -663,16 +655,19 @@ export class DiskRouter implements PeerRequestOwner {
       return this.#waitingReads.push(operation);
     }
     const group = view.groupOf(disk, operation.chunk);
-    if (group.readFrom === 0 || (this.#barriers > 0 && this.#overlapsBarrier(operation))) {
+    if (group.readFrom === 0) return this.#waitingReads.push(operation);
+    const { members } = group;
+    const isAlone = members.length === 1 && members[0] === view.self;
+    if (!isAlone && this.#first !== null && this.#overlapsWrite(operation)) {
+      this.#isReadBlocked = true;
       return this.#waitingReads.push(operation);
     }
     if (group.readFrom === view.self) this.host.store.submit(operation);
     else this.#readFrom(operation, group.readFrom);
   }
 
-  #overlapsBarrier(operation: Operation): boolean {
+  #overlapsWrite(operation: Operation): boolean {
     for (let slot = this.#first; slot !== null; slot = slot.next) {
-      if (!slot.isBarrier) continue;
       const write = slot.operation!;
       if (
         write.chunk === operation.chunk && write.block < operation.block + operation.blockCount &&
@@ -683,6 +678,7 @@ export class DiskRouter implements PeerRequestOwner {
   }
 
   #retryReads(): void {
+    this.#isReadBlocked = false;
     for (let count = this.#waitingReads.count; count > 0; count--) {
       this.#read(this.#waitingReads.shift());
     }
