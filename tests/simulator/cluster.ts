@@ -448,6 +448,7 @@ export class Simulation implements NodeWatcher {
         return;
       case 10:
         node.diskDelayMs = random.pick([0.1, 0.3, 2, 20, 100]);
+        node.dataLagMs = random.pick([0, 0, 30, 300]);
         return;
       case 11:
       case 12:
@@ -742,6 +743,7 @@ export class Simulation implements NodeWatcher {
     this.network.faults = { ...NO_FAULTS };
     for (const node of this.nodes) {
       node.diskDelayMs = 0.3;
+      node.dataLagMs = 0;
       node.diskErrors = NO_DISK_ERRORS;
     }
     this.#retire();
