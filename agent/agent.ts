@@ -35,6 +35,7 @@ import type {
 } from "./http/backend.ts";
 import { serve, type Server } from "./http/server.ts";
 import { Logger } from "./logger.ts";
+import { bootIdOf } from "./failure_mark.ts";
 import { ControlFailure, unwrap } from "./map/errors.ts";
 import { summarizeGroups } from "./map/group_summary.ts";
 import {
@@ -458,7 +459,7 @@ function clusterOptions(config: AgentConfig): ClusterOptions {
     secret: config.secretFile === null ? null : readSecret(config.secretFile),
     version: VERSION,
     protocol: PROTOCOL,
-    bootId: readLine("/proc/sys/kernel/random/boot_id"),
+    bootId: bootIdOf(readLine("/proc/sys/kernel/random/boot_id"), config.runDir),
   };
 }
 

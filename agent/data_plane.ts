@@ -19,6 +19,7 @@ import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import { BlockKind, BlockRequest } from "./blk/target.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
 import type { DiskStatus } from "./http/backend.ts";
+import { markFailure } from "./failure_mark.ts";
 import { Logger } from "./logger.ts";
 import { apply, type ClusterMap, type DiskEntry, type MapCommand } from "./map/map.ts";
 import { decodeMap } from "./map/map_codec.ts";
@@ -285,6 +286,23 @@ export class DataPlane implements DiskServerHost {
       this.#store.endTurn();
     }
     this.#peers?.endTurn();
+    if (this.#store.state === "failed" && !this.#stopped) this.#storeFailed();
+  }
+
+  /**
+   * A disk that could not sync may have dropped what it had acknowledged: this run is over. The next one must not say that it
+   * lost nothing because the machine has not started anew, so it finds a mark where such marks end with the machine's run.
+   */
+  #storeFailed(): void {
+    const reason = this.#store.stats().failed ?? "the store has failed";
+    try {
+      markFailure(this.#start.runDir);
+    } catch (error) {
+      this.log.error("the failure of the store cannot be noted", {
+        reason: error instanceof Error ? error.message : String(error),
+      });
+    }
+    this.#fail(new StoreError("IO", reason));
   }
 
   // ------------------------------------------------------------------------------ DiskServerHost
@@ -488,7 +506,7 @@ export class DataPlane implements DiskServerHost {
       if (node.id === this.#self || node.witness || node.state === "down") continue;
       if (!this.#data.peers.isConnected(node.id)) disconnected.push(node.id);
     }
-    const unreachable = [...new Set([...this.#data.unreachable, ...this.#data.failedNodes])];
+    const unreachable = [...this.#data.unreachable];
     return { ...this.#data.status, unreachable, disconnected };
   }
 

@@ -94,6 +94,8 @@ export class SimNode implements Station {
   node = 0;
   /** Factor of its clock. */
   drift = 1;
+  /** How long the data worker may take to hear of something, in milliseconds. */
+  dataLagMs = 0;
   /** How far its calendar is off, in milliseconds. */
   wallOffsetMs = 0;
   /** Disk requests that fail, and how slow the disk is. */
@@ -485,7 +487,8 @@ export class SimNode implements Station {
 
   /** To the data worker: in order, a moment later. */
   #toData(process: Process, run: () => void): void {
-    process.toDataMs = Math.max(process.toDataMs, this.world.nowMs + this.world.random.fraction());
+    const lagMs = this.world.random.fraction() * (1 + this.dataLagMs);
+    process.toDataMs = Math.max(process.toDataMs, this.world.nowMs + lagMs);
     this.world.after(process.toDataMs - this.world.nowMs, () => {
       if (process.isDead) return;
       run();
