@@ -372,6 +372,7 @@ export class DataPlane implements DiskServerHost {
       settled: (copies, groups) => this.#post({ kind: "settled", copies, groups: [...groups] }),
       reconciled: (disk, generation) => this.#post({ kind: "reconciled", disk, generation }),
       unreachable: () => this.#post({ kind: "reachability" }),
+      linksChanged: () => this.#post({ kind: "reachability" }),
       memberFailed: (node, errno) => {
         this.log.error("a replica cannot do its work", { node, errno: -errno });
         this.#post({ kind: "reachability" });
@@ -503,7 +504,8 @@ export class DataPlane implements DiskServerHost {
   #dataStatus(): WorkerDataStatus {
     const disconnected: number[] = [];
     for (const node of this.#map?.nodes ?? []) {
-      if (node.id === this.#self || node.witness || node.state === "down") continue;
+      // Those that are down too: when one of them is up again, it must not be taken for connected.
+      if (node.id === this.#self || node.witness) continue;
       if (!this.#data.peers.isConnected(node.id)) disconnected.push(node.id);
     }
     const unreachable = [...this.#data.unreachable];

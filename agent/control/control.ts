@@ -651,7 +651,12 @@ export class Control {
     this.#propose({ kind: "add-node", ...facts }, (result) => {
       if (!result.ok) {
         this.#send(peer.address, { kind: ControlKind.Refused, message: result.error.message });
+        return;
       }
+      const added = findNodeByUuid(this.#map, facts.uuid);
+      if (added === undefined) return;
+      const { clusterId } = this.#map;
+      this.#send(peer.address, { kind: ControlKind.Joined, node: added.id, clusterId });
     }, true);
   }
 

@@ -37,6 +37,8 @@ export interface DataCoreEvents extends JoiningEvents {
   reconciled(disk: number, generation: number): void;
   /** Nodes that do not answer this one, though something waits for them; empty when all do. */
   unreachable(nodes: readonly number[]): void;
+  /** A connection to a node is there, or is lost. */
+  linksChanged?(): void;
   /** A replica answered with an errno: it cannot do its work. */
   memberFailed(node: number, errno: number): void;
 }
@@ -332,12 +334,15 @@ export class DataCore implements PeerListener, RouterHost {
 
   /** {@inheritDoc PeerListener.linkUp} */
   linkUp(link: number, node: number, isOutgoing: boolean, incarnation: number): void {
-    if (isOutgoing) this.peers.linkUp(link, node, incarnation);
-    else this.replica.linkUp(link, node, incarnation);
+    if (isOutgoing) {
+      this.peers.linkUp(link, node, incarnation);
+      this.#events.linksChanged?.();
+    } else this.replica.linkUp(link, node, incarnation);
   }
 
   /** {@inheritDoc PeerListener.linkDown} */
   linkDown(link: number): void {
+    if (this.peers.isOurs(link)) this.#events.linksChanged?.();
     this.peers.linkDown(link);
     this.replica.linkDown(link);
   }

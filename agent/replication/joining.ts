@@ -43,7 +43,7 @@ import type { ClusterView, DiskView, GroupView } from "./view.ts";
 /** Chunks copied at a time. */
 const PULLS_MAX = 6;
 /** Groups whose lists are compared at a time. */
-const LISTS_MAX = 4;
+const LISTS_MAX = 16;
 /** Bytes per second that are copied in while guests work here. */
 const BUSY_BYTES_PER_SECOND = 48 * 1024 * 1024;
 /** Chunks of this node's own store looked at in one go. */
@@ -54,6 +54,12 @@ const BURST_MS = 100;
 const FAILED_PAUSE_MS = 500, BUSY_PAUSE_MS = 20;
 /** Milliseconds after which a report that changed nothing is made again. */
 const REPORT_AGAIN_MS = 2000;
+
+/**
+ * Milliseconds for which groups that are complete wait for others, so that one change of the map is for many: each costs
+ * every node a sync.
+ */
+const GATHER_MS = 50;
 
 /** Reports for consensus. */
 export interface JoiningEvents {
@@ -183,6 +189,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   #wasBusy = false;
   readonly #sync: Operation = new Operation(this, 0);
   #syncing: GroupJob[] | null = null;
+  /** When that was begun last. */
+  #syncedMs = -Infinity;
   readonly #stamp = new Stamp();
   readonly #arenaView: DataView;
   /** What a group's chunks here say will not be true any more in a moment: wait. Set by whoever knows. */
@@ -783,8 +791,14 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
 
   #startSync(): void {
     if (this.#syncing !== null) return;
-    const jobs = [...this.#jobs.values()].filter((job) => job.phase === Phase.Syncing);
-    if (jobs.length === 0) return;
+    const jobs: GroupJob[] = [];
+    let others = 0;
+    for (const job of this.#jobs.values()) {
+      if (job.phase === Phase.Syncing) jobs.push(job);
+      else if (job.phase !== Phase.Reported) others++;
+    }
+    if (jobs.length === 0 || (others > 0 && this.#nowMs - this.#syncedMs < GATHER_MS)) return;
+    this.#syncedMs = this.#nowMs;
     this.#syncing = jobs;
     this.store.submit(this.#sync);
   }

@@ -206,7 +206,9 @@ export class DiskRouter implements PeerRequestOwner {
 
   /** Requests that wait for something else than a replica's answer. */
   get waiting(): number {
-    return this.#waitingWrites + this.#waitingReads.count + this.#syncs.length;
+    let syncs = 0;
+    for (const sync of this.#syncs) if (sync.pending.size === 0) syncs++;
+    return this.#waitingWrites + this.#waitingReads.count + syncs;
   }
 
   /** Why requests wait, in words; null when none does. */

@@ -70,7 +70,8 @@ export interface HostsOptions {
   readonly network?: "namespaces" | "loopback";
   /** What each store may use; 2G by default. */
   readonly capacity?: string;
-  /** Whether agents encrypt what they send each other; the product's default when left out. */
+  /** What the stores of single hosts may use, by number. */
+  readonly capacities?: Readonly<Record<number, string>>;
   readonly logLevel?: "debug" | "info";
 }
 
@@ -107,7 +108,15 @@ export class Hosts implements AsyncDisposable {
         const holder = bridge === null ? null : await plugIn(bridge, number);
         if (holder !== null) holders.push(holder);
         hosts.push(
-          new Host({ number, work: work.path, holder, bridge, secretFile, capacity, ...options }),
+          new Host({
+            number,
+            work: work.path,
+            holder,
+            bridge,
+            secretFile,
+            capacity: options.capacities?.[number] ?? capacity,
+            logLevel: options.logLevel,
+          }),
         );
       }
       return new Hosts(work, hosts, network, holders);

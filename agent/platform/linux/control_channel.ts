@@ -47,6 +47,8 @@ export const COUNT_MS_MAX = 4000;
 const IDLE_MS_MAX = 60_000;
 /** First and longest wait before connecting again, doubled each time, half of it by chance. */
 const BACKOFF_MS_MIN = 50, BACKOFF_MS_MAX = 2000;
+/** An attempt that has taken this long is not worth waiting for when the peer has just been heard of. */
+const STALE_MS = 300;
 /** How often timers are looked at. */
 const TICK_MS = 250;
 /** Read buffer of a connection; grows up to one record. */
@@ -292,6 +294,22 @@ export class TcpControlChannel implements ControlChannel {
       close(connection);
     }
     this.#outgoing.clear();
+  }
+
+  /** A node has connected, so it can be connected to: at once, however long it has been away. */
+  #reached(address: string): void {
+    const outgoing = this.#outgoing.get(address);
+    if (outgoing === undefined || outgoing.isUp) return;
+    outgoing.failures = 0;
+    outgoing.retryAtMs = 0;
+    if (!outgoing.isRunning) {
+      if (outgoing.queue.length > 0) this.#run(outgoing);
+    } else if (this.#nowMs() - outgoing.startedMs > STALE_MS) {
+      // Begun while nothing arrived there; the kernel would try again only after seconds.
+      outgoing.verdict = "begun anew: the peer can be reached again";
+      outgoing.abort?.abort();
+      close(outgoing.connection);
+    }
   }
 
   #tick(): void {
@@ -570,6 +588,7 @@ export class TcpControlChannel implements ControlChannel {
     }
     incoming.peer = peer;
     this.#incoming.set(peer.uuid, incoming);
+    this.#reached(peer.address);
     if (older !== undefined) close(older.connection);
     // It is there: no reason to wait any longer before it is tried again.
     const outgoing = this.#outgoing.get(peer.address);

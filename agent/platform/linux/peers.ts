@@ -57,6 +57,10 @@ import { OUT_BYTES, Tcp, type TcpConnection, type TcpHandler, type TcpListening 
 const BACKOFF_MS_MIN = 50, BACKOFF_MS_MAX = 2000;
 /** A link that lived this long was a good one: the next failure begins with the shortest wait. */
 const GOOD_LINK_MS = 1000;
+/** An attempt that has taken this long is not worth waiting for when the peer has just been heard of. */
+const STALE_MS = 300;
+/** Attempts in a row that fail before that is worth a line in the log: about a second and a half. */
+const FAILURES_MIN = 5;
 /** Peers that may be set: as many as there may be connections of either direction. */
 const PEERS_MAX = 500;
 /** `linkReady` once no more than this is queued; then the longest message has room in one piece, wherever the queue lies. */
@@ -542,12 +546,26 @@ export class Peers implements PeerTransport {
 
   #warn(link: Link, reason: string): void {
     if (this.#nowMs - this.#warnedMs < WARN_MS) return;
+    // While a node joins, others know of it before it does.
+    if (link.peer !== null && link.peer.failures < FAILURES_MIN) return;
     this.#warnedMs = this.#nowMs;
     this.#log.warn("a data connection was not made", {
       peer: link.connection.address,
       direction: link.peer === null ? "incoming" : "outgoing",
       reason,
     });
+  }
+
+  /** A node has connected, so it can be connected to: at once, however long it has been away. */
+  #reached(node: number): void {
+    const peer = this.#peers.get(node);
+    if (peer === undefined || peer.link?.state === LinkState.Up) return;
+    peer.failures = 0;
+    if (peer.link === null) this.#connect(peer);
+    else if (this.#nowMs - peer.link.startedMs > STALE_MS) {
+      // Begun while nothing arrived there; the kernel would try again only after seconds.
+      peer.link.connection.close("begun anew: the peer can be reached again");
+    }
   }
 
   /** The handshake succeeded. */
@@ -582,6 +600,7 @@ export class Peers implements PeerTransport {
         this.#down(older);
       }
       this.#incoming.set(peer.node, link);
+      this.#reached(peer.node);
     }
     link.state = LinkState.Up;
     link.number = this.#freeNumbers.pop() ?? this.#links.length;
