@@ -34,6 +34,7 @@ const RECOVERED_TIMEOUT_MS = 300_000;
 const CHUNK_BYTES = 4 * MiB;
 /** Requests of each kind before anything is measured. */
 const WARM_OPERATIONS = 20_000;
+const IDLE_MS = 3000;
 /** A store needs room to spare, as any log. */
 const STORE_SHARE = 2.5;
 
@@ -116,12 +117,20 @@ class AgentProcess implements AsyncDisposable {
 
   async #read(timeoutMs: number): Promise<unknown> {
     const timer = setTimeout(() => this.kill(), timeoutMs);
-    const { value, done } = await this.#lines.read();
-    clearTimeout(timer);
-    if (done) throw new Error(`the agent in ${this.runDir} has ended`);
-    return JSON.parse(value);
+    for (;;) {
+      const { value, done } = await this.#lines.read();
+      if (done) throw new Error(`the agent in ${this.runDir} has ended`);
+      if (!/^["{]/.test(value)) {
+        // What --v8-flags made the runtime write.
+        console.error(value);
+        continue;
+      }
+      clearTimeout(timer);
+      return JSON.parse(value);
+    }
   }
 
+  /** Its view of the cluster. */
   async view(): Promise<AgentView> {
     await this.#writer.write(new Uint8Array([10]));
     return await this.#read(START_TIMEOUT_MS) as AgentView;
@@ -284,11 +293,10 @@ class Side implements AsyncDisposable {
     this.agents.forEach(({ pid }, i) => {
       for (const { name: thread } of Deno.readDirSync(`/proc/${pid}/task`)) {
         try {
-          const text = Deno.readTextFileSync(`/proc/${pid}/task/${thread}/stat`);
-          const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-          const name = text.slice(text.indexOf("(") + 1, text.lastIndexOf(")"));
-          const ms = (user: string, system: string) => (Number(user) + Number(system)) * 10;
-          used.set(`${i}/${name}/${thread}`, ms(fields[11], fields[12]));
+          const task = `/proc/${pid}/task/${thread}`;
+          const name = Deno.readTextFileSync(`${task}/comm`).trim();
+          const [ns] = Deno.readTextFileSync(`${task}/schedstat`).split(" ");
+          used.set(`${i}/${name}/${thread}`, Number(ns) / 1e6);
         } catch {
           // It has ended.
         }
@@ -363,6 +371,22 @@ async function measure(sides: readonly Side[], { name, load, isRemote }: Row): P
         if (percent >= 2) say(`    ${side.name}${thread}: ${percent.toFixed(0)} %`);
       }
     }
+  }
+}
+
+/** What a side at rest uses. */
+async function idle(side: Side): Promise<void> {
+  await settle([side]);
+  await pause(1000);
+  const before = side.cpuMs(), threads = side.threads(), startMs = performance.now();
+  await pause(IDLE_MS);
+  const passedMs = performance.now() - startMs;
+  const percent = 100 * (side.cpuMs() - before) / passedMs;
+  console.log(`${side.name} at rest: ${percent.toFixed(1)} % of a core`);
+  if (!values.threads) return;
+  for (const [thread, ms] of side.threads()) {
+    const used = 100 * (ms - (threads.get(thread) ?? 0)) / passedMs;
+    if (used >= 0.1) say(`    ${side.name}${thread}: ${used.toFixed(1)} %`);
   }
 }
 
@@ -501,6 +525,7 @@ async function main(): Promise<void> {
       await side.load({ rw, blockBytes: 4 * KiB, depth: 32 }, { count: WARM_OPERATIONS });
     }
   }
+  for (const side of all) await idle(side);
   for (const each of rows) await measure(all, each);
   const setting =
     `${here.count} × ${here.processors}, ${here.memoryGiB} GiB, Linux ${here.kernel}; ` +
