@@ -15,7 +15,7 @@ import { parseArgs } from "node:util";
 import { AdminClient } from "../../agent/admin_client.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import { benchExitCode, type BenchOptions, type BenchResult, runBench } from "../../cli/bench.ts";
-import { until } from "../guest/deadline.ts";
+import { until, within } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
 import type { AgentOrder, AgentView } from "./cluster_agent.ts";
 import { cpuMs, machine, pause, syncFileSystem, writeZeros } from "./machine.ts";
@@ -78,6 +78,7 @@ function row(rw: BenchOptions["rw"], kibibytes: number, depth: number, target: n
 class AgentProcess implements AsyncDisposable {
   readonly #lines: ReadableStreamDefaultReader<string>;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
+  #answer = Promise.withResolvers<unknown>();
 
   private constructor(
     readonly order: AgentOrder,
@@ -86,6 +87,8 @@ class AgentProcess implements AsyncDisposable {
     this.#lines = process.stdout.pipeThrough(new TextDecoderStream()).pipeThrough(linesOf())
       .getReader();
     this.#writer = process.stdin.getWriter();
+    this.#answer.promise.catch(() => {});
+    void this.#listen();
   }
 
   static async start(order: AgentOrder): Promise<AgentProcess> {
@@ -103,7 +106,7 @@ class AgentProcess implements AsyncDisposable {
       stderr: "inherit",
     }).spawn();
     const agent = new AgentProcess(order, process);
-    await agent.#read(START_TIMEOUT_MS);
+    await agent.#next();
     return agent;
   }
 
@@ -115,25 +118,29 @@ class AgentProcess implements AsyncDisposable {
     return this.order.config.runDir;
   }
 
-  async #read(timeoutMs: number): Promise<unknown> {
-    const timer = setTimeout(() => this.kill(), timeoutMs);
+  /** Reads all that it says as it says it: a full pipe would stop it. */
+  async #listen(): Promise<void> {
     for (;;) {
       const { value, done } = await this.#lines.read();
-      if (done) throw new Error(`the agent in ${this.runDir} has ended`);
-      if (!/^["{]/.test(value)) {
-        // What --v8-flags made the runtime write.
-        console.error(value);
-        continue;
-      }
-      clearTimeout(timer);
-      return JSON.parse(value);
+      if (done) break;
+      // The rest is what --v8-flags made the runtime write.
+      if (/^["{]/.test(value)) this.#answer.resolve(JSON.parse(value));
+      else if (value !== "") console.error(value);
     }
+    this.#answer.reject(new Error(`the agent in ${this.runDir} has ended`));
+  }
+
+  /** Its next answer. */
+  async #next(): Promise<unknown> {
+    const value = await within(this.#answer.promise, START_TIMEOUT_MS, () => this.runDir);
+    this.#answer = Promise.withResolvers();
+    return value;
   }
 
   /** Its view of the cluster. */
   async view(): Promise<AgentView> {
     await this.#writer.write(new Uint8Array([10]));
-    return await this.#read(START_TIMEOUT_MS) as AgentView;
+    return await this.#next() as AgentView;
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
@@ -147,7 +154,7 @@ class AgentProcess implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.kill();
     await this.process.status;
-    await this.#lines.cancel();
+    await this.#lines.cancel().catch(() => {});
     await this.#writer.abort().catch(() => {});
   }
 }
