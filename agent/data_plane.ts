@@ -193,7 +193,7 @@ export class DataPlane implements DiskServerHost {
       }
       const isBusy = this.#scheduled.length > 0 || this.#later.length > 0 ||
         this.#disk.hasReady || this.#ring.ready > 0 || this.#peers?.hasWork === true ||
-        (this.isPolling && this.#ring.unsubmitted > 0);
+        (this.#polled.length > 0 && this.#ring.unsubmitted > 0);
       if (isBusy || this.#poll() || this.#stopPolling()) this.#ring.enter(0);
       else this.#sleep(Math.max(1, this.#nextTickMs - now));
     }
@@ -214,7 +214,10 @@ export class DataPlane implements DiskServerHost {
    * @returns whether something came
    */
   #poll(): boolean {
-    if (this.#polled.length === 0 || this.#disk.inFlight > 0) return false;
+    // What guests wait for comes from elsewhere, whose processor this one may be.
+    if (this.#polled.length === 0 || this.#disk.inFlight > 0 || this.#data.peers.count > 0) {
+      return false;
+    }
     const endMs = performance.now() + this.#pollMs;
     do {
       let found = false;
@@ -257,6 +260,7 @@ export class DataPlane implements DiskServerHost {
   #turn(): void {
     this.#ring.dispatch();
     this.#disk.deliver();
+    this.#sendFirst();
     for (let round = 0; round < ROUNDS_MAX; round++) {
       this.#pool.endTurn();
       this.#data.endTurn();
@@ -275,9 +279,17 @@ export class DataPlane implements DiskServerHost {
       for (let i = 0; i < sessions.length; i++) sessions[i].turn();
       sessions.length = 0;
       // A turn may have taken more from the rings: close its batch before sleeping.
+      this.#sendFirst();
       this.#store.endTurn();
     }
     this.#peers?.endTurn();
+  }
+
+  /** Requests for other nodes go out before this node's own part of the work, which theirs then runs beside. */
+  #sendFirst(): void {
+    if (this.#peers?.hasGathered !== true) return;
+    this.#peers.endTurn();
+    this.#ring.submit();
   }
 
   // ------------------------------------------------------------------------------ DiskServerHost

@@ -1,7 +1,7 @@
 /**
  * `./dev bench:cluster`: three agents on loopback beside one agent alone, in one run, in turn, on the same file system.
  *
- *     ./dev bench:cluster [--disk MIB] [--seconds N] [--repetitions N] [--only PATTERN] [--dir DIR]
+ *     ./dev bench:cluster [--disk MIB] [--seconds N] [--repetitions N] [--only PATTERN,…] [--dir DIR]
  *                         [--against CHECKOUT] [--recovery] [--threads] [--v8-flags FLAGS]
  *
  * Agents run from source. `--against` adds another checkout's agents to every row: the only way to tell a change from what
@@ -523,7 +523,9 @@ async function main(): Promise<void> {
       await Deno.stat(`${root}/agent/cluster_node.ts`).then(() => true, () => false);
     if (hasCluster) all.push(await start("three-other", root, 3));
   }
-  const rows = ROWS.filter(({ name }) => name.includes(values.only));
+  const rows = ROWS.filter(({ name }) =>
+    values.only.split(",").some((part) => name.includes(part))
+  );
   const fill = { rw: "write", blockBytes: MiB, depth: 4 } as const;
   for (const side of all) {
     await side.load(fill, { count: diskBytes / MiB });
