@@ -197,7 +197,7 @@ export class DataPlane implements DiskServerHost {
       }
       const isBusy = this.#scheduled.length > 0 || this.#later.length > 0 ||
         this.#disk.hasReady || this.#ring.ready > 0 || this.#peers?.hasWork === true ||
-        (this.isPolling && this.#ring.unsubmitted > 0);
+        (this.#polled.length > 0 && this.#ring.unsubmitted > 0);
       if (isBusy || this.#poll() || this.#stopPolling()) this.#ring.enter(0);
       else this.#sleep(Math.max(1, this.#nextTickMs - now));
     }
@@ -218,7 +218,10 @@ export class DataPlane implements DiskServerHost {
    * @returns whether something came
    */
   #poll(): boolean {
-    if (this.#polled.length === 0 || this.#disk.inFlight > 0) return false;
+    // What guests wait for comes from elsewhere, whose processor this one may be.
+    if (this.#polled.length === 0 || this.#disk.inFlight > 0 || this.#data.peers.count > 0) {
+      return false;
+    }
     const endMs = performance.now() + this.#pollMs;
     do {
       this.#data.advance(clockMs());
@@ -264,6 +267,7 @@ export class DataPlane implements DiskServerHost {
     this.#data.advance(clockMs());
     this.#ring.dispatch();
     this.#disk.deliver();
+    this.#sendFirst();
     for (let round = 0; round < ROUNDS_MAX; round++) {
       this.#pool.endTurn();
       this.#data.endTurn();
@@ -283,6 +287,7 @@ export class DataPlane implements DiskServerHost {
       sessions.length = 0;
       // A turn may have taken more from the rings: give back what needs no work, and close the batch, before sleeping.
       this.#data.endTurn();
+      this.#sendFirst();
       this.#store.endTurn();
     }
     this.#peers?.endTurn();
@@ -303,6 +308,13 @@ export class DataPlane implements DiskServerHost {
       });
     }
     this.#fail(new StoreError("IO", reason));
+  }
+
+  /** Requests for other nodes go out before this node's own part of the work, which theirs then runs beside. */
+  #sendFirst(): void {
+    if (this.#peers?.hasGathered !== true) return;
+    this.#peers.endTurn();
+    this.#ring.submit();
   }
 
   // ------------------------------------------------------------------------------ DiskServerHost
