@@ -479,17 +479,18 @@ export class ClusterNode {
 
   // ------------------------------------------------------------------------------------------ time
 
-  get #isAlone(): boolean {
+  /** Whether this node is all of its cluster, and asks for no other. */
+  get isAlone(): boolean {
     return this.control.map.nodes.length <= 1 && this.#options.join.length === 0;
   }
 
   #tick(): void {
     if (this.#isStopped) return;
     this.control.tick(clockMs());
-    if (clockMs() - this.#reportedMs >= REPORT_MS && !this.#isAlone) void this.#report();
+    if (clockMs() - this.#reportedMs >= REPORT_MS && !this.isAlone) void this.#report();
     this.#timer = setTimeout(
       () => this.#tick(),
-      this.#isAlone && this.#incarnation > 0 ? TICK_ALONE_MS : TICK_MS,
+      this.isAlone && this.#incarnation > 0 ? TICK_ALONE_MS : TICK_MS,
     );
   }
 
