@@ -562,8 +562,13 @@ export class ClusterNode {
   }
 
   /** What all nodes have reported to the leader lately; empty when it cannot be asked. */
-  reports(): Promise<ReadonlyMap<number, NodeReport>> {
-    return new Promise((resolve) => this.control.askReports(resolve));
+  async reports(): Promise<ReadonlyMap<number, NodeReport>> {
+    // Alone it reports to nobody but when it is asked.
+    if (this.#isAlone) {
+      await this.#report();
+      this.control.tick(clockMs());
+    }
+    return await new Promise((resolve) => this.control.askReports(resolve));
   }
 
   /**

@@ -258,6 +258,7 @@ export class DataPlane implements DiskServerHost {
   }
 
   #turn(): void {
+    this.#data.advance(clockMs());
     this.#ring.dispatch();
     this.#disk.deliver();
     for (let round = 0; round < ROUNDS_MAX; round++) {

@@ -67,6 +67,8 @@ const RENEW_MS = 1000;
 const RENEW_RETRY_MS = 300;
 /** Proposals and requests for leases are sent again after this time. */
 const RETRY_MS = 400;
+/** How often a node without a leader asks the voters who leads, which makes them look for it, too. */
+const LOOK_MS = 500;
 /** Requests to be taken in are sent again after this time. */
 const JOIN_RETRY_MS = 1000;
 /** Proposals that wait for their result. */
@@ -843,6 +845,10 @@ export class Control {
   #mapIsNew(): void {
     const { self } = this;
     if (self === undefined) return;
+    if (!this.#isIntroduced) {
+      this.#isIntroduced = true;
+      this.gossip.join(this.#map.nodes.map((node) => node.address));
+    }
     this.#number();
     for (const [id, wish] of this.#wishes) {
       const disk = this.#map.disks.find((candidate) => candidate.id === id);
@@ -864,6 +870,8 @@ export class Control {
   }
   #ownIncarnation = 0;
   #isNewcomer = false;
+  /** Gossip has been told of the nodes in the map. */
+  #isIntroduced = false;
 
   /** This run was taken in, or has founded the cluster: incarnation 1 is its own. */
   markNewcomer(): void {
@@ -929,6 +937,7 @@ export class Control {
     const raft = this.#raft;
     if (raft === null) return;
     raft.tick(this.#nowMs);
+    this.#lookForLeader();
     this.#proposeUp();
     if (this.#nowMs - this.#dutiesMs >= DUTIES_MS) {
       this.#dutiesMs = this.#nowMs;
@@ -940,6 +949,18 @@ export class Control {
     this.#sendProposals();
     this.#pump();
   }
+
+  /** After a start, nobody knows yet that this node is back: whoever it speaks to does. */
+  #lookForLeader(): void {
+    if (this.#raft!.status().leader !== 0 || this.#nowMs - this.#lookedMs < LOOK_MS) return;
+    this.#lookedMs = this.#nowMs;
+    for (const voter of this.#map.voters) {
+      if (voter !== this.#node) {
+        this.#send(this.#addressOf(voter), { kind: ControlKind.Ask, id: 0 });
+      }
+    }
+  }
+  #lookedMs = -Infinity;
 
   /** What a leader looks after. */
   #lead(): void {

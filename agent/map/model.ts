@@ -67,7 +67,10 @@ export const PROTOCOL_MAX = 0xffff;
 export const WEIGHT_MAX = 1e15;
 
 /** PGs of a new cluster, as a power of two: 256. */
-export const PG_BITS_MIN = 8;
+export const PG_BITS_DEFAULT = 8;
+
+/** Fewest PGs that a map may have, as a power of two. Only tests found clusters with fewer than the default. */
+export const PG_BITS_MIN = 2;
 
 /** Most PGs of a pool, as a power of two: 16384. */
 export const PG_BITS_MAX = 14;
@@ -284,7 +287,7 @@ export const EMPTY_MAP: ClusterMap = {
   settings: DEFAULT_SETTINGS,
   nodes: [],
   voters: [],
-  pgBits: PG_BITS_MIN,
+  pgBits: PG_BITS_DEFAULT,
   targetsEpoch: 0,
   pools: [],
   disks: [],

@@ -79,6 +79,7 @@ export class DataCore implements PeerListener, RouterHost {
   unreachable: readonly number[] = [];
   readonly #failed = new Set<number>();
   #localOperations = 0;
+  readonly #release = (offset: number, bytes: number) => this.arena.release(offset, bytes);
 
   /**
    * @param options.transport its listener must be this core
@@ -178,7 +179,7 @@ export class DataCore implements PeerListener, RouterHost {
     const isSame = before !== null && map.epoch === before.epoch &&
       incarnation === this.incarnation;
     if (before !== null && (map.epoch < before.epoch || isSame)) return;
-    const view = new ClusterView(map, self);
+    const view = new ClusterView(map, self, before);
     const isJump = before !== null && map.epoch > before.epoch + 1;
     this.#view = view;
     this.incarnation = incarnation;
@@ -352,13 +353,21 @@ export class DataCore implements PeerListener, RouterHost {
         headBytes,
         dataOffset,
         dataBytes,
-        (offset, bytes) => this.arena.release(offset, bytes),
+        this.#release,
       )
       : this.replica.received(link, head, headBytes, dataOffset, dataBytes);
     if (!isGood) this.log.warn("a peer sent a message that cannot be right", { link });
   }
 
   // ----------------------------------------------------------------------------------------- time
+
+  /**
+   * Beginning of a turn of the loop: what it serves is judged by this time. A process that was stopped for a while so
+   * finds out before it does anything.
+   */
+  advance(nowMs: number): void {
+    this.#nowMs = nowMs;
+  }
 
   /** End of a turn of the loop: gives back what needed no work. */
   endTurn(): void {

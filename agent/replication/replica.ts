@@ -30,6 +30,7 @@ import {
   ANSWER,
   DESCRIPTION_WORDS,
   EXTRA_BYTES_MAX,
+  getU32,
   Head,
   HEAD_BYTES,
   MessageFlag,
@@ -228,7 +229,7 @@ export class Replica {
   readonly #list = chunkList(STAMP_ENTRIES_MAX);
   readonly #poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
   readonly #scratch = new Uint8Array(HEAD_BYTES + EXTRA_BYTES_MAX);
-  readonly #scratchView = new DataView(this.#scratch.buffer);
+  readonly #scratchHead = new Uint32Array(this.#scratch.buffer, 0, HEAD_BYTES / 4);
   readonly #scratchWords = new Uint32Array(this.#scratch.buffer, HEAD_BYTES);
   readonly #arenaView: DataView;
 
@@ -443,8 +444,7 @@ export class Replica {
   ): Verdict {
     const head = this.#head;
     if (headBytes < HEAD_BYTES) return Verdict.Broken;
-    const view = new DataView(bytes.buffer, bytes.byteOffset, headBytes);
-    if (!head.decode(view) || (head.type & ANSWER) !== 0) return Verdict.Broken;
+    if (!head.decode(bytes) || (head.type & ANSWER) !== 0) return Verdict.Broken;
     const extraBytes = headBytes - HEAD_BYTES;
     if (extraBytes > EXTRA_BYTES_MAX || extraBytes % 4 !== 0) return Verdict.Broken;
     if (this.view === null || head.epoch > this.view.epoch) return Verdict.Wait;
@@ -453,11 +453,11 @@ export class Replica {
       case MessageType.Write:
       case MessageType.Free:
       case MessageType.Zero:
-        return this.#write(state, view, extraBytes, dataOffset, dataBytes);
+        return this.#write(state, bytes, extraBytes, dataOffset, dataBytes);
       case MessageType.Sync:
         return dataBytes > 0 ? Verdict.Broken : this.#sync(state);
       case MessageType.Read:
-        return dataBytes > 0 ? Verdict.Broken : this.#read(state, view, extraBytes);
+        return dataBytes > 0 ? Verdict.Broken : this.#read(state, bytes, extraBytes);
       case MessageType.Stamps:
         return dataBytes > 0 ? Verdict.Broken : this.#stamps(state);
       case MessageType.List:
@@ -486,7 +486,7 @@ export class Replica {
     operation.link = state.link;
     operation.bufferOffset = 0;
     operation.bufferBytes = 0;
-    Object.assign(operation.head, this.#head);
+    operation.head.set(this.#head);
     return operation;
   }
 
@@ -527,7 +527,7 @@ export class Replica {
 
   #write(
     state: Link,
-    view: DataView,
+    bytes: Uint8Array,
     extraBytes: number,
     dataOffset: number,
     dataBytes: number,
@@ -558,15 +558,15 @@ export class Replica {
     const { operation: target } = write;
     operation.bufferOffset = dataOffset;
     operation.bufferBytes = dataBytes;
-    operation.layers.length = 0;
-    operation.layers.push(head.layer);
+    if (operation.layers.length > 1) operation.layers.length = 1;
+    operation.layers[0] = head.layer;
     target.layers = operation.layers;
     target.chunk = head.chunk;
     target.block = head.block;
     target.blockCount = head.count;
     target.buffer = dataOffset;
     for (let i = 0; i < extraBytes / 4; i++) {
-      operation.checksums[i] = view.getUint32(HEAD_BYTES + i * 4, true);
+      operation.checksums[i] = getU32(bytes, HEAD_BYTES + i * 4);
     }
     this.counters.writes++;
     this.counters.writtenBytes += dataBytes;
@@ -597,7 +597,7 @@ export class Replica {
 
   // -------------------------------------------------------------------------------------- reads
 
-  #read(state: Link, view: DataView, extraBytes: number): Verdict {
+  #read(state: Link, message: Uint8Array, extraBytes: number): Verdict {
     const head = this.#head;
     const layers = extraBytes / 4;
     const isSane = head.count >= 1 && head.count <= TRANSFER_BLOCKS_MAX &&
@@ -619,7 +619,7 @@ export class Replica {
     operation.bufferBytes = bytes;
     operation.layers.length = 0;
     for (let i = 0; i < layers; i++) {
-      operation.layers.push(view.getUint32(HEAD_BYTES + i * 4, true));
+      operation.layers.push(getU32(message, HEAD_BYTES + i * 4));
     }
     const { read } = operation;
     read.kind = OperationKind.Read;
@@ -771,7 +771,8 @@ export class Replica {
       return Verdict.Taken;
     }
     const { layer, chunk, argument } = head;
-    const answer = Object.assign(new Head(), head);
+    const answer = new Head();
+    answer.set(head);
     const { link } = state;
     this.puller.pullFor(disk, group, layer, chunk, argument, (status) => {
       const now = this.#links.get(link);
@@ -831,7 +832,7 @@ export class Replica {
     head.type |= ANSWER;
     head.status = status;
     head.epoch = this.view!.epoch;
-    head.encode(this.#scratchView);
+    head.encode(this.#scratchHead);
     const headBytes = HEAD_BYTES + extraWords * 4;
     const isSent = state.answers.length === 0 &&
       this.#transport.send(state.link, this.#scratch, headBytes, dataOffset, dataBytes);
@@ -847,7 +848,7 @@ export class Replica {
       } else {
         this.#releaseData(dataOffset, heldBytes);
         head.status = -ENOMEM;
-        head.encode(this.#scratchView);
+        head.encode(this.#scratchHead);
         dataBytes = 0;
       }
     } else if (dataBytes === 0) this.#releaseData(dataOffset, heldBytes);

@@ -49,6 +49,8 @@ export interface AgentOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** The compiled program; by default what {@linkcode PROGRAM_VARIABLE} names, or else the source. */
   readonly program?: string;
+  /** What runs the program, such as `nsenter` with its arguments; it has to become the program, by exec. */
+  readonly prefix?: readonly string[];
 }
 
 /** How a process ended. */
@@ -139,6 +141,16 @@ export class AgentProcess implements AsyncDisposable {
   /** A client of its admin API, to be closed. */
   client(): AdminClient {
     return new AdminClient({ runDir: this.runDir });
+  }
+
+  /** Resolves when it is ready; rejects when it ends instead. */
+  get ready(): Promise<void> {
+    return this.#ready.promise;
+  }
+
+  /** Sends any signal and returns at once; SIGSTOP makes a host that hangs. */
+  signal(name: Deno.Signal): void {
+    signal(this.#process, name);
   }
 
   /** Sends SIGKILL and returns at once, for the moment to be exact. */
@@ -265,6 +277,7 @@ async function spawn(
   args: readonly string[],
   options: {
     readonly program?: string;
+    readonly prefix?: readonly string[];
     readonly env?: Readonly<Record<string, string>>;
     readonly stdin: "null" | "piped";
     readonly stdout: "null" | "piped";
@@ -273,8 +286,8 @@ async function spawn(
   const program = options.program ?? Deno.env.get(PROGRAM_VARIABLE);
   const line = program === undefined ? await sourceCommand() : [program];
   const setpriv = find("setpriv");
-  const prefix = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "KILL", "--"];
-  const [path, ...rest] = [...prefix, ...line, ...args];
+  const dying = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "KILL", "--"];
+  const [path, ...rest] = [...dying, ...options.prefix ?? [], ...line, ...args];
   return new Deno.Command(path, {
     args: rest,
     env: { NO_COLOR: "1", ...options.env },

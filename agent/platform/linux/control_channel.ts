@@ -571,6 +571,12 @@ export class TcpControlChannel implements ControlChannel {
     incoming.peer = peer;
     this.#incoming.set(peer.uuid, incoming);
     if (older !== undefined) close(older.connection);
+    // It is there: no reason to wait any longer before it is tried again.
+    const outgoing = this.#outgoing.get(peer.address);
+    if (outgoing !== undefined) {
+      outgoing.failures = 0;
+      outgoing.retryAtMs = 0;
+    }
   }
 
   async #receive(incoming: Incoming, reader: Reader, result: HandshakeResult): Promise<void> {
