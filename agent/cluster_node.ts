@@ -564,7 +564,7 @@ export class ClusterNode {
   /** What all nodes have reported to the leader lately; empty when it cannot be asked. */
   async reports(): Promise<ReadonlyMap<number, NodeReport>> {
     // Alone it reports to nobody but when it is asked.
-    if (this.#isAlone) {
+    if (this.isAlone) {
       await this.#report();
       this.control.tick(clockMs());
     }

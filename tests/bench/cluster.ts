@@ -204,7 +204,7 @@ class Side implements AsyncDisposable {
         scrubRateBytes: 0,
         adopt: false,
         acceptDamage: false,
-        listen: [`127.0.0.1:${this.port + 10 * i}`],
+        listen: `127.0.0.1:${this.port + 10 * i}`,
         join: i === 0 ? [] : [`127.0.0.1:${this.port}`],
         name: `host-${i}`,
       },

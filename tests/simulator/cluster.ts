@@ -639,9 +639,17 @@ export class Simulation implements NodeWatcher {
         return this.propose({ kind: "set-availability", node: id, availability });
       }
       case 2:
-        return this.propose({ kind: "set-weight", node: id, weight: random.pick([null, 1e9, 4e9]) });
+        return this.propose({
+          kind: "set-weight",
+          node: id,
+          weight: random.pick([null, 1e9, 4e9]),
+        });
       case 3:
-        return this.propose({ kind: "set-zone", node: id, zone: random.pick(["", "zone-0", "zone-1"]) });
+        return this.propose({
+          kind: "set-zone",
+          node: id,
+          zone: random.pick(["", "zone-0", "zone-1"]),
+        });
       case 4:
       case 5:
         return this.#remove(node, id);
@@ -778,7 +786,11 @@ export class Simulation implements NodeWatcher {
         `${guest.oracle.name} on node ${guest.node.id} stalls in a healthy cluster: ${reason}`,
       );
     }
-    this.until("those that were left behind are fenced", () => this.#leftBehind.size === 0, QUIET_MS_MAX);
+    this.until(
+      "those that were left behind are fenced",
+      () => this.#leftBehind.size === 0,
+      QUIET_MS_MAX,
+    );
     for (const guest of [...this.guests.values()]) this.#close(guest);
     this.until("guests end", () => this.guests.size === 0, QUIET_MS_MAX);
     this.until(
