@@ -13,6 +13,7 @@
  */
 import { parseArgs } from "node:util";
 import { AdminClient } from "../../agent/admin_client.ts";
+import { CONFIG_DEFAULT } from "../../agent/config.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import { benchExitCode, type BenchOptions, type BenchResult, runBench } from "../../cli/bench.ts";
 import { until } from "../guest/deadline.ts";
@@ -195,6 +196,7 @@ class Side implements AsyncDisposable {
       root: this.root,
       secretByte: SECRET_BYTE,
       config: {
+        ...CONFIG_DEFAULT,
         dataPath: data,
         capacityBytes: storeBytes,
         runDir: `${this.dir}/run-${this.name}${i}`,

@@ -36,7 +36,7 @@ export interface SimulationOptions {
   readonly nodes?: number;
   readonly isVerbose?: boolean;
   /** Called for each process that starts, to break something on purpose; see `canary_test.ts`. */
-  readonly sabotage?: (process: Process, simulation: Simulation) => void;
+  readonly sabotage?: (run: Process, simulation: Simulation) => void;
 }
 
 /** What a run did. */
@@ -652,7 +652,7 @@ export class Simulation implements NodeWatcher {
         });
       case 4:
       case 5:
-        return this.#remove(node, id);
+        return this.#remove(id);
       case 6:
         return this.#resize();
       case 7:
@@ -694,7 +694,7 @@ export class Simulation implements NodeWatcher {
   }
 
   /** Takes a node out for good: drained if it lives, by force (but not at the price of data) if it is dead. */
-  #remove(node: SimNode, id: number): void {
+  #remove(id: number): void {
     if (this.nodes.length < 2) return;
     const entry = this.map!.nodes.find((each) => each.id === id)!;
     const nowMs = Math.floor(this.world.nowMs);

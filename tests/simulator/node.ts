@@ -50,7 +50,7 @@ export interface NodeWatcher {
   /** The store has failed, or cannot be opened: the process is about to end. */
   failed(node: SimNode, reason: string): void;
   /** A process is put together, and nothing has happened yet: the place to break something on purpose. */
-  assembled(node: SimNode, process: Process): void;
+  assembled(node: SimNode, run: Process): void;
 }
 
 /** Disk requests that fail, as probabilities. */
