@@ -497,17 +497,18 @@ export class ClusterNode {
 
   // ------------------------------------------------------------------------------------------ time
 
-  get #isAlone(): boolean {
+  /** Whether this node is all of its cluster, and asks for no other. */
+  get isAlone(): boolean {
     return this.control.map.nodes.length <= 1 && this.#options.join.length === 0;
   }
 
   #tick(): void {
     if (this.#isStopped) return;
     this.control.tick(clockMs());
-    if (clockMs() - this.#reportedMs >= REPORT_MS && !this.#isAlone) void this.#report();
+    if (clockMs() - this.#reportedMs >= REPORT_MS && !this.isAlone) void this.#report();
     this.#timer = setTimeout(
       () => this.#tick(),
-      this.#isAlone && this.#incarnation > 0 ? TICK_ALONE_MS : TICK_MS,
+      this.isAlone && this.#incarnation > 0 ? TICK_ALONE_MS : TICK_MS,
     );
   }
 
@@ -581,7 +582,7 @@ export class ClusterNode {
   /** What all nodes have reported to the leader lately; empty when it cannot be asked. */
   async reports(): Promise<ReadonlyMap<number, NodeReport>> {
     // Alone it reports to nobody but when it is asked.
-    if (this.#isAlone) {
+    if (this.isAlone) {
       await this.#report();
       this.control.tick(clockMs());
     }

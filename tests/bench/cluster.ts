@@ -13,6 +13,7 @@
  */
 import { parseArgs } from "node:util";
 import { AdminClient } from "../../agent/admin_client.ts";
+import { CONFIG_DEFAULT } from "../../agent/config.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import { benchExitCode, type BenchOptions, type BenchResult, runBench } from "../../cli/bench.ts";
 import { until, within } from "../guest/deadline.ts";
@@ -211,6 +212,7 @@ class Side implements AsyncDisposable {
       root: this.root,
       secretByte: SECRET_BYTE,
       config: {
+        ...CONFIG_DEFAULT,
         dataPath: data,
         capacityBytes: storeBytes,
         runDir: `${this.dir}/run-${this.name}${i}`,
@@ -220,7 +222,7 @@ class Side implements AsyncDisposable {
         scrubRateBytes: 0,
         adopt: false,
         acceptDamage: false,
-        listen: [`127.0.0.1:${this.port + 10 * i}`],
+        listen: `127.0.0.1:${this.port + 10 * i}`,
         join: i === 0 ? [] : [`127.0.0.1:${this.port}`],
         name: `host-${i}`,
       },
