@@ -320,7 +320,7 @@ export class ClusterNode {
     const reason = error instanceof Error ? error.message : String(error);
     if (this.#isStopped) return;
     this.#log.error("the store does not take what the cluster has decided", { reason });
-    if (this.#isAlone) return;
+    if (this.isAlone) return;
     this.stop();
     this.#listener.failed(new Error(`the store has failed: ${reason}`));
   }

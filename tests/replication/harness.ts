@@ -39,6 +39,11 @@ export class FakeTransport implements PeerTransport {
   room = Infinity;
   readonly paused = new Set<number>();
   readonly addresses = new Map<number, string | null>();
+  readonly dropped: number[] = [];
+
+  drop(link: number): void {
+    this.dropped.push(link);
+  }
 
   setPeer(node: number, address: string | null): void {
     this.addresses.set(node, address);
@@ -124,6 +129,7 @@ export class FakeChunk {
 
 /** A store that does what it is told when it is told. Blocks are remembered by their first byte. */
 export class FakeStore implements LocalStore {
+  damageListener: ((layer: number, chunk: number, block: number) => void) | null = null;
   readonly waiting: Operation[] = [];
   readonly content = new Map<number, Map<number, FakeChunk>>();
   /** Kinds of what was carried out, in order. */

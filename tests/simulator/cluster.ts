@@ -652,9 +652,17 @@ export class Simulation implements NodeWatcher {
         return this.propose({ kind: "set-availability", node: id, availability });
       }
       case 2:
-        return this.propose({ kind: "set-weight", node: id, weight: random.pick([null, 1e9, 4e9]) });
+        return this.propose({
+          kind: "set-weight",
+          node: id,
+          weight: random.pick([null, 1e9, 4e9]),
+        });
       case 3:
-        return this.propose({ kind: "set-zone", node: id, zone: random.pick(["", "zone-0", "zone-1"]) });
+        return this.propose({
+          kind: "set-zone",
+          node: id,
+          zone: random.pick(["", "zone-0", "zone-1"]),
+        });
       case 4:
       case 5:
         return this.#remove(node, id);
