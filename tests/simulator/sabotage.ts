@@ -46,7 +46,7 @@ export function forgetToFence(process: Process): void {
   replica.received = (link, bytes, headBytes, dataOffset, dataBytes) => {
     const { view } = replica;
     const isWrite = headBytes >= HEAD_BYTES &&
-      head.decode(new DataView(bytes.buffer, bytes.byteOffset, headBytes)) && isChange(head.type);
+      head.decode(bytes.subarray(0, headBytes)) && isChange(head.type);
     if (view === null || !isWrite) return received(link, bytes, headBytes, dataOffset, dataBytes);
     replica.view = unfenced(view, nodes.get(link) ?? 0, head);
     const isGood = received(link, bytes, headBytes, dataOffset, dataBytes);
