@@ -297,7 +297,10 @@ export class ClusterNode {
       },
       mapChanged: (map, _effects, isJump, proposal) => this.#mapChanged(map, isJump, proposal),
       started: (node, incarnation) => this.#start(node, incarnation),
-      renewed: (untilMs) => this.#tell({ kind: "renew", untilMs }),
+      renewed: (untilMs) => {
+        this.#tell({ kind: "renew", untilMs });
+        this.#markStarted();
+      },
       joined: (node, clusterId) => {
         this.#joined(node, clusterId).catch((error) => this.#persistFailed(error));
       },
@@ -384,7 +387,8 @@ export class ClusterNode {
     this.leases.started(node, incarnation);
     this.leases.mapChanged(this.control.map);
     void this.#addresses(this.control.map);
-    if (isFirst) this.#markStarted();
+    // Alone it leads in a moment, and may serve then.
+    if (isFirst && !this.isAlone) this.#markStarted();
     const { weightBytes } = this.#options;
     if (isFirst && incarnation === 1 && weightBytes !== null) {
       this.control.propose({ kind: "set-weight", node, weight: weightBytes });
