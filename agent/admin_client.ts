@@ -249,6 +249,11 @@ export class AdminClient implements Disposable {
     await this.#ask({ method: "PUT", path: "/v1/log-level", body: { level } });
   }
 
+  /** See `ControlBackend.recover`: the last way out, after which the agent stops. */
+  async recoverCluster(): Promise<void> {
+    await this.#ask({ method: "POST", path: "/v1/cluster/recover" });
+  }
+
   /** Begins a clean stop; the agent has not ended yet when this resolves. */
   async shutdown(): Promise<void> {
     await this.#ask({ method: "POST", path: "/v1/shutdown" });

@@ -410,6 +410,20 @@ class AgentCore implements Agent, ControlBackend {
     return Promise.resolve(formatClusterSecret(this.#node.secret));
   }
 
+  /** {@inheritDoc ControlBackend.recover} */
+  async recover(): Promise<void> {
+    const { leader, serveUntilMs } = this.#node.control.status;
+    if (leader !== 0 && clockMs() < serveUntilMs) {
+      throw new ControlFailure({
+        code: "busy",
+        message: "the cluster has a majority and can decide: there is nothing to recover",
+        hint: "take single nodes out with 'kelpie node remove NODE --force'",
+      });
+    }
+    await this.#node.recover();
+    this.shutdown();
+  }
+
   /** {@inheritDoc ControlBackend.removeNode} */
   removeNode(node: number, options: RemoveNodeOptions): Promise<void> {
     return this.#node.removeNode(node, options);

@@ -610,6 +610,7 @@ export class ClusterNode {
 
   /** Leaves in good order: everything is durable, and no session has a disk any more. */
   async leave(): Promise<void> {
+    if (this.#isStopped) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, LEAVE_MS_MAX);
       this.control.leave(() => {

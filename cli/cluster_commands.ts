@@ -75,6 +75,28 @@ export function addClusterCommands(cluster: AnyCommand, context: CommandContext)
       using client = context.client();
       context.output.line(await client.secret());
     });
+  cluster.command("recover")
+    .summary("go on when a majority of the voters is gone for good")
+    .description(
+      "The last way out. Makes this node decide alone, with the map that it has, from its next start on; the " +
+        "agent stops. Use it only when the other voters can never come back, and on the node with the newest map " +
+        "('epoch' of 'kelpie status --json'): decisions that it has not heard of are lost. No other node of the old " +
+        "cluster may run any more, nor be started again with its old store: it would still go by what was decided " +
+        "without this one. Data that only lost nodes had stays unavailable until they are removed with " +
+        "'kelpie node remove NODE --force --accept-loss'.",
+    )
+    .option("--yes", "do not ask")
+    .addHelpText("after", examples("kelpie cluster recover"))
+    .action(async ({ yes = false }) => {
+      using client = context.client();
+      context.output.confirm({
+        yes,
+        action: "let this node decide alone",
+        loss: "what the other voters have decided without it",
+      });
+      await client.recoverCluster();
+      context.output.say("this node decides alone from its next start on: start its agent again");
+    });
   cluster.command("settings")
     .summary("show or change settings")
     .description(

@@ -230,6 +230,11 @@ export interface ControlBackend {
    * @param options `force`: it is down and will not come back; `acceptLoss`: even where it has the only copy of data
    */
   removeNode(id: number, options: RemoveNodeOptions): Promise<void>;
+  /**
+   * The way out when a majority of the voters is gone for good: from its next start on this node decides alone with what it
+   * has. The agent stops afterwards. Rejects with `busy` while the cluster can decide.
+   */
+  recover(): Promise<void>;
   setLogLevel(level: "debug" | "info" | "warn" | "error"): void;
   /** Begins a clean stop; resolves at once. */
   shutdown(): void;

@@ -668,6 +668,14 @@ export const OPENAPI = {
         responses: answer(200, "LogLevel", "The level now"),
       },
     },
+    "/v1/cluster/recover": {
+      post: {
+        operationId: "recoverCluster",
+        summary:
+          "Let this node decide alone from its next start on, when a majority is gone for good",
+        responses: nothing("It will; the agent stops"),
+      },
+    },
     "/v1/shutdown": {
       post: {
         operationId: "shutdown",

@@ -110,6 +110,7 @@ export const ROUTES: readonly Route[] = [
     handle: changeSettings,
   },
   { method: "GET", path: "/v1/cluster/secret", handle: getSecret },
+  { method: "POST", path: "/v1/cluster/recover", handle: recoverCluster },
   { method: "GET", path: "/v1/nodes", handle: listNodes },
   { method: "GET", path: "/v1/nodes/{node}", handle: (call) => answerNode(call, findNamed(call)) },
   { method: "PATCH", path: "/v1/nodes/{node}", body: "ChangeNode", handle: changeNode },
@@ -144,6 +145,11 @@ function setLogLevel({ backend, body }: Call): Response {
   const { level } = body as LogLevelDocument;
   backend.setLogLevel(level);
   return json(200, { level } satisfies LogLevelDocument);
+}
+
+async function recoverCluster({ backend }: Call): Promise<Response> {
+  await backend.recover();
+  return new Response(null, { status: 204 });
 }
 
 function shutdown({ backend }: Call): Response {

@@ -183,6 +183,13 @@ export class FakeBackend implements ControlBackend {
     this.logLevel = level;
   }
 
+  /** Times that recovery was asked for. */
+  recoveries = 0;
+  recover(): Promise<void> {
+    this.recoveries++;
+    return Promise.resolve();
+  }
+
   shutdown(): void {
     this.isShutDown = true;
   }
