@@ -369,9 +369,18 @@ export class Control {
     }
   }
 
-  /** What depends on time, which the map does not know: only the leader's own duties propose it. */
+  /** What depends on time, which the map does not know: whoever loses a lease by it must surely have stopped serving. */
   #isAllowed(command: MapCommand): boolean {
-    return command.kind !== "take-lease" || this.#mayGrant(command.id);
+    if (command.kind === "take-lease") return this.#mayGrant(command.id);
+    if (command.kind !== "remove-node" || command.force !== true) return true;
+    // One that is not down is refused when this is applied.
+    return findNode(this.#map, command.node)?.state !== "down" || this.#isSurelyDown(command.node);
+  }
+
+  /** Whether a node has been down for so long that it serves nothing, whatever it believes. */
+  #isSurelyDown(node: number): boolean {
+    const since = this.#downSince.get(node);
+    return since !== undefined && this.#nowMs - since >= GRANT_MS;
   }
 
   // ---------------------------------------------------------------------------------------- leases
@@ -444,9 +453,7 @@ export class Control {
     if (lease === null) return true;
     const holder = findNode(this.#map, lease.node);
     if (holder === undefined || holder.incarnation !== lease.incarnation) return true;
-    if (holder.state === "up") return false;
-    const since = this.#downSince.get(lease.node);
-    return since !== undefined && this.#nowMs - since >= GRANT_MS;
+    return holder.state !== "up" && this.#isSurelyDown(lease.node);
   }
 
   // ------------------------------------------------------------------------------------- messages

@@ -794,6 +794,7 @@ export class Simulation implements NodeWatcher {
     // As the faults have left it, before guests write over what may be wrong.
     for (const guest of [...this.guests.values()]) this.#close(guest);
     this.until("guests end", () => this.guests.size === 0, QUIET_MS_MAX);
+    if (this.flips > 0) this.until("damaged blocks heal", () => this.#isSound(), QUIET_MS_MAX);
     this.#compareReplicas();
     // Guests that are there must get on.
     for (const oracle of this.oracles) this.#startGuest(oracle);
@@ -827,7 +828,6 @@ export class Simulation implements NodeWatcher {
       guest.node.detach(oracle.id, guest.volume);
     }
     this.until("every group is whole still", () => this.#isWhole(), QUIET_MS_MAX);
-    if (this.flips > 0) this.until("damaged blocks heal", () => this.#isSound(), QUIET_MS_MAX);
     for (const node of this.nodes) this.repaired += node.process!.data!.status.repaired;
     this.#compareReplicas();
   }
