@@ -188,7 +188,10 @@ export class Control {
   #report: NodeReport = EMPTY_REPORT;
   /** As leader: what others report, and renewals that wait for a majority. */
   readonly #reports = new Map<number, { report: NodeReport; atMs: number }>();
-  readonly #reads = new Map<number, { node: number; incarnation: number; id: number; address: string }>();
+  readonly #reads = new Map<
+    number,
+    { node: number; incarnation: number; id: number; address: string }
+  >();
   #readContext = 0;
 
   readonly #wishes = new Map<number, LeaseWish>();

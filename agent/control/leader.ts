@@ -23,8 +23,8 @@ import {
   findNode,
   type MapCommand,
   type NodeEntry,
-  type PgEntry,
   PG_BITS_MAX,
+  type PgEntry,
   type Pool,
   storageNodes,
 } from "../map/map.ts";

@@ -100,7 +100,10 @@ export class Leases {
     };
     // What was never opened may hide what an earlier holder has left: only the next one brings it in line.
     if (isOpened) {
-      this.#host.propose({ kind: "release-lease", id: disk, node: this.#node, generation }, finished);
+      this.#host.propose(
+        { kind: "release-lease", id: disk, node: this.#node, generation },
+        finished,
+      );
     } else this.#host.propose({ kind: "force-release-lease", id: disk, generation }, finished);
   }
 

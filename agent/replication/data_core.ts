@@ -142,8 +142,9 @@ export class DataCore implements PeerListener, RouterHost {
       let left = missing.length;
       for (const layer of missing) {
         this.store.createLayer(layer, (error) => {
-          if (error !== null) this.log.error("a layer could not be made", { layer, reason: error.message });
-          else if (--left === 0) this.#nextMap();
+          if (error !== null) {
+            this.log.error("a layer could not be made", { layer, reason: error.message });
+          } else if (--left === 0) this.#nextMap();
         });
       }
       return;
@@ -168,9 +169,12 @@ export class DataCore implements PeerListener, RouterHost {
     }
   }
 
-  #install({ map, self, incarnation }: { map: ClusterMap; self: number; incarnation: number }): void {
+  #install(
+    { map, self, incarnation }: { map: ClusterMap; self: number; incarnation: number },
+  ): void {
     const before = this.#view;
-    const isSame = before !== null && map.epoch === before.epoch && incarnation === this.incarnation;
+    const isSame = before !== null && map.epoch === before.epoch &&
+      incarnation === this.incarnation;
     if (before !== null && (map.epoch < before.epoch || isSame)) return;
     const view = new ClusterView(map, self, before);
     const isJump = before !== null && map.epoch > before.epoch + 1;

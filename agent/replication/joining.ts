@@ -559,9 +559,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     if (job.isSettling) return;
     const view = this.#view!;
     const { inSync } = view.pool(job.copies)[job.group].entry;
-    const sources = inSync.filter((node) =>
-      node !== view.self && view.node(node)?.state === "up"
-    );
+    const sources = inSync.filter((node) => node !== view.self && view.node(node)?.state === "up");
     if (sources.length < 2) return;
     job.source = sources[(sources.indexOf(job.source) + 1) % sources.length];
   }

@@ -16,7 +16,14 @@
 import type { Arena } from "../base/arena.ts";
 import type { Window } from "../platform/platform.ts";
 import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
-import { getU64, type Head, MessageFlag, MessageType, STAMP_ENTRY_BYTES, Status } from "./messages.ts";
+import {
+  getU64,
+  type Head,
+  MessageFlag,
+  MessageType,
+  STAMP_ENTRY_BYTES,
+  Status,
+} from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import type { JoiningHook, Puller, Replica } from "./replica.ts";
 import type { ClusterView, DiskView } from "./view.ts";
@@ -194,7 +201,12 @@ export class Opening implements PeerRequestOwner {
         const at = dataOffset + i * STAMP_ENTRY_BYTES;
         const sequence = getU64(data, at + 16);
         if (sequence < 0) continue;
-        this.#note(request.node, data.getUint32(at + 4, true), data.getUint32(at + 8, true), sequence);
+        this.#note(
+          request.node,
+          data.getUint32(at + 4, true),
+          data.getUint32(at + 8, true),
+          sequence,
+        );
       }
     }
     if (dataBytes > 0) arena.release(dataOffset, dataBytes);

@@ -29,7 +29,7 @@ import { EBADMSG, EIO, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { OperationList } from "../store/operation_list.ts";
 import type { LocalStore } from "./local_store.ts";
-import { type Head, MessageFlag, MessageType, Status } from "./messages.ts";
+import { type Head, MessageType, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import { LocalWrite, type LocalWriteOwner, type Replica } from "./replica.ts";
 import { MEMBERS_MAX } from "../map/map.ts";

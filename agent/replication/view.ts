@@ -66,7 +66,9 @@ export class ClusterView {
     this.epoch = map.epoch;
     this.self = self;
     for (const node of map.nodes) this.#nodes.set(node.id, node);
-    const base = before !== null && before.self === self && this.#hasStatesOf(before) ? before : null;
+    const base = before !== null && before.self === self && this.#hasStatesOf(before)
+      ? before
+      : null;
     for (const { copies, pgs } of map.pools) {
       const old = base?.pool(copies) ?? NO_GROUPS;
       const isSame = old.length === pgs.length && pgs.every((entry, at) => old[at].entry === entry);

@@ -36,7 +36,7 @@ export interface SimulationOptions {
   readonly nodes?: number;
   readonly isVerbose?: boolean;
   /** Called for each process that starts, to break something on purpose; see `canary_test.ts`. */
-  readonly sabotage?: (process: Process, simulation: Simulation) => void;
+  readonly sabotage?: (run: Process, simulation: Simulation) => void;
 }
 
 /** What a run did. */
@@ -295,7 +295,6 @@ export class Simulation implements NodeWatcher {
     });
   }
 
-  /** A command of the admin API that depends on time goes to the leader's duties; see `Control`. */
   #addNode(): SimNode {
     const { random } = this.world;
     const index = this.#freeMemories.pop() ?? this.nodes.length;
@@ -390,8 +389,7 @@ export class Simulation implements NodeWatcher {
       this.map!.disks.every((disk) => disk.copies > 1) && !this.nodes[1].isWitness;
     if (isFlipping) this.#flipped = this.nodes[random.below(2)];
     if (random.chance(0.3)) this.#breakDisks(isFlipping);
-    const { map: _, ...shown } = { map: 0, ...this.network.faults };
-    this.note(null, "faults", { ...shown, flipped: this.#flipped?.id ?? 0 });
+    this.note(null, "faults", { ...this.network.faults, flipped: this.#flipped?.id ?? 0 });
     while (this.world.nowMs < endMs) {
       this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
       this.#retire();
@@ -654,12 +652,20 @@ export class Simulation implements NodeWatcher {
         return this.propose({ kind: "set-availability", node: id, availability });
       }
       case 2:
-        return this.propose({ kind: "set-weight", node: id, weight: random.pick([null, 1e9, 4e9]) });
+        return this.propose({
+          kind: "set-weight",
+          node: id,
+          weight: random.pick([null, 1e9, 4e9]),
+        });
       case 3:
-        return this.propose({ kind: "set-zone", node: id, zone: random.pick(["", "zone-0", "zone-1"]) });
+        return this.propose({
+          kind: "set-zone",
+          node: id,
+          zone: random.pick(["", "zone-0", "zone-1"]),
+        });
       case 4:
       case 5:
-        return this.#remove(node, id);
+        return this.#remove(id);
       case 6:
         return this.#resize();
       case 7:
@@ -701,7 +707,7 @@ export class Simulation implements NodeWatcher {
   }
 
   /** Takes a node out for good: drained if it lives, by force (but not at the price of data) if it is dead. */
-  #remove(node: SimNode, id: number): void {
+  #remove(id: number): void {
     if (this.nodes.length < 2) return;
     const entry = this.map!.nodes.find((each) => each.id === id)!;
     const nowMs = Math.floor(this.world.nowMs);

@@ -141,7 +141,9 @@ export class Network {
       const isCurrent = station.isRunning && station.run === run;
       if (address === undefined || !isCurrent) return;
       for (const { connection, end } of mine.values()) {
-        if (connection.isUp && end === connection.client && connection.server.station.node === node) {
+        if (
+          connection.isUp && end === connection.client && connection.server.station.node === node
+        ) {
           return;
         }
       }
@@ -308,7 +310,9 @@ export class Network {
   breakCut(): void {
     for (const connection of [...this.#connections]) {
       const { client, server } = connection;
-      if (this.isCut(client.station, server.station) || this.isCut(server.station, client.station)) {
+      if (
+        this.isCut(client.station, server.station) || this.isCut(server.station, client.station)
+      ) {
         this.world.after(500 + this.world.random.below(2000), () => {
           const isStillCut = this.isCut(client.station, server.station) ||
             this.isCut(server.station, client.station);

@@ -50,7 +50,7 @@ export interface NodeWatcher {
   /** The store has failed, or cannot be opened: the process is about to end. */
   failed(node: SimNode, reason: string): void;
   /** A process is put together, and nothing has happened yet: the place to break something on purpose. */
-  assembled(node: SimNode, process: Process): void;
+  assembled(node: SimNode, run: Process): void;
 }
 
 /** Disk requests that fail, as probabilities. */
@@ -177,13 +177,21 @@ export class SimNode implements Station {
     this.disk.faults = {
       fail: (kind) => {
         const { read, write, sync } = this.diskErrors;
-        const share = kind === "read" ? read : kind === "write" ? write : kind === "sync" ? sync : 0;
+        const share = kind === "read"
+          ? read
+          : kind === "write"
+          ? write
+          : kind === "sync"
+          ? sync
+          : 0;
         return share > 0 && random.chance(share) ? -5 : 0;
       },
     };
     const opened = (error: StoreError | null) => {
       if (process.isDead) return;
-      if (error !== null) return this.#failed(process, `its store cannot be opened: ${error.message}`);
+      if (error !== null) {
+        return this.#failed(process, `its store cannot be opened: ${error.message}`);
+      }
       this.#opened(process, arena, random, seeds);
     };
     if (this.#isFormatted) process.store.open({ hostId: HOST }, opened);

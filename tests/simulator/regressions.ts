@@ -24,23 +24,27 @@ export const REGRESSIONS: readonly Regression[] = [
   {
     seed: 2012,
     faultsMs: 20_000,
-    found: "a new holder's first flush failed because a group without any chunk of the disk was settled; " +
+    found:
+      "a new holder's first flush failed because a group without any chunk of the disk was settled; " +
       "a flush failed for the guest when the store of the only replica failed",
   },
   {
     seed: 4022,
     faultsMs: 20_000,
-    found: "a read returned a write that not all replicas had, and that was not there after a take-over; " +
+    found:
+      "a read returned a write that not all replicas had, and that was not there after a take-over; " +
       "a node that was just taken for dead could be removed by force, and its lease given away while it served",
   },
   {
     seed: 4026,
     faultsMs: 20_000,
-    found: "a read returned a write that not all replicas had, and that was not there after a take-over",
+    found:
+      "a read returned a write that not all replicas had, and that was not there after a take-over",
   },
   {
     seed: 3006,
     faultsMs: 20_000,
-    found: "nothing in the product: a lease that was taken by force is given away only after a while",
+    found:
+      "nothing in the product: a lease that was taken by force is given away only after a while",
   },
 ];
