@@ -30,6 +30,7 @@ import {
   type Applied,
   type ClusterMap,
   EMPTY_MAP,
+  findNode,
   type MapCommand,
   type NodeFacts,
   type Proposal,
@@ -579,6 +580,11 @@ export class ClusterNode {
       while (this.control.map.voters.includes(node) && clockMs() < endMs) {
         await new Promise((resolve) => setTimeout(resolve, 100));
       }
+    }
+    // A node that is down may serve its guests for some seconds more.
+    const isDown = () => findNode(this.control.map, node)?.state === "down";
+    while (options.force && isDown() && !this.control.isSurelyDown(node)) {
+      await new Promise((resolve) => setTimeout(resolve, 200));
     }
     await this.propose({ kind: "remove-node", node, ...options, nowMs: Date.now() });
   }

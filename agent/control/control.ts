@@ -309,6 +309,15 @@ export class Control {
    * first, or too many wait
    */
   propose(command: MapCommand, done: (result: Result<Applied>) => void = () => {}): void {
+    // What takes leases away with the node that holds them waits until it serves nothing any more.
+    const isForced = command.kind === "remove-node" && command.force === true;
+    if (isForced && findNode(this.#map, command.node)?.state === "down") {
+      if (!this.isSurelyDown(command.node)) {
+        const message = "the node has not been down for long enough: it may still serve its guests";
+        this.#soon.push(() => done({ ok: false, error: { code: "busy", message } }));
+        return;
+      }
+    }
     this.#propose(command, done, false);
   }
 
@@ -426,6 +435,12 @@ export class Control {
     }
   }
 
+  /** Whether a node has been down for so long that it serves nothing, whatever it believes. */
+  isSurelyDown(node: number): boolean {
+    const since = this.#downSince.get(node);
+    return since !== undefined && this.#nowMs - since >= GRANT_MS;
+  }
+
   // ---------------------------------------------------------------------------------------- leases
 
   /** A session wants the disk's lease: asks until the map says that this node has it. */
@@ -497,9 +512,7 @@ export class Control {
     if (lease === null) return true;
     const holder = findNode(this.#map, lease.node);
     if (holder === undefined || holder.incarnation !== lease.incarnation) return true;
-    if (holder.state === "up") return false;
-    const since = this.#downSince.get(lease.node);
-    return since !== undefined && this.#nowMs - since >= GRANT_MS;
+    return holder.state !== "up" && this.#isSurelyDown(lease.node);
   }
 
   // ------------------------------------------------------------------------------------- messages

@@ -152,6 +152,8 @@ export class Guest implements BlockRequestOwner {
   /** Only reads, each block once. */
   #sweep: (() => void) | null = null;
   #sweepAt = 0;
+  /** Changes nothing for a while. */
+  #isReading = false;
   readonly #slots: Slot[] = [];
   #whenIdle: (() => void) | null = null;
   /** When it was made, if it has not begun. */
@@ -243,6 +245,8 @@ export class Guest implements BlockRequestOwner {
   }
 
   #kind(): BlockKind {
+    if (this.random.chance(0.01)) this.#isReading = !this.#isReading;
+    if (this.#isReading) return this.random.chance(0.1) ? BlockKind.Flush : BlockKind.Read;
     const draw = this.random.fraction();
     if (draw < 0.08) return BlockKind.Flush;
     if (draw < 0.45) return BlockKind.Read;
@@ -261,7 +265,8 @@ export class Guest implements BlockRequestOwner {
       slot.block = 0;
       slot.count = BLOCKS_MAX;
     } else {
-      slot.place = random.below(oracle.places.length);
+      // Some are written all the time, some so rarely that what was lost there is still seen at the end.
+      slot.place = Math.floor(oracle.places.length * random.fraction() ** 3);
       slot.block = random.below(BLOCKS_MAX);
       slot.count = 1 + random.below(BLOCKS_MAX - slot.block);
     }

@@ -74,8 +74,8 @@ function unfenced(view: ClusterView, sender: number, { generation }: Head): Clus
   });
 }
 
-/** A replica that still lacks writes takes itself for one that may be read. */
-export function readWhileJoining(process: Process): void {
+/** A replica that lacks writes, since it was away, takes itself for one that may be read. */
+export function readOutOfSync(process: Process): void {
   const data = process.data!;
   const setMap = data.setMap.bind(data);
   data.setMap = (map, self, incarnation) => {
@@ -83,7 +83,8 @@ export function readWhileJoining(process: Process): void {
     if (!data.hasMap) return;
     for (const groups of data.view.pools()) {
       for (const group of groups) {
-        if (!group.entry.joining.includes(self)) continue;
+        const { target, inSync } = group.entry;
+        if (!target.includes(self) || inSync.includes(self)) continue;
         (group as { readFrom: number }).readFrom = self;
       }
     }
