@@ -150,12 +150,17 @@ class AgentCore implements Agent, ControlBackend {
       ready: this.#ready,
       log: this.#log,
       options: clusterOptions(this.#config),
-      listener: { mapChanged: () => {} },
+      listener: {
+        failed: (error) => {
+          void this.#server?.close();
+          this.#fail(error);
+        },
+      },
     });
     this.#cluster = cluster;
     for (const disk of cluster.control.map.disks) {
       const error = checkSocketPaths(this.#config.runDir, disk.name);
-      if (error !== null) throw new ControlFailure(error);
+      if (error !== null) this.#log.error("a disk cannot be served here", { reason: error.message });
     }
     this.#server = await serve({ backend: this, log: this.#log, runDir: this.#config.runDir });
     const isIn = await cluster.started();
@@ -213,7 +218,10 @@ class AgentCore implements Agent, ControlBackend {
     }
     await this.#checkCommand(command);
     await this.#shrinkFirst(command);
-    const { map } = await this.#node.propose(command);
+    // The disk that is meant is the one that has the name now, whenever the cluster gets to it.
+    const isDelete = command.kind === "delete-disk";
+    const id = isDelete ? findDisk(this.map(), command.name)?.id : undefined;
+    const { map } = await this.#node.propose(id === undefined ? command : { ...command, id } as MapCommand);
     return map;
   }
 
@@ -263,13 +271,12 @@ class AgentCore implements Agent, ControlBackend {
   async #shrinkFirst(command: MapCommand): Promise<void> {
     if (!this.#isShrink(command) || command.shrink !== true) return;
     const disk = findDisk(this.map(), command.name)!;
-    await this.#node.withLease(disk.id, () =>
-      this.#plane.request({
-        kind: "zero",
-        disk: disk.id,
-        startBytes: command.sizeBytes,
-        endBytes: disk.sizeBytes,
-      }));
+    await this.#plane.request({
+      kind: "zero",
+      disk: disk.id,
+      startBytes: command.sizeBytes,
+      endBytes: disk.sizeBytes,
+    });
   }
 
   #find(name: string): DiskEntry {

@@ -91,7 +91,8 @@ export interface ClusterOptions {
 
 /** What the agent wants to know. */
 export interface ClusterListener {
-  mapChanged(map: ClusterMap): void;
+  /** This node cannot take part any more; it has stopped to. */
+  failed(error: Error): void;
 }
 
 /** Number and cluster, as META keeps them: node u16, then 16 bytes. */
@@ -127,7 +128,6 @@ export class ClusterNode {
   readonly #started: Promise<void>;
   #markStarted!: () => void;
   readonly #numeric = new Map<number, { address: string; numeric: string; atMs: number }>();
-  readonly #opened = new Map<number, () => void>();
   /** Why this node has not been taken in yet. */
   joinProblem: string | null = null;
   /** Bytes copied while catching up, and when, of a while ago. */
@@ -165,7 +165,7 @@ export class ClusterNode {
       forgetLease: (disk) => this.control.forgetLease(disk),
       propose: (command, done) => this.control.propose(command, () => done?.()),
       granted: (disk, generation) => this.#tell({ kind: "lease-granted", disk, generation }),
-      fenced: (disk) => this.#tell({ kind: "fenced", disk }),
+      fenced: (disk, generation) => this.#tell({ kind: "fenced", disk, generation }),
     });
     this.control = new Control({
       host: this.#host(),
@@ -215,8 +215,10 @@ export class ClusterNode {
       writes.push({ key: SECRET_KEY, value: secret.slice() });
     }
     let isFounder = false;
-    if (membership === null && (options.join.length === 0 || oldMap !== undefined)) {
-      if (options.join.length > 0) refuseOldDisks(oldMap!);
+    if (membership === null && options.join.length > 0 && oldMap !== undefined) {
+      refuseOldDisks(oldMap);
+    }
+    if (membership === null && options.join.length === 0) {
       isFounder = true;
       membership = { node: 1, clusterId: ready.clusterId };
       const before = oldMap === undefined ? EMPTY_MAP : unwrap(decodeMap(oldMap));
@@ -290,14 +292,15 @@ export class ClusterNode {
       persist: (writes, done) => {
         this.#plane.request({ kind: "persist", writes: [...writes] }).then(
           done,
-          // The store has failed, and with it the data plane: the agent ends.
-          () => {},
+          (error) => this.#persistFailed(error),
         );
       },
       mapChanged: (map, _effects, isJump, proposal) => this.#mapChanged(map, isJump, proposal),
       started: (node, incarnation) => this.#start(node, incarnation),
       renewed: (untilMs) => this.#tell({ kind: "renew", untilMs }),
-      joined: (node, clusterId) => void this.#joined(node, clusterId),
+      joined: (node, clusterId) => {
+        this.#joined(node, clusterId).catch((error) => this.#persistFailed(error));
+      },
       joinRefused: (message) => {
         if (this.joinProblem !== message) {
           this.#log.error("the cluster does not take this node in; it goes on asking", {
@@ -307,6 +310,19 @@ export class ClusterNode {
         this.joinProblem = message;
       },
     };
+  }
+
+  /**
+   * What consensus must not forget cannot be made durable: a node among others must not go on as if it could, and
+   * its guests' disks are better off elsewhere. Alone it stays to say what is wrong.
+   */
+  #persistFailed(error: unknown): void {
+    const reason = error instanceof Error ? error.message : String(error);
+    if (this.#isStopped) return;
+    this.#log.error("the store does not take what the cluster has decided", { reason });
+    if (this.#isAlone) return;
+    this.stop();
+    this.#listener.failed(new Error(`the store has failed: ${reason}`));
   }
 
   #tell(request: Parameters<DataPlaneClient["request"]>[0]): void {
@@ -332,7 +348,6 @@ export class ClusterNode {
       if (map.settings.trustedNetwork !== this.#isTrusting) this.#introduce();
     }
     void this.#addresses(map);
-    this.#listener.mapChanged(map);
   }
   #isMapSent = false;
 
@@ -391,6 +406,8 @@ export class ClusterNode {
     const writes = [
       { key: NODE_KEY, value: membershipBytes(this.#membership) },
       ...writeInitial(node, state),
+      // What version 0.1 left, without disks.
+      { key: OLD_MAP_KEY, value: null },
     ];
     await this.#plane.request({ kind: "persist", writes });
     this.#log.info("this node has been taken in", { node, cluster: clusterId });
@@ -444,7 +461,6 @@ export class ClusterNode {
         return this.leases.released(event.disk);
       case "reconciled":
         this.leases.opened(event.disk, event.generation);
-        this.#opened.get(event.disk)?.();
         this.control.propose({
           kind: "reconciled",
           id: event.disk,
@@ -540,19 +556,6 @@ export class ClusterNode {
     });
   }
 
-  /** Runs something while this node has the disk's lease and nobody else does. */
-  async withLease<T>(disk: number, work: () => Promise<T>): Promise<T> {
-    const opened = new Promise<void>((resolve) => this.#opened.set(disk, resolve));
-    this.leases.wanted(disk);
-    try {
-      await opened;
-      return await work();
-    } finally {
-      this.#opened.delete(disk);
-      await new Promise<void>((resolve) => this.leases.released(disk, resolve));
-    }
-  }
-
   /** The cluster's secret. */
   get secret(): Uint8Array {
     return this.#secret.slice();
@@ -576,8 +579,13 @@ export class ClusterNode {
   }
 
   /** What all nodes have reported to the leader lately; empty when it cannot be asked. */
-  reports(): Promise<ReadonlyMap<number, NodeReport>> {
-    return new Promise((resolve) => this.control.askReports(resolve));
+  async reports(): Promise<ReadonlyMap<number, NodeReport>> {
+    // Alone it reports to nobody but when it is asked.
+    if (this.#isAlone) {
+      await this.#report();
+      this.control.tick(clockMs());
+    }
+    return await new Promise((resolve) => this.control.askReports(resolve));
   }
 
   /**

@@ -15,8 +15,10 @@
  * @module
  */
 import { Arena } from "./base/arena.ts";
-import { CHUNK_BYTES } from "./base/limits.ts";
+import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
+import { BlockKind, BlockRequest } from "./blk/target.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
+import type { DiskStatus } from "./http/backend.ts";
 import { Logger } from "./logger.ts";
 import { apply, type ClusterMap, type DiskEntry, type MapCommand } from "./map/map.ts";
 import { decodeMap } from "./map/map_codec.ts";
@@ -44,7 +46,7 @@ import { Operation, OperationKind } from "./store/operation.ts";
 import { Store } from "./store/store.ts";
 import type { VhostSession } from "./vhost/session.ts";
 import { TransferPool } from "./volume/transfer_pool.ts";
-import { Volume } from "./volume/volume.ts";
+import { Volume, VOLUME_COUNTERS_ZERO } from "./volume/volume.ts";
 import type {
   NumberedRequest,
   WorkerCheckReport,
@@ -85,8 +87,8 @@ const DRAIN_MS_MAX = 5000;
 const IDLE_TICKS_TO_TRIM = 20;
 /** Milliseconds between reports of a check's progress. */
 const PROGRESS_MS = 100;
-/** Chunks zeroed at once when a disk shrinks. */
-const ZERO_OPERATIONS_MAX = 16;
+/** Longest wait for a disk's lease when it is to be shrunk. */
+const LEASE_MS_MAX = 10_000;
 
 /** Sends a message to the main thread. */
 export type Post = (message: WorkerMessage) => void;
@@ -188,6 +190,7 @@ export class DataPlane implements DiskServerHost {
         this.sockets.resume();
         if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
         this.#trimWhenIdle();
+        this.#giveUpUnleased(now);
         this.#nextTickMs = now + this.#tickMs();
         continue;
       }
@@ -217,6 +220,7 @@ export class DataPlane implements DiskServerHost {
     if (this.#polled.length === 0 || this.#disk.inFlight > 0) return false;
     const endMs = performance.now() + this.#pollMs;
     do {
+      this.#data.advance(clockMs());
       let found = false;
       for (let i = 0; i < this.#polled.length; i++) found = this.#polled[i].poll() || found;
       if (found) return true;
@@ -226,6 +230,7 @@ export class DataPlane implements DiskServerHost {
 
   /** Asks for kicks again; true when something had come meanwhile. */
   #stopPolling(): boolean {
+    if (this.#polled.length > 0) this.#data.advance(clockMs());
     let found = false;
     while (this.#polled.length > 0) found = this.#polled.pop()!.stopPolling() || found;
     return found;
@@ -275,7 +280,8 @@ export class DataPlane implements DiskServerHost {
       this.#turning = sessions;
       for (let i = 0; i < sessions.length; i++) sessions[i].turn();
       sessions.length = 0;
-      // A turn may have taken more from the rings: close its batch before sleeping.
+      // A turn may have taken more from the rings: give back what needs no work, and close the batch, before sleeping.
+      this.#data.endTurn();
       this.#store.endTurn();
     }
     this.#peers?.endTurn();
@@ -335,6 +341,7 @@ export class DataPlane implements DiskServerHost {
       },
       send: (link, head, headBytes, dataOffset, dataBytes) =>
         this.#peers !== null && this.#peers.send(link, head, headBytes, dataOffset, dataBytes),
+      drop: (link) => this.#peers?.drop(link),
       pause: (link, paused) => this.#peers?.pause(link, paused),
     };
   }
@@ -462,12 +469,15 @@ export class DataPlane implements DiskServerHost {
 
   #leaseGranted(disk: number, generation: number): void {
     const server = this.#servers.get(disk);
-    if (server === undefined) return;
+    // Whoever wanted it has gone meanwhile: it goes back by itself.
+    if (server === undefined || !server.wantsLease) return;
     if (this.#data.router(disk).generation !== generation) this.#data.openDisk(disk, generation);
     server.leaseGranted(generation);
   }
 
-  #fenced(disk: number): void {
+  #fenced(disk: number, generation: number): void {
+    // A lease that has been had again since is another matter.
+    if (this.#data.router(disk).generation !== generation) return;
     // Cut off first: what fails then is not told to the guest.
     this.#servers.get(disk)?.fence();
     this.#data.router(disk).abandon(-EIO);
@@ -480,7 +490,8 @@ export class DataPlane implements DiskServerHost {
       if (node.id === this.#self || node.witness) continue;
       if (!this.#data.peers.isConnected(node.id)) disconnected.push(node.id);
     }
-    return { ...this.#data.status, unreachable: [...this.#data.unreachable], disconnected };
+    const unreachable = [...new Set([...this.#data.unreachable, ...this.#data.failedNodes])];
+    return { ...this.#data.status, unreachable, disconnected };
   }
 
   // ------------------------------------------------------------------------------------- opening
@@ -610,14 +621,8 @@ export class DataPlane implements DiskServerHost {
         return this.#answer(id, this.#dataStatus());
       case "zero":
         return this.#zero(id, request.disk, request.startBytes, request.endBytes);
-      case "disk-status": {
-        const server = this.#server(request.disk);
-        const allocatedBytes = server.disk.layers.reduce(
-          (sum, layer) => sum + this.#store.layerBytes(layer),
-          0,
-        );
-        return this.#answer(id, { ...server.status, allocatedBytes });
-      }
+      case "disk-status":
+        return this.#answer(id, this.#diskStatus(request.disk));
       case "close-sessions":
         return this.#server(request.disk).closeSessions(() => this.#answer(id));
       case "store-status":
@@ -634,13 +639,26 @@ export class DataPlane implements DiskServerHost {
         this.#leaseGranted(request.disk, request.generation);
         return this.#answer(id);
       case "fenced":
-        this.#fenced(request.disk);
+        this.#fenced(request.disk, request.generation);
         return this.#answer(id);
       case "drain":
         return this.#drain(id);
       case "stop":
         return this.#stop(id);
     }
+  }
+
+  /** Of a disk that is not served here (yet, or because this is a witness) there is nothing to say. */
+  #diskStatus(disk: number): DiskStatus {
+    const server = this.#servers.get(disk);
+    if (server === undefined) {
+      return { sessions: [], counters: { ...VOLUME_COUNTERS_ZERO }, allocatedBytes: 0 };
+    }
+    const allocatedBytes = server.disk.layers.reduce(
+      (sum, layer) => sum + this.#store.layerBytes(layer),
+      0,
+    );
+    return { ...server.status, allocatedBytes };
   }
 
   #server(disk: number): DiskServer {
@@ -726,52 +744,64 @@ export class DataPlane implements DiskServerHost {
     );
   }
 
-  /** Through the disk's replicas, like a guest's discard: its lease is this node's, and no front end is there. */
+  /**
+   * Makes a part of a disk read as zeros, durably: through its volume, as a guest would, with the disk's lease and no front
+   * end. Whole blocks first, which gives room back even where there is none, then what is left of the first one.
+   */
   #zero(id: number, disk: number, startBytes: number, endBytes: number): void {
     const server = this.#server(disk);
-    const { volume } = server;
-    const router = this.#data.router(disk);
-    // Whole blocks only: what the cut leaves of a block can no longer be addressed.
-    let block = Math.ceil(startBytes / 4096);
-    const end = Math.ceil(endBytes / 4096);
-    let pending = 0;
-    let failed = 0;
-    const issue = (operation: Operation): boolean => {
-      if (block >= end || failed !== 0) return false;
-      operation.kind = OperationKind.Free;
-      operation.layers = volume.layers;
-      operation.generation = volume.generation;
-      operation.sequence = ++volume.sequence;
-      operation.chunk = Math.floor(block / 1024);
-      operation.block = block % 1024;
-      operation.blockCount = Math.min(1024 - operation.block, end - block);
-      block += operation.blockCount;
-      pending++;
-      router.submit(operation);
-      return true;
-    };
-    const owner = {
-      operationDone: (operation: Operation) => {
-        pending--;
-        if (operation.result !== 0) failed = operation.result;
-        if (operation.kind === OperationKind.Sync) {
-          if (failed === 0) this.#answer(id);
-          else this.#refuse(id, new Error(`freeing blocks failed with errno ${-failed}`));
-          return;
+    const alignedBytes = Math.ceil(startBytes / BLOCK_BYTES) * BLOCK_BYTES;
+    const ranges = [
+      { from: alignedBytes, to: Math.ceil(endBytes / BLOCK_BYTES) * BLOCK_BYTES },
+      { from: startBytes, to: Math.min(alignedBytes, endBytes) },
+    ].filter(({ from, to }) => from < to);
+    const cancelWork = server.workAlone("its size is being changed", (done) => {
+      this.#unleased.delete(id);
+      const next = () => {
+        const range = ranges.shift();
+        if (range === undefined) {
+          done();
+          return this.#answer(id);
         }
-        if (!issue(operation) && pending === 0) {
-          operation.kind = OperationKind.Sync;
-          pending++;
-          router.submit(operation);
-        }
+        const request = new BlockRequest({
+          requestDone: ({ result }) => {
+            if (result === 0) return next();
+            done();
+            this.#refuse(id, new Error(`zeroing failed with errno ${-result}`));
+          },
+        }, 0);
+        request.kind = BlockKind.WriteZeroes;
+        request.unmap = true;
+        request.forceUnitAccess = true;
+        request.offsetBytes = range.from;
+        request.lengthBytes = range.to - range.from;
+        server.volume.submit(request);
+      };
+      next();
+    });
+    if (cancelWork === null) throw new StoreError("BUSY", `disk ${server.disk.name} is in use`);
+    this.#unleased.set(id, {
+      deadlineMs: this.monotonicMs() + LEASE_MS_MAX,
+      cancel: () => {
+        cancelWork();
+        const message = `disk ${server.disk.name} could not be opened here within ${
+          LEASE_MS_MAX / 1000
+        } s`;
+        this.#refuse(id, new StoreError("BUSY", message));
       },
-    };
-    let started = false;
-    for (let i = 0; i < ZERO_OPERATIONS_MAX; i++) {
-      started = issue(new Operation(owner, 0)) || started;
-    }
-    if (!started) this.#answer(id);
+    });
   }
+
+  /** Gives up what has waited for a lease for too long: whoever asked for it has gone, and must not be surprised later. */
+  #giveUpUnleased(nowMs: number): void {
+    for (const [id, { deadlineMs, cancel }] of this.#unleased) {
+      if (nowMs < deadlineMs) continue;
+      this.#unleased.delete(id);
+      cancel();
+    }
+  }
+  /** Requests that wait for the lease of a disk. */
+  readonly #unleased = new Map<number, { deadlineMs: number; cancel: () => void }>();
 
   /** Ends all sessions in good order, and makes everything durable that was acknowledged here. */
   #drain(id: number): void {

@@ -221,6 +221,9 @@ export class DiskServer {
   readonly #waiting: FrontEndSession[] = [];
   /** Why no front end may connect; null: they may. */
   #closedReason: string | null = null;
+  /** What the agent itself wants to do with the lease, and whether it is about that. */
+  #work: (() => void) | null = null;
+  #isWorking = false;
   /** Processes whose guests went on while another host had the disk: never again. */
   readonly #fenced = new Set<number>();
   #stopListening: (() => void)[] = [];
@@ -333,9 +336,17 @@ export class DiskServer {
     this.host.wantLease(this.disk.id);
   }
 
+  /** Whether anything here uses the lease, or waits for it. */
+  get wantsLease(): boolean {
+    return this.#holder !== null || this.#isWorking;
+  }
+
   /** This node has the lease: with a higher generation than before when it was lost and got back under a guest. */
   leaseGranted(generation: number): void {
     this.volume.generation = generation;
+    const work = this.#work;
+    this.#work = null;
+    work?.();
     if (this.#holder === null || this.#isGranted) return;
     this.#isGranted = true;
     this.log("debug", "lease granted", this.#holder, { generation });
@@ -357,14 +368,26 @@ export class DiskServer {
     holder.session.disconnected();
   }
 
-  /** Lets nobody connect while something else works on the disk; null: they may again. */
-  close(reason: string | null): void {
+  /**
+   * Has the agent itself work on the disk, with its lease and without front ends: those that come meanwhile are sent away.
+   *
+   * @param reason what they are told in the log
+   * @param work called once this node has the lease; calls its argument when it is done
+   * @returns what gives it up as long as `work` was not called; null when front ends are connected, or something works already
+   */
+  workAlone(reason: string, work: (done: () => void) => void): (() => void) | null {
+    if (this.#sessions.size > 0 || this.#closedReason !== null) return null;
     this.#closedReason = reason;
-  }
-
-  /** Whether any front end is connected. */
-  get isInUse(): boolean {
-    return this.#sessions.size > 0;
+    this.#isWorking = true;
+    const done = () => {
+      this.#work = null;
+      this.#isWorking = false;
+      this.#closedReason = null;
+      this.host.releaseLease(this.disk.id);
+    };
+    this.#work = () => work(done);
+    this.host.wantLease(this.disk.id);
+    return done;
   }
 
   /** True for a session that waits for another to finish. */

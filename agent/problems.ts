@@ -17,6 +17,7 @@ import type {
   SessionStatus,
   StoreStatus,
 } from "./http/backend.ts";
+import { groupsOfNodes } from "./map/group_summary.ts";
 import { isNamed } from "./map/groups.ts";
 import { type ClusterMap, storageNodes } from "./map/map.ts";
 
@@ -213,6 +214,7 @@ function clusterProblems(seen: Observations): Problem[] {
   problems.push(...groupProblems(groups, cluster));
   problems.push(...waitingProblems(cluster));
   for (const node of cluster.nodes) problems.push(...nodeProblems(node, seen));
+  problems.push(...drainProblems(seen.map));
   return problems;
 }
 
@@ -288,6 +290,23 @@ function progressOf(groups: GroupSummary, { nodes }: ClusterStatus): string {
   });
   const more = busy.length - shown.length;
   return shown.join("; ") + (more > 0 ? `; and ${count(more, "more node")}` : "");
+}
+
+/** Drains that are not at their end, also while nothing has begun to move. */
+function drainProblems(map: ClusterMap): Problem[] {
+  const draining = map.nodes.filter((node) => node.availability === "draining");
+  if (draining.length === 0) return [];
+  const groups = groupsOfNodes(map);
+  return draining.flatMap(({ id, name }): Problem[] => {
+    const left = groups.get(id)?.named ?? 0;
+    if (left === 0) return [];
+    return [{
+      code: "moving",
+      message: `node ${name} is being drained: ${count(left, "placement group")} left`,
+      hint: `it goes on by itself; 'kelpie node undrain ${name}' takes it back`,
+      node: name,
+    }];
+  });
 }
 
 function waitingProblems({ waiting, nodes }: ClusterStatus): Problem[] {

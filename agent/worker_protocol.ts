@@ -52,7 +52,7 @@ export type WorkerRequest =
   /** The disk's lease is this node's. */
   | { kind: "lease-granted"; disk: number; generation: number }
   /** Another node has had the disk: its sessions end for good. */
-  | { kind: "fenced"; disk: number }
+  | { kind: "fenced"; disk: number; generation: number }
   /** Forget a range of an idle disk's blocks, on all replicas: what a shrink cuts off must not come back. */
   | { kind: "zero"; disk: number; startBytes: number; endBytes: number }
   | { kind: "disk-status"; disk: number }

@@ -20,9 +20,9 @@ export function formatCount(count: number): string {
   return `${oneDecimal(count / 1_000_000)}M`;
 }
 
-/** `1 disk`, `2 disks`. */
-export function plural(count: number, singular: string): string {
-  return `${count} ${singular}${count === 1 ? "" : "s"}`;
+/** `1 disk`, `2 disks`; `many` where an s does not make it. */
+export function plural(count: number, singular: string, many = `${singular}s`): string {
+  return `${count} ${count === 1 ? singular : many}`;
 }
 
 function oneDecimal(value: number): string {

@@ -4,56 +4,49 @@
  * @module
  */
 import { Command } from "@commander-js/extra-typings";
-import { Simulation } from "./simulator/cluster.ts";
+import { Simulation, type SimulationReport } from "./simulator/cluster.ts";
 
 const { seeds, from, minutes, nodes, faults, verbose } = new Command("simulate")
   .description("Runs whole clusters under faults and checks that nothing is lost or wrong")
   .option("--seeds <count>", "how many seeds", Number, 100)
   .option("--from <seed>", "the first seed", Number, 1)
   .option("--minutes <minutes>", "stop after this time", Number, Infinity)
-  .option("--nodes <count>", "nodes of each cluster (default: 1 to 6)", Number)
+  .option("--nodes <count>", "nodes of each cluster (default: 1 to 9)", Number)
   .option("--faults <seconds>", "virtual seconds of faults", Number, 30)
   .option("--verbose", "print what happens")
   .parse(Deno.args, { from: "user" })
   .opts();
 
+/** Seeds between lines about the progress. */
+const PROGRESS = 50;
+
 const startMs = performance.now();
 let passed = 0;
 const failed: number[] = [];
-const totals = { writes: 0, reads: 0, flushes: 0, crashes: 0, virtualMs: 0 };
+const totals: Record<string, number> = {};
 for (let seed = from; seed < from + seeds; seed++) {
   if (performance.now() - startMs > minutes * 60_000) break;
   try {
-    const report = new Simulation({
-      seed,
-      nodes,
-      faultsMs: faults * 1000,
-      isVerbose: verbose,
-    }).run();
+    const report = new Simulation({ seed, nodes, faultsMs: faults * 1000, isVerbose: verbose }).run();
     passed++;
-    totals.writes += report.writes;
-    totals.reads += report.reads;
-    totals.flushes += report.flushes;
-    totals.crashes += report.crashes;
-    totals.virtualMs += report.virtualMs;
+    for (const [name, count] of Object.entries(report) as [keyof SimulationReport, number][]) {
+      if (name !== "seed") totals[name] = (totals[name] ?? 0) + Math.round(count);
+    }
   } catch (error) {
     failed.push(seed);
     console.log(error instanceof Error ? error.message : error);
+    const more = nodes === undefined ? "" : ` --nodes ${nodes}`;
     console.log(
-      `FAILED: seed ${seed}; repeat it with: ./dev simulate --from ${seed} --seeds 1 --verbose`,
+      `FAILED: seed ${seed}; repeat it with: ./dev simulate --from ${seed} --seeds 1 ` +
+        `--faults ${faults}${more} --verbose`,
     );
   }
-  if ((passed + failed.length) % 20 === 0) {
+  if ((passed + failed.length) % PROGRESS === 0) {
     const seconds = Math.round((performance.now() - startMs) / 1000);
     console.log(`${passed} passed, ${failed.length} failed, ${seconds} s`);
   }
 }
-console.log(
-  `${passed} seeds passed, ${failed.length} failed (${
-    failed.join(" ")
-  }); ${totals.writes} writes, ` +
-    `${totals.reads} reads, ${totals.flushes} flushes, ${totals.crashes} crashes, ` +
-    `${Math.round(totals.virtualMs / 1000)} virtual seconds in ` +
-    `${Math.round((performance.now() - startMs) / 1000)} s`,
-);
+const seconds = Math.round((performance.now() - startMs) / 1000);
+console.log(`${passed} seeds passed, ${failed.length} failed (${failed.join(" ")}) in ${seconds} s`);
+console.log(Object.entries(totals).map(([name, count]) => `${count} ${name}`).join(", "));
 if (failed.length > 0) Deno.exit(1);

@@ -67,12 +67,20 @@ const RENEW_MS = 1000;
 const RENEW_RETRY_MS = 300;
 /** Proposals and requests for leases are sent again after this time. */
 const RETRY_MS = 400;
+/** How often a node without a leader asks the voters who leads, which makes them look for it, too. */
+const LOOK_MS = 500;
 /** Requests to be taken in are sent again after this time. */
 const JOIN_RETRY_MS = 1000;
 /** Proposals that wait for their result. */
 const PROPOSALS_MAX = 1024;
 /** Of those, under way at a time. */
 const WINDOW = PROPOSALS_PER_MESSAGE_MAX;
+/** Bytes of proposals in one message. */
+const WINDOW_BYTES = 256 * 1024;
+/** A leader whose log has not become durable for this long lets somebody else lead. */
+const PERSIST_MS_MAX = 3000;
+/** Addresses of nodes that are remembered beside the map. */
+const ADDRESSES_MAX = 1024;
 /** How often a leader looks after the cluster. */
 const DUTIES_MS = 100;
 /** Reports older than this say nothing any more. */
@@ -131,7 +139,11 @@ export interface ControlOptions {
 
 /** A command of this node that has no result yet. */
 interface Pending {
+  /** Its own for ever, whatever number it has. */
+  readonly id: number;
   readonly command: MapCommand;
+  /** Proposed as leader: of no use when somebody else leads. */
+  readonly isDuty: boolean;
   bytes: Uint8Array<ArrayBuffer> | null;
   sequence: number;
   readonly done: (result: Result<Applied>) => void;
@@ -173,12 +185,15 @@ export class Control {
   readonly #addresses = new Map<number, string>();
 
   readonly #pending: Pending[] = [];
+  /** Ids of this run's proposals are above this, and no other run's are. */
+  readonly #idBase: number;
+  #idCount = 0;
   #nextSequence = 0;
   #sentMs = -Infinity;
   #sentTo = "";
   #isUpProposed = false;
-  /** As leader: highest number taken from each node in this term. */
-  readonly #taken = new Map<number, number>();
+  /** As leader: highest number taken from each node in this term, and whose it is. */
+  readonly #taken = new Map<number, { sequence: number; id: number }>();
   #term = 0;
 
   #renewId = 0;
@@ -219,6 +234,7 @@ export class Control {
     this.#node = options.node;
     this.#nowMs = nowMs;
     this.#duties = new LeaderDuties();
+    this.#idBase = host.random.u32() * 2 ** 20;
     this.gossip = new Gossip({
       self: {
         uuid: facts.uuid,
@@ -293,12 +309,17 @@ export class Control {
    * first, or too many wait
    */
   propose(command: MapCommand, done: (result: Result<Applied>) => void = () => {}): void {
+    this.#propose(command, done, false);
+  }
+
+  #propose(command: MapCommand, done: (result: Result<Applied>) => void, isDuty: boolean): void {
     if (this.#isStopped || this.#pending.length >= PROPOSALS_MAX) {
       const message = this.#isStopped ? "the agent is stopping" : "too many changes are waiting";
       this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
       return;
     }
-    this.#pending.push({ command, bytes: null, sequence: 0, done });
+    const id = this.#idBase + ++this.#idCount;
+    this.#pending.push({ id, command, isDuty, bytes: null, sequence: 0, done });
     this.#number();
     this.#sentMs = -Infinity;
     this.#hurry();
@@ -319,6 +340,7 @@ export class Control {
     if (self === undefined) return;
     if (this.#nextSequence <= self.requestSequence) {
       this.#nextSequence = self.requestSequence + 1;
+      this.#forgetPassed(self.requestSequence);
       for (const pending of this.#pending) pending.bytes = null;
     }
     let sequence = this.#nextSequence;
@@ -328,7 +350,12 @@ export class Control {
         sequence = pending.sequence + 1;
         continue;
       }
-      const encoded = encodeProposal({ node: this.#node, sequence, command: pending.command });
+      const encoded = encodeProposal({
+        node: this.#node,
+        sequence,
+        id: pending.id,
+        command: pending.command,
+      });
       const error = !encoded.ok ? encoded.error : encoded.value.length > ENTRY_BYTES_MAX
         ? {
           code: "limit",
@@ -345,6 +372,17 @@ export class Control {
     }
   }
 
+  /** A whole map has come in which these numbers are used up: whether by these proposals, nobody can say. */
+  #forgetPassed(sequence: number): void {
+    for (let i = 0; i < this.#pending.length; i++) {
+      const pending = this.#pending[i];
+      if (pending.bytes === null || pending.sequence > sequence) continue;
+      this.#pending.splice(i--, 1);
+      const message = "whether the change has happened is not known";
+      this.#soon.push(() => pending.done({ ok: false, error: { code: "stale", message } }));
+    }
+  }
+
   /** Sends what waits to the leader, or takes it into the log. */
   #sendProposals(): void {
     const raft = this.#raft;
@@ -354,34 +392,38 @@ export class Control {
     if (to === "" || (to === this.#sentTo && this.#nowMs - this.#sentMs < RETRY_MS)) return;
     this.#sentTo = to;
     this.#sentMs = this.#nowMs;
-    const proposals = this.#pending.slice(0, WINDOW).map((pending) => pending.bytes!);
-    if (role === "leader") this.#takeProposals(proposals);
+    const proposals: Uint8Array[] = [];
+    let bytes = 0;
+    for (const pending of this.#pending) {
+      bytes += pending.bytes!.length;
+      if (proposals.length >= WINDOW || (proposals.length > 0 && bytes > WINDOW_BYTES)) break;
+      proposals.push(pending.bytes!);
+    }
+    if (role === "leader") this.#takeProposals(proposals, this.#node);
     else this.#send(to, { kind: ControlKind.Propose, proposals });
   }
 
   /** As leader: appends what has not been appended in this term. */
-  #takeProposals(list: readonly Uint8Array[]): void {
+  #takeProposals(list: readonly Uint8Array[], from: number): void {
     const raft = this.#raft!;
     for (const bytes of list) {
       const decoded = decodeProposal(bytes);
       if (!decoded.ok) return;
-      const { node, sequence, command } = decoded.value;
+      const { node, sequence, id = 0 } = decoded.value;
+      if (node !== from) return;
       const entry = findNode(this.#map, node);
       if (entry === undefined || sequence <= entry.requestSequence) continue;
-      const taken = Math.max(this.#taken.get(node) ?? 0, entry.requestSequence);
-      if (sequence <= taken) continue;
+      const taken = this.#taken.get(node);
+      const last = Math.max(taken?.sequence ?? 0, entry.requestSequence);
+      // A number that another run of that node has used: it finds out when it applies it, and counts anew.
+      if (taken?.sequence === sequence && taken.id !== id) return;
+      if (sequence <= last) continue;
       // In order: what is missing in between comes again.
-      if (sequence !== taken + 1) return;
-      if (!this.#isAllowed(command)) return;
+      if (sequence !== last + 1) return;
       const proposed = raft.propose(new Uint8Array(bytes));
       if (!proposed.ok) return;
-      this.#taken.set(node, sequence);
+      this.#taken.set(node, { sequence, id });
     }
-  }
-
-  /** What depends on time, which the map does not know: only the leader's own duties propose it. */
-  #isAllowed(command: MapCommand): boolean {
-    return command.kind !== "take-lease" || this.#mayGrant(command.id);
   }
 
   // ---------------------------------------------------------------------------------------- leases
@@ -435,7 +477,8 @@ export class Control {
     const { lease } = disk;
     if (lease?.node === node && lease.incarnation === incarnation) return;
     if (!this.#mayGrant(id) || this.#isProposed("take-lease", id)) return;
-    this.propose({ kind: "take-lease", id, node, incarnation });
+    const { generation } = disk;
+    this.#propose({ kind: "take-lease", id, node, incarnation, generation }, () => {}, true);
   }
 
   #isProposed(kind: MapCommand["kind"], id: number): boolean {
@@ -449,7 +492,7 @@ export class Control {
     const disk = this.#map.disks.find((candidate) => candidate.id === id);
     if (disk === undefined) return true;
     const forced = this.#forcedSince.get(id);
-    if (forced !== undefined && this.#nowMs - forced < GRANT_MS) return false;
+    if (forced !== undefined && !(this.#nowMs - forced >= GRANT_MS)) return false;
     const { lease } = disk;
     if (lease === null) return true;
     const holder = findNode(this.#map, lease.node);
@@ -469,7 +512,7 @@ export class Control {
       this.#host.log.debug("a control message that cannot be right", { from: peer.uuid });
       return;
     }
-    if (peer.node > 0 && peer.address !== "") this.#addresses.set(peer.node, peer.address);
+    if (peer.node > 0 && peer.address !== "") this.#noteAddress(peer.node, peer.address);
     this.#handle(peer, message);
     this.#pump();
   }
@@ -479,7 +522,7 @@ export class Control {
       case ControlKind.Raft:
         return this.#stepRaft(peer, message.bytes);
       case ControlKind.Propose:
-        if (this.isLeader) this.#takeProposals(message.proposals);
+        if (this.isLeader) this.#takeProposals(message.proposals, peer.node);
         else this.#pointToLeader(peer);
         return;
       case ControlKind.Join:
@@ -512,7 +555,13 @@ export class Control {
       }
       case ControlKind.Lead:
         this.#leaderHint = message.address;
-        this.#addresses.set(message.node, message.address);
+        this.#noteAddress(message.node, message.address);
+    }
+  }
+
+  #noteAddress(node: number, address: string): void {
+    if (this.#addresses.size < ADDRESSES_MAX || this.#addresses.has(node)) {
+      this.#addresses.set(node, address);
     }
   }
 
@@ -586,6 +635,12 @@ export class Control {
     const known = findNodeByUuid(this.#map, facts.uuid);
     if (known !== undefined) {
       const { clusterId } = this.#map;
+      // It has run before: an empty store under an old number would have forgotten what others count on.
+      if (known.incarnation > 1 || known.requestSequence > 0) {
+        const message = `a node with the same identity is in the cluster already (${known.name})`;
+        this.#send(peer.address, { kind: ControlKind.Refused, message });
+        return;
+      }
       this.#send(peer.address, { kind: ControlKind.Joined, node: known.id, clusterId });
       return;
     }
@@ -593,16 +648,20 @@ export class Control {
       command.kind === "add-node" && command.uuid === facts.uuid
     );
     if (isWaiting) return;
-    this.propose({ kind: "add-node", ...facts }, (result) => {
+    this.#propose({ kind: "add-node", ...facts }, (result) => {
       if (!result.ok) {
         this.#send(peer.address, { kind: ControlKind.Refused, message: result.error.message });
         return;
       }
+<<<<<<< HEAD
       const added = findNodeByUuid(this.#map, facts.uuid);
       if (added === undefined) return;
       const { clusterId } = this.#map;
       this.#send(peer.address, { kind: ControlKind.Joined, node: added.id, clusterId });
     });
+=======
+    }, true);
+>>>>>>> w-repl
   }
 
   #joined(node: number, clusterId: string): void {
@@ -720,24 +779,51 @@ export class Control {
     const raft = this.#raft;
     if (raft === null || this.#isPumping) return;
     this.#isPumping = true;
-    for (let ready = raft.ready(); ready !== null; ready = raft.ready()) {
-      for (const message of ready.messages) this.#sendRaft(message);
-      if (ready.persist !== null) this.#persist(ready.persist);
-      if (ready.snapshot !== null) this.#install(ready.snapshot.data);
-      for (const entry of ready.committed) this.#apply(entry);
-      for (const read of ready.reads) this.#readDone(read.context);
-      // What was proposed meanwhile goes on at once.
-      this.#sendWishes();
-      this.#sendProposals();
+    try {
+      this.#work(raft);
+    } finally {
+      this.#isPumping = false;
     }
-    this.#isPumping = false;
     this.#endForever();
-    const { term } = raft.status();
+    const { term, role } = raft.status();
+    if (role !== "leader") this.#forgetDuties();
     if (term === this.#term) return;
     this.#term = term;
     this.#taken.clear();
     this.#sentTo = "";
     this.#duties.reset();
+  }
+
+  /** What was proposed as leader is of no use when somebody else leads. */
+  #forgetDuties(): void {
+    let isAny = false;
+    for (let i = 0; i < this.#pending.length; i++) {
+      if (!this.#pending[i].isDuty) continue;
+      const [{ done }] = this.#pending.splice(i--, 1);
+      isAny = true;
+      const message = "this node does not lead any more";
+      this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
+    }
+    if (!isAny) return;
+    for (const pending of this.#pending) pending.bytes = null;
+    this.#number();
+    this.#sentMs = -Infinity;
+  }
+
+  #work(raft: Raft): void {
+    for (let ready = raft.ready(); ready !== null; ready = raft.ready()) {
+      for (const message of ready.messages) this.#sendRaft(message);
+      if (ready.persist !== null) this.#persist(ready.persist);
+      if (ready.snapshot !== null) this.#install(ready.snapshot.data);
+      for (const entry of ready.committed) this.#apply(entry);
+      for (const read of ready.reads) {
+        if (read.index === null) this.#reads.delete(read.context);
+        else this.#readDone(read.context);
+      }
+      // What was proposed meanwhile goes on at once.
+      this.#sendWishes();
+      this.#sendProposals();
+    }
   }
 
   #sendRaft(message: Message): void {
@@ -749,7 +835,7 @@ export class Control {
 
   #persist(persist: Persist): void {
     const writes = this.#storage!.write(persist);
-    const underWay = { persist, isDone: false };
+    const underWay = { persist, isDone: false, sinceMs: this.#nowMs };
     this.#persists.push(underWay);
     this.#host.persist(writes, () => {
       underWay.isDone = true;
@@ -766,7 +852,8 @@ export class Control {
     }
     this.#pump();
   }
-  readonly #persists: { readonly persist: Persist; isDone: boolean }[] = [];
+  readonly #persists: { readonly persist: Persist; isDone: boolean; readonly sinceMs: number }[] =
+    [];
 
   #install(data: Uint8Array): void {
     const map = decodeMap(data);
@@ -799,7 +886,7 @@ export class Control {
     this.#map = decided.map;
     // Taken off the list before anybody is told: whoever hears of it may propose something.
     const isOurs = decoded.value.node === this.#node && decided.outcome === "applied";
-    const own = isOurs ? this.#takeOwn(decoded.value, entry.data) : null;
+    const own = isOurs ? this.#takeOwn(decoded.value) : null;
     if (decided.map.epoch !== before.epoch) {
       this.#noteStates(before);
       this.#noteForced(before, decoded.value);
@@ -814,7 +901,8 @@ export class Control {
     for (const node of this.#map.nodes) {
       if (node.state === "up") this.#downSince.delete(node.id);
       else if (findNode(before, node.id)?.state !== "down" || !this.#downSince.has(node.id)) {
-        this.#downSince.set(node.id, this.#nowMs);
+        // The next tick knows what time it is: since the last one this process may have been stopped for long.
+        this.#downSince.set(node.id, NaN);
       }
     }
   }
@@ -823,31 +911,32 @@ export class Control {
     if (command.kind !== "force-release-lease") return;
     const lease = before.disks.find((disk) => disk.id === command.id)?.lease;
     // Who gives it up by itself serves nothing any more.
-    if (lease && lease.node !== node) this.#forcedSince.set(command.id, this.#nowMs);
+    if (lease && lease.node !== node) this.#forcedSince.set(command.id, NaN);
   }
 
-  /** An entry with a number of ours was applied: ours, or (null) one of an earlier run of this agent. */
-  #takeOwn(proposal: Proposal, bytes: Uint8Array): Pending | null {
+  /** An entry with a number of ours was applied: that of a proposal that waits, or (null) of an earlier run of this agent. */
+  #takeOwn(proposal: Proposal): Pending | null {
     this.#nextSequence = proposal.sequence + 1;
-    const head = this.#pending[0];
-    if (head === undefined || head.bytes === null) return null;
-    if (head.sequence === proposal.sequence && isEqual(head.bytes, bytes)) {
-      this.#pending.shift();
-      return head;
-    }
-    // It has taken the number of ours: everything moves up.
-    if (head.sequence <= proposal.sequence) {
+    const at = this.#pending.findIndex(({ id }) => id === proposal.id);
+    const own = at < 0 ? null : this.#pending.splice(at, 1)[0];
+    if (at === 0 && own!.sequence === proposal.sequence) return own;
+    // It has used up a number that was given to something else: what waits counts anew.
+    if (this.#pending.length > 0 && this.#pending[0].sequence <= proposal.sequence) {
       for (const pending of this.#pending) pending.bytes = null;
       this.#number();
       this.#sentMs = -Infinity;
     }
-    return null;
+    return own;
   }
 
   /** What this node does because the map has changed. */
   #mapIsNew(): void {
     const { self } = this;
     if (self === undefined) return;
+    if (!this.#isIntroduced) {
+      this.#isIntroduced = true;
+      this.gossip.join(this.#map.nodes.map((node) => node.address));
+    }
     this.#number();
     for (const [id, wish] of this.#wishes) {
       const disk = this.#map.disks.find((candidate) => candidate.id === id);
@@ -869,6 +958,8 @@ export class Control {
   }
   #ownIncarnation = 0;
   #isNewcomer = false;
+  /** Gossip has been told of the nodes in the map. */
+  #isIntroduced = false;
 
   /** This run was taken in, or has founded the cluster: incarnation 1 is its own. */
   markNewcomer(): void {
@@ -885,6 +976,8 @@ export class Control {
       if (this.#incarnation === 0) return;
     }
     const isAgain = this.#incarnation > 0;
+    // Its leases go to whoever wants them as soon as the map has its next incarnation.
+    if (isAgain) this.#host.renewed(-Infinity);
     this.#isUpProposed = true;
     this.#isUpWaiting = true;
     const { bootId, address, version, protocol, capacityBytes, name } = this.#facts;
@@ -932,8 +1025,12 @@ export class Control {
       ask.done(new Map());
     }
     const raft = this.#raft;
+    for (const since of [this.#downSince, this.#forcedSince]) {
+      for (const [id, atMs] of since) if (Number.isNaN(atMs)) since.set(id, this.#nowMs);
+    }
     if (raft === null) return;
     raft.tick(this.#nowMs);
+    this.#lookForLeader();
     this.#proposeUp();
     if (this.#nowMs - this.#dutiesMs >= DUTIES_MS) {
       this.#dutiesMs = this.#nowMs;
@@ -946,12 +1043,29 @@ export class Control {
     this.#pump();
   }
 
+  /** After a start, nobody knows yet that this node is back: whoever it speaks to does. */
+  #lookForLeader(): void {
+    if (this.#raft!.status().leader !== 0 || this.#nowMs - this.#lookedMs < LOOK_MS) return;
+    this.#lookedMs = this.#nowMs;
+    for (const voter of this.#map.voters) {
+      if (voter !== this.#node) {
+        this.#send(this.#addressOf(voter), { kind: ControlKind.Ask, id: 0 });
+      }
+    }
+  }
+  #lookedMs = -Infinity;
+
   /** What a leader looks after. */
   #lead(): void {
     const raft = this.#raft!;
     const status = raft.status();
     // What is decided from a map that is not the newest is refused when it is applied.
-    if (status.role !== "leader" || this.#pending.length > 0) return;
+    if (status.role !== "leader") return;
+    if (this.#persists.length > 0 && this.#nowMs - this.#persists[0].sinceMs >= PERSIST_MS_MAX) {
+      this.#host.log.error("this node's store does not keep up: somebody else shall lead");
+      return this.handOver();
+    }
+    if (this.#pending.some(({ isDuty }) => isDuty)) return;
     const members = new Map<string, MemberView>();
     for (const member of this.gossip.members()) members.set(member.uuid, member);
     const reports = this.#validReports();
@@ -965,7 +1079,7 @@ export class Control {
       reports,
     });
     for (const note of decided.notes) this.#host.log.warn(note);
-    for (const command of decided.commands) this.propose(command);
+    for (const command of decided.commands) this.#propose(command, () => {}, true);
     if (decided.config !== null) {
       const refused = raft.proposeConfig(decided.config);
       if (!refused.ok && refused.reason === "invalid") {
@@ -1036,10 +1150,4 @@ function metaOf(facts: NodeFacts, freeBytes: number): MemberMeta {
     freeBytes,
     flags: facts.witness ? 1 : 0,
   };
-}
-
-function isEqual(a: Uint8Array, b: Uint8Array): boolean {
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
 }

@@ -30,7 +30,7 @@ import {
 } from "../map/map.ts";
 import { targetChanges } from "../map/targets.ts";
 import type { NodeReport } from "./messages.ts";
-import { nextChange, REPLACE_AFTER_MS } from "./voters.ts";
+import { chooseVoters, nextChange, REPLACE_AFTER_MS } from "./voters.ts";
 
 /** Share of the storage nodes that may be down together before nobody is declared out any more. */
 const BRAKE_SHARE = 1 / 3;
@@ -129,7 +129,7 @@ export class LeaderDuties {
     if (!isShown && config === null && voters.every((node) => findNode(map, node) !== undefined)) {
       commands.push({ kind: "set-voters", voters: voters.toSorted((a, b) => a - b) });
     }
-    return { commands, config, transferTo: 0, notes };
+    return { commands, config, transferTo: successorOf(situation, isGone), notes };
   }
 
   // ----------------------------------------------------------------------------------------- nodes
@@ -137,6 +137,7 @@ export class LeaderDuties {
   #lookAtNodes(situation: LeaderSituation, commands: MapCommand[], notes: string[]): void {
     const { map, self, wallMs } = situation;
     for (const node of map.nodes) {
+      if (node.state === "down") this.#unknownSince.delete(node.id);
       if (node.id === self || node.state === "down") continue;
       if (!this.#isDead(situation, node)) continue;
       commands.push({
@@ -168,8 +169,10 @@ export class LeaderDuties {
     }
   }
 
-  #isDead({ members, nowMs }: LeaderSituation, node: NodeEntry): boolean {
+  #isDead({ members, reports, nowMs }: LeaderSituation, node: NodeEntry): boolean {
     const member = members.get(node.uuid);
+    // Who reports is alive, whatever its datagrams do.
+    if (member === undefined && reports.has(node.id)) this.#unknownSince.delete(node.id);
     if (member !== undefined) {
       this.#unknownSince.delete(node.id);
       // News about another start than the one in the map says nothing about this one.
@@ -196,6 +199,7 @@ export class LeaderDuties {
     const standing = new Set<string>();
     for (const [by, report] of reports) {
       if (findNode(map, by)?.state !== "up") continue;
+      if (this.#isAlone(situation, by, report, notes)) continue;
       for (const id of report.unreachable) {
         const node = findNode(map, id);
         if (node === undefined || node.id === by || !isMember(map, id)) continue;
@@ -222,6 +226,31 @@ export class LeaderDuties {
     }
   }
 
+  /**
+   * Whether a node is the only one to complain, and about several that others reach: then it is its own link that is broken,
+   * and the others' copies are not given up for it.
+   */
+  #isAlone(
+    { map, reports }: LeaderSituation,
+    by: number,
+    report: NodeReport,
+    notes: string[],
+  ): boolean {
+    const isReached = (id: number) =>
+      findNode(map, id)?.state === "up" &&
+      [...reports].some(([other, { disconnected, unreachable }]) =>
+        other !== by && other !== id && !disconnected.includes(id) && !unreachable.includes(id)
+      );
+    const several = report.unreachable.filter((id) => id !== by && isReached(id)).length > 1;
+    if (!several) this.#alone.delete(by);
+    else if (!this.#alone.has(by)) {
+      this.#alone.add(by);
+      notes.push(`node ${findNode(map, by)!.name} cannot reach nodes that others reach`);
+    }
+    return several;
+  }
+  readonly #alone = new Set<number>();
+
   #hold(node: number, nowMs: number): void {
     const before = this.#holds.get(node);
     const isRecent = before !== undefined && nowMs - before.lastMs < HOLD_FORGIVE_MS;
@@ -234,7 +263,8 @@ export class LeaderDuties {
     const hold = this.#holds.get(node.id);
     if (hold !== undefined && nowMs < hold.untilMs) return false;
     for (const [by, report] of reports) {
-      if (by === node.id || !report.disconnected.includes(node.id)) continue;
+      if (by === node.id || this.#alone.has(by)) continue;
+      if (!report.disconnected.includes(node.id)) continue;
       if (map.disks.some((disk) => disk.lease?.node === by)) return false;
     }
     return true;
@@ -339,6 +369,20 @@ export class LeaderDuties {
     // Those that are neither known alive nor known dead decide soon: they come back, or are taken for dead.
     if (!clean.some(isUp) && entry.unclean.some(isUp)) unsettled.push(pg);
   }
+}
+
+/** Who is to lead in the place of a leader that shall not vote any more; 0: nobody, or nobody yet. */
+function successorOf(
+  { map, self, raft }: LeaderSituation,
+  isGone: (node: NodeEntry) => boolean,
+): number {
+  const { voters } = raft.configuration;
+  const wanted = chooseVoters(map, voters, isGone);
+  if (!voters.includes(self) || wanted.includes(self)) return 0;
+  const ready = raft.members.find((member) =>
+    wanted.includes(member.node) && voters.includes(member.node) && member.silentMs < 1000
+  );
+  return ready?.node ?? 0;
 }
 
 /** Whether members outside the target may go. */

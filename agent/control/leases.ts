@@ -23,8 +23,8 @@ export interface LeasesHost {
   propose(command: MapCommand, done?: () => void): void;
   /** The disk is this node's under this generation. Again, with a higher one, when a lease was lost and got back. */
   granted(disk: number, generation: number): void;
-  /** Another node has had the disk: whoever has it open here must stop for good. */
-  fenced(disk: number): void;
+  /** Another node has had the disk: whoever has it open here under this generation must stop for good. */
+  fenced(disk: number, generation: number): void;
 }
 
 interface Held {
@@ -65,8 +65,10 @@ export class Leases {
   /** A session wants the disk. */
   wanted(disk: number): void {
     const held = this.#held.get(disk);
-    if (held !== undefined) {
-      if (held.generation > 0 && !held.isFenced) this.#host.granted(disk, held.generation);
+    // The session that was fenced is gone: this is another one.
+    if (held?.isFenced === true) this.#held.delete(disk);
+    else if (held !== undefined) {
+      if (held.generation > 0) this.#host.granted(disk, held.generation);
       return;
     }
     this.#held.set(disk, { generation: 0, isOpened: false, isFenced: false });
@@ -149,6 +151,6 @@ export class Leases {
   #fence(disk: number, held: Held): void {
     held.isFenced = true;
     this.#host.forgetLease(disk);
-    this.#host.fenced(disk);
+    this.#host.fenced(disk, held.generation);
   }
 }

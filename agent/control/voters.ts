@@ -36,7 +36,8 @@ export function chooseVoters(
   current: readonly number[],
   isGone: (node: NodeEntry) => boolean,
 ): number[] {
-  const able = map.nodes.filter((node) => !isGone(node));
+  // Who is away still counts: a cluster of three stays one of three while a host is being started anew.
+  const able = map.nodes.filter((node) => node.availability !== "draining");
   const wanted = votersWanted(able.length);
   const chosen: NodeEntry[] = [];
   const zoneOf = (node: NodeEntry) => node.zone === "" ? `#${node.id}` : node.zone;
@@ -46,8 +47,10 @@ export function chooseVoters(
     let best: NodeEntry | null = null;
     let bestScore = -1;
     for (const node of left) {
-      const score = (zones.has(zoneOf(node)) ? 0 : 8) + (current.includes(node.id) ? 4 : 0) +
-        (node.witness ? 2 : 0) + (node.availability === "in" ? 1 : 0);
+      // One that is gone is taken only where there is nobody else.
+      const score = (isGone(node) ? 0 : 16) + (zones.has(zoneOf(node)) ? 0 : 8) +
+        (current.includes(node.id) ? 4 : 0) + (node.witness ? 2 : 0) +
+        (node.availability === "in" ? 1 : 0);
       if (score > bestScore || (score === bestScore && node.id < best!.id)) {
         best = node;
         bestScore = score;
@@ -87,12 +90,14 @@ export function nextChange(situation: VoterSituation): ConfigurationChange | nul
     return member !== undefined && member.silentMs < SILENT_MS_MAX;
   };
   const missing = wanted.find((node) => !voters.includes(node) && isReady(node));
+  // Nobody is let go for somebody who cannot come.
   const surplus = voters.filter((node) => !wanted.includes(node));
   // One that is down goes first where the others still decide without it; otherwise the new one comes first.
   const gone = surplus.filter((node) => !isReady(node) && node !== self);
-  if (gone.length > 0 && voters.length > wanted.length) return { kind: "demote", node: gone[0] };
+  const isEnough = voters.length > wanted.length;
+  if (gone.length > 0 && isEnough) return { kind: "demote", node: gone[0] };
   if (missing !== undefined) return { kind: "promote", node: missing };
-  if (voters.length > wanted.length) {
+  if (isEnough) {
     const other = surplus.find((node) => node !== self);
     if (other !== undefined) return { kind: "demote", node: other };
   }

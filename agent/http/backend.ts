@@ -216,7 +216,7 @@ export interface ControlBackend {
     onProgress: (checkedBytes: number, totalBytes: number) => void,
     signal: AbortSignal,
   ): Promise<CheckReport>;
-  /** What this node knows of the cluster; answers without a quorum, too. */
+  /** What this node knows of the cluster; answers without a quorum, and without waiting for the data plane. */
   cluster(): Promise<ClusterStatus>;
   /** How the PGs of this node's map are: `summarizeGroups`. */
   groups(): Promise<GroupSummary>;

@@ -194,6 +194,10 @@ export interface PlanDocument {
   readonly isRateMeasured: boolean;
   /** Copies of PGs that nobody who is there can give. */
   readonly replicasWithoutSource: number;
+  /** PGs that will have fewer copies than now: there are not enough nodes for them. */
+  readonly groupsWithFewer: number;
+  /** PGs that stay where they are, because no node takes any data. */
+  readonly groupsImmovable: number;
   /** PGs of which the node has the only complete copy. */
   readonly onlyCopies: number;
   /** Names of the disks that are open on the node. */

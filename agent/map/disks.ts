@@ -136,6 +136,9 @@ function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
 function deleteDisk(map: ClusterMap, command: DeleteDisk): Result<Applied> {
   const disk = findDisk(map, command.name);
   if (disk === undefined) return { ok: false, error: diskMissing(command.name) };
+  if (command.id !== undefined && command.id !== disk.id) {
+    return stale(`disk ${disk.name} is another one by now`);
+  }
   const dropped = disk.layers.map((layer): MapEffect => ({ kind: "layer-dropped", layer }));
   return changed(map, { disks: without(map.disks, disk) }, [
     { kind: "disk-removed", disk },
@@ -203,6 +206,9 @@ function changeDisk(map: ClusterMap, command: ChangeDisk): Result<Applied> {
 function takeLease(map: ClusterMap, command: TakeLease): Result<Applied> {
   const disk = map.disks.find((each) => each.id === command.id);
   if (disk === undefined) return diskGone(command.id);
+  if (command.generation !== undefined && command.generation !== disk.generation) {
+    return stale(`disk ${disk.name} has been given to somebody meanwhile`);
+  }
   const node = findNode(map, command.node);
   if (node === undefined) return { ok: false, error: nodeMissing(command.node) };
   if (node.incarnation !== command.incarnation || node.state !== "up") {

@@ -67,7 +67,10 @@ export const PROTOCOL_MAX = 0xffff;
 export const WEIGHT_MAX = 1e15;
 
 /** PGs of a new cluster, as a power of two: 256. */
-export const PG_BITS_MIN = 8;
+export const PG_BITS_DEFAULT = 8;
+
+/** Fewest PGs that a map may have, as a power of two. Only tests found clusters with fewer than the default. */
+export const PG_BITS_MIN = 2;
 
 /** Most PGs of a pool, as a power of two: 16384. */
 export const PG_BITS_MAX = 14;
@@ -284,7 +287,7 @@ export const EMPTY_MAP: ClusterMap = {
   settings: DEFAULT_SETTINGS,
   nodes: [],
   voters: [],
-  pgBits: PG_BITS_MIN,
+  pgBits: PG_BITS_DEFAULT,
   targetsEpoch: 0,
   pools: [],
   disks: [],
@@ -311,6 +314,8 @@ export interface CreateDisk {
 export interface DeleteDisk {
   readonly kind: "delete-disk";
   readonly name: string;
+  /** The disk that was meant; another one that has got its name meanwhile stays. */
+  readonly id?: number;
 }
 
 /** Changes a disk's size. */
@@ -355,6 +360,8 @@ export interface TakeLease {
   readonly id: number;
   readonly node: number;
   readonly incarnation: number;
+  /** The disk's generation when it was decided; refused as stale when it is another by now. */
+  readonly generation?: number;
 }
 
 /** The holder has drained: every write of its generation is on all members, or was never acknowledged. */
@@ -659,5 +666,7 @@ export interface Proposal {
   readonly node: number;
   /** Counted by that node, from 1, over all its incarnations. */
   readonly sequence: number;
+  /** The proposal's own, whatever number it has by now: what its proposer knows it by. 0 or left out: none. */
+  readonly id?: number;
   readonly command: MapCommand;
 }

@@ -16,7 +16,7 @@ import { apply } from "./map.ts";
 import type { Availability, ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { planChange, type TableChange } from "./plan.ts";
 import { hasDisks } from "./queries.ts";
-import { placePool } from "./targets.ts";
+import { placePool, weightOf } from "./targets.ts";
 
 /**
  * What a node gives to moving data, in bytes per second and direction, where nothing better is known: what one
@@ -69,6 +69,10 @@ export interface Preview {
   readonly isRateMeasured: boolean;
   /** Replicas of which nobody who is there has the data. */
   readonly replicasWithoutSource: number;
+  /** PGs that will have fewer replicas than now: there are not enough nodes for them. */
+  readonly groupsWithFewer: number;
+  /** PGs that stay where they are, because no node takes any data. */
+  readonly groupsImmovable: number;
   /** Nodes that have to do with it, by id. */
   readonly nodes: readonly PreviewNode[];
 }
@@ -118,10 +122,17 @@ export function previewNodeChange(
   if (!changed.ok) return changed;
   const bytesOf = bytesByPool(map, conditions.usedBytes);
   const tables: TableChange[] = [];
+  const isNowhere = changed.value.nodes.every((each) => weightOf(each) === 0);
+  let groupsWithFewer = 0;
+  let groupsImmovable = 0;
   for (const pool of map.pools) {
     if (!hasDisks(map, pool.copies)) continue;
     const placement = placePool(changed.value, pool);
     const before = pool.pgs.map((pg) => pg.target);
+    placement.targets.forEach((target, pg) => {
+      if (isNowhere) groupsImmovable++;
+      else if (target.length < before[pg].length) groupsWithFewer++;
+    });
     tables.push({
       before,
       // Where there is nobody to take it, the targets stay.
@@ -147,6 +158,8 @@ export function previewNodeChange(
     rateBytesPerSecond,
     isRateMeasured,
     replicasWithoutSource: plan.replicasWithoutSource,
+    groupsWithFewer,
+    groupsImmovable,
     nodes: plan.nodes.map(({ id, comes, goes, receivesBytes, sendsBytes }) => ({
       id,
       comes,

@@ -58,7 +58,7 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     "copiesMin?": "number or null",
     "attributes?": "attributes",
   },
-  "delete-disk": { name: "text" },
+  "delete-disk": { name: "text", "id?": "number" },
   "resize-disk": { name: "text", sizeBytes: "number", "shrink?": "boolean" },
   "rename-disk": { name: "text", newName: "text" },
   "change-disk": {
@@ -68,7 +68,12 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     "copiesMin?": "number or null",
     "attributes?": "attributes",
   },
-  "take-lease": { id: "number", node: "number", incarnation: "number" },
+  "take-lease": {
+    id: "number",
+    node: "number",
+    incarnation: "number",
+    "generation?": "number",
+  },
   "release-lease": { id: "number", node: "number", generation: "number" },
   "force-release-lease": { id: "number", generation: "number" },
   "reconciled": { id: "number", generation: "number" },
@@ -150,6 +155,7 @@ export function encodeProposal(proposal: Proposal): Result<Uint8Array<ArrayBuffe
     proposal.sequence,
     kind,
     Object.fromEntries(sorted),
+    ...(proposal.id ? [proposal.id] : []),
   ]);
   if (packed.length > PROPOSAL_BYTES_MAX) {
     return failure(
@@ -177,12 +183,18 @@ export function decodeProposal(bytes: Uint8Array): Result<Proposal> {
     return corrupt("it is not MessagePack");
   }
   if (!Array.isArray(decoded) || typeof decoded[0] !== "number") return corrupt("it is no list");
-  const [version, node, sequence, kind, fields] = decoded;
+  const [version, node, sequence, kind, fields, id = 0] = decoded;
   if (Number.isInteger(version) && version > VERSION) return tooNew(`version ${version}`);
-  if (version !== VERSION || decoded.length !== 5) return corrupt("its head is wrong");
-  if (!isCount(node) || !isCount(sequence)) return corrupt("its sender is no number");
+  if (version !== VERSION || decoded.length < 5 || decoded.length > 6) {
+    return corrupt("its head is wrong");
+  }
+  if (!isCount(node) || !isCount(sequence) || !isCount(id)) {
+    return corrupt("its sender is no number");
+  }
   const command = readCommand(kind, fields);
-  return command.ok ? success({ node, sequence, command: command.value }) : command;
+  if (!command.ok) return command;
+  const proposal = { node, sequence, command: command.value };
+  return success(id === 0 ? proposal : { ...proposal, id });
 }
 
 /**

@@ -63,6 +63,8 @@ export interface PeerTransport {
     dataOffset: number,
     dataBytes: number,
   ): boolean;
+  /** Ends a connection whose other end does not keep to the rules; `linkDown` follows. One of ours is made anew. */
+  drop(link: number): void;
   /** Stops or continues delivering from this link. Messages that came sealed together (up to 64 KiB of heads) still come. */
   pause(link: number, paused: boolean): void;
 }

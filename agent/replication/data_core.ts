@@ -80,7 +80,10 @@ export class DataCore implements PeerListener, RouterHost {
   /** Nodes that do not answer, though something waits for them. */
   unreachable: readonly number[] = [];
   readonly #failed = new Set<number>();
+  /** A layer could not be made: again at the next tick. */
+  #mustRetryMap = false;
   #localOperations = 0;
+  readonly #release = (offset: number, bytes: number) => this.arena.release(offset, bytes);
 
   /**
    * @param options.transport its listener must be this core
@@ -146,6 +149,7 @@ export class DataCore implements PeerListener, RouterHost {
       let left = missing.length;
       for (const layer of missing) {
         this.store.createLayer(layer, (error) => {
+          if (error !== null) this.#mustRetryMap = true;
           if (error !== null) {
             this.log.error("a layer could not be made", { layer, reason: error.message });
           } else if (--left === 0) this.#nextMap();
@@ -161,6 +165,22 @@ export class DataCore implements PeerListener, RouterHost {
       for (const layer of disk.layers) if (!this.store.hasLayer(layer)) missing.push(layer);
     }
     return missing;
+  }
+
+  /** Who failed and is no member any more, or has started again, is no news. */
+  #forgetFailed(view: ClusterView, before: ClusterView | null): void {
+    for (const id of this.#failed) {
+      const isMember = [...view.pools()].some((pool) =>
+        pool.some((group) => group.members.includes(id))
+      );
+      const isSameRun = view.node(id)?.incarnation === before?.node(id)?.incarnation;
+      if (!isMember || !isSameRun) this.#failed.delete(id);
+    }
+  }
+
+  /** Nodes whose replicas answered that they cannot do their work, and that are members still. */
+  get failedNodes(): Iterable<number> {
+    return this.#failed;
   }
 
   /** Layers that no disk has any more. Those that this map cannot know are left alone. */
@@ -179,22 +199,26 @@ export class DataCore implements PeerListener, RouterHost {
     const before = this.#view;
     const isSame = before !== null && map.epoch === before.epoch &&
       incarnation === this.incarnation;
-    if (before !== null && (map.epoch < before.epoch || isSame)) return;
-    const view = new ClusterView(map, self);
+    if (before !== null && (map.epoch < before.epoch || isSame)) {
+      return this.#events.mapInstalled(before.map);
+    }
+    const view = new ClusterView(map, self, before);
     const isJump = before !== null && map.epoch > before.epoch + 1;
     this.#view = view;
     this.incarnation = incarnation;
     this.peers.epoch = view.epoch;
-    for (const node of [...this.#addresses.keys()]) {
-      if (view.node(node) === undefined) this.setAddress(node, null);
-    }
     this.tidier.mapChanged(view);
     this.joining.mapChanged(view);
     this.repairer.mapChanged(view);
+    // All of them first, without a completion: what a guest gets back may bring new requests, for any disk.
     for (const router of this.#routers.values()) router.mapChanged(before ?? view, isJump);
     for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
     this.replica.mapChanged(view, incarnation);
-    this.#failed.clear();
+    for (const router of [...this.#routers.values()]) router.resume();
+    for (const node of [...this.#addresses.keys()]) {
+      if (view.node(node) === undefined) this.setAddress(node, null);
+    }
+    this.#forgetFailed(view, before);
     if (before === null || before.map.disks !== map.disks) this.#dropLayers(view);
     this.#events.mapInstalled(map);
   }
@@ -216,10 +240,9 @@ export class DataCore implements PeerListener, RouterHost {
   /** This node may serve until then, by the clock of {@linkcode tick}; `Infinity` where no other could take over. */
   renew(serveUntilMs: number): void {
     this.#serveUntilMs = serveUntilMs;
-    if (this.mayServe && !this.#didServe) {
-      this.#didServe = true;
-      for (const router of this.#routers.values()) router.resume();
-    }
+    if (!this.mayServe) return;
+    this.#didServe = true;
+    for (const router of [...this.#routers.values()]) if (router.waiting > 0) router.resume();
   }
 
   // ---------------------------------------------------------------------------------------- disks
@@ -239,7 +262,7 @@ export class DataCore implements PeerListener, RouterHost {
     const router = this.router(disk);
     router.begin(generation);
     this.#openings.get(disk)?.stop();
-    const opening = new Opening(this, disk, () => {
+    const opening = new Opening(this, disk, generation, () => {
       this.#openings.delete(disk);
       if (router.generation !== generation) return;
       if (opening.settledChunks > 0) {
@@ -312,6 +335,13 @@ export class DataCore implements PeerListener, RouterHost {
     this.#slots.push(slot);
   }
 
+  /** {@inheritDoc RouterHost.atEndOfTurn} */
+  atEndOfTurn(router: DiskRouter): void {
+    if (!this.#atEndOfTurn.includes(router)) this.#atEndOfTurn.push(router);
+  }
+  /** Routers that have something to give back. */
+  readonly #atEndOfTurn: DiskRouter[] = [];
+
   // ---------------------------------------------------------------------------------------- links
 
   /** {@inheritDoc PeerListener.linkUp} */
@@ -350,10 +380,13 @@ export class DataCore implements PeerListener, RouterHost {
         headBytes,
         dataOffset,
         dataBytes,
-        (offset, bytes) => this.arena.release(offset, bytes),
+        this.#release,
       )
       : this.replica.received(link, head, headBytes, dataOffset, dataBytes);
-    if (!isGood) this.log.warn("a peer sent a message that cannot be right", { link });
+    if (isGood) return;
+    // What was left out must not be followed by what came behind it.
+    this.log.warn("a peer sent a message that cannot be right: its connection ends", { link });
+    this.#transport.drop(link);
   }
 
   // ----------------------------------------------------------------------------------------- time
@@ -366,9 +399,12 @@ export class DataCore implements PeerListener, RouterHost {
     this.#nowMs = nowMs;
   }
 
-  /** End of a turn of the loop. */
+  /** End of a turn of the loop: gives back what needed no work. */
   endTurn(): void {
     this.replica.endTurn();
+    for (let count = this.#atEndOfTurn.length; count > 0; count--) {
+      this.#atEndOfTurn.shift()!.endTurn();
+    }
   }
 
   /**
@@ -382,6 +418,10 @@ export class DataCore implements PeerListener, RouterHost {
     if (this.mayServe !== this.#didServe) {
       this.#didServe = this.mayServe;
       if (this.mayServe) { for (const router of this.#routers.values()) router.resume(); }
+    }
+    if (this.#mustRetryMap) {
+      this.#mustRetryMap = false;
+      this.#nextMap();
     }
     this.joining.tick(nowMs);
     this.repairer.tick();

@@ -50,6 +50,8 @@ const BUSY_BYTES_PER_SECOND = 48 * 1024 * 1024;
 const LIST_MAX = 1024;
 /** Longest time over which unused allowance is saved up. */
 const BURST_MS = 100;
+/** Milliseconds without copying after a chunk could not be read, and after the source was busy. */
+const FAILED_PAUSE_MS = 500, BUSY_PAUSE_MS = 20;
 /** Milliseconds after which a report that changed nothing is made again. */
 const REPORT_AGAIN_MS = 2000;
 
@@ -94,6 +96,10 @@ class ChunkState {
   awaited: Stamp | null = null;
   /** Waits in its group's list. */
   isListed = false;
+  /** Its content is not to be trusted, whatever its stamp was: it is copied whole. */
+  mustPull = false;
+  /** It is being copied on behalf of its disk's holder. */
+  isAsked = false;
   highestAt = 0;
   readonly highest = new Stamp();
 }
@@ -116,11 +122,15 @@ class GroupJob implements PeerRequestOwner {
   readonly todo: { layer: number; chunk: number }[] = [];
   pulling = 0;
   done = 0;
+  /** Sources that did not answer with a list. */
+  tries = 0;
   /** Settling: members still to be listed. */
   others: number[] = [];
   /** A source was asked for a newer epoch than it had, or could not be: again at the next tick. */
   mustRetry = false;
   stuck: string | null = null;
+  /** Nothing is copied before: something could not be. */
+  pauseUntilMs = 0;
   /** When it was reported. */
   reportedMs = 0;
 
@@ -250,24 +260,45 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
           this.#endPull(job, state);
           continue;
         }
-        const { live } = state;
-        // The writer whose write was awaited is gone; what it left is settled by the new one, at the source too.
-        if (live === null || live.last.generation >= disk.entry.generation) continue;
-        if (state.isComplete || state.awaited === null) continue;
+        if (state.isComplete) continue;
+        // The writer is gone. What it left here may be nowhere else: the new one settles it, at the source too.
+        const { live, awaited } = state;
+        const isOver = (stamp: Stamp | null | undefined) =>
+          stamp !== null && stamp !== undefined && isKnown(stamp) &&
+          stamp.generation < disk.entry.generation;
+        if (!isOver(live?.last) && !isOver(awaited)) continue;
+        this.#endPull(job, state);
         state.awaited = null;
         state.live = null;
+        state.mustPull = true;
         this.#enqueue(job, layer, chunk, state);
       }
       if (disk === undefined) job.chunks.delete(layer);
     }
+    // One that has crashed with unsynced writes may have given what is older than what was acknowledged.
+    const isSourceUnclean = group.entry.unclean.includes(job.source);
     const isSourceGone = !job.isSettling && job.source !== 0 &&
-      !group.entry.inSync.includes(job.source);
+      (!group.entry.inSync.includes(job.source) || isSourceUnclean);
     if (!isSourceGone || job.phase === Phase.Reported) return;
     if (job.request !== null) this.peers.cancel(job.request);
     job.request = null;
     this.#abortPulls(job);
+    if (isSourceUnclean) this.#distrust(job);
     job.source = 0;
-    if (job.phase !== Phase.Syncing) job.phase = Phase.Waiting;
+    if (job.phase !== Phase.Syncing || isSourceUnclean) job.phase = Phase.Waiting;
+  }
+
+  /** Nothing that was copied or compared counts: all of it is looked at again, against another source. */
+  #distrust(job: GroupJob): void {
+    for (const [layer, chunks] of job.chunks) {
+      for (const [chunk, state] of chunks) {
+        state.isComplete = false;
+        state.awaited = null;
+        state.mustPull = true;
+        this.#enqueue(job, layer, chunk, state);
+      }
+    }
+    job.done = 0;
   }
 
   #abortPulls(job: GroupJob): void {
@@ -289,10 +320,10 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   }
 
   #enqueue(job: GroupJob, layer: number, chunk: number, state: ChunkState): void {
-    if (state.isListed || state.pull !== null) return;
+    if (state.isListed || state.pull !== null || state.isAsked) return;
     state.isListed = true;
     job.todo.push({ layer, chunk });
-    if (job.phase === Phase.Syncing) job.phase = Phase.Pulling;
+    if (job.phase === Phase.Syncing || job.phase === Phase.Reported) job.phase = Phase.Pulling;
   }
 
   #drop(job: GroupJob): void {
@@ -335,8 +366,11 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       if (job.phase === Phase.Waiting && listing < LISTS_MAX) {
         if (this.#beginListing(job)) listing++;
       }
-      if (job.phase !== Phase.Pulling) continue;
-      while (job.todo.length > 0 && this.#pulls < PULLS_MAX) this.#beginPull(job);
+      if (job.phase !== Phase.Pulling || this.#nowMs < job.pauseUntilMs) continue;
+      // As many as there are now: what comes back at once waits for the next step.
+      for (let count = job.todo.length; count > 0 && this.#pulls < PULLS_MAX; count--) {
+        this.#beginPull(job);
+      }
       if (job.todo.length === 0 && job.pulling === 0 && !this.#isAwaiting(job)) {
         job.phase = Phase.Syncing;
       }
@@ -373,7 +407,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       return false;
     }
     job.stuck = null;
-    job.source = sources[job.group % sources.length];
+    job.source = sources[(job.group + job.tries) % sources.length];
     for (const chunks of job.chunks.values()) {
       for (const state of chunks.values()) state.highestAt = 0;
     }
@@ -423,9 +457,10 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const count = head.argument;
     if (head.status !== Status.Ok || count * STAMP_ENTRY_BYTES > dataBytes) {
       if (dataBytes > 0) this.arena.release(dataOffset, dataBytes);
-      // The map that says why is on its way, or it is a passing fault.
+      // The map that says why is on its way, or it is a passing fault; the next time another one is asked.
       job.phase = Phase.Waiting;
       job.source = 0;
+      job.tries++;
       return;
     }
     const view = this.#arenaView;
@@ -470,11 +505,12 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       }
       return;
     }
-    if (state.isComplete || state.pull !== null || state.awaited !== null) return;
+    const isInHand = state.pull !== null || state.awaited !== null || state.isAsked;
+    if (state.isComplete || isInHand) return;
     const own = this.#stamp;
     if (state.live === null) this.store.stampOf(layer, chunk, own);
     else own.set(state.base.generation, state.base.sequence);
-    const isEqual = isKnown(own) && own.generation === generation && own.sequence === sequence;
+    const isEqual = !state.mustPull && isKnown(own) && own.generation === generation && own.sequence === sequence;
     if (!isEqual) return this.#enqueue(job, layer, chunk, state);
     this.#complete(job, layer, chunk, state, own);
   }
@@ -509,7 +545,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const state = job.state(layer, chunk);
     state.isListed = false;
     const disk = this.#view!.diskOfLayer(layer);
-    if (disk === undefined || state.isComplete || state.pull !== null) return;
+    if (disk === undefined || state.isComplete || state.pull !== null || state.isAsked) return;
     const from = job.isSettling ? state.highestAt : job.source;
     if (!job.isSettling) state.live ??= new LiveBlocks();
     if (job.isSettling) this.#replica.rewriting(layer, chunk);
@@ -553,15 +589,19 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
         this.#otherSource(job);
       }
       this.#enqueue(job, layer, chunk, state);
-      job.mustRetry = true;
+      job.pauseUntilMs = this.#nowMs + (status < 0 ? FAILED_PAUSE_MS : BUSY_PAUSE_MS);
       return;
     }
     job.stuck = null;
     const { live } = state;
-    const hasLive = live !== null && isKnown(live.last);
-    if (hasLive && compareStamps(live.last, pull.start) < 0) {
+    // What was copied may hold part of what the source got meanwhile: complete once that has come here, too.
+    const isBehind = live === null || compareStamps(live.last, pull.end) < 0;
+    const isMoved = compareStamps(pull.start, pull.end) !== 0;
+    const isAwaited = isBehind && !job.isSettling &&
+      (isMoved || (live !== null && isKnown(live.last)));
+    if (isAwaited) {
       state.awaited = new Stamp();
-      state.awaited.set(pull.start.generation, pull.start.sequence);
+      state.awaited.set(pull.end.generation, pull.end.sequence);
     } else this.#complete(job, layer, chunk, state, pull.start);
     this.#step();
   }
@@ -590,9 +630,11 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const isSame = isKnown(this.#stampNow) && this.#stampNow.generation === generation &&
       this.#stampNow.sequence === sequence;
     if (!isSame) this.#setStamp(layer, chunk, generation, sequence);
+    this.#endPull(job, state);
     state.isComplete = true;
     state.awaited = null;
     state.live = null;
+    state.mustPull = false;
     job.done++;
   }
   readonly #stampNow = new Stamp();
@@ -633,12 +675,10 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       this.store.stampOf(layer, chunk, this.#stamp);
       return compareStamps(operation, this.#stamp) <= 0 ? LiveWrite.Skip : LiveWrite.Apply;
     }
-    if (state.live === null) {
-      state.live = new LiveBlocks();
-      this.store.stampOf(layer, chunk, state.base);
-    } else if (!isKnown(state.live.last) && state.pull === null) {
-      this.store.stampOf(layer, chunk, state.base);
-    }
+    const isFirst = state.live === null || !isKnown(state.live.last);
+    state.live ??= new LiveBlocks();
+    if (isFirst && this.isBeingDropped(job.copies, job.group)) state.base.set(0, 0);
+    else if (isFirst && state.pull === null) this.store.stampOf(layer, chunk, state.base);
     const { live } = state;
     if (compareStamps(operation, live.last) <= 0) return LiveWrite.Skip;
     live.add(operation.block, operation.blockCount, operation.generation, operation.sequence);
@@ -666,12 +706,17 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   ): void {
     let chunks = this.#asked.get(layer);
     if (chunks === undefined) this.#asked.set(layer, chunks = new Map());
-    chunks.get(chunk)?.abort();
+    const before = chunks.get(chunk);
+    if (before !== undefined) {
+      before.abort();
+      before.done(Status.Busy);
+    }
     const job = this.#jobs.get(keyOf(group.copies, group.group));
     const state = job !== undefined && !job.isSettling ? job.state(layer, chunk) : null;
     if (state !== null) {
       this.#endPull(job!, state);
       state.isComplete = false;
+      state.isAsked = true;
       state.awaited = null;
       // Nobody writes to the disk while its holder brings it in line.
       state.live = null;
@@ -680,6 +725,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const pull = new ChunkPull(this, disk, layer, chunk, from, null, (status) => {
       if (chunks.get(chunk) === pull) chunks.delete(chunk);
       this.#replica.rewriting(layer, chunk);
+      if (state !== null) state.isAsked = false;
       if (status === 0) {
         if (state !== null) this.#complete(job!, layer, chunk, state, pull.start);
         else this.#setStamp(layer, chunk, pull.start.generation, pull.start.sequence);

@@ -125,50 +125,83 @@ export class Head {
     this.incarnation = 0;
   }
 
-  /** Writes the head to the beginning of `view`. */
-  encode(view: DataView): void {
-    view.setUint8(0, this.type);
-    view.setUint8(1, this.flags);
-    view.setUint16(2, this.version, true);
-    view.setUint32(4, this.id, true);
-    setU64(view, 8, this.epoch);
-    view.setUint32(16, this.disk, true);
-    view.setUint32(20, this.layer, true);
-    view.setUint32(24, this.chunk, true);
-    view.setUint16(28, this.block, true);
-    view.setUint16(30, this.count, true);
-    view.setUint32(32, this.generation, true);
-    view.setUint32(36, this.copies, true);
-    setU64(view, 40, this.sequence);
-    view.setUint32(48, this.group, true);
-    view.setInt32(52, this.status, true);
-    view.setUint32(56, this.argument, true);
-    view.setUint32(60, this.incarnation, true);
+  /** Takes over every field of another. */
+  set(from: Head): void {
+    this.type = from.type;
+    this.flags = from.flags;
+    this.version = from.version;
+    this.id = from.id;
+    this.epoch = from.epoch;
+    this.disk = from.disk;
+    this.layer = from.layer;
+    this.chunk = from.chunk;
+    this.block = from.block;
+    this.count = from.count;
+    this.generation = from.generation;
+    this.copies = from.copies;
+    this.sequence = from.sequence;
+    this.group = from.group;
+    this.status = from.status;
+    this.argument = from.argument;
+    this.incarnation = from.incarnation;
   }
 
-  /** Reads a head from the beginning of `view`; false when it is none that this code knows. */
-  decode(view: DataView): boolean {
-    this.type = view.getUint8(0);
-    this.flags = view.getUint8(1);
-    this.version = view.getUint16(2, true);
-    this.id = view.getUint32(4, true);
-    this.epoch = getU64(view, 8);
-    this.disk = view.getUint32(16, true);
-    this.layer = view.getUint32(20, true);
-    this.chunk = view.getUint32(24, true);
-    this.block = view.getUint16(28, true);
-    this.count = view.getUint16(30, true);
-    this.generation = view.getUint32(32, true);
-    this.copies = view.getUint32(36, true);
-    this.sequence = getU64(view, 40);
-    this.group = view.getUint32(48, true);
-    this.status = view.getInt32(52, true);
-    this.argument = view.getUint32(56, true);
-    this.incarnation = view.getUint32(60, true);
+  /** Writes the head to the beginning of `words`, on a little-endian machine as are all that the agent runs on. */
+  encode(words: Uint32Array): void {
+    words[0] = this.type | this.flags << 8 | this.version << 16;
+    words[1] = this.id;
+    words[2] = this.epoch;
+    words[3] = this.epoch / TWO32;
+    words[4] = this.disk;
+    words[5] = this.layer;
+    words[6] = this.chunk;
+    words[7] = this.block | this.count << 16;
+    words[8] = this.generation;
+    words[9] = this.copies;
+    words[10] = this.sequence;
+    words[11] = this.sequence / TWO32;
+    words[12] = this.group;
+    words[13] = this.status;
+    words[14] = this.argument;
+    words[15] = this.incarnation;
+  }
+
+  /** Reads a head from the beginning of `bytes`; false when it is none that this code knows. */
+  decode(bytes: Uint8Array): boolean {
+    this.type = bytes[0];
+    this.flags = bytes[1];
+    this.version = bytes[2] | bytes[3] << 8;
+    this.id = getU32(bytes, 4);
+    this.epoch = getNumber(bytes, 8);
+    this.disk = getU32(bytes, 16);
+    this.layer = getU32(bytes, 20);
+    this.chunk = getU32(bytes, 24);
+    this.block = bytes[28] | bytes[29] << 8;
+    this.count = bytes[30] | bytes[31] << 8;
+    this.generation = getU32(bytes, 32);
+    this.copies = getU32(bytes, 36);
+    this.sequence = getNumber(bytes, 40);
+    this.group = getU32(bytes, 48);
+    this.status = getU32(bytes, 52) | 0;
+    this.argument = getU32(bytes, 56);
+    this.incarnation = getU32(bytes, 60);
     const type = this.type & ~ANSWER;
     return type >= 1 && type <= MESSAGE_TYPE_MAX && this.version === MESSAGE_VERSION &&
       this.epoch >= 0 && this.sequence >= 0;
   }
+}
+
+const TWO32 = 2 ** 32;
+
+/** A u32 anywhere. Byte by byte: a view made for a single message costs more than reading it. */
+export function getU32(bytes: Uint8Array, at: number): number {
+  return (bytes[at] | bytes[at + 1] << 8 | bytes[at + 2] << 16 | bytes[at + 3] << 24) >>> 0;
+}
+
+/** A u64 below 2^53, or −1. */
+function getNumber(bytes: Uint8Array, at: number): number {
+  const high = getU32(bytes, at + 4);
+  return high < 2 ** 21 ? getU32(bytes, at) + high * TWO32 : -1;
 }
 
 /** A u64 below 2^53, or −1. */

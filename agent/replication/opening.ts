@@ -15,7 +15,7 @@
  */
 import type { Arena } from "../base/arena.ts";
 import type { Window } from "../platform/platform.ts";
-import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
+import { chunkList, compareStamps, isKnown, type LocalStore, Stamp } from "./local_store.ts";
 import {
   getU64,
   type Head,
@@ -66,7 +66,12 @@ export class Opening implements PeerRequestOwner {
   settledChunks = 0;
 
   /** @param done called once, when the replicas agree */
-  constructor(host: OpeningHost, readonly diskId: number, done: () => void) {
+  constructor(
+    host: OpeningHost,
+    readonly diskId: number,
+    readonly generation: number,
+    done: () => void,
+  ) {
     this.#host = host;
     this.#done = done;
   }
@@ -77,7 +82,11 @@ export class Opening implements PeerRequestOwner {
     const { view } = this.#host;
     const disk = view.disk(this.diskId);
     this.#isWaiting = true;
-    if (disk === undefined || disk.groups.some((group) => !group.isOpen)) return;
+    // The lease may be here before the map that gives it.
+    if (disk === undefined || disk.entry.generation !== this.generation) return;
+    if (disk.groups.some((group) => !group.isOpen)) return;
+    // What was accepted under the lease before is in the store here, too, before it is looked at.
+    if (!this.#host.replica.isDrained(view.epoch)) return;
     this.#isWaiting = false;
     const { generation, settled } = disk.entry;
     if (generation - 1 <= settled) return this.#finish();
@@ -144,7 +153,8 @@ export class Opening implements PeerRequestOwner {
       store.listChunks(layer, from, list);
       from = list.next;
       for (let i = 0; i < list.count; i++) {
-        if (list.generations[i] <= disk.entry.settled) continue;
+        const isOld = list.generations[i] > 0 && list.generations[i] <= disk.entry.settled;
+        if (isOld) continue;
         const chunk = list.chunks[i];
         const group = view.groupOf(disk, chunk);
         const isMine = group.entry.inSync.includes(view.self) ||
@@ -241,8 +251,12 @@ export class Opening implements PeerRequestOwner {
       from = node;
       highest = stamp;
     }
-    // Only those that join have it: the source of what they pulled has lost nothing by it.
-    const isDifferent = (node: number) => compareStamps(stamps.get(node) ?? none, highest) !== 0;
+    // An unknown stamp (of a chunk that was being copied when somebody died) equals nothing, another one included.
+    const isUnknown = (node: number) => stamps.has(node) && !isKnown(stamps.get(node)!);
+    const isDifferent = (node: number) =>
+      node !== from &&
+      (isUnknown(node) || isUnknown(from) ||
+        compareStamps(stamps.get(node) ?? none, highest) !== 0);
     const lower = inSync.filter(isDifferent);
     for (const node of lower) this.#differences.push({ chunk, node, from });
     for (const node of joining) {

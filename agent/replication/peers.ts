@@ -26,6 +26,8 @@ if (1 << SLOT_BITS !== REQUESTS_MAX) throw new Error("peers: a request's slot do
 /** Uses of a slot before its ids repeat. */
 const USES_MAX = 2 ** (32 - SLOT_BITS);
 
+const NOTHING = new Uint8Array(0);
+
 /** Who asked. */
 export interface PeerRequestOwner {
   /**
@@ -104,8 +106,7 @@ export class Peers {
   readonly #peers = new Map<number, Peer>();
   readonly #byLink = new Map<number, Peer>();
   readonly #scratch = new Uint8Array(HEAD_BYTES + EXTRA_BYTES_MAX);
-  readonly #view = new DataView(this.#scratch.buffer);
-  readonly #words = new Uint32Array(this.#scratch.buffer, HEAD_BYTES);
+  readonly #words = new Uint32Array(this.#scratch.buffer);
   readonly #head = new Head();
 
   constructor(transport: PeerTransport) {
@@ -152,6 +153,7 @@ export class Peers {
 
   /** Gives a request back that need not be answered any more. */
   cancel(request: PeerRequest): void {
+    if (!request.isQueued) return;
     this.#unlink(request);
     this.#release(request);
   }
@@ -249,9 +251,8 @@ export class Peers {
     release: (offset: number, bytes: number) => void,
   ): boolean {
     const head = this.#head;
-    const view = new DataView(bytes.buffer, bytes.byteOffset, headBytes);
     const peer = this.#byLink.get(link);
-    const isAnswer = headBytes >= HEAD_BYTES && head.decode(view) && (head.type & ANSWER) !== 0;
+    const isAnswer = headBytes >= HEAD_BYTES && head.decode(bytes) && (head.type & ANSWER) !== 0;
     if (peer === undefined || !isAnswer) {
       if (dataBytes > 0) release(dataOffset, dataBytes);
       return peer === undefined;
@@ -266,7 +267,7 @@ export class Peers {
       return true;
     }
     this.#unlink(request);
-    const extra = bytes.subarray(HEAD_BYTES, headBytes);
+    const extra = headBytes === HEAD_BYTES ? NOTHING : bytes.subarray(HEAD_BYTES, headBytes);
     request.owner!.answered(request, head, extra, dataOffset, dataBytes);
     if (!request.isQueued) this.#release(request);
     return true;
@@ -314,8 +315,9 @@ export class Peers {
     const { head, extra, extraWords } = request;
     head.epoch = this.epoch;
     head.flags = request.wasSent ? head.flags | MessageFlag.Again : head.flags;
-    head.encode(this.#view);
-    for (let i = 0; i < extraWords; i++) this.#words[i] = extra![i];
+    const words = this.#words;
+    head.encode(words);
+    for (let i = 0; i < extraWords; i++) words[HEAD_BYTES / 4 + i] = extra![i];
     return this.#transport.send(
       peer.link,
       this.#scratch,

@@ -66,6 +66,8 @@ export class LiveBlocks {
 
 const enum Step {
   Idle,
+  /** The stamp is being made unknown, behind all that is on its way into the store. */
+  Marking,
   Describing,
   Reading,
   Writing,
@@ -77,6 +79,8 @@ const enum Step {
 export class ChunkPull implements PeerRequestOwner, OperationOwner {
   /** The source's stamp from before the first read. */
   readonly start = new Stamp();
+  /** …and from after the last one. */
+  readonly end = new Stamp();
   #step = Step.Idle;
   #request: PeerRequest | null = null;
   readonly #description = new Uint32Array(DESCRIPTION_WORDS);
@@ -112,8 +116,8 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   begin(): void {
     const unknown = this.#operation(OperationKind.Stamp, 0, 1);
     unknown.stampUnknown = true;
+    this.#step = Step.Marking;
     this.host.store.submit(unknown);
-    this.#describe(Step.Describing);
   }
 
   /** Ends it without a word; what is with the store is applied all the same. */
@@ -291,7 +295,10 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   #operationOver(): void {
     if (--this.#operations > 0) return;
     if (this.#isAborted || this.#isOver) return this.#releaseBuffer();
-    if (this.#step === Step.Writing) {
+    if (this.#step === Step.Marking) {
+      if (this.#failure !== 0) return this.#end(this.#failure);
+      this.#describe(Step.Describing);
+    } else if (this.#step === Step.Writing) {
       this.#releaseBuffer();
       if (this.#failure !== 0) return this.#end(this.#failure);
       this.#readNext();
@@ -302,6 +309,7 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   }
 
   #checked(head: Head): void {
+    this.end.set(head.generation, head.sequence);
     if (head.argument === this.#rewrites) return this.#end(0);
     if (++this.#restarts > RESTARTS_MAX) return this.#end(Status.Busy);
     this.#describe(Step.Describing);

@@ -55,8 +55,9 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
   readonly #asked: number[] = [];
   #request: PeerRequest | null = null;
   readonly #operation: Operation = new Operation(this, 1);
-  #look = 0;
-  #good = 0;
+  /** Arena offsets; −1: none. */
+  #look = -1;
+  #good = -1;
 
   constructor(options: {
     store: LocalStore;
@@ -131,7 +132,7 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
 
   #next(): void {
     if (this.#step !== Step.Idle || this.#queue.length === 0) return;
-    if (this.#look === 0) {
+    if (this.#look < 0) {
       const both = this.#arena.allocate(BLOCK_BYTES);
       if (both < 0) return;
       this.#look = both;
@@ -195,7 +196,8 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     if (view === null || view === undefined || disk === undefined) return this.#over();
     const group = view.groupOf(disk, chunk);
     const node = group.entry.inSync.find((node) =>
-      node !== view.self && !this.#asked.includes(node) && view.node(node)?.state === "up"
+      node !== view.self && !this.#asked.includes(node) && view.node(node)?.state === "up" &&
+      !group.entry.unclean.includes(node)
     );
     const request = node === undefined ? null : this.#peers.take(MessageType.Read, this);
     if (request === null) return this.#over();
@@ -235,12 +237,12 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
   }
 
   #over(): void {
-    if (this.#good > 0) this.#arena.release(this.#good, BLOCK_BYTES);
-    this.#good = 0;
+    if (this.#good >= 0) this.#arena.release(this.#good, BLOCK_BYTES);
+    this.#good = -1;
     this.#block = null;
     this.#step = Step.Idle;
     if (this.#queue.length > 0) return this.#next();
     this.#arena.release(this.#look, BLOCK_BYTES);
-    this.#look = 0;
+    this.#look = -1;
   }
 }

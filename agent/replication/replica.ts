@@ -30,6 +30,7 @@ import {
   ANSWER,
   DESCRIPTION_WORDS,
   EXTRA_BYTES_MAX,
+  getU32,
   Head,
   HEAD_BYTES,
   MessageFlag,
@@ -122,7 +123,7 @@ class RemoteOperation implements OperationOwner, LocalWriteOwner {
   readonly checksums = new Uint32Array(TRANSFER_BLOCKS_MAX);
   readonly layers: number[] = [];
   readonly head = new Head();
-  link = -1;
+  link: Link | null = null;
   bufferOffset = 0;
   bufferBytes = 0;
 
@@ -228,7 +229,7 @@ export class Replica {
   readonly #list = chunkList(STAMP_ENTRIES_MAX);
   readonly #poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
   readonly #scratch = new Uint8Array(HEAD_BYTES + EXTRA_BYTES_MAX);
-  readonly #scratchView = new DataView(this.#scratch.buffer);
+  readonly #scratchHead = new Uint32Array(this.#scratch.buffer, 0, HEAD_BYTES / 4);
   readonly #scratchWords = new Uint32Array(this.#scratch.buffer, HEAD_BYTES);
   readonly #arenaView: DataView;
 
@@ -296,10 +297,24 @@ export class Replica {
     write.next = null;
   }
 
-  /** True when nothing that was accepted before `epoch` is still on its way into the store. */
-  isDrained(epoch: number): boolean {
+  /** True when nothing that was accepted before `epoch` (of one layer, or of any) is still on its way into the store. */
+  isDrained(epoch: number, layer = 0): boolean {
     // Accepted in the order of the list, and epochs only rise.
-    return this.#first === null || this.#first.epoch >= epoch;
+    for (let write = this.#first; write !== null && write.epoch < epoch; write = write.next) {
+      if (layer === 0 || write.operation.layers[0] === layer) return false;
+    }
+    return true;
+  }
+
+  /** The same for the writes of one group, since its last change. */
+  isDrainedOf(group: GroupView): boolean {
+    const epoch = group.entry.changedEpoch;
+    for (let write = this.#first; write !== null && write.epoch < epoch; write = write.next) {
+      const disk = this.view!.diskOfLayer(write.operation.layers[0]);
+      if (disk === undefined || disk.entry.copies !== group.copies) continue;
+      if (this.view!.groupOf(disk, write.operation.chunk).group === group.group) return false;
+    }
+    return true;
   }
 
   /** Whether a live write of any of the blocks is on its way into the store. */
@@ -425,9 +440,11 @@ export class Replica {
       state.stash.shift();
       if (verdict === Verdict.Broken) {
         this.#releaseData(dataOffset, dataBytes);
-        this.#log.warn("a peer sent a message that cannot be right; it is left out", {
+        this.#log.warn("a peer sent a message that cannot be right: its connection ends", {
           node: state.node,
         });
+        this.#transport.drop(state.link);
+        break;
       }
     }
     state.isDraining = false;
@@ -443,8 +460,7 @@ export class Replica {
   ): Verdict {
     const head = this.#head;
     if (headBytes < HEAD_BYTES) return Verdict.Broken;
-    const view = new DataView(bytes.buffer, bytes.byteOffset, headBytes);
-    if (!head.decode(view) || (head.type & ANSWER) !== 0) return Verdict.Broken;
+    if (!head.decode(bytes) || (head.type & ANSWER) !== 0) return Verdict.Broken;
     const extraBytes = headBytes - HEAD_BYTES;
     if (extraBytes > EXTRA_BYTES_MAX || extraBytes % 4 !== 0) return Verdict.Broken;
     if (this.view === null || head.epoch > this.view.epoch) return Verdict.Wait;
@@ -453,11 +469,11 @@ export class Replica {
       case MessageType.Write:
       case MessageType.Free:
       case MessageType.Zero:
-        return this.#write(state, view, extraBytes, dataOffset, dataBytes);
+        return this.#write(state, bytes, extraBytes, dataOffset, dataBytes);
       case MessageType.Sync:
         return dataBytes > 0 ? Verdict.Broken : this.#sync(state);
       case MessageType.Read:
-        return dataBytes > 0 ? Verdict.Broken : this.#read(state, view, extraBytes);
+        return dataBytes > 0 ? Verdict.Broken : this.#read(state, bytes, extraBytes);
       case MessageType.Stamps:
         return dataBytes > 0 ? Verdict.Broken : this.#stamps(state);
       case MessageType.List:
@@ -483,10 +499,10 @@ export class Replica {
       this.#operations++;
       operation = new RemoteOperation(this);
     }
-    operation.link = state.link;
+    operation.link = state;
     operation.bufferOffset = 0;
     operation.bufferBytes = 0;
-    Object.assign(operation.head, this.#head);
+    operation.head.set(this.#head);
     return operation;
   }
 
@@ -512,9 +528,15 @@ export class Replica {
     return group;
   }
 
-  /** Whether others may copy the group from here: it is in sync, or being settled among those that were. */
-  #mayCopy(group: GroupView): boolean {
-    return group.entry.inSync.includes(this.view!.self);
+  /** Whether others may copy the group from here: it is in sync and has lost nothing, or is being settled among those that were. */
+  #mayCopy({ entry }: GroupView): boolean {
+    const { self } = this.view!;
+    return entry.inSync.includes(self) && (entry.unsettled || !entry.unclean.includes(self));
+  }
+
+  #busy(state: Link): Verdict {
+    this.#answer(state, Status.Busy);
+    return Verdict.Taken;
   }
 
   #stale(state: Link): null {
@@ -527,7 +549,7 @@ export class Replica {
 
   #write(
     state: Link,
-    view: DataView,
+    bytes: Uint8Array,
     extraBytes: number,
     dataOffset: number,
     dataBytes: number,
@@ -558,15 +580,15 @@ export class Replica {
     const { operation: target } = write;
     operation.bufferOffset = dataOffset;
     operation.bufferBytes = dataBytes;
-    operation.layers.length = 0;
-    operation.layers.push(head.layer);
+    if (operation.layers.length > 1) operation.layers.length = 1;
+    operation.layers[0] = head.layer;
     target.layers = operation.layers;
     target.chunk = head.chunk;
     target.block = head.block;
     target.blockCount = head.count;
     target.buffer = dataOffset;
     for (let i = 0; i < extraBytes / 4; i++) {
-      operation.checksums[i] = view.getUint32(HEAD_BYTES + i * 4, true);
+      operation.checksums[i] = getU32(bytes, HEAD_BYTES + i * 4);
     }
     this.counters.writes++;
     this.counters.writtenBytes += dataBytes;
@@ -597,7 +619,7 @@ export class Replica {
 
   // -------------------------------------------------------------------------------------- reads
 
-  #read(state: Link, view: DataView, extraBytes: number): Verdict {
+  #read(state: Link, message: Uint8Array, extraBytes: number): Verdict {
     const head = this.#head;
     const layers = extraBytes / 4;
     const isSane = head.count >= 1 && head.count <= TRANSFER_BLOCKS_MAX &&
@@ -619,7 +641,7 @@ export class Replica {
     operation.bufferBytes = bytes;
     operation.layers.length = 0;
     for (let i = 0; i < layers; i++) {
-      operation.layers.push(view.getUint32(HEAD_BYTES + i * 4, true));
+      operation.layers.push(getU32(message, HEAD_BYTES + i * 4));
     }
     const { read } = operation;
     read.kind = OperationKind.Read;
@@ -646,14 +668,14 @@ export class Replica {
       return Verdict.Taken;
     }
     // Writes of the lease before must be in the store: none is accepted any more.
-    if (!this.isDrained(head.epoch)) return this.#waitForRoom();
+    if (!this.isDrained(head.epoch, head.layer)) return this.#busy(state);
     const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
     if (buffer < 0) return this.#waitForRoom();
     const list = this.#list;
     let entries = 0;
     this.#store.listChunks(head.layer, head.chunk, list);
     for (let i = 0; i < list.count; i++) {
-      if (list.generations[i] <= head.generation) continue;
+      if (list.generations[i] > 0 && list.generations[i] <= head.generation) continue;
       const group = view!.groupOf(disk, list.chunks[i]);
       const isMine = group.entry.inSync.includes(view!.self) ||
         (group.entry.joining.includes(view!.self) &&
@@ -673,7 +695,7 @@ export class Replica {
       this.#stale(state);
       return Verdict.Taken;
     }
-    if (!this.isDrained(group.entry.changedEpoch)) return this.#waitForRoom();
+    if (!this.isDrainedOf(group)) return this.#busy(state);
     const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
     if (buffer < 0) return this.#waitForRoom();
     const list = this.#list;
@@ -739,7 +761,7 @@ export class Replica {
     const head = this.#head;
     const group = this.#guard(state, false);
     if (group === null) return Verdict.Taken;
-    if (!this.isDrained(group.entry.changedEpoch)) return this.#waitForRoom();
+    if (!this.isDrainedOf(group)) return this.#busy(state);
     const words = this.#scratchWords;
     words.fill(0, 0, DESCRIPTION_WORDS);
     const half = DESCRIPTION_WORDS / 2;
@@ -771,11 +793,10 @@ export class Replica {
       return Verdict.Taken;
     }
     const { layer, chunk, argument } = head;
-    const answer = Object.assign(new Head(), head);
-    const { link } = state;
+    const answer = new Head();
+    answer.set(head);
     this.puller.pullFor(disk, group, layer, chunk, argument, (status) => {
-      const now = this.#links.get(link);
-      if (now !== undefined) this.#reply(now, answer, status, 0, 0, 0, 0);
+      if (this.#links.get(state.link) === state) this.#reply(state, answer, status, 0, 0, 0, 0);
     });
     return Verdict.Taken;
   }
@@ -785,7 +806,10 @@ export class Replica {
   /** From {@linkcode RemoteOperation}. */
   answerOperation(operation: RemoteOperation, result: number): void {
     const { head } = operation;
-    const state = this.#links.get(operation.link);
+    // Numbers of links are used again: it has to be the very one.
+    const link = operation.link!;
+    const state = this.#links.get(link.link) === link ? link : undefined;
+    operation.link = null;
     const offset = operation.bufferOffset;
     const bytes = operation.bufferBytes;
     const isData = head.type === MessageType.Read && result === 0;
@@ -831,7 +855,7 @@ export class Replica {
     head.type |= ANSWER;
     head.status = status;
     head.epoch = this.view!.epoch;
-    head.encode(this.#scratchView);
+    head.encode(this.#scratchHead);
     const headBytes = HEAD_BYTES + extraWords * 4;
     const isSent = state.answers.length === 0 &&
       this.#transport.send(state.link, this.#scratch, headBytes, dataOffset, dataBytes);
@@ -847,7 +871,7 @@ export class Replica {
       } else {
         this.#releaseData(dataOffset, heldBytes);
         head.status = -ENOMEM;
-        head.encode(this.#scratchView);
+        head.encode(this.#scratchHead);
         dataBytes = 0;
       }
     } else if (dataBytes === 0) this.#releaseData(dataOffset, heldBytes);

@@ -52,6 +52,8 @@ export interface RouterHost {
   damaged(disk: DiskView, chunk: number, block: number, blockCount: number): void;
   takeSlot(): WriteSlot;
   releaseSlot(slot: WriteSlot): void;
+  /** Calls `router.endTurn()` at the end of this turn. */
+  atEndOfTurn(router: DiskRouter): void;
 }
 
 /** How far a write is at one node. */
@@ -83,6 +85,8 @@ export class WriteSlot implements LocalWriteOwner, PeerRequestOwner {
   readonly local = new LocalWrite();
   /** The store has the local write: its buffers may not be given back before it is done. */
   isLocalUnderWay = false;
+  /** …and it is to be applied once more after that. */
+  isLocalAgain = false;
   /** The errno with which it ends as soon as its buffers are free; 0: none. */
   failure = 0;
   next: WriteSlot | null = null;
@@ -120,6 +124,8 @@ class SyncSlot implements PeerRequestOwner, OperationOwner {
   failure = 0;
   /** Nodes are still to be asked. */
   isIncomplete = false;
+  /** Not finished before this turn ends: its owner is still in `submit`. */
+  isFresh = false;
   readonly local: Operation = new Operation(this, 0);
 
   constructor(readonly router: DiskRouter) {
@@ -157,6 +163,8 @@ export class DiskRouter implements PeerRequestOwner {
   #waitingWrites = 0;
   readonly #waitingReads = new OperationList();
   readonly #syncs: SyncSlot[] = [];
+  /** Members of the groups that have writes which were not synced. */
+  readonly #syncNodes = new Set<number>();
   readonly #freeSyncs: SyncSlot[] = [];
   readonly #remoteReads = new Map<Operation, PeerRequest>();
   /** Rises with every acknowledgement of a replica. */
@@ -169,6 +177,12 @@ export class DiskRouter implements PeerRequestOwner {
   /** Groups of which that is not 0. */
   #dirtyGroups: number[] = [];
   #groupSettled = new Float64Array(0);
+  /** Epoch of the map that writes were looked at under. */
+  #epoch = 0;
+  /** The errno with which everything fails, since the lease is lost; 0: it is not. */
+  #abandoned = 0;
+  /** Reads that no replica can give. */
+  readonly #hopeless = new Set<Operation>();
   /** Something was refused under a map that is not newer than ours: look again at the next tick. */
   #mustResend = false;
   /** Reads that came back damaged, and who was asked already. */
@@ -217,15 +231,20 @@ export class DiskRouter implements PeerRequestOwner {
   begin(generation: number): void {
     this.generation = generation;
     this.isOpen = false;
+    this.#abandoned = 0;
+    this.#epoch = this.host.view.epoch;
     for (let slot = this.#first; slot !== null; slot = slot.next) this.#restart(slot);
     const disk = this.host.view.disk(this.diskId);
     // What the holder before acknowledged may be unsynced anywhere: the first sync goes everywhere.
     this.#clock++;
     const groups = disk?.groups ?? [];
     this.#resize(groups.length);
+    for (const { group, entry } of groups) {
+      // What this very guest owes since before a group was settled is owed still.
+      if (this.#groupDirtied[group] === 0) this.#groupSettled[group] = entry.settledEpoch;
+    }
     this.#groupDirtied.fill(this.#clock);
     this.#dirtyGroups = groups.map((group) => group.group);
-    for (const group of groups) this.#groupSettled[group.group] = group.entry.settledEpoch;
     for (const node of disk?.nodes ?? []) this.#dirtied.set(node, this.#clock);
   }
 
@@ -237,8 +256,12 @@ export class DiskRouter implements PeerRequestOwner {
       slot.requests[i] = null;
     }
     slot.nodeCount = 0;
-    if (slot.isStarted) this.#waitingWrites++;
+    if (!slot.isStarted) return;
+    this.#waitingWrites++;
     slot.isStarted = false;
+    // It may have been seen by a read already.
+    if (!slot.isBarrier) this.#barriers++;
+    slot.isBarrier = true;
   }
 
   /** The replicas agree: go. */
@@ -253,6 +276,8 @@ export class DiskRouter implements PeerRequestOwner {
     this.generation = 0;
     this.#dirtied.clear();
     this.#synced.clear();
+    this.#groupDirtied.fill(0);
+    this.#dirtyGroups.length = 0;
   }
 
   /**
@@ -261,6 +286,8 @@ export class DiskRouter implements PeerRequestOwner {
    */
   abandon(errno: number): void {
     this.isOpen = false;
+    // What still comes, as volumes pass on what waited for room, fails at the next tick.
+    this.#abandoned = errno;
     for (let slot = this.#first; slot !== null;) {
       const next: WriteSlot | null = slot.next;
       slot.failure = errno;
@@ -315,13 +342,8 @@ export class DiskRouter implements PeerRequestOwner {
 
   /** Lets go on what waited: the map, the right to serve, or the lease has changed. */
   resume(): void {
-    if (this.#waitingWrites > 0) {
-      for (let slot = this.#first; slot !== null;) {
-        const next: WriteSlot | null = slot.next;
-        if (!slot.isStarted) this.#start(slot);
-        slot = next;
-      }
-    }
+    if (this.#abandoned !== 0) return this.abandon(this.#abandoned);
+    if (this.#waitingWrites > 0) this.#startWaiting();
     this.#finishReady();
     for (let count = this.#waitingReads.count; count > 0; count--) {
       this.#read(this.#waitingReads.shift());
@@ -330,7 +352,8 @@ export class DiskRouter implements PeerRequestOwner {
   }
 
   /**
-   * The map has changed.
+   * The map has changed: what is under way is sent to whoever must have it now. Nothing comes back from inside this; `resume`
+   * follows.
    *
    * @param before the view until now
    * @param isJump maps in between were not seen: what is acknowledged may have been undone by a replica that left and came back
@@ -338,6 +361,7 @@ export class DiskRouter implements PeerRequestOwner {
   mapChanged(before: ClusterView, isJump: boolean): void {
     const { view } = this.host;
     const disk = view.disk(this.diskId);
+    this.#epoch = view.epoch;
     if (disk === undefined) return;
     this.#resize(disk.groups.length);
     const old = before.disk(this.diskId);
@@ -354,16 +378,20 @@ export class DiskRouter implements PeerRequestOwner {
     }
     for (const [operation, request] of [...this.#remoteReads]) {
       const group = view.groupOf(disk, operation.chunk);
-      if (group.isOpen && group.entry.inSync.includes(request.node)) continue;
+      // A repair asks others than the one to read from.
+      const isChoice = request.node === group.readFrom || this.#repairs.has(operation);
+      if (group.isOpen && group.entry.inSync.includes(request.node) && isChoice) continue;
       this.host.peers.cancel(request);
       this.#remoteReads.delete(operation);
       this.#waitingReads.push(operation);
     }
-    this.resume();
   }
 
   /** Once in a while. */
   tick(): void {
+    if (this.#abandoned !== 0 && (this.#first !== null || this.waiting > 0)) {
+      this.abandon(this.#abandoned);
+    }
     if (this.#mustResend) {
       this.#mustResend = false;
       this.#resendAll();
@@ -380,6 +408,7 @@ export class DiskRouter implements PeerRequestOwner {
     slot.operation = operation;
     slot.isStarted = false;
     slot.isBarrier = false;
+    slot.isLocalAgain = false;
     slot.failure = 0;
     slot.nodeCount = 0;
     slot.previous = this.#last;
@@ -387,8 +416,28 @@ export class DiskRouter implements PeerRequestOwner {
     if (this.#last === null) this.#first = slot;
     else this.#last.next = slot;
     this.#last = slot;
+    // Those that wait came first. If they may go now, they go first; what they still wait for, it waits for as well.
+    if (this.#waitingWrites > 0) this.#startWaiting();
     this.#waitingWrites++;
-    this.#start(slot);
+    if (this.#waitingWrites === 1 || !this.#isBehind(slot)) this.#start(slot);
+  }
+
+  /** Sends what waits, in order, as far as it may go. */
+  #startWaiting(): void {
+    for (let slot = this.#first; slot !== null;) {
+      const next: WriteSlot | null = slot.next;
+      if (!slot.isStarted && !this.#isBehind(slot)) this.#start(slot);
+      slot = next;
+    }
+  }
+
+  /** Whether an earlier write of the same chunk waits to be sent. */
+  #isBehind(slot: WriteSlot): boolean {
+    const { chunk } = slot.operation!;
+    for (let other = this.#first; other !== null && other !== slot; other = other.next) {
+      if (!other.isStarted && other.operation !== null && other.operation.chunk === chunk) return true;
+    }
+    return false;
   }
 
   /** Whether writes of a group may go out and be acknowledged. */
@@ -409,7 +458,8 @@ export class DiskRouter implements PeerRequestOwner {
     const operation = slot.operation!;
     const group = view.groupOf(disk, operation.chunk);
     slot.group = group.group;
-    if (!this.#canWrite(disk, group)) return;
+    // A map that this router has not been told of yet: what is under way has to be looked at first.
+    if (view.epoch !== this.#epoch || !this.#canWrite(disk, group)) return;
     slot.isStarted = true;
     this.#waitingWrites--;
     slot.epoch = view.epoch;
@@ -433,7 +483,11 @@ export class DiskRouter implements PeerRequestOwner {
   #sendLocal(slot: WriteSlot): void {
     const operation = slot.operation!;
     const { operation: local } = slot.local;
-    if (slot.isLocalUnderWay) return;
+    if (slot.isLocalUnderWay) {
+      // Once more when its buffers are free: what is under way was accepted for another membership.
+      slot.isLocalAgain = true;
+      return;
+    }
     local.kind = operation.kind;
     local.layers = operation.layers;
     local.chunk = operation.chunk;
@@ -495,7 +549,7 @@ export class DiskRouter implements PeerRequestOwner {
       if (group.members.includes(node)) {
         // Another start of that node's agent: what it had acknowledged while it joined does not count any more.
         const incarnation = view.node(node)?.incarnation ?? 0;
-        const isUndone = slot.states[i] === NodeState.Acknowledged &&
+        const isUndone = slot.states[i] !== NodeState.Sent &&
           (isJump || incarnation !== slot.incarnations[i]);
         if (isUndone || (isOld && slot.states[i] !== NodeState.Acknowledged)) {
           this.counters.resent++;
@@ -542,10 +596,11 @@ export class DiskRouter implements PeerRequestOwner {
   localDone(slot: WriteSlot, result: number): void {
     if (slot.failure !== 0) return this.#finishIfDone(slot);
     const { self } = this.host.view;
-    if (slot.local.operation.generation === slot.operation!.generation) {
-      return this.nodeDone(slot, self, result);
-    }
-    // It was sent under an earlier lease: once more, now that its buffers are free.
+    const isSameLease = slot.local.operation.generation === slot.operation!.generation;
+    const isAgain = slot.isLocalAgain;
+    slot.isLocalAgain = false;
+    if (isSameLease && !isAgain) return this.nodeDone(slot, self, result);
+    // It was sent under an earlier lease or membership: once more, now that its buffers are free.
     if (slot.isStarted && slot.nodes.subarray(0, slot.nodeCount).includes(self)) {
       this.#sendLocal(slot);
     }
@@ -605,11 +660,13 @@ export class DiskRouter implements PeerRequestOwner {
 
   #finish(slot: WriteSlot, result: number): void {
     const operation = slot.operation!;
+    const { isBarrier } = slot;
     if (result === 0) this.#dirtyGroup(slot.group);
     this.#unlink(slot);
+    if (isBarrier) this.#barriers--;
     operation.result = result;
     operation.owner.operationDone(operation);
-    if (slot.isBarrier && --this.#barriers === 0) this.#retryReads();
+    if (isBarrier && this.#barriers === 0) this.#retryReads();
   }
 
   #dirtyGroup(group: number): void {
@@ -650,8 +707,10 @@ export class DiskRouter implements PeerRequestOwner {
     if (group.readFrom === 0 || (this.#barriers > 0 && this.#overlapsBarrier(operation))) {
       return this.#waitingReads.push(operation);
     }
-    if (group.readFrom === view.self) this.host.store.submit(operation);
-    else this.#readFrom(operation, group.readFrom);
+    if (group.readFrom === view.self) {
+      this.#repairs.delete(operation);
+      this.host.store.submit(operation);
+    } else this.#readFrom(operation, group.readFrom);
   }
 
   #overlapsBarrier(operation: Operation): boolean {
@@ -720,6 +779,7 @@ export class DiskRouter implements PeerRequestOwner {
     }
     operation.badBlock = head.block;
     if (this.#readElsewhere(operation, request.node)) return;
+    if (status === -EBADMSG) this.#hopeless.add(operation);
     operation.result = status;
     operation.owner.operationDone(operation);
   }
@@ -751,6 +811,7 @@ export class DiskRouter implements PeerRequestOwner {
    */
   recover(operation: Operation): boolean {
     if (operation.kind !== OperationKind.Read || operation.result !== -EBADMSG) return false;
+    if (this.#hopeless.delete(operation)) return false;
     return this.#readElsewhere(operation, this.host.view.self);
   }
 
@@ -791,37 +852,46 @@ export class DiskRouter implements PeerRequestOwner {
     sync.clock = this.#clock;
     sync.isFailed = false;
     sync.failure = 0;
+    sync.isFresh = true;
     this.#syncs.push(sync);
-    this.#syncStep(sync, true);
+    this.host.atEndOfTurn(this);
+    this.#syncStep(sync);
   }
 
-  /**
-   * Asks every node that a sync needs and that has not been asked, and finishes it when none is left.
-   *
-   * @param isInside called while the sync is submitted: it may not come back yet
-   */
-  #syncStep(sync: SyncSlot, isInside = false): void {
+  /** Finishes syncs for which there was nothing to do. */
+  endTurn(): void {
+    for (const sync of [...this.#syncs]) {
+      if (!sync.isFresh) continue;
+      sync.isFresh = false;
+      this.#syncStep(sync);
+    }
+  }
+
+  /** Asks every node that a sync needs and that has not been asked, and finishes it when none is left. */
+  #syncStep(sync: SyncSlot): void {
     if (sync.failure !== 0) return this.#abandonSync(sync);
     const { view, mayServe } = this.host;
     const disk = view.disk(this.diskId);
     if (disk === undefined || !mayServe || !this.isOpen || !this.#holdsLease(disk)) return;
     sync.isIncomplete = false;
+    const needed = this.#syncNodes;
+    needed.clear();
+    for (const at of this.#dirtyGroups) {
+      for (const node of disk.groups[at].members) needed.add(node);
+    }
     for (const [node, request] of sync.pending) {
-      if (disk.nodes.includes(node)) continue;
+      if (needed.has(node)) continue;
       if (request !== null) this.host.peers.cancel(request);
       else if (node === view.self) continue; // The store has the operation.
       sync.pending.delete(node);
     }
-    for (const node of disk.nodes) {
+    for (const node of needed) {
       const isClean = (this.#dirtied.get(node) ?? 0) <= (this.#synced.get(node) ?? 0);
       if (isClean || sync.pending.has(node) || sync.done.has(node)) continue;
       this.#askToSync(sync, node);
     }
-    if (sync.pending.size > 0 || sync.isIncomplete) return;
-    if (!this.#areGroupsOpen(sync, disk)) return;
-    // Nothing to sync: this node's store, which has nothing to do for it either, answers a moment later.
-    if (isInside) this.#askToSync(sync, view.self);
-    else this.#syncDone(sync, disk);
+    if (sync.pending.size > 0 || sync.isIncomplete || sync.isFresh) return;
+    if (this.#areGroupsOpen(sync, disk)) this.#syncDone(sync, disk);
   }
 
   /** Whether the groups with writes that the sync covers can be trusted; notes when one has lost some. */
@@ -885,7 +955,7 @@ export class DiskRouter implements PeerRequestOwner {
       this.host.peers.cancel(request);
       sync.pending.delete(node);
     }
-    if (sync.pending.size === 0) this.#endSync(sync, sync.failure);
+    if (sync.pending.size === 0 && !sync.isFresh) this.#endSync(sync, sync.failure);
   }
 
   #syncDone(sync: SyncSlot, disk: DiskView): void {

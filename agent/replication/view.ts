@@ -1,7 +1,7 @@
 /**
  * The cluster map as the data path looks at it: what a chunk's group is, who is in it, whether it may be read or
- * written now, in lookups that allocate nothing. Made anew at each epoch; objects of groups that did not change are
- * not remembered from one epoch to the next.
+ * written now, in lookups that allocate nothing. Made anew at each epoch from the one before, of which it shares what is
+ * still the same: a change of a few groups costs no more than looking at all of them.
  *
  * Terms: a **member** receives every write (in sync, or joining); an **in-sync** member holds every acknowledged one
  * and may be read. A group is **open** when its in-sync set is to be trusted: nobody in it has crashed with
@@ -57,16 +57,27 @@ export class ClusterView {
   /** Disk of each layer. */
   readonly #layers = new Map<number, DiskView>();
 
-  /** @param self this node's id in the map */
-  constructor(map: ClusterMap, self: number) {
+  /**
+   * @param self this node's id in the map
+   * @param before the view that this one follows, if there is one
+   */
+  constructor(map: ClusterMap, self: number, before: ClusterView | null = null) {
     this.map = map;
     this.epoch = map.epoch;
     this.self = self;
     for (const node of map.nodes) this.#nodes.set(node.id, node);
-    for (const pool of map.pools) {
-      const groups = pool.pgs.map((entry, group) => this.#group(pool.copies, group, entry));
-      this.#pools.set(pool.copies, groups);
-      this.#poolNodes.set(pool.copies, [...new Set(groups.flatMap((group) => group.members))]);
+    const base = before !== null && before.self === self && this.#hasStatesOf(before)
+      ? before
+      : null;
+    for (const { copies, pgs } of map.pools) {
+      const old = base?.pool(copies) ?? NO_GROUPS;
+      const isSame = old.length === pgs.length && pgs.every((entry, at) => old[at].entry === entry);
+      const groups = isSame ? old : pgs.map((entry, group) => {
+        const known = old[group];
+        return known?.entry === entry ? known : this.#group(copies, group, entry);
+      });
+      this.#pools.set(copies, groups);
+      this.#poolNodes.set(copies, isSame ? base!.#poolNodes.get(copies)! : membersOf(groups));
     }
     for (const entry of map.disks) {
       const disk: DiskView = {
@@ -80,6 +91,14 @@ export class ClusterView {
       this.#disks.set(entry.id, disk);
       for (const layer of entry.layers) this.#layers.set(layer, disk);
     }
+  }
+
+  /** Whether the nodes, and which of them are up, are those of another view. */
+  #hasStatesOf(other: ClusterView): boolean {
+    const { nodes } = this.map;
+    const { nodes: others } = other.map;
+    return nodes === others || (nodes.length === others.length &&
+      nodes.every((node, i) => node.id === others[i].id && node.state === others[i].state));
   }
 
   #group(copies: number, group: number, entry: PgEntry): GroupView {
@@ -150,3 +169,10 @@ export class ClusterView {
 }
 
 const NO_GROUPS: readonly GroupView[] = [];
+
+/** Every node that is a member of one of the groups. */
+function membersOf(groups: readonly GroupView[]): readonly number[] {
+  const nodes = new Set<number>();
+  for (const { members } of groups) for (const node of members) nodes.add(node);
+  return [...nodes];
+}

@@ -80,6 +80,17 @@ export interface VolumeCounters {
   errors: number;
 }
 
+/** Counters of a volume that has done nothing. */
+export const VOLUME_COUNTERS_ZERO: Readonly<VolumeCounters> = {
+  reads: 0,
+  writes: 0,
+  flushes: 0,
+  discards: 0,
+  readBytes: 0,
+  writtenBytes: 0,
+  errors: 0,
+};
+
 /** A disk, served from this worker. */
 export class Volume implements BlockTarget, TransferOwner, BlockSink {
   sizeBytes: number;
@@ -91,15 +102,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   generation = 0;
   /** Number of the last write. */
   sequence = 0;
-  readonly counters: VolumeCounters = {
-    reads: 0,
-    writes: 0,
-    flushes: 0,
-    discards: 0,
-    readBytes: 0,
-    writtenBytes: 0,
-    errors: 0,
-  };
+  readonly counters: VolumeCounters = { ...VOLUME_COUNTERS_ZERO };
   /** Requests under way. */
   inFlight = 0;
 

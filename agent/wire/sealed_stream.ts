@@ -3,7 +3,7 @@
  *
  *     record   0 head bytes u32, 1… | 4 data bytes u32 | 8 heads, encrypted | [data, encrypted] | tag 16 | [data, in clear]
  *
- * The *heads* are one or more messages without their data (`frame.ts`), the data is that of the last of them. Sealed links
+ * The *heads* are one or more messages without their data (`frame.ts`), the data is that of all of them. Sealed links
  * encrypt both with one tag. On a trusted network the data stands behind the tag, in clear: its length is authenticated (the first
  * 8 bytes are associated data), its content is not; that is what the checksums of its blocks are for, which replication puts into
  * the head, where nobody can change them. (They are not cryptographic: who can write to a trusted network can forge data, but no
@@ -113,7 +113,7 @@ export class RecordSealer {
    * Seals one record.
    *
    * @param heads what goes into the encrypted part first
-   * @param data of the last message in `heads`, or null
+   * @param data of the messages in `heads`, or null
    * @param to where to; its first {@linkcode RECORD_OVERHEAD_BYTES} + heads + data bytes are written
    * @returns bytes written
    */
@@ -219,6 +219,46 @@ export class RecordOpener {
     if (!keys.cipher.finish(bytes.subarray(at, at += TAG_BYTES))) return false;
     if (data !== null && !this.#sealsData) data.set(bytes.subarray(at, at + dataBytes));
     return true;
+  }
+
+  /**
+   * Opens the heads of a record that is all there, where they lie: the first half of {@linkcode open}, for a caller that has to see
+   * them to know where the data goes. What they say must be checked and not be believed before {@linkcode finish}, which must follow.
+   */
+  openHeads(bytes: Uint8Array, at: number): void {
+    const headBytes = this.headBytes(bytes, at);
+    const keys = this.#keys;
+    keys.next(headBytes + this.dataBytes(bytes, at));
+    keys.cipher.begin(keys.nonce, bytes.subarray(at, at += RECORD_PREFIX_BYTES));
+    const heads = bytes.subarray(at, at + headBytes);
+    keys.cipher.update(heads, heads);
+  }
+
+  /**
+   * Opens the data of the record of {@linkcode openHeads}, and says whether all of it is right.
+   *
+   * @param data where its data goes, of exactly that length; null: it stays where {@linkcode dataAt} says, or there is none
+   * @returns as {@linkcode open}
+   */
+  finish(bytes: Uint8Array, at: number, data: Uint8Array | null): boolean {
+    const dataBytes = this.dataBytes(bytes, at);
+    const dataAt = this.dataAt(bytes, at);
+    const cipher = this.#keys.cipher;
+    let tagAt = dataAt + dataBytes;
+    if (!this.#sealsData) tagAt = dataAt - TAG_BYTES;
+    else if (dataBytes > 0) {
+      const from = bytes.subarray(dataAt, dataAt + dataBytes);
+      cipher.update(from, data ?? from);
+    }
+    if (!cipher.finish(bytes.subarray(tagAt, tagAt + TAG_BYTES))) return false;
+    if (data !== null && !this.#sealsData) data.set(bytes.subarray(dataAt, dataAt + dataBytes));
+    return true;
+  }
+
+  /** Where the data of a record lies. */
+  dataAt(bytes: Uint8Array, at: number): number {
+    const dataAt = at + RECORD_PREFIX_BYTES + this.headBytes(bytes, at);
+    return this.#sealsData ? dataAt : dataAt + TAG_BYTES;
   }
 
   /** Forgets the key. */

@@ -179,6 +179,11 @@ function clusterCases(): [Observations, string, string][] {
       "moving",
       "1 of 256 placement groups moves to where it should be",
     ],
+    [
+      clusterSeen(run(map, { kind: "set-availability", node: 2, availability: "draining" }).map),
+      "moving",
+      "node host-2 is being drained: 256 placement groups left",
+    ],
     [clusterSeen(map, {}, { 2: { isFull: true } }), "node-full", "store of node host-2 is full"],
     [clusterSeen(map, {}, { 2: { usedBytes: 9.5e11 } }), "node-nearly-full", "of node host-2"],
     [clusterSeen(map, {}, { 2: { damagedBlocks: 2 } }), "node-damage", "2 blocks of node host-2"],
@@ -334,4 +339,33 @@ Deno.test("nothing is healthy while anything waits, is full, broken, damaged or 
     assertEquals(problems.length > 0, isWrong);
     assertEquals(summarize(seen, problems).startsWith("healthy"), !isWrong);
   }
+});
+
+Deno.test("no cluster is healthy while a PG lacks, moves or waits, a node is gone, or there is no quorum", () => {
+  const random = new Prng(21);
+  const base = clusterWithDisk(4, 3);
+  let healthy = 0;
+  for (let round = 0; round < 500; round++) {
+    const chance = () => random.below(6) === 0;
+    const { target, inSync } = group(base);
+    let map = base;
+    const [lacks, moves, waits, gone, full] = [chance(), chance(), chance(), chance(), chance()];
+    if (lacks) map = withGroup(map, { inSync: inSync.slice(1) });
+    if (moves) map = withGroup(map, { target: [target[0]], inSync: target });
+    if (waits) map = withGroup(map, { unclean: [map.pools[0].pgs[0].inSync[0]] });
+    if (gone) map = run(map, { kind: "node-down", node: 3, incarnation: 1, nowMs: 0 }).map;
+    const hasQuorum = !chance();
+    const isSilent = chance();
+    const waiting = chance() ? [{ disk: "web", node: 1, reason: "x" }] : [];
+    const seen = clusterSeen(map, { hasQuorum, waiting }, {
+      2: { gossip: isSilent ? "suspect" : "alive", isFull: full },
+    });
+    const isWrong = lacks || moves || waits || gone || full || !hasQuorum || isSilent ||
+      waiting.length > 0;
+    const problems = findProblems(seen);
+    assertEquals(problems.length > 0, isWrong, `round ${round}`);
+    assertEquals(summarize(seen, problems).startsWith("healthy"), !isWrong);
+    if (!isWrong) healthy++;
+  }
+  assertEquals(healthy > 20, true);
 });

@@ -100,6 +100,18 @@ Deno.test("nothing moves for a change that changes nothing, or has nowhere to mo
   }
 });
 
+Deno.test("where nodes are too few, PGs have fewer replicas or stay, and it is said", () => {
+  const fewer = preview(balanced(3, 3), 2, { availability: "draining" });
+  assertEquals(
+    [fewer.movedReplicas, fewer.groupsWithFewer, fewer.groupsImmovable],
+    [0, 256, 0],
+  );
+  const stays = preview(balanced(1, 3), 1, { availability: "draining" });
+  assertEquals([stays.groupsWithFewer, stays.groupsImmovable], [0, 256]);
+  const enough = preview(balanced(4, 3), 2, { availability: "draining" });
+  assertEquals([enough.groupsWithFewer, enough.groupsImmovable], [0, 0]);
+});
+
 Deno.test("what the map refuses has no preview", () => {
   const map = balanced(2, 2);
   const conditions = { usedBytes: new Map(), rateBytesPerSecond: null };

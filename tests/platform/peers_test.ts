@@ -248,7 +248,7 @@ Deno.test("data goes in clear only on a trusted network", () => {
   }
 });
 
-Deno.test("what one turn sends goes out as one record, answers in front of the data", () => {
+Deno.test("what one turn sends goes out as one record, short data with it", () => {
   withEnds([{}, {}], (a, b) => {
     const [link] = connectEnds(a, b);
     turnUntil([a], () => a.peers.status()[0].queuedBytes === 0, "the handshake's end");
@@ -259,14 +259,78 @@ Deno.test("what one turn sends goes out as one record, answers in front of the d
     const offset = a.arena.allocate(4096);
     a.peers.send(link, headOf(500), 64, 0, 0);
     a.peers.send(link, headOf(501), 64, offset, 4096);
+    a.arena.release(offset, 4096);
+    a.peers.send(link, headOf(502), 64, 0, 0);
+    a.peers.endTurn();
     assertEquals(
       a.peers.status()[0].queuedBytes,
-      2 * RECORD_OVERHEAD_BYTES + 502 * 72 + 4096,
+      2 * RECORD_OVERHEAD_BYTES + 503 * 72 + 4096,
+    );
+    // Long data is not copied: it closes the record, with the heads before it.
+    const long = a.arena.allocate(65536);
+    a.peers.send(link, headOf(503), 64, 0, 0);
+    a.peers.send(link, headOf(504), 64, long, 65536);
+    assertEquals(
+      a.peers.status()[0].queuedBytes,
+      3 * RECORD_OVERHEAD_BYTES + 505 * 72 + 4096 + 65536,
     );
     // More heads than one record holds: the full one is sealed, the rest follows.
-    for (let tag = 502; tag < 1502; tag++) a.peers.send(link, headOf(tag), 64, 0, 0);
-    turnUntil([a, b], () => b.got.length === 1502, "receiving");
-    assertEquals(b.got.map(({ head }) => tagOf(head)), Array.from({ length: 1502 }, (_, i) => i));
+    for (let tag = 505; tag < 1505; tag++) a.peers.send(link, headOf(tag), 64, 0, 0);
+    turnUntil([a, b], () => b.got.length === 1505, "receiving");
+    assertEquals(b.got.map(({ head }) => tagOf(head)), Array.from({ length: 1505 }, (_, i) => i));
+  });
+});
+
+for (const features of [0, 1]) {
+  Deno.test(`messages with data that were sealed together keep their own: ${features ? "sealed" : "trusted"}`, () => {
+    const self = { features };
+    withEnds([{ self }, { self }], (a, b) => {
+      const [link] = connectEnds(a, b);
+      const lengths = [4096, 0, 8192, 16384, 4096, 65536, 4096, 0, 20480, 4096];
+      for (let round = 0; round < 20; round++) {
+        for (const [i, length] of lengths.entries()) {
+          const tag = round * lengths.length + i;
+          const offset = length > 0 ? a.arena.allocate(length) : 0;
+          a.bytes.fill(tag, offset, offset + length);
+          a.peers.send(link, headOf(tag, 64 + 8 * i), 64 + 8 * i, offset, length);
+          // Copied: whoever gets the buffer next may write to it.
+          a.bytes.fill(0xff, offset, offset + length);
+          if (length > 0) a.arena.release(offset, length);
+        }
+      }
+      turnUntil([a, b], () => b.got.length === 20 * lengths.length, "receiving");
+      for (const [tag, { head, data }] of b.got.entries()) {
+        assertEquals(tagOf(head), tag);
+        assertEquals(data?.length ?? 0, lengths[tag % lengths.length]);
+        assertEquals(data?.every((byte) => byte === tag % 256) ?? true, true, `data of ${tag}`);
+      }
+      assertEquals(b.arena.usedBytes, 0);
+    });
+  });
+}
+
+Deno.test("an arena that is full stops a record in its middle, and the rest follows", () => {
+  withEnds([{}, { arenaBytes: 1 << 20 }], (a, b) => {
+    const [link] = connectEnds(a, b);
+    const held: number[] = [];
+    const got: number[] = [];
+    b.onReceived = (_link, head, offset, bytes) => {
+      got.push(tagOf(head));
+      if (bytes > 0) held.push(offset);
+    };
+    // All but three blocks are in use.
+    const used = Array.from({ length: 253 }, () => b.arena.allocate(4096));
+    const offset = a.arena.allocate(4096);
+    for (let tag = 0; tag < 8; tag++) a.peers.send(link, headOf(tag), 64, offset, 4096);
+    a.peers.send(link, headOf(8), 64, 0, 0);
+    turnUntil([a, b], () => got.length === 3, "the first ones");
+    for (let i = 0; i < 20; i++) for (const end of [a, b]) end.turn();
+    assertEquals(got, [0, 1, 2]);
+    b.arena.release(held.shift()!, 4096);
+    turnUntil([a, b], () => got.length === 4, "one more");
+    for (const page of used) b.arena.release(page, 4096);
+    turnUntil([a, b], () => got.length === 9, "the rest");
+    assertEquals(got, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
   });
 });
 

@@ -15,25 +15,37 @@ const DEPTH = 8;
 const BLOCKS_MAX = 4;
 const SLOT_BYTES = BLOCKS_MAX * BLOCK_BYTES;
 
+/** A write that no flush has made sure of. */
+interface Unflushed {
+  readonly id: number;
+  readonly endMs: number;
+  readonly history: BlockHistory;
+  readonly place: number;
+  readonly generation: number;
+}
+
 /** What is known of a disk, whichever guest has it. */
 export class DiskOracle {
   readonly histories: BlockHistory[] = [];
   /** Byte offsets of runs of blocks that guests use. */
   readonly places: number[] = [];
-  #nextValue = 1;
+  #nextId = 1;
   readonly #flushed = new Set<number>();
-  #acknowledged: { value: number; endMs: number }[] = [];
+  #unflushed: Unflushed[] = [];
+  /** Acknowledged, not flushed, and then all replicas crashed. */
+  #endangered: Unflushed[] = [];
+  #lastLossMs = -Infinity;
+  #lastFlushMs = -1;
+  /** Highest generation of which a write was acknowledged. */
+  #generation = 0;
   writes = 0;
   reads = 0;
+  zeroings = 0;
   flushes = 0;
   failedFlushes = 0;
+  losses = 0;
 
-  constructor(
-    readonly id: number,
-    readonly name: string,
-    readonly sizeBytes: number,
-    random: Prng,
-  ) {
+  constructor(readonly id: number, readonly name: string, public sizeBytes: number, random: Prng) {
     const chunks = Math.floor(sizeBytes / CHUNK_BYTES);
     for (let i = 0; i < 6; i++) {
       const chunk = i < 2 ? i : random.below(chunks);
@@ -41,7 +53,9 @@ export class DiskOracle {
       if (this.places.some((other) => Math.abs(other - place) < SLOT_BYTES)) continue;
       this.places.push(place);
       for (let block = 0; block < BLOCKS_MAX; block++) {
-        this.histories.push(new BlockHistory(`${name} at ${place + block * BLOCK_BYTES}`));
+        const at = place + block * BLOCK_BYTES;
+        // What was settled was made durable before anybody could read it.
+        this.histories.push(new BlockHistory(`${name} at ${at}`, (id) => this.#flushed.add(id)));
       }
     }
   }
@@ -50,31 +64,65 @@ export class DiskOracle {
     return this.histories[place * BLOCKS_MAX + block];
   }
 
-  nextValue(): number {
-    return this.#nextValue++;
+  nextId(): number {
+    return this.#nextId++;
   }
 
-  acknowledged(value: number, endMs: number): void {
-    this.writes++;
-    this.#acknowledged.push({ value, endMs });
-  }
-
-  /** A flush that was sent at `startMs` has succeeded. */
-  flushed(startMs: number): void {
-    this.flushes++;
-    for (const { value, endMs } of this.#acknowledged) {
-      if (endMs <= startMs) this.#flushed.add(value);
+  /** A write of the lease `generation` is acknowledged. */
+  acknowledged(
+    id: number,
+    endMs: number,
+    place: number,
+    block: number,
+    generation: number,
+    isDurable: boolean,
+  ): void {
+    if (generation < this.#generation) {
+      throw new Error(
+        `${this.name}: a write of generation ${generation} was acknowledged after one of ${this.#generation}`,
+      );
     }
-    this.#acknowledged = this.#acknowledged.filter(({ endMs }) => endMs > startMs);
+    this.#generation = generation;
+    const history = this.historyOf(place, block);
+    history.writeEnds(id, endMs);
+    if (isDurable) this.#flushed.add(id);
+    else this.#unflushed.push({ id, endMs, history, place, generation });
+  }
+
+  /** A flush that was sent at `startMs` under the lease `generation` has succeeded. */
+  flushed(startMs: number, generation: number): void {
+    this.flushes++;
+    this.#lastFlushMs = Math.max(this.#lastFlushMs, startMs);
+    for (const { id, endMs } of this.#unflushed) if (endMs <= startMs) this.#flushed.add(id);
+    this.#unflushed = this.#unflushed.filter(({ endMs }) => endMs > startMs);
+    for (const each of this.#endangered) {
+      if (each.endMs > startMs || each.generation !== generation) continue;
+      each.history.mustHave(each.id);
+      this.#flushed.add(each.id);
+    }
+    this.#endangered = this.#endangered.filter(({ endMs }) => endMs > startMs);
+  }
+
+  /** A flush has failed: only a loss may do that. */
+  flushFailed(startMs: number): void {
+    this.failedFlushes++;
+    if (this.#lastLossMs < Math.min(startMs, this.#lastFlushMs)) {
+      throw new Error(`${this.name}: a flush failed although nothing was lost`);
+    }
+    this.#endangered = this.#endangered.filter(({ endMs }) => endMs > startMs);
   }
 
   /** Replicas that hold blocks of these places have all crashed. */
   lost(nowMs: number, isConcerned: (chunk: number) => boolean): void {
     this.places.forEach((place, at) => {
       if (!isConcerned(Math.floor(place / CHUNK_BYTES))) return;
+      this.losses++;
+      this.#lastLossMs = nowMs;
       for (let block = 0; block < BLOCKS_MAX; block++) {
-        this.historyOf(at, block).lost(nowMs, (value) => this.#flushed.has(value));
+        this.historyOf(at, block).lost(nowMs, (id) => this.#flushed.has(id));
       }
+      this.#endangered.push(...this.#unflushed.filter((each) => each.place === at));
+      this.#unflushed = this.#unflushed.filter((each) => each.place !== at);
     });
   }
 }
@@ -86,21 +134,27 @@ interface Slot {
   place: number;
   block: number;
   count: number;
-  values: number[];
+  ids: number[];
+  isDurable: boolean;
   isBusy: boolean;
 }
 
-/** One running guest. */
+/** One running guest: it begins when its node has the disk's lease. */
 export class Guest implements BlockRequestOwner {
   isStopped = false;
   isFenced = false;
+  #isBegun = false;
   /** Only reads, each block once. */
   #sweep: (() => void) | null = null;
   #sweepAt = 0;
   readonly #slots: Slot[] = [];
   #whenIdle: (() => void) | null = null;
+  /** When it was made, if it has not begun. */
+  readonly madeMs: number;
+
   /** When the oldest request under way was sent; −1: none is. */
   get oldestMs(): number {
+    if (!this.#isBegun) return this.madeMs;
     let oldest = -1;
     for (const slot of this.#slots) {
       if (slot.isBusy && (oldest < 0 || slot.startMs < oldest)) oldest = slot.startMs;
@@ -115,6 +169,7 @@ export class Guest implements BlockRequestOwner {
     readonly random: Prng,
     readonly memoryOffset: number,
   ) {
+    this.madeMs = node.world.nowMs;
     for (let i = 0; i < DEPTH; i++) {
       this.#slots.push({
         request: new BlockRequest(this, 8),
@@ -123,16 +178,23 @@ export class Guest implements BlockRequestOwner {
         place: 0,
         block: 0,
         count: 0,
-        values: [],
+        ids: [],
+        isDurable: false,
         isBusy: false,
       });
       this.#slots[i].request.tag = i;
     }
-    this.#schedule(0);
   }
 
   get #nowMs(): number {
     return this.node.world.nowMs;
+  }
+
+  /** The lease is there. */
+  begin(): void {
+    if (this.#isBegun || this.isStopped) return;
+    this.#isBegun = true;
+    this.#schedule(0);
   }
 
   #schedule(delayMs: number): void {
@@ -166,17 +228,19 @@ export class Guest implements BlockRequestOwner {
     done();
   }
 
+  #kind(): BlockKind {
+    const draw = this.random.fraction();
+    if (draw < 0.08) return BlockKind.Flush;
+    if (draw < 0.45) return BlockKind.Read;
+    if (draw < 0.51) return BlockKind.Discard;
+    return draw < 0.57 ? BlockKind.WriteZeroes : BlockKind.Write;
+  }
+
   #issue(slot: Slot): void {
     const { oracle, random } = this;
     const { request } = slot;
     const isSweep = this.#sweep !== null;
-    const kind = isSweep
-      ? BlockKind.Read
-      : random.chance(0.08)
-      ? BlockKind.Flush
-      : random.chance(0.4)
-      ? BlockKind.Read
-      : BlockKind.Write;
+    const kind = isSweep ? BlockKind.Read : this.#kind();
     if (isSweep) {
       if (this.#sweepAt >= oracle.places.length) return;
       slot.place = this.#sweepAt++;
@@ -189,28 +253,34 @@ export class Guest implements BlockRequestOwner {
     }
     slot.startMs = this.#nowMs;
     slot.isBusy = true;
+    slot.ids = [];
     request.kind = kind;
-    request.forceUnitAccess = false;
+    request.unmap = random.chance(0.5);
     request.offsetBytes = 0;
     request.lengthBytes = 0;
     request.segmentCount = 0;
+    request.forceUnitAccess = kind === BlockKind.Write && random.chance(0.1);
+    slot.isDurable = request.forceUnitAccess;
     if (kind !== BlockKind.Flush) {
       request.offsetBytes = oracle.places[slot.place] + slot.block * BLOCK_BYTES;
       request.lengthBytes = slot.count * BLOCK_BYTES;
+    }
+    if (kind === BlockKind.Read || kind === BlockKind.Write) {
       request.segmentCount = 1;
       request.segmentWindows[0] = 0;
       request.segmentOffsets[0] = slot.buffer;
       request.segmentLengths[0] = request.lengthBytes;
     }
-    if (kind === BlockKind.Write) {
+    if (kind !== BlockKind.Read && kind !== BlockKind.Flush) {
       const words = this.node.window.u32;
-      slot.values = [];
+      const isZero = kind !== BlockKind.Write;
       for (let i = 0; i < slot.count; i++) {
-        const value = oracle.nextValue();
-        slot.values.push(value);
+        const id = oracle.nextId();
+        slot.ids.push(id);
+        oracle.historyOf(slot.place, slot.block + i).writeStarts(id, this.#nowMs, isZero);
+        if (isZero) continue;
         const at = (slot.buffer + i * BLOCK_BYTES) >>> 2;
-        words.fill(value, at, at + BLOCK_BYTES / 4);
-        oracle.historyOf(slot.place, slot.block + i).writeStarts(value, this.#nowMs);
+        words.fill(id, at, at + BLOCK_BYTES / 4);
       }
     }
     this.volume.submit(request);
@@ -219,24 +289,32 @@ export class Guest implements BlockRequestOwner {
   requestDone(request: BlockRequest): void {
     const slot = this.#slots[request.tag];
     slot.isBusy = false;
-    if (this.isFenced) return;
+    if (this.isFenced) return this.#checkIdle();
     const nowMs = this.#nowMs;
     const { oracle } = this;
+    const { generation } = this.volume;
     if (request.kind === BlockKind.Flush) {
-      if (request.result === 0) oracle.flushed(slot.startMs);
-      else oracle.failedFlushes++;
+      if (request.result === 0) oracle.flushed(slot.startMs, generation);
+      else oracle.flushFailed(slot.startMs);
+      return this.#checkIdle();
+    }
+    if (request.result !== 0 && slot.isDurable) {
+      // Written, and then lost before it was flushed: as a flush that fails.
+      oracle.flushFailed(slot.startMs);
       return this.#checkIdle();
     }
     if (request.result !== 0) {
       throw new Error(
-        `${oracle.name}: a guest saw an I/O error (${request.result}) of a request of kind ${request.kind}`,
+        `${oracle.name} at ${request.offsetBytes} on node ${this.node.id}: a guest saw an I/O error ` +
+          `(${request.result}) of a request of kind ${request.kind}`,
       );
     }
-    if (request.kind === BlockKind.Write) {
-      slot.values.forEach((value, i) => {
-        oracle.historyOf(slot.place, slot.block + i).writeEnds(value, nowMs);
-        oracle.acknowledged(value, nowMs);
-      });
+    if (request.kind !== BlockKind.Read) {
+      if (request.kind === BlockKind.Write) oracle.writes++;
+      else oracle.zeroings++;
+      slot.ids.forEach((id, i) =>
+        oracle.acknowledged(id, nowMs, slot.place, slot.block + i, generation, slot.isDurable)
+      );
     } else this.#check(slot, nowMs);
     this.#checkIdle();
   }

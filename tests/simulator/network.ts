@@ -2,6 +2,10 @@
  * The network between simulated nodes: datagrams and control messages that get lost, doubled and late, and data links that are
  * in order until they break.
  *
+ * A link that breaks takes with it what is under way in both directions; its two ends learn of it at different times, and until
+ * then what they send goes nowhere. So a server may see a new link of a client before it hears that the old one has gone.
+ * Over a direction that is cut a link stalls: it goes on when the cut ends, or breaks after a while.
+ *
  * @module
  */
 import type { PeerListener, PeerTransport } from "../../agent/platform/network.ts";
@@ -17,7 +21,12 @@ export interface NetworkFaults {
   delayMs: number;
   /** Chance per message on a data link that the link breaks. */
   breakage: number;
+  /** Chance that a data link takes no message though there is room; it is ready a little later. */
+  refusal: number;
 }
+
+/** A network without faults. */
+export const NO_FAULTS: NetworkFaults = { loss: 0, repeat: 0, delayMs: 1, breakage: 0, refusal: 0 };
 
 /** A node, as the network sees it. */
 export interface Station {
@@ -65,11 +74,15 @@ interface Connection {
 /** Most bytes on their way in one direction of a link. */
 const QUEUE_BYTES_MAX = 4 * 1024 * 1024;
 const RECONNECT_MS = 100;
+/** Longest time between the break of a link and its notice at an end. */
+const NOTICE_MS = 400;
+/** A link over a cut is given up after this time. */
+const CUT_MS = 1500;
 
 /** See the head of the file. */
 export class Network {
   readonly stations = new Map<string, Station>();
-  faults: NetworkFaults = { loss: 0, repeat: 0, delayMs: 2, breakage: 0 };
+  faults: NetworkFaults = { ...NO_FAULTS };
   /** Pairs `from>to` over which nothing goes. */
   readonly cut = new Set<string>();
   #nextLink = 1;
@@ -174,10 +187,20 @@ export class Network {
       },
       send: (link, head, headBytes, dataOffset, dataBytes) => {
         const place = mine.get(link);
-        if (place === undefined || !place.connection.isUp) return false;
-        const { connection, other } = place;
+        if (place === undefined) return false;
+        const { connection, end, other } = place;
+        // Broken, and nobody here knows yet.
+        if (!connection.isUp) return true;
         if (other.queuedBytes > QUEUE_BYTES_MAX) {
           other.wantsReady = true;
+          return false;
+        }
+        if (this.world.random.chance(this.faults.refusal)) {
+          this.world.after(this.#delayMs(), () => {
+            if (mine.get(link) !== place || station.run !== run || !station.isRunning) return;
+            station.links!.listener.linkReady(end.link);
+            station.links!.turn();
+          });
           return false;
         }
         const message = {
@@ -219,7 +242,10 @@ export class Network {
       if (!station.isRunning || station.run !== end.run) return;
       // A cut is noticed when something should have arrived: later, by a timeout.
       if (this.isCut(other.station, station)) {
-        this.world.after(1500, () => this.#break(connection));
+        this.world.after(CUT_MS, () => {
+          if (this.isCut(other.station, station)) this.#break(connection);
+          else this.#deliver(connection, end);
+        });
         return;
       }
       const { head, data } = end.queue[0];
@@ -252,19 +278,23 @@ export class Network {
     connection.isUp = false;
     this.#connections.delete(connection);
     for (const end of [connection.client, connection.server]) {
-      const { station } = end;
-      if (!station.isRunning || station.run !== end.run) continue;
-      const links = station.links as SimulatedLinks;
-      links.ends.delete(end.link);
-      links.listener.linkDown(end.link);
-      links.turn();
-      if (end === connection.client) {
-        this.world.after(
-          RECONNECT_MS * this.world.random.fraction(),
-          () => links.reconnect(connection.server.station.node),
-        );
-      }
+      const noticeMs = this.world.random.chance(0.5) ? 0 : this.world.random.fraction() * NOTICE_MS;
+      this.world.after(noticeMs, () => this.#noticed(connection, end));
     }
+  }
+
+  #noticed(connection: Connection, end: End): void {
+    const { station } = end;
+    if (!station.isRunning || station.run !== end.run) return;
+    const links = station.links as SimulatedLinks;
+    links.ends.delete(end.link);
+    links.listener.linkDown(end.link);
+    links.turn();
+    if (end !== connection.client) return;
+    this.world.after(
+      RECONNECT_MS * this.world.random.fraction(),
+      () => links.reconnect(connection.server.station.node),
+    );
   }
 
   /** Breaks what goes over a cut, after the time that it takes to notice. */

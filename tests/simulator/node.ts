@@ -17,6 +17,7 @@ import { SimulatedDisk } from "../../agent/platform/simulated/disk.ts";
 import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
 import { DataCore } from "../../agent/replication/data_core.ts";
 import { type StoreError } from "../../agent/store/errors.ts";
+import { type Operation, OperationKind, type OperationOwner } from "../../agent/store/operation.ts";
 import { Store } from "../../agent/store/store.ts";
 import { TransferPool } from "../../agent/volume/transfer_pool.ts";
 import { Volume } from "../../agent/volume/volume.ts";
@@ -41,20 +42,26 @@ function memoryOf(index: number): SimulatedMemory {
 
 /** What a node tells the simulation. */
 export interface NodeWatcher {
-  note(node: SimNode, message: string): void;
+  note(node: SimNode, message: string, fields?: Record<string, unknown>): void;
   mapChanged(node: SimNode, map: ClusterMap): void;
   /** A disk's lease was granted to a guest of the node. */
   granted(node: SimNode, disk: number): void;
   fenced(node: SimNode, disk: number): void;
+  /** The store has failed, or cannot be opened: the process is about to end. */
+  failed(node: SimNode, reason: string): void;
+  /** A process is put together, and nothing has happened yet: the place to break something on purpose. */
+  assembled(node: SimNode, process: Process): void;
 }
 
-/** What may be broken on purpose; see `canary_test.ts`. */
-export interface Breaks {
-  /** Acknowledges before the last replica has. */
-  earlyAcknowledge?: boolean;
+/** Disk requests that fail, as probabilities. */
+export interface DiskErrors {
+  read: number;
+  write: number;
+  sync: number;
 }
 
-class Process {
+/** One run of the agent. */
+export class Process {
   store!: Store;
   control: Control | null = null;
   leases: Leases | null = null;
@@ -68,7 +75,11 @@ class Process {
   toDataMs = 0;
   toControlMs = 0;
   map: ClusterMap | null = null;
+  hasFailed = false;
 }
+
+/** A disk that does as it is told. */
+export const NO_DISK_ERRORS: DiskErrors = { read: 0, write: 0, sync: 0 };
 
 /** See the head of the file. */
 export class SimNode implements Station {
@@ -83,15 +94,21 @@ export class SimNode implements Station {
   node = 0;
   /** Factor of its clock. */
   drift = 1;
-  /** Share of disk requests that fail, and how slow the disk is. */
-  diskFaults = 0;
+  /** How far its calendar is off, in milliseconds. */
+  wallOffsetMs = 0;
+  /** Disk requests that fail, and how slow the disk is. */
+  diskErrors: DiskErrors = NO_DISK_ERRORS;
   diskDelayMs = 0.3;
+  /** The harness itself reads: its reads may see any replica. */
+  isLookedAt = false;
   #isPumping = false;
   #isTurning = false;
   #isFormatted = false;
-  #cleanStop = false;
   readonly zone: string;
   readonly isWitness: boolean;
+  readonly pgBits: number;
+  /** Which memory it uses. */
+  readonly index: number;
   #shownEpoch = 0;
 
   constructor(
@@ -99,12 +116,14 @@ export class SimNode implements Station {
     readonly world: World,
     readonly network: Network,
     readonly watcher: NodeWatcher,
-    options: { zone?: string; isWitness?: boolean; index: number } = { index: 0 },
+    options: { zone?: string; isWitness?: boolean; index: number; pgBits?: number } = { index: 0 },
   ) {
     this.address = `node-${id}:7460`;
     this.uuid = id.toString(16).padStart(32, "0");
     this.zone = options.zone ?? "";
     this.isWitness = options.isWitness ?? false;
+    this.pgBits = options.pgBits ?? 8;
+    this.index = options.index;
     this.window = memoryOf(options.index).windows[0];
     this.disk = new SimulatedDisk({
       bytes: this.window.bytes,
@@ -155,15 +174,14 @@ export class SimNode implements Station {
     this.disk.listener = process.store;
     this.disk.faults = {
       fail: (kind) => {
-        if (this.diskFaults === 0 || kind === "sync" || kind === "allocate") return 0;
-        return kind === "read" && random.chance(this.diskFaults) ? -5 : 0;
+        const { read, write, sync } = this.diskErrors;
+        const share = kind === "read" ? read : kind === "write" ? write : kind === "sync" ? sync : 0;
+        return share > 0 && random.chance(share) ? -5 : 0;
       },
     };
     const opened = (error: StoreError | null) => {
       if (process.isDead) return;
-      if (error !== null) {
-        throw new Error(`node ${this.id} cannot open its store: ${error.message}`);
-      }
+      if (error !== null) return this.#failed(process, `its store cannot be opened: ${error.message}`);
       this.#opened(process, arena, random, seeds);
     };
     if (this.#isFormatted) process.store.open({ hostId: HOST }, opened);
@@ -175,13 +193,42 @@ export class SimNode implements Station {
         segmentBytes: SEGMENT_BYTES,
         capacityBytes: DISK_BYTES,
       }, (error) => {
-        if (error !== null) throw error;
+        if (process.isDead) return;
+        if (error !== null) return this.#failed(process, error.message);
         this.#isFormatted = true;
         process.store.open({ hostId: HOST }, opened);
       });
     }
+    this.#guardReads(process);
     this.turn();
     this.#tickStore(process);
+  }
+
+  #failed(process: Process, reason: string): void {
+    if (process.hasFailed || process.isDead) return;
+    process.hasFailed = true;
+    this.watcher.failed(this, reason);
+  }
+
+  /** Every read of a guest goes to a replica that is in sync by the map of the node that it is on. */
+  #guardReads(process: Process): void {
+    const { store } = process;
+    const submit = store.submit.bind(store);
+    store.submit = (operation: Operation) => {
+      const { data } = process;
+      const isGuests = operation.kind === OperationKind.Read && data !== null && data.hasMap &&
+        !this.isLookedAt && operation.owner !== (data.repairer as OperationOwner);
+      if (isGuests) {
+        const disk = data.view.diskOfLayer(operation.layers[0]);
+        const group = disk && data.view.groupOf(disk, operation.chunk);
+        if (group !== undefined && !group.entry.inSync.includes(data.view.self)) {
+          throw new Error(
+            `node ${this.id} serves a read of chunk ${operation.chunk} though it is not in sync`,
+          );
+        }
+      }
+      submit(operation);
+    };
   }
 
   #facts(): NodeFacts {
@@ -195,8 +242,12 @@ export class SimNode implements Station {
       version: "1.0.0",
       protocol: 1,
       bootId: this.bootId,
-      nowMs: Math.floor(this.nowMs),
+      nowMs: this.#wallMs(),
     };
+  }
+
+  #wallMs(): number {
+    return Math.floor(this.nowMs + this.wallOffsetMs);
   }
 
   #opened(process: Process, arena: Arena, random: Prng, seeds: readonly string[]): void {
@@ -212,13 +263,14 @@ export class SimNode implements Station {
     if (seeds.length > 0) return begin(0, false);
     const founded = foundCluster({ ...this.#facts(), clusterId: CLUSTER_ID });
     if (!founded.ok) throw new Error(founded.error.message);
-    const map = encodeMap(founded.value);
+    const map = encodeMap({ ...founded.value, pgBits: this.pgBits });
     if (!map.ok) throw new Error(map.error.message);
     const writes = [
       { key: "node", value: Uint8Array.of(1, 0) },
       ...writeInitial(1, Raft.bootstrap(1, map.value)),
     ];
-    store.setMetaBatch(writes, () => {
+    store.setMetaBatch(writes, (error) => {
+      if (error !== null) return;
       for (const { key, value } of writes) if (value !== null) values.set(key, value);
       begin(1, true);
       this.turn();
@@ -297,7 +349,7 @@ export class SimNode implements Station {
     const host: ControlHost = {
       log: this.#log("control"),
       random,
-      wallMs: () => Math.floor(this.nowMs),
+      wallMs: () => this.#wallMs(),
       sendControl: (address, bytes) =>
         this.network.send(this, address, bytes, (to, from, copy) => to.controlArrived(from, copy)),
       sendGossip: (address, bytes) =>
@@ -318,7 +370,8 @@ export class SimNode implements Station {
           { key: "node", value: Uint8Array.of(node & 255, node >>> 8) },
           ...writeInitial(node, Raft.joining()),
         ];
-        store.setMetaBatch(writes, () => {
+        store.setMetaBatch(writes, (error) => {
+          if (error !== null || process.isDead) return;
           const all = new Map<string, Uint8Array>();
           for (const { key, value } of writes) if (value !== null) all.set(key, value);
           const loaded = load(all, node);
@@ -347,12 +400,12 @@ export class SimNode implements Station {
       host,
       node,
       facts: this.#facts(),
-      clean: this.#cleanStop,
+      clean: store.wasClean,
       raft,
       seeds,
       nowMs: this.nowMs,
     });
-    this.#cleanStop = false;
+    this.watcher.assembled(this, process);
     if (isFounder) process.control.markNewcomer();
     this.#tickControl(process);
     this.#tickData(process);
@@ -424,8 +477,8 @@ export class SimNode implements Station {
       if (volume === undefined) return;
       volume.generation = generation;
       process.data!.openDisk(disk, generation);
+      this.watcher.granted(this, disk);
     });
-    this.watcher.granted(this, disk);
   }
 
   // -------------------------------------------------------------------------------------- threads
@@ -556,21 +609,49 @@ export class SimNode implements Station {
     return volume;
   }
 
+  /** Whether a guest here has the disk open, or had it until it was fenced and has not gone yet. */
+  isAttached(disk: number): boolean {
+    return this.process?.volumes.has(disk) === true;
+  }
+
   /** The guest is done with the disk, with nothing under way. */
-  detach(disk: number): void {
+  detach(disk: number, volume: Volume): void {
     const { process } = this;
-    if (process === null) return;
+    if (process === null || process.volumes.get(disk) !== volume) return;
     process.volumes.delete(disk);
     this.#toData(process, () => process.data!.closeDisk(disk));
     process.leases!.released(disk);
   }
 
+  /** Ends the process in good order; its guests have gone. */
+  stop(done: () => void): void {
+    const { process } = this;
+    if (process === null || process.isDead || process.data === null) return done();
+    const finished = () => {
+      if (process.isDead) return done();
+      process.store.close(() => {
+        if (process.isDead) return done();
+        this.crash(false);
+        done();
+      });
+      this.turn();
+    };
+    let isLeaving = true;
+    const left = () => {
+      if (!isLeaving) return;
+      isLeaving = false;
+      process.control!.stop();
+      this.#toData(process, finished);
+    };
+    process.control!.leave(left);
+    this.world.after(2000, left);
+  }
+
   #log(part: string): Log {
-    const note = (message: string, fields?: Record<string, unknown>) =>
-      this.watcher.note(
-        this,
-        `${part}: ${message}${fields === undefined ? "" : ` ${JSON.stringify(fields)}`}`,
-      );
+    const note = (message: string, fields?: Record<string, unknown>) => {
+      this.watcher.note(this, `${part}: ${message}`, fields);
+      if (message.startsWith("the store has failed")) this.#failed(this.process!, message);
+    };
     return { debug() {}, info: note, warn: note, error: note };
   }
 }

@@ -19,6 +19,7 @@ import { AdminClient } from "../../agent/admin_client.ts";
 import { diskSockets } from "../../agent/map/names.ts";
 import { within } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
+import { addressFor } from "./ports.ts";
 
 const ROOT = decodeURIComponent(new URL("../../", import.meta.url).pathname);
 
@@ -40,6 +41,8 @@ export interface AgentOptions {
   readonly dataDir: string;
   readonly capacity?: string;
   readonly cache?: "buffered" | "direct";
+  /** `host:port` for other agents; by default one on the loopback that the data directory keeps. */
+  readonly listen?: string;
   /** More arguments of `kelpie agent`. */
   readonly arguments?: readonly string[];
   /** Added to the environment. */
@@ -102,6 +105,7 @@ export class AgentProcess implements AsyncDisposable {
   /** Starts an agent and does not wait: for those who want to kill it while it starts. */
   static async launch(options: AgentOptions): Promise<AgentProcess> {
     const args = ["--run-dir", options.runDir, "agent", "--data", options.dataDir];
+    args.push("--listen", options.listen ?? addressFor(options.dataDir));
     if (options.capacity !== undefined) args.push("--capacity", options.capacity);
     if (options.cache !== undefined) args.push("--cache", options.cache);
     args.push(...options.arguments ?? []);

@@ -31,26 +31,27 @@ Deno.test("heads of 64 bytes to 8 KiB, data of whole blocks up to 1 MiB", () => 
   ) assertEquals(isFrame(head, data), right, `${head}, ${data}`);
 });
 
-Deno.test("frames come back in order, and only the last has data", () => {
+Deno.test("frames come back in order, each with its part of the data", () => {
   const heads = new Uint8Array(65536).fill(0xff);
   const lengths = [64, 65, 71, 72, 8192];
+  const data = [0, 4096, 0, 0, 8192];
   let end = 0;
   for (const [i, length] of lengths.entries()) {
     const head = new Uint8Array(length).fill(i + 1);
-    end = putFrame(heads, end, head, length, i === 4 ? 8192 : 0);
+    end = putFrame(heads, end, head, length, data[i]);
   }
-  assertEquals(areFrames(heads, end, 8192), true);
+  assertEquals(areFrames(heads, 0, end, 8192 + 4096), true);
   let at = 0;
   for (const [i, length] of lengths.entries()) {
     assertEquals(frameHeadBytes(heads, at), length);
-    assertEquals(frameDataBytes(heads, at), i === 4 ? 8192 : 0);
+    assertEquals(frameDataBytes(heads, at), data[i]);
     assertEquals(heads[at + FRAME_PREFIX_BYTES + length - 1], i + 1);
     at += frameBytes(length);
   }
   assertEquals(at, end);
-  assertEquals(areFrames(heads, end, 0), false, "the record says otherwise");
-  assertEquals(areFrames(heads, end - 8, 8192), false);
-  assertEquals(areFrames(heads, frameBytes(64), 4096), false);
+  assertEquals(areFrames(heads, 0, end, 0), false, "the record says otherwise");
+  assertEquals(areFrames(heads, 0, end - 8, 12288), false);
+  assertEquals(areFrames(heads, 0, frameBytes(64), 4096), false);
 });
 
 Deno.test("rubbish in heads never reads past their end", () => {
@@ -66,7 +67,7 @@ Deno.test("rubbish in heads never reads past their end", () => {
       }
     }
     const before = heads.slice();
-    areFrames(heads, heads.length, 0);
+    areFrames(heads, 0, heads.length, 0);
     assertEquals(heads, before);
   }
 });

@@ -590,6 +590,12 @@ export class TcpControlChannel implements ControlChannel {
     this.#incoming.set(peer.uuid, incoming);
     this.#reached(peer.address);
     if (older !== undefined) close(older.connection);
+    // It is there: no reason to wait any longer before it is tried again.
+    const outgoing = this.#outgoing.get(peer.address);
+    if (outgoing !== undefined) {
+      outgoing.failures = 0;
+      outgoing.retryAtMs = 0;
+    }
   }
 
   async #receive(incoming: Incoming, reader: Reader, result: HandshakeResult): Promise<void> {

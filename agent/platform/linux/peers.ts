@@ -8,9 +8,11 @@
  *
  * - One outgoing link per peer that was set, and one incoming link per node: a node that connects again replaces its older connection
  *   (`linkDown` of the old one comes before `linkUp` of the new one); one of an older incarnation is refused.
- * - Messages without data are gathered and sealed as one record at the end of the turn, or in front of the next message with data.
- *   What `send` accepted is sure to fit: it is counted when it is gathered.
- * - Data is opened straight into an arena buffer. When the arena has no room, the link waits, and so in the end does the peer.
+ * - Messages are gathered, their heads and up to {@linkcode STAGE_BYTES} of data, and sealed as one record at the end of the turn.
+ *   Data of more than {@linkcode STAGED_BYTES_MAX} is not copied but closes the record. What `send` accepted is sure to fit: it is
+ *   counted when it is gathered.
+ * - A record is opened where it lies, except that the data of its only message goes straight into an arena buffer. When the arena has
+ *   no room, the link waits in the middle of the record, and so in the end does the peer.
  * - Strangers: at most {@linkcode HANDSHAKES_MAX} at once, the oldest makes room; {@linkcode HANDSHAKES_PER_SECOND_MAX} new ones a second, the rest
  *   waits in the kernel; {@linkcode HANDSHAKE_MS_MAX} for each; one kilobyte of buffers for each.
  *
@@ -63,6 +65,10 @@ const FAILURES_MIN = 5;
 const PEERS_MAX = 500;
 /** `linkReady` once no more than this is queued; then the longest message has room in one piece, wherever the queue lies. */
 const READY_BYTES = OUT_BYTES / 2;
+/** Longest data that is copied to be sealed together with others: above, a record of its own costs less than the copy. */
+const STAGED_BYTES_MAX = 16 * 1024;
+/** Data that one record gathers. */
+const STAGE_BYTES = 128 * 1024;
 /** Failed handshakes are logged this often, in milliseconds: strangers shall not fill the disk. */
 const WARN_MS = 1000;
 /** How often memory of buffers that a burst has left behind is given back. */
@@ -118,7 +124,16 @@ class Link implements TcpHandler {
   /** Messages that wait to be sealed together. */
   gathered: Uint8Array<ArrayBuffer> | null = null;
   gatheredBytes = 0;
+  /** Their data. */
+  staged: Uint8Array<ArrayBuffer> | null = null;
+  stagedBytes = 0;
   isGathering = false;
+  /** Where the next message of the record at the start of the input begins, from there on; 0: it is not opened yet. */
+  nextFrame = 0;
+  /** Where its data begins. */
+  nextData = 0;
+  /** Arena buffer that has the data of the record's only message with data; −1: none. */
+  openedAt = -1;
   /** In the list of those to look at again. */
   isWaiting = false;
 
@@ -175,8 +190,6 @@ export class Peers implements PeerTransport {
   #gathering: Link[] = [];
   /** Links that have something in their buffer which could not be delivered: paused ones that go on, and those without arena. */
   #waiting: Link[] = [];
-  /** Heads of the record that is being delivered. */
-  readonly #heads: Uint8Array<ArrayBuffer> = new Uint8Array(HEADS_BYTES_MAX);
   #nowMs: number;
   #tokens = HANDSHAKES_PER_SECOND_MAX;
   #warnedMs = -Infinity;
@@ -323,25 +336,39 @@ export class Peers implements PeerTransport {
       throw new RangeError(`peers: a message of ${headBytes} and ${dataBytes} bytes cannot be`);
     }
     const frame = frameBytes(headBytes);
-    if (link.gatheredBytes + frame > HEADS_BYTES_MAX) this.#sealGathered(link);
+    const isStaged = dataBytes <= STAGED_BYTES_MAX;
+    const hasRoom = link.gatheredBytes + frame <= HEADS_BYTES_MAX &&
+      (isStaged ? link.stagedBytes + dataBytes <= STAGE_BYTES : link.stagedBytes === 0);
+    if (!hasRoom) this.#sealGathered(link);
     const connection = link.connection;
     const at = connection.reserve(
-      RECORD_OVERHEAD_BYTES + link.gatheredBytes + frame + dataBytes,
+      RECORD_OVERHEAD_BYTES + link.gatheredBytes + frame + link.stagedBytes + dataBytes,
     );
     if (at < 0) {
       link.wantsReady = true;
       return false;
     }
-    const heads = link.gathered!;
-    link.gatheredBytes = putFrame(heads, link.gatheredBytes, head, headBytes, dataBytes);
+    link.gatheredBytes = putFrame(link.gathered!, link.gatheredBytes, head, headBytes, dataBytes);
     if (dataBytes > 0) {
       const data = this.#arenaBytes.subarray(dataOffset, dataOffset + dataBytes);
-      this.#seal(link, at, data);
-    } else if (!link.isGathering) {
+      if (!isStaged) {
+        this.#seal(link, at, data);
+        return true;
+      }
+      link.staged ??= new Uint8Array(STAGE_BYTES);
+      link.staged.set(data, link.stagedBytes);
+      link.stagedBytes += dataBytes;
+    }
+    if (!link.isGathering) {
       link.isGathering = true;
       this.#gathering.push(link);
     }
     return true;
+  }
+
+  /** {@inheritDoc PeerTransport.pause} */
+  drop(number: number): void {
+    this.#links[number]?.connection.close("the other end does not keep to the rules");
   }
 
   /** {@inheritDoc PeerTransport.pause} */
@@ -354,10 +381,15 @@ export class Peers implements PeerTransport {
   }
 
   #sealGathered(link: Link): void {
-    const at = link.connection.reserve(RECORD_OVERHEAD_BYTES + link.gatheredBytes);
+    if (link.gatheredBytes === 0) return;
+    const { stagedBytes } = link;
+    const at = link.connection.reserve(
+      RECORD_OVERHEAD_BYTES + link.gatheredBytes + stagedBytes,
+    );
     // It was reserved when the last of them was gathered, and room only grows.
     if (at < 0) throw new Error("peers: what was accepted does not fit");
-    this.#seal(link, at, null);
+    this.#seal(link, at, stagedBytes > 0 ? link.staged!.subarray(0, stagedBytes) : null);
+    link.stagedBytes = 0;
   }
 
   #seal(link: Link, at: number, data: Uint8Array | null): void {
@@ -411,7 +443,7 @@ export class Peers implements PeerTransport {
     if (this.#gathering.length > 0) {
       for (const link of this.#gathering) {
         link.isGathering = false;
-        if (link.gatheredBytes > 0 && !link.connection.isClosed) this.#sealGathered(link);
+        if (!link.connection.isClosed) this.#sealGathered(link);
       }
       this.#gathering.length = 0;
     }
@@ -597,6 +629,8 @@ export class Peers implements PeerTransport {
     link.opener!.close();
     link.gathered = null;
     link.gatheredBytes = 0;
+    link.staged = null;
+    link.stagedBytes = 0;
     if (this.#incoming.get(link.node) === link) this.#incoming.delete(link.node);
     this.listener.linkDown(link.number);
     this.#links[link.number] = null;
@@ -646,58 +680,107 @@ export class Peers implements PeerTransport {
         connection.bytesWanted = bytes || RECORD_PREFIX_BYTES;
         return;
       }
-      const dataBytes = opener.dataBytes(connection.input, at);
+      connection.bytesWanted = bytes;
+      if (link.nextFrame === 0 && !this.#open(link)) return;
+      if (!this.#handOut(link)) return;
+      connection.inputStart += bytes;
+      link.nextFrame = 0;
+    }
+  }
+
+  /**
+   * Opens and checks the record at the start of the input, and delivers its last message with data if that is the only one.
+   *
+   * @returns false: it was wrong, and the connection is closed
+   */
+  #open(link: Link): boolean {
+    const { connection } = link;
+    const opener = link.opener!;
+    const { input, inputStart: at } = connection;
+    const headsAt = at + RECORD_PREFIX_BYTES, headsEnd = headsAt + opener.headBytes(input, at);
+    const dataBytes = opener.dataBytes(input, at);
+    opener.openHeads(input, at);
+    // Nobody vouches for them yet: all that can come of it is a buffer that is given back.
+    const areRight = areFrames(input, headsAt, headsEnd, dataBytes);
+    let data: Uint8Array | null = null;
+    let dataOffset = -1;
+    if (areRight && dataBytes > 0 && isOneWithData(input, headsAt, headsEnd, dataBytes)) {
+      dataOffset = this.#arena.allocate(dataBytes);
+      if (dataOffset >= 0) data = this.#arenaBytes.subarray(dataOffset, dataOffset + dataBytes);
+    }
+    const isGenuine = opener.finish(input, at, data);
+    if (!isGenuine || !areRight) {
+      if (data !== null) this.#arena.release(dataOffset, dataBytes);
+      connection.close(
+        isGenuine ? "a record with impossible messages" : "a record was changed on the way",
+      );
+      return false;
+    }
+    link.nextFrame = RECORD_PREFIX_BYTES;
+    link.nextData = opener.dataAt(input, at) - at;
+    link.openedAt = dataOffset;
+    return true;
+  }
+
+  /**
+   * Delivers the messages of the open record.
+   *
+   * @returns false: not all of them
+   */
+  #handOut(link: Link): boolean {
+    const { connection, number } = link;
+    const { input, inputStart } = connection;
+    const end = RECORD_PREFIX_BYTES + link.opener!.headBytes(input, inputStart);
+    while (link.nextFrame < end) {
+      const at = inputStart + link.nextFrame;
+      const headBytes = frameHeadBytes(input, at), dataBytes = frameDataBytes(input, at);
       let dataOffset = 0;
       if (dataBytes > 0) {
-        dataOffset = this.#arena.allocate(dataBytes);
-        // The record stays where it is, and the peer finds out by its full queue.
-        if (dataOffset < 0) return this.#wait(link);
+        dataOffset = link.openedAt >= 0 ? link.openedAt : this.#arena.allocate(dataBytes);
+        if (dataOffset < 0) {
+          // The rest stays where it is, and the peer finds out by its full queue.
+          this.#wait(link);
+          return false;
+        }
+        if (link.openedAt < 0) {
+          const from = inputStart + link.nextData;
+          this.#arenaBytes.set(input.subarray(from, from + dataBytes), dataOffset);
+        }
+        link.openedAt = -1;
+        link.nextData += dataBytes;
       }
-      const fault = this.#open(link, at, dataOffset, dataBytes);
-      if (fault !== null) {
-        if (dataBytes > 0) this.#arena.release(dataOffset, dataBytes);
-        return connection.close(fault);
-      }
-      const headBytes = opener.headBytes(connection.input, at);
-      connection.inputStart += bytes;
-      this.#handOut(link, headBytes, dataOffset, dataBytes);
-    }
-  }
-
-  /** Opens and checks a record; null: it is right. */
-  #open(link: Link, at: number, dataOffset: number, dataBytes: number): string | null {
-    const { input } = link.connection;
-    const data = dataBytes > 0
-      ? this.#arenaBytes.subarray(dataOffset, dataOffset + dataBytes)
-      : null;
-    if (!link.opener!.open(input, at, this.#heads, data)) {
-      return "a record was changed on the way";
-    }
-    const headBytes = link.opener!.headBytes(input, at);
-    return areFrames(this.#heads, headBytes, dataBytes)
-      ? null
-      : "a record with impossible messages";
-  }
-
-  #handOut(link: Link, end: number, dataOffset: number, dataBytes: number): void {
-    const heads = this.#heads;
-    let at = 0;
-    while (at < end) {
-      const headBytes = frameHeadBytes(heads, at), frameData = frameDataBytes(heads, at);
-      // The listener may have given the link up within the last call.
-      if (link.connection.isClosed) {
-        if (dataBytes > 0) this.#arena.release(dataOffset, dataBytes);
-        return;
-      }
+      link.nextFrame += frameBytes(headBytes);
       const from = at + FRAME_PREFIX_BYTES;
-      this.listener.received(
-        link.number,
-        heads.subarray(from, from + headBytes),
-        headBytes,
-        frameData > 0 ? dataOffset : 0,
-        frameData,
-      );
-      at += frameBytes(headBytes);
+      const head = input.subarray(from, from + headBytes);
+      this.listener.received(number, head, headBytes, dataOffset, dataBytes);
+      // The listener may have given the link up within the call.
+      if (connection.isClosed || link.state !== LinkState.Up) {
+        this.#dropOpened(link, end);
+        return false;
+      }
     }
+    return true;
   }
+
+  /** Gives back the buffer of a message that is not delivered any more. */
+  #dropOpened(link: Link, end: number): void {
+    if (link.openedAt < 0) return;
+    const { input, inputStart } = link.connection;
+    while (link.nextFrame < end) {
+      const at = inputStart + link.nextFrame;
+      const dataBytes = frameDataBytes(input, at);
+      if (dataBytes > 0) this.#arena.release(link.openedAt, dataBytes);
+      link.nextFrame += frameBytes(frameHeadBytes(input, at));
+    }
+    link.openedAt = -1;
+  }
+}
+
+/** Whether all data of a record is that of one message. */
+function isOneWithData(heads: Uint8Array, at: number, end: number, dataBytes: number): boolean {
+  for (; at < end; at += frameBytes(frameHeadBytes(heads, at))) {
+    const frameData = frameDataBytes(heads, at);
+    if (frameData > 0) return frameData === dataBytes;
+  }
+  return false;
 }
