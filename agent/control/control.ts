@@ -653,15 +653,11 @@ export class Control {
         this.#send(peer.address, { kind: ControlKind.Refused, message: result.error.message });
         return;
       }
-<<<<<<< HEAD
       const added = findNodeByUuid(this.#map, facts.uuid);
       if (added === undefined) return;
       const { clusterId } = this.#map;
       this.#send(peer.address, { kind: ControlKind.Joined, node: added.id, clusterId });
-    });
-=======
     }, true);
->>>>>>> w-repl
   }
 
   #joined(node: number, clusterId: string): void {
