@@ -160,7 +160,9 @@ class AgentCore implements Agent, ControlBackend {
     this.#cluster = cluster;
     for (const disk of cluster.control.map.disks) {
       const error = checkSocketPaths(this.#config.runDir, disk.name);
-      if (error !== null) this.#log.error("a disk cannot be served here", { reason: error.message });
+      if (error !== null) {
+        this.#log.error("a disk cannot be served here", { reason: error.message });
+      }
     }
     this.#server = await serve({ backend: this, log: this.#log, runDir: this.#config.runDir });
     const isIn = await cluster.started();
@@ -221,7 +223,9 @@ class AgentCore implements Agent, ControlBackend {
     // The disk that is meant is the one that has the name now, whenever the cluster gets to it.
     const isDelete = command.kind === "delete-disk";
     const id = isDelete ? findDisk(this.map(), command.name)?.id : undefined;
-    const { map } = await this.#node.propose(id === undefined ? command : { ...command, id } as MapCommand);
+    const { map } = await this.#node.propose(
+      id === undefined ? command : { ...command, id } as MapCommand,
+    );
     return map;
   }
 

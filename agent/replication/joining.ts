@@ -510,7 +510,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const own = this.#stamp;
     if (state.live === null) this.store.stampOf(layer, chunk, own);
     else own.set(state.base.generation, state.base.sequence);
-    const isEqual = !state.mustPull && isKnown(own) && own.generation === generation && own.sequence === sequence;
+    const isEqual = !state.mustPull && isKnown(own) && own.generation === generation &&
+      own.sequence === sequence;
     if (!isEqual) return this.#enqueue(job, layer, chunk, state);
     this.#complete(job, layer, chunk, state, own);
   }

@@ -435,7 +435,9 @@ export class DiskRouter implements PeerRequestOwner {
   #isBehind(slot: WriteSlot): boolean {
     const { chunk } = slot.operation!;
     for (let other = this.#first; other !== null && other !== slot; other = other.next) {
-      if (!other.isStarted && other.operation !== null && other.operation.chunk === chunk) return true;
+      if (!other.isStarted && other.operation !== null && other.operation.chunk === chunk) {
+        return true;
+      }
     }
     return false;
   }

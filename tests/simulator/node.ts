@@ -175,13 +175,21 @@ export class SimNode implements Station {
     this.disk.faults = {
       fail: (kind) => {
         const { read, write, sync } = this.diskErrors;
-        const share = kind === "read" ? read : kind === "write" ? write : kind === "sync" ? sync : 0;
+        const share = kind === "read"
+          ? read
+          : kind === "write"
+          ? write
+          : kind === "sync"
+          ? sync
+          : 0;
         return share > 0 && random.chance(share) ? -5 : 0;
       },
     };
     const opened = (error: StoreError | null) => {
       if (process.isDead) return;
-      if (error !== null) return this.#failed(process, `its store cannot be opened: ${error.message}`);
+      if (error !== null) {
+        return this.#failed(process, `its store cannot be opened: ${error.message}`);
+      }
       this.#opened(process, arena, random, seeds);
     };
     if (this.#isFormatted) process.store.open({ hostId: HOST }, opened);
@@ -432,6 +440,7 @@ export class SimNode implements Station {
     ).map((node) => node.id);
     control.report({
       ...EMPTY_REPORT,
+      epoch: status.epoch,
       unreachable: data.unreachable,
       disconnected,
       joiningGroups: status.joining.groups,
