@@ -33,8 +33,9 @@ import type {
   RemoveNodeOptions,
   StoreStatus,
 } from "./http/backend.ts";
-import { serve, type Server } from "./http/server.ts";
+import { refuseLivingAgent, serve, type Server } from "./http/server.ts";
 import { Logger } from "./logger.ts";
+import { bootIdOf } from "./failure_mark.ts";
 import { ControlFailure, unwrap } from "./map/errors.ts";
 import { summarizeGroups } from "./map/group_summary.ts";
 import {
@@ -79,6 +80,8 @@ export async function startAgent(config: AgentConfig): Promise<Agent> {
   const log = new Logger({ level: config.logLevel, format: config.logFormat });
   makeDirectory(config.runDir);
   makeDirectory(join(config.runDir, "ro"));
+  // Before anything is made there: the sockets of its disks would be taken away from a living agent.
+  await refuseLivingAgent(config.runDir);
   const storePath = prepareDataPath(config.dataPath);
   const plane = new DataPlaneClient(log);
   const ready = await plane.start({
@@ -164,10 +167,14 @@ class AgentCore implements Agent, ControlBackend {
         this.#log.error("a disk cannot be served here", { reason: error.message });
       }
     }
-    this.#server = await serve({ backend: this, log: this.#log, runDir: this.#config.runDir });
+    // Alone there is nobody to wait for, and whoever finds the socket finds the disks as well. In a cluster it may take a
+    // majority to begin, and people want to see what is missing.
+    const serving = () => serve({ backend: this, log: this.#log, runDir: this.#config.runDir });
+    if (!cluster.isAlone) this.#server = await serving();
     const isIn = await cluster.started();
     if (isIn) await cluster.delivered();
-    else {
+    this.#server ??= await serving();
+    if (!isIn) {
       this.#log.warn("the cluster cannot decide anything yet; disks wait until it can", {
         reason: cluster.joinProblem ?? "no majority of its voters is there",
       });
@@ -462,7 +469,7 @@ function clusterOptions(config: AgentConfig): ClusterOptions {
     secret: config.secretFile === null ? null : readSecret(config.secretFile),
     version: VERSION,
     protocol: PROTOCOL,
-    bootId: readLine("/proc/sys/kernel/random/boot_id"),
+    bootId: bootIdOf(readLine("/proc/sys/kernel/random/boot_id"), config.runDir),
   };
 }
 

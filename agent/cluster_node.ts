@@ -297,7 +297,10 @@ export class ClusterNode {
       },
       mapChanged: (map, _effects, isJump, proposal) => this.#mapChanged(map, isJump, proposal),
       started: (node, incarnation) => this.#start(node, incarnation),
-      renewed: (untilMs) => this.#tell({ kind: "renew", untilMs }),
+      renewed: (untilMs) => {
+        this.#tell({ kind: "renew", untilMs });
+        this.#markStarted();
+      },
       joined: (node, clusterId) => {
         this.#joined(node, clusterId).catch((error) => this.#persistFailed(error));
       },
@@ -320,7 +323,7 @@ export class ClusterNode {
     const reason = error instanceof Error ? error.message : String(error);
     if (this.#isStopped) return;
     this.#log.error("the store does not take what the cluster has decided", { reason });
-    if (this.#isAlone) return;
+    if (this.isAlone) return;
     this.stop();
     this.#listener.failed(new Error(`the store has failed: ${reason}`));
   }
@@ -386,7 +389,8 @@ export class ClusterNode {
     this.leases.started(node, incarnation);
     this.leases.mapChanged(this.control.map);
     void this.#addresses(this.control.map);
-    if (isFirst) this.#markStarted();
+    // Alone it leads in a moment, and may serve then.
+    if (isFirst && !this.isAlone) this.#markStarted();
     const { weightBytes } = this.#options;
     if (isFirst && incarnation === 1 && weightBytes !== null) {
       this.control.propose({ kind: "set-weight", node, weight: weightBytes });
@@ -499,17 +503,18 @@ export class ClusterNode {
 
   // ------------------------------------------------------------------------------------------ time
 
-  get #isAlone(): boolean {
+  /** Whether this node is all of its cluster, and asks for no other. */
+  get isAlone(): boolean {
     return this.control.map.nodes.length <= 1 && this.#options.join.length === 0;
   }
 
   #tick(): void {
     if (this.#isStopped) return;
     this.control.tick(clockMs());
-    if (clockMs() - this.#reportedMs >= REPORT_MS && !this.#isAlone) void this.#report();
+    if (clockMs() - this.#reportedMs >= REPORT_MS && !this.isAlone) void this.#report();
     this.#timer = setTimeout(
       () => this.#tick(),
-      this.#isAlone && this.#incarnation > 0 ? TICK_ALONE_MS : TICK_MS,
+      this.isAlone && this.#incarnation > 0 ? TICK_ALONE_MS : TICK_MS,
     );
   }
 
@@ -583,7 +588,7 @@ export class ClusterNode {
   /** What all nodes have reported to the leader lately; empty when it cannot be asked. */
   async reports(): Promise<ReadonlyMap<number, NodeReport>> {
     // Alone it reports to nobody but when it is asked.
-    if (this.#isAlone) {
+    if (this.isAlone) {
       await this.#report();
       this.control.tick(clockMs());
     }

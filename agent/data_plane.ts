@@ -19,6 +19,7 @@ import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import { BlockKind, BlockRequest } from "./blk/target.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
 import type { DiskStatus } from "./http/backend.ts";
+import { markFailure } from "./failure_mark.ts";
 import { Logger } from "./logger.ts";
 import { apply, type ClusterMap, type DiskEntry, type MapCommand } from "./map/map.ts";
 import { decodeMap } from "./map/map_codec.ts";
@@ -196,7 +197,7 @@ export class DataPlane implements DiskServerHost {
       }
       const isBusy = this.#scheduled.length > 0 || this.#later.length > 0 ||
         this.#disk.hasReady || this.#ring.ready > 0 || this.#peers?.hasWork === true ||
-        (this.isPolling && this.#ring.unsubmitted > 0);
+        (this.#polled.length > 0 && this.#ring.unsubmitted > 0);
       if (isBusy || this.#poll() || this.#stopPolling()) this.#ring.enter(0);
       else this.#sleep(Math.max(1, this.#nextTickMs - now));
     }
@@ -217,7 +218,10 @@ export class DataPlane implements DiskServerHost {
    * @returns whether something came
    */
   #poll(): boolean {
-    if (this.#polled.length === 0 || this.#disk.inFlight > 0) return false;
+    // What guests wait for comes from elsewhere, whose processor this one may be.
+    if (this.#polled.length === 0 || this.#disk.inFlight > 0 || this.#data.peers.count > 0) {
+      return false;
+    }
     const endMs = performance.now() + this.#pollMs;
     do {
       this.#data.advance(clockMs());
@@ -263,6 +267,7 @@ export class DataPlane implements DiskServerHost {
     this.#data.advance(clockMs());
     this.#ring.dispatch();
     this.#disk.deliver();
+    this.#sendFirst();
     for (let round = 0; round < ROUNDS_MAX; round++) {
       this.#pool.endTurn();
       this.#data.endTurn();
@@ -282,9 +287,34 @@ export class DataPlane implements DiskServerHost {
       sessions.length = 0;
       // A turn may have taken more from the rings: give back what needs no work, and close the batch, before sleeping.
       this.#data.endTurn();
+      this.#sendFirst();
       this.#store.endTurn();
     }
     this.#peers?.endTurn();
+    if (this.#store.state === "failed" && !this.#stopped) this.#storeFailed();
+  }
+
+  /**
+   * A disk that could not sync may have dropped what it had acknowledged: this run is over. The next one must not say that it
+   * lost nothing because the machine has not started anew, so it finds a mark where such marks end with the machine's run.
+   */
+  #storeFailed(): void {
+    const reason = this.#store.stats().failed ?? "the store has failed";
+    try {
+      markFailure(this.#start.runDir);
+    } catch (error) {
+      this.log.error("the failure of the store cannot be noted", {
+        reason: error instanceof Error ? error.message : String(error),
+      });
+    }
+    this.#fail(new StoreError("IO", reason));
+  }
+
+  /** Requests for other nodes go out before this node's own part of the work, which theirs then runs beside. */
+  #sendFirst(): void {
+    if (this.#peers?.hasGathered !== true) return;
+    this.#peers.endTurn();
+    this.#ring.submit();
   }
 
   // ------------------------------------------------------------------------------ DiskServerHost
@@ -490,7 +520,7 @@ export class DataPlane implements DiskServerHost {
       if (node.id === this.#self || node.witness) continue;
       if (!this.#data.peers.isConnected(node.id)) disconnected.push(node.id);
     }
-    const unreachable = [...new Set([...this.#data.unreachable, ...this.#data.failedNodes])];
+    const unreachable = [...this.#data.unreachable];
     return { ...this.#data.status, unreachable, disconnected };
   }
 

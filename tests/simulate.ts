@@ -27,7 +27,8 @@ const totals: Record<string, number> = {};
 for (let seed = from; seed < from + seeds; seed++) {
   if (performance.now() - startMs > minutes * 60_000) break;
   try {
-    const report = new Simulation({ seed, nodes, faultsMs: faults * 1000, isVerbose: verbose }).run();
+    const report = new Simulation({ seed, nodes, faultsMs: faults * 1000, isVerbose: verbose })
+      .run();
     passed++;
     for (const [name, count] of Object.entries(report) as [keyof SimulationReport, number][]) {
       if (name !== "seed") totals[name] = (totals[name] ?? 0) + Math.round(count);
@@ -47,6 +48,8 @@ for (let seed = from; seed < from + seeds; seed++) {
   }
 }
 const seconds = Math.round((performance.now() - startMs) / 1000);
-console.log(`${passed} seeds passed, ${failed.length} failed (${failed.join(" ")}) in ${seconds} s`);
+console.log(
+  `${passed} seeds passed, ${failed.length} failed (${failed.join(" ")}) in ${seconds} s`,
+);
 console.log(Object.entries(totals).map(([name, count]) => `${count} ${name}`).join(", "));
 if (failed.length > 0) Deno.exit(1);

@@ -682,6 +682,8 @@ export class Control {
     const isDue = this.#nowMs - this.#renewedMs >= RENEW_MS;
     const isLate = this.#nowMs - this.#renewAskedMs >= RENEW_RETRY_MS;
     if (!isLate || (!isDue && this.#renewAskedMs > -Infinity)) return;
+    const { role, leader } = raft.status();
+    if (leader === 0) return;
     this.#renewAskedMs = this.#nowMs;
     const id = ++this.#renewId;
     this.#renewSent.set(id, this.#nowMs);
@@ -689,12 +691,11 @@ export class Control {
       if (this.#renewSent.size <= 32) break;
       this.#renewSent.delete(old);
     }
-    const { role, leader } = raft.status();
     const [node, incarnation, report] = [this.#node, this.#incarnation, this.#report];
     if (role === "leader") {
       this.#reports.set(node, { report, atMs: this.#nowMs });
       this.#read({ node, incarnation, id, address: "" });
-    } else if (leader !== 0) {
+    } else {
       this.#sendToLeader({ kind: ControlKind.Renew, node, incarnation, id, report });
     }
   }
@@ -822,6 +823,8 @@ export class Control {
       // What was proposed meanwhile goes on at once.
       this.#sendWishes();
       this.#sendProposals();
+      // Guests wait for it after a start, and after a time without a leader.
+      this.#renew();
     }
   }
 

@@ -81,7 +81,7 @@ export interface Server {
  */
 export async function serve(options: ServerOptions): Promise<Server> {
   const socketPath = agentSocket(options.runDir);
-  await refuseLiving(socketPath);
+  await refuseLivingAgent(options.runDir);
   const closing = new AbortController();
   const abort = new AbortController();
   const handler = createHandler({ ...options, closing: closing.signal });
@@ -104,8 +104,13 @@ export async function serve(options: ServerOptions): Promise<Server> {
   };
 }
 
-/** Refuses to go on when somebody listens on the socket, or when it is no socket. */
-async function refuseLiving(path: string): Promise<void> {
+/**
+ * Refuses to go on when an agent listens in the run directory, or when what should be its socket is none.
+ *
+ * @throws {ControlFailure} with code `busy` or `unavailable`
+ */
+export async function refuseLivingAgent(runDir: string): Promise<void> {
+  const path = agentSocket(runDir);
   let info: Deno.FileInfo;
   try {
     info = Deno.lstatSync(path);

@@ -6,7 +6,7 @@
  *                                         TCP port     control messages  ControlChannel
  *                                         TCP port+1   data              PeerTransport
  *
- * `platform/linux` implements them with io_uring and the runtime's sockets, `platform/simulated/network.ts` with a seed.
+ * `platform/linux` implements them with io_uring and the runtime's sockets, `tests/simulator/network.ts` with a seed.
  *
  * Rules that every implementation keeps:
  *

@@ -79,7 +79,8 @@ export class DataCore implements PeerListener, RouterHost {
   readonly #addresses = new Map<number, string>();
   /** Nodes that do not answer, though something waits for them. */
   unreachable: readonly number[] = [];
-  readonly #failed = new Set<number>();
+  /** Nodes whose store has failed, and the incarnation in which it did. */
+  readonly #failed = new Map<number, number>();
   /** A layer could not be made: again at the next tick. */
   #mustRetryMap = false;
   #localOperations = 0;
@@ -117,6 +118,7 @@ export class DataCore implements PeerListener, RouterHost {
     replica.puller = this.joining;
     replica.damaged = (disk, chunk, block, count) =>
       this.repairer.report(disk, chunk, block, count);
+    store.damageListener = (layer, chunk, block) => this.repairer.reportBlock(layer, chunk, block);
     const slots = TRANSFERS_MAX[TransferClass.Write] + TRANSFERS_MAX[TransferClass.Control];
     for (let i = 0; i < slots; i++) this.#slots.push(new WriteSlot());
   }
@@ -167,22 +169,6 @@ export class DataCore implements PeerListener, RouterHost {
     return missing;
   }
 
-  /** Who failed and is no member any more, or has started again, is no news. */
-  #forgetFailed(view: ClusterView, before: ClusterView | null): void {
-    for (const id of this.#failed) {
-      const isMember = [...view.pools()].some((pool) =>
-        pool.some((group) => group.members.includes(id))
-      );
-      const isSameRun = view.node(id)?.incarnation === before?.node(id)?.incarnation;
-      if (!isMember || !isSameRun) this.#failed.delete(id);
-    }
-  }
-
-  /** Nodes whose replicas answered that they cannot do their work, and that are members still. */
-  get failedNodes(): Iterable<number> {
-    return this.#failed;
-  }
-
   /** Layers that no disk has any more. Those that this map cannot know are left alone. */
   #dropLayers(view: ClusterView): void {
     for (const layer of this.store.layers()) {
@@ -211,14 +197,16 @@ export class DataCore implements PeerListener, RouterHost {
     this.joining.mapChanged(view);
     this.repairer.mapChanged(view);
     // All of them first, without a completion: what a guest gets back may bring new requests, for any disk.
-    for (const router of this.#routers.values()) router.mapChanged(before ?? view, isJump);
+    for (const router of this.#routers.values()) router.mapChanged(isJump);
     for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
     this.replica.mapChanged(view, incarnation);
     for (const router of [...this.#routers.values()]) router.resume();
     for (const node of [...this.#addresses.keys()]) {
       if (view.node(node) === undefined) this.setAddress(node, null);
     }
-    this.#forgetFailed(view, before);
+    for (const [node, incarnation] of this.#failed) {
+      if (view.node(node)?.incarnation !== incarnation) this.#failed.delete(node);
+    }
     if (before === null || before.map.disks !== map.disks) this.#dropLayers(view);
     this.#events.mapInstalled(map);
   }
@@ -312,7 +300,7 @@ export class DataCore implements PeerListener, RouterHost {
   /** {@inheritDoc RouterHost.memberFailed} */
   memberFailed(node: number, errno: number): void {
     if (this.#failed.has(node)) return;
-    this.#failed.add(node);
+    this.#failed.set(node, this.view.node(node)?.incarnation ?? 0);
     this.#events.memberFailed(node, errno);
   }
 
@@ -432,6 +420,10 @@ export class DataCore implements PeerListener, RouterHost {
     this.peers.tick(nowMs, (node, forMs) => {
       if (forMs >= UNREACHABLE_MS) silent.push(node);
     });
+    // Whoever answers, but cannot do what it is asked, is waited for in vain, too.
+    for (const node of this.#failed.keys()) {
+      if (node !== this.view.self && !silent.includes(node)) silent.push(node);
+    }
     silent.sort((a, b) => a - b);
     const isSame = silent.join() === this.unreachable.join();
     this.unreachable = silent;

@@ -62,6 +62,8 @@ export function chunkList(length: number): ChunkList {
 export interface LocalStore {
   /** Takes an operation; it comes back through its owner exactly once, applied, never from inside this call. */
   submit(operation: Operation): void;
+  /** Told of every block that is found damaged or cannot be read, by reads and by the scrub; set by whoever heals. */
+  damageListener: ((layer: number, chunk: number, block: number) => void) | null;
   hasLayer(layer: number): boolean;
   /** All layers that there are. */
   layers(): number[];

@@ -100,6 +100,8 @@ class Peer {
 export class Peers {
   /** The epoch that requests are sent with. */
   epoch = 0;
+  /** Requests that are not answered. */
+  count = 0;
   readonly #transport: PeerTransport;
   readonly #free: PeerRequest[] = [];
   readonly #requests: PeerRequest[] = [];
@@ -147,6 +149,7 @@ export class Peers {
     else peer.last.next = request;
     peer.last = request;
     peer.count++;
+    this.count++;
     peer.unsent ??= request;
     if (peer.unsent === request) this.#pump(peer);
   }
@@ -339,6 +342,7 @@ export class Peers {
     request.previous = null;
     request.isQueued = false;
     peer.count--;
+    this.count--;
   }
 
   #release(request: PeerRequest): void {

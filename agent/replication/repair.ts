@@ -12,7 +12,7 @@
  */
 import type { Arena } from "../base/arena.ts";
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
-import { EBADMSG, type Log, type Window } from "../platform/platform.ts";
+import { EBADMSG, EIO, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import type { LocalStore } from "./local_store.ts";
 import { type Head, MessageFlag, MessageType, Status } from "./messages.ts";
@@ -163,7 +163,8 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
       if (result === 0) this.#healed();
       return this.#over();
     }
-    if (result !== -EBADMSG) return this.#over();
+    // What the disk cannot read is as good as damaged: what is written anew lies elsewhere.
+    if (result !== -EBADMSG && result !== -EIO) return this.#over();
     if (this.#step === Step.Looking) return this.#fetch();
     const { layer, chunk, block } = this.#block!;
     if (this.#replica.isBeingWritten(layer, chunk, block)) return this.#over();

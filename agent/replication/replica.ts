@@ -23,7 +23,7 @@
 import type { Arena } from "../base/arena.ts";
 import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
 import type { PeerTransport } from "../platform/network.ts";
-import { EBADMSG, ENOMEM, type Log, type Window } from "../platform/platform.ts";
+import { EBADMSG, EIO, ENOMEM, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
 import {
@@ -818,7 +818,7 @@ export class Replica {
     if (state === undefined) return this.#releaseData(offset, bytes);
     if (!isData) {
       this.#releaseData(offset, bytes);
-      if (head.type === MessageType.Read && result === -EBADMSG) {
+      if (head.type === MessageType.Read && (result === -EBADMSG || result === -EIO)) {
         const disk = this.view!.disk(head.disk);
         if (disk !== undefined) this.damaged(disk, head.chunk, head.block, head.count);
         head.block = operation.read.badBlock;

@@ -16,13 +16,14 @@
  * - A sync is done when every node that acknowledged a write of this disk, and still is a member, has synced after that
  *   acknowledgement. If a group with writes that were not synced had to be settled after all of its replicas had crashed,
  *   the sync fails: they may be gone.
- * - No read returns something older than what an earlier one returned: reads of a chunk go to one replica at a
- *   time; when that changes, reads wait for the writes that were under way and overlap them.
+ * - No read returns something older than what an earlier one returned: a read waits for the writes under way that overlap it.
+ *   What only some of the replicas have must not be seen, since the others may be those that stay. Where this node's replica
+ *   is the only member there is nothing to wait for.
  * - Nothing is read and nothing is acknowledged after `serveUntil`: by then another node may hold the lease.
  *
  * @module
  */
-import { BLOCK_BYTES, BLOCK_SHIFT } from "../base/limits.ts";
+import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES } from "../base/limits.ts";
 import type { Arena } from "../base/arena.ts";
 import { EBADMSG, EIO, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
@@ -33,6 +34,9 @@ import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import { LocalWrite, type LocalWriteOwner, type Replica } from "./replica.ts";
 import { MEMBERS_MAX } from "../map/map.ts";
 import type { ClusterView, DiskView, GroupView } from "./view.ts";
+
+/** Times that a read asks all replicas before it fails: what the disk could not read once it may read the next time. */
+const READ_ROUNDS_MAX = 4;
 
 /** What routers share. */
 export interface RouterHost {
@@ -72,8 +76,6 @@ export class WriteSlot implements LocalWriteOwner, PeerRequestOwner {
   group = 0;
   /** False while it waits to be sent at all. */
   isStarted = false;
-  /** Its group's read replica has changed since it was sent: reads that overlap wait for it. */
-  isBarrier = false;
   /** Epoch at which it was last sent. */
   epoch = 0;
   nodeCount = 0;
@@ -141,6 +143,15 @@ class SyncSlot implements PeerRequestOwner, OperationOwner {
   }
 }
 
+/** A read that replicas could not answer. */
+interface ReadTrouble {
+  /** Who failed in this round. */
+  readonly asked: number[];
+  rounds: number;
+  /** This node's own replica is one of those. */
+  isOwn: boolean;
+}
+
 /** Counters of one disk's replication. */
 export interface RouterCounters {
   remoteReads: number;
@@ -158,10 +169,11 @@ export class DiskRouter implements PeerRequestOwner {
 
   #first: WriteSlot | null = null;
   #last: WriteSlot | null = null;
-  #barriers = 0;
   /** Writes that wait to be sent. */
   #waitingWrites = 0;
   readonly #waitingReads = new OperationList();
+  /** One of those waits for a write that is under way. */
+  #isReadBlocked = false;
   readonly #syncs: SyncSlot[] = [];
   /** Members of the groups that have writes which were not synced. */
   readonly #syncNodes = new Set<number>();
@@ -181,12 +193,12 @@ export class DiskRouter implements PeerRequestOwner {
   #epoch = 0;
   /** The errno with which everything fails, since the lease is lost; 0: it is not. */
   #abandoned = 0;
-  /** Reads that no replica can give. */
-  readonly #hopeless = new Set<Operation>();
   /** Something was refused under a map that is not newer than ours: look again at the next tick. */
   #mustResend = false;
-  /** Reads that came back damaged, and who was asked already. */
-  readonly #repairs = new Map<Operation, number[]>();
+  /** Reads that came back damaged or unread. */
+  readonly #troubles = new Map<Operation, ReadTrouble>();
+  /** Is being given back with an error: for good, whoever asks for a recovery. */
+  #failing: Operation | null = null;
 
   constructor(readonly host: RouterHost, readonly diskId: number) {}
 
@@ -239,12 +251,16 @@ export class DiskRouter implements PeerRequestOwner {
     this.#clock++;
     const groups = disk?.groups ?? [];
     this.#resize(groups.length);
-    for (const { group, entry } of groups) {
+    this.#dirtyGroups = [];
+    // Only groups that chunks of the disk are in: what becomes of the others is not this guest's business.
+    const chunks = Math.min(groups.length, Math.ceil((disk?.entry.sizeBytes ?? 0) / CHUNK_BYTES));
+    for (let chunk = 0; chunk < chunks; chunk++) {
+      const { group, entry } = this.host.view.groupOf(disk!, chunk);
       // What this very guest owes since before a group was settled is owed still.
       if (this.#groupDirtied[group] === 0) this.#groupSettled[group] = entry.settledEpoch;
+      this.#groupDirtied[group] = this.#clock;
+      this.#dirtyGroups.push(group);
     }
-    this.#groupDirtied.fill(this.#clock);
-    this.#dirtyGroups = groups.map((group) => group.group);
     for (const node of disk?.nodes ?? []) this.#dirtied.set(node, this.#clock);
   }
 
@@ -259,9 +275,6 @@ export class DiskRouter implements PeerRequestOwner {
     if (!slot.isStarted) return;
     this.#waitingWrites++;
     slot.isStarted = false;
-    // It may have been seen by a read already.
-    if (!slot.isBarrier) this.#barriers++;
-    slot.isBarrier = true;
   }
 
   /** The replicas agree: go. */
@@ -300,9 +313,7 @@ export class DiskRouter implements PeerRequestOwner {
       this.#waitingReads.push(operation);
     }
     for (let count = this.#waitingReads.count; count > 0; count--) {
-      const operation = this.#waitingReads.shift();
-      operation.result = errno;
-      operation.owner.operationDone(operation);
+      this.#fail(this.#waitingReads.shift(), errno);
     }
     for (const sync of [...this.#syncs]) {
       sync.failure = errno;
@@ -330,6 +341,8 @@ export class DiskRouter implements PeerRequestOwner {
   /** Takes an operation of the volume; it comes back through its owner exactly once, never from inside this call. */
   submit(operation: Operation): void {
     operation.result = 0;
+    // Its memory may have been that of a read that got on in the end.
+    if (this.#troubles.size > 0) this.#troubles.delete(operation);
     switch (operation.kind) {
       case OperationKind.Read:
         return this.#read(operation);
@@ -355,31 +368,24 @@ export class DiskRouter implements PeerRequestOwner {
    * The map has changed: what is under way is sent to whoever must have it now. Nothing comes back from inside this; `resume`
    * follows.
    *
-   * @param before the view until now
    * @param isJump maps in between were not seen: what is acknowledged may have been undone by a replica that left and came back
    */
-  mapChanged(before: ClusterView, isJump: boolean): void {
+  mapChanged(isJump: boolean): void {
     const { view } = this.host;
     const disk = view.disk(this.diskId);
     this.#epoch = view.epoch;
     if (disk === undefined) return;
     this.#resize(disk.groups.length);
-    const old = before.disk(this.diskId);
     for (let slot = this.#first; slot !== null; slot = slot.next) {
       const group = view.groupOf(disk, slot.operation!.chunk);
       slot.group = group.group;
       if (!slot.isStarted) continue;
-      const was = old === undefined ? undefined : before.groupOf(old, slot.operation!.chunk);
-      if (was?.readFrom !== group.readFrom && !slot.isBarrier) {
-        slot.isBarrier = true;
-        this.#barriers++;
-      }
       this.#reroute(slot, group, isJump);
     }
     for (const [operation, request] of [...this.#remoteReads]) {
       const group = view.groupOf(disk, operation.chunk);
       // A repair asks others than the one to read from.
-      const isChoice = request.node === group.readFrom || this.#repairs.has(operation);
+      const isChoice = request.node === group.readFrom || this.#troubles.has(operation);
       if (group.isOpen && group.entry.inSync.includes(request.node) && isChoice) continue;
       this.host.peers.cancel(request);
       this.#remoteReads.delete(operation);
@@ -407,7 +413,6 @@ export class DiskRouter implements PeerRequestOwner {
     slot.router = this;
     slot.operation = operation;
     slot.isStarted = false;
-    slot.isBarrier = false;
     slot.isLocalAgain = false;
     slot.failure = 0;
     slot.nodeCount = 0;
@@ -551,9 +556,10 @@ export class DiskRouter implements PeerRequestOwner {
       if (group.members.includes(node)) {
         // Another start of that node's agent: what it had acknowledged while it joined does not count any more.
         const incarnation = view.node(node)?.incarnation ?? 0;
-        const isUndone = slot.states[i] !== NodeState.Sent &&
-          (isJump || incarnation !== slot.incarnations[i]);
-        if (isUndone || (isOld && slot.states[i] !== NodeState.Acknowledged)) {
+        const isOther = incarnation !== slot.incarnations[i];
+        const isUndone = slot.states[i] === NodeState.Acknowledged && (isJump || isOther);
+        const isMended = slot.states[i] === NodeState.Failed && isOther;
+        if (isUndone || isMended || (isOld && slot.states[i] !== NodeState.Acknowledged)) {
           this.counters.resent++;
           this.#send(slot, node);
         }
@@ -624,13 +630,9 @@ export class DiskRouter implements PeerRequestOwner {
       this.#mustResend = true;
       return;
     }
+    // Its store has failed: it leaves the group, or starts anew and gets the write again. The guest waits.
     slot.states[index] = NodeState.Failed;
-    const disk = this.host.view.disk(this.diskId);
-    const group = disk && this.host.view.groupOf(disk, slot.operation!.chunk);
-    const isOnly = group === undefined || group.entry.inSync.every((member) => member === node);
-    if (!isOnly) return this.host.memberFailed(node, status);
-    slot.failure = status;
-    this.#finishIfDone(slot);
+    this.host.memberFailed(node, status);
   }
 
   #isDone(slot: WriteSlot): boolean {
@@ -662,13 +664,11 @@ export class DiskRouter implements PeerRequestOwner {
 
   #finish(slot: WriteSlot, result: number): void {
     const operation = slot.operation!;
-    const { isBarrier } = slot;
     if (result === 0) this.#dirtyGroup(slot.group);
     this.#unlink(slot);
-    if (isBarrier) this.#barriers--;
     operation.result = result;
     operation.owner.operationDone(operation);
-    if (isBarrier && this.#barriers === 0) this.#retryReads();
+    if (this.#isReadBlocked) this.#retryReads();
   }
 
   #dirtyGroup(group: number): void {
@@ -706,18 +706,21 @@ export class DiskRouter implements PeerRequestOwner {
       return this.#waitingReads.push(operation);
     }
     const group = view.groupOf(disk, operation.chunk);
-    if (group.readFrom === 0 || (this.#barriers > 0 && this.#overlapsBarrier(operation))) {
+    if (group.readFrom === 0) return this.#waitingReads.push(operation);
+    const { members } = group;
+    const isAlone = members.length === 1 && members[0] === view.self;
+    if (!isAlone && this.#first !== null && this.#overlapsWrite(operation)) {
+      this.#isReadBlocked = true;
       return this.#waitingReads.push(operation);
     }
     if (group.readFrom === view.self) {
-      this.#repairs.delete(operation);
+      this.#troubles.delete(operation);
       this.host.store.submit(operation);
     } else this.#readFrom(operation, group.readFrom);
   }
 
-  #overlapsBarrier(operation: Operation): boolean {
+  #overlapsWrite(operation: Operation): boolean {
     for (let slot = this.#first; slot !== null; slot = slot.next) {
-      if (!slot.isBarrier) continue;
       const write = slot.operation!;
       if (
         write.chunk === operation.chunk && write.block < operation.block + operation.blockCount &&
@@ -728,6 +731,7 @@ export class DiskRouter implements PeerRequestOwner {
   }
 
   #retryReads(): void {
+    this.#isReadBlocked = false;
     for (let count = this.#waitingReads.count; count > 0; count--) {
       this.#read(this.#waitingReads.shift());
     }
@@ -780,10 +784,15 @@ export class DiskRouter implements PeerRequestOwner {
       return;
     }
     operation.badBlock = head.block;
-    if (this.#readElsewhere(operation, request.node)) return;
-    if (status === -EBADMSG) this.#hopeless.add(operation);
-    operation.result = status;
+    if (!this.#readElsewhere(operation, request.node)) this.#fail(operation, status);
+  }
+
+  #fail(operation: Operation, errno: number): void {
+    this.#troubles.delete(operation);
+    this.#failing = operation;
+    operation.result = errno;
     operation.owner.operationDone(operation);
+    this.#failing = null;
   }
 
   /** Copies verified blocks to where they are wanted; false when one does not match its checksum. */
@@ -807,13 +816,15 @@ export class DiskRouter implements PeerRequestOwner {
   }
 
   /**
-   * A read of the local store came back damaged: asks another replica.
+   * The local store could not give what was read, because it is damaged or the disk fails: asks other replicas.
    *
-   * @returns false when there is none that has not been asked; then the damage is all there is
+   * @returns false when they were all asked often enough; then the damage is all there is
    */
   recover(operation: Operation): boolean {
-    if (operation.kind !== OperationKind.Read || operation.result !== -EBADMSG) return false;
-    if (this.#hopeless.delete(operation)) return false;
+    const isReadError = operation.result === -EBADMSG || operation.result === -EIO;
+    if (operation.kind !== OperationKind.Read || !isReadError || operation === this.#failing) {
+      return false;
+    }
     return this.#readElsewhere(operation, this.host.view.self);
   }
 
@@ -821,27 +832,32 @@ export class DiskRouter implements PeerRequestOwner {
     const { view } = this.host;
     const disk = view.disk(this.diskId);
     if (disk === undefined) return false;
-    let asked = this.#repairs.get(operation);
-    if (asked === undefined) this.#repairs.set(operation, asked = []);
-    if (!asked.includes(failed)) asked.push(failed);
-    const { inSync } = view.groupOf(disk, operation.chunk).entry;
-    const other = inSync.find((node) => !asked.includes(node) && node !== view.self);
-    if (other === undefined) {
-      this.#repairs.delete(operation);
-      return false;
+    let trouble = this.#troubles.get(operation);
+    if (trouble === undefined) {
+      this.#troubles.set(operation, trouble = { asked: [], rounds: 0, isOwn: false });
     }
-    this.#readFrom(operation, other);
+    const { asked } = trouble;
+    asked.push(failed);
+    if (failed === view.self) trouble.isOwn = true;
+    const group = view.groupOf(disk, operation.chunk);
+    const mayAsk = group.isOpen && this.host.mayServe;
+    const other = mayAsk ? group.entry.inSync.find((node) => !asked.includes(node)) : undefined;
+    if (other === undefined) {
+      if (mayAsk && ++trouble.rounds >= READ_ROUNDS_MAX) return false;
+      asked.length = 0;
+      this.#waitingReads.push(operation);
+    } else if (other === view.self) this.host.store.submit(operation);
+    else this.#readFrom(operation, other);
     return true;
   }
 
   /** What this node's replica could not give is healed from the one that could. */
   #repair(operation: Operation): void {
-    const asked = this.#repairs.get(operation);
-    if (asked === undefined) return;
-    this.#repairs.delete(operation);
-    const { view } = this.host;
-    const disk = view.disk(this.diskId);
-    if (disk === undefined || !asked.includes(view.self)) return;
+    const trouble = this.#troubles.get(operation);
+    if (trouble === undefined) return;
+    this.#troubles.delete(operation);
+    const disk = this.host.view.disk(this.diskId);
+    if (disk === undefined || !trouble.isOwn) return;
     this.counters.repairs++;
     this.host.damaged(disk, operation.chunk, operation.block, operation.blockCount);
   }
@@ -935,18 +951,10 @@ export class DiskRouter implements PeerRequestOwner {
       sync.isIncomplete = true;
       return;
     } else {
-      const disk = this.host.view.disk(this.diskId);
-      const isOnly = disk === undefined ||
-        disk.groups.some((group) => group.entry.inSync.every((member) => member === node));
-      if (isOnly) {
-        sync.isFailed = true;
-        sync.done.add(node);
-      } else {
-        // Waits for the map without that node.
-        sync.isIncomplete = true;
-        this.host.memberFailed(node, status);
-        return;
-      }
+      // Its store has failed. It leaves, or starts anew and says that it may have lost something.
+      sync.isIncomplete = true;
+      this.host.memberFailed(node, status);
+      return;
     }
     this.#syncStep(sync);
   }

@@ -694,7 +694,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     });
   }
 
+  /** Told of every block that is found damaged or cannot be read, again each time; nothing may be asked of the store in it. */
+  damageListener: ((layer: number, chunk: number, block: number) => void) | null = null;
+
   readonly #damageFound = (damage: Damage): void => {
+    if (damage.what === "block") this.damageListener?.(damage.layer, damage.chunk, damage.block);
     if (this.#damage.list.length >= DAMAGE_MAX) this.#damage.prune(this.#isStillThere);
     if (!this.#damage.add(damage)) return;
     this.#logger.error("damaged block", { ...damage });

@@ -22,7 +22,7 @@
  */
 import { BlockKind, type BlockRequest, type BlockTarget } from "../blk/target.ts";
 import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES, TRANSFER_BYTES_MAX } from "../base/limits.ts";
-import { EBADMSG, type Window, type WindowVector } from "../platform/platform.ts";
+import { type Window, type WindowVector } from "../platform/platform.ts";
 import { type BlockSink, type Operation, OperationKind } from "../store/operation.ts";
 import {
   type Transfer,
@@ -393,7 +393,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       this.#submitWrite(transfer);
       return;
     }
-    if (operation.result === -EBADMSG && this.#sink.recover?.(operation) === true) return;
+    if (operation.result !== 0 && this.#sink.recover?.(operation) === true) return;
     if (operation.result !== 0) request.result = operation.result;
     else if (request.kind === BlockKind.Read && operation.kind === OperationKind.Read) {
       if (!operation.isTaken) this.#copyOut(transfer);

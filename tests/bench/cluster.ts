@@ -1,7 +1,7 @@
 /**
  * `./dev bench:cluster`: three agents on loopback beside one agent alone, in one run, in turn, on the same file system.
  *
- *     ./dev bench:cluster [--disk MIB] [--seconds N] [--repetitions N] [--only PATTERN] [--dir DIR]
+ *     ./dev bench:cluster [--disk MIB] [--seconds N] [--repetitions N] [--only PATTERN,…] [--dir DIR]
  *                         [--against CHECKOUT] [--recovery] [--threads] [--v8-flags FLAGS]
  *
  * Agents run from source. `--against` adds another checkout's agents to every row: the only way to tell a change from what
@@ -13,9 +13,10 @@
  */
 import { parseArgs } from "node:util";
 import { AdminClient } from "../../agent/admin_client.ts";
+import { CONFIG_DEFAULT } from "../../agent/config.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import { benchExitCode, type BenchOptions, type BenchResult, runBench } from "../../cli/bench.ts";
-import { until } from "../guest/deadline.ts";
+import { until, within } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
 import type { AgentOrder, AgentView } from "./cluster_agent.ts";
 import { cpuMs, machine, pause, syncFileSystem, writeZeros } from "./machine.ts";
@@ -34,6 +35,7 @@ const RECOVERED_TIMEOUT_MS = 300_000;
 const CHUNK_BYTES = 4 * MiB;
 /** Requests of each kind before anything is measured. */
 const WARM_OPERATIONS = 20_000;
+const IDLE_MS = 3000;
 /** A store needs room to spare, as any log. */
 const STORE_SHARE = 2.5;
 
@@ -77,6 +79,7 @@ function row(rw: BenchOptions["rw"], kibibytes: number, depth: number, target: n
 class AgentProcess implements AsyncDisposable {
   readonly #lines: ReadableStreamDefaultReader<string>;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
+  #answer = Promise.withResolvers<unknown>();
 
   private constructor(
     readonly order: AgentOrder,
@@ -85,6 +88,8 @@ class AgentProcess implements AsyncDisposable {
     this.#lines = process.stdout.pipeThrough(new TextDecoderStream()).pipeThrough(linesOf())
       .getReader();
     this.#writer = process.stdin.getWriter();
+    this.#answer.promise.catch(() => {});
+    void this.#listen();
   }
 
   static async start(order: AgentOrder): Promise<AgentProcess> {
@@ -102,7 +107,7 @@ class AgentProcess implements AsyncDisposable {
       stderr: "inherit",
     }).spawn();
     const agent = new AgentProcess(order, process);
-    await agent.#read(START_TIMEOUT_MS);
+    await agent.#next();
     return agent;
   }
 
@@ -114,17 +119,29 @@ class AgentProcess implements AsyncDisposable {
     return this.order.config.runDir;
   }
 
-  async #read(timeoutMs: number): Promise<unknown> {
-    const timer = setTimeout(() => this.kill(), timeoutMs);
-    const { value, done } = await this.#lines.read();
-    clearTimeout(timer);
-    if (done) throw new Error(`the agent in ${this.runDir} has ended`);
-    return JSON.parse(value);
+  /** Reads all that it says as it says it: a full pipe would stop it. */
+  async #listen(): Promise<void> {
+    for (;;) {
+      const { value, done } = await this.#lines.read();
+      if (done) break;
+      // The rest is what --v8-flags made the runtime write.
+      if (/^["{]/.test(value)) this.#answer.resolve(JSON.parse(value));
+      else if (value !== "") console.error(value);
+    }
+    this.#answer.reject(new Error(`the agent in ${this.runDir} has ended`));
   }
 
+  /** Its next answer. */
+  async #next(): Promise<unknown> {
+    const value = await within(this.#answer.promise, START_TIMEOUT_MS, () => this.runDir);
+    this.#answer = Promise.withResolvers();
+    return value;
+  }
+
+  /** Its view of the cluster. */
   async view(): Promise<AgentView> {
     await this.#writer.write(new Uint8Array([10]));
-    return await this.#read(START_TIMEOUT_MS) as AgentView;
+    return await this.#next() as AgentView;
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
@@ -138,7 +155,7 @@ class AgentProcess implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.kill();
     await this.process.status;
-    await this.#lines.cancel();
+    await this.#lines.cancel().catch(() => {});
     await this.#writer.abort().catch(() => {});
   }
 }
@@ -195,6 +212,7 @@ class Side implements AsyncDisposable {
       root: this.root,
       secretByte: SECRET_BYTE,
       config: {
+        ...CONFIG_DEFAULT,
         dataPath: data,
         capacityBytes: storeBytes,
         runDir: `${this.dir}/run-${this.name}${i}`,
@@ -204,7 +222,7 @@ class Side implements AsyncDisposable {
         scrubRateBytes: 0,
         adopt: false,
         acceptDamage: false,
-        listen: [`127.0.0.1:${this.port + 10 * i}`],
+        listen: `127.0.0.1:${this.port + 10 * i}`,
         join: i === 0 ? [] : [`127.0.0.1:${this.port}`],
         name: `host-${i}`,
       },
@@ -284,11 +302,10 @@ class Side implements AsyncDisposable {
     this.agents.forEach(({ pid }, i) => {
       for (const { name: thread } of Deno.readDirSync(`/proc/${pid}/task`)) {
         try {
-          const text = Deno.readTextFileSync(`/proc/${pid}/task/${thread}/stat`);
-          const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-          const name = text.slice(text.indexOf("(") + 1, text.lastIndexOf(")"));
-          const ms = (user: string, system: string) => (Number(user) + Number(system)) * 10;
-          used.set(`${i}/${name}/${thread}`, ms(fields[11], fields[12]));
+          const task = `/proc/${pid}/task/${thread}`;
+          const name = Deno.readTextFileSync(`${task}/comm`).trim();
+          const [ns] = Deno.readTextFileSync(`${task}/schedstat`).split(" ");
+          used.set(`${i}/${name}/${thread}`, Number(ns) / 1e6);
         } catch {
           // It has ended.
         }
@@ -363,6 +380,22 @@ async function measure(sides: readonly Side[], { name, load, isRemote }: Row): P
         if (percent >= 2) say(`    ${side.name}${thread}: ${percent.toFixed(0)} %`);
       }
     }
+  }
+}
+
+/** What a side at rest uses. */
+async function idle(side: Side): Promise<void> {
+  await settle([side]);
+  await pause(1000);
+  const before = side.cpuMs(), threads = side.threads(), startMs = performance.now();
+  await pause(IDLE_MS);
+  const passedMs = performance.now() - startMs;
+  const percent = 100 * (side.cpuMs() - before) / passedMs;
+  console.log(`${side.name} at rest: ${percent.toFixed(1)} % of a core`);
+  if (!values.threads) return;
+  for (const [thread, ms] of side.threads()) {
+    const used = 100 * (ms - (threads.get(thread) ?? 0)) / passedMs;
+    if (used >= 0.1) say(`    ${side.name}${thread}: ${used.toFixed(1)} %`);
   }
 }
 
@@ -492,7 +525,9 @@ async function main(): Promise<void> {
       await Deno.stat(`${root}/agent/cluster_node.ts`).then(() => true, () => false);
     if (hasCluster) all.push(await start("three-other", root, 3));
   }
-  const rows = ROWS.filter(({ name }) => name.includes(values.only));
+  const rows = ROWS.filter(({ name }) =>
+    values.only.split(",").some((part) => name.includes(part))
+  );
   const fill = { rw: "write", blockBytes: MiB, depth: 4 } as const;
   for (const side of all) {
     await side.load(fill, { count: diskBytes / MiB });
@@ -501,6 +536,7 @@ async function main(): Promise<void> {
       await side.load({ rw, blockBytes: 4 * KiB, depth: 32 }, { count: WARM_OPERATIONS });
     }
   }
+  for (const side of all) await idle(side);
   for (const each of rows) await measure(all, each);
   const setting =
     `${here.count} × ${here.processors}, ${here.memoryGiB} GiB, Linux ${here.kernel}; ` +

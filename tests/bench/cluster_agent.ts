@@ -33,7 +33,7 @@ if (import.meta.main) {
   });
   Deno.addSignalListener("SIGTERM", () => void agent.stop());
   const say = (value: unknown) =>
-    Deno.stdout.writeSync(new TextEncoder().encode(JSON.stringify(value) + "\n"));
+    Deno.stdout.writeSync(new TextEncoder().encode(`\n${JSON.stringify(value)}\n`));
   say("ready");
   void (async () => {
     for await (const _ of Deno.stdin.readable) {

@@ -114,10 +114,15 @@ export class DiskOracle {
 
   /** Replicas that hold blocks of these places have all crashed. */
   lost(nowMs: number, isConcerned: (chunk: number) => boolean): void {
+    // A new holder does not know what the one before it had written, and fears for all of the disk.
+    for (let chunk = 0; chunk * CHUNK_BYTES < this.sizeBytes; chunk++) {
+      if (!isConcerned(chunk)) continue;
+      this.#lastLossMs = nowMs;
+      break;
+    }
     this.places.forEach((place, at) => {
       if (!isConcerned(Math.floor(place / CHUNK_BYTES))) return;
       this.losses++;
-      this.#lastLossMs = nowMs;
       for (let block = 0; block < BLOCKS_MAX; block++) {
         this.historyOf(at, block).lost(nowMs, (id) => this.#flushed.has(id));
       }
@@ -143,7 +148,7 @@ interface Slot {
 export class Guest implements BlockRequestOwner {
   isStopped = false;
   isFenced = false;
-  #isBegun = false;
+  isBegun = false;
   /** Only reads, each block once. */
   #sweep: (() => void) | null = null;
   #sweepAt = 0;
@@ -154,7 +159,7 @@ export class Guest implements BlockRequestOwner {
 
   /** When the oldest request under way was sent; −1: none is. */
   get oldestMs(): number {
-    if (!this.#isBegun) return this.madeMs;
+    if (!this.isBegun) return this.madeMs;
     let oldest = -1;
     for (const slot of this.#slots) {
       if (slot.isBusy && (oldest < 0 || slot.startMs < oldest)) oldest = slot.startMs;
@@ -190,10 +195,19 @@ export class Guest implements BlockRequestOwner {
     return this.node.world.nowMs;
   }
 
+  /** What it waits for, in words. */
+  describe(): string {
+    if (!this.isBegun) return "it waits for the lease";
+    const parts = this.#slots.filter((slot) => slot.isBusy).map((slot) =>
+      `kind ${slot.request.kind} at ${slot.request.offsetBytes} since ${slot.startMs.toFixed(0)}`
+    );
+    return `it is at generation ${this.volume.generation} and waits for ${parts.join(", ")}`;
+  }
+
   /** The lease is there. */
   begin(): void {
-    if (this.#isBegun || this.isStopped) return;
-    this.#isBegun = true;
+    if (this.isBegun || this.isStopped) return;
+    this.isBegun = true;
     this.#schedule(0);
   }
 

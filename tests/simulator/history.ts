@@ -80,7 +80,9 @@ export class BlockHistory {
     if (value === 0) return this.#readZeros(startMs, nowMs);
     const content = this.#contents.get(value);
     if (content === undefined || content.isZero) {
-      throw new Error(`${this.name}: read ${value}, which nobody wrote there, or which was lost or overwritten`);
+      throw new Error(
+        `${this.name}: read ${value}, which nobody wrote there, or which was lost or overwritten`,
+      );
     }
     if (this.#candidates !== null) {
       if (!this.#candidates.has(value) && content.writeEnd < this.#sinceMs) {
@@ -110,9 +112,7 @@ export class BlockHistory {
       }
       this.#settle((content) => content.isZero);
     }
-    const values = contents.filter((content) =>
-      !content.isZero && this.#contents.has(content.id)
-    );
+    const values = contents.filter((content) => !content.isZero && this.#contents.has(content.id));
     const isOver = (zeros: Content) =>
       values.some((value) => value.writeStart > zeros.writeEnd && value.writeEnd < start);
     const isExplained = contents.some((content) =>
@@ -122,7 +122,9 @@ export class BlockHistory {
     if (!isExplained) throw new Error(`${this.name}: read zeros that were overwritten before`);
     for (const value of values) {
       if (value.firstEnd < start && end < value.lastStart) {
-        throw new Error(`${this.name}: read zeros from ${start} to ${end} within ${JSON.stringify(value)}`);
+        throw new Error(
+          `${this.name}: read zeros from ${start} to ${end} within ${JSON.stringify(value)}`,
+        );
       }
     }
     this.#zeroReads.push({ start, end });
@@ -169,7 +171,9 @@ export class BlockHistory {
     for (const zeros of this.#zeroReads) {
       if (isLong && zeros.start > content.firstEnd && zeros.end < content.lastStart) {
         throw new Error(
-          `${this.name}: ${JSON.stringify(content)} although zeros were read from ${zeros.start} to ${zeros.end}`,
+          `${this.name}: ${
+            JSON.stringify(content)
+          } although zeros were read from ${zeros.start} to ${zeros.end}`,
         );
       }
     }

@@ -8,7 +8,13 @@
  *
  * @module
  */
-import type { PeerListener, PeerTransport } from "../../agent/platform/network.ts";
+import { BLOCK_BYTES } from "../../agent/base/limits.ts";
+import {
+  PEER_DATA_BYTES_MAX,
+  PEER_HEAD_BYTES_MAX,
+  type PeerListener,
+  type PeerTransport,
+} from "../../agent/platform/network.ts";
 import type { World } from "./world.ts";
 
 /** How bad the network is. */
@@ -189,6 +195,9 @@ export class Network {
         const place = mine.get(link);
         if (place === undefined) return false;
         const { connection, end, other } = place;
+        const isSane = headBytes <= PEER_HEAD_BYTES_MAX && dataBytes <= PEER_DATA_BYTES_MAX &&
+          dataBytes % BLOCK_BYTES === 0;
+        if (!isSane) throw new Error(`network: a message of ${headBytes} + ${dataBytes} bytes`);
         // Broken, and nobody here knows yet.
         if (!connection.isUp) return true;
         if (other.queuedBytes > QUEUE_BYTES_MAX) {
@@ -222,6 +231,10 @@ export class Network {
           this.#deliver(connection, other);
         });
         return true;
+      },
+      drop: (link) => {
+        const place = mine.get(link);
+        if (place !== undefined) this.#break(place.connection);
       },
       pause: (link, paused) => {
         const place = mine.get(link);

@@ -50,7 +50,7 @@ export interface NodeWatcher {
   /** The store has failed, or cannot be opened: the process is about to end. */
   failed(node: SimNode, reason: string): void;
   /** A process is put together, and nothing has happened yet: the place to break something on purpose. */
-  assembled(node: SimNode, process: Process): void;
+  assembled(node: SimNode, run: Process): void;
 }
 
 /** Disk requests that fail, as probabilities. */
@@ -94,6 +94,8 @@ export class SimNode implements Station {
   node = 0;
   /** Factor of its clock. */
   drift = 1;
+  /** How long the data worker may take to hear of something, in milliseconds. */
+  dataLagMs = 0;
   /** How far its calendar is off, in milliseconds. */
   wallOffsetMs = 0;
   /** Disk requests that fail, and how slow the disk is. */
@@ -494,7 +496,8 @@ export class SimNode implements Station {
 
   /** To the data worker: in order, a moment later. */
   #toData(process: Process, run: () => void): void {
-    process.toDataMs = Math.max(process.toDataMs, this.world.nowMs + this.world.random.fraction());
+    const lagMs = this.world.random.fraction() * (1 + this.dataLagMs);
+    process.toDataMs = Math.max(process.toDataMs, this.world.nowMs + lagMs);
     this.world.after(process.toDataMs - this.world.nowMs, () => {
       if (process.isDead) return;
       run();

@@ -255,6 +255,11 @@ export class Peers implements PeerTransport {
     return true;
   }
 
+  /** Messages wait for the end of the turn. */
+  get hasGathered(): boolean {
+    return this.#gathering.length > 0;
+  }
+
   /** {@linkcode endTurn} has something to do: do not sleep. */
   get hasWork(): boolean {
     return this.#gathering.length > 0 || this.#tcp.hasWork;

@@ -182,7 +182,7 @@ export class Ring {
     offsetHigh: number,
     operationFlags: number,
   ): void {
-    if (this.#toSubmit > this.#sqMask) this.#submit();
+    if (this.#toSubmit > this.#sqMask) this.submit();
     const sqes = this.#sqes;
     const at = (this.#tail & this.#sqMask) << 4;
     sqes[at] = opcode | (flags << 8);
@@ -210,7 +210,8 @@ export class Ring {
     return this.#toSubmit;
   }
 
-  #submit(): void {
+  /** Submits all that was prepared, and asks for no completions. */
+  submit(): void {
     while (this.#toSubmit > 0) {
       this.#sqHead[this.#sqTailIndex] = this.#tail;
       const result = libc.ioUringEnter(
