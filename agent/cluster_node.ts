@@ -352,6 +352,8 @@ export class ClusterNode {
       if (map.settings.trustedNetwork !== this.#isTrusting) this.#introduce();
     }
     void this.#addresses(map);
+    // Whether the node is connected is what the leader waits for.
+    if (proposal?.command.kind === "node-up") void this.#report();
   }
   #isMapSent = false;
 
@@ -643,6 +645,7 @@ function reportOf(
   copyBytesPerSecond: number,
 ): NodeReport {
   return {
+    epoch: data.epoch,
     unreachable: data.unreachable,
     disconnected: data.disconnected,
     usedBytes: store.liveBytes,

@@ -202,6 +202,8 @@ export class Control {
   #renewedMs = -Infinity;
   #serveUntilMs = -Infinity;
   #report: NodeReport = EMPTY_REPORT;
+  /** Epoch at which a node came up last. */
+  #upEpoch = 0;
   /** As leader: what others report, and renewals that wait for a majority. */
   readonly #reports = new Map<number, { report: NodeReport; atMs: number }>();
   readonly #reads = new Map<
@@ -296,7 +298,8 @@ export class Control {
     const before = this.#report;
     this.#report = report;
     const isUrgent = report.unreachable.join() !== before.unreachable.join() ||
-      report.disconnected.join() !== before.disconnected.join();
+      report.disconnected.join() !== before.disconnected.join() ||
+      (before.epoch < this.#upEpoch && report.epoch >= this.#upEpoch);
     if (isUrgent) this.#renewAskedMs = -Infinity;
   }
 
@@ -900,6 +903,7 @@ export class Control {
     const isOurs = decoded.value.node === this.#node && decided.outcome === "applied";
     const own = isOurs ? this.#takeOwn(decoded.value) : null;
     if (decided.map.epoch !== before.epoch) {
+      if (decoded.value.command.kind === "node-up") this.#upEpoch = decided.map.epoch;
       this.#noteStates(before);
       this.#noteForced(before, decoded.value);
       this.#host.mapChanged(decided.map, decided.effects, false, decoded.value);

@@ -88,6 +88,8 @@ interface Hold {
 /** See the head of the file. */
 export class LeaderDuties {
   readonly #unknownSince = new Map<number, number>();
+  /** Start of each node that is up, and the map with which this leader saw it first. */
+  readonly #upSince = new Map<number, { incarnation: number; epoch: number }>();
   readonly #holds = new Map<number, Hold>();
   readonly #complaints = new Map<string, number>();
   /** `targetsEpoch` for which all targets are as they should be. */
@@ -96,6 +98,7 @@ export class LeaderDuties {
 
   /** A new term: nothing is remembered. */
   reset(): void {
+    this.#upSince.clear();
     this.#unknownSince.clear();
     this.#complaints.clear();
     this.#placedEpoch = -1;
@@ -103,6 +106,7 @@ export class LeaderDuties {
 
   /** Says what is to be done now. */
   look(situation: LeaderSituation): LeaderDecision {
+    this.#noteUp(situation.map);
     const commands: MapCommand[] = [];
     const notes: string[] = [];
     this.#lookAtNodes(situation, commands, notes);
@@ -258,14 +262,31 @@ export class LeaderDuties {
     this.#holds.set(node, { untilMs: nowMs + lengthMs, lengthMs, lastMs: nowMs });
   }
 
-  /** Whether a node may join groups: it is not held back, and no holder of leases lacks a connection to it. */
+  /** Remembers with which map each node was seen up first. */
+  #noteUp({ epoch, nodes }: ClusterMap): void {
+    for (const { id, state, incarnation } of nodes) {
+      if (state !== "up") this.#upSince.delete(id);
+      else if (this.#upSince.get(id)?.incarnation !== incarnation) {
+        this.#upSince.set(id, { incarnation, epoch });
+      }
+    }
+  }
+
+  /**
+   * Whether a node may join groups: it is not held back, its store has room, and no holder of leases lacks a connection to it,
+   * by what was reported since it came up.
+   */
   #mayJoin({ map, reports, nowMs }: LeaderSituation, node: NodeEntry): boolean {
     const hold = this.#holds.get(node.id);
     if (hold !== undefined && nowMs < hold.untilMs) return false;
-    for (const [by, report] of reports) {
-      if (by === node.id || this.#alone.has(by)) continue;
-      if (!report.disconnected.includes(node.id)) continue;
-      if (map.disks.some((disk) => disk.lease?.node === by)) return false;
+    if (reports.get(node.id)?.isFull === true) return false;
+    const upSince = this.#upSince.get(node.id)?.epoch ?? map.epoch;
+    for (const { lease } of map.disks) {
+      if (lease === null || lease.node === node.id || this.#alone.has(lease.node)) continue;
+      if (findNode(map, lease.node)?.state !== "up") continue;
+      const report = reports.get(lease.node);
+      if (report === undefined || report.epoch < upSince) return false;
+      if (report.disconnected.includes(node.id)) return false;
     }
     return true;
   }

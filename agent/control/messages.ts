@@ -38,6 +38,8 @@ export const enum ControlKind {
 
 /** What a node tells the leader about itself, once a second. */
 export interface NodeReport {
+  /** Epoch of the map that the node's data worker has: news about nodes that came up later is not in here. */
+  readonly epoch: number;
   /** Nodes that this one waits for in vain. */
   readonly unreachable: readonly number[];
   /** Nodes to which this one has no data connection. */
@@ -61,6 +63,7 @@ export interface NodeReport {
 
 /** The report of a node that has nothing to tell. */
 export const EMPTY_REPORT: NodeReport = {
+  epoch: 0,
   unreachable: [],
   disconnected: [],
   usedBytes: 0,
@@ -186,6 +189,7 @@ function reportFields(report: NodeReport): unknown[] {
     ]),
     report.damagedBlocks,
     report.copyBytesPerSecond,
+    report.epoch,
   ];
 }
 
@@ -253,7 +257,7 @@ function readReports(id: number, list: readonly unknown[]): ControlMessage | nul
 }
 
 function readReport(value: unknown): NodeReport | null {
-  if (!Array.isArray(value) || value.length < 12) return null;
+  if (!Array.isArray(value) || value.length < 13) return null;
   const [
     unreachable,
     disconnected,
@@ -267,12 +271,13 @@ function readReport(value: unknown): NodeReport | null {
     waiting,
     damagedBlocks,
     copyBytesPerSecond,
+    epoch,
   ] = value;
   const isRight = isCounts(unreachable) && isCounts(disconnected) && isCount(usedBytes) &&
     isCount(capacityBytes) && typeof isFull === "boolean" && isCount(joiningGroups) &&
     isCount(chunksLeft) && isCount(copiedBytes) && isText(stuck) &&
     isList(waiting, REPORT_LIST_MAX) && isCount(damagedBlocks) &&
-    isCount(copyBytesPerSecond);
+    isCount(copyBytesPerSecond) && isCount(epoch);
   if (!isRight) return null;
   const waits: { disk: number; reason: string }[] = [];
   for (const item of waiting) {
@@ -280,6 +285,7 @@ function readReport(value: unknown): NodeReport | null {
     waits.push({ disk: item[0], reason: item[1] });
   }
   return {
+    epoch,
     unreachable,
     disconnected,
     usedBytes,

@@ -442,6 +442,7 @@ export class SimNode implements Station {
     ).map((node) => node.id);
     control.report({
       ...EMPTY_REPORT,
+      epoch: status.epoch,
       unreachable: data.unreachable,
       disconnected,
       joiningGroups: status.joining.groups,
