@@ -191,6 +191,7 @@ export class DataPlane implements DiskServerHost {
         this.#nextTickMs = now + this.#tickMs();
         continue;
       }
+      if (this.#data.wantsTick) this.#nextTickMs = Math.min(this.#nextTickMs, now + TICK_URGENT_MS);
       const isBusy = this.#scheduled.length > 0 || this.#later.length > 0 ||
         this.#disk.hasReady || this.#ring.ready > 0 || this.#peers?.hasWork === true ||
         (this.#polled.length > 0 && this.#ring.unsubmitted > 0);
@@ -398,7 +399,9 @@ export class DataPlane implements DiskServerHost {
   #mapCommand(id: number, epoch: number, command: MapCommand): void {
     if (this.#map === null) throw new Error("a change of the map came before the map");
     const { map } = unwrap(apply(this.#map, command));
-    if (map.epoch !== epoch) throw new Error(`the map has epoch ${map.epoch} here and ${epoch} elsewhere`);
+    if (map.epoch !== epoch) {
+      throw new Error(`the map has epoch ${map.epoch} here and ${epoch} elsewhere`);
+    }
     this.#newMap(id, map);
   }
 
