@@ -195,6 +195,7 @@ export class DataPlane implements DiskServerHost {
         this.#nextTickMs = now + this.#tickMs();
         continue;
       }
+      if (this.#data.wantsTick) this.#nextTickMs = Math.min(this.#nextTickMs, now + TICK_URGENT_MS);
       const isBusy = this.#scheduled.length > 0 || this.#later.length > 0 ||
         this.#disk.hasReady || this.#ring.ready > 0 || this.#peers?.hasWork === true ||
         (this.#polled.length > 0 && this.#ring.unsubmitted > 0);

@@ -66,6 +66,7 @@ export class DataCore implements PeerListener, RouterHost {
   readonly repairer: Repairer;
   readonly tidier: Tidier;
   incarnation = 0;
+  wantsTick = false;
 
   readonly #transport: PeerTransport;
   readonly #events: DataCoreEvents;
@@ -402,6 +403,7 @@ export class DataCore implements PeerListener, RouterHost {
    */
   tick(nowMs: number): void {
     this.#nowMs = nowMs;
+    this.wantsTick = false;
     if (this.#view === null) return;
     if (this.mayServe !== this.#didServe) {
       this.#didServe = this.mayServe;
@@ -432,7 +434,7 @@ export class DataCore implements PeerListener, RouterHost {
 
   /** True while something is under way that time moves. */
   get isBusy(): boolean {
-    return this.joining.isBusy || this.#openings.size > 0;
+    return this.wantsTick || this.joining.isBusy || this.#openings.size > 0;
   }
 
   /** What there is to know. */

@@ -48,6 +48,8 @@ export interface RouterHost {
   readonly log: Log;
   readonly view: ClusterView;
   readonly incarnation: number;
+  /** Something is to be tried again soon: set by routers, until the next tick. */
+  wantsTick: boolean;
   /** This node has been in touch with the cluster's majority lately enough to serve. */
   readonly mayServe: boolean;
   /** A replica cannot do what it was asked: it should leave its groups. */
@@ -524,6 +526,7 @@ export class DiskRouter implements PeerRequestOwner {
       // All requests are under way: in order again, a little later.
       slot.states[index] = NodeState.Stale;
       this.#mustResend = true;
+      this.host.wantsTick = true;
       return;
     }
     const { head } = request;
@@ -628,6 +631,7 @@ export class DiskRouter implements PeerRequestOwner {
       // Refused: the map that says why is on its way, and will have the write sent again.
       slot.states[index] = NodeState.Stale;
       this.#mustResend = true;
+      this.host.wantsTick = true;
       return;
     }
     // Its store has failed: it leaves the group, or starts anew and gets the write again. The guest waits.
@@ -781,6 +785,7 @@ export class DiskRouter implements PeerRequestOwner {
     }
     if (status > 0) {
       this.#waitingReads.push(operation);
+      this.host.wantsTick = true;
       return;
     }
     operation.badBlock = head.block;
@@ -931,6 +936,7 @@ export class DiskRouter implements PeerRequestOwner {
     const request = this.host.peers.take(MessageType.Sync, sync);
     if (request === null) {
       sync.isIncomplete = true;
+      this.host.wantsTick = true;
       return;
     }
     request.head.disk = this.diskId;
@@ -949,6 +955,7 @@ export class DiskRouter implements PeerRequestOwner {
     } else if (status > 0) {
       // Another start of that node's agent than we know of: asked again when the map has come.
       sync.isIncomplete = true;
+      this.host.wantsTick = true;
       return;
     } else {
       // Its store has failed. It leaves, or starts anew and says that it may have lost something.

@@ -79,7 +79,7 @@ function row(rw: BenchOptions["rw"], kibibytes: number, depth: number, target: n
 class AgentProcess implements AsyncDisposable {
   readonly #lines: ReadableStreamDefaultReader<string>;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
-  #answer = Promise.withResolvers<unknown>();
+  #answer = expectation();
 
   private constructor(
     readonly order: AgentOrder,
@@ -88,7 +88,6 @@ class AgentProcess implements AsyncDisposable {
     this.#lines = process.stdout.pipeThrough(new TextDecoderStream()).pipeThrough(linesOf())
       .getReader();
     this.#writer = process.stdin.getWriter();
-    this.#answer.promise.catch(() => {});
     void this.#listen();
   }
 
@@ -134,7 +133,7 @@ class AgentProcess implements AsyncDisposable {
   /** Its next answer. */
   async #next(): Promise<unknown> {
     const value = await within(this.#answer.promise, START_TIMEOUT_MS, () => this.runDir);
-    this.#answer = Promise.withResolvers();
+    this.#answer = expectation();
     return value;
   }
 
@@ -158,6 +157,13 @@ class AgentProcess implements AsyncDisposable {
     await this.#lines.cancel().catch(() => {});
     await this.#writer.abort().catch(() => {});
   }
+}
+
+/** An answer that may never be asked for. */
+function expectation(): PromiseWithResolvers<unknown> {
+  const resolvers = Promise.withResolvers<unknown>();
+  resolvers.promise.catch(() => {});
+  return resolvers;
 }
 
 function linesOf(): TransformStream<string, string> {
