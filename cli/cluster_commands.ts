@@ -93,6 +93,7 @@ export function addClusterCommands(cluster: AnyCommand, context: CommandContext)
         yes,
         action: "let this node decide alone",
         loss: "what the other voters have decided without it",
+        refusal: ExitCode.Failure,
       });
       await client.recoverCluster();
       context.output.say("this node decides alone from its next start on: start its agent again");

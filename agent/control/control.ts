@@ -515,7 +515,7 @@ export class Control {
     if (lease === null) return true;
     const holder = findNode(this.#map, lease.node);
     if (holder === undefined || holder.incarnation !== lease.incarnation) return true;
-    return holder.state !== "up" && this.#isSurelyDown(lease.node);
+    return holder.state !== "up" && this.isSurelyDown(lease.node);
   }
 
   // ------------------------------------------------------------------------------------- messages
