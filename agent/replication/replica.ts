@@ -155,6 +155,8 @@ class Link {
   readonly stash: Stashed[] = [];
   isPaused = false;
   isDraining = false;
+  /** The peer has broken the rules: until the connection has ended nothing of it counts. */
+  isBroken = false;
   /** Answers for which the transport had no room, encoded. */
   readonly answers: { head: Uint8Array<ArrayBuffer>; offset: number; bytes: number }[] = [];
 
@@ -407,7 +409,7 @@ export class Replica {
     dataBytes: number,
   ): boolean {
     const state = this.#links.get(link);
-    if (state === undefined) {
+    if (state === undefined || state.isBroken) {
       this.#releaseData(dataOffset, dataBytes);
       return true;
     }
@@ -417,6 +419,7 @@ export class Replica {
     if (verdict === Verdict.Taken) return true;
     if (verdict === Verdict.Broken || state.stash.length >= STASH_MAX) {
       this.#releaseData(dataOffset, dataBytes);
+      state.isBroken = true;
       return false;
     }
     state.stash.push({ head: bytes.slice(0, headBytes), dataOffset, dataBytes });
@@ -431,7 +434,7 @@ export class Replica {
   }
 
   #drain(state: Link): void {
-    if (state.isDraining) return;
+    if (state.isDraining || state.isBroken) return;
     state.isDraining = true;
     while (state.stash.length > 0) {
       const { head, dataOffset, dataBytes } = state.stash[0];
@@ -443,12 +446,13 @@ export class Replica {
         this.#log.warn("a peer sent a message that cannot be right: its connection ends", {
           node: state.node,
         });
+        state.isBroken = true;
         this.#transport.drop(state.link);
         break;
       }
     }
     state.isDraining = false;
-    if (state.stash.length === 0) this.#pause(state, false);
+    if (state.stash.length === 0 && !state.isBroken) this.#pause(state, false);
   }
 
   #handle(

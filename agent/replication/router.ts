@@ -424,9 +424,8 @@ export class DiskRouter implements PeerRequestOwner {
     else this.#last.next = slot;
     this.#last = slot;
     // Those that wait came first. If they may go now, they go first; what they still wait for, it waits for as well.
-    if (this.#waitingWrites > 0) this.#startWaiting();
-    this.#waitingWrites++;
-    if (this.#waitingWrites === 1 || !this.#isBehind(slot)) this.#start(slot);
+    if (++this.#waitingWrites === 1) this.#start(slot);
+    else this.#startWaiting();
   }
 
   /** Sends what waits, in order, as far as it may go. */
@@ -614,7 +613,7 @@ export class DiskRouter implements PeerRequestOwner {
     // It was sent under an earlier lease or membership: once more, now that its buffers are free.
     if (slot.isStarted && slot.nodes.subarray(0, slot.nodeCount).includes(self)) {
       this.#sendLocal(slot);
-    }
+    } else this.#finishIfDone(slot);
   }
 
   /** A replica has answered a write. */

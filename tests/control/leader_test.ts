@@ -1,8 +1,10 @@
 import { assertEquals } from "@std/assert/mod.js";
-import { LeaderDuties, type LeaderSituation, weightOf } from "../../agent/control/leader.ts";
+import { LeaderDuties, type LeaderSituation } from "../../agent/control/leader.ts";
 import { EMPTY_REPORT, type NodeReport } from "../../agent/control/messages.ts";
-import type { MemberState, MemberView } from "../../agent/gossip/gossip.ts";
+import type { MemberView } from "../../agent/gossip/gossip.ts";
+import type { MemberState } from "../../agent/gossip/packet.ts";
 import type { ClusterMap, MapCommand, NodeEntry, PgEntry } from "../../agent/map/map.ts";
+import { weightOf } from "../../agent/map/targets.ts";
 import { mapOf } from "../replication/harness.ts";
 
 /** A cluster of so many nodes of which nothing has to be done: targets as placement wants them, all in sync, voters shown. */
