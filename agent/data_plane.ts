@@ -404,7 +404,9 @@ export class DataPlane implements DiskServerHost {
   #mapCommand(id: number, epoch: number, command: MapCommand): void {
     if (this.#map === null) throw new Error("a change of the map came before the map");
     const { map } = unwrap(apply(this.#map, command));
-    if (map.epoch !== epoch) throw new Error(`the map has epoch ${map.epoch} here and ${epoch} elsewhere`);
+    if (map.epoch !== epoch) {
+      throw new Error(`the map has epoch ${map.epoch} here and ${epoch} elsewhere`);
+    }
     this.#newMap(id, map);
   }
 

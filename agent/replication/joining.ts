@@ -43,7 +43,7 @@ import type { ClusterView, DiskView, GroupView } from "./view.ts";
 /** Chunks copied at a time. */
 const PULLS_MAX = 6;
 /** Groups whose lists are compared at a time. */
-const LISTS_MAX = 4;
+const LISTS_MAX = 32;
 /** Bytes per second that are copied in while guests work here. */
 const BUSY_BYTES_PER_SECOND = 48 * 1024 * 1024;
 /** Chunks of this node's own store looked at in one go. */
