@@ -179,6 +179,8 @@ export class Control {
   #sentMs = -Infinity;
   #sentTo = "";
   #isUpProposed = false;
+  /** A proposal of this run is in the map. */
+  #hasOwn = false;
   /** As leader: highest number taken from each node in this term. */
   readonly #taken = new Map<number, number>();
   #term = 0;
@@ -356,7 +358,10 @@ export class Control {
     if (to === "" || (to === this.#sentTo && this.#nowMs - this.#sentMs < RETRY_MS)) return;
     this.#sentTo = to;
     this.#sentMs = this.#nowMs;
-    const proposals = this.#pending.slice(0, WINDOW).map((pending) => pending.bytes!);
+    // One only, until this run has the first of its own in the map: an entry of an earlier run may take its number.
+    const proposals = this.#pending.slice(0, this.#hasOwn ? WINDOW : 1).map((pending) =>
+      pending.bytes!
+    );
     if (role === "leader") this.#takeProposals(proposals);
     else this.#send(to, { kind: ControlKind.Propose, proposals });
   }
@@ -621,8 +626,6 @@ export class Control {
     const isDue = this.#nowMs - this.#renewedMs >= RENEW_MS;
     const isLate = this.#nowMs - this.#renewAskedMs >= RENEW_RETRY_MS;
     if (!isLate || (!isDue && this.#renewAskedMs > -Infinity)) return;
-    const { role, leader } = raft.status();
-    if (leader === 0) return;
     this.#renewAskedMs = this.#nowMs;
     const id = ++this.#renewId;
     this.#renewSent.set(id, this.#nowMs);
@@ -630,11 +633,12 @@ export class Control {
       if (this.#renewSent.size <= 32) break;
       this.#renewSent.delete(old);
     }
+    const { role, leader } = raft.status();
     const [node, incarnation, report] = [this.#node, this.#incarnation, this.#report];
     if (role === "leader") {
       this.#reports.set(node, { report, atMs: this.#nowMs });
       this.#read({ node, incarnation, id, address: "" });
-    } else {
+    } else if (leader !== 0) {
       this.#sendToLeader({ kind: ControlKind.Renew, node, incarnation, id, report });
     }
   }
@@ -727,8 +731,6 @@ export class Control {
       // What was proposed meanwhile goes on at once.
       this.#sendWishes();
       this.#sendProposals();
-      // Guests wait for it after a start, and after a time without a leader.
-      this.#renew();
     }
     this.#isPumping = false;
     this.#endForever();
@@ -833,11 +835,16 @@ export class Control {
     if (head === undefined || head.bytes === null) return null;
     if (head.sequence === proposal.sequence && isEqual(head.bytes, bytes)) {
       this.#pending.shift();
+      this.#hasOwn = true;
       return head;
     }
-    // It has taken the number of ours: everything moves up.
+    // It has taken the number of ours. What follows may be in the log already, and would be carried out under the number
+    // that it has there: it keeps it, and only the first moves. Before anything of this run was sent but the first, all move up.
     if (head.sequence <= proposal.sequence) {
-      for (const pending of this.#pending) pending.bytes = null;
+      if (this.#hasOwn) {
+        this.#pending.push(this.#pending.shift()!);
+        head.bytes = null;
+      } else for (const pending of this.#pending) pending.bytes = null;
       this.#number();
       this.#sentMs = -Infinity;
     }

@@ -1,8 +1,9 @@
 import { assertEquals } from "@std/assert/mod.js";
-import { LeaderDuties, type LeaderSituation, weightOf } from "../../agent/control/leader.ts";
+import { LeaderDuties, type LeaderSituation } from "../../agent/control/leader.ts";
 import { EMPTY_REPORT, type NodeReport } from "../../agent/control/messages.ts";
-import type { MemberState, MemberView } from "../../agent/gossip/gossip.ts";
+import type { MemberView } from "../../agent/gossip/gossip.ts";
 import type { ClusterMap, MapCommand, NodeEntry, PgEntry } from "../../agent/map/map.ts";
+import { weightOf } from "../../agent/map/targets.ts";
 import { mapOf } from "../replication/harness.ts";
 
 /** A cluster of so many nodes of which nothing has to be done: targets as placement wants them, all in sync, voters shown. */
@@ -53,7 +54,7 @@ class Fixture {
     this.map = { ...this.map, nodes };
   }
 
-  member(id: number, state: MemberState, agentIncarnation = 1): void {
+  member(id: number, state: MemberView["state"], agentIncarnation = 1): void {
     const { uuid, address } = this.map.nodes.find((node) => node.id === id)!;
     const view = { uuid, address, state, agentIncarnation } as Partial<MemberView> as MemberView;
     this.members.set(uuid, view);
@@ -206,8 +207,7 @@ Deno.test("with a clean replica alive the unclean ones are dropped, to join agai
 
 Deno.test("a clean replica that is not known to be alive decides nothing yet", () => {
   const at = new Fixture(3);
-  at.pg(7, { unclean: [2] });
-  at.member(1, "suspect");
+  at.pg(7, { inSync: [2, 3], unclean: [2] });
   at.member(3, "suspect");
   assertEquals(at.look(), []);
   // Known alive, but another start than the map's.
