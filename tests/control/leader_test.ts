@@ -55,7 +55,7 @@ class Fixture {
     this.map = { ...this.map, nodes };
   }
 
-  member(id: number, state: MemberState, agentIncarnation = 1): void {
+  member(id: number, state: MemberView["state"], agentIncarnation = 1): void {
     const { uuid, address } = this.map.nodes.find((node) => node.id === id)!;
     const view = { uuid, address, state, agentIncarnation } as Partial<MemberView> as MemberView;
     this.members.set(uuid, view);
