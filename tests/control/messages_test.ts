@@ -12,6 +12,7 @@ import {
 } from "../../agent/control/messages.ts";
 
 const REPORT: NodeReport = {
+  epoch: 77,
   unreachable: [3, 65535],
   disconnected: [2],
   usedBytes: 2 ** 50,
@@ -72,7 +73,7 @@ Deno.test("control messages are these bytes, for ever", () => {
   assertEquals(hex({ kind: ControlKind.Lead, node: 3, address: "a:1" }), "930b03a3613a31");
   assertEquals(
     hex({ kind: ControlKind.Renew, node: 1, incarnation: 1, id: 1, report: EMPTY_REPORT }),
-    "95060101019c90900000c2000000a0900000",
+    "95060101019d90900000c2000000a090000000",
   );
 });
 
