@@ -50,6 +50,10 @@ const HOLD_MS_MAX = 5 * 60_000;
 const HOLD_FORGIVE_MS = 30 * 60_000;
 /** Commands of one look. */
 const COMMANDS_MAX = 64;
+/** A node that is alive is missed after this time without a word: it renews every second, and serves for four. */
+const SILENT_MS = 2000;
+/** From one hand-over for that reason to the next. */
+const HAND_OVER_MS = 10_000;
 /** A complaint must stand for this long before it is acted upon: the map may be about to say the same. */
 const COMPLAINT_MS = 500;
 
@@ -133,8 +137,39 @@ export class LeaderDuties {
     if (!isShown && config === null && voters.every((node) => findNode(map, node) !== undefined)) {
       commands.push({ kind: "set-voters", voters: voters.toSorted((a, b) => a - b) });
     }
-    return { commands, config, transferTo: successorOf(situation, isGone), notes };
+    const transferTo = successorOf(situation, isGone) || this.#betterPlaced(situation, notes);
+    return { commands, config, transferTo, notes };
   }
+
+  /**
+   * A node that is alive and that this leader does not hear cannot renew its right to serve: one direction of the network between the
+   * two is cut. Somebody who hears every node leads in its place.
+   *
+   * @returns 0: nobody is missed, or nobody is placed better
+   */
+  #betterPlaced({ map, raft, members, reports, nowMs }: LeaderSituation, notes: string[]): number {
+    if (nowMs - this.#handedOverMs < HAND_OVER_MS) return 0;
+    const isAlive = (id: number) => {
+      const node = findNode(map, id);
+      return node?.state === "up" && members.get(node.uuid)?.state === "alive";
+    };
+    const missed = raft.members.filter(({ node, silentMs }) =>
+      silentMs >= SILENT_MS && isAlive(node)
+    );
+    if (missed.length === 0) return 0;
+    const better = raft.members.find(({ node, silentMs }) => {
+      const report = reports.get(node);
+      return raft.configuration.voters.includes(node) && silentMs < 1000 && report !== undefined &&
+        !report.disconnected.some(isAlive);
+    });
+    if (better === undefined) return 0;
+    this.#handedOverMs = nowMs;
+    const names = missed.map(({ node }) => findNode(map, node)!.name).join(", ");
+    const by = findNode(map, better.node)!.name;
+    notes.push(`${names} cannot be heard from here, and can from ${by}, which shall lead`);
+    return better.node;
+  }
+  #handedOverMs = -Infinity;
 
   // ----------------------------------------------------------------------------------------- nodes
 

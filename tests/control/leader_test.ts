@@ -66,7 +66,7 @@ class Fixture {
   }
 
   report(by: number, part: Partial<NodeReport>): void {
-    this.reports.set(by, { ...EMPTY_REPORT, ...part });
+    this.reports.set(by, { ...EMPTY_REPORT, epoch: this.map.epoch, ...part });
   }
 
   situation(): LeaderSituation {
@@ -394,4 +394,65 @@ Deno.test("weights are the capacity unless given, and nothing for who is to hold
     [{ state: "down" }, 1e12],
   ];
   for (const [part, expected] of table) assertEquals(weightOf({ ...node, ...part }), expected);
+});
+
+Deno.test("who leads hands over to a voter that hears the nodes which it does not hear itself", () => {
+  const fixture = new Fixture(3);
+  const member = (node: number, silentMs: number) => ({
+    node,
+    silentMs,
+    isLearner: false,
+    state: "replicate" as const,
+    match: 5,
+    snapshotBytes: 0,
+  });
+  const transfer = (silentMs: number) => {
+    const situation = fixture.situation();
+    const raft = {
+      ...situation.raft,
+      configuration: { voters: [1, 2, 3], learners: [] },
+      members: [member(2, silentMs), member(3, 50)],
+    };
+    return fixture.duties.look({ ...situation, raft }).transferTo;
+  };
+  fixture.map = { ...fixture.map, voters: [1, 2, 3] };
+  assertEquals(transfer(3000), 0, "nothing is known of what the third reaches");
+  fixture.report(3, { disconnected: [2] });
+  assertEquals(transfer(3000), 0, "the third does not reach it either");
+  fixture.report(3, { disconnected: [] });
+  assertEquals(transfer(500), 0, "it is heard");
+  fixture.member(2, "dead");
+  assertEquals(transfer(3000), 0, "it is dead");
+  fixture.member(2, "alive");
+  assertEquals(transfer(3000), 3);
+  assertEquals(transfer(3000), 0, "once in a while only");
+  fixture.pass(10_000);
+  assertEquals(transfer(3000), 3);
+});
+
+Deno.test("a node joins once the holder of a lease has reported, since it came up, that it reaches it", () => {
+  const fixture = new Fixture(3);
+  fixture.map = {
+    ...fixture.map,
+    epoch: 100,
+    disks: mapOf({ nodes: 3 }).disks.map((disk) => ({
+      ...disk,
+      lease: { node: 2, incarnation: 1 },
+    })),
+  };
+  assertEquals(fixture.map.disks.length > 0, true);
+  const [{ target }] = fixture.map.pools[0].pgs;
+  assertEquals(target.includes(3), true);
+  fixture.pg(0, { inSync: target.filter((id) => id !== 3) });
+  const joins = () => fixture.look().filter((text) => text.startsWith("join"));
+  assertEquals(joins(), [], "the holder has not reported");
+  fixture.report(2, { epoch: 99 });
+  assertEquals(joins(), [], "it has not seen that the node is up");
+  fixture.report(2, { epoch: 100, disconnected: [3] });
+  assertEquals(joins(), [], "it does not reach it");
+  fixture.report(2, { epoch: 100 });
+  fixture.report(3, { isFull: true });
+  assertEquals(joins(), [], "its store is full");
+  fixture.report(3, { isFull: false });
+  assertEquals(joins(), ["join 3 to 0"]);
 });
