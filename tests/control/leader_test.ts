@@ -2,7 +2,6 @@ import { assertEquals } from "@std/assert/mod.js";
 import { LeaderDuties, type LeaderSituation } from "../../agent/control/leader.ts";
 import { EMPTY_REPORT, type NodeReport } from "../../agent/control/messages.ts";
 import type { MemberView } from "../../agent/gossip/gossip.ts";
-import type { MemberState } from "../../agent/gossip/packet.ts";
 import type { ClusterMap, MapCommand, NodeEntry, PgEntry } from "../../agent/map/map.ts";
 import { weightOf } from "../../agent/map/targets.ts";
 import { mapOf } from "../replication/harness.ts";
