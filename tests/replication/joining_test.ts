@@ -113,7 +113,7 @@ class Fixture {
       for (const sent of this.transport.take()) {
         if (sent.link === THEIRS) continue;
         if (until(sent)) return sent;
-        this.#answerAs(sent, source);
+        this.answerAs(sent, source);
       }
       this.nowMs += 10;
       this.core.tick(this.nowMs);
@@ -122,7 +122,8 @@ class Fixture {
     return null;
   }
 
-  #answerAs(sent: Sent, { fill, stamp, end = stamp }: Source): void {
+  /** Answers one message. */
+  answerAs(sent: Sent, { fill, stamp, end = stamp }: Source): void {
     const { type, group, chunk } = sent.head;
     if (type === MessageType.List) {
       if (group !== this.group) return this.answer(sent, { argument: 0 });
@@ -169,6 +170,19 @@ Deno.test("what the source got while it was copied is awaited live before the ch
   assertEquals(at.reported.includes(at.group), true);
 });
 
+Deno.test("a live write that came while it was copied is not taken for the one that the source had in the end", () => {
+  const at = new Fixture(JOINING);
+  const source: Source = { fill: 0xaa, stamp: [7, 70], end: [7, 72] };
+  const read = at.serve(source, isRead)!;
+  at.live(71, 0x71, GENERATION, BLOCK + 1);
+  at.answerAs(read, source);
+  at.serve(source);
+  assertEquals([at.chunk.generation, at.reported.includes(at.group)], [0, false]);
+  at.live(72, 0x72);
+  assertEquals([at.chunk.generation, at.chunk.sequence], [7, 72]);
+  assertEquals([at.chunk.blocks.get(BLOCK), at.chunk.blocks.get(BLOCK + 1)], [0x72, 0x71]);
+});
+
 Deno.test("what a dead lease has left at a joining replica is replaced by what the source has", () => {
   for (const when of ["before it is copied", "while it is copied", "while it is awaited"]) {
     const at = new Fixture(JOINING);
@@ -194,10 +208,13 @@ Deno.test("what a dead lease has left at a joining replica is replaced by what t
 
 Deno.test("what was copied from a source that turns out to have lost writes is copied again", () => {
   const at = new Fixture({ ...JOINING, group: { ...JOINING.group, inSync: [3] } });
-  at.serve({ fill: 0xbb, stamp: [7, 70] }, isRead);
+  const old: Source = { fill: 0xbb, stamp: [7, 70] };
+  at.serve(old, () => at.chunk.generation === 7);
+  assertEquals([at.chunk.blocks.get(BLOCK), at.reported.includes(at.group)], [0xbb, false]);
+  // Its store has started anew without what it had acknowledged; node 1 has it all.
   const group = { ...JOINING.group, inSync: [3, 1], unclean: [3], changedEpoch: EPOCH + 1 };
   at.core.setMap(mapOf({ ...JOINING, group, epoch: EPOCH + 1 }), SELF, 1);
-  at.serve({ fill: 0xbb, stamp: [7, 70] });
+  at.serve(old);
   assertEquals(at.reported.includes(at.group), false, "from an unclean one nothing is copied");
   const clean = { ...JOINING.group, inSync: [1], changedEpoch: EPOCH + 2 };
   at.core.setMap(mapOf({ ...JOINING, group: clean, epoch: EPOCH + 2 }), SELF, 1);
