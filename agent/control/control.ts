@@ -192,8 +192,6 @@ export class Control {
   #sentMs = -Infinity;
   #sentTo = "";
   #isUpProposed = false;
-  /** A proposal of this run is in the map. */
-  #hasOwn = false;
   /** As leader: highest number taken from each node in this term, and whose it is. */
   readonly #taken = new Map<number, { sequence: number; id: number }>();
   #term = 0;
@@ -402,18 +400,16 @@ export class Control {
     const raft = this.#raft;
     if (raft === null || this.#pending.length === 0 || this.self === undefined) return;
     const { leader, role } = raft.status();
+    if (role === "leader" && !this.#isCaughtUp()) return;
     const to = role === "leader" ? "self" : this.#addressOf(leader);
     if (to === "" || (to === this.#sentTo && this.#nowMs - this.#sentMs < RETRY_MS)) return;
     this.#sentTo = to;
     this.#sentMs = this.#nowMs;
     const proposals: Uint8Array[] = [];
     let bytes = 0;
-    // One only, until this run has one of its own in the map: an entry of an earlier run may still take its number, and what
-    // was sent behind it would be in the log under two numbers.
-    const most = this.#hasOwn ? WINDOW : 1;
     for (const pending of this.#pending) {
       bytes += pending.bytes!.length;
-      if (proposals.length >= most || (proposals.length > 0 && bytes > WINDOW_BYTES)) break;
+      if (proposals.length >= WINDOW || (proposals.length > 0 && bytes > WINDOW_BYTES)) break;
       proposals.push(pending.bytes!);
     }
     if (role === "leader") this.#takeProposals(proposals, this.#node);
@@ -423,6 +419,7 @@ export class Control {
   /** As leader: appends what has not been appended in this term. */
   #takeProposals(list: readonly Uint8Array[], from: number): void {
     const raft = this.#raft!;
+    if (!this.#isCaughtUp()) return;
     for (const bytes of list) {
       const decoded = decodeProposal(bytes);
       if (!decoded.ok) return;
@@ -435,6 +432,8 @@ export class Control {
       // A number that another run of that node has used: it finds out when it applies it, and counts anew.
       if (taken?.sequence === sequence && taken.id !== id) return;
       if (sequence <= last) continue;
+      // It was carried out under another number, which that node has yet to find out.
+      if (id !== 0 && this.#applied.get(node)?.includes(id) === true) return;
       // In order: what is missing in between comes again.
       if (sequence !== last + 1) return;
       const proposed = raft.propose(new Uint8Array(bytes));
@@ -448,6 +447,31 @@ export class Control {
     const since = this.#downSince.get(node);
     return since !== undefined && this.#nowMs - since >= GRANT_MS;
   }
+
+  /**
+   * As leader: whether the map has everything that was in the log when it began to lead. Until then nobody can say which
+   * numbers are used up: what is in the log already would come into it a second time under another number.
+   */
+  #isCaughtUp(): boolean {
+    const { term, applied, lastIndex } = this.#raft!.status();
+    if (this.#leadTerm !== term) {
+      this.#leadTerm = term;
+      this.#leadIndex = lastIndex;
+    }
+    return applied >= this.#leadIndex;
+  }
+  /** Per node: ids of its proposals that were applied last, oldest first. */
+  readonly #applied = new Map<number, number[]>();
+
+  #noteApplied({ node, id = 0 }: Proposal): void {
+    if (id === 0) return;
+    let ids = this.#applied.get(node);
+    if (ids === undefined) this.#applied.set(node, ids = []);
+    ids.push(id);
+    if (ids.length > WINDOW) ids.shift();
+  }
+  #leadTerm = 0;
+  #leadIndex = 0;
 
   // ---------------------------------------------------------------------------------------- leases
 
@@ -902,6 +926,7 @@ export class Control {
     const decided = applyProposal(before, decoded.value);
     this.#map = decided.map;
     // Taken off the list before anybody is told: whoever hears of it may propose something.
+    if (decided.outcome === "applied") this.#noteApplied(decoded.value);
     const isOurs = decoded.value.node === this.#node && decided.outcome === "applied";
     const own = isOurs ? this.#takeOwn(decoded.value) : null;
     if (decided.map.epoch !== before.epoch) {
@@ -937,7 +962,6 @@ export class Control {
     this.#nextSequence = proposal.sequence + 1;
     const at = this.#pending.findIndex(({ id }) => id === proposal.id);
     const own = at < 0 ? null : this.#pending.splice(at, 1)[0];
-    if (own !== null) this.#hasOwn = true;
     if (at === 0 && own!.sequence === proposal.sequence) return own;
     // It has used up a number that was given to something else: what waits counts anew.
     if (this.#pending.length > 0 && this.#pending[0].sequence <= proposal.sequence) {

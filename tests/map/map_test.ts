@@ -27,6 +27,7 @@ import {
   ID_MAX,
   type MapCommand,
 } from "../../agent/map/map.ts";
+import { clusterWithDisk } from "./cluster.ts";
 
 const GIB = 1024 ** 3;
 
@@ -119,6 +120,23 @@ Deno.test("rename-disk keeps everything but the name, and the order", () => {
   assertEquals(findDisk(next, "y"), { ...findDisk(map, "a")!, name: "y" });
   assertEquals(effects[0].kind, "disk-renamed");
   assertEquals(refuse(map, { kind: "rename-disk", name: "a", newName: "z" }).code, "exists");
+});
+
+Deno.test("delete-disk that names a disk's id leaves another one that has got its name", () => {
+  const map = clusterWithDisk(1, 1);
+  const [{ id }] = map.disks;
+  assertEquals(refuse(map, { kind: "delete-disk", name: "web", id: id + 1 }).code, "stale");
+  assertEquals(run(map, { kind: "delete-disk", name: "web", id }).map.disks, []);
+});
+
+Deno.test("take-lease that was decided for another generation is stale", () => {
+  const map = clusterWithDisk(1, 1);
+  const [{ id, generation }] = map.disks;
+  const take = { kind: "take-lease" as const, id, node: 1, incarnation: 1 };
+  assertEquals(refuse(map, { ...take, generation: generation + 1 }).code, "stale");
+  const taken = run(map, { ...take, generation }).map;
+  assertEquals(taken.disks[0].generation, generation + 1);
+  assertEquals(refuse(taken, { ...take, generation }).code, "stale", "it is sent twice");
 });
 
 Deno.test("take-lease raises the generation by one, until there are no more", () => {

@@ -115,6 +115,8 @@ const EVERY: MapCommand[] = [
   { kind: "rename-disk", name: "web", newName: "b" },
   { kind: "change-disk", name: "web", copiesMin: 1 },
   { kind: "take-lease", id: 1, node: 2, incarnation: 3 },
+  { kind: "take-lease", id: 1, node: 2, incarnation: 3, generation: 4 },
+  { kind: "delete-disk", name: "web", id: 7 },
   { kind: "release-lease", id: 1, node: 2, generation: 3 },
   { kind: "force-release-lease", id: 1, generation: 3 },
   { kind: "reconciled", id: 1, generation: 3 },
@@ -152,6 +154,19 @@ Deno.test("every kind of command comes back from its bytes, and the same bytes w
   // The golden bytes of version 1.
   const bytes = unwrap(encodeProposal({ node: 1, sequence: 2, command: EVERY[6] }));
   assertEquals(bytes, Uint8Array.from(GOLDEN));
+});
+
+Deno.test("a proposal's own id is a sixth element, left out where there is none", () => {
+  const proposal = { node: 1, sequence: 2, command: EVERY[6] };
+  const bytes = unwrap(encodeProposal({ ...proposal, id: 5 }));
+  assertEquals(bytes, Uint8Array.from([0x96, ...GOLDEN.slice(1), 5]));
+  assertEquals(unwrap(decodeProposal(bytes)), { ...proposal, id: 5 });
+  const id = 2 ** 52 - 1;
+  assertEquals(unwrap(decodeProposal(unwrap(encodeProposal({ ...proposal, id })))).id, id);
+  assertEquals(unwrap(encodeProposal({ ...proposal, id: 0 })), Uint8Array.from(GOLDEN));
+  const wrong = Uint8Array.from([0x96, ...GOLDEN.slice(1), 0xc0]);
+  assertEquals(decodeProposal(wrong).ok, false);
+  assertEquals(decodeProposal(Uint8Array.from([0x97, ...GOLDEN.slice(1), 5, 5])).ok, false);
 });
 
 /** `[1, 1, 2, "take-lease", { id: 1, incarnation: 3, node: 2 }]`. */

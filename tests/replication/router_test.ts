@@ -15,6 +15,7 @@ import {
   type HeadFields,
   mapOf,
   type MapOptions,
+  message,
   type Sent,
   silent,
   sumOf,
@@ -364,6 +365,18 @@ Deno.test("a replica that leaves while its write is to be applied again is not w
   assertEquals(at.done, [], "its buffers are with the store");
   at.run();
   assertEquals(at.done, [[1, 0]]);
+});
+
+Deno.test("a connection over which something comes that cannot be right ends", () => {
+  const at = new Fixture();
+  at.core.linkUp(11, 2, false, 1);
+  const rubbish = message({ type: MessageType.Sync, epoch: EPOCH, version: 2 });
+  at.core.received(11, rubbish, rubbish.length, 0, 0);
+  assertEquals(at.transport.dropped, [11]);
+  at.write(1);
+  const [sent] = at.sent(MessageType.Write);
+  at.core.received(sent.link, rubbish, rubbish.length, 0, 0);
+  assertEquals(at.transport.dropped, [11, sent.link]);
 });
 
 Deno.test("a replica that cannot is reported while others have the data, and is waited for when it is the only one", () => {
