@@ -119,6 +119,8 @@ export class ClusterNode {
   #membership: Membership | null;
   #incarnation = 0;
   #isTakingPart = false;
+  /** It has been told once that it may serve. */
+  #mayServe = false;
   /** Whether bulk data may go in clear, as the others were told last. */
   #isTrusting = false;
   #timer: ReturnType<typeof setTimeout> | null = null;
@@ -300,6 +302,7 @@ export class ClusterNode {
       started: (node, incarnation) => this.#start(node, incarnation),
       renewed: (untilMs) => {
         this.#tell({ kind: "renew", untilMs });
+        this.#mayServe = true;
         this.#markStarted();
       },
       joined: (node, clusterId) => {
@@ -515,7 +518,7 @@ export class ClusterNode {
     if (clockMs() - this.#reportedMs >= REPORT_MS && !this.isAlone) void this.#report();
     this.#timer = setTimeout(
       () => this.#tick(),
-      this.isAlone && this.#incarnation > 0 ? TICK_ALONE_MS : TICK_MS,
+      this.isAlone && this.#mayServe ? TICK_ALONE_MS : TICK_MS,
     );
   }
 

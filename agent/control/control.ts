@@ -192,6 +192,8 @@ export class Control {
   #sentMs = -Infinity;
   #sentTo = "";
   #isUpProposed = false;
+  /** A proposal of this run is in the map. */
+  #hasOwn = false;
   /** As leader: highest number taken from each node in this term, and whose it is. */
   readonly #taken = new Map<number, { sequence: number; id: number }>();
   #term = 0;
@@ -406,9 +408,12 @@ export class Control {
     this.#sentMs = this.#nowMs;
     const proposals: Uint8Array[] = [];
     let bytes = 0;
+    // One only, until this run has one of its own in the map: an entry of an earlier run may still take its number, and what
+    // was sent behind it would be in the log under two numbers.
+    const most = this.#hasOwn ? WINDOW : 1;
     for (const pending of this.#pending) {
       bytes += pending.bytes!.length;
-      if (proposals.length >= WINDOW || (proposals.length > 0 && bytes > WINDOW_BYTES)) break;
+      if (proposals.length >= most || (proposals.length > 0 && bytes > WINDOW_BYTES)) break;
       proposals.push(pending.bytes!);
     }
     if (role === "leader") this.#takeProposals(proposals, this.#node);
@@ -695,8 +700,6 @@ export class Control {
     const isDue = this.#nowMs - this.#renewedMs >= RENEW_MS;
     const isLate = this.#nowMs - this.#renewAskedMs >= RENEW_RETRY_MS;
     if (!isLate || (!isDue && this.#renewAskedMs > -Infinity)) return;
-    const { role, leader } = raft.status();
-    if (leader === 0) return;
     this.#renewAskedMs = this.#nowMs;
     const id = ++this.#renewId;
     this.#renewSent.set(id, this.#nowMs);
@@ -704,11 +707,12 @@ export class Control {
       if (this.#renewSent.size <= 32) break;
       this.#renewSent.delete(old);
     }
+    const { role, leader } = raft.status();
     const [node, incarnation, report] = [this.#node, this.#incarnation, this.#report];
     if (role === "leader") {
       this.#reports.set(node, { report, atMs: this.#nowMs });
       this.#read({ node, incarnation, id, address: "" });
-    } else {
+    } else if (leader !== 0) {
       this.#sendToLeader({ kind: ControlKind.Renew, node, incarnation, id, report });
     }
   }
@@ -836,8 +840,6 @@ export class Control {
       // What was proposed meanwhile goes on at once.
       this.#sendWishes();
       this.#sendProposals();
-      // Guests wait for it after a start, and after a time without a leader.
-      this.#renew();
     }
   }
 
@@ -935,6 +937,7 @@ export class Control {
     this.#nextSequence = proposal.sequence + 1;
     const at = this.#pending.findIndex(({ id }) => id === proposal.id);
     const own = at < 0 ? null : this.#pending.splice(at, 1)[0];
+    if (own !== null) this.#hasOwn = true;
     if (at === 0 && own!.sequence === proposal.sequence) return own;
     // It has used up a number that was given to something else: what waits counts anew.
     if (this.#pending.length > 0 && this.#pending[0].sequence <= proposal.sequence) {

@@ -282,7 +282,7 @@ class Side implements AsyncDisposable {
   async #remotePart(): Promise<{ offsetBytes: number; sizeBytes: number }> {
     if (this.#remote !== null) return this.#remote;
     const view = await this.agents[0].view();
-    const self = view.nodes.find(({ name }) => name === "host-0")!.id;
+    const self = view.nodes!.find(({ name }) => name === "host-0")!.id;
     const disk = view.disks.find(({ name }) => name === "single")!;
     const pgs = view.pools.find(({ copies }) => copies === 1)!.pgs;
     let best = { first: 0, count: 0 }, first = 0;
@@ -327,6 +327,8 @@ class Side implements AsyncDisposable {
 
 /** What is not where it shall be, in words; empty: nothing. */
 function unplaced(view: AgentView, hosts: number): string {
+  // A version without clusters serves at once.
+  if (view.nodes === undefined) return "";
   const up = view.nodes.filter(({ state }) => state === "up").length;
   if (up < hosts) return `${up} of ${hosts} nodes are up`;
   for (const { copies, pgs } of view.pools) {

@@ -19,7 +19,8 @@ export interface AgentOrder {
 
 /** What the process answers: the parts of its map that the benchmark looks at. */
 export interface AgentView {
-  readonly nodes: ClusterMap["nodes"];
+  /** undefined: of a version without clusters. */
+  readonly nodes: ClusterMap["nodes"] | undefined;
   readonly pools: ClusterMap["pools"];
   readonly disks: ClusterMap["disks"];
 }

@@ -2,7 +2,6 @@ import { assertEquals } from "@std/assert/mod.js";
 import { LeaderDuties, type LeaderSituation } from "../../agent/control/leader.ts";
 import { EMPTY_REPORT, type NodeReport } from "../../agent/control/messages.ts";
 import type { MemberView } from "../../agent/gossip/gossip.ts";
-import type { MemberState } from "../../agent/gossip/packet.ts";
 import type { ClusterMap, MapCommand, NodeEntry, PgEntry } from "../../agent/map/map.ts";
 import { weightOf } from "../../agent/map/targets.ts";
 import { mapOf } from "../replication/harness.ts";
@@ -55,7 +54,7 @@ class Fixture {
     this.map = { ...this.map, nodes };
   }
 
-  member(id: number, state: MemberState, agentIncarnation = 1): void {
+  member(id: number, state: MemberView["state"], agentIncarnation = 1): void {
     const { uuid, address } = this.map.nodes.find((node) => node.id === id)!;
     const view = { uuid, address, state, agentIncarnation } as Partial<MemberView> as MemberView;
     this.members.set(uuid, view);
@@ -208,8 +207,7 @@ Deno.test("with a clean replica alive the unclean ones are dropped, to join agai
 
 Deno.test("a clean replica that is not known to be alive decides nothing yet", () => {
   const at = new Fixture(3);
-  at.pg(7, { unclean: [2] });
-  at.member(1, "suspect");
+  at.pg(7, { inSync: [2, 3], unclean: [2] });
   at.member(3, "suspect");
   assertEquals(at.look(), []);
   // Known alive, but another start than the map's.
@@ -287,6 +285,45 @@ Deno.test("a holder of a lease that cannot reach a member has it dropped, if tha
   assertEquals(other.look(), []);
 });
 
+Deno.test("who alone cannot reach several that others reach is not believed, and does not keep them out", () => {
+  const at = new Fixture(4);
+  for (const by of [1, 3, 4]) at.report(by, {});
+  at.report(2, { unreachable: [3, 4], disconnected: [3, 4] });
+  const { notes } = at.duties.look(at.situation());
+  assertEquals(notes, [`node ${at.map.nodes[1].name} cannot reach nodes that others reach`]);
+  at.pass(1000);
+  assertEquals(at.look(), []);
+  // As soon as somebody else says so, it is true.
+  at.report(1, { unreachable: [3], disconnected: [3] });
+  at.report(4, { unreachable: [3], disconnected: [3] });
+  at.look();
+  at.pass(500);
+  assertEquals(at.look().includes("drop 3 for 1"), true);
+});
+
+Deno.test("a leader that is not wanted as a voter hands over to one that is, once one is ready", () => {
+  const at = new Fixture(4);
+  at.node(1, { availability: "draining" });
+  const member = (node: number, silentMs: number) => ({
+    node,
+    isLearner: false,
+    state: "replicate" as const,
+    match: 5,
+    silentMs,
+    snapshotBytes: 0,
+  });
+  const successor = (silentMs: number) => {
+    const situation = at.situation();
+    const configuration = { voters: [1, 2, 3], learners: [4] };
+    const members = [member(2, silentMs), member(3, 5000)];
+    return at.duties.look({ ...situation, raft: { ...situation.raft, configuration, members } })
+      .transferTo;
+  };
+  assertEquals([successor(5000), successor(10)], [0, 2]);
+  at.node(1, { availability: "in" });
+  assertEquals(successor(10), 0);
+});
+
 Deno.test("complaints of nodes that are down, and about oneself, count for nothing", () => {
   const at = new Fixture(4);
   at.node(2, { state: "down", changedMs: at.wallMs });
@@ -326,15 +363,22 @@ Deno.test("who was dropped joins again after a while, and each time later", () =
   assertEquals(waitMs(), 5000, "forgiven");
 });
 
-Deno.test("who has no connection to a holder of leases does not join", () => {
+Deno.test("who has no connection to a holder of leases, or no room, does not join", () => {
   const at = new Fixture(3);
+  const { epoch } = at.map;
   at.pg(7, { inSync: [1, 2] });
-  at.report(2, { disconnected: [3] });
+  at.report(2, { disconnected: [3], epoch });
   assertEquals(at.look(), ["join 3 to 7"], "node 2 holds no lease");
   at.map = { ...at.map, disks: mapOf({ nodes: 3, holder: 2 }).disks };
   assertEquals(at.look(), []);
-  at.report(2, {});
+  at.report(2, { epoch: epoch - 1 });
+  assertEquals(at.look(), [], "that is from before node 3 came up, as far as this leader knows");
+  at.reports.clear();
+  assertEquals(at.look(), [], "nothing is known of the holder's connections");
+  at.report(2, { epoch });
   assertEquals(at.look(), ["join 3 to 7"]);
+  at.report(3, { epoch, isFull: true });
+  assertEquals(at.look(), []);
 });
 
 Deno.test("weights are the capacity unless given, and nothing for who is to hold nothing", () => {

@@ -13,7 +13,7 @@ class Fixture {
     forgetLease: (disk) => this.events.push(`forget ${disk}`),
     propose: (command, done) => this.proposals.push({ command, done: done ?? (() => {}) }),
     granted: (disk, generation) => this.events.push(`granted ${disk} ${generation}`),
-    fenced: (disk) => this.events.push(`fenced ${disk}`),
+    fenced: (disk, generation) => this.events.push(`fenced ${disk} ${generation}`),
   });
 
   constructor() {
@@ -136,20 +136,29 @@ Deno.test("a lease that was lost and got back is granted anew, under its new gen
 Deno.test("once another node has had the disk its session here is fenced for good", () => {
   const at = holding();
   at.map(THEIRS, 7);
-  assertEquals(at.take(), ["fenced 1"]);
+  assertEquals(at.take(), ["fenced 1 6"]);
   at.map(null, 7);
   at.map(OURS, 8);
-  at.leases.wanted(DISK);
   assertEquals(at.take(), [], "whatever happens to the disk then");
   let isDone = false;
   at.leases.released(DISK, () => isDone = true);
   assertEquals([isDone, at.proposed()], [true, []], "there is nothing to give back");
 });
 
+Deno.test("the session that comes after a fenced one is another one, and gets the disk", () => {
+  const at = holding();
+  at.map(THEIRS, 7);
+  at.take();
+  at.leases.wanted(DISK);
+  assertEquals(at.take(), ["want 1"]);
+  at.map(OURS, 8);
+  assertEquals(at.take(), ["granted 1 8"]);
+});
+
 Deno.test("that another node had it in between is seen by the generation alone", () => {
   const at = holding();
   at.map(null, 7);
-  assertEquals(at.take(), ["fenced 1"]);
+  assertEquals(at.take(), ["fenced 1 6"]);
 });
 
 Deno.test("who waits while another node has the disk goes on waiting", () => {
@@ -165,7 +174,7 @@ Deno.test("who waits while another node has the disk goes on waiting", () => {
 Deno.test("a disk that is deleted under its session is fenced", () => {
   const at = holding();
   at.map(null, 6, false);
-  assertEquals(at.take(), ["fenced 1"]);
+  assertEquals(at.take(), ["fenced 1 6"]);
 });
 
 Deno.test("a lease of this start that nobody here wants goes back", () => {

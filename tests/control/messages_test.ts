@@ -12,7 +12,7 @@ import {
 } from "../../agent/control/messages.ts";
 
 const REPORT: NodeReport = {
-  epoch: 77,
+  epoch: 70_000,
   unreachable: [3, 65535],
   disconnected: [2],
   usedBytes: 2 ** 50,

@@ -26,7 +26,14 @@ const CHOICES: readonly Choice[] = [
   ["the first ones of many", cluster(7), [], [], [1, 2, 3, 4, 5]],
   ["who votes already stays", cluster(7), [3, 4, 5, 6, 7], [], [3, 4, 5, 6, 7]],
   ["who is gone is replaced", cluster(4), [1, 2, 3], [2], [1, 3, 4]],
-  ["with one of three gone two are left, and one of them votes", cluster(3), [1, 2, 3], [2], [1]],
+  ["who is gone with nobody in its place goes on counting", cluster(3), [1, 2, 3], [2], [1, 2, 3]],
+  [
+    "who is about to leave for good does not count",
+    cluster(3, { 2: { availability: "draining" } }),
+    [1, 2, 3],
+    [],
+    [1],
+  ],
   ["a witness is preferred to a new one", cluster(4, { 4: { witness: true } }), [], [], [1, 2, 4]],
   ["but not to one that votes", cluster(4, { 4: { witness: true } }), [1, 2, 3], [], [1, 2, 3]],
   [
@@ -115,8 +122,11 @@ Deno.test("a voter that is gone is replaced: the new one first, then the old one
   assertEquals(next(map, { voters: [1, 3, 4], learners: [2], ...dead }), null);
 });
 
-Deno.test("with nobody to take its place a dead voter goes where fewer decide just as well", () => {
-  assertEquals(next(cluster(3), { voters: [1, 2, 3], silent: [2], gone: [2] }), "demote 2");
+Deno.test("with nobody to take its place a dead voter stays one", () => {
+  const dead = { voters: [1, 2, 3], silent: [2], gone: [2] };
+  assertEquals(next(cluster(3), dead), null);
+  const draining = cluster(3, { 2: { availability: "draining" } });
+  assertEquals(next(draining, dead), "demote 2");
 });
 
 Deno.test("the leader does not demote itself, and strangers are removed last", () => {

@@ -114,6 +114,11 @@ Deno.test("from its beginning to its end the chunk's stamp is unknown", () => {
   const at = new Fixture();
   Object.assign(at.chunk, { generation: 6, sequence: 60 });
   at.pull.begin();
+  assertEquals(
+    at.sent(),
+    [],
+    "the source is asked when nothing of before is on its way into the store",
+  );
   at.store.run();
   assertEquals(at.store.done, [OperationKind.Stamp], "before anything else");
   assertEquals(at.chunk.generation, 0);
@@ -162,6 +167,16 @@ Deno.test("what was rewritten at the source meanwhile is copied once more", () =
   assertEquals([content(at), at.pull.start.generation], [{ 1: 0xb1 }, 8]);
 });
 
+Deno.test("the stamp at the end is that of after the last block", () => {
+  const at = new Fixture();
+  at.pull.begin();
+  at.store.run();
+  at.answer(at.sent()[0], { blocks: { 1: 0xa1 }, stamp: [7, 70] });
+  at.finish({ blocks: { 1: 0xa1 }, stamp: [7, 73] });
+  const { start, end } = at.pull;
+  assertEquals([at.results, start.sequence, end.generation, end.sequence], [[0], 70, 7, 73]);
+});
+
 Deno.test("a source that is rewritten all the time is given up after a while", () => {
   const at = new Fixture();
   at.pull.begin();
@@ -197,6 +212,7 @@ Deno.test("data that does not match, is too short, or comes with a refusal ends 
   }
   const at = new Fixture();
   at.pull.begin();
+  at.store.run();
   at.receive(answerTo(at.sent()[0], {}, new Array(DESCRIPTION_WORDS - 1).fill(0)));
   assertEquals(at.results, [-74], "a description that is cut off");
 });

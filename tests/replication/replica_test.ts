@@ -59,6 +59,12 @@ class Fixture {
     return this.replica.received(link, bytes, bytes.length, at, data.length * BLOCK_BYTES);
   }
 
+  /** The connection ends, and another one is made. */
+  reconnect(): void {
+    this.replica.linkDown(LINK);
+    this.replica.linkUp(LINK, HOLDER, 1);
+  }
+
   /** The holder writes one block. */
   write(id: number, fill: number, fields: HeadFields = {}, link = LINK): boolean {
     return this.receive({ ...WRITE, id, sequence: id, ...fields }, {
@@ -259,21 +265,28 @@ const BROKEN: [what: string, fields: HeadFields, data?: number[], extra?: number
 ];
 
 for (const [what, fields, data = [], extra = []] of BROKEN) {
-  Deno.test(`rubbish ends nothing but itself: ${what}`, () => {
+  Deno.test(`rubbish ends its connection: ${what}`, () => {
     const at = new Fixture();
     assertEquals(at.receive(fields, { data, extra }), false);
     assertEquals([at.arena.usedBytes, at.store.waiting.length, at.answers().length], [0, 0, 0]);
+    at.write(6, 0xbb);
+    at.run();
+    assertEquals(at.answers(), [], "until it has ended nothing more of it counts");
+    at.reconnect();
     at.write(7, 0xcc);
     at.run();
     assertEquals(at.answers(), [[7, Status.Ok]]);
-    // The same behind something that waits.
+    // The same behind something that waits; what is behind that goes with the connection.
     at.write(8, 0xdd, { epoch: EPOCH + 1 });
     at.receive(fields, { data, extra });
     at.write(9, 0xee);
     at.map({ epoch: EPOCH + 1 });
     at.run();
-    assertEquals(at.answers(), [[8, Status.Ok], [9, Status.Ok]]);
-    assertEquals(at.arena.usedBytes, 0);
+    at.run();
+    assertEquals(at.answers(), [[8, Status.Ok]]);
+    assertEquals(at.transport.dropped, [LINK]);
+    at.reconnect();
+    assertEquals([at.content, at.arena.usedBytes], [0xdd, 0]);
   });
 }
 
@@ -302,11 +315,20 @@ Deno.test("mutated messages of every kind never throw, and leave no buffer behin
     const buffered = data.length === 0 ? 0 : buffer(at.arena, ...data);
     // A checksum that is wrong is the store's to find; the fake one insists on the right one.
     if (type === MessageType.Write && head.length === 68) head.set(sumBytes, 64);
-    at.replica.received(LINK, head, head.length, buffered, data.length * BLOCK_BYTES);
+    const isGood = at.replica.received(
+      LINK,
+      head,
+      head.length,
+      buffered,
+      data.length * BLOCK_BYTES,
+    );
+    if (!isGood || at.transport.dropped.length > 0) at.reconnect();
+    at.transport.dropped.length = 0;
     if (i % 50 === 0) at.run();
   }
   at.run();
   at.run();
+  at.reconnect();
   assertEquals(at.arena.usedBytes, 0, `seed ${random.seed}`);
   at.answers();
   at.write(90_000, 0xcc);
@@ -376,29 +398,52 @@ Deno.test("answers for which there is no room go out in their order, and nothing
   assertEquals(at.arena.usedBytes, 0);
 });
 
-Deno.test("stamps are those above a generation, and wait for writes of earlier maps", () => {
+Deno.test("stamps are those above a generation, and nobody waits for writes of earlier maps: busy", () => {
   const at = new Fixture();
   for (const [chunk, generation] of [[0, 5], [1, 6], [2, 7]]) {
     Object.assign(at.store.chunk(1, chunk), { generation, sequence: 40 + chunk });
   }
   at.write(1, 0xaa); // chunk 3, generation 7
   at.map({ epoch: EPOCH + 1, disk: { generation: GENERATION + 1 } });
-  at.receive({
-    type: MessageType.Stamps,
-    id: 2,
-    epoch: EPOCH + 1,
-    disk: 1,
-    layer: 1,
-    generation: 5,
-  });
-  assertEquals(at.answers(), [], "a write of the lease before is on its way into the store");
+  const ask = (id: number) =>
+    at.receive({
+      type: MessageType.Stamps,
+      id,
+      epoch: EPOCH + 1,
+      disk: 1,
+      layer: 1,
+      generation: 5,
+    });
+  ask(2);
+  const why = "a write of the lease before is on its way into the store";
+  assertEquals(at.answers(), [[2, Status.Busy]], why);
   at.run();
-  at.run();
-  const [, { head, data }] = at.transport.take();
-  assertEquals([head.id, head.status, head.argument], [2, Status.Ok, 3]);
+  assertEquals(at.answers(), [[1, Status.Ok]]);
+  ask(3);
+  const [{ head, data }] = at.transport.take();
+  assertEquals([head.id, head.status, head.argument], [3, Status.Ok, 3]);
   const view = new DataView(data.buffer);
   const entries = [0, 1, 2].map((i) => [4, 8, 16].map((at) => view.getUint32(24 * i + at, true)));
   assertEquals(entries, [[1, 6, 41], [2, 7, 42], [3, 7, 1]]);
+});
+
+Deno.test("who lists a group or describes a chunk is told to come again while older writes of the group are on their way", () => {
+  const at = new Fixture();
+  at.write(1, 0xaa);
+  at.map({ epoch: EPOCH + 1, group: { changedEpoch: EPOCH + 1 } });
+  const { group } = at.replica.view!.groupOf(at.replica.view!.disk(1)!, 3);
+  const ask = (id: number) => {
+    const head = { epoch: EPOCH + 1, flags: MessageFlag.Recovery, disk: 1, copies: 3 };
+    at.receive({ ...head, type: MessageType.List, id, group });
+    at.receive({ ...head, type: MessageType.Describe, id: id + 1, layer: 1, chunk: 3 });
+    at.receive({ ...head, type: MessageType.List, id: id + 2, group: (group + 1) % 256 });
+  };
+  ask(10);
+  assertEquals(at.answers(), [[10, Status.Busy], [11, Status.Busy], [12, Status.Ok]]);
+  at.run();
+  at.answers();
+  ask(20);
+  assertEquals(at.answers(), [[20, Status.Ok], [21, Status.Ok], [22, Status.Ok]]);
 });
 
 Deno.test("a write of this node's own volume passes the same stamps", () => {
