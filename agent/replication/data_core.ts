@@ -422,6 +422,11 @@ export class DataCore implements PeerListener, RouterHost {
     this.peers.tick(nowMs, (node, forMs) => {
       if (forMs >= UNREACHABLE_MS) silent.push(node);
     });
+    for (const node of silent) {
+      // Once: the network may have forgotten the connection, and only that a new one is made says that it has not.
+      const link = this.unreachable.includes(node) ? -1 : this.peers.linkOf(node);
+      if (link >= 0) this.#transport.drop(link);
+    }
     // Whoever answers, but cannot do what it is asked, is waited for in vain, too.
     for (const node of this.#failed.keys()) {
       if (node !== this.view.self && !silent.includes(node)) silent.push(node);

@@ -208,6 +208,11 @@ export class Peers {
     return this.#byLink.has(link);
   }
 
+  /** The link to the node; −1 when there is none. */
+  linkOf(node: number): number {
+    return this.#peers.get(node)?.link ?? -1;
+  }
+
   /** True while there is a link to the node. */
   isConnected(node: number): boolean {
     return (this.#peers.get(node)?.link ?? -1) >= 0;

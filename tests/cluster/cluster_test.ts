@@ -205,14 +205,18 @@ Deno.test("three agents lose hosts, cables and directions of them, and no acknow
   await step(
     "what the writer's host sends to another is lost, and what that sends arrives",
     async () => {
+      const leader = await story.leader();
+      // The leader where that is another host: then the writer can renew nothing, and somebody else has to lead.
+      const isLeader = leader.number !== 1;
+      const other = isLeader ? leader : hosts.host(2);
       const cutMs = nowMs();
-      await hosts.host(1).deafen(hosts.host(2));
-      await story.progress(200);
+      await hosts.host(1).deafen(other);
+      await story.progress(200, 30_000);
       const pauseMs = await story.pauseSince(cutMs);
-      measured("the longest wait", pauseMs);
-      assert(pauseMs <= PAUSE_MS_MAX, `${pauseMs} ms`);
+      measured(`the longest wait${isLeader ? ", with the leader cut off" : ""}`, pauseMs);
+      assert(pauseMs <= (isLeader ? 2 : 1) * PAUSE_MS_MAX, `${pauseMs} ms`);
       const backMs = nowMs();
-      await hosts.host(1).heal(hosts.host(2));
+      await hosts.host(1).heal(other);
       await story.whole();
       measured("in sync after it was mended", nowMs() - backMs);
     },
