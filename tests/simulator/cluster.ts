@@ -116,6 +116,8 @@ export class Simulation implements NodeWatcher {
   /** The one node whose disk loses bits in this run; all faults that could leave it alone with data are left out then. */
   #flipped: SimNode | null = null;
   readonly #leaving = new Set<SimNode>();
+  /** Is to be taken out of the cluster, drained or (if it is down) by force. */
+  #doomed: SimNode | null = null;
   /** Uuids that were in the map. */
   readonly #known = new Set<string>();
   #disksMade = 0;
@@ -393,6 +395,7 @@ export class Simulation implements NodeWatcher {
     while (this.world.nowMs < endMs) {
       this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
       this.#retire();
+      if (this.#doomed !== null && random.chance(0.5)) this.#remove(this.#doomed);
       if (this.#flipped === null) this.#step();
       else this.#stepFlipping(this.#flipped);
     }
@@ -415,7 +418,7 @@ export class Simulation implements NodeWatcher {
   #step(): void {
     const { random } = this.world;
     const up = this.nodes.filter((node) => node.isRunning);
-    const down = this.nodes.filter((node) => !node.isRunning);
+    const down = this.nodes.filter((node) => !node.isRunning && node !== this.#doomed);
     const node = random.pick(this.nodes);
     switch (random.below(20)) {
       case 0:
@@ -665,7 +668,10 @@ export class Simulation implements NodeWatcher {
         });
       case 4:
       case 5:
-        return this.#remove(id);
+        if (this.#doomed !== null || this.nodes.length < 3) return;
+        this.#doomed = node;
+        if (random.chance(0.5)) this.#crash(node, true);
+        return;
       case 6:
         return this.#resize();
       case 7:
@@ -707,15 +713,17 @@ export class Simulation implements NodeWatcher {
   }
 
   /** Takes a node out for good: drained if it lives, by force (but not at the price of data) if it is dead. */
-  #remove(id: number): void {
-    if (this.nodes.length < 2) return;
-    const entry = this.map!.nodes.find((each) => each.id === id)!;
+  #remove(node: SimNode): void {
+    const entry = this.map!.nodes.find((each) => each.uuid === node.uuid);
+    if (entry === undefined) return;
     const nowMs = Math.floor(this.world.nowMs);
     if (entry.state === "down") {
-      this.propose({ kind: "remove-node", node: id, nowMs, force: true });
+      this.propose({ kind: "remove-node", node: entry.id, nowMs, force: true });
     } else if (entry.availability === "draining") {
-      this.propose({ kind: "remove-node", node: id, nowMs });
-    } else this.propose({ kind: "set-availability", node: id, availability: "draining" });
+      this.propose({ kind: "remove-node", node: entry.id, nowMs });
+    } else {
+      this.propose({ kind: "set-availability", node: entry.id, availability: "draining" });
+    }
   }
 
   #join(): SimNode | null {
@@ -737,6 +745,7 @@ export class Simulation implements NodeWatcher {
       this.network.stations.delete(node.address);
       this.#freeMemories.push(node.index);
       this.replacedNodes++;
+      if (this.#doomed === node) this.#doomed = null;
       this.note(node, "is gone for good");
       if (this.world.random.chance(0.8) || this.nodes.length < 2) this.#join();
     }
@@ -747,6 +756,7 @@ export class Simulation implements NodeWatcher {
   #heal(): void {
     this.note(null, "all faults end");
     this.#isHealing = true;
+    this.#doomed = null;
     this.network.cut.clear();
     this.network.faults = { ...NO_FAULTS };
     for (const node of this.nodes) {

@@ -139,7 +139,8 @@ interface Slot {
   place: number;
   block: number;
   count: number;
-  ids: number[];
+  /** Blocks that are changed, and the number of each change. */
+  changes: { readonly place: number; readonly block: number; readonly id: number }[];
   isDurable: boolean;
   isBusy: boolean;
 }
@@ -185,7 +186,7 @@ export class Guest implements BlockRequestOwner {
         place: 0,
         block: 0,
         count: 0,
-        ids: [],
+        changes: [],
         isDurable: false,
         isBusy: false,
       });
@@ -272,7 +273,7 @@ export class Guest implements BlockRequestOwner {
     }
     slot.startMs = this.#nowMs;
     slot.isBusy = true;
-    slot.ids = [];
+    slot.changes = [];
     request.kind = kind;
     request.unmap = random.chance(0.5);
     request.offsetBytes = 0;
@@ -293,11 +294,26 @@ export class Guest implements BlockRequestOwner {
     if (kind !== BlockKind.Read && kind !== BlockKind.Flush) {
       const words = this.node.window.u32;
       const isZero = kind !== BlockKind.Write;
-      for (let i = 0; i < slot.count; i++) {
+      const change = (place: number, block: number) => {
         const id = oracle.nextId();
-        slot.ids.push(id);
-        oracle.historyOf(slot.place, slot.block + i).writeStarts(id, this.#nowMs, isZero);
-        if (isZero) continue;
+        slot.changes.push({ place, block, id });
+        oracle.historyOf(place, block).writeStarts(id, this.#nowMs, isZero);
+        return id;
+      };
+      if (isZero && random.chance(0.1)) {
+        // A whole chunk, whoever else is in it.
+        const chunk = Math.floor(request.offsetBytes / CHUNK_BYTES);
+        request.offsetBytes = chunk * CHUNK_BYTES;
+        request.lengthBytes = CHUNK_BYTES;
+        oracle.places.forEach((at, place) => {
+          if (Math.floor(at / CHUNK_BYTES) !== chunk) return;
+          for (let block = 0; block < BLOCKS_MAX; block++) change(place, block);
+        });
+      } else if (isZero) {
+        for (let i = 0; i < slot.count; i++) change(slot.place, slot.block + i);
+      }
+      for (let i = 0; i < slot.count && !isZero; i++) {
+        const id = change(slot.place, slot.block + i);
         const at = (slot.buffer + i * BLOCK_BYTES) >>> 2;
         words.fill(id, at, at + BLOCK_BYTES / 4);
       }
@@ -331,9 +347,9 @@ export class Guest implements BlockRequestOwner {
     if (request.kind !== BlockKind.Read) {
       if (request.kind === BlockKind.Write) oracle.writes++;
       else oracle.zeroings++;
-      slot.ids.forEach((id, i) =>
-        oracle.acknowledged(id, nowMs, slot.place, slot.block + i, generation, slot.isDurable)
-      );
+      for (const { id, place, block } of slot.changes) {
+        oracle.acknowledged(id, nowMs, place, block, generation, slot.isDurable);
+      }
     } else this.#check(slot, nowMs);
     this.#checkIdle();
   }
