@@ -18,7 +18,7 @@ const { seeds, from, minutes, nodes, faults, verbose } = new Command("simulate")
   .opts();
 
 /** Seeds between lines about the progress. */
-const PROGRESS = 50;
+const PROGRESS = 10;
 
 const startMs = performance.now();
 let passed = 0;

@@ -53,6 +53,7 @@ import {
   type ForceReleaseLease,
   ID_MAX,
   type MapEffect,
+  type Pool,
   type Reconciled,
   type ReleaseLease,
   type RenameDisk,
@@ -124,7 +125,7 @@ function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
   const fields = {
     nextDisk: map.nextDisk + 1,
     nextLayer: layer + 1,
-    pools: pools.value,
+    ...withPools(map, pools.value),
     disks: insert(map.disks, disk),
   };
   return changed(map, fields, [
@@ -198,9 +199,13 @@ function changeDisk(map: ClusterMap, command: ChangeDisk): Result<Applied> {
   if (same) return unchanged(map);
   const pools = poolsForOtherCopies(map, disk, next.copies);
   if (!pools.ok) return pools;
-  return changed(map, { disks: replaced(map.disks, disk, next), pools: pools.value }, [
-    { kind: "disk-changed", disk: next },
-  ]);
+  const fields = { disks: replaced(map.disks, disk, next), ...withPools(map, pools.value) };
+  return changed(map, fields, [{ kind: "disk-changed", disk: next }]);
+}
+
+/** What changes with the pools: targets that a command has made up are not those that the leader would compute. */
+function withPools(map: ClusterMap, pools: readonly Pool[]): Partial<ClusterMap> {
+  return pools === map.pools ? {} : { pools, targetsEpoch: map.epoch + 1 };
 }
 
 function takeLease(map: ClusterMap, command: TakeLease): Result<Applied> {

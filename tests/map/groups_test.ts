@@ -57,6 +57,7 @@ function same(map: ClusterMap, command: MapCommand): void {
 Deno.test("the first disk with so many copies makes their pool, spread over nodes and zones", () => {
   const map = clusterWithDisk(5, 3);
   assertEquals(map.pools.map((pool) => [pool.copies, pool.pgs.length]), [[3, 256]]);
+  assertEquals(map.targetsEpoch, map.epoch);
   const counts = new Map<number, number>();
   for (const pg of map.pools[0].pgs) {
     assertEquals(pg.inSync.length, 3);
@@ -383,6 +384,8 @@ Deno.test("another number of copies: only to where the data is already", () => {
   const map = threeInSync();
   const fewer = runAll(map, change(2));
   assertEquals(fewer.pools.map((pool) => pool.copies), [2, 3]);
+  // Nobody has computed targets for the new pool yet.
+  assertEquals(fewer.targetsEpoch, fewer.epoch);
   for (const [index, pg] of fewer.pools[0].pgs.entries()) {
     assertEquals(pg.inSync, map.pools[0].pgs[index].inSync);
     assertEquals(pg.target, map.pools[0].pgs[index].target.slice(0, 2));

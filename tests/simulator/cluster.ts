@@ -794,7 +794,11 @@ export class Simulation implements NodeWatcher {
       entry.unclean.length === 0 && !entry.unsettled && entry.joining.length === 0 &&
       entry.inSync.length === entry.target.length &&
       entry.target.every((node) => entry.inSync.includes(node));
-    return map.pools.every((pool) => pool.pgs.every(isGood)) &&
+    const places = map.nodes.filter((node) => !node.witness && node.availability === "in").length;
+    const isPlaced = map.pools.every(({ copies, pgs }) =>
+      pgs.every(({ target }) => target.length === Math.min(copies, places))
+    );
+    return isPlaced && map.pools.every((pool) => pool.pgs.every(isGood)) &&
       this.nodes.every((node) => node.process?.map?.epoch === map.epoch);
   }
 

@@ -42,6 +42,12 @@ export const REGRESSIONS: readonly Regression[] = [
       "a read returned a write that not all replicas had, and that was not there after a take-over",
   },
   {
+    seed: 2,
+    faultsMs: 15_000,
+    found:
+      "a disk that got more copies stayed with the places that it had: nobody computed targets for the new pool",
+  },
+  {
     seed: 3006,
     faultsMs: 20_000,
     found:
