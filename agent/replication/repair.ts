@@ -119,9 +119,10 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
 
   #push(disk: number, layer: number, chunk: number, block: number): void {
     if (this.#queue.length >= QUEUE_MAX) return;
-    const isKnown = this.#queue.some((other) =>
-      other.layer === layer && other.chunk === chunk && other.block === block
-    );
+    const isSame = (other: DamagedBlock) =>
+      other.layer === layer && other.chunk === chunk && other.block === block;
+    // The one in hand is found damaged again by each look at it.
+    const isKnown = (this.#block !== null && isSame(this.#block)) || this.#queue.some(isSame);
     if (!isKnown) this.#queue.push({ disk, layer, chunk, block });
   }
 

@@ -716,10 +716,8 @@ export class DiskRouter implements PeerRequestOwner {
       this.#isReadBlocked = true;
       return this.#waitingReads.push(operation);
     }
-    if (group.readFrom === view.self) {
-      this.#troubles.delete(operation);
-      this.host.store.submit(operation);
-    } else this.#readFrom(operation, group.readFrom);
+    if (group.readFrom === view.self) this.host.store.submit(operation);
+    else this.#readFrom(operation, group.readFrom);
   }
 
   #overlapsWrite(operation: Operation): boolean {
