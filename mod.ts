@@ -60,23 +60,35 @@ export {
   type LogLevel,
   parseSize,
 } from "./agent/config.ts";
+export { formatClusterSecret, parseClusterSecret } from "./agent/cluster_secret.ts";
 export type {
   AgentInfo,
   CheckReport,
+  ClusterStatus,
   DamagedBlock,
   DiskCounters,
+  GroupSummary,
+  NodeStatus,
   SessionStatus,
   StoreStatus,
+  WaitingDisk,
 } from "./agent/http/backend.ts";
 export type {
   ChangeDiskRequest,
+  ChangeNodeRequest,
+  ChangeSettingsRequest,
+  ClusterDocument,
   CreateDiskRequest,
   DiskDocument,
+  NodeDocument,
+  PlanDocument,
+  PlanNode,
+  PlanRequest,
   StatusDocument,
   VersionDocument,
 } from "./agent/http/documents.ts";
 export { type ControlError, type ControlErrorCode, ControlFailure } from "./agent/map/errors.ts";
-export type { Attributes } from "./agent/map/map.ts";
+export type { Attributes, LossEntry, Settings } from "./agent/map/map.ts";
 export type { Problem, ProblemCode } from "./agent/problems.ts";
 export { VERSION } from "./agent/version.ts";
 export type { Agent } from "./agent/agent.ts";

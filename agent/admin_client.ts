@@ -12,10 +12,18 @@ import type { LogLevel } from "./config.ts";
 import type { CheckReport, StoreStatus } from "./http/backend.ts";
 import type {
   ChangeDiskRequest,
+  ChangeNodeRequest,
+  ChangeSettingsRequest,
   CheckEvent,
+  ClusterDocument,
   CreateDiskRequest,
   DiskDocument,
   DiskListDocument,
+  NodeDocument,
+  NodeListDocument,
+  PlanDocument,
+  PlanRequest,
+  SecretDocument,
   StatusDocument,
   VersionDocument,
 } from "./http/documents.ts";
@@ -25,6 +33,8 @@ import {
   type ControlErrorCode,
   ControlFailure,
 } from "./map/errors.ts";
+import { checkNodeName } from "./map/fields.ts";
+import type { Settings } from "./map/map.ts";
 import { agentSocket, checkDiskName } from "./map/names.ts";
 
 /** Patience with an agent that took the request, in milliseconds: closing a busy disk takes seconds. */
@@ -163,6 +173,72 @@ export class AdminClient implements Disposable {
     throw this.#cutShort();
   }
 
+  /**
+   * Takes a disk away from the node where it is open, whatever goes on there: its guest's writes fail to arrive
+   * from then on, and the next one to open it waits a few seconds. A disk that is not open stays as it is.
+   */
+  async releaseDisk(name: string): Promise<DiskDocument> {
+    return await this.#ask({ method: "POST", path: `${diskPath(name)}/release` });
+  }
+
+  /** What the agent knows of its cluster; answers without a quorum, too. */
+  cluster(): Promise<ClusterDocument> {
+    return this.#ask({ method: "GET", path: "/v1/cluster" });
+  }
+
+  /** Changes settings of the cluster; what is left out stays. */
+  changeSettings(request: ChangeSettingsRequest): Promise<Settings> {
+    return this.#ask({ method: "PATCH", path: "/v1/cluster/settings", body: request });
+  }
+
+  /** The secret that a node needs to join. Whoever has it can read and change everything. */
+  async secret(): Promise<string> {
+    return (await this.#ask<SecretDocument>({ method: "GET", path: "/v1/cluster/secret" })).secret;
+  }
+
+  /** All nodes, sorted by id. */
+  async nodes(): Promise<readonly NodeDocument[]> {
+    return (await this.#ask<NodeListDocument>({ method: "GET", path: "/v1/nodes" })).nodes;
+  }
+
+  /**
+   * One node; fails with `missing` when it is not there.
+   *
+   * @param node its name or id, here and below
+   */
+  async node(node: string): Promise<NodeDocument> {
+    return await this.#ask({ method: "GET", path: nodePath(node) });
+  }
+
+  /** Says what a change would move, how much and how long; changes nothing. */
+  async planNode(node: string, request: PlanRequest): Promise<PlanDocument> {
+    return await this.#ask({ method: "POST", path: `${nodePath(node)}/plan`, body: request });
+  }
+
+  /**
+   * Drains a node or takes it in again, changes its weight or zone. With the `targetsEpoch` of a plan it fails with
+   * `stale` when something that the plan depends on has changed since.
+   */
+  async changeNode(node: string, request: ChangeNodeRequest): Promise<NodeDocument> {
+    return await this.#ask({ method: "PATCH", path: nodePath(node), body: request });
+  }
+
+  /**
+   * Takes a node out of the cluster for good: one that is drained, or with `force` one that is down and will not come
+   * back, and with `acceptLoss` even where it has the only copy of data.
+   */
+  async removeNode(
+    node: string,
+    options: { force?: boolean; acceptLoss?: boolean } = {},
+  ): Promise<void> {
+    const query = [
+      ...(options.force === true ? ["force=1"] : []),
+      ...(options.acceptLoss === true ? ["accept-loss=1"] : []),
+    ].join("&");
+    const path = nodePath(node) + (query === "" ? "" : `?${query}`);
+    await this.#ask({ method: "DELETE", path });
+  }
+
   /** What the store says of itself. */
   store(): Promise<StoreStatus> {
     return this.#ask({ method: "GET", path: "/v1/store" });
@@ -171,6 +247,11 @@ export class AdminClient implements Disposable {
   /** Changes how much the agent logs, until it ends. */
   async setLogLevel(level: LogLevel): Promise<void> {
     await this.#ask({ method: "PUT", path: "/v1/log-level", body: { level } });
+  }
+
+  /** See `ControlBackend.recover`: the last way out, after which the agent stops. */
+  async recoverCluster(): Promise<void> {
+    await this.#ask({ method: "POST", path: "/v1/cluster/recover" });
   }
 
   /** Begins a clean stop; the agent has not ended yet when this resolves. */
@@ -300,6 +381,12 @@ function diskPath(name: string): string {
   const error = checkDiskName(name);
   if (error !== null) throw new AdminError(error);
   return `/v1/disks/${name}`;
+}
+
+function nodePath(node: string): string {
+  const error = checkNodeName(node);
+  if (error !== null) throw new AdminError(error);
+  return `/v1/nodes/${node}`;
 }
 
 /** The error that an answer carries, whatever stands in it. */

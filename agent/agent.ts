@@ -1,67 +1,64 @@
 /**
- * The agent: the main thread's side. Puts configuration, data worker, cluster map and admin API together.
+ * The agent: the main thread's side. Puts configuration, data worker, cluster and admin API together.
  *
- *     main thread                                   data worker (data_worker.ts, data_plane.ts)
- *     config ─ map ─ http ─── mailbox + eventfd ──▶ store, volumes, vhost-user sessions
- *                         ◀── postMessage ────────
+ *     main thread                                       data worker (data_worker.ts, data_plane.ts)
+ *     config ─ cluster_node ─ http ─── mailbox + eventfd ──▶ store, replication, volumes, vhost-user sessions
+ *              (control/)          ◀── postMessage ────────
  *
  * Invariants:
- * - A change of the map is durable before its effects are carried out, and both before it is acknowledged. A start does what
- *   effects of a change that was cut short would have done, so that a crash in between leaves nothing half-made.
- * - Changes are made one after the other, in the order in which they were asked for.
- * - No secret leaves the store's metadata.
+ * - What the admin API says is done is in the map, durable at a majority, and in force on this node.
+ * - The admin API answers from the start, also while the cluster cannot decide anything: then it says so.
+ * - No secret leaves the store's metadata, but for whoever may use the admin socket and asks for it.
  *
  * @module
  */
 import { join } from "node:path";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { advertisedAddress } from "./advertise.ts";
+import { ClusterNode, type ClusterOptions } from "./cluster_node.ts";
+import { formatClusterSecret, parseClusterSecret } from "./cluster_secret.ts";
+import { nodeStatusOf } from "./cluster_status.ts";
 import type { AgentConfig } from "./config.ts";
+import { DataPlaneClient, type Ready } from "./data_plane_client.ts";
 import type {
   AgentInfo,
   CheckReport,
+  ClusterStatus,
   ControlBackend,
   DamagedBlock,
   DiskStatus,
+  GroupSummary,
+  NodeStatus,
+  RemoveNodeOptions,
   StoreStatus,
 } from "./http/backend.ts";
-import { serve, type Server } from "./http/server.ts";
+import { refuseLivingAgent, serve, type Server } from "./http/server.ts";
 import { Logger } from "./logger.ts";
+import { bootIdOf } from "./failure_mark.ts";
 import { ControlFailure, unwrap } from "./map/errors.ts";
+import { summarizeGroups } from "./map/group_summary.ts";
 import {
-  apply,
   type ClusterMap,
   type DiskEntry,
   diskMissing,
-  EMPTY_MAP,
   findDisk,
+  findNode,
   type MapCommand,
-  type MapEffect,
+  NODE_NAME_LENGTH_MAX,
 } from "./map/map.ts";
-import { decodeMap, encodeMap } from "./map/map_codec.ts";
 import { checkSocketPaths } from "./map/names.ts";
-import { createEventFd, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
-import { createMailbox, MailboxSender } from "./platform/linux/mailbox.ts";
+import { CHUNK_BYTES } from "./base/limits.ts";
+import type { Gossip, MemberView } from "./gossip/gossip.ts";
+import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
-import { VERSION } from "./version.ts";
-import type {
-  NumberedRequest,
-  WorkerCheckReport,
-  WorkerMessage,
-  WorkerRequest,
-  WorkerStart,
-  WorkerStoreStatus,
-} from "./worker_protocol.ts";
+import { PROTOCOL, VERSION } from "./version.ts";
+import type { WorkerCheckReport, WorkerStoreStatus } from "./worker_protocol.ts";
 
 /** File in the data directory. */
 const STORE_FILE = "kelpie.store";
-/** Keys of the store's metadata. */
-const MAP_KEY = "map";
-const SECRET_KEY = "secret";
-/** Bytes of the cluster secret. */
-const SECRET_BYTES = 32;
-/** Longest wait for the data plane's last words after a stop: draining, a sync and a checkpoint. */
-const STOP_TIMEOUT_MS = 120_000;
+/** Where other nodes would reach this one: nowhere, when it does not listen. */
+const LOCAL_ADDRESS = "127.0.0.1:7460";
 
 /** A running agent. */
 export interface Agent {
@@ -83,6 +80,8 @@ export async function startAgent(config: AgentConfig): Promise<Agent> {
   const log = new Logger({ level: config.logLevel, format: config.logFormat });
   makeDirectory(config.runDir);
   makeDirectory(join(config.runDir, "ro"));
+  // Before anything is made there: the sockets of its disks would be taken away from a living agent.
+  await refuseLivingAgent(config.runDir);
   const storePath = prepareDataPath(config.dataPath);
   const plane = new DataPlaneClient(log);
   const ready = await plane.start({
@@ -115,10 +114,8 @@ class AgentCore implements Agent, ControlBackend {
   readonly #ready: Ready;
   readonly #log: Logger;
   readonly #startedMs = Date.now();
-  #map: ClusterMap = EMPTY_MAP;
+  #cluster: ClusterNode | null = null;
   #server: Server | null = null;
-  /** The change under way, after which the next may begin. */
-  #changes: Promise<unknown> = Promise.resolve();
   #stopping: Promise<void> | null = null;
   #finish!: () => void;
   #fail!: (error: Error) => void;
@@ -143,39 +140,63 @@ class AgentCore implements Agent, ControlBackend {
     this.finished.catch(() => {});
     plane.onFailure = (error) => {
       this.#log.error("the data plane ended", { reason: error.message });
+      this.#cluster?.stop();
       void this.#server?.close();
       this.#fail(error);
     };
-    plane.onLeaseWanted = (disk, token) => void this.#lease(disk, token);
   }
 
-  /** Reads the map, repairs what a crash left half done, serves all disks, opens the admin API. */
+  /** Becomes a node of its cluster, serves what the map says, opens the admin API. */
   async begin(): Promise<void> {
-    const { meta, created, nodeId } = this.#ready;
-    if (meta[SECRET_KEY] === undefined) {
-      const secret = crypto.getRandomValues(new Uint8Array(SECRET_BYTES));
-      await this.#plane.request({ kind: "commit", key: SECRET_KEY, value: secret });
-    }
-    if (meta[MAP_KEY] !== undefined) this.#map = unwrap(decodeMap(meta[MAP_KEY]));
-    const used = new Set(this.#map.disks.flatMap((disk) => disk.layers));
-    for (let layer = 1; layer < this.#map.nextLayer; layer++) {
-      const kind = used.has(layer) ? "create-layer" : "delete-layer";
-      await this.#plane.request({ kind, layer });
-    }
-    for (const disk of this.#map.disks) {
-      const error = checkSocketPaths(this.#config.runDir, disk.name);
-      if (error !== null) throw new ControlFailure(error);
-      await this.#plane.request({ kind: "serve", disk });
-    }
-    this.#server = await serve({ backend: this, log: this.#log, runDir: this.#config.runDir });
-    this.#log.info(created ? "made a new store; the agent is ready" : "the agent is ready", {
-      version: VERSION,
-      node: nodeId,
-      data: this.#storePath,
-      runDir: this.#config.runDir,
-      disks: this.#map.disks.length,
+    const cluster = await ClusterNode.start({
+      plane: this.#plane,
+      ready: this.#ready,
+      log: this.#log,
+      options: clusterOptions(this.#config),
+      listener: {
+        failed: (error) => {
+          void this.#server?.close();
+          this.#fail(error);
+        },
+      },
     });
+    this.#cluster = cluster;
+    for (const disk of cluster.control.map.disks) {
+      const error = checkSocketPaths(this.#config.runDir, disk.name);
+      if (error !== null) {
+        this.#log.error("a disk cannot be served here", { reason: error.message });
+      }
+    }
+    // Alone there is nobody to wait for, and whoever finds the socket finds the disks as well. In a cluster it may take a
+    // majority to begin, and people want to see what is missing.
+    const serving = () => serve({ backend: this, log: this.#log, runDir: this.#config.runDir });
+    if (!cluster.isAlone) this.#server = await serving();
+    const isIn = await cluster.started();
+    if (isIn) await cluster.delivered();
+    this.#server ??= await serving();
+    if (!isIn) {
+      this.#log.warn("the cluster cannot decide anything yet; disks wait until it can", {
+        reason: cluster.joinProblem ?? "no majority of its voters is there",
+      });
+    }
+    this.#log.info(
+      this.#ready.created ? "made a new store; the agent is ready" : "the agent is ready",
+      {
+        version: VERSION,
+        node: this.#ready.nodeId,
+        data: this.#storePath,
+        runDir: this.#config.runDir,
+        disks: cluster.control.map.disks.length,
+        nodes: cluster.control.map.nodes.length,
+      },
+    );
     notifySystemd("READY=1");
+  }
+
+  /** The cluster; there from the moment that the admin API answers. */
+  get #node(): ClusterNode {
+    if (this.#cluster === null) throw new Error("the agent has not begun");
+    return this.#cluster;
   }
 
   // ------------------------------------------------------------------------------ ControlBackend
@@ -187,7 +208,7 @@ class AgentCore implements Agent, ControlBackend {
       pid: Deno.pid,
       startedMs: this.#startedMs,
       nodeId: this.#ready.nodeId,
-      clusterId: this.#ready.clusterId,
+      clusterId: this.map().clusterId || this.#ready.clusterId,
       runDir: this.#config.runDir,
       dataPath: this.#storePath,
       logLevel: this.#log.level,
@@ -196,28 +217,22 @@ class AgentCore implements Agent, ControlBackend {
 
   /** {@inheritDoc ControlBackend.map} */
   map(): ClusterMap {
-    return this.#map;
+    return this.#node.control.map;
   }
 
   /** {@inheritDoc ControlBackend.propose} */
-  propose(command: MapCommand): Promise<ClusterMap> {
-    const change = this.#changes.then(() => this.#change(command));
-    this.#changes = change.catch(() => {});
-    return change;
-  }
-
-  async #change(command: MapCommand): Promise<ClusterMap> {
+  async propose(command: MapCommand): Promise<ClusterMap> {
     if (this.#stopping !== null) {
       throw new ControlFailure({ code: "unavailable", message: "the agent is stopping" });
     }
     await this.#checkCommand(command);
-    const { map, effects } = unwrap(apply(this.#map, command));
-    if (effects.length === 0) return map;
-    const value = unwrap(encodeMap(map));
-    await this.#plane.request({ kind: "commit", key: MAP_KEY, value });
-    const before = this.#map;
-    this.#map = map;
-    for (const effect of effects) await this.#carryOut(effect, before);
+    await this.#shrinkFirst(command);
+    // The disk that is meant is the one that has the name now, whenever the cluster gets to it.
+    const isDelete = command.kind === "delete-disk";
+    const id = isDelete ? findDisk(this.map(), command.name)?.id : undefined;
+    const { map } = await this.#node.propose(
+      id === undefined ? command : { ...command, id } as MapCommand,
+    );
     return map;
   }
 
@@ -232,83 +247,51 @@ class AgentCore implements Agent, ControlBackend {
       const error = checkSocketPaths(this.#config.runDir, newName);
       if (error !== null) throw new ControlFailure(error);
     }
-    const isShrink = command.kind === "resize-disk" &&
-      command.sizeBytes < (findDisk(this.#map, command.name)?.sizeBytes ?? 0);
-    if (command.kind === "delete-disk" || isShrink) {
-      if (findDisk(this.#map, command.name) === undefined) return;
-      const { sessions } = await this.diskStatus(command.name);
-      if (sessions.length > 0) {
-        throw new ControlFailure({
-          code: "busy",
-          message: `disk ${command.name} is in use by process ${
-            sessions.map((session) => session.pid).join(", ")
-          }`,
-          hint: "stop the guest, or use --force to disconnect it",
-        });
-      }
+    if (command.kind !== "delete-disk" && !this.#isShrink(command)) return;
+    const disk = findDisk(this.map(), command.name);
+    if (disk === undefined) return;
+    const { sessions } = await this.diskStatus(command.name);
+    if (sessions.length > 0) {
+      throw new ControlFailure({
+        code: "busy",
+        message: `disk ${command.name} is in use by process ${
+          sessions.map((session) => session.pid).join(", ")
+        }`,
+        hint: "stop the guest, or use --force to disconnect it",
+      });
+    }
+    const holder = disk.lease === null ? undefined : findNode(this.map(), disk.lease.node);
+    if (holder !== undefined && holder.uuid !== this.#ready.nodeId) {
+      throw new ControlFailure({
+        code: "busy",
+        message: `disk ${command.name} is open on node ${holder.name}`,
+        hint: "stop the guest there",
+      });
     }
   }
 
-  async #carryOut(effect: MapEffect, before: ClusterMap): Promise<void> {
-    switch (effect.kind) {
-      case "layer-created":
-        await this.#plane.request({ kind: "create-layer", layer: effect.layer });
-        return;
-      case "layer-dropped":
-        await this.#plane.request({ kind: "delete-layer", layer: effect.layer });
-        return;
-      case "disk-added":
-        await this.#plane.request({ kind: "serve", disk: effect.disk });
-        return;
-      case "disk-removed":
-        await this.#plane.request({ kind: "stop-serving", disk: effect.disk.id });
-        return;
-      case "disk-resized": {
-        const { disk, previousBytes } = effect;
-        const isGrowing = disk.sizeBytes > previousBytes;
-        if (!isGrowing) await this.#plane.request({ kind: "update", disk });
-        await this.#plane.request({
-          kind: "zero",
-          layer: disk.layers[0],
-          startBytes: Math.min(disk.sizeBytes, previousBytes),
-          endBytes: Math.max(disk.sizeBytes, previousBytes),
-        });
-        if (isGrowing) await this.#plane.request({ kind: "update", disk });
-        return;
-      }
-      case "disk-changed": {
-        const old = before.disks.find((disk) => disk.id === effect.disk.id);
-        if (old !== undefined && old.readOnly !== effect.disk.readOnly) {
-          // Front ends learn of it only by connecting anew.
-          await this.#plane.request({ kind: "update", disk: effect.disk });
-          await this.#plane.request({ kind: "close-sessions", disk: effect.disk.id });
-          return;
-        }
-        await this.#plane.request({ kind: "update", disk: effect.disk });
-        return;
-      }
-      case "disk-renamed":
-      case "lease-taken":
-        await this.#plane.request({ kind: "update", disk: effect.disk });
-    }
+  #isShrink(command: MapCommand): command is Extract<MapCommand, { kind: "resize-disk" }> {
+    return command.kind === "resize-disk" &&
+      command.sizeBytes < (findDisk(this.map(), command.name)?.sizeBytes ?? 0);
   }
 
-  /** A session wants to write: raise the disk's generation, durably, then grant. */
-  async #lease(disk: number, token: number): Promise<void> {
-    try {
-      const map = await this.propose({ kind: "take-lease", id: disk });
-      const entry = map.disks.find((candidate) => candidate.id === disk);
-      if (entry === undefined) throw new Error("the disk is gone");
-      const { generation } = entry;
-      await this.#plane.request({ kind: "lease-granted", disk, token, generation });
-    } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      await this.#plane.request({ kind: "lease-refused", disk, token, reason }).catch(() => {});
-    }
+  /**
+   * What a shrink cuts off is forgotten on all replicas before the map says so: then nothing can bring it back, whatever
+   * crashes in between.
+   */
+  async #shrinkFirst(command: MapCommand): Promise<void> {
+    if (!this.#isShrink(command) || command.shrink !== true) return;
+    const disk = findDisk(this.map(), command.name)!;
+    await this.#plane.request({
+      kind: "zero",
+      disk: disk.id,
+      startBytes: command.sizeBytes,
+      endBytes: disk.sizeBytes,
+    });
   }
 
   #find(name: string): DiskEntry {
-    const disk = findDisk(this.#map, name);
+    const disk = findDisk(this.map(), name);
     if (disk === undefined) throw new ControlFailure(diskMissing(name));
     return disk;
   }
@@ -341,7 +324,7 @@ class AgentCore implements Agent, ControlBackend {
 
   #nameDamage(damage: readonly { layer: number; offsetBytes: number }[]): DamagedBlock[] {
     return damage.map(({ layer, offsetBytes }) => ({
-      disk: this.#map.disks.find((disk) => disk.layers.includes(layer))?.name ?? "",
+      disk: this.map().disks.find((disk) => disk.layers.includes(layer))?.name ?? "",
       offsetBytes,
     }));
   }
@@ -367,6 +350,85 @@ class AgentCore implements Agent, ControlBackend {
     };
   }
 
+  /** {@inheritDoc ControlBackend.cluster} */
+  async cluster(): Promise<ClusterStatus> {
+    const { control } = this.#node;
+    const reports = await this.#node.reports();
+    const map = this.map();
+    const { node: self, leader, serveUntilMs } = control.status;
+    const hasQuorum = leader !== 0 && clockMs() < serveUntilMs;
+    const notes: string[] = [];
+    if (this.#node.joinProblem !== null) {
+      notes.push(`this node is not taken in: ${this.#node.joinProblem}`);
+    }
+    const nodes = map.nodes.map((node): NodeStatus => {
+      const status = nodeStatusOf(map, node, { self, leader });
+      const report = reports.get(node.id);
+      const member = control.gossip.member(node.uuid);
+      const rate = report?.copyBytesPerSecond ?? 0;
+      const bytesLeft = (report?.chunksLeft ?? 0) * CHUNK_BYTES;
+      return {
+        ...status,
+        gossip: member?.state ?? "unknown",
+        suspectedBecause: member === null ? null : suspicionOf(member, control.gossip),
+        usedBytes: report?.usedBytes ?? null,
+        capacityBytes: report?.capacityBytes || node.capacityBytes,
+        joiningGroups: report?.joiningGroups ?? 0,
+        chunksLeft: report?.chunksLeft ?? 0,
+        copyBytesPerSecond: report !== undefined && report.joiningGroups > 0 ? rate : null,
+        secondsLeft: rate > 0 && bytesLeft > 0 ? Math.ceil(bytesLeft / rate) : null,
+        stuck: report === undefined || report.stuck === "" ? null : report.stuck,
+        damagedBlocks: report?.damagedBlocks ?? 0,
+        isFull: report?.isFull ?? false,
+      };
+    });
+    const waiting = [...reports].flatMap(([node, report]) =>
+      report.waiting.map(({ disk, reason }) => ({
+        disk: map.disks.find((entry) => entry.id === disk)?.name ?? `disk ${disk}`,
+        node,
+        reason,
+      }))
+    );
+    return {
+      epoch: map.epoch,
+      leader,
+      hasQuorum,
+      voters: [...map.voters],
+      nodes,
+      waiting,
+      notes,
+    };
+  }
+
+  /** {@inheritDoc ControlBackend.groups} */
+  groups(): Promise<GroupSummary> {
+    return Promise.resolve(summarizeGroups(this.map()));
+  }
+
+  /** {@inheritDoc ControlBackend.secret} */
+  secret(): Promise<string> {
+    return Promise.resolve(formatClusterSecret(this.#node.secret));
+  }
+
+  /** {@inheritDoc ControlBackend.recover} */
+  async recover(): Promise<void> {
+    const { leader, serveUntilMs } = this.#node.control.status;
+    if (leader !== 0 && clockMs() < serveUntilMs) {
+      throw new ControlFailure({
+        code: "busy",
+        message: "the cluster has a majority and can decide: there is nothing to recover",
+        hint: "take single nodes out with 'kelpie node remove NODE --force'",
+      });
+    }
+    await this.#node.recover();
+    this.shutdown();
+  }
+
+  /** {@inheritDoc ControlBackend.removeNode} */
+  removeNode(node: number, options: RemoveNodeOptions): Promise<void> {
+    return this.#node.removeNode(node, options);
+  }
+
   /** {@inheritDoc ControlBackend.setLogLevel} */
   setLogLevel(level: "debug" | "info" | "warn" | "error"): void {
     this.#log.level = level;
@@ -389,11 +451,15 @@ class AgentCore implements Agent, ControlBackend {
     notifySystemd("STOPPING=1");
     try {
       await this.#server?.close();
-      await this.#changes;
+      // Guests first, then the map (what is left has to be durable by then), then the store.
+      await this.#plane.drain();
+      await this.#cluster?.leave();
+      this.#cluster?.stop();
       await this.#plane.stop();
       this.#log.info("stopped");
       this.#finish();
     } catch (error) {
+      this.#cluster?.stop();
       const failure = error instanceof Error ? error : new Error(String(error));
       this.#fail(failure);
       throw failure;
@@ -401,168 +467,51 @@ class AgentCore implements Agent, ControlBackend {
   }
 }
 
-type Ready = Extract<WorkerMessage, { kind: "ready" }>;
-
-interface Pending {
-  resolve(value: unknown): void;
-  reject(error: Error): void;
-  onProgress?: (checkedBytes: number, totalBytes: number) => void;
+/** What the configuration says of the cluster. */
+function clusterOptions(config: AgentConfig): ClusterOptions {
+  const { listen } = config;
+  return {
+    listen,
+    address: listen === null
+      ? LOCAL_ADDRESS
+      : advertisedAddress(config.address, listen, Deno.networkInterfaces()),
+    join: config.join,
+    name: config.name ?? hostName(),
+    zone: config.zone,
+    witness: config.witness,
+    weightBytes: config.weightBytes,
+    secret: config.secretFile === null ? null : readSecret(config.secretFile),
+    version: VERSION,
+    protocol: PROTOCOL,
+    bootId: bootIdOf(readLine("/proc/sys/kernel/random/boot_id"), config.runDir),
+  };
 }
 
-/** The main thread's end of the conversation with the data worker. */
-class DataPlaneClient {
-  onFailure: (error: Error) => void = () => {};
-  onLeaseWanted: (disk: number, token: number) => void = () => {};
-  readonly #log: Logger;
-  readonly #pending = new Map<number, Pending>();
-  #worker: Worker | null = null;
-  #mailbox: MailboxSender | null = null;
-  #nextId = 1;
-  #failure: Error | null = null;
-
-  constructor(log: Logger) {
-    this.#log = log;
-  }
-
-  /** Starts the worker and waits until its store is open. */
-  start(options: Omit<WorkerStart, "mailbox" | "bellFd">): Promise<Ready> {
-    const mailbox = createMailbox();
-    const bellFd = createEventFd();
-    this.#mailbox = new MailboxSender(mailbox, bellFd);
-    // Beside this file, with its ending: .ts from source, .js in the compiled program.
-    const url = new URL("./data_worker" + import.meta.url.slice(-3), import.meta.url);
-    const worker = new Worker(url, { type: "module", name: "kelpie-data" });
-    this.#worker = worker;
-    return new Promise((resolve, reject) => {
-      worker.onmessage = (event: MessageEvent<WorkerMessage>) => {
-        if (event.data.kind === "ready") resolve(event.data);
-        else this.#receive(event.data, reject);
-      };
-      worker.onerror = (event) => {
-        event.preventDefault();
-        this.#fail(new Error(`the data worker failed: ${event.message}`), reject);
-      };
-      const start: WorkerStart = { ...options, mailbox, bellFd };
-      worker.postMessage(start);
-    });
-  }
-
-  #receive(message: Exclude<WorkerMessage, Ready>, reject: (error: Error) => void): void {
-    switch (message.kind) {
-      case "failed":
-        this.#fail(failureOf(message.code, message.message), reject);
-        return;
-      case "answer":
-        this.#take(message.id)?.resolve(message.value);
-        return;
-      case "refusal":
-        this.#take(message.id)?.reject(failureOf(message.code, message.message));
-        return;
-      case "check-progress":
-        this.#pending.get(message.id)?.onProgress?.(message.checkedBytes, message.totalBytes);
-        return;
-      case "lease-wanted":
-        this.onLeaseWanted(message.disk, message.token);
-    }
-  }
-
-  #take(id: number): Pending | undefined {
-    const pending = this.#pending.get(id);
-    this.#pending.delete(id);
-    return pending;
-  }
-
-  #fail(error: Error, reject: (error: Error) => void): void {
-    if (this.#failure !== null) return;
-    this.#failure = error;
-    reject(error);
-    for (const pending of this.#pending.values()) pending.reject(error);
-    this.#pending.clear();
-    this.onFailure(error);
-  }
-
-  /** Asks the worker. Rejects with what it says, or when it is gone. */
-  request<T = void>(
-    request: WorkerRequest,
-    options: {
-      onProgress?: (checkedBytes: number, totalBytes: number) => void;
-      signal?: AbortSignal;
-    } = {},
-  ): Promise<T> {
-    if (this.#failure !== null) return Promise.reject(this.#failure);
-    const id = this.#nextId++;
-    return new Promise<T>((resolve, reject) => {
-      this.#pending.set(id, {
-        resolve: resolve as (value: unknown) => void,
-        reject,
-        onProgress: options.onProgress,
-      });
-      options.signal?.addEventListener("abort", () => {
-        if (this.#take(id) === undefined) return;
-        void this.request({ kind: "cancel-check", check: id }).catch(() => {});
-        reject(new ControlFailure({ code: "unavailable", message: "the check was cancelled" }));
-      }, { once: true });
-      const numbered: NumberedRequest = { id, request };
-      try {
-        this.#mailbox!.send(numbered);
-      } catch (error) {
-        this.#pending.delete(id);
-        reject(error);
-      }
-    });
-  }
-
-  /** Lets the worker finish everything and end. */
-  async stop(): Promise<void> {
-    if (this.#worker === null || this.#failure !== null) return;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new Error(`the data plane did not stop within ${STOP_TIMEOUT_MS / 1000} s`)),
-        STOP_TIMEOUT_MS,
-      );
-    });
-    try {
-      await Promise.race([this.request({ kind: "stop" }), late]);
-    } finally {
-      clearTimeout(timer);
-      this.#log.debug("the data plane has stopped");
-    }
-  }
+/** Who probed a member in vain, and since when, in words; null: nobody suspects it. */
+function suspicionOf(member: MemberView, gossip: Gossip): string | null {
+  const [first] = member.accusations;
+  if (first === undefined || member.state === "alive") return null;
+  const by = gossip.member(first.by)?.meta.name ?? first.by.slice(0, 8);
+  const seconds = Math.max(0, Math.round((clockMs() - first.atMs) / 1000));
+  const others = member.accusations.length - 1;
+  return `${by} has probed it in vain, ${seconds} s ago` +
+    (others > 0 ? `, and ${others} ${others === 1 ? "other" : "others"} since` : "");
 }
 
-/** Words a refusal of the worker for people. */
-function failureOf(code: string, message: string): ControlFailure {
-  switch (code) {
-    case "FULL":
-      return new ControlFailure({
-        code: "full",
-        message,
-        hint: "delete or discard something, or give the store more capacity",
-      });
-    case "LAYER":
-    case "INVALID":
-      return new ControlFailure({ code: "invalid", message });
-    case "BUSY":
-      return new ControlFailure({ code: "busy", message });
-    case "OTHER_HOST":
-      return new ControlFailure({
-        code: "corrupt",
-        message,
-        hint: "if it was moved here for good, start the agent once with --adopt",
-      });
-    case "DAMAGED":
-      return new ControlFailure({
-        code: "corrupt",
-        message,
-        hint: "restore it from a backup, or start the agent once with --accept-damage",
-      });
-    case "NOT_A_STORE":
-    case "NEWER_FORMAT":
-      return new ControlFailure({ code: "corrupt", message });
-    default:
-      return new ControlFailure({ code: "internal", message });
+/** The cluster secret in a file. No part of it appears in a message. */
+function readSecret(path: string): Uint8Array {
+  let text: string;
+  try {
+    text = Deno.readTextFileSync(path);
+  } catch (error) {
+    throw new ControlFailure({
+      code: "invalid",
+      message: `cannot read the secret file ${path}: ${
+        error instanceof Error ? error.message : error
+      }`,
+    });
   }
+  return unwrap(parseClusterSecret(text));
 }
 
 /** Makes a directory that only its owner may enter. */
@@ -614,10 +563,21 @@ function hostIdentity(): Uint8Array {
   }
 }
 
-/** Name of a process, or "". The runtime may not read /proc with the permissions that the program has. */
+/** This host's name as a node's: other characters become '-'. */
+function hostName(): string {
+  const name = readLine("/proc/sys/kernel/hostname").replace(/[^a-zA-Z0-9._-]/g, "-")
+    .replace(/^[^a-zA-Z0-9]+/, "").slice(0, NODE_NAME_LENGTH_MAX);
+  return name === "" ? "node" : name;
+}
+
+/** Name of a process, or "". */
 function commandOf(pid: number): string {
-  if (pid <= 0) return "";
-  const fd = libc.open(cString(`/proc/${pid}/comm`), O_RDONLY | O_CLOEXEC, 0);
+  return pid <= 0 ? "" : readLine(`/proc/${pid}/comm`);
+}
+
+/** A short file of /proc, or "". The runtime may not read there with the permissions that the program has. */
+function readLine(path: string): string {
+  const fd = libc.open(cString(path), O_RDONLY | O_CLOEXEC, 0);
   if (fd < 0) return "";
   const bytes = new Uint8Array(64);
   const length = libc.read(fd, bytes, 64n);

@@ -1,9 +1,9 @@
 /**
  * What an agent is told about itself: defaults, then a TOML file, then the environment, then flags.
  *
- *     default  <  file.toml        <  KELPIE_RUN_DIR  <  --flag
- *                 data = "/data"                          --data /data
- *                 capacity = "500G"                       --capacity 500G
+ *     default  <  file.toml        <  KELPIE_RUN_DIR, KELPIE_SECRET_FILE  <  --flag
+ *                 data = "/data"                                              --data /data
+ *                 capacity = "500G"                                           --capacity 500G
  *
  * Text in, configuration out: nothing here reads files or the environment, so that all of it can be
  * tested and the same code serves the agent, the command line and those who embed the agent.
@@ -18,7 +18,8 @@
 import { levenshteinDistance } from "@std/text/levenshtein_distance.js";
 import { parse } from "@std/toml/parse.js";
 import { posix } from "node:path";
-import { ControlFailure } from "./map/errors.ts";
+import { type ControlError, ControlFailure } from "./map/errors.ts";
+import { checkAddress, checkNodeName, checkZone } from "./map/fields.ts";
 import { agentSocket, SOCKET_PATH_BYTES_MAX } from "./map/names.ts";
 
 /** How much is logged: the named level and all to its right. */
@@ -46,13 +47,25 @@ export const RUN_DIR_DEFAULT = "/run/kelpie";
 export const RUN_DIR_VARIABLE = "KELPIE_RUN_DIR";
 
 /**
+ * The variable that names the file with the cluster secret. The secret itself never stands in an argument or a
+ * variable, where other processes could read it.
+ */
+export const SECRET_FILE_VARIABLE = "KELPIE_SECRET_FILE";
+
+/** Port of the cluster unless told otherwise; the one after it is used as well. */
+export const PORT_DEFAULT = 7460;
+
+/** Where an agent listens for others unless told otherwise: a cluster of one can be joined with no set-up. */
+export const LISTEN_DEFAULT = `0.0.0.0:${PORT_DEFAULT}`;
+
+/** Addresses of other nodes that may be named to join: one that is up is enough. */
+export const JOIN_MAX = 16;
+
+/**
  * Bytes per second that the background scrub reads: 1 TiB takes a day and a half, a guest does not
  * notice, and an idle agent stays below 1 % of a core.
  */
 export const SCRUB_RATE_BYTES_DEFAULT = 8 * 1024 * 1024;
-
-/** Most listen addresses: one per network of a host is more than enough. */
-export const LISTEN_MAX = 16;
 
 /** Longest TOML text that is parsed, in UTF-16 code units: a configuration has ten lines. */
 const TOML_LENGTH_MAX = 1024 * 1024;
@@ -74,8 +87,25 @@ export interface AgentConfig {
   readonly adopt: boolean;
   /** Open the store though parts of its log are damaged. For one start. */
   readonly acceptDamage: boolean;
-  /** Addresses `host:port` for the cluster; reserved. */
-  readonly listen: readonly string[];
+  /**
+   * Nodes of the cluster to join, each `host:port`; empty: a node without a cluster founds one. Without meaning for a
+   * node that belongs to a cluster already.
+   */
+  readonly join: readonly string[];
+  /** `host:port` to listen on for other nodes, at that port and the next; null: there shall be none. */
+  readonly listen: string | null;
+  /** `host:port` at which other nodes reach this one; null: found from `listen` (`advertise.ts`). */
+  readonly address: string | null;
+  /** The node's name; null: it keeps its own, at first the host's. */
+  readonly name: string | null;
+  /** Its zone when it first joins; "": a zone of its own. Later `kelpie node zone` changes it. */
+  readonly zone: string;
+  /** Its weight when it first joins, in bytes; null: from capacity. Later `kelpie node weight` changes it. */
+  readonly weightBytes: number | null;
+  /** It votes, and stores nothing. Decided when it first joins. */
+  readonly witness: boolean;
+  /** File with the cluster secret, as `kelpie cluster secret` prints it; needed to join. */
+  readonly secretFile: string | null;
 }
 
 /** What an agent does when it is told nothing. */
@@ -89,7 +119,14 @@ export const CONFIG_DEFAULT: AgentConfig = {
   scrubRateBytes: SCRUB_RATE_BYTES_DEFAULT,
   adopt: false,
   acceptDamage: false,
-  listen: [],
+  join: [],
+  listen: LISTEN_DEFAULT,
+  address: null,
+  name: null,
+  zone: "",
+  weightBytes: null,
+  witness: false,
+  secretFile: null,
 };
 
 /** Flags of `kelpie agent` as the command line parsed them; what is undefined was not given. */
@@ -101,7 +138,14 @@ export interface ConfigFlags {
   readonly logLevel?: string;
   readonly logFormat?: string;
   readonly scrubRate?: string;
-  readonly listen?: string | readonly string[];
+  readonly join?: string | readonly string[];
+  readonly listen?: string;
+  readonly address?: string;
+  readonly name?: string;
+  readonly zone?: string;
+  readonly weight?: string;
+  readonly witness?: boolean;
+  readonly secretFile?: string;
   readonly adopt?: boolean;
   readonly acceptDamage?: boolean;
 }
@@ -110,7 +154,7 @@ export interface ConfigFlags {
 export interface ConfigSources {
   /** Flags, the strongest. */
   readonly flags?: ConfigFlags;
-  /** The environment; only {@linkcode RUN_DIR_VARIABLE} counts, and an empty one does not. */
+  /** The environment; only {@linkcode RUN_DIR_VARIABLE} and {@linkcode SECRET_FILE_VARIABLE} count; empty ones do not. */
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** Content of the configuration file. */
   readonly tomlText?: string;
@@ -132,7 +176,14 @@ const READERS: Readonly<Record<string, Reader>> = {
   "log-level": (value, where) => ({ logLevel: readWord(value, where, LOG_LEVELS) }),
   "log-format": (value, where) => ({ logFormat: readWord(value, where, LOG_FORMATS) }),
   "scrub-rate": (value, where) => ({ scrubRateBytes: readRate(value, where) }),
-  "listen": (value, where) => ({ listen: readListen(value, where) }),
+  "join": (value, where) => ({ join: readJoin(value, where) }),
+  "listen": (value, where) => ({ listen: value === "none" ? null : readAddress(value, where) }),
+  "address": (value, where) => ({ address: readReachable(value, where) }),
+  "name": (value, where) => ({ name: readText(value, where, checkNodeName) }),
+  "zone": (value, where) => ({ zone: readText(value, where, checkZone) }),
+  "weight": (value, where) => ({ weightBytes: value === "auto" ? null : readSize(value, where) }),
+  "witness": (value, where) => ({ witness: readFlag(value, where) }),
+  "secret-file": (value, where, base) => ({ secretFile: readPath(value, where, base) }),
 };
 
 /** Keys that a configuration file may have. */
@@ -169,6 +220,7 @@ export function loadConfig(sources: ConfigSources): AgentConfig {
     ...readFlags(flags, cwd),
   };
   checkAgentSocket(config.runDir);
+  checkNetwork(config);
   return config;
 }
 
@@ -220,10 +272,22 @@ function unknownKey(key: string, path: string): ControlFailure {
   );
 }
 
-function readEnvironment(env: Readonly<Record<string, string | undefined>>, cwd?: string) {
-  const runDir = env[RUN_DIR_VARIABLE];
-  if (runDir === undefined || runDir === "") return {};
-  return READERS["run-dir"](runDir, RUN_DIR_VARIABLE, cwd);
+function readEnvironment(
+  env: Readonly<Record<string, string | undefined>>,
+  cwd: string | undefined,
+): Partial<AgentConfig> {
+  let config: Partial<AgentConfig> = {};
+  for (
+    const [variable, key] of [
+      [RUN_DIR_VARIABLE, "run-dir"],
+      [SECRET_FILE_VARIABLE, "secret-file"],
+    ] as const
+  ) {
+    const value = env[variable];
+    if (value === undefined || value === "") continue;
+    config = { ...config, ...READERS[key](value, variable, cwd) };
+  }
+  return config;
 }
 
 function readFlags(flags: ConfigFlags, cwd: string | undefined): Partial<AgentConfig> {
@@ -301,32 +365,80 @@ function readWord<T extends string>(value: unknown, where: string, words: readon
   );
 }
 
-function readListen(value: unknown, where: string): readonly string[] {
-  const list = typeof value === "string" ? value.split(",") : value;
-  if (!Array.isArray(list)) throw invalid(`${where} must be host:port, not ${show(value)}`);
-  if (list.length > LISTEN_MAX) {
-    throw invalid(`${where} has ${list.length} addresses: ${LISTEN_MAX} is the most`);
+/** What does not fit together, though each part is well. */
+function checkNetwork({ listen, address, join, witness, weightBytes }: AgentConfig): void {
+  if (listen === null && (join.length > 0 || address !== null)) {
+    throw invalid(
+      `an agent that does not listen cannot be reached: 'listen' is none, and ` +
+        (join.length > 0 ? `'join' is ${join[0]}` : `'address' is ${address}`),
+      "leave 'listen' out, or give it host:port",
+    );
   }
-  return list.map((each) => readAddress(each, where));
+  if (witness && weightBytes !== null) {
+    throw invalid("a witness stores nothing: 'weight' and 'witness' exclude each other");
+  }
+}
+
+/** Addresses, with the usual port where none is given. */
+function readJoin(value: unknown, where: string): readonly string[] {
+  const list = typeof value === "string" ? value.split(",") : value;
+  if (!Array.isArray(list)) throw invalid(`${where} must be host or host:port, not ${show(value)}`);
+  if (list.length > JOIN_MAX) {
+    throw invalid(`${where} has ${list.length} addresses: ${JOIN_MAX} is the most`);
+  }
+  return list.map((each) => {
+    const text = typeof each === "string" ? each.trim() : each;
+    const isBare = typeof text === "string" && HOST.test(text);
+    return readReachable(isBare ? `${text}:${PORT_DEFAULT}` : text, where);
+  });
+}
+
+/** An address that somebody else can connect to. */
+function readReachable(value: unknown, where: string): string {
+  const address = readAddress(value, where);
+  if (!WILDCARD.test(address)) return address;
+  throw invalid(
+    `${where} is ${address}, which names no host`,
+    "write the address at which other nodes reach it",
+  );
 }
 
 /** `name:port`, `1.2.3.4:port` or `[::1]:port`. */
 function readAddress(value: unknown, where: string): string {
-  const match = typeof value === "string" ? value.trim().match(ADDRESS) : null;
-  if (match === null) {
+  const address = typeof value === "string" ? value.trim() : "";
+  const port = Number(/:(\d{1,6})$/.exec(address)?.[1] ?? NaN);
+  if (port < 1 || port > 65534) {
+    throw invalid(`${where} has port ${port}: ports are 1 to 65534, and the next one is used too`);
+  }
+  if (checkAddress(address) !== null) {
     throw invalid(
       `${where} is ${show(value)}, which is not host:port`,
-      "write 10.0.0.1:7411, [fd00::1]:7411 or host.example:7411",
+      "write 10.0.0.1:7460, [fd00::1]:7460 or host.example:7460",
     );
   }
-  const port = Number(match[2]);
-  if (port < 1 || port > 65535) {
-    throw invalid(`${where} has port ${match[2]}: ports are 1 to 65535`);
-  }
-  return match[0];
+  return address;
 }
 
-const ADDRESS = /^(\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[\w](?:[\w.-]*[\w])?):(\d{1,6})$/;
+/** A host without a port. */
+const HOST = /^(?:\[[0-9a-fA-F:.%\w-]+\]|[a-zA-Z0-9](?:[a-zA-Z0-9._-]*[a-zA-Z0-9])?)$/;
+
+const WILDCARD = /^(?:0\.0\.0\.0|\[[0:]+\]):/;
+
+function readText(
+  value: unknown,
+  where: string,
+  check: (text: string) => ControlError | null,
+): string {
+  if (typeof value !== "string") throw invalid(`${where} must be text, not ${show(value)}`);
+  const error = check(value);
+  if (error !== null) throw invalid(`${where}: ${error.message}`, error.hint);
+  return value;
+}
+
+function readFlag(value: unknown, where: string): boolean {
+  if (typeof value === "boolean") return value;
+  throw invalid(`${where} must be true or false, not ${show(value)}`);
+}
 
 /** Binary units by their letter. */
 const UNITS = ["", "K", "M", "G", "T", "P", "E"];

@@ -15,10 +15,15 @@
  * @module
  */
 import { Arena } from "./base/arena.ts";
-import { CHUNK_BYTES } from "./base/limits.ts";
+import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
+import { BlockKind, BlockRequest } from "./blk/target.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
+import type { DiskStatus } from "./http/backend.ts";
+import { markFailure } from "./failure_mark.ts";
 import { Logger } from "./logger.ts";
-import type { DiskEntry } from "./map/map.ts";
+import { apply, type ClusterMap, type DiskEntry, type MapCommand } from "./map/map.ts";
+import { decodeMap } from "./map/map_codec.ts";
+import { unwrap } from "./map/errors.ts";
 import {
   availableBytes,
   isBlank,
@@ -27,27 +32,35 @@ import {
   type StoreFile,
 } from "./platform/linux/disk.ts";
 import { EventFdWatcher } from "./platform/linux/eventfd.ts";
+import { clockMs } from "./platform/linux/libc.ts";
 import { MailboxReceiver } from "./platform/linux/mailbox.ts";
 import { LinuxMemory } from "./platform/linux/memory.ts";
+import { Peers } from "./platform/linux/peers.ts";
 import { Ring } from "./platform/linux/ring.ts";
 import { SocketWatcher } from "./platform/linux/socket.ts";
 import { LinuxRandom } from "./platform/linux/random.ts";
-import { DAMAGE_MAX } from "./store/core.ts";
+import { EIO } from "./platform/platform.ts";
+import type { PeerTransport } from "./platform/network.ts";
+import { DataCore, type DataCoreEvents } from "./replication/data_core.ts";
 import { StoreError } from "./store/errors.ts";
 import { Operation, OperationKind } from "./store/operation.ts";
 import { Store } from "./store/store.ts";
 import type { VhostSession } from "./vhost/session.ts";
 import { TransferPool } from "./volume/transfer_pool.ts";
-import { Volume } from "./volume/volume.ts";
+import { Volume, VOLUME_COUNTERS_ZERO } from "./volume/volume.ts";
 import type {
   NumberedRequest,
   WorkerCheckReport,
+  WorkerDataStatus,
+  WorkerIdentity,
   WorkerMessage,
   WorkerRequest,
   WorkerStart,
   WorkerStoreStatus,
 } from "./worker_protocol.ts";
 
+/** Milliseconds between ticks while something is under way that time moves, as when a replica catches up. */
+const TICK_URGENT_MS = 10;
 /** Milliseconds between ticks of the store while it has something to do. */
 const TICK_BUSY_MS = 100;
 /** …and while it has not: an idle agent wakes twice a second. */
@@ -75,10 +88,8 @@ const DRAIN_MS_MAX = 5000;
 const IDLE_TICKS_TO_TRIM = 20;
 /** Milliseconds between reports of a check's progress. */
 const PROGRESS_MS = 100;
-/** Part of a value too long for the store's one META record. */
-const META_PART_BYTES = 60 * 1024;
-/** Chunks zeroed at once when a disk shrinks. */
-const ZERO_OPERATIONS_MAX = 16;
+/** Longest wait for a disk's lease when it is to be shrunk. */
+const LEASE_MS_MAX = 10_000;
 
 /** Sends a message to the main thread. */
 export type Post = (message: WorkerMessage) => void;
@@ -97,6 +108,19 @@ export class DataPlane implements DiskServerHost {
   readonly #store: Store;
   readonly #pool: TransferPool;
   readonly #servers = new Map<number, DiskServer>();
+  readonly #data: DataCore;
+  #peers: Peers | null = null;
+  /** Where peers are to be reached, before there is a network to reach them by. */
+  readonly #peerAddresses = new Map<number, string | null>();
+  /** The newest map that has come, and who this node is in it; in force later, see `DataCore.setMap`. */
+  #map: ClusterMap | null = null;
+  #mapParts: Uint8Array[] = [];
+  #self = 0;
+  #incarnation = 0;
+  /** The map that sockets are served by. */
+  #servedMap: ClusterMap | null = null;
+  /** Told when maps up to an epoch are in force. */
+  readonly #mapWaits: { epoch: number; done: () => void }[] = [];
   readonly #mailbox: MailboxReceiver;
   readonly #post: Post;
   readonly #start: WorkerStart;
@@ -143,6 +167,14 @@ export class DataPlane implements DiskServerHost {
     });
     this.#disk.listener = this.#store;
     this.#pool = new TransferPool(this.#arena);
+    this.#data = new DataCore({
+      store: this.#store,
+      window: this.memory.windows[0],
+      arena: this.#arena,
+      transport: this.#transport(),
+      log: this.log,
+      events: this.#events(),
+    });
     this.eventFds.watch(start.bellFd, { eventFdSignalled: () => this.#readMail() });
   }
 
@@ -154,21 +186,30 @@ export class DataPlane implements DiskServerHost {
       const now = this.monotonicMs();
       if (now >= this.#nextTickMs) {
         this.#store.tick(now);
-        for (const server of this.#servers.values()) server.tick();
+        this.#data.tick(clockMs());
+        this.#peers?.tick(now);
         this.sockets.resume();
         if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
         this.#trimWhenIdle();
-        this.#nextTickMs = now + (this.#store.idle ? TICK_IDLE_MS : TICK_BUSY_MS);
+        this.#giveUpUnleased(now);
+        this.#nextTickMs = now + this.#tickMs();
         continue;
       }
+      if (this.#data.wantsTick) this.#nextTickMs = Math.min(this.#nextTickMs, now + TICK_URGENT_MS);
       const isBusy = this.#scheduled.length > 0 || this.#later.length > 0 ||
-        this.#disk.hasReady || this.#ring.ready > 0 ||
-        (this.isPolling && this.#ring.unsubmitted > 0);
+        this.#disk.hasReady || this.#ring.ready > 0 || this.#peers?.hasWork === true ||
+        (this.#polled.length > 0 && this.#ring.unsubmitted > 0);
       if (isBusy || this.#poll() || this.#stopPolling()) this.#ring.enter(0);
       else this.#sleep(Math.max(1, this.#nextTickMs - now));
     }
     this.#disk.close();
     this.#ring.close();
+  }
+
+  #tickMs(): number {
+    if (this.#data.isBusy) return TICK_URGENT_MS;
+    const isIdle = this.#store.idle && (this.#peers === null || this.#peers.isIdle);
+    return isIdle ? TICK_IDLE_MS : TICK_BUSY_MS;
   }
 
   /**
@@ -178,9 +219,13 @@ export class DataPlane implements DiskServerHost {
    * @returns whether something came
    */
   #poll(): boolean {
-    if (this.#polled.length === 0 || this.#disk.inFlight > 0) return false;
+    // What guests wait for comes from elsewhere, whose processor this one may be.
+    if (this.#polled.length === 0 || this.#disk.inFlight > 0 || this.#data.peers.count > 0) {
+      return false;
+    }
     const endMs = performance.now() + this.#pollMs;
     do {
+      this.#data.advance(clockMs());
       let found = false;
       for (let i = 0; i < this.#polled.length; i++) found = this.#polled[i].poll() || found;
       if (found) return true;
@@ -190,6 +235,7 @@ export class DataPlane implements DiskServerHost {
 
   /** Asks for kicks again; true when something had come meanwhile. */
   #stopPolling(): boolean {
+    if (this.#polled.length > 0) this.#data.advance(clockMs());
     let found = false;
     while (this.#polled.length > 0) found = this.#polled.pop()!.stopPolling() || found;
     return found;
@@ -219,10 +265,13 @@ export class DataPlane implements DiskServerHost {
   }
 
   #turn(): void {
+    this.#data.advance(clockMs());
     this.#ring.dispatch();
     this.#disk.deliver();
+    this.#sendFirst();
     for (let round = 0; round < ROUNDS_MAX; round++) {
       this.#pool.endTurn();
+      this.#data.endTurn();
       this.#store.endTurn();
       if (this.#disk.deliver() === 0) break;
     }
@@ -237,9 +286,36 @@ export class DataPlane implements DiskServerHost {
       this.#turning = sessions;
       for (let i = 0; i < sessions.length; i++) sessions[i].turn();
       sessions.length = 0;
-      // A turn may have taken more from the rings: close its batch before sleeping.
+      // A turn may have taken more from the rings: give back what needs no work, and close the batch, before sleeping.
+      this.#data.endTurn();
+      this.#sendFirst();
       this.#store.endTurn();
     }
+    this.#peers?.endTurn();
+    if (this.#store.state === "failed" && !this.#stopped) this.#storeFailed();
+  }
+
+  /**
+   * A disk that could not sync may have dropped what it had acknowledged: this run is over. The next one must not say that it
+   * lost nothing because the machine has not started anew, so it finds a mark where such marks end with the machine's run.
+   */
+  #storeFailed(): void {
+    const reason = this.#store.stats().failed ?? "the store has failed";
+    try {
+      markFailure(this.#start.runDir);
+    } catch (error) {
+      this.log.error("the failure of the store cannot be noted", {
+        reason: error instanceof Error ? error.message : String(error),
+      });
+    }
+    this.#fail(new StoreError("IO", reason));
+  }
+
+  /** Requests for other nodes go out before this node's own part of the work, which theirs then runs beside. */
+  #sendFirst(): void {
+    if (this.#peers?.hasGathered !== true) return;
+    this.#peers.endTurn();
+    this.#ring.submit();
   }
 
   // ------------------------------------------------------------------------------ DiskServerHost
@@ -275,8 +351,178 @@ export class DataPlane implements DiskServerHost {
   }
 
   /** {@inheritDoc DiskServerHost.wantLease} */
-  wantLease(disk: number, token: number): void {
-    this.#post({ kind: "lease-wanted", disk, token });
+  wantLease(disk: number): void {
+    this.#post({ kind: "lease-wanted", disk });
+  }
+
+  /** {@inheritDoc DiskServerHost.releaseLease} */
+  releaseLease(disk: number): void {
+    this.#data.closeDisk(disk);
+    this.#post({ kind: "lease-released", disk });
+  }
+
+  // --------------------------------------------------------------------------------- replication
+
+  /** Connections to peers, once there is a network; before that nobody can be reached. */
+  #transport(): PeerTransport {
+    return {
+      setPeer: (node, address) => {
+        if (this.#peers !== null) this.#peers.setPeer(node, address);
+        else this.#peerAddresses.set(node, address);
+      },
+      send: (link, head, headBytes, dataOffset, dataBytes) =>
+        this.#peers !== null && this.#peers.send(link, head, headBytes, dataOffset, dataBytes),
+      drop: (link) => this.#peers?.drop(link),
+      pause: (link, paused) => this.#peers?.pause(link, paused),
+    };
+  }
+
+  #events(): DataCoreEvents {
+    return {
+      mapInstalled: (map) => this.#mapInstalled(map),
+      inSync: (copies, groups, epoch) =>
+        this.#post({ kind: "in-sync", copies, groups: [...groups], epoch }),
+      settled: (copies, groups) => this.#post({ kind: "settled", copies, groups: [...groups] }),
+      reconciled: (disk, generation) => this.#post({ kind: "reconciled", disk, generation }),
+      unreachable: () => this.#post({ kind: "reachability" }),
+      linksChanged: () => this.#post({ kind: "reachability" }),
+      memberFailed: (node, errno) => {
+        this.log.error("a replica cannot do its work", { node, errno: -errno });
+        this.#post({ kind: "reachability" });
+      },
+    };
+  }
+
+  #startNetwork(secret: Uint8Array, self: WorkerIdentity, address: string | null): void {
+    const peers = new Peers({
+      ring: this.#ring,
+      arenaBytes: this.memory.windows[0].bytes,
+      arena: this.#arena,
+      random: this.#random,
+      log: this.log,
+      secret,
+      self,
+      listenAddress: address,
+      nowMs: this.monotonicMs(),
+    });
+    peers.listener = this.#data;
+    this.#peers = peers;
+    for (const [node, at] of this.#peerAddresses) peers.setPeer(node, at);
+    this.#peerAddresses.clear();
+  }
+
+  /** A part of a whole map, or all of it. */
+  #mapPart(id: number, request: Extract<WorkerRequest, { kind: "map" }>): void {
+    if (request.part === 0) this.#mapParts = [];
+    this.#mapParts.push(request.bytes);
+    if (request.part + 1 < request.parts) return this.#answer(id);
+    let bytes: Uint8Array = new Uint8Array(0);
+    for (const part of this.#mapParts) bytes = concatenated(bytes, part);
+    this.#mapParts = [];
+    this.#newMap(id, unwrap(decodeMap(bytes)));
+  }
+
+  /** The same command makes the same map here as everywhere. */
+  #mapCommand(id: number, epoch: number, command: MapCommand): void {
+    if (this.#map === null) throw new Error("a change of the map came before the map");
+    const { map } = unwrap(apply(this.#map, command));
+    if (map.epoch !== epoch) {
+      throw new Error(`the map has epoch ${map.epoch} here and ${epoch} elsewhere`);
+    }
+    this.#newMap(id, map);
+  }
+
+  #newMap(id: number, map: ClusterMap): void {
+    this.#map = map;
+    if (this.#incarnation === 0) return this.#answer(id);
+    this.#mapWaits.push({ epoch: map.epoch, done: () => this.#answer(id) });
+    this.#data.setMap(map, this.#self, this.#incarnation);
+  }
+
+  #takePart(id: number, node: number, incarnation: number): void {
+    this.#self = node;
+    this.#incarnation = incarnation;
+    if (this.#map === null) return this.#answer(id);
+    this.#newMap(id, this.#map);
+  }
+
+  /** Serves what the map says: sockets are a consequence of the map, on every node that holds data. */
+  #mapInstalled(map: ClusterMap): void {
+    const before = this.#servedMap;
+    this.#servedMap = map;
+    const isWitness = map.nodes.some((node) => node.id === this.#self && node.witness);
+    if (before?.disks !== map.disks && !isWitness) this.#serveDisks(map);
+    while (this.#mapWaits.length > 0 && this.#mapWaits[0].epoch <= map.epoch) {
+      this.#mapWaits.shift()!.done();
+    }
+  }
+
+  #serveDisks(map: ClusterMap): void {
+    const wanted = new Map(map.disks.map((disk) => [disk.id, disk]));
+    for (const [id, server] of [...this.#servers]) {
+      if (wanted.has(id)) continue;
+      this.#servers.delete(id);
+      server.abandonSessions();
+      server.stop(() => this.#data.forgetDisk(id));
+    }
+    for (const disk of map.disks) {
+      const server = this.#servers.get(disk.id);
+      try {
+        if (server === undefined) this.#serve(disk);
+        else if (server.disk !== disk) this.#update(server, disk);
+      } catch (error) {
+        this.log.error("a disk cannot be served here", {
+          disk: disk.name,
+          reason: error instanceof Error ? error.message : String(error),
+        });
+      }
+    }
+  }
+
+  #serve(disk: DiskEntry): void {
+    const volume = new Volume({
+      sizeBytes: disk.sizeBytes,
+      serial: `kelpie-${disk.id}`,
+      layers: disk.layers,
+      windows: this.memory.windows,
+      pool: this.#pool,
+      sink: this.#data.router(disk.id),
+    });
+    this.#servers.set(disk.id, new DiskServer(this, disk, volume));
+  }
+
+  #update(server: DiskServer, disk: DiskEntry): void {
+    const { readOnly } = server.disk;
+    server.update(disk);
+    // Front ends learn of it only by connecting anew.
+    if (readOnly !== disk.readOnly) server.closeSessions(() => {});
+  }
+
+  #leaseGranted(disk: number, generation: number): void {
+    const server = this.#servers.get(disk);
+    // Whoever wanted it has gone meanwhile: it goes back by itself.
+    if (server === undefined || !server.wantsLease) return;
+    if (this.#data.router(disk).generation !== generation) this.#data.openDisk(disk, generation);
+    server.leaseGranted(generation);
+  }
+
+  #fenced(disk: number, generation: number): void {
+    // A lease that has been had again since is another matter.
+    if (this.#data.router(disk).generation !== generation) return;
+    // Cut off first: what fails then is not told to the guest.
+    this.#servers.get(disk)?.fence();
+    this.#data.router(disk).abandon(-EIO);
+  }
+
+  #dataStatus(): WorkerDataStatus {
+    const disconnected: number[] = [];
+    for (const node of this.#map?.nodes ?? []) {
+      // Those that are down too: when one of them is up again, it must not be taken for connected.
+      if (node.id === this.#self || node.witness) continue;
+      if (!this.#data.peers.isConnected(node.id)) disconnected.push(node.id);
+    }
+    const unreachable = [...this.#data.unreachable];
+    return { ...this.#data.status, unreachable, disconnected };
   }
 
   // ------------------------------------------------------------------------------------- opening
@@ -325,18 +571,24 @@ export class DataPlane implements DiskServerHost {
 
   #announce(created: boolean): void {
     const { storeId, nodeId, clusterId } = this.#store.identity;
-    const meta: Record<string, Uint8Array> = {};
-    for (const key of this.#store.metaKeys()) {
-      if (!key.includes("#")) meta[key] = this.#readValue(key);
-    }
     this.#post({
       kind: "ready",
       storeId: hex(storeId),
       nodeId: hex(nodeId),
       clusterId: hex(clusterId),
       created,
-      meta,
+      clean: this.#store.wasClean,
+      meta: this.#readMeta(),
     });
+  }
+
+  #readMeta(): Record<string, Uint8Array> {
+    const meta: Record<string, Uint8Array> = {};
+    for (const key of this.#store.metaKeys()) {
+      const value = this.#store.getMeta(key)!;
+      if (!key.includes("#")) meta[key] = isOldValue(key) ? this.#readOldValue(value, key) : value;
+    }
+    return meta;
   }
 
   #fail(error: StoreError): void {
@@ -374,31 +626,34 @@ export class DataPlane implements DiskServerHost {
 
   #handle(id: number, request: WorkerRequest): void {
     switch (request.kind) {
-      case "commit":
-        return this.#commit(request.key, request.value, this.#done(id));
-      case "create-layer":
-        if (this.#store.hasLayer(request.layer)) return this.#answer(id);
-        return this.#store.createLayer(request.layer, this.#done(id));
-      case "delete-layer":
-        if (!this.#store.hasLayer(request.layer)) return this.#answer(id);
-        return this.#store.deleteLayer(request.layer, this.#done(id));
-      case "serve":
-        return this.#serve(id, request.disk);
-      case "stop-serving":
-        return this.#stopServing(id, request.disk);
-      case "update":
-        this.#server(request.disk.id).update(request.disk);
+      case "persist":
+        return this.#store.setMetaBatch(request.writes, this.#done(id));
+      case "read-meta":
+        return this.#answer(id, this.#readMeta());
+      case "network":
+        this.#startNetwork(request.secret, request.self, request.address);
+        return this.#answer(id, this.#peers!.address);
+      case "identity":
+        this.#peers?.setSelf(request.self);
         return this.#answer(id);
+      case "peer":
+        this.#data.setAddress(request.node, request.address);
+        return this.#answer(id);
+      case "map":
+        return this.#mapPart(id, request);
+      case "map-command":
+        return this.#mapCommand(id, request.epoch, request.command);
+      case "take-part":
+        return this.#takePart(id, request.node, request.incarnation);
+      case "renew":
+        this.#data.renew(request.untilMs);
+        return this.#answer(id);
+      case "data-status":
+        return this.#answer(id, this.#dataStatus());
       case "zero":
-        return this.#zero(id, request.layer, request.startBytes, request.endBytes);
-      case "disk-status": {
-        const server = this.#server(request.disk);
-        const allocatedBytes = server.disk.layers.reduce(
-          (sum, layer) => sum + this.#store.layerBytes(layer),
-          0,
-        );
-        return this.#answer(id, { ...server.status, allocatedBytes });
-      }
+        return this.#zero(id, request.disk, request.startBytes, request.endBytes);
+      case "disk-status":
+        return this.#answer(id, this.#diskStatus(request.disk));
       case "close-sessions":
         return this.#server(request.disk).closeSessions(() => this.#answer(id));
       case "store-status":
@@ -412,14 +667,29 @@ export class DataPlane implements DiskServerHost {
         this.log.level = request.level;
         return this.#answer(id);
       case "lease-granted":
-        this.#servers.get(request.disk)?.leaseGranted(request.token, request.generation);
+        this.#leaseGranted(request.disk, request.generation);
         return this.#answer(id);
-      case "lease-refused":
-        this.#servers.get(request.disk)?.leaseRefused(request.token, request.reason);
+      case "fenced":
+        this.#fenced(request.disk, request.generation);
         return this.#answer(id);
+      case "drain":
+        return this.#drain(id);
       case "stop":
         return this.#stop(id);
     }
+  }
+
+  /** Of a disk that is not served here (yet, or because this is a witness) there is nothing to say. */
+  #diskStatus(disk: number): DiskStatus {
+    const server = this.#servers.get(disk);
+    if (server === undefined) {
+      return { sessions: [], counters: { ...VOLUME_COUNTERS_ZERO }, allocatedBytes: 0 };
+    }
+    const allocatedBytes = server.disk.layers.reduce(
+      (sum, layer) => sum + this.#store.layerBytes(layer),
+      0,
+    );
+    return { ...server.status, allocatedBytes };
   }
 
   #server(disk: number): DiskServer {
@@ -428,85 +698,16 @@ export class DataPlane implements DiskServerHost {
     return server;
   }
 
-  #serve(id: number, disk: DiskEntry): void {
-    const volume = new Volume({
-      sizeBytes: disk.sizeBytes,
-      serial: `kelpie-${disk.id}`,
-      layers: disk.layers,
-      windows: this.memory.windows,
-      pool: this.#pool,
-      sink: this.#store,
-    });
-    this.#servers.set(disk.id, new DiskServer(this, disk, volume));
-    this.#answer(id);
-  }
-
-  #stopServing(id: number, disk: number): void {
-    const server = this.#servers.get(disk);
-    if (server === undefined) return this.#answer(id);
-    server.stop(() => {
-      this.#servers.delete(disk);
-      this.#answer(id);
-    });
-  }
-
   // ---------------------------------------------------------------------------------- the store
 
-  /**
-   * Makes a value durable. One that is too long for one record is laid down in parts first, under keys of this
-   * epoch's own, and takes effect with the record that names them.
-   */
-  #commit(key: string, value: Uint8Array, done: (error: StoreError | null) => void): void {
-    const old = this.#partKeys(key);
-    const count = Math.ceil(value.length / META_PART_BYTES);
-    if (count <= 1) {
-      this.#store.setMeta(key, concatenated([0, 0, 0, 0], value), (error) => {
-        done(error);
-        if (error === null) this.#removeParts(old);
-      });
-      return;
-    }
-    // Parts alternate between two sets of keys, so that those in force are never overwritten.
-    const set = old.some((part) => part.startsWith(`${key}#a`)) ? "b" : "a";
-    let left = count;
-    let failed: StoreError | null = null;
-    for (let i = 0; i < count; i++) {
-      const part = value.slice(i * META_PART_BYTES, (i + 1) * META_PART_BYTES);
-      this.#store.setMeta(`${key}#${set}${i}`, part, (error) => {
-        failed ??= error;
-        if (--left > 0) return;
-        if (failed !== null) return done(failed);
-        const head = Uint8Array.of(count, count >>> 8, set.charCodeAt(0), 1);
-        this.#store.setMeta(key, head, (error) => {
-          done(error);
-          if (error === null) this.#removeParts(old);
-        });
-      });
-    }
-  }
-
-  /** Keys of the parts that are in force. */
-  #partKeys(key: string): string[] {
-    const head = this.#store.getMeta(key);
-    if (head === null || head[3] === 0) return [];
-    const count = head[0] | head[1] << 8;
-    return Array.from({ length: count }, (_, i) => `${key}#${String.fromCharCode(head[2])}${i}`);
-  }
-
-  #removeParts(keys: readonly string[]): void {
-    for (const key of keys) {
-      this.#store.setMeta(key, null, (error) => {
-        if (error !== null) this.log.warn("an old value could not be removed", { key });
-      });
-    }
-  }
-
-  #readValue(key: string): Uint8Array {
-    const head = this.#store.getMeta(key)!;
+  /** Values of version 0.1: a head of four bytes, and parts of their own where they were long. */
+  #readOldValue(head: Uint8Array, key: string): Uint8Array {
     if (head[3] === 0) return head.slice(4);
+    const count = head[0] | head[1] << 8;
     let value: Uint8Array = new Uint8Array(0);
-    for (const part of this.#partKeys(key)) {
-      value = concatenated(value, this.#store.getMeta(part) ?? new Uint8Array(0));
+    for (let i = 0; i < count; i++) {
+      const part = this.#store.getMeta(`${key}#${String.fromCharCode(head[2])}${i}`);
+      value = concatenated(value, part ?? new Uint8Array(0));
     }
     return value;
   }
@@ -527,7 +728,7 @@ export class DataPlane implements DiskServerHost {
       waitingWrites: stats.waitingWrites,
       failed: stats.failed,
       // The list leaves out what has been written again since; past its end nobody knows.
-      damagedBlocks: stats.damageCount <= DAMAGE_MAX ? stats.damage.length : stats.damageCount,
+      damagedBlocks: stats.damage.length + stats.damageUnlisted,
       damage: blocks.map(({ layer, chunk, block }) => ({
         layer,
         offsetBytes: chunk * CHUNK_BYTES + block * 4096,
@@ -574,72 +775,108 @@ export class DataPlane implements DiskServerHost {
     );
   }
 
-  #zero(id: number, layer: number, startBytes: number, endBytes: number): void {
-    // Whole blocks only: what the cut leaves of a block can no longer be addressed.
-    let block = Math.ceil(startBytes / 4096);
-    const end = Math.ceil(endBytes / 4096);
-    let pending = 0;
-    let failed = 0;
-    const issue = (operation: Operation): boolean => {
-      if (block >= end || failed !== 0) return false;
-      operation.kind = OperationKind.Free;
-      operation.layers = [layer];
-      operation.chunk = Math.floor(block / 1024);
-      operation.block = block % 1024;
-      operation.blockCount = Math.min(1024 - operation.block, end - block);
-      block += operation.blockCount;
-      pending++;
-      this.#store.submit(operation);
-      return true;
-    };
-    const owner = {
-      operationDone: (operation: Operation) => {
-        pending--;
-        if (operation.result !== 0) failed = operation.result;
-        if (operation.kind === OperationKind.Sync) {
-          if (failed === 0) this.#answer(id);
-          else this.#refuse(id, new Error(`freeing blocks failed with errno ${-failed}`));
-          return;
+  /**
+   * Makes a part of a disk read as zeros, durably: through its volume, as a guest would, with the disk's lease and no front
+   * end. Whole blocks first, which gives room back even where there is none, then what is left of the first one.
+   */
+  #zero(id: number, disk: number, startBytes: number, endBytes: number): void {
+    const server = this.#server(disk);
+    const alignedBytes = Math.ceil(startBytes / BLOCK_BYTES) * BLOCK_BYTES;
+    const ranges = [
+      { from: alignedBytes, to: Math.ceil(endBytes / BLOCK_BYTES) * BLOCK_BYTES },
+      { from: startBytes, to: Math.min(alignedBytes, endBytes) },
+    ].filter(({ from, to }) => from < to);
+    const cancelWork = server.workAlone("its size is being changed", (done) => {
+      this.#unleased.delete(id);
+      const next = () => {
+        const range = ranges.shift();
+        if (range === undefined) {
+          done();
+          return this.#answer(id);
         }
-        if (!issue(operation) && pending === 0) {
-          operation.kind = OperationKind.Sync;
-          pending++;
-          this.#store.submit(operation);
-        }
+        const request = new BlockRequest({
+          requestDone: ({ result }) => {
+            if (result === 0) return next();
+            done();
+            this.#refuse(id, new Error(`zeroing failed with errno ${-result}`));
+          },
+        }, 0);
+        request.kind = BlockKind.WriteZeroes;
+        request.unmap = true;
+        request.forceUnitAccess = true;
+        request.offsetBytes = range.from;
+        request.lengthBytes = range.to - range.from;
+        server.volume.submit(request);
+      };
+      next();
+    });
+    if (cancelWork === null) throw new StoreError("BUSY", `disk ${server.disk.name} is in use`);
+    this.#unleased.set(id, {
+      deadlineMs: this.monotonicMs() + LEASE_MS_MAX,
+      cancel: () => {
+        cancelWork();
+        const message = `disk ${server.disk.name} could not be opened here within ${
+          LEASE_MS_MAX / 1000
+        } s`;
+        this.#refuse(id, new StoreError("BUSY", message));
       },
-    };
-    let started = false;
-    for (let i = 0; i < ZERO_OPERATIONS_MAX; i++) {
-      started = issue(new Operation(owner, 0)) || started;
-    }
-    if (!started) this.#answer(id);
+    });
   }
 
-  #stop(id: number): void {
-    let isClosing = false;
-    const close = () => {
-      if (isClosing) return;
-      isClosing = true;
+  /** Gives up what has waited for a lease for too long: whoever asked for it has gone, and must not be surprised later. */
+  #giveUpUnleased(nowMs: number): void {
+    for (const [id, { deadlineMs, cancel }] of this.#unleased) {
+      if (nowMs < deadlineMs) continue;
+      this.#unleased.delete(id);
+      cancel();
+    }
+  }
+  /** Requests that wait for the lease of a disk. */
+  readonly #unleased = new Map<number, { deadlineMs: number; cancel: () => void }>();
+
+  /** Ends all sessions in good order, and makes everything durable that was acknowledged here. */
+  #drain(id: number): void {
+    let isDrained = false;
+    const drained = () => {
+      if (isDrained) return;
+      isDrained = true;
       this.#forceStop = null;
-      this.#store.close((error) => {
-        if (error === null) this.#answer(id);
-        else this.#refuse(id, error);
-        this.#stopped = true;
-      });
+      const owner = { operationDone: () => this.#answer(id) };
+      const sync = new Operation(owner, 0);
+      sync.kind = OperationKind.Sync;
+      this.#store.submit(sync);
     };
     let left = this.#servers.size;
-    if (left === 0) return close();
+    if (left === 0) return drained();
     this.#stopDeadlineMs = this.monotonicMs() + DRAIN_MS_MAX;
     this.#forceStop = () => {
       for (const server of this.#servers.values()) server.abandonSessions();
-      close();
+      drained();
     };
     for (const server of this.#servers.values()) {
       server.stop(() => {
-        if (--left === 0) close();
+        if (--left === 0) drained();
       });
     }
   }
+
+  #stop(id: number): void {
+    for (const [disk, server] of this.#servers) {
+      server.abandonSessions();
+      this.#data.router(disk).abandon(-EIO);
+    }
+    this.#peers?.close();
+    this.#store.close((error) => {
+      if (error === null) this.#answer(id);
+      else this.#refuse(id, error);
+      this.#stopped = true;
+    });
+  }
+}
+
+/** Keys that version 0.1 wrote with a head of their own. */
+function isOldValue(key: string): boolean {
+  return key === "map" || key === "secret";
 }
 
 function concatenated(a: ArrayLike<number>, b: Uint8Array): Uint8Array {

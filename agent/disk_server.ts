@@ -7,7 +7,7 @@
  * one host: the destination waits until the source has stopped its rings.
  *
  * Invariants:
- * - At most one session holds the lease, and it was granted a generation that no other ever had.
+ * - At most one session holds the lease, and none before this node has it, with a generation that no other node ever had.
  * - A lease goes on only when its holder has nothing in flight.
  * - Nothing calls back into a session from inside one of its calls to the host: grants wait for the end of the turn.
  *
@@ -48,8 +48,10 @@ export interface DiskServerHost {
   polled(session: VhostSession): void;
   /** Runs `work` at the end of this turn. */
   later(work: () => void): void;
-  /** Asks the main thread for a new generation of the disk's lease. */
-  wantLease(disk: number, token: number): void;
+  /** Asks the main thread for the disk's lease; `DiskServer.leaseGranted` follows, some time. */
+  wantLease(disk: number): void;
+  /** No session wants the lease any more, and nothing is under way. */
+  releaseLease(disk: number): void;
 }
 
 /** One front end. */
@@ -217,7 +219,13 @@ export class DiskServer {
   #holder: FrontEndSession | null = null;
   #isGranted = false;
   readonly #waiting: FrontEndSession[] = [];
-  #leaseToken = 0;
+  /** Why no front end may connect; null: they may. */
+  #closedReason: string | null = null;
+  /** What the agent itself wants to do with the lease, and whether it is about that. */
+  #work: (() => void) | null = null;
+  #isWorking = false;
+  /** Processes whose guests went on while another host had the disk: never again. */
+  readonly #fenced = new Set<number>();
   #stopListening: (() => void)[] = [];
   #whenEmpty: (() => void) | null = null;
 
@@ -256,6 +264,16 @@ export class DiskServer {
   }
 
   #accept(connection: Connection, readOnly: boolean): void {
+    const isFenced = !readOnly && this.#fenced.has(connection.peerPid);
+    if (this.#closedReason !== null || isFenced) {
+      this.host.log.warn("a front end was sent away", {
+        disk: this.disk.name,
+        pid: connection.peerPid,
+        reason: this.#closedReason ?? "another host has opened the disk since: end this guest",
+      });
+      connection.close();
+      return;
+    }
     if (this.#sessions.size >= SESSIONS_MAX) {
       this.host.log.warn("too many front ends on one disk", {
         disk: this.disk.name,
@@ -273,7 +291,7 @@ export class DiskServer {
 
   /** Logs with the disk and the front end named. */
   log(
-    level: "debug" | "info" | "warn",
+    level: "debug" | "info" | "warn" | "error",
     message: string,
     session: FrontEndSession,
     fields: Record<string, unknown>,
@@ -307,44 +325,69 @@ export class DiskServer {
     if (this.#holder !== session) return;
     this.#holder = null;
     this.#isGranted = false;
-    this.#next();
+    if (this.#waiting.length === 0) this.host.releaseLease(this.disk.id);
+    else this.#next();
   }
 
   #next(): void {
     if (this.#holder !== null || this.#waiting.length === 0) return;
     this.#holder = this.#waiting.shift()!;
     this.#isGranted = false;
-    this.host.wantLease(this.disk.id, ++this.#leaseToken);
+    this.host.wantLease(this.disk.id);
   }
 
-  /** The main thread committed a new generation. */
-  leaseGranted(token: number, generation: number): void {
-    // An answer to a question that a session no longer asks: the generation is simply skipped.
-    if (token !== this.#leaseToken || this.#holder === null || this.#isGranted) return;
-    this.#isGranted = true;
+  /** Whether anything here uses the lease, or waits for it. */
+  get wantsLease(): boolean {
+    return this.#holder !== null || this.#isWorking;
+  }
+
+  /** This node has the lease: with a higher generation than before when it was lost and got back under a guest. */
+  leaseGranted(generation: number): void {
     this.volume.generation = generation;
+    const work = this.#work;
+    this.#work = null;
+    work?.();
+    if (this.#holder === null || this.#isGranted) return;
+    this.#isGranted = true;
     this.log("debug", "lease granted", this.#holder, { generation });
     this.#holder.session.leaseGranted();
   }
 
-  /** The main thread could not commit: asks again a little later, while the guest waits. */
-  leaseRefused(token: number, reason: string): void {
-    if (token !== this.#leaseToken || this.#holder === null || this.#isGranted) return;
-    this.log("warn", "the lease could not be taken; trying again", this.#holder, { reason });
-    const retry = ++this.#leaseToken;
-    this.#retry = () => {
-      if (retry === this.#leaseToken && this.#holder !== null && !this.#isGranted) {
-        this.host.wantLease(this.disk.id, retry);
-      }
-    };
+  /** Another node has had the disk: whoever writes here is cut off, and its process is not let in again. */
+  fence(): void {
+    const holder = this.#holder;
+    if (holder === null) return;
+    this.log(
+      "error",
+      "another host has opened the disk: this guest is cut off for good",
+      holder,
+      {},
+    );
+    this.#fenced.add(holder.connection.peerPid);
+    holder.connection.close();
+    holder.session.disconnected();
   }
-  #retry: (() => void) | null = null;
 
-  /** Called about once a second. */
-  tick(): void {
-    const retry = this.#retry;
-    this.#retry = null;
-    retry?.();
+  /**
+   * Has the agent itself work on the disk, with its lease and without front ends: those that come meanwhile are sent away.
+   *
+   * @param reason what they are told in the log
+   * @param work called once this node has the lease; calls its argument when it is done
+   * @returns what gives it up as long as `work` was not called; null when front ends are connected, or something works already
+   */
+  workAlone(reason: string, work: (done: () => void) => void): (() => void) | null {
+    if (this.#sessions.size > 0 || this.#closedReason !== null) return null;
+    this.#closedReason = reason;
+    this.#isWorking = true;
+    const done = () => {
+      this.#work = null;
+      this.#isWorking = false;
+      this.#closedReason = null;
+      this.host.releaseLease(this.disk.id);
+    };
+    this.#work = () => work(done);
+    this.host.wantLease(this.disk.id);
+    return done;
   }
 
   /** True for a session that waits for another to finish. */

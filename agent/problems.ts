@@ -8,34 +8,70 @@
  */
 
 import { formatSize } from "./config.ts";
-import type { DiskStatus, SessionStatus, StoreStatus } from "./http/backend.ts";
-import type { ClusterMap } from "./map/map.ts";
+import { formatDuration } from "./duration.ts";
+import type {
+  ClusterStatus,
+  DiskStatus,
+  GroupSummary,
+  NodeStatus,
+  SessionStatus,
+  StoreStatus,
+} from "./http/backend.ts";
+import { groupsOfNodes } from "./map/group_summary.ts";
+import { isNamed } from "./map/groups.ts";
+import { type ClusterMap, storageNodes } from "./map/map.ts";
 
 /**
- * Kinds of problems, the worst first. Only ever appended to; programs may rely on these.
+ * Kinds of problems, the worst first. Kinds are added, and none is taken away or renamed: programs may rely on these.
  *
  * | code | what it means |
  * |---|---|
  * | `store-failed` | the store has stopped for good: every request fails |
  * | `store-unavailable` | the store does not answer |
+ * | `cluster-unavailable` | the agent does not say how its cluster is |
+ * | `data-unreadable` | data that no node can give now: guests that touch it wait |
+ * | `no-quorum` | no majority of voters: nothing can be changed, and disks stop being served |
  * | `disk-unavailable` | one disk's data plane does not answer |
+ * | `writes-stalled` | data with too few copies to be written: guests that write it wait |
+ * | `requests-waiting` | requests of a disk's guest wait in a node |
  * | `damage` | blocks whose data does not match its checksum |
+ * | `node-damage` | the same on another node |
  * | `store-full` | no space for new writes |
  * | `writes-waiting` | writes that guests wait for |
+ * | `node-full` | no space for new writes on another node |
+ * | `node-down` | a node is down |
+ * | `node-suspected` | a node that counts as up does not answer |
+ * | `degraded` | data with fewer copies than it should have |
+ * | `copying-stuck` | a node cannot catch up |
  * | `session-broken` | a guest broke the rules and its device stands still |
  * | `lease-waiting` | a guest waits for another to let go of the disk |
+ * | `moving` | data is on its way to where it should be; all copies are there |
  * | `store-nearly-full` | little space is left |
+ * | `node-nearly-full` | little space is left on another node |
  */
 export const PROBLEM_CODES = [
   "store-failed",
   "store-unavailable",
+  "cluster-unavailable",
+  "data-unreadable",
+  "no-quorum",
   "disk-unavailable",
+  "writes-stalled",
+  "requests-waiting",
   "damage",
+  "node-damage",
   "store-full",
   "writes-waiting",
+  "node-full",
+  "node-down",
+  "node-suspected",
+  "degraded",
+  "copying-stuck",
   "session-broken",
   "lease-waiting",
+  "moving",
   "store-nearly-full",
+  "node-nearly-full",
 ] as const;
 
 /** One of {@linkcode PROBLEM_CODES}. */
@@ -50,6 +86,8 @@ export interface Problem {
   readonly hint: string;
   /** The disk that it is about, if it is about one. */
   readonly disk?: string;
+  /** Name of the node that it is about, if it is about one. */
+  readonly node?: string;
 }
 
 /** Share of the capacity that live data may take before it is worth a word. */
@@ -58,9 +96,18 @@ export const NEARLY_FULL_SHARE = 0.9;
 /** Damaged blocks named in one message; the status has the longer list. */
 const DAMAGE_NAMED_MAX = 3;
 
+/** Disks whose requests wait that are problems of their own; more are one problem together. */
+const WAITING_NAMED_MAX = 8;
+
 /** What the parts said. */
 export interface Observations {
   readonly map: ClusterMap;
+  /** Milliseconds since 1970. */
+  readonly nowMs: number;
+  /** Null when the cluster could not be asked. */
+  readonly cluster: ClusterStatus | null;
+  /** Null with `cluster`. */
+  readonly groups: GroupSummary | null;
   /** Null when the store did not answer. */
   readonly store: StoreStatus | null;
   /** By disk name: its status, or the reason why it did not answer. */
@@ -73,7 +120,7 @@ export interface Observations {
  * @param seen disks of the map that `seen.disks` lacks count as unobserved, not as broken
  */
 export function findProblems(seen: Observations): Problem[] {
-  const problems: Problem[] = [...storeProblems(seen.store)];
+  const problems: Problem[] = [...storeProblems(seen.store), ...clusterProblems(seen)];
   for (const { name } of seen.map.disks) {
     const status = seen.disks.get(name);
     if (status === undefined) continue;
@@ -96,11 +143,267 @@ export function summarize(seen: Observations, problems: readonly Problem[]): str
     return problems[0].message + (more === 0 ? "" : `; and ${count(more, "more problem")}`);
   }
   const disks = count(seen.map.disks.length, "disk");
-  const { store } = seen;
+  const { store, map } = seen;
+  if (map.nodes.length > 1) {
+    return `healthy: ${map.nodes.length} nodes, ${disks}, ${copiesText(map)}${usedText(seen)}`;
+  }
   if (store === null) return disks;
   return `healthy: ${disks}, ${formatSize(store.liveBytes)} of ` +
     `${formatSize(store.capacityBytes)} used`;
 }
+
+/** Says how many copies that is where it is fewer than were asked for. */
+function copiesText(map: ClusterMap): string {
+  const wanted = Math.max(0, ...map.disks.map((disk) => disk.copies));
+  const nodes = storageNodes(map).length;
+  const isFewer = wanted > nodes;
+  return "all copies in place" +
+    (isFewer ? ` (${nodes} of ${wanted}: there are no more nodes for them)` : "");
+}
+
+/** What all nodes have together, when all have said. */
+function usedText({ cluster }: Observations): string {
+  const nodes = cluster?.nodes.filter((node) => !node.witness) ?? [];
+  let used = 0;
+  let capacity = 0;
+  for (const { usedBytes, capacityBytes } of nodes) {
+    if (usedBytes === null) return "";
+    used += usedBytes;
+    capacity += capacityBytes;
+  }
+  return nodes.length === 0 ? "" : `, ${formatSize(used)} of ${formatSize(capacity)} used`;
+}
+
+/**
+ * What people should know that is no problem.
+ *
+ * @param map the map now
+ * @returns lines, beginning in lower case
+ */
+export function findNotes(map: ClusterMap): string[] {
+  const notes: string[] = [];
+  for (const { id, name, availability } of map.nodes) {
+    if (availability !== "draining" || isNamed(map, id)) continue;
+    notes.push(
+      `node ${name} is drained: 'kelpie node remove ${name}' takes it out of the cluster, ` +
+        `'kelpie node undrain ${name}' gives it data again`,
+    );
+  }
+  for (const { nowMs, name, pgs } of map.losses) {
+    const date = new Date(nowMs).toISOString().slice(0, 10);
+    notes.push(
+      `on ${date} the only copy of ${count(pgs, "placement group")} was given up with node ${name}`,
+    );
+  }
+  return notes;
+}
+
+// ---------------------------------------------------------------------------------------- cluster
+
+function clusterProblems(seen: Observations): Problem[] {
+  const { cluster, groups } = seen;
+  if (cluster === null || groups === null) {
+    return [{
+      code: "cluster-unavailable",
+      message: "the agent does not say how its cluster is",
+      hint: "look at the agent's log; restart the agent if it does not recover",
+    }];
+  }
+  const problems: Problem[] = [];
+  if (!cluster.hasQuorum) problems.push(noQuorum(cluster));
+  problems.push(...groupProblems(groups, cluster));
+  problems.push(...waitingProblems(cluster));
+  for (const node of cluster.nodes) problems.push(...nodeProblems(node, seen));
+  problems.push(...drainProblems(seen.map));
+  return problems;
+}
+
+function noQuorum({ nodes, voters }: ClusterStatus): Problem {
+  const needed = Math.floor(voters.length / 2) + 1;
+  const silent = nodes.filter(({ isVoter, isSelf, gossip }) =>
+    isVoter && !isSelf && gossip !== "alive"
+  ).map(({ name }) => name);
+  const which = silent.length === 0 ? "" : `: ${joined(silent)} ${does(silent.length)} not answer`;
+  const voting = count(voters.length, "voter");
+  return {
+    code: "no-quorum",
+    message: `no majority of the ${voting} can be reached${which}; ` +
+      "nothing can be changed, and guests wait",
+    hint: `${needed} of the ${voting} must run and reach each other; then all goes on by itself`,
+  };
+}
+
+function groupProblems(groups: GroupSummary, cluster: ClusterStatus): Problem[] {
+  const problems: Problem[] = [];
+  const of = (some: number) => `${some} of ${count(groups.total, "placement group")}`;
+  const are = (some: number, one: string, more: string) => some === 1 ? one : more;
+  if (groups.unreadableReason !== "") {
+    const some = Math.max(groups.unclean, groups.unreachable);
+    problems.push({
+      code: "data-unreadable",
+      message: `${of(some)} cannot be read or written: ${groups.unreadableReason}`,
+      hint: "guests that need them wait and see no error; start the nodes that are down, " +
+        "and they go on by themselves",
+    });
+  }
+  if (groups.unwritableReason !== "") {
+    problems.push({
+      code: "writes-stalled",
+      message: `${of(groups.belowMin)} cannot be written: ${groups.unwritableReason}`,
+      hint: "guests that write to them wait and see no error; start the nodes that are down, or " +
+        "'kelpie node remove --force' those that are gone for good",
+    });
+  }
+  if (groups.degraded > 0) {
+    problems.push({
+      code: "degraded",
+      message: `${of(groups.degraded)} ${are(groups.degraded, "has", "have")} fewer copies than ` +
+        `${are(groups.degraded, "it", "they")} should; ${progressOf(groups, cluster)}`,
+      hint: groups.joining > 0
+        ? "it goes on by itself, and guests are served meanwhile"
+        : "copies are made when the nodes that are down are back, or have been down for 'out-after'",
+    });
+  } else if (groups.joining > 0 || groups.misplaced > 0) {
+    const moving = Math.max(groups.misplaced, groups.joining);
+    problems.push({
+      code: "moving",
+      message: `${of(moving)} ${are(moving, "moves", "move")} to where ` +
+        `${are(moving, "it", "they")} should be; ${progressOf(groups, cluster)}`,
+      hint: "all copies are there; it goes on by itself, and guests are served meanwhile",
+    });
+  }
+  return problems;
+}
+
+/** How far the copying is, and how long it will take. */
+function progressOf(groups: GroupSummary, { nodes }: ClusterStatus): string {
+  if (groups.joining === 0) return "nothing is being copied";
+  const busy = nodes.filter((node) => node.joiningGroups > 0);
+  if (busy.length === 0) return `${groups.joining} are being copied, how far is not known yet`;
+  const shown = busy.slice(0, 3).map((node) => {
+    const rate = node.copyBytesPerSecond;
+    const seconds = node.secondsLeft;
+    return `${node.name} copies ${count(node.joiningGroups, "group")}, ` +
+      `${count(node.chunksLeft, "chunk")} left` +
+      (rate === null ? "" : ` at ${formatSize(rate)}/s`) +
+      (seconds === null ? "" : `, about ${formatDuration(seconds * 1000)}`);
+  });
+  const more = busy.length - shown.length;
+  return shown.join("; ") + (more > 0 ? `; and ${count(more, "more node")}` : "");
+}
+
+/** Drains that are not at their end, also while nothing has begun to move. */
+function drainProblems(map: ClusterMap): Problem[] {
+  const draining = map.nodes.filter((node) => node.availability === "draining");
+  if (draining.length === 0) return [];
+  const groups = groupsOfNodes(map);
+  return draining.flatMap(({ id, name }): Problem[] => {
+    const left = groups.get(id)?.named ?? 0;
+    if (left === 0) return [];
+    return [{
+      code: "moving",
+      message: `node ${name} is being drained: ${count(left, "placement group")} left`,
+      hint: `it goes on by itself; 'kelpie node undrain ${name}' takes it back`,
+      node: name,
+    }];
+  });
+}
+
+function waitingProblems({ waiting, nodes }: ClusterStatus): Problem[] {
+  const hint = "the guest sees a pause and no error; it goes on by itself when the reason is gone";
+  const problems = waiting.slice(0, WAITING_NAMED_MAX).map(({ disk, node, reason }): Problem => {
+    const name = nodes.find(({ id }) => id === node)?.name ?? `node ${node}`;
+    return {
+      code: "requests-waiting",
+      message: `disk ${disk}: requests on ${name} wait: ${reason}`,
+      hint,
+      disk,
+      node: name,
+    };
+  });
+  const rest = waiting.length - problems.length;
+  if (rest > 0) {
+    const message = `requests of ${count(rest, "more disk")} wait`;
+    problems.push({ code: "requests-waiting", message, hint });
+  }
+  return problems;
+}
+
+function nodeProblems(node: NodeStatus, seen: Observations): Problem[] {
+  const { name } = node;
+  const problems: Problem[] = [];
+  const add = (code: ProblemCode, message: string, hint: string) =>
+    problems.push({ code, message, hint, node: name });
+  if (node.state === "down") {
+    const since = formatDuration(Math.max(0, seen.nowMs - node.sinceMs));
+    add("node-down", `node ${name} is down, for ${since}`, downHint(node, seen));
+  } else if (node.gossip !== "alive" && !node.isSelf) {
+    const why = node.suspectedBecause ?? GOSSIP_WORDS[node.gossip];
+    add("node-suspected", `node ${name} does not answer: ${why}`, "look at it, and at the network");
+  }
+  if (node.stuck !== null) {
+    add("copying-stuck", `node ${name} cannot catch up: ${node.stuck}`, "look at its agent's log");
+  }
+  // What this node has of itself is said of its store.
+  if (node.isSelf) return problems;
+  if (node.damagedBlocks > 0) {
+    const blocks = count(node.damagedBlocks, "block");
+    add(
+      "node-damage",
+      `${blocks} of node ${name} cannot be read`,
+      `they are repaired from other copies where there are any; 'kelpie status' on ${name} names them`,
+    );
+  }
+  const { usedBytes, capacityBytes } = node;
+  if (node.isFull) {
+    add(
+      "node-full",
+      `the store of node ${name} is full`,
+      "delete disks, discard in guests (fstrim), or add nodes; waiting writes go on by themselves",
+    );
+  } else if (
+    usedBytes !== null && usedBytes > 0 && usedBytes >= capacityBytes * NEARLY_FULL_SHARE
+  ) {
+    add(
+      "node-nearly-full",
+      `${formatSize(usedBytes)} of the ${formatSize(capacityBytes)} of node ${name} are used`,
+      "delete disks, discard in guests (fstrim), or add nodes",
+    );
+  }
+  return problems;
+}
+
+const GOSSIP_WORDS: Readonly<Record<NodeStatus["gossip"], string>> = {
+  alive: "it answers",
+  suspect: "it is suspected",
+  dead: "it has been found dead",
+  left: "it has said that it stops",
+  unknown: "nothing has been heard of it yet",
+};
+
+function downHint(node: NodeStatus, { map, nowMs }: Observations): string {
+  const remove = `'kelpie node remove ${node.name} --force' if it is gone for good`;
+  if (node.witness) return `start it, or ${remove}`;
+  if (node.availability !== "in") {
+    return `its copies are made anew elsewhere; start it, or ${remove}`;
+  }
+  const leftMs = node.sinceMs + map.settings.outAfterMs - nowMs;
+  return leftMs > 0
+    ? `start it; without it, its copies are made anew elsewhere in ${formatDuration(leftMs)}`
+    : `start it, or ${remove}`;
+}
+
+/** `a`, `a and b`, `a, b and c`. */
+function joined(names: readonly string[]): string {
+  if (names.length < 2) return names.join();
+  return `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}`;
+}
+
+function does(number: number): string {
+  return number === 1 ? "does" : "do";
+}
+
+// ------------------------------------------------------------------------------------------ store
 
 function storeProblems(store: StoreStatus | null): Problem[] {
   if (store === null) {

@@ -7,7 +7,8 @@
  * @module
  */
 import type { DamagedBlock, DiskStatus } from "./http/backend.ts";
-import type { DiskEntry } from "./map/map.ts";
+import type { MapCommand } from "./map/map.ts";
+import type { DataCoreStatus } from "./replication/data_core.ts";
 
 /** How the worker is started; the one message that it gets by `postMessage`. */
 export interface WorkerStart {
@@ -30,30 +31,52 @@ export interface WorkerStart {
 
 /** What the main thread may ask. */
 export type WorkerRequest =
-  /** Make the value durable under the key. */
-  | { kind: "commit"; key: string; value: Uint8Array }
-  /** Make empty layers. */
-  | { kind: "create-layer"; layer: number }
-  | { kind: "delete-layer"; layer: number }
-  /** Listen on a disk's sockets. */
-  | { kind: "serve"; disk: DiskEntry }
-  /** Stop listening and end all sessions, in good order. */
-  | { kind: "stop-serving"; disk: number }
-  /** Size, name or flags have changed. */
-  | { kind: "update"; disk: DiskEntry }
-  /** Zero a range of the disk: what a shrink cut off must not come back. */
-  | { kind: "zero"; layer: number; startBytes: number; endBytes: number }
+  /** Make values durable, in order: consensus' state, and what else must be known at a start. */
+  | { kind: "persist"; writes: { key: string; value: Uint8Array | null }[] }
+  /** What was made durable. */
+  | { kind: "read-meta" }
+  /** Connect to peers. `address`: numeric, where to listen for them; null: nowhere. */
+  | { kind: "network"; secret: Uint8Array; self: WorkerIdentity; address: string | null }
+  /** Who this node is has changed. */
+  | { kind: "identity"; self: WorkerIdentity }
+  /** Where a node's data worker listens, numeric; null: not to be reached. */
+  | { kind: "peer"; node: number; address: string | null }
+  /** The cluster map, encoded, in parts; `part` counts from 0. */
+  | { kind: "map"; part: number; parts: number; bytes: Uint8Array }
+  /** The next map is what this command makes of the one before. */
+  | { kind: "map-command"; epoch: number; command: MapCommand }
+  /** This start of the agent is in the map: take part. */
+  | { kind: "take-part"; node: number; incarnation: number }
+  /** May serve until then, by the clock of all threads. */
+  | { kind: "renew"; untilMs: number }
+  /** The disk's lease is this node's. */
+  | { kind: "lease-granted"; disk: number; generation: number }
+  /** Another node has had the disk: its sessions end for good. */
+  | { kind: "fenced"; disk: number; generation: number }
+  /** Forget a range of an idle disk's blocks, on all replicas: what a shrink cuts off must not come back. */
+  | { kind: "zero"; disk: number; startBytes: number; endBytes: number }
   | { kind: "disk-status"; disk: number }
   | { kind: "close-sessions"; disk: number }
   | { kind: "store-status" }
+  | { kind: "data-status" }
   /** Verify layers, or everything (null). Progress comes as events. */
   | { kind: "check"; layers: number[] | null }
   | { kind: "cancel-check"; check: number }
   | { kind: "log-level"; level: "debug" | "info" | "warn" | "error" }
-  | { kind: "lease-granted"; disk: number; token: number; generation: number }
-  | { kind: "lease-refused"; disk: number; token: number; reason: string }
-  /** Drain, flush, checkpoint, close. */
+  /** Drain, and give leases back; answered when no disk is served any more. */
+  | { kind: "drain" }
+  /** Flush, checkpoint, close. */
   | { kind: "stop" };
+
+/** Who a node is, on its way between threads; see `wire/handshake.ts`. */
+export interface WorkerIdentity {
+  uuid: string;
+  node: number;
+  incarnation: number;
+  clusterId: string | null;
+  address: string;
+  features: number;
+}
 
 /** A request as it travels. */
 export interface NumberedRequest {
@@ -70,6 +93,8 @@ export type WorkerMessage =
     nodeId: string;
     clusterId: string;
     created: boolean;
+    /** The store was closed in good order: everything that was acknowledged is in it. */
+    clean: boolean;
     meta: Record<string, Uint8Array>;
   }
   /** The worker cannot go on; the last thing it says. */
@@ -78,7 +103,22 @@ export type WorkerMessage =
   | { kind: "refusal"; id: number; code: string; message: string }
   | { kind: "check-progress"; id: number; checkedBytes: number; totalBytes: number }
   /** A session wants the disk's lease. */
-  | { kind: "lease-wanted"; disk: number; token: number };
+  | { kind: "lease-wanted"; disk: number }
+  /** No session wants it any more, and nothing is under way. */
+  | { kind: "lease-released"; disk: number }
+  /** The disk's replicas agree: it is open under this generation. */
+  | { kind: "reconciled"; disk: number; generation: number }
+  | { kind: "in-sync"; copies: number; groups: number[]; epoch: number }
+  | { kind: "settled"; copies: number; groups: number[] }
+  /** Something that others should know of has changed: see `data-status`. */
+  | { kind: "reachability" };
+
+/** Answer to `data-status`. */
+export interface WorkerDataStatus extends DataCoreStatus {
+  /** Nodes that this one waits for in vain, and those that it has no connection to. */
+  unreachable: number[];
+  disconnected: number[];
+}
 
 /** Answer to `store-status`: what the store says, without names that only the map knows. */
 export interface WorkerStoreStatus {
@@ -105,6 +145,7 @@ export interface WorkerCheckReport {
 export interface WorkerAnswers {
   "disk-status": DiskStatus;
   "store-status": WorkerStoreStatus;
+  "data-status": WorkerDataStatus;
   "check": WorkerCheckReport;
 }
 

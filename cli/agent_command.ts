@@ -8,9 +8,12 @@ import { resolve } from "node:path";
 import {
   CACHE_MODES,
   DATA_PATH_DEFAULT,
+  LISTEN_DEFAULT,
   loadConfig,
   LOG_FORMATS,
   LOG_LEVELS,
+  PORT_DEFAULT,
+  SECRET_FILE_VARIABLE,
 } from "../agent/config.ts";
 import { type AnyCommand, type CommandContext, examples } from "./context.ts";
 import { CommandError, ExitCode } from "./output.ts";
@@ -20,8 +23,8 @@ export function addAgentCommand(program: AnyCommand, context: CommandContext): v
   program.command("agent")
     .summary("run an agent")
     .description(
-      "Runs an agent: it stores disks and serves them to QEMU. No option is needed. SIGTERM and " +
-        "SIGINT stop it cleanly.",
+      "Runs an agent: it stores disks and serves them to QEMU. No option is needed. With --join and " +
+        "--secret-file it becomes a node of a cluster, and stays one. SIGTERM and SIGINT stop it cleanly.",
     )
     .option("--config <file>", "TOML file with any of the options below, without the dashes")
     .option(
@@ -36,7 +39,24 @@ export function addAgentCommand(program: AnyCommand, context: CommandContext): v
     .addOption(new Option("--log-level <level>", "how much is logged").choices(LOG_LEVELS))
     .addOption(new Option("--log-format <format>", "how it is logged").choices(LOG_FORMATS))
     .option("--scrub-rate <size>", "bytes per second that are verified in the background, or off")
-    .option("--listen <address...>", "host:port for other agents")
+    .option(
+      "--join <address>",
+      `a node of the cluster to join, host or host:port (port ${PORT_DEFAULT}); may come again`,
+      (address: string, before: string[] | undefined) => [...before ?? [], address],
+    )
+    .option(
+      "--secret-file <file>",
+      `the cluster secret, which 'kelpie cluster secret' prints ($${SECRET_FILE_VARIABLE})`,
+    )
+    .option(
+      "--listen <address>",
+      `host:port for other nodes, which uses the next port too, or none (default: ${LISTEN_DEFAULT})`,
+    )
+    .option("--address <address>", "host:port at which other nodes reach this one")
+    .option("--name <text>", "the node's name (default: the host's)")
+    .option("--zone <zone>", "when it first joins: copies go to different zones")
+    .option("--weight <size>", "when it first joins: its share of data (default: its capacity)")
+    .option("--witness", "votes in the cluster and stores nothing")
     .option("--adopt", "take over data that another node or host has written")
     .option("--accept-damage", "start though parts of the data are damaged")
     .addHelpText(
@@ -45,6 +65,7 @@ export function addAgentCommand(program: AnyCommand, context: CommandContext): v
         "kelpie agent",
         "kelpie agent --data /srv/kelpie --capacity 500G --cache direct",
         "kelpie agent --config /etc/kelpie.toml",
+        "kelpie agent --join host-1 --secret-file /etc/kelpie/secret --zone rack-2",
       ),
     )
     .action(async ({ config: file, ...flags }) => {

@@ -1,10 +1,10 @@
 /**
  * `kelpie completions`: scripts that teach a shell to complete this command line.
  *
- * They are made from the tree of commands, so they know what it knows. Names of disks are asked of
- * `kelpie disk list --names` while one types; without an agent there are none to complete.
+ * They are made from the tree of commands, so they know what it knows. Names of disks and nodes are asked of
+ * `kelpie disk list --names` and `kelpie node list --names` while one types; without an agent there are none to complete.
  *
- *     commands  options  values: choices · files · directories · names of disks
+ *     commands  options  values: choices · files · directories · names of disks and nodes
  *
  * @module
  */
@@ -20,6 +20,7 @@ export type Shell = typeof SHELLS[number];
 type Value =
   | { readonly kind: "none" }
   | { readonly kind: "disk" }
+  | { readonly kind: "node" }
   | { readonly kind: "file" }
   | { readonly kind: "directory" }
   | { readonly kind: "choice"; readonly choices: readonly string[] };
@@ -117,6 +118,7 @@ function nodeOf(
 function valueOf(name: string, choices: readonly string[] | undefined): Value {
   if (choices !== undefined) return { kind: "choice", choices };
   if (["name", "disk"].includes(name)) return { kind: "disk" };
+  if (name === "node") return { kind: "node" };
   if (["file", "path"].includes(name)) return { kind: "file" };
   if (name === "dir") return { kind: "directory" };
   return { kind: "none" };
@@ -139,19 +141,20 @@ function bashScript(root: CommandNode): string {
   const flags = [...new Set(valued.flatMap((option) => option.flags))];
   return `# bash completion for kelpie: source <(kelpie completions bash)
 
-_kelpie_disks() {
+# _kelpie_names WHAT: names of the disks or nodes that there are
+_kelpie_names() {
   local run_dir=()
   local i
   for ((i = 1; i < COMP_CWORD - 1; i++)); do
     [[ \${COMP_WORDS[i]} == --run-dir ]] && run_dir=(--run-dir "\${COMP_WORDS[i + 1]}")
   done
-  "\${COMP_WORDS[0]}" "\${run_dir[@]}" disk list --names 2>/dev/null
+  "\${COMP_WORDS[0]}" "\${run_dir[@]}" "$1" list --names 2>/dev/null
 }
 
 # _kelpie_values VALUE: what can stand for it
 _kelpie_values() {
   case $1 in
-    disk) COMPREPLY=($(compgen -W "$(_kelpie_disks)" -- "$current")) ;;
+    disk | node) COMPREPLY=($(compgen -W "$(_kelpie_names "$1")" -- "$current")) ;;
     file)
       compopt -o filenames 2>/dev/null
       mapfile -t COMPREPLY < <(compgen -f -- "$current")
@@ -245,12 +248,20 @@ function zshScript(root: CommandNode): string {
   return `#compdef kelpie
 # zsh completion for kelpie: kelpie completions zsh > ~/.zfunc/_kelpie
 
-_kelpie_disks() {
-  local -a run_dir disks
+_kelpie_names() {
+  local -a run_dir names
   local at=\${words[(I)--run-dir]}
   ((at > 0 && at < $#words)) && run_dir=(--run-dir "\${words[at + 1]}")
-  disks=("\${(@f)$(kelpie "\${run_dir[@]}" disk list --names 2>/dev/null)}")
-  compadd -a disks
+  names=("\${(@f)$(kelpie "\${run_dir[@]}" $1 list --names 2>/dev/null)}")
+  compadd -a names
+}
+
+_kelpie_disks() {
+  _kelpie_names disk
+}
+
+_kelpie_nodes() {
+  _kelpie_names node
 }
 
 ${allNodes(root).map(zshFunction).join("\n\n")}
@@ -312,6 +323,8 @@ function zshAction(value: Value): string {
   switch (value.kind) {
     case "disk":
       return "_kelpie_disks";
+    case "node":
+      return "_kelpie_nodes";
     case "file":
       return "_files";
     case "directory":
@@ -357,13 +370,13 @@ function __kelpie_at
     test $argv[1] = any; or test (math (count $words) - $depth) -eq $argv[1]
 end
 
-function __kelpie_disks
+function __kelpie_names
     set -l words (commandline -opc)
     set -l run_dir
     if set -l at (contains -i -- --run-dir $words)
         set run_dir --run-dir $words[(math $at + 1)]
     end
-    kelpie $run_dir disk list --names 2>/dev/null
+    kelpie $run_dir $argv[1] list --names 2>/dev/null
 end
 
 complete -c kelpie -f
@@ -396,7 +409,9 @@ function fishLines({ path, options, args, children }: CommandNode): string[] {
 function fishValue(value: Value): string {
   switch (value.kind) {
     case "disk":
-      return " -a '(__kelpie_disks)'";
+      return " -a '(__kelpie_names disk)'";
+    case "node":
+      return " -a '(__kelpie_names node)'";
     case "file":
       return " -F";
     case "directory":

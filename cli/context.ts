@@ -5,9 +5,10 @@
  */
 import { type CommandUnknownOpts, InvalidArgumentError } from "@commander-js/extra-typings";
 import { AdminClient } from "../agent/admin_client.ts";
-import { findRunDir, parseSize, RUN_DIR_VARIABLE } from "../agent/config.ts";
+import { findRunDir, parseSize, RUN_DIR_VARIABLE, SECRET_FILE_VARIABLE } from "../agent/config.ts";
 import type { SessionStatus } from "../agent/http/backend.ts";
 import { ControlFailure } from "../agent/map/errors.ts";
+import { checkNodeName, checkZone } from "../agent/map/fields.ts";
 import { checkDiskName } from "../agent/map/names.ts";
 import { Output, printable } from "./output.ts";
 import type { Terminal } from "./terminal.ts";
@@ -35,7 +36,8 @@ export class CommandContext {
 
   /** The variables that Kelpie looks at. */
   get environment(): Record<string, string | undefined> {
-    return { [RUN_DIR_VARIABLE]: this.terminal.environment(RUN_DIR_VARIABLE) };
+    const variables = [RUN_DIR_VARIABLE, SECRET_FILE_VARIABLE];
+    return Object.fromEntries(variables.map((name) => [name, this.terminal.environment(name)]));
   }
 
   /** Absolute directory of the agent's sockets. */
@@ -74,6 +76,25 @@ export function sizeArgument(text: string): number {
 export function diskArgument(name: string): string {
   return checked(() => {
     const error = checkDiskName(name);
+    if (error !== null) throw new ControlFailure(error);
+    return name;
+  });
+}
+
+/** A node's name or id on the command line: checked here, since it becomes part of a path. */
+export function nodeArgument(name: string): string {
+  return checked(() => {
+    const error = checkNodeName(name);
+    if (error !== null) throw new ControlFailure(error);
+    return name;
+  });
+}
+
+/** A zone's name on the command line; `none` is a zone of its own. */
+export function zoneArgument(name: string): string {
+  if (name === "none") return "";
+  return checked(() => {
+    const error = checkZone(name);
     if (error !== null) throw new ControlFailure(error);
     return name;
   });

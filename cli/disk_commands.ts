@@ -7,9 +7,11 @@
 import { formatSize, parseSize } from "../agent/config.ts";
 import type { CheckReport } from "../agent/http/backend.ts";
 import type { DiskDocument } from "../agent/http/documents.ts";
+import { COPIES_MAX } from "../agent/map/map.ts";
 import {
   type AnyCommand,
   type CommandContext,
+  countArgument,
   diskArgument,
   examples,
   processName,
@@ -31,6 +33,7 @@ export function addDiskCommands(disk: AnyCommand, context: CommandContext): void
   addDelete(disk, context);
   addResize(disk, context);
   addRename(disk, context);
+  addRelease(disk, context);
   addCheck(disk, context);
 }
 
@@ -40,12 +43,25 @@ function addCreate(disk: AnyCommand, context: CommandContext): void {
     .description("Makes an empty disk. It takes space as it is written, not before.")
     .argument("<new-name>", "name of the disk", diskArgument)
     .argument("<size>", "such as 20G, 512M or 1.5T", sizeArgument)
+    .option(
+      "--copies <count>",
+      "on so many nodes, or on all where there are fewer (default: the cluster's setting)",
+      countArgument({ min: 1, max: COPIES_MAX }),
+    )
+    .option(
+      "--copies-min <count>",
+      "writes wait while there are fewer complete copies (default: a majority; 1 of 2)",
+      countArgument({ min: 1, max: COPIES_MAX }),
+    )
     .option("--read-only", "guests may only read")
     .option("--json", "print the disk as JSON")
-    .addHelpText("after", examples("kelpie disk create web 20G"))
-    .action(async (name, sizeBytes, { readOnly, json }) => {
+    .addHelpText(
+      "after",
+      examples("kelpie disk create web 20G", "kelpie disk create scratch 1T --copies 1"),
+    )
+    .action(async (name, sizeBytes, { readOnly, copies, copiesMin, json }) => {
       using client = context.client();
-      const created = await client.createDisk({ name, sizeBytes, readOnly });
+      const created = await client.createDisk({ name, sizeBytes, readOnly, copies, copiesMin });
       if (json) return context.output.json(created);
       context.output.say(`disk ${name} of ${formatSize(created.sizeBytes)} at ${created.socket}`);
     });
@@ -68,7 +84,10 @@ function addList(disk: AnyCommand, context: CommandContext): void {
       if (disks.length === 0) {
         return output.say("there is no disk yet; 'kelpie disk create NAME SIZE' makes one");
       }
-      output.table(["NAME", ">SIZE", ">DATA", "IN USE BY"], disks.map(rowOf));
+      output.table(
+        ["NAME", ">SIZE", ">DATA", ">COPIES", "OPEN ON", "IN USE BY"],
+        disks.map(rowOf),
+      );
     });
 }
 
@@ -77,6 +96,8 @@ function rowOf(disk: DiskDocument): string[] {
     disk.name,
     formatSize(disk.sizeBytes),
     formatSize(disk.allocatedBytes),
+    `${disk.copiesInSync}/${disk.copies}`,
+    disk.openOn ?? "-",
     users(disk).join(", ") || "-",
   ];
 }
@@ -115,6 +136,12 @@ function printInfo(output: Output, disk: DiskDocument): void {
     ["name", disk.name],
     ["size", `${formatSize(disk.sizeBytes)} (${disk.sizeBytes} bytes)`],
     ["data", formatSize(disk.allocatedBytes)],
+    ["copies", `${disk.copiesInSync} complete of ${disk.copies} wanted`],
+    [
+      "writes wait",
+      `with fewer than ${plural(disk.copiesMin, "complete copy", "complete copies")}`,
+    ],
+    ["open on", disk.openOn ?? "no node"],
     ["created", new Date(disk.createdMs).toISOString()],
     ["access", disk.readOnly ? "read-only" : "read-write"],
     ["socket", disk.socket],
@@ -239,6 +266,31 @@ function addRename(disk: AnyCommand, context: CommandContext): void {
       using client = context.client();
       const changed = await client.changeDisk(name, { name: newName });
       context.output.say(`disk ${name} is ${changed.name} now, at ${changed.socket}`);
+    });
+}
+
+function addRelease(disk: AnyCommand, context: CommandContext): void {
+  disk.command("release")
+    .summary("take a disk away from the node where it is open")
+    .description(
+      "Takes a disk away from the node where it is open, whatever goes on there, so that it can be opened on " +
+        "another. A guest that still runs there waits from then on. It is needed only where a node neither lets " +
+        "go of a disk nor goes down: leases of nodes that are down end by themselves.",
+    )
+    .argument("<name>", "the disk", diskArgument)
+    .option("--yes", "do not ask")
+    .addHelpText("after", examples("kelpie disk release web --yes"))
+    .action(async (name, { yes = false }) => {
+      using client = context.client();
+      const { openOn } = await client.disk(name);
+      if (openOn === null) return context.output.say(`disk ${name} is not open`);
+      context.output.confirm({
+        yes,
+        action: `take disk ${name} away from node ${openOn}`,
+        consequence: "a guest that still uses it there waits from then on",
+      });
+      await client.releaseDisk(name);
+      context.output.say(`disk ${name} can be opened elsewhere in a few seconds`);
     });
 }
 

@@ -12,11 +12,13 @@ import { RUN_DIR_DEFAULT, RUN_DIR_VARIABLE } from "../agent/config.ts";
 import { VERSION } from "../agent/version.ts";
 import { addAgentCommand } from "./agent_command.ts";
 import { addBenchCommand } from "./bench_command.ts";
+import { addClusterCommands } from "./cluster_commands.ts";
 import { addCompletionsCommand } from "./completions.ts";
 import { CommandContext, examples } from "./context.ts";
 import { addDiskCommands } from "./disk_commands.ts";
 import { addDataCommands } from "./disk_data.ts";
 import { addGuestCommands } from "./guest_config.ts";
+import { addNodeCommands } from "./node_commands.ts";
 import { describeError, ExitCode } from "./output.ts";
 import { addStatusCommand } from "./status_command.ts";
 import { systemTerminal, type Terminal } from "./terminal.ts";
@@ -61,6 +63,16 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
   addDiskCommands(disk as unknown as CommandUnknownOpts, context);
   addDataCommands(disk as unknown as CommandUnknownOpts, context);
   addGuestCommands(disk as unknown as CommandUnknownOpts, context);
+  const node = root.command("node")
+    .summary("look at and change nodes")
+    .description("Looks at the nodes of the cluster, and changes where data belongs.")
+    .addHelpText("after", examples("kelpie node list", "kelpie node drain host-1 --wait"));
+  addNodeCommands(node as unknown as CommandUnknownOpts, context);
+  const cluster = root.command("cluster")
+    .summary("secret and settings of the cluster")
+    .description("What all nodes of the cluster share.")
+    .addHelpText("after", examples("kelpie cluster settings"));
+  addClusterCommands(cluster as unknown as CommandUnknownOpts, context);
   addBenchCommand(root, context);
   addCompletionsCommand(root, context);
   root.command("version")

@@ -61,6 +61,7 @@ const CONTROL_EXIT_CODES: Record<ControlErrorCode, ExitCode> = {
   unavailable: ExitCode.System,
   corrupt: ExitCode.System,
   internal: ExitCode.System,
+  stale: ExitCode.Failure,
 };
 
 /** Exit codes of what a disk's socket answers, or does not. */
@@ -212,11 +213,12 @@ export class Output {
   }
 
   /**
-   * Makes sure that something may be destroyed.
+   * Makes sure that something may be destroyed, or that something else with consequences may be done.
    *
    * @param options.yes whether `--yes` was given
    * @param options.action in the infinitive: `delete disk web`
    * @param options.loss what is lost by it: `its 3G of data`
+   * @param options.consequence where nothing is lost, what else there is to know: `its data moves away`
    * @param options.refusal exit code when nobody is there to answer; 64 by default
    * @throws CommandError when the answer is no, or nobody is there to answer
    */
@@ -224,13 +226,12 @@ export class Output {
     options: {
       readonly yes: boolean;
       readonly action: string;
-      readonly loss: string;
       readonly refusal?: ExitCode;
-    },
+    } & ({ readonly loss: string } | { readonly consequence: string }),
   ): void {
     if (options.yes) return;
     const { isInputTerminal, isErrorTerminal } = this.terminal;
-    const loses = `this destroys ${options.loss}`;
+    const loses = "loss" in options ? `this destroys ${options.loss}` : options.consequence;
     if (!isInputTerminal || !isErrorTerminal) {
       throw new CommandError(
         options.refusal ?? ExitCode.Usage,

@@ -39,6 +39,7 @@ export class Progress {
   readonly #output: Output;
   readonly #label: string;
   readonly #totalBytes: number | null;
+  readonly #unit: string | undefined;
   readonly #startMs: number;
   readonly #samples: Sample[];
   #doneBytes = 0;
@@ -49,9 +50,11 @@ export class Progress {
   /**
    * @param label what is being done: `importing web`
    * @param totalBytes null where it is not known
+   * @param unit what is counted where it is not bytes: `groups`
    */
-  constructor(output: Output, label: string, totalBytes: number | null) {
+  constructor(output: Output, label: string, totalBytes: number | null, unit?: string) {
     this.#output = output;
+    this.#unit = unit;
     this.#label = label;
     this.#totalBytes = totalBytes;
     this.#startMs = output.terminal.nowMs();
@@ -128,12 +131,15 @@ export class Progress {
   #words(nowMs: number): string[] {
     const fraction = this.#fraction();
     const rate = this.#rate(nowMs);
-    if (fraction === null) return [formatSize(this.#doneBytes), formatRate(rate)];
+    const unit = this.#unit;
+    const amount = unit === undefined ? formatSize : String;
+    const pace = unit === undefined ? formatRate(rate) : `${Number(rate.toFixed(1))} ${unit}/s`;
+    if (fraction === null) return [amount(this.#doneBytes), pace];
     const totalBytes = this.#totalBytes!;
     const words = [
       `${Math.floor(fraction * 100)} %`,
-      `${formatSize(this.#doneBytes)} of ${formatSize(totalBytes)}`,
-      formatRate(rate),
+      `${amount(this.#doneBytes)} of ${amount(totalBytes)}${unit === undefined ? "" : ` ${unit}`}`,
+      pace,
     ];
     const leftBytes = totalBytes - this.#doneBytes;
     if (leftBytes > 0 && rate > 0) words.push(`${formatDuration(leftBytes / rate * 1000)} left`);

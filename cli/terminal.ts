@@ -18,6 +18,8 @@ export interface Terminal {
   columns(): number;
   /** Milliseconds that only rise. */
   nowMs(): number;
+  /** Waits; rejects with the signal's reason when it aborts. */
+  sleep(milliseconds: number, signal: AbortSignal): Promise<void>;
   /** Writes text to standard output. */
   print(text: string): void;
   /** Writes text to standard error. */
@@ -66,6 +68,21 @@ export function systemTerminal(): Terminal {
       }
     },
     nowMs: () => performance.now(),
+    sleep(milliseconds, signal) {
+      return new Promise((resolve, reject) => {
+        if (signal.aborted) return reject(signal.reason);
+        const end = () => {
+          signal.removeEventListener("abort", abort);
+          resolve();
+        };
+        const timer = setTimeout(end, milliseconds);
+        const abort = () => {
+          clearTimeout(timer);
+          reject(signal.reason);
+        };
+        signal.addEventListener("abort", abort, { once: true });
+      });
+    },
     print: (text) => writeAllSync(Deno.stdout, encoder.encode(text)),
     printError: (text) => writeAllSync(Deno.stderr, encoder.encode(text)),
     async write(bytes) {

@@ -1,16 +1,19 @@
 /**
- * `./dev demo`: the main job, with nothing else typed. A Linux guest works on a kelpie disk, the agent below it is
- * killed in the middle of its writes and started again, and the guest does not notice.
+ * `./dev demo`: the main job, with nothing else typed. Three hosts become a cluster; a Linux guest on one of them works on a disk of
+ * which every host keeps a copy; the agent of another host is killed in the middle of its writes, and the guest does not
+ * notice; it comes back, and all copies are there again.
  *
- * Says what it does in plain lines on standard output. Ends with 0 only when everything that it claims is true.
+ * As root the hosts have networks of their own (namespaces), else they are three loopback addresses. Says what it does in
+ * plain lines on standard output, with what `kelpie status` says at each point. Ends with 0 only when everything that it
+ * claims is true, and leaves nothing behind.
  *
  * @module
  */
 import { formatSize } from "../agent/config.ts";
+import { type Host, Hosts } from "./cluster/hosts.ts";
 import { until } from "./guest/deadline.ts";
 import { Guest, type GuestJob } from "./guest/guest.ts";
 import { ensureGuestFiles, ensurePackages } from "./guest/install.ts";
-import { AgentProcess, WorkDirectory } from "./tools/agent_process.ts";
 
 const DISK = "demo";
 const DISK_SIZE = "1G";
@@ -27,8 +30,8 @@ const WRITTEN_MIN = 5;
 /** How long the writer may take for those; TCG on a busy machine is slow. */
 const WRITER_TIMEOUT_MS = 60_000;
 
-/** How long the guest is left without its disk. */
-const OUTAGE_MS = 2_000;
+/** How long the guest may wait when a host dies. */
+const PAUSE_MS_MAX = 5_000;
 
 /**
  * Writes files for as long as it is left alone, syncs each and then says its number and checksum: what it
@@ -54,25 +57,36 @@ function claim(isTrue: boolean, text: string): void {
   say(`✔ ${text}`);
 }
 
-async function demo(directory: string): Promise<void> {
+async function demo(hosts: Hosts): Promise<void> {
   say("looking for QEMU, a kernel and busybox, and getting what is missing");
   await ensurePackages(["qemu-system-x86_64", "mke2fs", "e2fsck"]);
   const { kernelVersion } = await ensureGuestFiles();
 
-  const options = {
-    runDir: `${directory}/run`,
-    dataDir: `${directory}/data`,
-    capacity: CAPACITY,
-  };
-  say(`starting an agent with an empty store in ${directory}`);
-  await using first = await AgentProcess.start(options);
-  say(`making the disk ${DISK} of ${DISK_SIZE}: kelpie disk create ${DISK} ${DISK_SIZE}`);
-  await first.check("disk", "create", DISK, DISK_SIZE);
+  const [here, other, third] = hosts.list;
+  say(
+    hosts.network === "namespaces"
+      ? `three hosts, each a network namespace on one bridge, with their files in ${hosts.work.path}`
+      : `three hosts, each a loopback address, with their files in ${hosts.work.path}`,
+  );
+  say(`${here.name}: kelpie agent --listen ${here.address}`);
+  await here.start();
+  await showStatus(here);
+  for (const host of [other, third]) {
+    say(`${host.name}: kelpie agent --join ${here.address} --secret-file …`);
+  }
+  await Promise.all([other.start(), third.start()]);
+  await hosts.untilWhole();
+  say(`${here.name}: kelpie disk create ${DISK} ${DISK_SIZE}`);
+  await here.running.check("disk", "create", DISK, DISK_SIZE);
+  await hosts.untilWhole();
+  await showStatus(here);
+  const { nodes } = await here.cluster();
+  claim(nodes.length === 3, "three nodes are one cluster, and every one of them keeps a copy");
 
   const accel = Deno.env.get("KELPIE_TEST_ACCEL") ?? "tcg";
-  say(`booting Linux ${kernelVersion} in QEMU (${accel}) with its disk at ${first.socket(DISK)}`);
+  say(`booting Linux ${kernelVersion} in QEMU (${accel}) on ${here.name}: ${here.socket(DISK)}`);
   await using guest = await Guest.boot({
-    disks: [{ socket: first.socket(DISK), queues: 2 }],
+    disks: [{ socket: here.socket(DISK), queues: 2 }],
     cpus: 2,
   });
   const sums = await fillDisk(guest);
@@ -82,21 +96,42 @@ async function demo(directory: string): Promise<void> {
   const writer = guest.start(WRITER);
   await written(writer, WRITTEN_MIN);
 
-  say(`kill -9 ${first.pid}: the agent is gone while the guest writes`);
-  await first.kill();
-  const killed = await written(writer, 0);
-  await new Promise((resolve) => setTimeout(resolve, OUTAGE_MS));
-  const during = await written(writer, 0);
-  // One may have been synced just before, and be said only now.
+  say(`${other.name}: kill -9 ${other.running.pid} while the guest writes`);
+  const killedMs = performance.now();
+  await other.kill();
+  const before = (await written(writer, 0)).size;
+  // Two files: the first may have been with all copies already.
+  await written(writer, before + 2, 50);
+  const pauseMs = performance.now() - killedMs;
   claim(
-    during.size <= killed.size + 1 && await guest.check("echo alive") === "alive",
-    `the guest lives and its writer waits, ${during.size} files written`,
+    pauseMs <= PAUSE_MS_MAX,
+    `the guest writes on with two copies: two more files ${
+      (pauseMs / 1000).toFixed(1)
+    } s after the kill`,
   );
+  await until(async () => (await here.cluster()).nodes.some(({ state }) => state === "down"), {
+    timeoutMs: PAUSE_MS_MAX,
+    what: () => "the map does not say that a node is down",
+  });
+  const degraded = await showStatus(here);
+  claim(!degraded.startsWith("healthy"), "kelpie status does not call that healthy");
+  const during = await written(writer, before + WRITTEN_MIN);
 
-  say("starting the agent again on the same data");
-  await using second = await AgentProcess.start(options);
+  say(`${other.name}: starting the agent again, on the same data`);
+  await other.start();
+  const startedMs = performance.now();
+  await hosts.untilWhole();
+  const wholeMs = performance.now() - startedMs;
+  claim(true, `its copy is complete again, ${(wholeMs / 1000).toFixed(1)} s later`);
+  await until(async () => (await statusOf(here)).startsWith("healthy"), {
+    timeoutMs: PAUSE_MS_MAX,
+    intervalMs: 200,
+    what: () => "kelpie status does not get healthy",
+  });
+  await showStatus(here);
+
   const after = await written(writer, during.size + WRITTEN_MIN);
-  claim(true, `the writer went on by itself: ${after.size} files by now`);
+  claim(true, `the writer never stopped: ${after.size} files by now`);
   // Said before the kill is kept: the last word counts, since numbers are never used twice.
   for (const [name, sum] of await stopWriter(writer)) sums.set(name, sum);
 
@@ -108,17 +143,26 @@ async function demo(directory: string): Promise<void> {
   claim(bad.length === 0, `all ${sums.size} synced files are there with their checksums${bad}`);
   const errors = await guest.ioErrors();
   claim(errors.length === 0, `the guest's kernel saw no I/O error${errors.join("\n")}`);
-
-  say("verifying every block in the store: kelpie disk check");
-  say(`  ${await second.check("disk", "check", DISK)}`);
-  say("kelpie status");
-  const status = await second.check("status");
-  say(`  ${status}`);
-  claim(status.startsWith("healthy"), "the agent is healthy");
-
-  say("shutting the guest down, stopping the agent, cleaning up");
   await guest.shutdown();
-  await second.stop();
+
+  for (const host of hosts.list) {
+    say(`${host.name}: kelpie disk check ${DISK}`);
+    say(`  ${await host.running.check("disk", "check", DISK)}`);
+  }
+  await Promise.all(hosts.list.map((host) => host.stop()));
+}
+
+/** What `kelpie status` says on a host, well or not. */
+async function statusOf(host: Host): Promise<string> {
+  return new TextDecoder().decode((await host.running.run("status")).stdout).trim();
+}
+
+/** Shows that. */
+async function showStatus(host: Host): Promise<string> {
+  const status = await statusOf(host);
+  say(`${host.name}: kelpie status`);
+  for (const line of status.split("\n")) say(`  │ ${line}`);
+  return status;
 }
 
 /** Makes a file system with synced files on it. */
@@ -142,14 +186,18 @@ async function fillDisk(guest: Guest): Promise<Map<string, string>> {
 }
 
 /** What the writer says that it has written, once that are more than `count` files: path to checksum. */
-async function written(writer: GuestJob, count: number): Promise<Map<string, string>> {
+async function written(
+  writer: GuestJob,
+  count: number,
+  intervalMs = 200,
+): Promise<Map<string, string>> {
   let said = new Map<string, string>();
   await until(async () => {
     said = parseWritten(await writer.output());
     return said.size >= count;
   }, {
     timeoutMs: WRITER_TIMEOUT_MS,
-    intervalMs: 200,
+    intervalMs,
     what: () => `the writer has written ${said.size} files, not ${count}`,
   });
   return said;
@@ -186,9 +234,9 @@ function interrupted(): Promise<never> {
 
 /** Whatever still runs when the demo is interrupted ends with this process. */
 async function main(): Promise<number> {
-  await using work = await WorkDirectory.make("kelpie-demo-");
+  await using hosts = await Hosts.make({ count: 3, capacity: CAPACITY });
   try {
-    await Promise.race([demo(work.path), interrupted()]);
+    await Promise.race([demo(hosts), interrupted()]);
     say("the demo has shown what it claims");
     return 0;
   } catch (error) {

@@ -11,8 +11,28 @@ const root = new URL("../agent/", import.meta.url);
 /** What the files of each folder of `agent/` may import, besides their own folder. */
 const ALLOWED: Record<string, string[]> = {
   "base": ["platform/platform.ts"],
-  "platform": ["base", "platform"],
-  "wire": ["base"],
+  "platform": ["base", "platform", "wire"],
+  "wire": ["base", "platform/platform.ts", "platform/network.ts", "node:crypto", "node:buffer"],
+  "gossip": ["base", "platform/platform.ts"],
+  "consensus": ["base", "map/errors.ts", "msgpackr", "platform/platform.ts"],
+  "control": [
+    "base",
+    "consensus",
+    "gossip",
+    "map",
+    "msgpackr",
+    "platform/network.ts",
+    "platform/platform.ts",
+  ],
+  "replication": [
+    "base",
+    "map",
+    "platform/network.ts",
+    "platform/platform.ts",
+    "store/operation.ts",
+    "store/operation_list.ts",
+    "volume/transfer_pool.ts",
+  ],
   "map": ["base", "msgpackr"],
   "store": ["base", "platform/platform.ts"],
   "volume": ["base", "platform/platform.ts", "blk/target.ts", "store/operation.ts"],
@@ -23,7 +43,19 @@ const ALLOWED: Record<string, string[]> = {
 };
 
 /** Folders whose code is a pure function of its inputs. */
-const PURE = ["base", "map", "store", "volume", "blk", "vhost"];
+const PURE = [
+  "base",
+  "wire",
+  "gossip",
+  "consensus",
+  "map",
+  "control",
+  "store",
+  "replication",
+  "volume",
+  "blk",
+  "vhost",
+];
 
 /** What a pure part must not name: the runtime, timers, the clock, unseeded chance, promises. */
 const FORBIDDEN =

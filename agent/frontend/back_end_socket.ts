@@ -35,6 +35,7 @@ export class BackEndSocket {
   /** Process at the other end, or 0 when it cannot be told. */
   readonly peerPid: number;
   readonly #fd: number;
+  #isClosed = false;
   readonly #poller: Poller;
   readonly #replyTimeoutMs: number;
   #received: Uint8Array<ArrayBuffer> = new Uint8Array(0);
@@ -193,7 +194,10 @@ export class BackEndSocket {
     }
   }
 
+  /** Does nothing the second time: by then the number may be somebody else's. */
   close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     this.#poller.remove(this.#fd);
     closeFd(this.#fd);
     this.#fds.splice(0).forEach(closeFd);

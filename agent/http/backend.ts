@@ -6,7 +6,10 @@
  *
  * @module
  */
-import type { ClusterMap, MapCommand } from "../map/map.ts";
+import type { GroupSummary } from "../map/group_summary.ts";
+import type { Availability, ClusterMap, MapCommand, NodeState } from "../map/map.ts";
+
+export type { GroupSummary } from "../map/group_summary.ts";
 
 /** One front end connected to a disk's socket. */
 export interface SessionStatus {
@@ -100,6 +103,90 @@ export interface AgentInfo {
   logLevel: string;
 }
 
+/** What gossip thinks of a node; `unknown`: gossip does not know it (yet). */
+export const GOSSIP_STATES = ["alive", "suspect", "dead", "left", "unknown"] as const;
+/** One of {@linkcode GOSSIP_STATES}. */
+export type GossipState = typeof GOSSIP_STATES[number];
+
+/** One node, as the node that was asked sees it. */
+export interface NodeStatus {
+  /** Of the map, never used twice. */
+  id: number;
+  name: string;
+  /** `host:port` */
+  address: string;
+  /** "": a zone of its own. */
+  zone: string;
+  /** As the map has it: what everybody goes by. */
+  state: NodeState;
+  availability: Availability;
+  witness: boolean;
+  isVoter: boolean;
+  isLeader: boolean;
+  /** The node that was asked. */
+  isSelf: boolean;
+  version: string;
+  /** Set by hand; null: from capacity. */
+  weight: number | null;
+  /** Bytes of data that its store may hold. */
+  capacityBytes: number;
+  /** Bytes of live data; null: it has not reported for a while. */
+  usedBytes: number | null;
+  gossip: GossipState;
+  /** Who probed it in vain, since when, in words; null: nobody suspects it. */
+  suspectedBecause: string | null;
+  /** When `state` changed, in milliseconds since 1970. */
+  sinceMs: number;
+  /** PGs that catch up on this node. */
+  joiningGroups: number;
+  /** Chunks that they are known to need. */
+  chunksLeft: number;
+  /** Rate at which it catches up; null: it does not, or has not reported. */
+  copyBytesPerSecond: number | null;
+  /** Time until it has caught up, at that rate; null: cannot be said. */
+  secondsLeft: number | null;
+  /** What stands in the way of catching up, in words; null: nothing. */
+  stuck: string | null;
+  /** Blocks of its store that could not be verified. */
+  damagedBlocks: number;
+  /** Its store takes no new writes. */
+  isFull: boolean;
+}
+
+/** A disk of which requests wait, on the node where it is open. */
+export interface WaitingDisk {
+  /** Name of the disk. */
+  disk: string;
+  /** Id of the node. */
+  node: number;
+  /** Why, in words, beginning in lower case. */
+  reason: string;
+}
+
+/** What the node that was asked knows of the cluster. */
+export interface ClusterStatus {
+  /** Version of its map. */
+  epoch: number;
+  /** Id of the node that leads; 0: none is known. */
+  leader: number;
+  /** A leader that a majority of voters follows can be reached: changes are possible, leases are renewed. */
+  hasQuorum: boolean;
+  /** Ids of nodes. */
+  voters: number[];
+  /** By id. */
+  nodes: NodeStatus[];
+  waiting: WaitingDisk[];
+  /** What else people should know, in words: the brake on moving data, say. Beginning in lower case. */
+  notes: string[];
+}
+
+/** See {@linkcode ControlBackend.removeNode}. */
+export interface RemoveNodeOptions {
+  readonly force: boolean;
+  /** Only with `force`. */
+  readonly acceptLoss: boolean;
+}
+
 /** See the head of the file. */
 export interface ControlBackend {
   info(): AgentInfo;
@@ -129,6 +216,25 @@ export interface ControlBackend {
     onProgress: (checkedBytes: number, totalBytes: number) => void,
     signal: AbortSignal,
   ): Promise<CheckReport>;
+  /** What this node knows of the cluster; answers without a quorum, and without waiting for the data plane. */
+  cluster(): Promise<ClusterStatus>;
+  /** How the PGs of this node's map are: `summarizeGroups`. */
+  groups(): Promise<GroupSummary>;
+  /** The cluster secret as `formatClusterSecret` writes it; never logged. */
+  secret(): Promise<string>;
+  /**
+   * Takes a node out of the cluster for good: off the voters first, then out of the map. Resolves when the map has
+   * forgotten it; rejects with the map's own error when it may not be removed.
+   *
+   * @param id of the node
+   * @param options `force`: it is down and will not come back; `acceptLoss`: even where it has the only copy of data
+   */
+  removeNode(id: number, options: RemoveNodeOptions): Promise<void>;
+  /**
+   * The way out when a majority of the voters is gone for good: from its next start on this node decides alone with what it
+   * has. The agent stops afterwards. Rejects with `busy` while the cluster can decide.
+   */
+  recover(): Promise<void>;
   setLogLevel(level: "debug" | "info" | "warn" | "error"): void;
   /** Begins a clean stop; resolves at once. */
   shutdown(): void;

@@ -9,12 +9,15 @@
  */
 
 import type { ControlError } from "../map/errors.ts";
-import type { Attributes } from "../map/map.ts";
+import type { GroupSummary } from "../map/group_summary.ts";
+import type { Attributes, LossEntry, Settings } from "../map/map.ts";
 import type { Problem } from "../problems.ts";
 import type {
   AgentInfo,
   CheckReport,
+  ClusterStatus,
   DiskCounters,
+  NodeStatus,
   SessionStatus,
   StoreStatus,
 } from "./backend.ts";
@@ -36,7 +39,14 @@ export interface DiskDocument {
   /** Bytes of data that the disk's own layers hold in the store. */
   readonly allocatedBytes: number;
   readonly readOnly: boolean;
+  /** Copies that it should have; fewer nodes keep fewer. */
   readonly copies: number;
+  /** Fewest complete copies with which it can be written. */
+  readonly copiesMin: number;
+  /** Complete copies that every part of it has now. */
+  readonly copiesInSync: number;
+  /** Name of the node where it is open for writing, or null. */
+  readonly openOn: string | null;
   readonly createdMs: number;
   /** Fencing number of the newest lease; 0 before the first. */
   readonly generation: number;
@@ -69,6 +79,10 @@ export interface StatusDocument {
   readonly agent: AgentInfo;
   /** Version of the cluster map. */
   readonly epoch: number;
+  /** Null when it could not be put together in time; `problems` says so. */
+  readonly cluster: ClusterStatus | null;
+  /** Null with `cluster`. */
+  readonly groups: GroupSummary | null;
   /** Null when the store does not answer; `problems` says why. */
   readonly store: StoreStatus | null;
   /** Sorted by name; without those that do not answer, which `problems` names. */
@@ -82,6 +96,8 @@ export interface CreateDiskRequest {
   readonly sizeBytes: number;
   readonly readOnly?: boolean;
   readonly copies?: number;
+  /** Fewest copies with which it may be written. */
+  readonly copiesMin?: number;
   readonly attributes?: Attributes;
 }
 
@@ -95,8 +111,116 @@ export interface ChangeDiskRequest {
   readonly shrink?: boolean;
   readonly readOnly?: boolean;
   readonly copies?: number;
+  /** Fewest copies with which it may be written; null: as the cluster's settings say. */
+  readonly copiesMin?: number | null;
   /** Replaces all attributes. */
   readonly attributes?: Attributes;
+}
+
+/** `GET /v1/cluster`: what the node that was asked knows of its cluster. */
+export interface ClusterDocument extends ClusterStatus {
+  readonly clusterId: string;
+  readonly groups: GroupSummary;
+  readonly settings: Settings;
+  /** Data that was given up by command, the oldest first. */
+  readonly losses: readonly LossEntry[];
+}
+
+/** One node, in `GET /v1/nodes` and wherever a node is the answer. */
+export interface NodeDocument extends NodeStatus {
+  /** PGs that it is a member of, in sync or catching up. */
+  readonly groups: number;
+  /** PGs that it shall hold. */
+  readonly groupsWanted: number;
+  /** PGs that name it in any way; one with none can be removed. */
+  readonly groupsLeft: number;
+  /** PGs of which it has the only complete copy. */
+  readonly onlyCopies: number;
+  /** Names of the disks that are open there. */
+  readonly openDisks: readonly string[];
+}
+
+/** `GET /v1/nodes`. */
+export interface NodeListDocument {
+  /** Sorted by id. */
+  readonly nodes: readonly NodeDocument[];
+}
+
+/** Body of `PATCH /v1/nodes/{node}`, and of the plan for it: what is left out stays. */
+export interface ChangeNodeRequest {
+  /** `draining`: its data moves away, then it can be removed; `in`: it takes its share again. */
+  readonly availability?: "in" | "draining";
+  /** Its share in relation to others; null: from its capacity. */
+  readonly weight?: number | null;
+  /** "": a zone of its own. */
+  readonly zone?: string;
+  /** The change is made only if the map still has this `targetsEpoch`: that of the plan that was shown. */
+  readonly targetsEpoch?: number;
+}
+
+/** Body of `POST /v1/nodes/{node}/plan`. */
+export interface PlanRequest extends ChangeNodeRequest {
+  /** The node is removed; nothing else may be given. */
+  readonly remove?: boolean;
+}
+
+/** What a change means for one node. */
+export interface PlanNode {
+  readonly id: number;
+  readonly name: string;
+  /** Copies of PGs that come. */
+  readonly comes: number;
+  /** Copies of PGs that leave. */
+  readonly goes: number;
+  /** Estimates in bytes; null: nobody has reported how much there is. */
+  readonly receivesBytes: number | null;
+  readonly sendsBytes: number | null;
+}
+
+/** Answer of `POST /v1/nodes/{node}/plan`: what moves, how much, how long. Nothing is changed by it. */
+export interface PlanDocument {
+  /** Of the map that it was made from; goes into {@linkcode ChangeNodeRequest}. */
+  readonly targetsEpoch: number;
+  /** Copies of PGs that are made on nodes which did not have them. */
+  readonly movedReplicas: number;
+  /** The fewest that any balanced placement would move. */
+  readonly minimumReplicas: number;
+  /** An estimate; null: nobody has reported how much there is. */
+  readonly movedBytes: number | null;
+  /** Time that the slowest node needs at the rate; null: not known. */
+  readonly seconds: number | null;
+  readonly rateBytesPerSecond: number;
+  /** The rate is that of the copying that goes on now; else it is assumed. */
+  readonly isRateMeasured: boolean;
+  /** Copies of PGs that nobody who is there can give. */
+  readonly replicasWithoutSource: number;
+  /** PGs that will have fewer copies than now: there are not enough nodes for them. */
+  readonly groupsWithFewer: number;
+  /** PGs that stay where they are, because no node takes any data. */
+  readonly groupsImmovable: number;
+  /** PGs of which the node has the only complete copy. */
+  readonly onlyCopies: number;
+  /** Names of the disks that are open on the node. */
+  readonly openDisks: readonly string[];
+  /** Nodes that have to do with it, by id. */
+  readonly nodes: readonly PlanNode[];
+}
+
+/** Body of `PATCH /v1/cluster/settings`: what is left out stays. */
+export interface ChangeSettingsRequest {
+  /** Of new disks that do not say. */
+  readonly copies?: number;
+  /** Of disks that do not say; null: a majority, or 1 of two copies. */
+  readonly copiesMin?: number | null;
+  /** How long a node may be down before its data is made anew elsewhere. */
+  readonly outAfterMs?: number;
+  /** Data between nodes is authenticated, and not encrypted. */
+  readonly trustedNetwork?: boolean;
+}
+
+/** Answer of `GET /v1/cluster/secret`. */
+export interface SecretDocument {
+  readonly secret: string;
 }
 
 /** Body and answer of `PUT /v1/log-level`. */

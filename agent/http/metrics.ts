@@ -12,7 +12,7 @@
  */
 
 import { type Problem, PROBLEM_CODES } from "../problems.ts";
-import type { AgentInfo, StoreStatus } from "./backend.ts";
+import type { AgentInfo, ClusterStatus, GroupSummary, NodeStatus, StoreStatus } from "./backend.ts";
 import type { DiskDocument, StatusDocument } from "./documents.ts";
 
 /** Content type of the format. */
@@ -60,6 +60,75 @@ const DISK_FAMILIES: readonly Family<DiskDocument>[] = [
   counter("disk_errors_total", "Requests that failed.", (disk) => disk.counters.errors),
 ];
 
+const CLUSTER_FAMILIES: readonly Family<ClusterStatus>[] = [
+  gauge("cluster_has_quorum", "1 when a majority of voters answers.", (of) => Number(of.hasQuorum)),
+  gauge("cluster_leader", "Id of the node that leads; 0 when none is known.", (of) => of.leader),
+  gauge("cluster_nodes", "Nodes of the cluster.", (of) => of.nodes.length),
+  gauge("cluster_voters", "Nodes that vote.", (of) => of.voters.length),
+  gauge("cluster_waiting_disks", "Disks of which requests wait.", (of) => of.waiting.length),
+];
+
+const GROUP_FAMILIES: readonly Family<GroupSummary>[] = [
+  gauge("groups", "Placement groups of disks.", (of) => of.total),
+  gauge("groups_whole", "Placement groups with every copy.", (of) => of.whole),
+  gauge(
+    "groups_degraded",
+    "Placement groups with fewer copies than they should.",
+    (of) => of.degraded,
+  ),
+  gauge(
+    "groups_below_min",
+    "Placement groups with too few copies to be written.",
+    (of) => of.belowMin,
+  ),
+  gauge("groups_unclean", "Placement groups that wait for crashed copies.", (of) => of.unclean),
+  gauge(
+    "groups_unreachable",
+    "Placement groups without a copy that is up.",
+    (of) => of.unreachable,
+  ),
+  gauge("groups_joining", "Placement groups with copies that catch up.", (of) => of.joining),
+  gauge("groups_misplaced", "Placement groups with copies that shall leave.", (of) => of.misplaced),
+];
+
+/** What a node did not report is -1: 0 would be an answer. */
+const NODE_FAMILIES: readonly Family<NodeStatus>[] = [
+  gauge("node_up", "1 when the cluster counts it as up.", (of) => Number(of.state === "up")),
+  gauge(
+    "node_suspected",
+    "1 when gossip does not find it alive.",
+    (of) => Number(of.gossip !== "alive"),
+  ),
+  gauge(
+    "node_draining",
+    "1 when its data moves away.",
+    (of) => Number(of.availability === "draining"),
+  ),
+  gauge(
+    "node_out",
+    "1 when its data is made anew elsewhere.",
+    (of) => Number(of.availability === "out"),
+  ),
+  gauge("node_voter", "1 when it votes.", (of) => Number(of.isVoter)),
+  gauge("node_leader", "1 when it leads.", (of) => Number(of.isLeader)),
+  gauge("node_capacity_bytes", "Bytes that its store may hold.", (of) => of.capacityBytes),
+  gauge("node_used_bytes", "Bytes of live data; -1 when not reported.", (of) => of.usedBytes ?? -1),
+  gauge("node_full", "1 when it takes no new writes.", (of) => Number(of.isFull)),
+  gauge("node_damaged_blocks", "Blocks that cannot be read.", (of) => of.damagedBlocks),
+  gauge("node_joining_groups", "Placement groups that catch up on it.", (of) => of.joiningGroups),
+  gauge("node_chunks_left", "Chunks that it still needs.", (of) => of.chunksLeft),
+  gauge(
+    "node_copy_bytes_per_second",
+    "Rate at which it catches up.",
+    (of) => of.copyBytesPerSecond ?? 0,
+  ),
+  gauge(
+    "node_stuck",
+    "1 when something stands in the way of that.",
+    (of) => Number(of.stuck !== null),
+  ),
+];
+
 function gauge<T>(name: string, help: string, value: (of: T) => number): Family<T> {
   return { name: `kelpie_${name}`, type: "gauge", help, value };
 }
@@ -77,6 +146,7 @@ function counter<T>(name: string, help: string, value: (of: T) => number): Famil
 export function formatMetrics(status: StatusDocument): string {
   const out: string[] = [];
   writeAgent(out, status);
+  writeCluster(out, status);
   if (status.store !== null) {
     for (const family of STORE_FAMILIES) {
       writeHead(out, family);
@@ -91,6 +161,24 @@ export function formatMetrics(status: StatusDocument): string {
     }
   }
   return out.join("");
+}
+
+function writeCluster(out: string[], { cluster, groups }: StatusDocument): void {
+  if (cluster === null || groups === null) return;
+  for (const family of CLUSTER_FAMILIES) {
+    writeHead(out, family);
+    writeSample(out, family.name, {}, family.value(cluster));
+  }
+  for (const family of GROUP_FAMILIES) {
+    writeHead(out, family);
+    writeSample(out, family.name, {}, family.value(groups));
+  }
+  for (const family of NODE_FAMILIES) {
+    if (cluster.nodes.length > 0) writeHead(out, family);
+    for (const node of cluster.nodes) {
+      writeSample(out, family.name, { node: node.name }, family.value(node));
+    }
+  }
 }
 
 function writeAgent(out: string[], { agent, epoch, problems, healthy }: StatusDocument): void {

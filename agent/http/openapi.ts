@@ -14,10 +14,16 @@ import {
   COPIES_MAX,
   ID_MAX,
   LAYERS_MAX,
+  NODE_ID_MAX,
+  NODE_NAME_LENGTH_MAX,
+  OUT_AFTER_MS_MAX,
+  OUT_AFTER_MS_MIN,
+  WEIGHT_MAX,
 } from "../map/map.ts";
 import { DISK_NAME_LENGTH_MAX, DISK_NAME_PATTERN } from "../map/names.ts";
 import { CACHE_MODES, LOG_LEVELS } from "../config.ts";
 import { PROBLEM_CODES } from "../problems.ts";
+import { GOSSIP_STATES } from "./backend.ts";
 
 /** The part of JSON Schema 2020-12 that this API uses. */
 export interface Schema {
@@ -89,10 +95,117 @@ const copies: Schema = {
   description: "Replicas that the disk should have; a single node keeps one",
 };
 
+const copiesMin: Schema = {
+  type: "integer",
+  minimum: 1,
+  maximum: COPIES_MAX,
+  description: "Fewest complete copies with which it may be written",
+};
+
+const copiesMinOrDefault: Schema = {
+  ...copiesMin,
+  type: ["integer", "null"],
+  description: "Fewest complete copies with which writing goes on; null: the default",
+};
+
+/** A name or an id: whatever is none is not found. */
+const nodeName: Schema = {
+  type: "string",
+  pattern: DISK_NAME_PATTERN,
+  minLength: 1,
+  maxLength: NODE_NAME_LENGTH_MAX,
+  description: "Name of a node, or its id",
+  examples: ["host-1"],
+};
+
+const nodeId: Schema = {
+  type: "integer",
+  minimum: 1,
+  maximum: NODE_ID_MAX,
+  description: "Of the node; never used twice",
+};
+
+const weight: Schema = {
+  type: ["number", "null"],
+  minimum: 0,
+  maximum: WEIGHT_MAX,
+  description: "Its share in relation to others, usually in bytes; null: from its capacity",
+};
+
+const zone: Schema = {
+  type: "string",
+  maxLength: NODE_NAME_LENGTH_MAX,
+  description: "Copies go to different zones; empty: a zone of its own",
+};
+
+const maybeText = (description: string): Schema => ({ type: ["string", "null"], description });
+const maybeCount = (description: string): Schema => ({
+  type: ["integer", "null"],
+  minimum: 0,
+  description,
+});
+const maybeNumber = (description: string): Schema => ({
+  type: ["number", "null"],
+  minimum: 0,
+  description,
+});
+
 const milliseconds = (description: string): Schema =>
   count(`${description}, in milliseconds since 1970`);
 
 const logLevel: Schema = { type: "string", enum: LOG_LEVELS, description: "How much is logged" };
+
+const NODE_STATUS = {
+  id: nodeId,
+  name: nodeName,
+  address: text("Where it is reached, host:port"),
+  zone,
+  state: { type: "string", enum: ["up", "down"], description: "As the map has it" },
+  availability: {
+    type: "string",
+    enum: ["in", "out", "draining"],
+    description: "Takes its share; gets no data; its data moves away",
+  },
+  witness: flag("Votes, and stores nothing"),
+  isVoter: flag("Votes on the cluster map"),
+  isLeader: flag("Leads the cluster"),
+  isSelf: flag("The node that was asked"),
+  version: text("Version of its agent"),
+  weight,
+  capacityBytes: count("Bytes of data that its store may hold"),
+  usedBytes: maybeCount("Bytes of live data; null: it has not reported for a while"),
+  gossip: { type: "string", enum: GOSSIP_STATES, description: "What gossip thinks of it" },
+  suspectedBecause: maybeText("Who probed it in vain, and since when; null: nobody suspects it"),
+  sinceMs: milliseconds("When its state changed"),
+  joiningGroups: count("Placement groups that catch up on it"),
+  chunksLeft: count("Chunks that they are known to need"),
+  copyBytesPerSecond: maybeNumber("Rate at which it catches up, or null"),
+  secondsLeft: maybeNumber("Time until it has caught up; null: cannot be said"),
+  stuck: maybeText("What stands in the way of catching up, or null"),
+  damagedBlocks: count("Blocks of its store that could not be verified"),
+  isFull: flag("Its store takes no new writes"),
+};
+
+const CLUSTER_STATUS = {
+  epoch: count("Version of the cluster map"),
+  leader: count("Id of the node that leads; 0: none is known"),
+  hasQuorum: flag("A majority of the voters can be reached: changes are possible"),
+  voters: list(nodeId, "Ids of the nodes that vote"),
+  nodes: list(ref("NodeStatus"), "By id"),
+  waiting: list(ref("WaitingDisk"), "Disks of which requests wait"),
+  notes: list(text("One line"), "What else people should know"),
+};
+
+const CHANGE_NODE = {
+  availability: {
+    type: "string",
+    enum: ["in", "draining"],
+    description: "Takes its share; its data moves away",
+  },
+  weight,
+  zone,
+  targetsEpoch: count("The change is made only if the map still has this one"),
+};
 
 /** Every document of the API by its name. */
 export const SCHEMAS: Readonly<Record<string, Schema>> = {
@@ -137,6 +250,9 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     allocatedBytes: count("Bytes of data that the disk's own layers hold in the store"),
     readOnly: flag("Guests may only read"),
     copies,
+    copiesMin: { ...copiesMin, description: "Fewest complete copies with which it can be written" },
+    copiesInSync: count("Complete copies that every part of it has now"),
+    openOn: maybeText("Name of the node where it is open for writing, or null"),
     createdMs: milliseconds("When it was made"),
     generation: count("Fencing number of the newest lease; 0 before the first"),
     layers: {
@@ -158,8 +274,9 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     sizeBytes,
     readOnly: flag("Guests may only read"),
     copies,
+    copiesMin,
     attributes: ref("Attributes"),
-  }, ["readOnly", "copies", "attributes"]),
+  }, ["readOnly", "copies", "copiesMin", "attributes"]),
   ChangeDisk: {
     ...record(
       "What to change about a disk; all of it fits, or nothing is changed",
@@ -169,9 +286,10 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
         shrink: flag("Allows the new size to be smaller than the old one: data is lost"),
         readOnly: flag("Guests may only read"),
         copies,
+        copiesMin: copiesMinOrDefault,
         attributes: ref("Attributes"),
       },
-      ["name", "sizeBytes", "shrink", "readOnly", "copies", "attributes"],
+      ["name", "sizeBytes", "shrink", "readOnly", "copies", "copiesMin", "attributes"],
     ),
     minProperties: 1,
   },
@@ -212,15 +330,124 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     message: text("One line for people"),
     hint: text("What to do about it"),
     disk: text("The disk that it is about"),
-  }, ["disk"]),
+    node: text("Name of the node that it is about"),
+  }, ["disk", "node"]),
   Status: record("Everything about one agent", {
     healthy: flag("True when there is no problem at all"),
     summary: text("One line for people"),
     problems: list(ref("Problem"), "What is wrong, the worst first"),
     agent: ref("Agent"),
     epoch: count("Version of the cluster map"),
+    cluster: {
+      oneOf: [ref("ClusterStatus"), { type: "null" }],
+      description: "Null: it could not be put together in time",
+    },
+    groups: { oneOf: [ref("Groups"), { type: "null" }], description: "Null with cluster" },
     store: { oneOf: [ref("Store"), { type: "null" }], description: "Null: it does not answer" },
     disks: list(ref("Disk"), "Sorted by name, without those that do not answer"),
+  }),
+  NodeStatus: record("A node, as the node that was asked sees it", NODE_STATUS),
+  WaitingDisk: record("A disk of which requests wait", {
+    disk: text("Name of the disk"),
+    node: { ...nodeId, description: "Id of the node where it is open" },
+    reason: text("Why"),
+  }),
+  ClusterStatus: record("What a node knows of its cluster", CLUSTER_STATUS),
+  Groups: record("Counts of placement groups of disks", {
+    total: count("All of them"),
+    whole: count("Have every copy, and can be read and written"),
+    degraded: count("Have fewer complete copies than they should"),
+    belowMin: count("Have too few complete copies to be written"),
+    unclean: count("Wait until copies that crashed have been settled"),
+    unreachable: count("Have no complete copy on a node that is up"),
+    joining: count("Have copies that catch up"),
+    misplaced: count("Have copies where they should not stay"),
+    unreadableReason: text("Why the first that cannot be read cannot, or empty"),
+    unwritableReason: text("Why the first that cannot be written cannot, or empty"),
+  }),
+  Settings: record("What holds for the whole cluster", {
+    copies: { ...copies, description: "Copies of a disk that does not say" },
+    copiesMin: copiesMinOrDefault,
+    outAfterMs: count("How long a node may be down before its data is made anew elsewhere"),
+    trustedNetwork: flag("Data between nodes is authenticated, and not encrypted"),
+  }),
+  ChangeSettings: {
+    ...record("Settings to change", {
+      copies: { ...copies, description: "Copies of a disk that does not say" },
+      copiesMin: copiesMinOrDefault,
+      outAfterMs: {
+        type: "integer",
+        minimum: OUT_AFTER_MS_MIN,
+        maximum: OUT_AFTER_MS_MAX,
+        description: "How long a node may be down before its data is made anew elsewhere",
+      },
+      trustedNetwork: flag("Data between nodes is authenticated, and not encrypted"),
+    }, ["copies", "copiesMin", "outAfterMs", "trustedNetwork"]),
+    minProperties: 1,
+  },
+  Loss: record("Data that was given up by command", {
+    epoch: count("Version of the map in which it happened"),
+    nowMs: milliseconds("When"),
+    node: nodeId,
+    name: text("Name of the node that had the only copy"),
+    pool: count("Copies of the disks that lost data"),
+    pgs: count("How many placement groups"),
+  }),
+  Cluster: record("What a node knows of its cluster, and its settings", {
+    ...CLUSTER_STATUS,
+    clusterId: text("Identity of the cluster"),
+    groups: ref("Groups"),
+    settings: ref("Settings"),
+    losses: list(ref("Loss"), "Data that was given up by command, the oldest first"),
+  }),
+  Node: record("A node", {
+    ...NODE_STATUS,
+    groups: count("Placement groups that it holds, or catches up with"),
+    groupsWanted: count("Placement groups that it shall hold"),
+    groupsLeft: count("Placement groups that name it; a node with none can be removed"),
+    onlyCopies: count("Placement groups of which it has the only complete copy"),
+    openDisks: list(text("Name of a disk"), "Disks that are open there"),
+  }),
+  NodeList: record("All nodes", { nodes: list(ref("Node"), "Sorted by id") }),
+  ChangeNode: {
+    ...record("What to change about a node", CHANGE_NODE, Object.keys(CHANGE_NODE)),
+    minProperties: 1,
+  },
+  PlanRequest: {
+    ...record(
+      "A change about a node",
+      { ...CHANGE_NODE, remove: flag("The node is removed") },
+      [...Object.keys(CHANGE_NODE), "remove"],
+    ),
+    minProperties: 1,
+  },
+  Plan: record("What a change would do", {
+    targetsEpoch: count("Of the map that it was made from"),
+    movedReplicas: count("Copies of placement groups that are made where there were none"),
+    minimumReplicas: count("The fewest that any balanced placement would move"),
+    movedBytes: maybeCount("An estimate; null: nobody has reported how much there is"),
+    seconds: maybeNumber("Time that the slowest node needs; null: not known"),
+    rateBytesPerSecond: { type: "number", description: "Rate that the time was computed with" },
+    isRateMeasured: flag("The rate is that of the copying that goes on now; else it is assumed"),
+    replicasWithoutSource: count("Copies that nobody who is there can give"),
+    groupsWithFewer: count("Placement groups that will have fewer copies than now"),
+    groupsImmovable: count("Placement groups that stay: no node takes any data"),
+    onlyCopies: count("Placement groups of which the node has the only complete copy"),
+    openDisks: list(text("Name of a disk"), "Disks that are open on the node"),
+    nodes: list(
+      record("What it means for a node", {
+        id: nodeId,
+        name: text("Its name"),
+        comes: count("Copies of placement groups that come"),
+        goes: count("Copies of placement groups that leave"),
+        receivesBytes: maybeCount("An estimate, or null"),
+        sendsBytes: maybeCount("An estimate, or null"),
+      }),
+      "Nodes that have to do with it, by id",
+    ),
+  }),
+  Secret: record("The cluster secret", {
+    secret: text("Whoever has it can join the cluster and read its data"),
   }),
   LogLevel: record("How much the agent logs", { level: logLevel }),
   CheckEvent: {
@@ -272,6 +499,16 @@ const events = (description: string) => ({
 });
 
 const nameParameter = { name: "name", in: "path", required: true, schema: diskName };
+
+const nodeParameter = { name: "node", in: "path", required: true, schema: nodeName };
+
+const queryFlag = (name: string, description: string) => ({
+  name,
+  in: "query",
+  required: false,
+  schema: { type: "string", enum: ["0", "1"] },
+  description,
+});
 
 /** The whole document. */
 export const OPENAPI = {
@@ -327,14 +564,16 @@ export const OPENAPI = {
       delete: {
         operationId: "deleteDisk",
         summary: "Deletes a disk and its data",
-        parameters: [{
-          name: "force",
-          in: "query",
-          required: false,
-          schema: { type: "string", enum: ["0", "1"] },
-          description: "1 disconnects the guests that use the disk first",
-        }],
+        parameters: [queryFlag("force", "1 disconnects the guests that use the disk first")],
         responses: nothing("The disk is gone"),
+      },
+    },
+    "/v1/disks/{name}/release": {
+      parameters: [nameParameter],
+      post: {
+        operationId: "releaseDisk",
+        summary: "Takes a disk away from the node where it is open, whatever goes on there",
+        responses: answer(200, "Disk", "The disk as it is now"),
       },
     },
     "/v1/disks/{name}/check": {
@@ -352,6 +591,68 @@ export const OPENAPI = {
         responses: events("Lines of JSON while it goes on"),
       },
     },
+    "/v1/cluster": {
+      get: {
+        operationId: "getCluster",
+        summary: "What this node knows of its cluster",
+        responses: answer(200, "Cluster", "The cluster"),
+      },
+    },
+    "/v1/cluster/settings": {
+      patch: {
+        operationId: "changeSettings",
+        summary: "Changes settings of the cluster",
+        requestBody: body("ChangeSettings"),
+        responses: answer(200, "Settings", "The settings as they are now"),
+      },
+    },
+    "/v1/cluster/secret": {
+      get: {
+        operationId: "getSecret",
+        summary: "The secret that a node needs to join",
+        responses: answer(200, "Secret", "The secret"),
+      },
+    },
+    "/v1/nodes": {
+      get: {
+        operationId: "listNodes",
+        summary: "All nodes",
+        responses: answer(200, "NodeList", "The nodes"),
+      },
+    },
+    "/v1/nodes/{node}": {
+      parameters: [nodeParameter],
+      get: {
+        operationId: "getNode",
+        summary: "One node",
+        responses: answer(200, "Node", "The node"),
+      },
+      patch: {
+        operationId: "changeNode",
+        summary: "Drains a node or takes it in again; changes its weight or zone",
+        requestBody: body("ChangeNode"),
+        responses: answer(200, "Node", "The node as it is now"),
+      },
+      delete: {
+        operationId: "removeNode",
+        summary: "Takes a node out of the cluster for good",
+        parameters: [
+          queryFlag("force", "1: it is down and will not come back"),
+          queryFlag("accept-loss", "1, with force: even where it has the only copy of data"),
+        ],
+        responses: nothing("The node is forgotten"),
+      },
+    },
+    "/v1/nodes/{node}/plan": {
+      parameters: [nodeParameter],
+      post: {
+        operationId: "planNode",
+        summary:
+          "Says what a change about a node would move, how much and how long; changes nothing",
+        requestBody: body("PlanRequest"),
+        responses: answer(200, "Plan", "The plan"),
+      },
+    },
     "/v1/store": {
       get: {
         operationId: "getStore",
@@ -365,6 +666,14 @@ export const OPENAPI = {
         summary: "Changes how much is logged, until the agent ends",
         requestBody: body("LogLevel"),
         responses: answer(200, "LogLevel", "The level now"),
+      },
+    },
+    "/v1/cluster/recover": {
+      post: {
+        operationId: "recoverCluster",
+        summary:
+          "Let this node decide alone from its next start on, when a majority is gone for good",
+        responses: nothing("It will; the agent stops"),
       },
     },
     "/v1/shutdown": {

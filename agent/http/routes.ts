@@ -9,17 +9,44 @@
  */
 
 import { ControlFailure, unwrap } from "../map/errors.ts";
-import { apply, type ClusterMap, type DiskEntry, diskMissing, findDisk } from "../map/map.ts";
+import { copiesInSync, groupsOfNodes, NO_GROUPS } from "../map/group_summary.ts";
+import {
+  apply,
+  type ClusterMap,
+  copiesMinOf,
+  type DiskEntry,
+  diskMissing,
+  findDisk,
+  findNode,
+  findNodeByName,
+  type NodeEntry,
+} from "../map/map.ts";
 import type { MapCommand } from "../map/map.ts";
 import { checkSocketPaths, diskSockets } from "../map/names.ts";
-import { findProblems, summarize } from "../problems.ts";
-import type { CheckReport, ControlBackend, DiskStatus } from "./backend.ts";
+import { previewNodeChange } from "../map/preview.ts";
+import { findNotes, findProblems, summarize } from "../problems.ts";
+import type {
+  CheckReport,
+  ClusterStatus,
+  ControlBackend,
+  DiskStatus,
+  GroupSummary,
+  NodeStatus,
+} from "./backend.ts";
 import type {
   ChangeDiskRequest,
+  ChangeNodeRequest,
+  ChangeSettingsRequest,
   CheckEvent,
+  ClusterDocument,
   CreateDiskRequest,
   DiskDocument,
   LogLevelDocument,
+  NodeDocument,
+  NodeListDocument,
+  PlanDocument,
+  PlanRequest,
+  SecretDocument,
   StatusDocument,
   VersionDocument,
 } from "./documents.ts";
@@ -38,7 +65,7 @@ export const EVENTS_CONTENT_TYPE = "application/x-ndjson";
 /** One request on its way to its handler; everything in it has been checked for shape. */
 export interface Call {
   readonly backend: ControlBackend;
-  /** The disk's name from the path, or "". */
+  /** The name of the disk or node from the path, or "". */
   readonly name: string;
   readonly query: URLSearchParams;
   /** Has the shape of the route's `body`. */
@@ -52,7 +79,7 @@ export interface Call {
 /** One operation of the API. */
 export interface Route {
   readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
-  /** As in the OpenAPI document; `{name}` is one segment. */
+  /** As in the OpenAPI document; `{name}` (a disk) and `{node}` (a node's name or id) are one segment. */
   readonly path: string;
   /** Name of the body's schema; without it, no body may come. */
   readonly body?: string;
@@ -72,8 +99,28 @@ export const ROUTES: readonly Route[] = [
   { method: "GET", path: "/v1/disks/{name}", handle: (call) => answerDisk(200, call, call.name) },
   { method: "PATCH", path: "/v1/disks/{name}", body: "ChangeDisk", handle: changeDisk },
   { method: "DELETE", path: "/v1/disks/{name}", query: ["force"], handle: deleteDisk },
+  { method: "POST", path: "/v1/disks/{name}/release", handle: releaseDisk },
   { method: "POST", path: "/v1/disks/{name}/check", streams: true, handle: checkDisk },
   { method: "POST", path: "/v1/check", streams: true, handle: (call) => checkEvents(call, null) },
+  { method: "GET", path: "/v1/cluster", handle: getCluster },
+  {
+    method: "PATCH",
+    path: "/v1/cluster/settings",
+    body: "ChangeSettings",
+    handle: changeSettings,
+  },
+  { method: "GET", path: "/v1/cluster/secret", handle: getSecret },
+  { method: "POST", path: "/v1/cluster/recover", handle: recoverCluster },
+  { method: "GET", path: "/v1/nodes", handle: listNodes },
+  { method: "GET", path: "/v1/nodes/{node}", handle: (call) => answerNode(call, findNamed(call)) },
+  { method: "PATCH", path: "/v1/nodes/{node}", body: "ChangeNode", handle: changeNode },
+  {
+    method: "DELETE",
+    path: "/v1/nodes/{node}",
+    query: ["force", "accept-loss"],
+    handle: removeNode,
+  },
+  { method: "POST", path: "/v1/nodes/{node}/plan", body: "PlanRequest", handle: planNode },
   { method: "GET", path: "/v1/store", handle: getStore },
   { method: "PUT", path: "/v1/log-level", body: "LogLevel", handle: setLogLevel },
   { method: "POST", path: "/v1/shutdown", handle: shutdown },
@@ -100,6 +147,11 @@ function setLogLevel({ backend, body }: Call): Response {
   return json(200, { level } satisfies LogLevelDocument);
 }
 
+async function recoverCluster({ backend }: Call): Promise<Response> {
+  await backend.recover();
+  return new Response(null, { status: 204 });
+}
+
 function shutdown({ backend }: Call): Response {
   backend.shutdown();
   return new Response(null, { status: 204 });
@@ -108,6 +160,7 @@ function shutdown({ backend }: Call): Response {
 async function listDisks(call: Call): Promise<Response> {
   const map = call.backend.map();
   const found = await askDisks(call, map);
+  const describe = diskDescriber(call.backend);
   const disks: DiskDocument[] = [];
   for (const disk of map.disks) {
     const status = found.get(disk.name);
@@ -119,7 +172,7 @@ async function listDisks(call: Call): Promise<Response> {
         hint: "'kelpie status' says more",
       });
     }
-    disks.push(describeDisk(call.backend, disk, status));
+    disks.push(describe(disk, status));
   }
   return json(200, { disks });
 }
@@ -147,10 +200,11 @@ async function changeDisk(call: Call): Promise<Response> {
 
 /** The commands of a change. The new name comes last: the others go by the old one. */
 function commandsFor(name: string, request: ChangeDiskRequest): readonly MapCommand[] {
-  const { sizeBytes, shrink, name: newName, readOnly, copies, attributes } = request;
+  const { sizeBytes, shrink, name: newName, readOnly, copies, copiesMin, attributes } = request;
   const commands: MapCommand[] = [];
-  if (readOnly !== undefined || copies !== undefined || attributes !== undefined) {
-    commands.push({ kind: "change-disk", name, readOnly, copies, attributes });
+  const others = { readOnly, copies, copiesMin, attributes };
+  if (Object.values(others).some((value) => value !== undefined)) {
+    commands.push({ kind: "change-disk", name, ...others });
   }
   if (sizeBytes !== undefined) commands.push({ kind: "resize-disk", name, sizeBytes, shrink });
   if (newName !== undefined) commands.push({ kind: "rename-disk", name, newName });
@@ -183,6 +237,13 @@ async function refuseBusy({ backend, name, statusTimeoutMs }: Call): Promise<voi
     message: `disk ${name} is in use by ${users.join(", ")}${more}`,
     hint: "stop the guest first, or delete with --force (force=1), which disconnects it",
   });
+}
+
+/** Takes the lease away, whoever has it. A disk that is not open is left as it is. */
+async function releaseDisk(call: Call): Promise<Response> {
+  const { id, lease, generation } = requireDisk(call.backend.map(), call.name);
+  if (lease !== null) await call.backend.propose({ kind: "force-release-lease", id, generation });
+  return answerDisk(200, call, call.name);
 }
 
 function checkDisk(call: Call): Response {
@@ -232,16 +293,173 @@ async function runCheck(check: () => Promise<CheckReport>): Promise<CheckEvent> 
   }
 }
 
+// ---------------------------------------------------------------------------------------- cluster
+
+async function askCluster(
+  { backend, statusTimeoutMs }: Call,
+  deadline = new Deadline(statusTimeoutMs),
+): Promise<{ cluster: ClusterStatus; groups: GroupSummary }> {
+  const [cluster, groups] = await Promise.all([
+    deadline.race(backend.cluster()),
+    deadline.race(backend.groups()),
+  ]);
+  const notes = [...cluster.notes, ...findNotes(backend.map())];
+  return { cluster: { ...cluster, notes }, groups };
+}
+
+async function getCluster(call: Call): Promise<Response> {
+  const { cluster, groups } = await askCluster(call);
+  const { clusterId, settings, losses } = call.backend.map();
+  return json(
+    200,
+    { ...cluster, clusterId, groups, settings, losses } satisfies ClusterDocument,
+  );
+}
+
+async function changeSettings({ backend, body }: Call): Promise<Response> {
+  const request = body as ChangeSettingsRequest;
+  const { settings } = await backend.propose({ ...request, kind: "change-settings" });
+  return json(200, settings);
+}
+
+async function getSecret(call: Call): Promise<Response> {
+  const secret = await new Deadline(call.statusTimeoutMs).race(call.backend.secret());
+  return json(200, { secret } satisfies SecretDocument);
+}
+
+async function listNodes(call: Call): Promise<Response> {
+  const { nodes } = await new Deadline(call.statusTimeoutMs).race(call.backend.cluster());
+  const describe = nodeDescriber(call.backend.map());
+  return json(200, { nodes: nodes.map(describe) } satisfies NodeListDocument);
+}
+
+async function answerNode(call: Call, { id, name }: NodeEntry): Promise<Response> {
+  const { nodes } = await new Deadline(call.statusTimeoutMs).race(call.backend.cluster());
+  const node = nodes.find((each) => each.id === id);
+  if (node === undefined) throw new ControlFailure(noNode(name));
+  return json(200, nodeDescriber(call.backend.map())(node));
+}
+
+/** Makes all of a change, or nothing; only on the map whose plan was shown, when the request says so. */
+async function changeNode(call: Call): Promise<Response> {
+  const { backend } = call;
+  const request = call.body as ChangeNodeRequest;
+  const { targetsEpoch } = request;
+  const node = findNamed(call);
+  let map = backend.map();
+  if (targetsEpoch !== undefined && targetsEpoch !== map.targetsEpoch) {
+    throw new ControlFailure({
+      code: "stale",
+      message: "nodes or places have changed since the plan was made: nothing was changed",
+      hint: "look at the new plan",
+    });
+  }
+  const commands = nodeCommands(node.id, request);
+  for (const command of commands) map = unwrap(apply(map, command)).map;
+  for (const command of commands) await backend.propose(command);
+  return answerNode(call, node);
+}
+
+function nodeCommands(node: number, request: ChangeNodeRequest): MapCommand[] {
+  const { availability, weight, zone } = request;
+  const commands: MapCommand[] = [];
+  if (availability !== undefined) commands.push({ kind: "set-availability", node, availability });
+  if (weight !== undefined) commands.push({ kind: "set-weight", node, weight });
+  if (zone !== undefined) commands.push({ kind: "set-zone", node, zone });
+  return commands;
+}
+
+async function removeNode(call: Call): Promise<Response> {
+  const force = call.query.get("force") === "1";
+  const acceptLoss = call.query.get("accept-loss") === "1";
+  if (acceptLoss && !force) {
+    throw new ControlFailure({
+      code: "invalid",
+      message: "accept-loss says nothing without force",
+      hint: "a node that is drained loses nothing",
+    });
+  }
+  await call.backend.removeNode(findNamed(call).id, { force, acceptLoss });
+  return new Response(null, { status: 204 });
+}
+
+async function planNode(call: Call): Promise<Response> {
+  const node = findNamed(call);
+  const { remove, availability, weight, zone } = call.body as PlanRequest;
+  const { nodes } = await new Deadline(call.statusTimeoutMs).race(call.backend.cluster());
+  const map = call.backend.map();
+  const change = remove === true ? { isRemoved: true } : { availability, weight, zone };
+  const rates = nodes.map((each) => each.copyBytesPerSecond ?? 0);
+  const usedBytes = new Map<number, number>();
+  for (const each of nodes) if (each.usedBytes !== null) usedBytes.set(each.id, each.usedBytes);
+  const conditions = { usedBytes, rateBytesPerSecond: Math.max(0, ...rates) };
+  const preview = unwrap(previewNodeChange(map, node.id, change, conditions));
+  return json(
+    200,
+    {
+      ...preview,
+      onlyCopies: (groupsOfNodes(map).get(node.id) ?? NO_GROUPS).only,
+      openDisks: openDisks(map, node.id),
+      nodes: preview.nodes.map((each) => ({
+        ...each,
+        name: findNode(map, each.id)?.name ?? `node ${each.id}`,
+      })),
+    } satisfies PlanDocument,
+  );
+}
+
+/** The node of the path: by its name, or else by its id. */
+function findNamed({ backend, name }: Call): NodeEntry {
+  const map = backend.map();
+  const node = findNodeByName(map, name) ??
+    (/^\d{1,5}$/.test(name) ? findNode(map, Number(name)) : undefined);
+  if (node === undefined) throw new ControlFailure(noNode(name));
+  return node;
+}
+
+function noNode(name: string) {
+  return {
+    code: "missing",
+    message: `there is no node named ${JSON.stringify(name)}`,
+    hint: "'kelpie node list' shows the nodes that there are",
+  } as const;
+}
+
+/** Describes the nodes of one map; what all of them share is computed once. */
+function nodeDescriber(map: ClusterMap): (node: NodeStatus) => NodeDocument {
+  const counts = groupsOfNodes(map);
+  return (node) => {
+    const { held, wanted, named, only } = counts.get(node.id) ?? NO_GROUPS;
+    return {
+      ...node,
+      groups: held,
+      groupsWanted: wanted,
+      groupsLeft: named,
+      onlyCopies: only,
+      openDisks: openDisks(map, node.id),
+    };
+  };
+}
+
+function openDisks(map: ClusterMap, node: number): string[] {
+  return map.disks.filter((disk) => disk.lease?.node === node).map((disk) => disk.name);
+}
+
+// ----------------------------------------------------------------------------------------- status
+
 /** Puts the status together; what does not answer becomes a problem in it. */
 async function observe(call: Call): Promise<StatusDocument> {
   const { backend } = call;
   const map = backend.map();
   const deadline = new Deadline(call.statusTimeoutMs);
-  const [store, disks] = await Promise.all([
+  const [store, disks, asked] = await Promise.all([
     deadline.race(backend.storeStatus()).catch(() => null),
     askDisks(call, map, deadline),
+    askCluster(call, deadline).catch(() => null),
   ]);
-  const seen = { map, store, disks };
+  const { cluster, groups } = asked ?? { cluster: null, groups: null };
+  const seen = { map, nowMs: Date.now(), cluster, groups, store, disks };
+  const describe = diskDescriber(backend);
   const problems = findProblems(seen);
   return {
     healthy: problems.length === 0,
@@ -249,10 +467,12 @@ async function observe(call: Call): Promise<StatusDocument> {
     problems,
     agent: backend.info(),
     epoch: map.epoch,
+    cluster,
+    groups,
     store,
     disks: map.disks.flatMap((disk) => {
       const status = disks.get(disk.name);
-      return typeof status === "object" ? [describeDisk(backend, disk, status)] : [];
+      return typeof status === "object" ? [describe(disk, status)] : [];
     }),
   };
 }
@@ -288,32 +508,41 @@ async function answerDisk(status: number, call: Call, name: string): Promise<Res
   const { backend } = call;
   const disk = requireDisk(backend.map(), name);
   const now = await new Deadline(call.statusTimeoutMs).race(backend.diskStatus(name));
-  const response = json(status, describeDisk(backend, disk, now));
+  const response = json(status, diskDescriber(backend)(disk, now));
   if (status === 201) response.headers.set("location", `/v1/disks/${name}`);
   return response;
 }
 
-function describeDisk(
+/** Describes the disks of the map now; what all of them share is computed once. */
+function diskDescriber(
   backend: ControlBackend,
-  disk: DiskEntry,
-  status: DiskStatus,
-): DiskDocument {
-  const { readWrite, readOnly } = diskSockets(backend.info().runDir, disk.name);
-  return {
-    name: disk.name,
-    id: disk.id,
-    sizeBytes: disk.sizeBytes,
-    allocatedBytes: status.allocatedBytes,
-    readOnly: disk.readOnly,
-    copies: disk.copies,
-    createdMs: disk.createdMs,
-    generation: disk.generation,
-    layers: disk.layers,
-    attributes: disk.attributes,
-    socket: readWrite,
-    readOnlySocket: readOnly,
-    sessions: status.sessions,
-    counters: status.counters,
+): (disk: DiskEntry, status: DiskStatus) => DiskDocument {
+  const map = backend.map();
+  const inSync = copiesInSync(map);
+  const { runDir } = backend.info();
+  return (disk, status) => {
+    const { readWrite, readOnly } = diskSockets(runDir, disk.name);
+    const { lease } = disk;
+    return {
+      name: disk.name,
+      id: disk.id,
+      sizeBytes: disk.sizeBytes,
+      allocatedBytes: status.allocatedBytes,
+      readOnly: disk.readOnly,
+      copies: disk.copies,
+      copiesMin: copiesMinOf(map, disk),
+      // Zero: it has been deleted since the map that it is from.
+      copiesInSync: inSync.get(disk.id) ?? 0,
+      openOn: lease === null ? null : findNode(map, lease.node)?.name ?? `node ${lease.node}`,
+      createdMs: disk.createdMs,
+      generation: disk.generation,
+      layers: disk.layers,
+      attributes: disk.attributes,
+      socket: readWrite,
+      readOnlySocket: readOnly,
+      sessions: status.sessions,
+      counters: status.counters,
+    };
   };
 }
 

@@ -12,6 +12,7 @@
  */
 
 import { type ControlError, type ControlErrorCode, ControlFailure } from "../map/errors.ts";
+import { checkNodeName } from "../map/fields.ts";
 import { agentSocket, checkDiskName } from "../map/names.ts";
 import type { Log } from "../platform/platform.ts";
 import type { ControlBackend } from "./backend.ts";
@@ -48,6 +49,7 @@ export const STATUS_OF: Readonly<Record<ControlErrorCode, number>> = {
   unavailable: 503,
   corrupt: 500,
   internal: 500,
+  stale: 409,
 };
 
 /** What a server needs. */
@@ -79,7 +81,7 @@ export interface Server {
  */
 export async function serve(options: ServerOptions): Promise<Server> {
   const socketPath = agentSocket(options.runDir);
-  await refuseLiving(socketPath);
+  await refuseLivingAgent(options.runDir);
   const closing = new AbortController();
   const abort = new AbortController();
   const handler = createHandler({ ...options, closing: closing.signal });
@@ -102,8 +104,13 @@ export async function serve(options: ServerOptions): Promise<Server> {
   };
 }
 
-/** Refuses to go on when somebody listens on the socket, or when it is no socket. */
-async function refuseLiving(path: string): Promise<void> {
+/**
+ * Refuses to go on when an agent listens in the run directory, or when what should be its socket is none.
+ *
+ * @throws {ControlFailure} with code `busy` or `unavailable`
+ */
+export async function refuseLivingAgent(runDir: string): Promise<void> {
+  const path = agentSocket(runDir);
   let info: Deno.FileInfo;
   try {
     info = Deno.lstatSync(path);
@@ -317,7 +324,7 @@ function matchPath(pattern: string, path: string): string | null {
   if (parts.length !== wanted.length) return null;
   let name = "";
   for (let index = 0; index < wanted.length; index++) {
-    if (wanted[index] === "{name}") name = decodeName(parts[index]);
+    if (wanted[index].startsWith("{")) name = decodeName(parts[index]);
     else if (wanted[index] !== parts[index]) return null;
   }
   return name;
@@ -337,6 +344,7 @@ async function readCall(
   { route, name, options }: { route: Route; name: string; options: HandlerOptions },
 ): Promise<Call> {
   if (route.path.includes("{name}")) throwIfWrong(checkDiskName(name));
+  if (route.path.includes("{node}")) throwIfWrong(checkNodeName(name));
   throwIfWrong(checkQuery(route, url.searchParams));
   return {
     backend: options.backend,

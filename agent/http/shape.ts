@@ -4,7 +4,7 @@
  * more about them. Pure.
  *
  * Invariants: what passes has no field that the schema does not name; a type that is not among the
- * four that requests use fits nothing.
+ * six that requests use fits nothing.
  *
  * @module
  */
@@ -41,7 +41,7 @@ function check(
     return check(value, schemas[schema.$ref.slice(REFERENCE.length)], path, schemas);
   }
   if (!isType(value, schema.type)) {
-    return invalid(`${nameOf(path)} must be ${article(String(schema.type))}, not ${show(value)}`);
+    return invalid(`${nameOf(path)} must be ${typeText(schema.type)}, not ${show(value)}`);
   }
   if (schema.enum !== undefined && !schema.enum.includes(value as string)) {
     const meant = suggest(value as string, schema.enum);
@@ -87,7 +87,12 @@ function unknownField(path: string, key: string, known: readonly string[]): Cont
 }
 
 function isType(value: unknown, type: Schema["type"]): boolean {
+  if (typeof type === "object") return type.some((each) => isType(value, each));
   switch (type) {
+    case "null":
+      return value === null;
+    case "number":
+      return Number.isFinite(value);
     case "object":
       return typeof value === "object" && value !== null && !Array.isArray(value);
     case "integer":
@@ -107,6 +112,12 @@ function join(path: string, key: string): string {
 
 function nameOf(path: string): string {
   return path === "" ? "the body" : `the field ${show(path)}`;
+}
+
+/** `an integer`, `a number or null`. */
+function typeText(type: Schema["type"]): string {
+  const types = typeof type === "object" ? type : [String(type)];
+  return types.map((each) => each === "null" ? each : article(each)).join(" or ");
 }
 
 function article(type: string): string {

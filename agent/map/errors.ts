@@ -19,6 +19,7 @@
  * | `unavailable` | starting, stopping or failed; may work later | 503 | 2 |
  * | `corrupt` | bytes that do not decode | 500 | 2 |
  * | `internal` | anything else | 500 | 2 |
+ * | `stale` | what it was based on has changed meanwhile | 409 | 1 |
  */
 export type ControlErrorCode =
   | "invalid"
@@ -29,7 +30,8 @@ export type ControlErrorCode =
   | "full"
   | "unavailable"
   | "corrupt"
-  | "internal";
+  | "internal"
+  | "stale";
 
 /** All codes, in the order of the table above. */
 export const CONTROL_ERROR_CODES: readonly ControlErrorCode[] = [
@@ -42,6 +44,7 @@ export const CONTROL_ERROR_CODES: readonly ControlErrorCode[] = [
   "unavailable",
   "corrupt",
   "internal",
+  "stale",
 ];
 
 /** An operating error. Never thrown by pure parts; they return it. */
@@ -66,6 +69,11 @@ export function success<T>(value: T): Result<T> {
 /** A {@linkcode Result} that did not. */
 export function failure<T>(code: ControlErrorCode, message: string, hint?: string): Result<T> {
   return { ok: false, error: hint === undefined ? { code, message } : { code, message, hint } };
+}
+
+/** An error with code `invalid`, as the checks of single fields give it. */
+export function invalid(message: string, hint?: string): ControlError {
+  return hint === undefined ? { code: "invalid", message } : { code: "invalid", message, hint };
 }
 
 /**

@@ -1,15 +1,33 @@
 /**
  * The cluster map as bytes: MessagePack, versioned, the same bytes for the same map everywhere.
  *
- *     [ "kelpie.map", version,                 version 1:
+ *     [ "kelpie.map", version,                 version 2:
  *       [ epoch, next disk, next layer,
- *         [ copies ],                          settings
- *         [ disk, … ] ] ]                      sorted by name
+ *         settings,
+ *         [ disk, … ],                         sorted by name
+ *         cluster id, next node,               16 bytes, or null without nodes
+ *         [ node, … ],                         sorted by id
+ *         [ voter, … ], PG bits, targets epoch,
+ *         [ [ copies, PGs ], … ],              sorted by copies; PGs are bytes: groups_codec.ts
+ *         [ loss, … ] ] ]
  *
+ *     settings: [ copies, copiesMin or null, outAfterMs, flags ]
  *     disk: [ id, name, size in bytes, [ layer, … ], created in ms, flags, copies, generation,
- *             { key: value, … } ]              attributes, sorted by key
+ *             { key: value, … },               attributes, sorted by key
+ *             copiesMin or null, family, [ node, incarnation ] or null, settled ]
+ *     node: [ id, uuid (16 bytes), name, address, zone, capacity in bytes, weight or null, flags,
+ *             incarnation, boot id, version, protocol, request sequence, changed in ms ]
+ *     loss: [ epoch, ms, node, name, copies, PGs ]
  *
- *     flags: bit 0 read-only; other bits are zero, and checked
+ *     flags of settings: bit 0 trusted network
+ *     flags of a disk:   bit 0 read-only
+ *     flags of a node:   bit 0 witness, bit 1 down, bits 2–3 availability: 0 in, 1 out, 2 draining
+ *     other bits are zero, and checked
+ *
+ * Version 1 is that of one host: it ends after the disks, its settings are [ copies ], and its disks end
+ * after the attributes. It is read as a map without nodes, in which every disk is a family by itself and
+ * settled; `adopt` makes it a cluster of one. It allowed up to 8 copies, which one host never made:
+ * more than `COPIES_MAX` are read as that.
  *
  * Positions are only appended, and only with a new version; a golden file is kept for every version.
  * Decoding trusts nothing: types, ranges, order and every invariant of the map are checked.
@@ -19,21 +37,41 @@
 
 import { Packr } from "msgpackr";
 import { failure, type Result, success } from "./errors.ts";
+import { decodeGroups, encodeGroups } from "./groups_codec.ts";
+import { checkMap } from "./invariants.ts";
 import {
   type Attributes,
-  checkMap,
+  type Availability,
   type ClusterMap,
+  COPIES_MAX,
+  DEFAULT_SETTINGS,
   type DiskEntry,
+  EMPTY_MAP,
+  type Lease,
+  type LossEntry,
   MAP_BYTES_MAX,
+  type NodeEntry,
+  PG_BITS_MAX,
+  type Pool,
   type Settings,
-} from "./map.ts";
+} from "./model.ts";
 
 /** Version that {@linkcode encodeMap} writes, and the newest that {@linkcode decodeMap} reads. */
-export const MAP_VERSION = 1;
+export const MAP_VERSION = 2;
 
 const MAGIC = "kelpie.map";
 
+/** Of settings. */
+const FLAG_TRUSTED_NETWORK = 1;
+/** Of a disk. */
 const FLAG_READ_ONLY = 1;
+/** Of a node. */
+const FLAG_WITNESS = 1;
+const FLAG_DOWN = 2;
+const AVAILABILITY_SHIFT = 2;
+const AVAILABILITIES: readonly Availability[] = ["in", "out", "draining"];
+
+const UUID_BYTES = 16;
 
 /** Plain MessagePack: no records, no extensions, smallest headers. */
 const packr = new Packr({ useRecords: false, variableMapSize: true, moreTypes: false });
@@ -50,8 +88,18 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
     map.epoch,
     map.nextDisk,
     map.nextLayer,
-    [map.settings.copies],
+    settingsFields(map.settings),
     map.disks.map(diskFields),
+    map.clusterId === "" ? null : bytesOfHex(map.clusterId),
+    map.nextNode,
+    map.nodes.map(nodeFields),
+    map.voters,
+    map.pgBits,
+    map.targetsEpoch,
+    map.pools.map(({ copies, pgs }) => [copies, encodeGroups(pgs)]),
+    map.losses.map((
+      { epoch, nowMs, node, name, pool, pgs },
+    ) => [epoch, nowMs, node, name, pool, pgs]),
   ]]);
   if (packed.length > MAP_BYTES_MAX) {
     return failure(
@@ -62,6 +110,15 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
   }
   // msgpackr returns a slice of its own buffer, which the next call writes again.
   return success(new Uint8Array(packed));
+}
+
+function settingsFields(settings: Settings): unknown[] {
+  return [
+    settings.copies,
+    settings.copiesMin,
+    settings.outAfterMs,
+    settings.trustedNetwork ? FLAG_TRUSTED_NETWORK : 0,
+  ];
 }
 
 function diskFields(disk: DiskEntry): unknown[] {
@@ -75,7 +132,38 @@ function diskFields(disk: DiskEntry): unknown[] {
     disk.copies,
     disk.generation,
     Object.fromEntries(Object.entries(disk.attributes).toSorted(byKey)),
+    disk.copiesMin,
+    disk.family,
+    disk.lease === null ? null : [disk.lease.node, disk.lease.incarnation],
+    disk.settled,
   ];
+}
+
+function nodeFields(node: NodeEntry): unknown[] {
+  return [
+    node.id,
+    bytesOfHex(node.uuid),
+    node.name,
+    node.address,
+    node.zone,
+    node.capacityBytes,
+    node.weight,
+    (node.witness ? FLAG_WITNESS : 0) | (node.state === "down" ? FLAG_DOWN : 0) |
+    (AVAILABILITIES.indexOf(node.availability) << AVAILABILITY_SHIFT),
+    node.incarnation,
+    node.bootId,
+    node.version,
+    node.protocol,
+    node.requestSequence,
+    node.changedMs,
+  ];
+}
+
+function bytesOfHex(hex: string): Uint8Array {
+  return Uint8Array.from(
+    { length: hex.length / 2 },
+    (_, index) => parseInt(hex.slice(2 * index, 2 * index + 2), 16),
+  );
 }
 
 function byKey(a: [string, string], b: [string, string]): number {
@@ -112,7 +200,7 @@ export function decodeMap(bytes: Uint8Array): Result<ClusterMap> {
       "use the Kelpie that wrote it, or a newer one",
     );
   }
-  const map = readMap(decoded[2]);
+  const map = version === 1 ? readMapV1(decoded[2]) : readMap(decoded[2]);
   if (map === null) return corrupt("a field has the wrong type");
   const error = checkMap(map);
   return error === null ? success(map) : { ok: false, error };
@@ -123,28 +211,161 @@ function corrupt(reason: string): Result<ClusterMap> {
 }
 
 function readMap(value: unknown): ClusterMap | null {
-  if (!Array.isArray(value) || value.length !== 5) return null;
+  if (!Array.isArray(value) || value.length !== 13) return null;
   const [epoch, nextDisk, nextLayer] = value;
   const settings = readSettings(value[3]);
   const disks = readList(value[4], readDisk);
+  const clusterId = value[5] === null ? "" : readUuid(value[5]);
+  const nextNode = value[6];
+  const nodes = readList(value[7], readNode);
+  const voters = value[8];
+  const pgBits = value[9];
+  const targetsEpoch = value[10];
+  if (!isNumbers([epoch, nextDisk, nextLayer, nextNode, pgBits, targetsEpoch])) return null;
+  if (!(pgBits >= 0 && pgBits <= PG_BITS_MAX)) return null;
+  const pools = readList(value[11], (item) => readPool(item, 2 ** pgBits));
+  const losses = readList(value[12], readLoss);
+  const readable = settings !== null && disks !== null && clusterId !== null && nodes !== null &&
+    isNumbers(voters) && pools !== null && losses !== null;
+  if (!readable) return null;
+  return {
+    epoch,
+    clusterId,
+    nextDisk,
+    nextLayer,
+    nextNode,
+    settings,
+    nodes,
+    voters,
+    pgBits,
+    targetsEpoch,
+    pools,
+    disks,
+    losses,
+  };
+}
+
+function readMapV1(value: unknown): ClusterMap | null {
+  if (!Array.isArray(value) || value.length !== 5) return null;
+  const [epoch, nextDisk, nextLayer] = value;
+  const settings = readSettingsV1(value[3]);
+  const disks = readList(value[4], readDiskV1);
   if (!isNumbers([epoch, nextDisk, nextLayer]) || settings === null || disks === null) return null;
-  return { epoch, nextDisk, nextLayer, settings, disks };
+  return { ...EMPTY_MAP, epoch, nextDisk, nextLayer, settings, disks };
 }
 
 function readSettings(value: unknown): Settings | null {
+  if (!Array.isArray(value) || value.length !== 4) return null;
+  const [copies, copiesMin, outAfterMs, flags] = value;
+  const readable = isNumbers([copies, outAfterMs]) && isNumberOrNull(copiesMin) &&
+    (flags === 0 || flags === FLAG_TRUSTED_NETWORK);
+  if (!readable) return null;
+  return { copies, copiesMin, outAfterMs, trustedNetwork: flags === FLAG_TRUSTED_NETWORK };
+}
+
+function readSettingsV1(value: unknown): Settings | null {
   if (!Array.isArray(value) || value.length !== 1 || !isNumbers(value)) return null;
-  return { copies: value[0] };
+  return { ...DEFAULT_SETTINGS, copies: copiesOfV1(value[0]) };
 }
 
 function readDisk(value: unknown): DiskEntry | null {
+  if (!Array.isArray(value) || value.length !== 13) return null;
+  const disk = readDiskV1(value.slice(0, 9));
+  const copiesMin = value[9];
+  const lease = value[11] === null ? null : readLease(value[11]);
+  const [family, settled] = [value[10], value[12]];
+  const readable = isNumbers([family, settled]) && isNumberOrNull(copiesMin) && lease !== undefined;
+  if (disk === null || !readable) return null;
+  return { ...disk, copies: value[6], copiesMin, family, lease, settled };
+}
+
+function readLease(value: unknown): Lease | undefined {
+  if (!isNumbers(value) || value.length !== 2) return undefined;
+  return { node: value[0], incarnation: value[1] };
+}
+
+function readDiskV1(value: unknown): DiskEntry | null {
   if (!Array.isArray(value) || value.length !== 9) return null;
   const [id, name, sizeBytes, layers, createdMs, flags, copies, generation] = value;
   const attributes = readAttributes(value[8]);
   const readable = isNumbers([id, sizeBytes, createdMs, copies, generation]) && isNumbers(layers) &&
     typeof name === "string" && (flags === 0 || flags === FLAG_READ_ONLY);
   if (!readable || attributes === null) return null;
-  const readOnly = flags === FLAG_READ_ONLY;
-  return { id, name, sizeBytes, layers, createdMs, readOnly, copies, generation, attributes };
+  return {
+    id,
+    name,
+    sizeBytes,
+    layers,
+    createdMs,
+    readOnly: flags === FLAG_READ_ONLY,
+    copies: copiesOfV1(copies),
+    copiesMin: null,
+    family: id,
+    generation,
+    lease: null,
+    settled: generation,
+    attributes,
+  };
+}
+
+/** Most copies of version 1. */
+const COPIES_MAX_V1 = 8;
+
+function copiesOfV1(copies: number): number {
+  return copies > COPIES_MAX && copies <= COPIES_MAX_V1 ? COPIES_MAX : copies;
+}
+
+function readNode(value: unknown): NodeEntry | null {
+  if (!Array.isArray(value) || value.length !== 14) return null;
+  const uuid = readUuid(value[1]);
+  const [id, , name, address, zone, capacityBytes, weight, flags, incarnation, bootId] = value;
+  const [version, protocol, requestSequence, changedMs] = value.slice(10);
+  const numbers = [id, capacityBytes, flags, incarnation, protocol, requestSequence, changedMs];
+  const readable = isNumbers(numbers) && isNumberOrNull(weight) &&
+    [name, address, zone, bootId, version].every((each) => typeof each === "string");
+  const availability = AVAILABILITIES[flags >> AVAILABILITY_SHIFT];
+  if (!readable || uuid === null || availability === undefined || !Number.isInteger(flags)) {
+    return null;
+  }
+  return {
+    id,
+    uuid,
+    name,
+    address,
+    zone,
+    capacityBytes,
+    weight,
+    witness: (flags & FLAG_WITNESS) !== 0,
+    state: (flags & FLAG_DOWN) !== 0 ? "down" : "up",
+    availability,
+    incarnation,
+    bootId,
+    version,
+    protocol,
+    requestSequence,
+    changedMs,
+  };
+}
+
+function readPool(value: unknown, pgCount: number): Pool | null {
+  if (!Array.isArray(value) || value.length !== 2) return null;
+  const [copies, table] = value;
+  if (typeof copies !== "number" || !(table instanceof Uint8Array)) return null;
+  const pgs = decodeGroups(table, pgCount);
+  return pgs === null ? null : { copies, pgs };
+}
+
+function readLoss(value: unknown): LossEntry | null {
+  if (!Array.isArray(value) || value.length !== 6) return null;
+  const [epoch, nowMs, node, name, pool, pgs] = value;
+  if (!isNumbers([epoch, nowMs, node, pool, pgs]) || typeof name !== "string") return null;
+  return { epoch, nowMs, node, name, pool, pgs };
+}
+
+/** 16 bytes as 32 hexadecimal digits. */
+function readUuid(value: unknown): string | null {
+  if (!(value instanceof Uint8Array) || value.length !== UUID_BYTES) return null;
+  return Array.from(value, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function readAttributes(value: unknown): Attributes | null {
@@ -167,4 +388,8 @@ function readList<T>(value: unknown, read: (item: unknown) => T | null): T[] | n
 
 function isNumbers(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((each) => typeof each === "number");
+}
+
+function isNumberOrNull(value: unknown): value is number | null {
+  return value === null || typeof value === "number";
 }

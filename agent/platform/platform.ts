@@ -16,6 +16,8 @@
  * @module
  */
 
+export type * from "./network.ts";
+
 /**
  * Compiled helpers that work inside one window without creating views. All offsets are byte offsets
  * into that window.

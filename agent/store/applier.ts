@@ -8,6 +8,9 @@
  * - RELOCATE and POISON take effect on a block only if the index still has it at its old location,
  *   so they never undo a newer write.
  * - Entries for layers that are not there, or are being deleted, change nothing.
+ * - Stamps (stamps.ts) change with the content, in the same call: WRITE, FREE and ZERO set them
+ *   unless their generation is 0, and make them unknown where the entry says so; STAMP sets them
+ *   alone; RELOCATE and POISON leave them. Entries of version 1 leave them too.
  *
  * @module
  */
@@ -17,12 +20,18 @@ import {
   entryChecksums,
   entryChunk,
   entryCount,
+  entryFlags,
   entryFrom,
+  entryGeneration,
   EntryKind,
   entryKind,
   entryLayer,
+  FORMAT_STAMPS,
+  recordVersion,
+  STAMP_UNKNOWN,
 } from "./format.ts";
 import { type Index, IndexKind } from "./index.ts";
+import { Stamps } from "./stamps.ts";
 
 /**
  * Shortest run whose checksums stay on disk: below it, four bytes a block in the index cost less
@@ -48,6 +57,8 @@ export interface PlacedListener {
 /** See the head of the file. */
 export class Applier {
   readonly layers: Map<number, LayerState> = new Map();
+  /** Stamps of the chunks: changed here only. */
+  readonly stamps: Stamps = new Stamps();
   /** Entries applied. */
   entries = 0;
   readonly #index: Index;
@@ -62,7 +73,7 @@ export class Applier {
   }
 
   /**
-   * Applies the entry at word `word` (META excepted: that is the caller's).
+   * Applies the entry at word `word` (META and META_BATCH excepted: those are the caller's).
    *
    * @param word where the entry lies in memory
    * @param headerWord where its record's header lies in memory
@@ -82,8 +93,10 @@ export class Applier {
         return;
       case EntryKind.LayerDelete:
         if (this.layers.has(layer)) this.layers.set(layer, LayerState.Deleting);
+        this.stamps.dropLayer(layer);
         return;
       case EntryKind.Meta:
+      case EntryKind.MetaBatch:
         return;
     }
     if (this.layers.get(layer) !== LayerState.Live) return;
@@ -94,18 +107,33 @@ export class Applier {
       case EntryKind.Write: {
         const sums = entryChecksums(word);
         this.#set(layer, chunk, block, count, dataLocation, sums, headerWord, headerLocation);
-        return;
+        break;
       }
       case EntryKind.Free:
         index.free(layer, chunk, block, count);
-        return;
+        break;
       case EntryKind.Zero:
         index.zero(layer, chunk, block, count);
-        return;
+        break;
+      case EntryKind.Stamp:
+        break;
       case EntryKind.Relocate:
       case EntryKind.Poison:
         this.#move(word, headerWord, headerLocation, dataLocation);
         return;
+    }
+    if (recordVersion(u32, headerWord) >= FORMAT_STAMPS) this.#stamp(word, layer, chunk, kind);
+  }
+
+  /** What the entry makes of its chunk's stamp. */
+  #stamp(word: number, layer: number, chunk: number, kind: EntryKind): void {
+    const u32 = this.#u32;
+    const generation = entryGeneration(u32, word);
+    if (generation === 0 && kind !== EntryKind.Stamp && entryFlags(u32, word) === 0) return;
+    if (generation === 0 || (entryFlags(u32, word) & STAMP_UNKNOWN) !== 0) {
+      this.stamps.clear(layer, chunk);
+    } else {
+      this.stamps.set(layer, chunk, generation, u32[word + 6], u32[word + 7]);
     }
   }
 

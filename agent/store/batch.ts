@@ -8,6 +8,10 @@
  * have it. One vectored write brings header and data to the disk. When the batch is the first of
  * its segment the segment header goes in front, in the same write.
  *
+ * A write that does not fit whole is cut, and its parts go to several records, of which a crash may
+ * leave some. Only the entry with its last block may therefore set the chunk's stamp; those before
+ * say that it is unknown.
+ *
  * A batch's number says its place in the log for good. Its lsn and its place on disk are given when
  * it is written, and anew when that fails.
  *
@@ -22,6 +26,7 @@ import {
   HEADER_BLOCKS_MAX,
   headerBlocksOf,
   RECORD_BYTES,
+  STAMP_UNKNOWN,
   writeU64,
 } from "./format.ts";
 import type { Operation } from "./operation.ts";
@@ -81,6 +86,7 @@ export class Batch implements IoVector {
   /** Block that a continuation begins with. */
   #mergeBlock = 0;
   #mergeGeneration = 0;
+  #mergeFlags = 0;
 
   /**
    * @param slot which of the log's batches this is
@@ -152,18 +158,26 @@ export class Batch implements IoVector {
     const layer = operation.layers[0];
     const block = operation.block + from;
     const u32 = this.#u32;
-    const merges = this.#mergeWord !== 0 && this.#mergeBlock === block &&
+    const wanted = operation.blockCount - from;
+    let merges = this.#mergeWord !== 0 && this.#mergeBlock === block &&
       this.#mergeLayer === layer && this.#mergeChunk === operation.chunk &&
       this.#mergeGeneration === operation.generation;
-    const count = this.fit(operation.blockCount - from, merges ? 0 : ENTRY_BYTES);
+    let count = this.fit(wanted, merges ? 0 : ENTRY_BYTES);
+    if (merges && stampFlags(operation, count < wanted) !== this.#mergeFlags) {
+      merges = false;
+      count = this.fit(wanted, ENTRY_BYTES);
+    }
     if (count === 0) return 0;
+    const flags = stampFlags(operation, count < wanted);
     if (merges) {
       u32[this.#mergeWord + 1] += count;
       writeU64(u32, this.#mergeWord + 6, operation.sequence);
     } else {
       this.#mergeWord = this.#entry(EntryKind.Write, block, count, layer, operation.chunk);
+      u32[this.#mergeWord] |= flags << 8;
       u32[this.#mergeWord + 4] = operation.generation;
       writeU64(u32, this.#mergeWord + 6, operation.sequence);
+      this.#mergeFlags = flags;
       this.#mergeLayer = layer;
       this.#mergeChunk = operation.chunk;
       this.#mergeGeneration = operation.generation;
@@ -195,10 +209,18 @@ export class Batch implements IoVector {
     this.#mergeWord = 0;
   }
 
-  /** Adds a free or zero operation; {@linkcode fitsEntry} has said that it fits. */
+  /** Adds a free, zero or stamp operation; {@linkcode fitsEntry} has said that it fits. */
   addRange(kind: EntryKind, operation: Operation): void {
     const { block, blockCount, chunk } = operation;
-    const word = this.#entry(kind, block, blockCount, operation.layers[0], chunk);
+    const isStamp = kind === EntryKind.Stamp;
+    const word = this.#entry(
+      kind,
+      isStamp ? 0 : block,
+      isStamp ? 1 : blockCount,
+      operation.layers[0],
+      chunk,
+    );
+    if (!isStamp) this.#u32[word] |= stampFlags(operation, false) << 8;
     this.#u32[word + 4] = operation.generation;
     writeU64(this.#u32, word + 6, operation.sequence);
     this.#mergeWord = 0;
@@ -229,17 +251,21 @@ export class Batch implements IoVector {
     this.#mergeWord = 0;
   }
 
-  /** Adds a META entry whose `count` data blocks lie at `buffer`; they fit. */
+  /**
+   * Adds a META_BATCH entry; it fits.
+   *
+   * @param byteLength bytes of all items
+   * @param items their number
+   * @param buffer arena offset of its `count` data blocks
+   */
   addMeta(
-    keyBytes: number,
-    valueBytes: number,
-    flags: number,
+    byteLength: number,
+    items: number,
     buffer: number,
     count: number,
     checksums: Uint32Array,
   ): void {
-    const word = this.#entry(EntryKind.Meta, 0, count, keyBytes, valueBytes);
-    this.#u32[word] |= flags << 8;
+    const word = this.#entry(EntryKind.MetaBatch, 0, count, byteLength, items);
     for (let i = 0; i < count; i++) this.#u32[word + ENTRY_WORDS + i] = checksums[i];
     this.headerBytes += 4 * count;
     this.#data(buffer, count);
@@ -276,4 +302,9 @@ export class Batch implements IoVector {
     }
     this.dataBlocks += count;
   }
+}
+
+/** What the entry of a change, or of a part of it that others follow, says of the stamp. */
+function stampFlags(operation: Operation, isPart: boolean): number {
+  return operation.stampUnknown || (isPart && operation.generation !== 0) ? STAMP_UNKNOWN : 0;
 }

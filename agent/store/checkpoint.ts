@@ -1,13 +1,14 @@
 /**
- * Checkpoints: the index, the layer table and META, streamed into segments of their own.
+ * Checkpoints: the index, the stamps, the layer table and META, streamed into segments of their own.
  *
  *     superblock ─▶ last segment ─previous─▶ … ─▶ first segment
  *     segment    | header | frame 0 | frame 1 | …     a frame never crosses a segment's end
- *     frames     | layers … | index … | meta … | end |
+ *     frames     | layers … | index … | stamps … | meta … | end |
  *
  * A checkpoint is fuzzy: the index changes while it is written. It is exact together with the log
  * from the position that was noted when it began, since replaying a record twice does no harm (see
- * applier.ts).
+ * applier.ts). It holds the layers that were there when it began; what is created later comes from
+ * the log alone.
  *
  * Order on disk, each step durable before the next: data that the index refers to · frames ·
  * superblock · only then are the segments of the checkpoint before, and those that the log before
@@ -16,6 +17,7 @@
  * Payloads
  *
  *     index    items × (layer u32, chunk u32, what index.ts exports of the chunk)
+ *     stamps   items × (layer u32, chunk u32, generation u32, sequence u64), see stamps.ts
  *     layers   items × (id u32, state u32)
  *     meta     items × (bytes of the key u32, bytes of the value u32, key, value, zeros up to a multiple of 4)
  *     end      nothing; items = frames before it
@@ -50,8 +52,10 @@ import {
 } from "./format.ts";
 import { CHUNK_EXPORT_WORDS_MAX, type Index } from "./index.ts";
 import type { LogPosition } from "./log.ts";
+import type { MetaTable } from "./meta.ts";
 import { type Segments, SegmentState } from "./segments.ts";
 import { writeSuperblock } from "./superblock.ts";
+import { STAMP_IMAGE_BYTES } from "./stamps.ts";
 import { type Task, type TaskIo, Wait } from "./task.ts";
 
 const LAYER_BYTES = 8;
@@ -59,9 +63,10 @@ const CHUNK_BYTES_MAX = 8 + 4 * CHUNK_EXPORT_WORDS_MAX;
 
 /**
  * Most bytes, amortized, that one entry of the log adds to the index's image: 64 entries may turn a
- * chunk that was one run into one of 1024 blocks with a place each (8.25 KiB).
+ * chunk that was one run into one of 1024 blocks with a place each (8.25 KiB), and one may give a
+ * chunk its stamp.
  */
-const IMAGE_BYTES_PER_ENTRY = 136;
+const IMAGE_BYTES_PER_ENTRY = 136 + STAMP_IMAGE_BYTES;
 
 /** A frame is cut short to fill a segment, unless less than this would be left for it. */
 const SHORT_FRAME_BYTES_MIN = 16 * 1024;
@@ -83,9 +88,11 @@ export function checkpointSegmentsFor(
 
 /** Payload bytes that a checkpoint would have now, at the most. */
 export function checkpointPayloadBytes(core: Core): { small: number; meta: number } {
+  const { applier, index, meta } = core;
   const grown = core.checkpointBytes + IMAGE_BYTES_PER_ENTRY *
-      (core.applier.entries - core.checkpointEntries);
-  return { small: Math.min(grown, core.index.memoryBytes * 1.125), meta: metaBytes(core) };
+      (applier.entries - core.checkpointEntries);
+  const most = index.memoryBytes * 1.125 + applier.stamps.count * STAMP_IMAGE_BYTES;
+  return { small: Math.min(grown, most), meta: meta.imageBytes };
 }
 
 /** The same, exactly, by going through the whole index: for start-up. */
@@ -101,13 +108,9 @@ export function checkpointPayloadBytesExact(core: Core): { small: number; meta: 
       words += 2 + index.exportChunk(layer, chunk, window.u32, buffers.frames >>> 2);
     }
   }
-  return { small: 4 * words + applier.layers.size * LAYER_BYTES, meta: metaBytes(core) };
-}
-
-function metaBytes(core: Core): number {
-  let bytes = 0;
-  for (const [key, value] of core.meta) bytes += 12 + 3 * key.length + value.length;
-  return bytes;
+  const stamps = applier.stamps.count * STAMP_IMAGE_BYTES;
+  const layers = applier.layers.size * LAYER_BYTES;
+  return { small: 4 * words + stamps + layers, meta: core.meta.imageBytes };
 }
 
 /** Why a checkpoint was not taken. */
@@ -283,16 +286,21 @@ export function* writeCheckpoint(
 }
 
 function* writeFrames(writer: FrameWriter, core: Core): Task {
-  // First, so that whoever loads them knows every layer that an index frame can name.
-  yield* writeLayers(writer, core);
-  yield* writeIndex(writer, core);
+  // The layers of this moment, and no others: one that is created while this is written would have
+  // frames of its own but not be in the table.
+  const layers = [...core.applier.layers];
+  const ids = layers.map(([id]) => id).sort((a, b) => a - b);
+  // First, so that whoever loads them knows every layer that another frame can name.
+  yield* writeLayers(writer, core, layers);
+  yield* writeIndex(writer, core, ids);
+  yield* writeStamps(writer, core, ids);
   yield* writeMeta(writer, core);
   yield* writer.write(FrameKind.End, 0, writer.frames);
   yield* writer.settle();
 }
 
-function* writeIndex(writer: FrameWriter, core: Core): Task {
-  const image = core.index.beginImage();
+function* writeIndex(writer: FrameWriter, core: Core, layers: readonly number[]): Task {
+  const image = core.index.beginImage(layers);
   for (;;) {
     const bytesMax = writer.payloadBytesMax(CHUNK_BYTES_MAX);
     const bytes = image.fill(core.window.u32, writer.payloadAt, bytesMax);
@@ -301,10 +309,24 @@ function* writeIndex(writer: FrameWriter, core: Core): Task {
   }
 }
 
-function* writeLayers(writer: FrameWriter, core: Core): Task {
+function* writeStamps(writer: FrameWriter, core: Core, layers: readonly number[]): Task {
+  const image = core.applier.stamps.beginImage(layers);
+  for (;;) {
+    const bytesMax = writer.payloadBytesMax(STAMP_IMAGE_BYTES);
+    const bytes = image.fill(core.window.u32, writer.payloadAt, bytesMax);
+    if (bytes === 0) break;
+    yield* writer.write(FrameKind.Stamps, bytes, image.items);
+  }
+}
+
+function* writeLayers(
+  writer: FrameWriter,
+  core: Core,
+  layers: readonly (readonly [number, LayerState])[],
+): Task {
   const { u32 } = core.window;
   let bytes = 0;
-  for (const [id, state] of [...core.applier.layers]) {
+  for (const [id, state] of layers) {
     if (bytes + LAYER_BYTES > writer.payloadBytesMax(LAYER_BYTES)) {
       yield* writer.write(FrameKind.Layers, bytes, bytes / LAYER_BYTES);
       bytes = 0;
@@ -321,7 +343,7 @@ function* writeMeta(writer: FrameWriter, core: Core): Task {
   const { bytes, u32 } = core.window;
   let used = 0;
   let items = 0;
-  for (const [name, value] of [...core.meta]) {
+  for (const [name, value] of core.meta.entries()) {
     const key = new TextEncoder().encode(name);
     const length = 8 + Math.ceil((key.length + value.length) / 4) * 4;
     if (used > 0 && used + length > writer.payloadBytesMax(used)) {
@@ -387,7 +409,7 @@ export interface CheckpointTarget {
   readonly segments: Segments;
   readonly index: Index;
   readonly applier: Applier;
-  readonly meta: Map<string, Uint8Array>;
+  readonly meta: MetaTable;
 }
 
 /** A checkpoint that was read. */
@@ -479,6 +501,11 @@ function loadFrame(target: CheckpointTarget, frame: FrameHeader, at: number): st
         target.index.createLayer(u32[word]);
       }
       return null;
+    }
+    case FrameKind.Stamps: {
+      const { applier } = target;
+      if (frame.payloadBytes !== frame.items * STAMP_IMAGE_BYTES) return "stamps of a wrong length";
+      return applier.stamps.loadImage(u32, at >>> 2, frame.items, (id) => applier.layers.has(id));
     }
     case FrameKind.Meta:
       return loadMeta(target, frame, at);

@@ -7,9 +7,10 @@ import { BLOCK_BYTES } from "../base/limits.ts";
 import type { Disk, Log as Logger, Random, Window } from "../platform/platform.ts";
 import type { Applier } from "./applier.ts";
 import type { ChecksumCache } from "./checksum_cache.ts";
-import { FRAME_BYTES_MAX, META_VALUE_BYTES_MAX, type Superblock } from "./format.ts";
+import { FRAME_BYTES_MAX, META_BATCH_BYTES_MAX, type Superblock } from "./format.ts";
 import type { Index } from "./index.ts";
 import { LOG_BYTES, type RecordLog } from "./log.ts";
+import type { MetaTable } from "./meta.ts";
 import { READS_BYTES } from "./reads.ts";
 import type { Segments } from "./segments.ts";
 
@@ -87,8 +88,8 @@ export const READER_BYTES = 64 * 1024;
 export const SCRUB_BYTES = 256 * 1024;
 /** Frames of a checkpoint under way: one being written while the next is filled. */
 export const FRAMES = 2;
-/** META: key and value, block-aligned. */
-export const META_BYTES = META_VALUE_BYTES_MAX + BLOCK_BYTES;
+/** META: the items of one entry, block-aligned. */
+export const META_BYTES = META_BATCH_BYTES_MAX;
 
 /** Arena offsets of the store's fixed buffers. */
 export interface Buffers {
@@ -137,8 +138,17 @@ export const DAMAGE_MAX = 256;
 /** Bounded list of what was found damaged, each place once. */
 export class DamageList {
   readonly list: Damage[] = [];
-  /** Places found, listed or not. */
+  /** Places found, listed or not, healed since or not. */
   count = 0;
+  /** Places for which the list had no room: nobody knows whether they are still damaged. */
+  unlisted = 0;
+
+  /** Takes those off the list that `isThere` says are no longer damaged. */
+  prune(isThere: (damage: Damage) => boolean): void {
+    let kept = 0;
+    for (const damage of this.list) if (isThere(damage)) this.list[kept++] = damage;
+    this.list.length = kept;
+  }
 
   /** Adds one, unless the same place is listed already. */
   add(damage: Damage): boolean {
@@ -149,6 +159,7 @@ export class DamageList {
     if (known) return false;
     this.count++;
     if (this.list.length < DAMAGE_MAX) this.list.push(damage);
+    else this.unlisted++;
     return true;
   }
 }
@@ -171,9 +182,11 @@ export interface Core extends Machine {
   readonly segments: Segments;
   readonly index: Index;
   readonly applier: Applier;
-  readonly meta: Map<string, Uint8Array>;
+  readonly meta: MetaTable;
   readonly cache: ChecksumCache;
   readonly log: RecordLog;
+  /** It had been closed in good order: nothing that was acknowledged is missing. */
+  readonly wasClean: boolean;
   /** The last one that is durable. */
   superblock: Superblock;
   /** Segments of the checkpoint in force. */

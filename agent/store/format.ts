@@ -11,10 +11,16 @@
  *     record  | header, 1…4 blocks | data blocks of its entries, in order |
  *     frame   | 64 bytes, payload, zeros up to a multiple of 4096 |
  *
+ * Versions. 2 brought stamps (stamps.ts) and META in batches. Segments, records and frames of 1 are
+ * read as they are, side by side with those of 2: a store of 1 becomes one of 2 with the superblock
+ * that its opening writes, which is durable before anything else of 2 counts. From then on a
+ * program of version 1 refuses it (readableBy), since it would take what it does not know for
+ * damage.
+ *
  * Superblock (4096 bytes)
  *
  *       0  magic            "KELPIESB"
- *       8  version          u32, 1
+ *       8  version          u32, 2
  *      12  readableBy       u32, oldest version of the code that can read this
  *      16  storeId          16 bytes
  *      32  nodeId           16 bytes
@@ -73,16 +79,19 @@
  * Entry (32 bytes and a checksum for each data block)
  *
  *       0  kind             u8, see EntryKind
- *       1  flags            u8, META: bit 0 = removed; otherwise 0
+ *       1  flags            u8, META: bit 0 = removed; WRITE, FREE, ZERO: bit 0 = the chunk's stamp
+ *                           becomes unknown; otherwise 0
  *       2  block            u16, first block within the chunk, 0…1023
- *       4  count            u16, blocks 1…1024; META: data blocks
+ *       4  count            u16, blocks 1…1024; META, META_BATCH: data blocks; STAMP: 1
  *       6  reserved         u16
- *       8  layer            u32; META: bytes of the key
- *      12  chunk            u32, below 2^30; META: bytes of the value
- *      16  generation       u32
+ *       8  layer            u32; META: bytes of the key; META_BATCH: bytes of all items
+ *      12  chunk            u32, below 2^30; META: bytes of the value; META_BATCH: items
+ *      16  generation       u32; WRITE, FREE, ZERO: 0 = the stamp stays; STAMP: 0 = unknown
  *      20  from             u32, RELOCATE: location the blocks were copied from
  *      24  sequence         u64
  *      32  checksum of each data block, u32 each
+ *
+ * Data of META: key, value, zeros. Data of META_BATCH: see meta.ts.
  *
  * Checkpoint frame (64 bytes, then payload)
  *
@@ -110,9 +119,13 @@ import {
 import type { Window } from "../platform/platform.ts";
 
 /** Version that this code writes. */
-export const FORMAT_VERSION = 1;
+export const FORMAT_VERSION = 2;
 /** Oldest version of the code that can read what this code writes. */
-export const READABLE_BY = 1;
+export const READABLE_BY = 2;
+/** Oldest version that this code reads. */
+export const FORMAT_OLDEST = 1;
+/** First version whose records say what becomes of stamps. */
+export const FORMAT_STAMPS = 2;
 
 /** Where the first segment starts, in bytes: what lies before is the superblocks' and reserved. */
 export const SEGMENTS_OFFSET_BYTES = 1024 * 1024;
@@ -169,6 +182,9 @@ export const META_VALUE_BYTES_MAX = 64 * 1024;
 /** Longest META key, in bytes of UTF-8. */
 export const META_KEY_BYTES_MAX = 255;
 
+/** Most bytes of a META_BATCH: one longest value with its key, or many short ones. */
+export const META_BATCH_BYTES_MAX = META_VALUE_BYTES_MAX + BLOCK_BYTES;
+
 const SUPERBLOCK_MAGIC_LOW = magic("KELP");
 const SUPERBLOCK_MAGIC_HIGH = magic("IESB");
 const SEGMENT_MAGIC_HIGH = magic("IESG");
@@ -196,15 +212,23 @@ export const enum EntryKind {
   Poison = 5,
   LayerCreate = 6,
   LayerDelete = 7,
-  /** Data blocks hold a key and its value. */
+  /** Data blocks hold a key and its value. Written by version 1 only. */
   Meta = 8,
+  /** The chunk's stamp becomes (generation, sequence), or unknown. */
+  Stamp = 9,
+  /** Data blocks hold keys and values, taken in order and all at once. */
+  MetaBatch = 10,
 }
 
-/** Largest {@linkcode EntryKind}. */
-const ENTRY_KIND_MAX = EntryKind.Meta;
+/** Largest {@linkcode EntryKind}, and largest in a record of version 1. */
+const ENTRY_KIND_MAX = EntryKind.MetaBatch;
+const ENTRY_KIND_MAX_1 = EntryKind.Meta;
 
 /** META: the key is removed. */
 export const META_REMOVED = 1;
+
+/** WRITE, FREE, ZERO: the stamp of the chunk is unknown from here on. */
+export const STAMP_UNKNOWN = 1;
 
 /** What a checkpoint frame holds. Only appended to. */
 export const enum FrameKind {
@@ -212,11 +236,21 @@ export const enum FrameKind {
   Layers = 2,
   Meta = 3,
   End = 4,
+  Stamps = 5,
 }
+
+/** Largest {@linkcode FrameKind}. */
+const FRAME_KIND_MAX = FrameKind.Stamps;
 
 /** True for entries that bring data blocks with them. */
 export function hasData(kind: EntryKind): boolean {
-  return kind === EntryKind.Write || kind === EntryKind.Relocate || kind === EntryKind.Meta;
+  return kind === EntryKind.Write || kind === EntryKind.Relocate || kind === EntryKind.Meta ||
+    kind === EntryKind.MetaBatch;
+}
+
+/** True for versions of segments and records that this code reads. */
+function isReadable(version: number): boolean {
+  return version >= FORMAT_OLDEST && version <= FORMAT_VERSION;
 }
 
 function magic(text: string): number {
@@ -409,7 +443,7 @@ export function decodeSegmentHeader(
   u32[word + CHECKSUM_WORD] = 0;
   const summed = window.kernel.checksum(at, BLOCK_BYTES);
   u32[word + CHECKSUM_WORD] = sum;
-  if (sum !== summed || u32[word + 2] !== FORMAT_VERSION) return false;
+  if (sum !== summed || !isReadable(u32[word + 2])) return false;
   if (!isStore(window, at + 16, storeId)) return false;
   const kind = u32[word + 3];
   if (kind !== SegmentKind.Log && kind !== SegmentKind.Checkpoint) return false;
@@ -455,6 +489,11 @@ export interface RecordFields {
   entryCount: number;
   dataBlocks: number;
   headerBytes: number;
+}
+
+/** Version of the record whose header begins at word `word`. */
+export function recordVersion(u32: Uint32Array, word: number): number {
+  return u32[word + RECORD_WORD.version] & 0xffff;
 }
 
 /** Header blocks that `headerBytes` need. */
@@ -516,7 +555,7 @@ export function peekRecord(
 ): number {
   const { u32 } = window;
   const word = at >>> 2;
-  if (u32[word] !== RECORD_MAGIC || (u32[word + 1] & 0xffff) !== FORMAT_VERSION) return 0;
+  if (u32[word] !== RECORD_MAGIC || !isReadable(recordVersion(u32, word))) return 0;
   for (let i = 0; i < 4; i++) if (u32[word + 2 + i] !== storeWords[i]) return 0;
   if (readU64(u32, word + RECORD_WORD.segmentSequence) !== segmentSequence) return 0;
   const headerBlocks = u32[word + 1] >>> 16;
@@ -573,34 +612,52 @@ export function decodeRecord(
 }
 
 function areEntriesValid(u32: Uint32Array, base: number, record: RecordHeader): boolean {
+  const version = recordVersion(u32, base);
   const end = base + (record.headerBytes >>> 2);
   let word = base + RECORD_WORD.entries;
   let dataBlocks = 0;
   for (let i = 0; i < record.entryCount; i++) {
-    if (word + (ENTRY_BYTES >>> 2) > end) return false;
-    const kind = entryKind(u32, word);
-    const block = entryBlock(u32, word);
+    if (word + (ENTRY_BYTES >>> 2) > end || !isEntryValid(u32, word, version)) return false;
+    const hasBlocks = hasData(entryKind(u32, word));
     const count = entryCount(u32, word);
-    if (kind < EntryKind.Write || kind > ENTRY_KIND_MAX || u32[word + 1] >>> 16 !== 0) return false;
-    if (!(entrySequence(u32, word) >= 0)) return false;
-    if (kind === EntryKind.Meta) {
-      if ((u32[word] >>> 8 & 0xff & ~META_REMOVED) !== 0 || block !== 0) return false;
-      const bytes = entryLayer(u32, word) + entryChunk(u32, word);
-      if (entryLayer(u32, word) === 0 || entryLayer(u32, word) > META_KEY_BYTES_MAX) return false;
-      if (entryChunk(u32, word) > META_VALUE_BYTES_MAX) return false;
-      if (count !== headerBlocksOf(bytes)) return false;
-    } else {
-      if ((u32[word] >>> 8 & 0xff) !== 0) return false;
-      if (count < 1 || block + count > CHUNK_BLOCKS) return false;
-      if (entryChunk(u32, word) >= CHUNKS_MAX) return false;
-    }
     word += ENTRY_BYTES >>> 2;
-    if (hasData(kind)) {
+    if (hasBlocks) {
       dataBlocks += count;
       word += count;
     }
   }
   return word === end && dataBlocks === record.dataBlocks;
+}
+
+function isEntryValid(u32: Uint32Array, word: number, version: number): boolean {
+  const kind = entryKind(u32, word);
+  const flags = entryFlags(u32, word);
+  const block = entryBlock(u32, word);
+  const count = entryCount(u32, word);
+  const kindMax = version >= FORMAT_STAMPS ? ENTRY_KIND_MAX : ENTRY_KIND_MAX_1;
+  if (kind < EntryKind.Write || kind > kindMax || u32[word + 1] >>> 16 !== 0) return false;
+  if (!(entrySequence(u32, word) >= 0)) return false;
+  switch (kind) {
+    case EntryKind.Meta: {
+      const keyBytes = entryLayer(u32, word), valueBytes = entryChunk(u32, word);
+      return (flags & ~META_REMOVED) === 0 && block === 0 &&
+        keyBytes > 0 && keyBytes <= META_KEY_BYTES_MAX && valueBytes <= META_VALUE_BYTES_MAX &&
+        count === headerBlocksOf(keyBytes + valueBytes);
+    }
+    case EntryKind.MetaBatch: {
+      const bytes = entryLayer(u32, word), items = entryChunk(u32, word);
+      return flags === 0 && block === 0 && bytes > 0 && bytes <= META_BATCH_BYTES_MAX &&
+        items > 0 && items <= bytes && count === headerBlocksOf(bytes);
+    }
+    case EntryKind.Write:
+    case EntryKind.Free:
+    case EntryKind.Zero:
+      if ((flags & ~(version >= FORMAT_STAMPS ? STAMP_UNKNOWN : 0)) !== 0) return false;
+      break;
+    default:
+      if (flags !== 0) return false;
+  }
+  return count >= 1 && block + count <= CHUNK_BLOCKS && entryChunk(u32, word) < CHUNKS_MAX;
 }
 
 // Fields of the entry at word `word`.
@@ -628,6 +685,10 @@ export function entryLayer(u32: Uint32Array, word: number): number {
 /** Chunk; bytes of the value in META. */
 export function entryChunk(u32: Uint32Array, word: number): number {
   return u32[word + 3];
+}
+/** Generation. */
+export function entryGeneration(u32: Uint32Array, word: number): number {
+  return u32[word + 4];
 }
 /** Location that the first block was copied from. */
 export function entryFrom(u32: Uint32Array, word: number): number {
@@ -718,7 +779,7 @@ export function decodeFrame(window: Window, at: number, frame: FrameHeader): boo
   if (sum !== summed) return false;
   if ((u32[word + 12] | u32[word + 13] | u32[word + 14]) !== 0) return false;
   const kind = u32[word + 1];
-  if (kind < FrameKind.Index || kind > FrameKind.End) return false;
+  if (kind < FrameKind.Index || kind > FRAME_KIND_MAX) return false;
   frame.kind = kind;
   frame.checkpointId = readU64(u32, word + 6);
   frame.number = u32[word + 8];

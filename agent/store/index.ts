@@ -36,6 +36,7 @@
  * @module
  */
 import { CHUNK_BLOCKS } from "../base/limits.ts";
+import { CHUNKS_MAX } from "./format.ts";
 import { type MoveListener, SLAB_WORDS_MAX, SlabHeap } from "./slab.ts";
 
 /** Location of a block that reads as zeros. */
@@ -500,6 +501,75 @@ export class Index implements MoveListener {
     }
   }
 
+  /** True when something is known of the chunk: data, zeros or damage. */
+  hasChunk(layer: number, chunk: number): boolean {
+    return this.#handle(layer, chunk) !== 0;
+  }
+
+  /**
+   * First chunk ≥ `from` of which the layer may know something, or {@linkcode CHUNKS_MAX}; looks at `leavesMax` leaves of
+   * 1024 chunks and then says where to go on.
+   */
+  skip(id: number, from: number, leavesMax: number): number {
+    const leaves = this.#layers.get(id)?.leaves;
+    if (leaves === undefined) return CHUNKS_MAX;
+    let at = from >>> LEAF_SHIFT;
+    const end = Math.min(leaves.length, at + leavesMax);
+    for (; at < end; at++) if (leaves[at] !== null) return Math.max(from, at * LEAF_CHUNKS);
+    return at >= leaves.length ? CHUNKS_MAX : at * LEAF_CHUNKS;
+  }
+
+  /**
+   * Says what a chunk of this very layer holds, block by block: bit b of word w stands for block 32 w + b. What is in none of
+   * the three maps is a hole.
+   *
+   * @param data set where there is data, 32 words, the caller's, overwritten; so are the others
+   * @param zeros set where the blocks read as zeros
+   * @param poisoned set where the data is known to be damaged
+   * @returns blocks of data
+   */
+  describe(
+    layer: number,
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number {
+    data.fill(0, 0, BITMAP_WORDS);
+    zeros.fill(0, 0, BITMAP_WORDS);
+    poisoned.fill(0, 0, BITMAP_WORDS);
+    const handle = this.#handle(layer, chunk);
+    if (handle === 0) return 0;
+    const page = SlabHeap.pageOf(handle), base = SlabHeap.wordOf(handle);
+    const words = this.#heap.pages[page];
+    const count = words[base] >>> 2;
+    let blocks = 0;
+    if ((words[base] & 3) === KIND_RANKED) {
+      let at = base + RANKED_HEAD_WORDS;
+      for (let group = 0; group < BITMAP_WORDS; group++) {
+        for (let left = words[base + 1 + group]; left !== 0; left &= left - 1) {
+          const location = words[at++];
+          const map = location < LOCATION_END ? data : location === ZERO ? zeros : poisoned;
+          map[group] |= left & -left;
+          if (map === data) blocks++;
+        }
+      }
+      return blocks;
+    }
+    const capacity = listCapacity(this.#heap.capacity(handle));
+    const halves = this.#heap.halves[page];
+    const keys = keysAt(base, capacity);
+    for (let i = 0; i < count; i++) {
+      const key = halves[keys + i];
+      const location = words[base + 1 + i];
+      const length = LENGTH_OF[key >>> 11];
+      const map = location < LOCATION_END ? data : location === ZERO ? zeros : poisoned;
+      setBits(map, key & 1023, length);
+      if (map === data) blocks += length;
+    }
+    return blocks;
+  }
+
   // ---------------------------------------------------------------------------- export, import
 
   /**
@@ -645,9 +715,11 @@ export class Index implements MoveListener {
   /**
    * Begins an image of everything, for a checkpoint. Changes made while it is written may or may not be in it: what replay
    * repeats makes up for that.
+   *
+   * @param layers of these layers: those that the checkpoint names
    */
-  beginImage(): IndexImage {
-    return new IndexImage(this);
+  beginImage(layers: readonly number[] = this.layers()): IndexImage {
+    return new IndexImage(this, layers);
   }
 
   /** Bytes that an image takes at the most as things are. */
@@ -1053,13 +1125,13 @@ export class IndexImage {
   /** Chunks in the part that {@linkcode fill} wrote last. */
   items = 0;
   readonly #index: Index;
-  readonly #layers: number[];
+  readonly #layers: readonly number[];
   #layer = 0;
   #chunk = 0;
 
-  constructor(index: Index) {
+  constructor(index: Index, layers: readonly number[]) {
     this.#index = index;
-    this.#layers = index.layers();
+    this.#layers = layers;
   }
 
   /**
@@ -1120,6 +1192,16 @@ function visitRanked(
     }
   }
   if (count > 0) visit(layer, chunk, first, location, count);
+}
+
+/** Sets `count` bits from bit `from` on. */
+function setBits(map: Uint32Array, from: number, count: number): void {
+  for (const end = from + count; from < end;) {
+    const bit = from & 31;
+    const length = Math.min(32 - bit, end - from);
+    map[from >>> 5] |= (0xffff_ffff >>> (32 - length)) << bit;
+    from += length;
+  }
 }
 
 function shifted(location: number, by: number): number {

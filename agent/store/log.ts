@@ -296,7 +296,7 @@ export class RecordLog {
   }
 
   /**
-   * Appends as much of a write, free or zero as there is room for now. The operation comes back
+   * Appends as much of a write, free, zero or stamp as there is room for now. The operation comes back
    * through `operationApplied`.
    *
    * @returns true when all of it is appended; otherwise it must be offered again before any other
@@ -325,7 +325,11 @@ export class RecordLog {
   #appendRange(operation: Operation): boolean {
     const batch = this.#withEntry();
     if (batch === null) return false;
-    const kind = operation.kind === OperationKind.Free ? EntryKind.Free : EntryKind.Zero;
+    const kind = operation.kind === OperationKind.Free
+      ? EntryKind.Free
+      : operation.kind === OperationKind.Zero
+      ? EntryKind.Zero
+      : EntryKind.Stamp;
     batch.addRange(kind, operation);
     batch.attach(operation);
     return true;
@@ -390,11 +394,10 @@ export class RecordLog {
     return taken;
   }
 
-  /** Appends a META entry; false when there is no room now. */
+  /** Appends a META_BATCH entry; false when there is no room now. See {@linkcode Batch.addMeta}. */
   appendMeta(
-    keyBytes: number,
-    valueBytes: number,
-    flags: number,
+    byteLength: number,
+    items: number,
     buffer: number,
     count: number,
     checksums: Uint32Array,
@@ -408,7 +411,7 @@ export class RecordLog {
       // At the very end of a segment: it will go to the next one.
       if (batch.fit(count, 32) < count) batch.room = this.#segments.segmentBlocks - 1;
     }
-    batch.addMeta(keyBytes, valueBytes, flags, buffer, count, checksums);
+    batch.addMeta(byteLength, items, buffer, count, checksums);
     return true;
   }
 

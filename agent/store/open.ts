@@ -7,6 +7,8 @@
  *    it is still there.
  * 3. Replay (replay.ts). What had been durable and is gone is damage, and refused unless the caller
  *    accepts it.
+ *    Where damage is accepted nobody knows what the writes that are gone had changed, so all stamps
+ *    become unknown.
  * 4. Sync: what was read may so far be in the page cache only, left by a process that was killed.
  *    Everything that follows relies on it, so it must be durable before anything is overwritten.
  * 5. Unless the store was closed cleanly, a checkpoint of the result, so that the torn tail that
@@ -34,6 +36,7 @@ import { ChecksumCache } from "./checksum_cache.ts";
 import { type Core, type Machine, WORK_BYTES } from "./core.ts";
 import { StoreError } from "./errors.ts";
 import {
+  entryChecksums,
   entryChunk,
   entryCount,
   entryFlags,
@@ -55,6 +58,7 @@ import {
 import { Index } from "./index.ts";
 import type { LogPosition, RecordLog } from "./log.ts";
 import { LogReader } from "./log_reader.ts";
+import { decodeMetaItems, MetaTable } from "./meta.ts";
 import {
   findStrays,
   type LogEnd,
@@ -97,8 +101,10 @@ class Rebuilt {
   readonly segments: Segments;
   readonly index: Index;
   readonly applier: Applier;
-  readonly meta = new Map<string, Uint8Array>();
+  readonly meta = new MetaTable();
   placed: (location: number, count: number) => void = () => {};
+  /** The first entry of META that is part of the log and cannot be read. */
+  lostMeta: { lsn: number; location: number } | null = null;
 
   constructor(
     readonly machine: Machine,
@@ -276,6 +282,22 @@ function* restore(
         `record ${lsn} at block ${block} of segment ${segment}: ${reason}`,
       );
     }
+    if (rebuilt.lostMeta !== null) {
+      const { lsn, location } = rebuilt.lostMeta;
+      rebuilt.lostMeta = null;
+      const offsetBytes = location * BLOCK_BYTES;
+      const message = `the values that record ${lsn} sets are damaged`;
+      if (options.acceptDamage !== true) {
+        return new StoreError(
+          "DAMAGED",
+          `${message}: byte ${offsetBytes} of the file. They had been made durable: restore from a replica or a ` +
+            `backup, or accept the damage to go on with the values from before`,
+        );
+      }
+      machine.damage.add({ what: "record", layer: 0, chunk: 0, block: 0, offsetBytes, message });
+    }
+    // Writes are gone: no content is any longer what its stamp says.
+    if (scan.damage.length > 0) rebuilt.applier.stamps.dropAll();
     if (!isLast && walked.endLsn < starts[i + 1].previousEndLsn) {
       return new StoreError(
         "DAMAGED",
@@ -336,6 +358,19 @@ function damaged(scan: LogScan, segments: Segments): StoreError {
   );
 }
 
+/** A META or META_BATCH entry whose data is still to be read. */
+interface MetaEntry {
+  readonly kind: EntryKind;
+  readonly data: number;
+  readonly blocks: number;
+  readonly checksums: Uint32Array;
+  /** META: bytes of the key. META_BATCH: bytes of all items. */
+  readonly first: number;
+  /** META: bytes of the value. META_BATCH: items. */
+  readonly second: number;
+  readonly isRemoved: boolean;
+}
+
 /** Applies one record of the log. */
 function* replayRecord(
   rebuilt: Rebuilt,
@@ -348,15 +383,20 @@ function* replayRecord(
   const headerWord = at >>> 2;
   let word = headerWord + RECORD_WORD.entries;
   let data = location + record.headerBlocks;
-  const metas: { data: number; keyBytes: number; valueBytes: number; removed: boolean }[] = [];
+  const metas: MetaEntry[] = [];
   for (let i = 0; i < record.entryCount; i++) {
     const kind = entryKind(u32, word);
-    if (kind === EntryKind.Meta) {
+    if (kind === EntryKind.Meta || kind === EntryKind.MetaBatch) {
+      const blocks = entryCount(u32, word);
+      const sums = entryChecksums(word);
       metas.push({
+        kind,
         data,
-        keyBytes: entryLayer(u32, word),
-        valueBytes: entryChunk(u32, word),
-        removed: (entryFlags(u32, word) & META_REMOVED) !== 0,
+        blocks,
+        checksums: u32.slice(sums, sums + blocks),
+        first: entryLayer(u32, word),
+        second: entryChunk(u32, word),
+        isRemoved: (entryFlags(u32, word) & META_REMOVED) !== 0,
       });
     } else {
       rebuilt.applier.apply(word, headerWord, location, data);
@@ -365,15 +405,35 @@ function* replayRecord(
     word = entryNext(u32, word);
   }
   // Last, since reading their data takes the buffer that the record lies in.
-  for (const { data, keyBytes, valueBytes, removed } of metas) {
-    const blocks = Math.ceil((keyBytes + valueBytes) / 4096);
-    const buffer = yield* reader.load(data, blocks, blocks);
-    if (buffer < 0) continue;
-    const key = new TextDecoder().decode(window.bytes.slice(buffer, buffer + keyBytes));
-    const value = buffer + keyBytes;
-    if (removed) rebuilt.meta.delete(key);
-    else rebuilt.meta.set(key, window.bytes.slice(value, value + valueBytes));
+  for (const meta of metas) {
+    if (yield* replayMeta(rebuilt, reader, window, meta)) continue;
+    rebuilt.lostMeta ??= { lsn: record.lsn, location: meta.data };
   }
+}
+
+/** Takes the values of an entry; false when they cannot be read. */
+function* replayMeta(
+  rebuilt: Rebuilt,
+  reader: LogReader,
+  window: Window,
+  entry: MetaEntry,
+): Task<boolean> {
+  const { kind, data, blocks, checksums, first, second, isRemoved } = entry;
+  const buffer = yield* reader.load(data, blocks, blocks);
+  if (buffer < 0) return false;
+  for (let i = 0; i < blocks; i++) {
+    if (window.kernel.checksum(buffer + i * BLOCK_BYTES, BLOCK_BYTES) !== checksums[i]) {
+      return false;
+    }
+  }
+  const { meta } = rebuilt;
+  if (kind === EntryKind.MetaBatch) {
+    return decodeMetaItems(window, buffer, first, second, (key, value) => meta.set(key, value));
+  }
+  const key = new TextDecoder().decode(window.bytes.slice(buffer, buffer + first));
+  const value = buffer + first;
+  meta.set(key, isRemoved ? null : window.bytes.slice(value, value + second));
+  return true;
 }
 
 /** Steps 4 to 6. */
@@ -411,6 +471,7 @@ function* takeOver(
     applier: rebuilt.applier,
     meta: rebuilt.meta,
     cache: new ChecksumCache(machine.tunables.checksumCacheBytes),
+    wasClean: newest.clean,
     superblock: { ...newest, hostId: options.hostId.slice(0, ID_BYTES) },
     checkpointSegments: checkpoint.segments,
     checkpointBytes: checkpoint.bytes,

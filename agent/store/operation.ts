@@ -4,6 +4,24 @@
  * Operations are preallocated by whoever issues them and reused; the store links them into its own
  * queues through `next`, so that nothing is allocated per I/O.
  *
+ * Stamps. Each chunk of a layer has a stamp, (generation, sequence), by which replicas compare it
+ * (stamps.ts). What a write, free or zero makes of it when it is applied:
+ *
+ *     stampUnknown           unknown, whatever generation and sequence say
+ *     generation 0           stays: repair, local tools
+ *     generation ≥ 1         (generation, sequence)
+ *
+ * Order. Operations on one chunk (write, free, zero, stamp) are applied in the order in which they
+ * were submitted, always; a crash leaves a prefix of them, the last one of it perhaps in part (then
+ * the stamp is unknown, unless the operation left it). Others may overtake them while the store is
+ * full.
+ *
+ * Completion. When a write, free, zero or stamp comes back with result 0 it is _applied_: every read,
+ * `describeChunk` and `stampOf` from then on sees it, and so does a sync submitted from then on. It
+ * is durable when such a sync has come back. An operation that comes back with an error is not
+ * applied, and will not be while the store is open; after a failure of the whole store (−EIO) it may
+ * turn out to be there when the store is opened again.
+ *
  * @module
  */
 import type { WindowVector } from "../platform/platform.ts";
@@ -20,6 +38,11 @@ export const enum OperationKind {
   Zero = 3,
   /** Done when everything appended before is durable. Ignores chunk and blocks. */
   Sync = 4,
+  /**
+   * Sets the stamp of the chunk of `layers[0]` to (generation, sequence), or to unknown with (0, 0).
+   * Ignores blocks. Never durable before what was submitted for the chunk before it.
+   */
+  Stamp = 5,
 }
 
 /** Receives finished operations. Called from the store's turn, never from inside the submission. */
@@ -64,12 +87,20 @@ export class Operation {
   blockCount = 0;
   /** Arena offset of `blockCount` blocks, block-aligned. Owned by the issuer until done. */
   buffer = 0;
-  /** Write: checksum of each block, filled by the issuer (one checksum over the one copy). */
-  readonly checksums: Uint32Array<ArrayBuffer>;
-  /** Fencing number of the lease under which a write was made. */
+  /**
+   * Write: checksum of each block, filled by the issuer (one checksum over the one copy). Another operation on the same buffer
+   * may borrow them.
+   */
+  checksums: Uint32Array<ArrayBuffer>;
+  /** Fencing number of the lease under which a change was made, u32; 0: it leaves the stamp. */
   generation = 0;
-  /** Number that the sequencer gave the write, rising within a disk; up to 2^53. */
+  /** Number that the sequencer gave the change, rising within a disk and generation; below 2^53. */
   sequence = 0;
+  /**
+   * The change makes the stamp of its chunk unknown: the chunk's other content has not been pulled
+   * yet. Whoever sets it clears it before the operation is used for something else.
+   */
+  stampUnknown = false;
   /** 0 or a negative errno once done. */
   result = 0;
   /** Read: where the blocks are to go, or null to leave them in `buffer`. */

@@ -26,6 +26,8 @@ export interface StoreStats {
   /** Data in the log that is not live any more. */
   readonly garbageBytes: number;
   readonly indexBytes: number;
+  /** Chunks with a known stamp. */
+  readonly stampedChunks: number;
   readonly cacheBytes: number;
   readonly cacheHits: number;
   readonly cacheMisses: number;
@@ -58,6 +60,8 @@ export interface StoreStats {
    */
   readonly damage: readonly Damage[];
   readonly damageCount: number;
+  /** Of those, how many found no room in `damage`: nobody knows whether they are still there. */
+  readonly damageUnlisted: number;
   readonly secondReads: number;
   readonly writeErrors: number;
   readonly records: number;

@@ -2,7 +2,7 @@
  * The store: one file or block device that holds layers of blocks as a log.
  *
  *     submit ─┬─ Read ──────────────▶ reads.ts ─▶ index ─▶ disk ─▶ checksum ─▶ done
- *             ├─ Write, Free, Zero ─▶ log.ts ─▶ disk ─▶ applier.ts ─▶ index ─▶ done
+ *             ├─ Write, Free, Zero, Stamp ─▶ log.ts ─▶ disk ─▶ applier.ts ─▶ index, stamps ─▶ done
  *             └─ Sync ──────────────▶ log.ts ─▶ disk.sync ─▶ done
  *     endTurn closes the batch · tick paces checkpoint.ts, cleaner.ts, scrub.ts
  *     open: superblock.ts ─▶ checkpoint.ts ─▶ replay.ts
@@ -11,9 +11,10 @@
  * time comes in through `tick`. Operations come back through their owner, from `diskDone`,
  * `endTurn` or `tick`, never from inside `submit`.
  *
- * Order: writes, frees and zeroes are applied in the order in which they were submitted, except
- * that a write that waits for space (a full store) is overtaken by what frees some. A read sees
- * everything that had completed when it was submitted, and perhaps more.
+ * Order: writes, frees, zeroes and stamps are applied in the order in which they were submitted,
+ * except that a write that waits for space (a full store) is overtaken by those of the others that
+ * go to another chunk. So the changes of one chunk are never reordered: replicas rely on it. A read
+ * sees everything that had completed when it was submitted, and perhaps more.
  *
  * Space: a part of the segments is kept back so that a full store can still free, clean and write
  * checkpoints.
@@ -49,6 +50,7 @@ import {
   type Buffers,
   type Core,
   type Damage,
+  DAMAGE_MAX,
   DamageList,
   layOut,
   type StoreTunables,
@@ -64,8 +66,8 @@ import {
   hasData,
   ID_BYTES,
   isSegmentBytes,
+  META_BATCH_BYTES_MAX,
   META_KEY_BYTES_MAX,
-  META_REMOVED,
   META_VALUE_BYTES_MAX,
   NO_SEGMENT,
   RECORD_WORD,
@@ -79,6 +81,7 @@ import {
 } from "./format.ts";
 import { type LogOwner, RecordLog } from "./log.ts";
 import { POISON } from "./index.ts";
+import { encodeMetaItem, type MetaItem, metaItemBytes } from "./meta.ts";
 import { openStore } from "./open.ts";
 import { Operation, OperationKind, type OperationOwner } from "./operation.ts";
 import { OperationList } from "./operation_list.ts";
@@ -113,6 +116,14 @@ const DROP_CHUNKS_PER_TICK = 512;
  * Slow requests (layers, META, …) that may wait at a time: they come from people and from the map.
  */
 const INTERNAL_MAX = 4096;
+/** Bytes of META values that may wait at a time. */
+const INTERNAL_BYTES_MAX = 64 * 1024 * 1024;
+
+/**
+ * Places that one `listChunks` looks at (chunks, or leaves of 256 and more without any): below a
+ * millisecond.
+ */
+const LIST_STEPS = 16384;
 
 /** Milliseconds without work after which the log notes on the disk what is durable. */
 const NOTE_AFTER_MS = 500;
@@ -135,9 +146,37 @@ export interface StoreIdentity {
 
 /** Something slow that goes through the log: appended, synced, then done. */
 interface Internal {
-  /** Appends; false when there is no room now. */
-  append(log: RecordLog, core: Core): boolean;
+  /** Appends; false when there is no room now. null: `items` are what is to be appended. */
+  readonly append: ((log: RecordLog, core: Core) => boolean) | null;
+  /** META values to set, in order. */
+  readonly items: readonly MetaItem[];
+  /** Bytes of all items. */
+  readonly bytes: number;
+  /** Items that are in the log already. */
+  taken: number;
   readonly done: Done;
+}
+
+const NO_ITEMS: readonly MetaItem[] = [];
+
+/** A stamp of a chunk; the caller's, to be filled. See stamps.ts. */
+export interface Stamp {
+  /** 1…2^32 − 1; 0: unknown. */
+  generation: number;
+  /** Below 2^53. */
+  sequence: number;
+}
+
+/** What {@linkcode Store.listChunks} fills: the caller's arrays, of one length. */
+export interface ChunkList {
+  readonly chunks: Uint32Array;
+  /** 0: the stamp is unknown. */
+  readonly generations: Uint32Array;
+  readonly sequences: Float64Array;
+  /** Chunks that were filled in. */
+  count: number;
+  /** Where to go on; −1 when there is nothing more. */
+  next: number;
 }
 
 /** See the head of the file. */
@@ -164,8 +203,10 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   readonly #finished = new OperationList();
   /** Writes, frees and zeroes that found no batch. */
   readonly #queue = new OperationList();
-  /** Writes that wait for space. */
+  /** Writes that wait for space, and what goes to the chunks of some of them. */
   readonly #waiting = new OperationList();
+  /** Of those, how many are no writes. */
+  #waitingOthers = 0;
   /** Slow requests not yet appended. */
   readonly #internals: Internal[] = [];
   /** Call-backs that are due at the end of the turn. */
@@ -173,9 +214,12 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   #resizing = false;
   /** Layer ids that a queued request will create. */
   readonly #creating = new Set<number>();
-  /** META values in the log, not yet applied: in the order of the log. */
-  readonly #metaInFlight: { key: string; value: Uint8Array | null }[] = [];
-  readonly #metaChecksums = new Uint32Array(1 + META_VALUE_BYTES_MAX / BLOCK_BYTES);
+  #internalBytes = 0;
+  /** Chunks being dropped. */
+  #drops = 0;
+  /** META entries in the log, not yet applied: in the order of the log. */
+  readonly #metaInFlight: (readonly MetaItem[])[] = [];
+  readonly #metaChecksums = new Uint32Array(META_BATCH_BYTES_MAX / BLOCK_BYTES);
   /** Number of the batch that the META buffer is with. */
   #metaNumber = 0;
   /** Done when the sync with this tag is. */
@@ -248,6 +292,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   /** What the store is doing. */
   get state(): StoreState {
     return this.#state;
+  }
+
+  /** Whether it had been closed in good order when it was opened. Throws when it is not open. */
+  get wasClean(): boolean {
+    return this.#opened().wasClean;
   }
 
   /** Who the store belongs to. Throws when it is not open. */
@@ -522,6 +571,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     this.#reads = null;
     this.#cleaner = null;
     this.#scrub = null;
+    // The next log counts its batches anew.
+    this.#metaNumber = 0;
+    this.#metaInFlight.length = 0;
     this.#state = "closed";
   }
 
@@ -563,9 +615,19 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
         }
         if (this.#queue.count > 0 || !this.#log!.append(operation)) this.#queue.push(operation);
         return;
+      case OperationKind.Stamp:
+        operation.block = 0;
+        operation.blockCount = 1;
+        if (operation.generation === 0 && operation.sequence !== 0) return this.#invalid(operation);
+        /* falls through */
       case OperationKind.Free:
       case OperationKind.Zero:
         if (!this.#isWritable(operation, CHUNK_BLOCKS)) return this.#invalid(operation);
+        if (this.#waiting.count > 0 && isChunkIn(this.#waiting, operation)) {
+          this.#waitingOthers++;
+          this.#waiting.push(operation);
+          return;
+        }
         if (this.#queue.count > 0 || !this.#mayFree() || !this.#log!.append(operation)) {
           this.#queue.push(operation);
         }
@@ -585,6 +647,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
 
   #isWritable(operation: Operation, countMax: number): boolean {
     return this.#isInRange(operation, countMax) && operation.layers.length > 0 &&
+      // More would be a record that no replay believes.
+      operation.sequence >= 0 && operation.sequence < 2 ** 53 &&
       this.#core!.applier.layers.get(operation.layers[0]) === LayerState.Live;
   }
 
@@ -630,7 +694,12 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     });
   }
 
+  /** Told of every block that is found damaged or cannot be read, again each time; nothing may be asked of the store in it. */
+  damageListener: ((layer: number, chunk: number, block: number) => void) | null = null;
+
   readonly #damageFound = (damage: Damage): void => {
+    if (damage.what === "block") this.damageListener?.(damage.layer, damage.chunk, damage.block);
+    if (this.#damage.list.length >= DAMAGE_MAX) this.#damage.prune(this.#isStillThere);
     if (!this.#damage.add(damage)) return;
     this.#logger.error("damaged block", { ...damage });
   };
@@ -668,7 +737,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     let hasRuns = false;
     for (let i = 0; i < batch.entryCount; i++) {
       const kind = entryKind(u32, word);
-      if (kind === EntryKind.Meta) this.#applyMeta();
+      if (kind === EntryKind.MetaBatch) this.#applyMeta();
       else applier.apply(word, headerWord, location, data);
       if (kind === EntryKind.LayerDelete) this.#deleting++;
       if (hasData(kind)) {
@@ -686,9 +755,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   }
 
   #applyMeta(): void {
-    const { key, value } = this.#metaInFlight.shift()!;
-    if (value === null) this.#core!.meta.delete(key);
-    else this.#core!.meta.set(key, value);
+    const { meta } = this.#core!;
+    for (const { key, value } of this.#metaInFlight.shift()!) meta.set(key, value);
   }
 
   /** {@inheritDoc LogOwner.synced} */
@@ -719,12 +787,14 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     this.#reads!.takeQueued(take);
     while (this.#queue.count > 0) take(this.#queue.shift());
     this.#failWaiting(EIO);
+    this.#internalBytes = 0;
     for (const internal of this.#internals.splice(0)) {
       this.#later(internal.done, new StoreError("IO", reason));
     }
   }
 
   #failWaiting(errno: number): void {
+    this.#waitingOthers = 0;
     while (this.#waiting.count > 0) {
       const operation = this.#waiting.shift();
       operation.result = -errno;
@@ -781,45 +851,139 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     const log = this.#log!;
     if (log.failed) return;
     while (this.#internals.length > 0 && !log.hasPart) {
-      if (!this.#mayFree() || !this.#appendInternal(this.#internals[0])) break;
-      this.#internals.shift();
+      if (!this.#mayFree() || !this.#appendInternals()) break;
     }
     if (this.#isFull()) this.#setWritesAside();
-    while (this.#queue.first !== null) {
-      const operation = this.#queue.first;
-      if (operation.kind !== OperationKind.Write && !this.#mayFree()) return;
-      // Off the list first: the log links it into another one.
-      this.#queue.shift();
-      if (!log.append(operation)) return this.#queue.unshift(operation);
-    }
-    while (this.#waiting.first !== null && !this.#isFull()) {
+    if (!this.#pumpQueue()) return;
+    const waiting = this.#waiting.count;
+    while (this.#waiting.first !== null) {
+      const isWrite = this.#waiting.first.kind === OperationKind.Write;
+      if (isWrite ? this.#isFull() : !this.#mayFree()) break;
       const operation = this.#waiting.shift();
+      if (!isWrite) this.#waitingOthers--;
       // Begun, perhaps: then it must be finished before anything else.
-      if (!log.append(operation)) return this.#queue.push(operation);
+      if (!log.append(operation)) {
+        this.#queue.push(operation);
+        break;
+      }
     }
+    if (this.#waitingOthers > 0 && this.#waiting.count < waiting) this.#releaseOthers();
   }
 
-  /** The store is full: moves writes out of the way of frees, but for one that is begun already. */
+  /** Appends what found no batch; true when nothing of it is left. */
+  #pumpQueue(): boolean {
+    const log = this.#log!;
+    while (this.#queue.first !== null) {
+      const operation = this.#queue.first;
+      if (operation.kind !== OperationKind.Write && !this.#mayFree()) return false;
+      // Off the list first: the log links it into another one.
+      this.#queue.shift();
+      if (log.append(operation)) continue;
+      this.#queue.unshift(operation);
+      return false;
+    }
+    return true;
+  }
+
+  /**
+   * The store is full: moves writes out of the way of frees, but for one that is begun already; and
+   * behind a write whatever goes to its chunk.
+   */
   #setWritesAside(): void {
     if (this.#queue.count === 0) return;
-    const writes = new OperationList();
+    const aside = new OperationList();
     const others = new OperationList();
     let isBegun = this.#log!.hasPart;
     while (this.#queue.count > 0) {
       const operation = this.#queue.shift();
-      if (operation.kind === OperationKind.Write && !isBegun) writes.push(operation);
-      else others.push(operation);
+      const isWrite = operation.kind === OperationKind.Write;
+      if (!isBegun && (isWrite || isChunkIn(aside, operation))) {
+        if (!isWrite) this.#waitingOthers++;
+        aside.push(operation);
+      } else {
+        others.push(operation);
+      }
       isBegun = false;
     }
     this.#queue.prepend(others);
-    this.#waiting.prepend(writes);
+    this.#waiting.prepend(aside);
   }
 
-  #appendInternal(internal: Internal): boolean {
+  /** Some writes wait no longer: what waits only for those need not wait for the rest. */
+  #releaseOthers(): void {
+    const kept = new OperationList();
+    while (this.#waiting.count > 0) {
+      const operation = this.#waiting.shift();
+      if (operation.kind !== OperationKind.Write && !isChunkIn(kept, operation)) {
+        this.#waitingOthers--;
+        this.#queue.push(operation);
+      } else {
+        kept.push(operation);
+      }
+    }
+    this.#waiting.prepend(kept);
+    this.#pumpQueue();
+  }
+
+  /** Appends the oldest slow request, or as many values of META as fit one entry. */
+  #appendInternals(): boolean {
+    const internal = this.#internals[0];
+    if (internal.append === null) return this.#appendMeta();
     if (!internal.append(this.#log!, this.#core!)) return false;
-    this.#syncThen((ok) =>
-      internal.done(ok ? null : new StoreError("IO", this.#failure ?? "the store has failed"))
-    );
+    this.#internals.shift();
+    this.#finishSynced([internal]);
+    return true;
+  }
+
+  /** Calls back once everything appended so far is durable. */
+  #finishSynced(internals: readonly Internal[]): void {
+    this.#syncThen((ok) => {
+      for (const { done } of internals) {
+        done(ok ? null : new StoreError("IO", this.#failure ?? "the store has failed"));
+      }
+    });
+  }
+
+  /**
+   * Packs values of META from the front of the queue into one entry. A request that fits an entry is
+   * never cut; one that does not is cut between two values.
+   */
+  #appendMeta(): boolean {
+    const log = this.#log!;
+    // One entry at a time: they share a buffer.
+    if (log.appliedNumber < this.#metaNumber) return false;
+    const { kernel, bytes } = this.#window;
+    const at = this.#buffers.meta;
+    const items: MetaItem[] = [];
+    let length = 0;
+    let finished = 0;
+    let taken = 0;
+    for (const internal of this.#internals) {
+      const fitsWhole = internal.bytes <= META_BATCH_BYTES_MAX;
+      if (internal.append !== null) break;
+      if (fitsWhole && length + internal.bytes > META_BATCH_BYTES_MAX) break;
+      for (taken = internal.taken; taken < internal.items.length; taken++) {
+        const item = internal.items[taken];
+        if (length + metaItemBytes(item) > META_BATCH_BYTES_MAX) break;
+        length += encodeMetaItem(this.#window, at + length, item);
+        items.push(item);
+      }
+      if (taken < internal.items.length) break;
+      finished++;
+      taken = 0;
+    }
+    const count = Math.ceil(length / BLOCK_BYTES);
+    bytes.fill(0, at + length, at + count * BLOCK_BYTES);
+    for (let i = 0; i < count; i++) {
+      this.#metaChecksums[i] = kernel.checksum(at + i * BLOCK_BYTES, BLOCK_BYTES);
+    }
+    if (!log.appendMeta(length, items.length, at, count, this.#metaChecksums)) return false;
+    this.#metaNumber = log.number;
+    this.#metaInFlight.push(items);
+    const done = this.#internals.splice(0, finished);
+    for (const internal of done) this.#internalBytes -= internal.bytes;
+    if (taken > 0) this.#internals[0].taken = taken;
+    if (done.length > 0) this.#finishSynced(done);
     return true;
   }
 
@@ -1068,61 +1232,47 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   }
 
   /**
-   * Sets or removes (`null`) a META value; durable when done.
+   * Sets or removes (`null`) a META value; durable when done. See {@linkcode setMetaBatch}.
    *
    * @param key up to 255 bytes of UTF-8
    * @param value up to 64 KiB; copied
    */
   setMeta(key: string, value: Uint8Array | null, done: Done): void {
-    if (!this.#isOpenFor("set META", done)) return;
-    const keyBytes = new TextEncoder().encode(key);
-    if (keyBytes.length === 0 || keyBytes.length > META_KEY_BYTES_MAX) {
-      return this.#later(
-        done,
-        new StoreError(
-          "INVALID",
-          `META key of ${keyBytes.length} bytes: 1 to ${META_KEY_BYTES_MAX}`,
-        ),
-      );
-    }
-    if (value !== null && value.length > META_VALUE_BYTES_MAX) {
-      return this.#later(
-        done,
-        new StoreError(
-          "INVALID",
-          `META value of ${value.length} bytes: up to ${META_VALUE_BYTES_MAX}`,
-        ),
-      );
-    }
-    const copy = value === null ? null : value.slice();
-    this.#internal((log) => this.#appendMeta(log, key, keyBytes, copy), done);
+    this.setMetaBatch([{ key, value }], done);
   }
 
-  #appendMeta(
-    log: RecordLog,
-    key: string,
-    keyBytes: Uint8Array,
-    value: Uint8Array | null,
-  ): boolean {
-    // One at a time: they share a buffer.
-    if (log.appliedNumber < this.#metaNumber) return false;
-    const { bytes, kernel } = this.#window;
-    const at = this.#buffers.meta;
-    const valueBytes = value?.length ?? 0;
-    const count = Math.ceil((keyBytes.length + valueBytes) / BLOCK_BYTES);
-    bytes.fill(0, at, at + count * BLOCK_BYTES);
-    bytes.set(keyBytes, at);
-    if (value !== null) bytes.set(value, at + keyBytes.length);
-    for (let i = 0; i < count; i++) {
-      this.#metaChecksums[i] = kernel.checksum(at + i * BLOCK_BYTES, BLOCK_BYTES);
+  /**
+   * Sets or removes (`null`) META values, in this order; all of them are durable when done. Several
+   * calls of one turn share records and a sync, and take effect in the order of the calls.
+   *
+   * After a crash before that, none of the values may have changed, or all, or, only if they take
+   * more than 68 KiB together (8 bytes, key and value each), the first few of them: never a later one
+   * without those before it, in this call and all calls before. What was done at the crash is there.
+   * While running, values change one call, or 68 KiB of one, at a time, a little before they are
+   * durable. A failure (IO: the store has failed) leaves open whether they are durable.
+   *
+   * @param entries keys up to 255 bytes of UTF-8; values up to 64 KiB, copied
+   */
+  setMetaBatch(
+    entries: readonly { readonly key: string; readonly value: Uint8Array | null }[],
+    done: Done,
+  ): void {
+    if (!this.#isOpenFor("set META", done)) return;
+    const items: MetaItem[] = [];
+    let bytes = 0;
+    for (const { key, value } of entries) {
+      const keyBytes = new TextEncoder().encode(key);
+      const fault = metaFault(keyBytes.length, value?.length ?? 0);
+      if (fault !== null) return this.#later(done, new StoreError("INVALID", fault));
+      const item: MetaItem = { key, keyBytes, value: value === null ? null : value.slice() };
+      items.push(item);
+      bytes += metaItemBytes(item);
     }
-    const flags = value === null ? META_REMOVED : 0;
-    if (!log.appendMeta(keyBytes.length, valueBytes, flags, at, count, this.#metaChecksums)) {
-      return false;
+    if (items.length === 0) return this.#later(done, null);
+    if (this.#internalBytes + bytes > INTERNAL_BYTES_MAX) {
+      return this.#later(done, new StoreError("BUSY", "too much META waits for the store"));
     }
-    this.#metaNumber = log.number;
-    this.#metaInFlight.push({ key, value });
-    return true;
+    if (this.#enqueue({ append: null, items, bytes, taken: 0, done })) this.#internalBytes += bytes;
   }
 
   /** A META value, or null. The caller must not change it. */
@@ -1132,14 +1282,129 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
 
   /** All META keys, sorted. */
   metaKeys(): string[] {
-    return [...this.#opened().meta.keys()].sort();
+    return this.#opened().meta.keys();
   }
 
   #internal(append: (log: RecordLog, core: Core) => boolean, done: Done): void {
+    this.#enqueue({ append, items: NO_ITEMS, bytes: 0, taken: 0, done });
+  }
+
+  #enqueue(internal: Internal): boolean {
     if (this.#internals.length >= INTERNAL_MAX) {
-      return this.#later(done, new StoreError("BUSY", "too many requests wait for the store"));
+      this.#later(internal.done, new StoreError("BUSY", "too many requests wait for the store"));
+      return false;
     }
-    this.#internals.push({ append, done });
+    this.#internals.push(internal);
+    return true;
+  }
+
+  // ── What replication asks for ──────────────────────────────────────────────────────────────────
+
+  /**
+   * Tells the stamp of a chunk: what all operations on it that have completed made of it.
+   *
+   * @param stamp filled; (0, 0) when it is unknown or the layer is not there
+   * @returns whether it is known
+   */
+  stampOf(layer: number, chunk: number, stamp: Stamp): boolean {
+    const { stamps } = this.#opened().applier;
+    const isKnown = stamps.find(layer, chunk);
+    stamp.generation = stamps.generation;
+    stamp.sequence = stamps.sequence;
+    return isKnown;
+  }
+
+  /**
+   * Lists chunks that have a known stamp, or content, or both, in rising order.
+   *
+   * One call looks at a bounded number of places, so it may find few or none and yet have more to
+   * go (`next`). What changes between calls is listed or not.
+   *
+   * @param from where to begin: 0, or what `next` was
+   * @param list room for one chunk at least
+   * @param step only chunks that are `offset` modulo this power of two: those of one PG
+   */
+  listChunks(layer: number, from: number, list: ChunkList, step = 1, offset = 0): void {
+    const { index, applier: { stamps } } = this.#opened();
+    const { chunks, generations, sequences } = list;
+    list.count = 0;
+    list.next = -1;
+    // First one at or after `from` of the residue that is wanted.
+    const aligned = (chunk: number) => chunk + (offset - chunk & step - 1);
+    let chunk = aligned(from);
+    let known = 0;
+    for (let steps = LIST_STEPS; chunk < CHUNKS_MAX;) {
+      if (list.count === chunks.length || steps <= 0) {
+        list.next = chunk;
+        return;
+      }
+      if (chunk >= known) {
+        // Past what is known to have leaves.
+        const next = Math.min(index.skip(layer, chunk, steps), stamps.skip(layer, chunk, steps));
+        steps -= 1 + (next - chunk >>> 8);
+        chunk = aligned(next);
+        if (chunk >= CHUNKS_MAX) return;
+        known = (chunk | 255) + 1;
+      }
+      steps--;
+      const isStamped = stamps.find(layer, chunk);
+      if (isStamped || index.hasChunk(layer, chunk)) {
+        chunks[list.count] = chunk;
+        generations[list.count] = stamps.generation;
+        sequences[list.count++] = stamps.sequence;
+      }
+      chunk += step;
+    }
+  }
+
+  /**
+   * Says what a chunk of one layer holds, block by block: bit b of word w of a map stands for block
+   * 32 w + b. A block in none of the maps is a hole: a read of this layer alone gives zeros for it,
+   * a read through several shows what is below.
+   *
+   * @param data 32 words, the caller's, overwritten: blocks with data
+   * @param zeros likewise: blocks that read as zeros
+   * @param poisoned likewise: blocks whose data is known to be lost; a write heals them
+   * @returns blocks with data
+   */
+  describeChunk(
+    layer: number,
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number {
+    return this.#opened().index.describe(layer, chunk, data, zeros, poisoned);
+  }
+
+  /**
+   * Frees all blocks of a chunk and forgets its stamp, after everything that was submitted for the
+   * chunk before. Durable with the next sync; may be repeated; nothing to do where there is no such
+   * layer.
+   */
+  dropChunk(layer: number, chunk: number, done: Done): void {
+    if (!this.#isOpenFor("drop a chunk", done)) return;
+    if (!(chunk >= 0 && chunk < CHUNKS_MAX)) {
+      return this.#later(done, new StoreError("INVALID", `chunk ${chunk} is out of range`));
+    }
+    if (!this.hasLayer(layer)) return this.#later(done, null);
+    if (this.#drops >= INTERNAL_MAX) {
+      return this.#later(done, new StoreError("BUSY", "too many chunks are being dropped"));
+    }
+    this.#drops++;
+    const operationDone = ({ result }: Operation) => {
+      this.#drops--;
+      done(
+        result === 0 ? null : new StoreError("IO", `a chunk was not dropped (errno ${-result})`),
+      );
+    };
+    const operation = new Operation({ operationDone }, 0);
+    operation.kind = OperationKind.Free;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.blockCount = CHUNK_BLOCKS;
+    operation.stampUnknown = true;
+    this.submit(operation);
   }
 
   #isOpenFor(what: string, done: Done): boolean {
@@ -1241,12 +1506,12 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   }
 
   /** False for a block that has been overwritten, freed or moved since it was found damaged. */
-  #isStillThere(damage: Damage): boolean {
+  readonly #isStillThere = (damage: Damage): boolean => {
     if (damage.what !== "block") return true;
     const { index } = this.#core!;
     const location = index.locate(damage.layer, damage.chunk, damage.block);
     return location === POISON || location * BLOCK_BYTES === damage.offsetBytes;
-  }
+  };
 
   // ── Telling ────────────────────────────────────────────────────────────────────────────────────
 
@@ -1276,14 +1541,15 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
           dataBytes * 15 / 16,
       ),
       garbageBytes: Math.max(0, logSegments * dataBytes - liveBytes),
-      indexBytes: index.memoryBytes,
+      indexBytes: index.memoryBytes + applier.stamps.memoryBytes,
+      stampedChunks: applier.stamps.count,
       cacheBytes: cache.count * BLOCK_BYTES,
       cacheHits: cache.hits,
       cacheMisses: cache.misses,
       full: this.#isFull(),
       hostFull: this.#hostFull || log.noSpace,
-      waitingWrites: this.#waiting.count,
-      queuedOperations: this.#queue.count + reads.queued,
+      waitingWrites: this.#waiting.count - this.#waitingOthers,
+      queuedOperations: this.#queue.count + this.#waitingOthers + reads.queued,
       lsn: log.appliedLsn,
       syncedLsn: log.syncedLsn,
       replayBytes: (log.blocksWritten - this.#checkpointBlocks) * BLOCK_BYTES,
@@ -1301,7 +1567,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
         checkedBlocks: scrub.blocksChecked,
         passes: scrub.passes,
       },
-      damage: this.#damage.list.filter((damage) => this.#isStillThere(damage)),
+      damage: this.#damage.list.filter(this.#isStillThere),
+      damageUnlisted: this.#damage.unlisted,
       damageCount: this.#damage.count,
       secondReads: reads.secondReads,
       writeErrors: log.writeErrors,
@@ -1315,6 +1582,27 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       deletingLayers: this.#deleting,
     };
   }
+}
+
+/** True when the list has an operation on the same chunk of the same layer. */
+function isChunkIn(list: OperationList, operation: Operation): boolean {
+  const { chunk } = operation;
+  const layer = operation.layers[0];
+  for (let other = list.first; other !== null; other = other.next) {
+    if (other.chunk === chunk && other.layers[0] === layer) return true;
+  }
+  return false;
+}
+
+/** Why a META value cannot be taken, or null. */
+function metaFault(keyBytes: number, valueBytes: number): string | null {
+  if (keyBytes === 0 || keyBytes > META_KEY_BYTES_MAX) {
+    return `META key of ${keyBytes} bytes: 1 to ${META_KEY_BYTES_MAX}`;
+  }
+  if (valueBytes > META_VALUE_BYTES_MAX) {
+    return `META value of ${valueBytes} bytes: up to ${META_VALUE_BYTES_MAX}`;
+  }
+  return null;
 }
 
 /**

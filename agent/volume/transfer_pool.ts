@@ -33,7 +33,7 @@ export const enum TransferClass {
 /** Arena bytes that reads, and likewise writes, may hold: 24 of 64 MiB each; the rest is the store's own. */
 const BUFFER_BYTES_MAX = 24 * 1024 * 1024;
 /** Transfers per class: a few full queues of 4 KiB requests. A transfer is about 1.3 KiB. */
-const TRANSFERS_MAX = [1024, 1024, 256];
+export const TRANSFERS_MAX: readonly number[] = [1024, 1024, 256];
 
 /** How far a transfer is. */
 export const enum TransferState {

@@ -22,7 +22,7 @@
  */
 import { BlockKind, type BlockRequest, type BlockTarget } from "../blk/target.ts";
 import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES, TRANSFER_BYTES_MAX } from "../base/limits.ts";
-import type { Window, WindowVector } from "../platform/platform.ts";
+import { type Window, type WindowVector } from "../platform/platform.ts";
 import { type BlockSink, type Operation, OperationKind } from "../store/operation.ts";
 import {
   type Transfer,
@@ -32,9 +32,15 @@ import {
   TransferState,
 } from "./transfer_pool.ts";
 
-/** Where operations go: the store, or (later) the replicas. */
+/** Where operations go: the replicas, or a store. */
 export interface OperationSink {
   submit(operation: Operation): void;
+  /**
+   * A read came back damaged: it is tried elsewhere, and comes back once more.
+   *
+   * @returns false when there is nowhere else
+   */
+  recover?(operation: Operation): boolean;
 }
 
 /**
@@ -74,6 +80,17 @@ export interface VolumeCounters {
   errors: number;
 }
 
+/** Counters of a volume that has done nothing. */
+export const VOLUME_COUNTERS_ZERO: Readonly<VolumeCounters> = {
+  reads: 0,
+  writes: 0,
+  flushes: 0,
+  discards: 0,
+  readBytes: 0,
+  writtenBytes: 0,
+  errors: 0,
+};
+
 /** A disk, served from this worker. */
 export class Volume implements BlockTarget, TransferOwner, BlockSink {
   sizeBytes: number;
@@ -85,15 +102,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   generation = 0;
   /** Number of the last write. */
   sequence = 0;
-  readonly counters: VolumeCounters = {
-    reads: 0,
-    writes: 0,
-    flushes: 0,
-    discards: 0,
-    readBytes: 0,
-    writtenBytes: 0,
-    errors: 0,
-  };
+  readonly counters: VolumeCounters = { ...VOLUME_COUNTERS_ZERO };
   /** Requests under way. */
   inFlight = 0;
 
@@ -384,6 +393,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       this.#submitWrite(transfer);
       return;
     }
+    if (operation.result !== 0 && this.#sink.recover?.(operation) === true) return;
     if (operation.result !== 0) request.result = operation.result;
     else if (request.kind === BlockKind.Read && operation.kind === OperationKind.Read) {
       if (!operation.isTaken) this.#copyOut(transfer);

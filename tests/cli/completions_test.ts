@@ -47,13 +47,14 @@ Deno.test("every shell's script parses in that shell", async () => {
   }
 });
 
-/** Completes a line in bash; a `kelpie` that has three disks answers. */
+/** Completes a line in bash; a `kelpie` that has three disks and two nodes answers. */
 async function complete(line: string): Promise<string[]> {
   const { stdout: script } = await runWell("completions bash");
   const words = line.split(" ");
   const asked = `
 kelpie() {
   if [[ "$*" == 'disk list --names' ]]; then printf '%s\\n' web db-main data
+  elif [[ "$*" == 'node list --names' ]]; then printf '%s\\n' host-1 host-2
   elif [[ "$*" == '--run-dir /x disk list --names' ]]; then printf '%s\\n' elsewhere
   else echo "asked for $*" >&2
   fi
@@ -67,10 +68,17 @@ printf '%s\\n' "\${COMPREPLY[@]}"
   return said.split("\n").filter((word) => word !== "").sort();
 }
 
-Deno.test("bash completes commands, options, choices and names of disks", async () => {
+Deno.test("bash completes commands, options, choices and names of disks and nodes", async () => {
   const cases: [line: string, expected: string[]][] = [
     ["kelpie s", ["status"]],
-    ["kelpie disk re", ["read", "rename", "resize"]],
+    ["kelpie disk re", ["read", "release", "rename", "resize"]],
+    ["kelpie disk release w", ["web"]],
+    ["kelpie node d", ["drain"]],
+    ["kelpie node drain ", ["host-1", "host-2"]],
+    ["kelpie node weight host-1 ", []],
+    ["kelpie node remove --force host-2", ["host-2"]],
+    ["kelpie cluster settings out", ["out-after"]],
+    ["kelpie cluster ", ["recover", "secret", "settings"]],
     ["kelpie disk rename ", ["data", "db-main", "web"]],
     ["kelpie disk rename d", ["data", "db-main"]],
     ["kelpie disk rename web ", []],
@@ -91,7 +99,7 @@ Deno.test("bash completes commands, options, choices and names of disks", async 
     assertEquals({ line, words: await complete(line) }, { line, words: expected });
   }
   const all = await complete("kelpie ");
-  for (const command of ["agent", "bench", "completions", "disk", "status", "version"]) {
+  for (const command of ["agent", "bench", "cluster", "completions", "disk", "node", "status"]) {
     assert(all.includes(command), command);
   }
   assert((await complete("kelpie disk list --")).includes("--run-dir"));

@@ -76,9 +76,9 @@ Deno.test("list prints a table, names, or JSON", async () => {
   assertEquals(
     stdout,
     [
-      "NAME     SIZE  DATA  IN USE BY",
-      "db-main  1.5T    0B  -",
-      "web       20G  3.1G  qemu-system-x86 (pid 4711), evil?[2J (pid 12) reads only",
+      "NAME     SIZE  DATA  COPIES  OPEN ON  IN USE BY",
+      "db-main  1.5T    0B     1/3  -        -",
+      "web       20G  3.1G     1/3  -        qemu-system-x86 (pid 4711), evil?[2J (pid 12) reads only",
       "",
     ].join("\n"),
   );

@@ -42,6 +42,13 @@ export class FakeTerminal implements Terminal {
     return this.timeMs;
   }
 
+  /** Time passes at once. */
+  sleep(milliseconds: number, signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return Promise.reject(signal.reason);
+    this.timeMs += milliseconds;
+    return Promise.resolve();
+  }
+
   print(text: string): void {
     this.#chunks.push(new TextEncoder().encode(text));
   }

@@ -164,7 +164,7 @@ Deno.test("an agent runs until SIGTERM or SIGINT, and keeps what it was given", 
       if (signal === "SIGTERM") await askWell(`disk import ${image} web`);
       const { terminal } = await askWell("disk read web");
       assertEquals(terminal.bytes, content);
-      assertMatch((await askWell("disk list")).stdout, /^web +64K +64K +-$/m);
+      assertMatch((await askWell("disk list")).stdout, /^web +64K +64K +1\/3 +\S+ +-$/m);
       assertMatch((await askWell("status")).stdout, /^healthy: 1 disk/);
       agent.kill(signal);
       const { code } = await agent.status;

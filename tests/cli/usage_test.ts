@@ -27,6 +27,18 @@ Deno.test("wrong command lines end with 64, say what is wrong, and print nothing
     ["disk qemu web --memory 3x", /--memory <size>: "3x" has the unit "x"/],
     ["disk qemu web --queues 0", /--queues <count> "0": it must be a whole number of 1 to 64/],
     ["agent --cache drect", /--cache <mode> "drect": allowed choices are buffered, direct/],
+    ["disk create web 5G --copies 6", /--copies <count> "6": it must be a whole number of 1 to 5/],
+    ["agent --listen 7460", /--listen is "7460", which is not host:port/],
+    ["agent --join host-1 --listen none", /an agent that does not listen cannot be reached/],
+    ["node drain ../host-1", /node: "\.\.\/host-1" cannot be the name of a node/],
+    ["node remove host-1 --accept-loss", /--accept-loss says nothing without --force/],
+    ["node weight host-1 heavy", /weight: "heavy" is not a size/],
+    ["node zone host-1 a/b", /zone: "a\/b" cannot be the name of a zone/],
+    ["cluster settings copies", /copies needs a value/],
+    ["cluster settings copy 2", /key "copy": allowed choices are copies, copies-min/],
+    ["cluster settings out-after soon", /out-after: "soon" is no length of time/],
+    ["cluster settings trusted-network maybe", /"maybe" is neither on nor off/],
+    ["cluster settings copies two", /copies: "two" is no whole number/],
     ["completions tcsh", /shell "tcsh": allowed choices are bash, zsh, fish/],
     ["bench", /needs either a disk or --socket/],
     ["bench web --socket /x", /needs either a disk or --socket/],
@@ -45,7 +57,7 @@ Deno.test("wrong command lines end with 64, say what is wrong, and print nothing
 });
 
 Deno.test("a command without its subcommand prints its help on standard error", async () => {
-  for (const words of ["", "disk"]) {
+  for (const words of ["", "disk", "node", "cluster"]) {
     const { code, stdout, stderr } = await run(words);
     assertEquals({ code, stdout }, { code: 64, stdout: "" });
     assertStringIncludes(stderr, "Usage: kelpie");
@@ -66,7 +78,7 @@ Deno.test("every command's --help ends well, goes to standard output and has an 
     for (const child of command.commands) await visit(child, [...path, child.name()]);
   };
   await visit(program, []);
-  assertEquals(count, 21);
+  assertEquals(count, 34);
 });
 
 Deno.test("examples in the help are command lines that parse", async () => {
@@ -90,7 +102,19 @@ Deno.test("examples in the help are command lines that parse", async () => {
 });
 
 Deno.test("without an agent, commands end with 2 and say how to start one", async () => {
-  for (const words of ["status", "disk list", "disk info web", "disk check", "disk qemu web"]) {
+  for (
+    const words of [
+      "status",
+      "disk list",
+      "disk info web",
+      "disk check",
+      "disk qemu web",
+      "node list",
+      "node drain host-1",
+      "cluster secret",
+      "cluster settings copies 2",
+    ]
+  ) {
     const { code, stdout, stderr } = await run(`${words} ${NOWHERE}`);
     assertEquals({ words, code, stdout }, { words, code: 2, stdout: "" });
     assertMatch(stderr, /no agent answers at \/nowhere\/kelpie\/agent\.sock/);

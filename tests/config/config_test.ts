@@ -134,7 +134,14 @@ cache = "direct"
 log-level = "debug"
 log-format = "json"
 scrub-rate = "off"
-listen = ["10.0.0.1:7411", "[fd00::1]:7411"]
+join = ["host-1", "10.0.0.2:7500", "[fd00::1]"]
+listen = "[::]:7411"
+address = "10.0.0.1:7411"
+name = "host-9"
+zone = "rack-2"
+weight = "2T"
+witness = false
+secret-file = "/etc/kelpie/secret"
 `;
 
 Deno.test("loadConfig() reads every key of the file and every flag of the same name", () => {
@@ -148,7 +155,14 @@ Deno.test("loadConfig() reads every key of the file and every flag of the same n
     scrubRateBytes: 0,
     adopt: false,
     acceptDamage: false,
-    listen: ["10.0.0.1:7411", "[fd00::1]:7411"],
+    join: ["host-1:7460", "10.0.0.2:7500", "[fd00::1]:7460"],
+    listen: "[::]:7411",
+    address: "10.0.0.1:7411",
+    name: "host-9",
+    zone: "rack-2",
+    weightBytes: 2 * TIB,
+    witness: false,
+    secretFile: "/etc/kelpie/secret",
   } as const;
   assertEquals(loadConfig({ tomlText: TOML }), expected);
   const flags = {
@@ -159,7 +173,14 @@ Deno.test("loadConfig() reads every key of the file and every flag of the same n
     logLevel: "debug",
     logFormat: "json",
     scrubRate: "0",
-    listen: "10.0.0.1:7411,[fd00::1]:7411",
+    join: ["host-1", "10.0.0.2:7500", "[fd00::1]"],
+    listen: "[::]:7411",
+    address: "10.0.0.1:7411",
+    name: "host-9",
+    zone: "rack-2",
+    weight: "2T",
+    witness: false,
+    secretFile: "/etc/kelpie/secret",
   };
   assertEquals(loadConfig({ flags }), expected);
   assertEquals(TOML_KEYS.filter((key) => !TOML.includes(`${key} =`)), []);
@@ -221,14 +242,30 @@ Deno.test("whatever is wrong is named with the place where it stands", () => {
     [{ flags: { data: "a\0b" } }, "zero character"],
     [{ flags: { runDir: "/" } }, "--run-dir is '/'"],
     [{ env: { KELPIE_RUN_DIR: `/${"r".repeat(100)}` } }, "5 bytes too long"],
-    [{ flags: { listen: "10.0.0.1" } }, "--listen", "10.0.0.1:7411"],
-    [{ flags: { listen: "10.0.0.1:0" } }, "ports are 1 to 65535"],
-    [{ flags: { listen: "10.0.0.1:65536" } }, "ports are 1 to 65535"],
+    [{ flags: { listen: "10.0.0.1" } }, "--listen", "10.0.0.1:7460"],
+    [{ flags: { listen: "10.0.0.1:0" } }, "ports are 1 to 65534"],
+    [{ flags: { listen: "10.0.0.1:65535" } }, "and the next one is used too"],
     [{ flags: { listen: "fd00::1:7411" } }, "not host:port"],
     [{ flags: { listen: "a b:1" } }, "not host:port"],
-    [{ tomlText: "listen = 7411" }, "must be host:port"],
-    [{ tomlText: "listen = [7411]" }, "not host:port"],
-    [{ flags: { listen: Array(17).fill("a:1") } }, "16 is the most"],
+    [{ tomlText: "listen = 7411" }, "not host:port"],
+    [{ tomlText: 'listen = ["a:1"]' }, "not host:port"],
+    [{ flags: { join: Array(17).fill("a:1") } }, "16 is the most"],
+    [{ flags: { join: "host-1:" } }, "--join"],
+    [{ flags: { join: "https://host-1" } }, "not host:port"],
+    [{ tomlText: "join = 7" }, "must be host or host:port"],
+    [{ tomlText: "join = [7]" }, "not host:port"],
+    [{ flags: { join: "0.0.0.0" } }, "names no host"],
+    [{ flags: { address: "[::]:7460" } }, "names no host"],
+    [{ flags: { join: "a", listen: "none" } }, "'join' is a:7460", "leave 'listen' out"],
+    [{ flags: { address: "a:1", listen: "none" } }, "cannot be reached"],
+    [{ flags: { name: "" } }, "--name", "1 to 63 letters"],
+    [{ flags: { name: "a b" } }, "cannot be the name of a node"],
+    [{ flags: { zone: "rack/2" } }, "cannot be the name of a zone"],
+    [{ tomlText: "zone = 2" }, "must be text"],
+    [{ flags: { weight: "heavy" } }, '--weight: "heavy" is not a size'],
+    [{ tomlText: 'witness = "yes"', tomlPath }, "'witness' in /etc/k.toml must be true or false"],
+    [{ flags: { witness: true, weight: "1T" } }, "a witness stores nothing"],
+    [{ flags: { secretFile: "" } }, "--secret-file is empty"],
     [{ tomlText: "#".repeat(2 ** 20 + 1), tomlPath }, "is the most"],
   ];
   for (const [sources, part, hint] of cases) {
@@ -236,6 +273,35 @@ Deno.test("whatever is wrong is named with the place where it stands", () => {
     assertStringIncludes(error.message, part);
     if (hint !== undefined) assertStringIncludes(error.hint ?? "", hint);
   }
+});
+
+Deno.test("a node listens by default, and may be told not to", () => {
+  assertEquals(loadConfig({}).listen, "0.0.0.0:7460");
+  assertEquals(loadConfig({ flags: { listen: "none" } }).listen, null);
+  assertEquals(loadConfig({ tomlText: 'listen = "127.0.0.1:7500"' }).listen, "127.0.0.1:7500");
+  assertEquals(loadConfig({ flags: { join: ["b", "c:1"] }, tomlText: 'join = "a"' }).join, [
+    "b:7460",
+    "c:1",
+  ]);
+  assertEquals(loadConfig({ flags: { weight: "auto" }, tomlText: "weight = 7" }).weightBytes, null);
+  assertEquals(loadConfig({ flags: { witness: true } }).witness, true);
+});
+
+Deno.test("the secret's file comes from the file, the environment or a flag, the secret from none of them", () => {
+  const tomlText = 'secret-file = "secret"';
+  const tomlPath = "/etc/kelpie/kelpie.toml";
+  const env = { KELPIE_SECRET_FILE: "env" };
+  const flags = { secretFile: "flag" };
+  const cases: [ConfigSources, string | null][] = [
+    [{}, null],
+    [{ tomlText, tomlPath, cwd: "/c" }, "/etc/kelpie/secret"],
+    [{ tomlText, tomlPath, env, cwd: "/c" }, "/c/env"],
+    [{ tomlText, tomlPath, env, flags, cwd: "/c" }, "/c/flag"],
+    [{ env: { KELPIE_SECRET_FILE: "" } }, null],
+  ];
+  for (const [sources, file] of cases) assertEquals(loadConfig(sources).secretFile, file);
+  const error = errorOf(() => loadConfig({ tomlText: 'secret = "kelpie1-x"', tomlPath }));
+  assertStringIncludes(error.hint ?? "", "secret-file");
 });
 
 Deno.test("the longest run directory that fits is taken", () => {

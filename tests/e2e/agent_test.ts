@@ -11,6 +11,7 @@ import { Prng } from "../../agent/base/prng.ts";
 import { until } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
 import { AgentProcess, AgentRefusal, WorkDirectory } from "../tools/agent_process.ts";
+import { addressFor } from "../tools/ports.ts";
 import { NotifySocket } from "./notify_socket.ts";
 import { changeHost, makeNewer, readSuperblock, storePath } from "./superblocks.ts";
 
@@ -86,7 +87,9 @@ Deno.test("an agent makes its identity at its first start and keeps it and all d
 Deno.test("an agent refuses data that another agent uses, that another host wrote, or that a newer one wrote", async () => {
   await using work = await WorkDirectory.make();
   const options = optionsIn(work);
-  const refusal = async (more: { runDir?: string; arguments?: string[] } = {}) => {
+  const refusal = async (
+    more: { runDir?: string; dataDir?: string; listen?: string; arguments?: string[] } = {},
+  ) => {
     const starting = AgentProcess.start({ ...options, ...more });
     starting.then((agent) => agent.kill(), () => {});
     return await assertRejects(() => starting, AgentRefusal) as AgentRefusal;
@@ -100,11 +103,16 @@ Deno.test("an agent refuses data that another agent uses, that another host wrot
     // Neither did it harm the one that is there.
     assertMatch(await agent.check("status"), /^healthy: 1 disk/);
     // One with other data but the same sockets must not take them away either.
-    const taken = await refusal({
-      runDir: options.runDir,
-      arguments: ["--data", `${work.path}/d2`],
+    const taken = await refusal({ dataDir: `${work.path}/d2` });
+    assertMatch(taken.stderr, /an agent listens on .*agent\.sock already/);
+    // Its address is no more to be had: who else wants it says so, and says what to do.
+    const deaf = await refusal({
+      runDir: `${work.path}/run2`,
+      dataDir: `${work.path}/d2`,
+      listen: addressFor(options.dataDir),
     });
-    assertMatch(taken.stderr, /agent/);
+    assertEquals(deaf.code, 2, deaf.stderr);
+    assertMatch(deaf.stderr, /cannot listen at 127\.0\.0\.1:\d+: .*in use[^]*--listen/);
     assertMatch(await agent.check("status"), /^healthy: 1 disk/);
     assertEquals(await agent.check("disk", "list", "--names"), "web");
     await agent.stop();
@@ -250,6 +258,11 @@ Deno.test("data goes in and out by every way, and a shrunken or discarded part r
   await agent.check("disk", "resize", "web", "600K", "--shrink", "--yes");
   await agent.check("disk", "resize", "web", "8M");
   image.fill(0, 600 * KIB);
+  assertBytes(await exported(agent, "web"), image, "web");
+  // In the middle of a block, too: what is left of it does not come back.
+  await agent.check("disk", "resize", "web", "5632", "--shrink", "--yes");
+  await agent.check("disk", "resize", "web", "8M");
+  image.fill(0, 5632);
   assertBytes(await exported(agent, "web"), image, "web");
   assertEquals(text((await agent.run("disk", "check", "web")).stdout).includes("no damage"), true);
 
@@ -433,12 +446,12 @@ Deno.test("writes to a full store wait, the status says so, and a discard or a d
     hasEnded = true;
   })();
   filling.catch(() => {}); // waited for at the end
-  await until(async () => (await client.store()).waitingWrites > 0, {
-    timeoutMs: 60_000,
-    what: () => `a full store after ${writtenBytes} bytes`,
-  });
-  const store = await client.store();
-  assertEquals(store.full, true);
+  let store = await client.store();
+  await until(async () => {
+    store = await client.store();
+    // Writes also wait, for a moment, where the cleaner is about to make room.
+    return store.full && store.waitingWrites > 0;
+  }, { timeoutMs: 60_000, what: () => `a full store after ${writtenBytes} bytes` });
   assert(writtenBytes > 100 * MIB, `full after ${writtenBytes} bytes`);
   const { code, stdout } = await agent.run("status");
   assertEquals(code, 1);

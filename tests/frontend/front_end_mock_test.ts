@@ -6,6 +6,7 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert/mod.js";
 import { BackEndError, type BackEndErrorKind } from "../../agent/frontend/error.ts";
 import { FrontEnd, type FrontEndOptions } from "../../agent/frontend/front_end.ts";
+import { closeFd, createEventFd } from "../../agent/platform/linux/libc.ts";
 import * as virtio from "../../agent/frontend/virtio_blk.ts";
 import { ProtocolFeature, Request } from "../../agent/frontend/vhost_user.ts";
 import {
@@ -367,6 +368,24 @@ Deno.test("reconnect() goes on from the used index with what was in flight", asy
     await disk.close();
     assertEquals(disk.warnings, []);
   });
+});
+
+Deno.test("reconnect() in vain, again and again, closes nothing but its own", async () => {
+  const directory = await Deno.makeTempDir();
+  const socket = `${directory}/s`;
+  const mock = new MockBackEnd(socket, {});
+  const disk = await FrontEnd.connect({ socket });
+  await mock[Symbol.asyncDispose]();
+  await Deno.remove(directory, { recursive: true });
+  await rejects(() => disk.reconnect(), "connect", socket);
+  // One of these gets the number that the connection had.
+  const others = Array.from({ length: 16 }, createEventFd);
+  await rejects(() => disk.reconnect(), "connect", socket);
+  disk.abort();
+  for (const fd of others) {
+    assertEquals(Deno.readLinkSync(`/proc/self/fd/${fd}`), "anon_inode:[eventfd]");
+    closeFd(fd);
+  }
 });
 
 Deno.test("ranges are checked before anything is sent", async () => {

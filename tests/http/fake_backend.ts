@@ -6,12 +6,19 @@
 import type {
   AgentInfo,
   CheckReport,
+  ClusterStatus,
   ControlBackend,
   DiskStatus,
+  GroupSummary,
+  NodeStatus,
+  RemoveNodeOptions,
   SessionStatus,
   StoreStatus,
 } from "../../agent/http/backend.ts";
+import { clusterStatusOf } from "../../agent/cluster_status.ts";
+import { formatClusterSecret } from "../../agent/cluster_secret.ts";
 import { ControlFailure, unwrap } from "../../agent/map/errors.ts";
+import { summarizeGroups } from "../../agent/map/group_summary.ts";
 import {
   apply,
   type ClusterMap,
@@ -67,6 +74,9 @@ export function sessionWith(part: Partial<SessionStatus> = {}): SessionStatus {
   };
 }
 
+/** The secret of the fake cluster. */
+export const FAKE_SECRET = formatClusterSecret(new Uint8Array(32).fill(7));
+
 export class FakeBackend implements ControlBackend {
   clusterMap: ClusterMap = EMPTY_MAP;
   readonly statuses = new Map<string, DiskStatus>();
@@ -74,7 +84,14 @@ export class FakeBackend implements ControlBackend {
   logLevel = "info";
   isShutDown = false;
   readonly proposed: MapCommand[] = [];
-  /** Disk names whose status never comes; "" is the store. */
+  /** Parts of the cluster's status that differ from a cluster in which all is well. */
+  clusterPart: Partial<ClusterStatus> = {};
+  /** The same of nodes, by id. */
+  readonly nodeParts = new Map<number, Partial<NodeStatus>>();
+  /** Runs whenever the cluster is asked for, before it answers. */
+  onCluster: () => void = () => {};
+  readonly removed: (RemoveNodeOptions & { id: number })[] = [];
+  /** Disk names whose status never comes; "" is the store, "*" the cluster. */
   readonly silent = new Set<string>();
   /** Runs instead of a check that finds nothing. */
   onCheck: ControlBackend["check"] | null = null;
@@ -135,8 +152,42 @@ export class FakeBackend implements ControlBackend {
     return Promise.resolve({ checkedBytes: 4096, damagedBlocks: 0, damage: [] });
   }
 
+  cluster(): Promise<ClusterStatus> {
+    if (this.silent.has("*")) return new Promise(() => {});
+    this.onCluster();
+    const self = this.clusterMap.nodes[0]?.id ?? 0;
+    const status = clusterStatusOf(this.clusterMap, self, self);
+    const nodes = status.nodes.map((node) => ({
+      ...node,
+      gossip: node.state === "up" ? "alive" as const : "dead" as const,
+      usedBytes: 2 ** 30,
+      ...this.nodeParts.get(node.id),
+    }));
+    return Promise.resolve({ ...status, hasQuorum: true, nodes, ...this.clusterPart });
+  }
+
+  groups(): Promise<GroupSummary> {
+    return Promise.resolve(summarizeGroups(this.clusterMap));
+  }
+
+  secret(): Promise<string> {
+    return Promise.resolve(FAKE_SECRET);
+  }
+
+  async removeNode(id: number, options: RemoveNodeOptions): Promise<void> {
+    this.removed.push({ id, ...options });
+    await this.propose({ kind: "remove-node", node: id, ...options, nowMs: 1000 });
+  }
+
   setLogLevel(level: string): void {
     this.logLevel = level;
+  }
+
+  /** Times that recovery was asked for. */
+  recoveries = 0;
+  recover(): Promise<void> {
+    this.recoveries++;
+    return Promise.resolve();
   }
 
   shutdown(): void {

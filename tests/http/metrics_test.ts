@@ -6,6 +6,9 @@
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
 import type { DiskDocument, StatusDocument } from "../../agent/http/documents.ts";
 import { formatMetrics } from "../../agent/http/metrics.ts";
+import { clusterStatusOf } from "../../agent/cluster_status.ts";
+import { summarizeGroups } from "../../agent/map/group_summary.ts";
+import { clusterWithDisk, run } from "../map/cluster.ts";
 import { FakeBackend, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
 
 function diskNamed(name: string): DiskDocument {
@@ -16,6 +19,9 @@ function diskNamed(name: string): DiskDocument {
     allocatedBytes: 512,
     readOnly: false,
     copies: 1,
+    copiesMin: 1,
+    copiesInSync: 1,
+    openOn: null,
     createdMs: 0,
     generation: 0,
     layers: [1],
@@ -34,6 +40,8 @@ function statusWith(part: Partial<StatusDocument> = {}): StatusDocument {
     problems: [],
     agent: new FakeBackend().info(),
     epoch: 5,
+    cluster: null,
+    groups: null,
     store: HEALTHY_STORE,
     disks: [diskNamed("web"), diskNamed("db")],
     ...part,
@@ -115,6 +123,37 @@ Deno.test("metrics stay well-formed whatever stands in names and counters", () =
   assertEquals(samples.get("kelpie_store_a_b"), 2);
   assertEquals(samples.get("kelpie_store_x_y"), Infinity);
   assertEquals(samples.get("kelpie_store_nan"), NaN);
+});
+
+Deno.test("metrics have every node and the counts of placement groups", () => {
+  const map = run(clusterWithDisk(3, 2), {
+    kind: "node-down",
+    node: 3,
+    incarnation: 1,
+    nowMs: 1,
+  }).map;
+  const cluster = clusterStatusOf(map, 1, 1);
+  cluster.nodes[1].usedBytes = 4096;
+  cluster.nodes[1].copyBytesPerSecond = 100;
+  cluster.hasQuorum = false;
+  const groups = summarizeGroups(map);
+  const samples = parse(formatMetrics(statusWith({ cluster, groups })));
+  const expected: Record<string, number> = {
+    kelpie_cluster_has_quorum: 0,
+    kelpie_cluster_nodes: 3,
+    kelpie_groups: 256,
+    kelpie_groups_degraded: groups.degraded,
+    'kelpie_node_up{node="host-2"}': 1,
+    'kelpie_node_up{node="host-3"}': 0,
+    'kelpie_node_suspected{node="host-1"}': 0,
+    'kelpie_node_suspected{node="host-2"}': 1,
+    'kelpie_node_leader{node="host-1"}': 1,
+    'kelpie_node_used_bytes{node="host-1"}': -1,
+    'kelpie_node_used_bytes{node="host-2"}': 4096,
+    'kelpie_node_copy_bytes_per_second{node="host-2"}': 100,
+  };
+  for (const [key, value] of Object.entries(expected)) assertEquals(samples.get(key), value, key);
+  assert(groups.degraded > 0);
 });
 
 Deno.test("metrics without store and disks are whole", () => {

@@ -10,6 +10,8 @@ import { ROUTES } from "../../agent/http/routes.ts";
 import { createHandler } from "../../agent/http/server.ts";
 import { checkShape } from "../../agent/http/shape.ts";
 import { ControlFailure } from "../../agent/map/errors.ts";
+import type { ClusterMap } from "../../agent/map/map.ts";
+import { clusterWithDisk, runAll } from "../map/cluster.ts";
 import { FakeBackend, FakeLog, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
 
 interface Operation {
@@ -60,7 +62,8 @@ Deno.test("routes and descriptions agree on bodies, queries and names in paths",
     const query = (operation.parameters ?? []).filter((each) => each.in === "query");
     assertEquals(query.map((each) => each.name), [...route.query ?? []]);
     const item = OPENAPI.paths[route.path as keyof typeof OPENAPI.paths];
-    assertEquals("parameters" in item, route.path.includes("{name}"), route.path);
+    const inPath = "parameters" in item ? item.parameters.map(({ name }) => `{${name}}`) : [];
+    assertEquals(inPath, route.path.match(/\{\w+\}/g) ?? [], route.path);
     const streams = Object.values(operation.responses).some((each) =>
       "application/x-ndjson" in (each.content ?? {})
     );
@@ -86,8 +89,19 @@ Deno.test("every schema is valid and says what it is", () => {
 /** A backend that has something of everything. */
 function fullBackend(): FakeBackend {
   const backend = new FakeBackend();
-  backend.add("web");
+  backend.clusterMap = clusterWithOddities();
   backend.add("db");
+  backend.nodeParts.set(2, {
+    suspectedBecause: "host-1 probed it in vain",
+    copyBytesPerSecond: 1.5,
+    secondsLeft: 12.5,
+    stuck: "no source",
+    usedBytes: null,
+  });
+  backend.clusterPart = {
+    waiting: [{ disk: "web", node: 1, reason: "it waits" }],
+    notes: ["a note"],
+  };
   backend.statuses.set("web", {
     ...IDLE_DISK,
     sessions: [sessionWith(), sessionWith({ waitingForLease: true, active: false, broken: "bad" })],
@@ -107,6 +121,22 @@ function fullBackend(): FakeBackend {
   return backend;
 }
 
+/** A cluster with a disk that is open, a node that is drained, and a loss. */
+function clusterWithOddities(): ClusterMap {
+  let map = runAll(
+    clusterWithDisk(4, 1),
+    { kind: "take-lease", id: 1, node: 1, incarnation: 1 },
+    { kind: "set-weight", node: 2, weight: 1.5 },
+    { kind: "set-availability", node: 2, availability: "draining" },
+    { kind: "node-down", node: 4, incarnation: 1, nowMs: 1 },
+    { kind: "remove-node", node: 4, force: true, acceptLoss: true, nowMs: 2 },
+  );
+  // Node 3 is named by no PG, so that it can be removed.
+  const pgs = map.pools[0].pgs.map((pg) => ({ ...pg, target: [1], inSync: [1] }));
+  map = { ...map, pools: [{ ...map.pools[0], pgs }] };
+  return map;
+}
+
 /** A request for every route that goes well, by "METHOD path". */
 const REQUESTS: Record<string, { body?: unknown; query?: string }> = {
   "POST /v1/disks": {
@@ -116,6 +146,9 @@ const REQUESTS: Record<string, { body?: unknown; query?: string }> = {
     body: { sizeBytes: 512, shrink: true, readOnly: true, name: "x", attributes: {}, copies: 1 },
   },
   "DELETE /v1/disks/{name}": { query: "?force=1" },
+  "PATCH /v1/cluster/settings": { body: { copies: 2, copiesMin: null, outAfterMs: 60_000 } },
+  "PATCH /v1/nodes/{node}": { body: { weight: null, zone: "z", availability: "in" } },
+  "POST /v1/nodes/{node}/plan": { body: { remove: true } },
   "PUT /v1/log-level": { body: { level: "warn" } },
 };
 
@@ -139,19 +172,27 @@ Deno.test("every answer, good or bad, is as described", async () => {
 function breakAll(backend: FakeBackend): void {
   const fail = () =>
     Promise.reject(new ControlFailure({ code: "full", message: "no space", hint: "make some" }));
-  Object.assign(backend, { propose: fail, diskStatus: fail, storeStatus: fail, onCheck: fail });
+  Object.assign(backend, {
+    propose: fail,
+    diskStatus: fail,
+    storeStatus: fail,
+    onCheck: fail,
+    cluster: fail,
+    secret: fail,
+  });
 }
 
 async function request(backend: FakeBackend, key: string): Promise<Response> {
   const [method, path] = key.split(" ");
   const { body, query = "" } = REQUESTS[key] ?? {};
+  const place = path.replace("{name}", "web").replace("{node}", "host-3");
   const handle = createHandler({
     backend,
     log: new FakeLog(),
     closing: new AbortController().signal,
   });
   return await handle(
-    new Request(`http://agent${path.replace("{name}", "web")}${query}`, {
+    new Request(`http://agent${place}${query}`, {
       method,
       body: body === undefined ? undefined : JSON.stringify(body),
     }),
@@ -180,6 +221,14 @@ Deno.test("checkShape() refuses nothing that the schema allows, and no less than
     ["ChangeDisk", { readOnly: false }, true],
     ["ChangeDisk", {}, false],
     ["ChangeDisk", "x", false],
+    ["ChangeNode", { weight: 1.5 }, true],
+    ["ChangeNode", { weight: null }, true],
+    ["ChangeNode", { weight: "1T" }, false],
+    ["ChangeNode", { availability: "out" }, false],
+    ["ChangeNode", {}, false],
+    ["PlanRequest", { remove: true }, true],
+    ["ChangeSettings", { copiesMin: null }, true],
+    ["ChangeSettings", { copiesMin: 1.5 }, false],
     ["LogLevel", { level: "debug" }, true],
     ["LogLevel", { level: "loud" }, false],
     ["LogLevel", { level: 1 }, false],

@@ -6,9 +6,21 @@
 import { assertEquals, assertStringIncludes } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import type { DiskStatus, SessionStatus, StoreStatus } from "../../agent/http/backend.ts";
-import { findProblems, type Observations, PROBLEM_CODES, summarize } from "../../agent/problems.ts";
+import {
+  findNotes,
+  findProblems,
+  type Observations,
+  PROBLEM_CODES,
+  summarize,
+} from "../../agent/problems.ts";
+import { clusterStatusOf } from "../../agent/cluster_status.ts";
+import type { ClusterStatus, NodeStatus } from "../../agent/http/backend.ts";
+import { summarizeGroups } from "../../agent/map/group_summary.ts";
+import type { ClusterMap, PgEntry } from "../../agent/map/map.ts";
+import { clusterWithDisk, group, run, runAll } from "../map/cluster.ts";
 import { FakeBackend, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
 
+/** One node, with these disks. */
 function seenWith(
   store: Partial<StoreStatus> | null,
   disks: Record<string, SessionStatus[] | string> = {},
@@ -20,10 +32,41 @@ function seenWith(
     typeof sessions === "string" ? sessions : { ...IDLE_DISK, sessions },
   ]);
   return {
-    map: backend.clusterMap,
+    ...clusterSeen(backend.clusterMap),
     store: store === null ? null : { ...HEALTHY_STORE, ...store },
     disks: new Map(statuses),
   };
+}
+
+const NOW_MS = 100_000_000;
+
+/** A cluster in which all that the map has does well, but for these parts; its nodes by id. */
+function clusterSeen(
+  map: ClusterMap,
+  part: Partial<ClusterStatus> = {},
+  nodes: Record<number, Partial<NodeStatus>> = {},
+): Observations {
+  const status = clusterStatusOf(map, 1, 1);
+  const known = status.nodes.map((node): NodeStatus => ({
+    ...node,
+    gossip: node.state === "up" ? "alive" : "dead",
+    usedBytes: 2 ** 30,
+    ...nodes[node.id],
+  }));
+  return {
+    map,
+    nowMs: NOW_MS,
+    cluster: { ...status, hasQuorum: true, nodes: known, ...part },
+    groups: summarizeGroups(map),
+    store: HEALTHY_STORE,
+    disks: new Map(),
+  };
+}
+
+/** The map with PG 0 of its only pool changed. */
+function withGroup(map: ClusterMap, part: Partial<PgEntry>): ClusterMap {
+  const [pool] = map.pools;
+  return { ...map, pools: [{ ...pool, pgs: pool.pgs.with(0, { ...pool.pgs[0], ...part }) }] };
 }
 
 function codesOf(seen: Observations): string[] {
@@ -61,8 +104,172 @@ Deno.test("each thing that is wrong is a problem of its own kind", () => {
     assertStringIncludes(problems[0].message, part);
     assertEquals(summarize(seen, problems), problems[0].message);
   }
-  const codes = new Set(cases.map((each) => each[1]));
+  const codes = new Set([...cases, ...clusterCases()].map((each) => each[1]));
   assertEquals(codes, new Set(PROBLEM_CODES), "a kind of problem has no case here");
+});
+
+/** What is wrong with a cluster of three, one thing at a time. */
+function clusterCases(): [Observations, string, string][] {
+  const map = clusterWithDisk(3, 3);
+  const [first, second, third] = group(map).target;
+  const down = run(clusterWithDisk(3, 2), {
+    kind: "set-voters",
+    voters: [1, 2, 3],
+  }).map;
+  const copying = {
+    joiningGroups: 1,
+    chunksLeft: 12,
+    copyBytesPerSecond: 52 * 1024 ** 2,
+    secondsLeft: 200,
+  };
+  const witness = {
+    ...map,
+    nodes: map.nodes.with(2, { ...map.nodes[2], state: "down" as const, changedMs: NOW_MS - 12e3 }),
+  };
+  const degraded = withGroup(map, { inSync: [first, second], joining: [third] });
+  return [
+    [{ ...clusterSeen(map), cluster: null }, "cluster-unavailable", "does not say"],
+    [
+      clusterSeen(down, { hasQuorum: false }, { 2: { gossip: "dead" }, 3: { gossip: "dead" } }),
+      "no-quorum",
+      "no majority of the 3 voters can be reached: host-2 and host-3 do not answer",
+    ],
+    [
+      clusterSeen(withGroup(map, { unclean: [second] })),
+      "data-unreadable",
+      `1 of 256 placement groups cannot be read or written: host-${second} crashed`,
+    ],
+    [
+      clusterSeen(withGroup(map, { inSync: [first] })),
+      "writes-stalled",
+      `cannot be written: only host-${first} has a complete copy, and 2 copies are the fewest`,
+    ],
+    [
+      clusterSeen(map, { waiting: [{ disk: "web", node: 2, reason: "host-3 does not answer" }] }),
+      "requests-waiting",
+      "disk web: requests on host-2 wait: host-3 does not answer",
+    ],
+    [clusterSeen(witness), "node-down", "node host-3 is down, for 12 s"],
+    [
+      clusterSeen(map, {}, {
+        2: { gossip: "suspect", suspectedBecause: "host-1 probed it in vain, for 2 s" },
+      }),
+      "node-suspected",
+      "node host-2 does not answer: host-1 probed it in vain, for 2 s",
+    ],
+    [
+      clusterSeen(map, {}, { 2: { gossip: "unknown" } }),
+      "node-suspected",
+      "nothing has been heard",
+    ],
+    [
+      clusterSeen(degraded, {}, { [third]: copying }),
+      "degraded",
+      `1 of 256 placement groups has fewer copies than it should; ` +
+      `host-${third} copies 1 group, 12 chunks left at 52M/s, about 3 min 20 s`,
+    ],
+    [
+      clusterSeen(withGroup(map, { inSync: [first, second] })),
+      "degraded",
+      "has fewer copies than it should; nothing is being copied",
+    ],
+    [clusterSeen(map, {}, { 2: { stuck: "no source" } }), "copying-stuck", "cannot catch up: no"],
+    [
+      clusterSeen(withGroup(map, { target: [first, second] })),
+      "moving",
+      "1 of 256 placement groups moves to where it should be",
+    ],
+    [
+      clusterSeen(run(map, { kind: "set-availability", node: 2, availability: "draining" }).map),
+      "moving",
+      "node host-2 is being drained: 256 placement groups left",
+    ],
+    [clusterSeen(map, {}, { 2: { isFull: true } }), "node-full", "store of node host-2 is full"],
+    [clusterSeen(map, {}, { 2: { usedBytes: 9.5e11 } }), "node-nearly-full", "of node host-2"],
+    [clusterSeen(map, {}, { 2: { damagedBlocks: 2 } }), "node-damage", "2 blocks of node host-2"],
+  ];
+}
+
+Deno.test("each thing that is wrong with a cluster is a problem, with who and why", () => {
+  for (const [seen, code, part] of clusterCases()) {
+    const problems = findProblems(seen);
+    const found = problems.find((problem) => problem.code === code);
+    const shown = JSON.stringify(problems);
+    assertStringIncludes(found?.message ?? "", part, shown);
+    assertEquals(summarize(seen, problems).startsWith("healthy"), false);
+    // What follows from the same cause may be said as well; nothing else.
+    const others = problems.filter((problem) => problem !== found).map((problem) => problem.code);
+    const mayFollow = { "no-quorum": "node-suspected", "writes-stalled": "degraded" }[code];
+    assertEquals(others.filter((other) => other !== mayFollow), [], shown);
+  }
+});
+
+Deno.test("a cluster in which all is well is one line", () => {
+  const seen = clusterSeen(clusterWithDisk(3, 3));
+  assertEquals(findProblems(seen), []);
+  assertEquals(
+    summarize(seen, []),
+    "healthy: 3 nodes, 1 disk, all copies in place, 3G of 2.73T used",
+  );
+  const few = clusterSeen(clusterWithDisk(2, 3), {}, { 2: { usedBytes: null } });
+  assertEquals(
+    summarize(few, findProblems(few)),
+    "healthy: 2 nodes, 1 disk, all copies in place (2 of 3: there are no more nodes for them)",
+  );
+});
+
+Deno.test("of this node's own store its own status speaks, and not twice", () => {
+  const own = { isFull: true, damagedBlocks: 3, usedBytes: 1e12 };
+  assertEquals(codesOf(clusterSeen(clusterWithDisk(2, 2), {}, { 1: own })), []);
+});
+
+Deno.test("a node that is down is told what happens next", () => {
+  const map = clusterWithDisk(3, 2);
+  const at = (changedMs: number, part: Partial<ClusterMap["nodes"][number]> = {}) => {
+    const nodes = map.nodes.with(1, { ...map.nodes[1], state: "down", changedMs, ...part });
+    return findProblems(clusterSeen({ ...map, nodes })).find(({ code }) => code === "node-down")!;
+  };
+  assertStringIncludes(at(NOW_MS - 60_000).hint, "made anew elsewhere in 9 min");
+  assertStringIncludes(at(NOW_MS - 3_600_000).hint, "'kelpie node remove host-2 --force'");
+  assertStringIncludes(
+    at(NOW_MS - 60_000, { availability: "out" }).hint,
+    "are made anew elsewhere;",
+  );
+  assertStringIncludes(at(NOW_MS + 5000).message, "for 0 ms");
+  assertEquals(at(NOW_MS).node, "host-2");
+});
+
+Deno.test("only so many waiting disks are problems of their own", () => {
+  const waiting = Array.from({ length: 20 }, (_, index) => ({
+    disk: `disk-${index}`,
+    node: 1,
+    reason: "x",
+  }));
+  const problems = findProblems(clusterSeen(clusterWithDisk(2, 2), { waiting }));
+  assertEquals(problems.length, 9);
+  assertEquals(problems[8].message, "requests of 12 more disks wait");
+});
+
+Deno.test("a node that is drained and data that was given up are notes", () => {
+  const map = clusterWithDisk(2, 1);
+  assertEquals(findNotes(map), []);
+  const draining = run(map, { kind: "set-availability", node: 2, availability: "draining" }).map;
+  assertEquals(findNotes(draining), []);
+  const pgs = draining.pools[0].pgs.map((pg) => ({ ...pg, target: [1], inSync: [1] }));
+  const drained = { ...draining, pools: [{ ...draining.pools[0], pgs }] };
+  assertStringIncludes(
+    findNotes(drained).join(),
+    "node host-2 is drained: 'kelpie node remove host-2'",
+  );
+  const lost = runAll(
+    map,
+    { kind: "node-down", node: 2, incarnation: 1, nowMs: 1 },
+    { kind: "remove-node", node: 2, force: true, acceptLoss: true, nowMs: 86_400_000 },
+  );
+  assertStringIncludes(
+    findNotes(lost).join(),
+    "on 1970-01-02 the only copy of 128 placement groups",
+  );
 });
 
 Deno.test("who waits for a lease is told who holds it", () => {
@@ -132,4 +339,33 @@ Deno.test("nothing is healthy while anything waits, is full, broken, damaged or 
     assertEquals(problems.length > 0, isWrong);
     assertEquals(summarize(seen, problems).startsWith("healthy"), !isWrong);
   }
+});
+
+Deno.test("no cluster is healthy while a PG lacks, moves or waits, a node is gone, or there is no quorum", () => {
+  const random = new Prng(21);
+  const base = clusterWithDisk(4, 3);
+  let healthy = 0;
+  for (let round = 0; round < 500; round++) {
+    const chance = () => random.below(6) === 0;
+    const { target, inSync } = group(base);
+    let map = base;
+    const [lacks, moves, waits, gone, full] = [chance(), chance(), chance(), chance(), chance()];
+    if (lacks) map = withGroup(map, { inSync: inSync.slice(1) });
+    if (moves) map = withGroup(map, { target: [target[0]], inSync: target });
+    if (waits) map = withGroup(map, { unclean: [map.pools[0].pgs[0].inSync[0]] });
+    if (gone) map = run(map, { kind: "node-down", node: 3, incarnation: 1, nowMs: 0 }).map;
+    const hasQuorum = !chance();
+    const isSilent = chance();
+    const waiting = chance() ? [{ disk: "web", node: 1, reason: "x" }] : [];
+    const seen = clusterSeen(map, { hasQuorum, waiting }, {
+      2: { gossip: isSilent ? "suspect" : "alive", isFull: full },
+    });
+    const isWrong = lacks || moves || waits || gone || full || !hasQuorum || isSilent ||
+      waiting.length > 0;
+    const problems = findProblems(seen);
+    assertEquals(problems.length > 0, isWrong, `round ${round}`);
+    assertEquals(summarize(seen, problems).startsWith("healthy"), !isWrong);
+    if (!isWrong) healthy++;
+  }
+  assertEquals(healthy > 20, true);
 });

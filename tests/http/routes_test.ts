@@ -5,9 +5,15 @@
  */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert/mod.js";
 import type { CheckReport } from "../../agent/http/backend.ts";
-import type { DiskDocument, StatusDocument } from "../../agent/http/documents.ts";
+import type {
+  DiskDocument,
+  NodeDocument,
+  PlanDocument,
+  StatusDocument,
+} from "../../agent/http/documents.ts";
 import { BODY_BYTES_MAX, CHECKS_MAX, createHandler, STATUS_OF } from "../../agent/http/server.ts";
 import { CONTROL_ERROR_CODES, type ControlError, ControlFailure } from "../../agent/map/errors.ts";
+import { clusterWithDisk } from "../map/cluster.ts";
 import { FakeBackend, FakeLog, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
 
 const GIB = 1024 ** 3;
@@ -305,6 +311,90 @@ Deno.test("GET /v1/status answers though store and disks are silent, and says so
   assertEquals((await refused(503, "GET", "/v1/store")).code, "unavailable");
   assertEquals((await refused(503, "GET", "/v1/disks")).code, "unavailable");
   assertEquals((await refused(503, "GET", "/v1/disks/web")).code, "unavailable");
+});
+
+Deno.test("GET /v1/status answers though the cluster is silent, and says so", async () => {
+  const { ask, refused, backend } = bound(new Harness());
+  backend.clusterMap = clusterWithDisk(3, 3);
+  backend.silent.add("*");
+  const status = await ask<StatusDocument>(200, "GET", "/v1/status");
+  assertEquals([status.healthy, status.cluster, status.groups], [false, null, null]);
+  assertEquals(status.problems.map((problem) => problem.code), ["cluster-unavailable"]);
+  assertEquals(status.disks.length, 1);
+  for (const path of ["/v1/cluster", "/v1/nodes", "/v1/nodes/host-1"]) {
+    assertEquals((await refused(503, "GET", path)).code, "unavailable");
+  }
+});
+
+Deno.test("a node is changed by all of a request, or by nothing of it", async () => {
+  const { ask, refused, backend } = bound(new Harness());
+  backend.clusterMap = clusterWithDisk(3, 3);
+  const changed = await ask<NodeDocument>(200, "PATCH", "/v1/nodes/host-2", {
+    availability: "draining",
+    weight: 1.5,
+    zone: "rack-1",
+  });
+  assertEquals([changed.availability, changed.weight, changed.zone], ["draining", 1.5, "rack-1"]);
+  assertEquals(await ask(200, "GET", "/v1/nodes/2"), changed);
+  backend.proposed.length = 0;
+  const cases: [number, string, unknown, string][] = [
+    [400, "invalid", { weight: 2, zone: "a/b" }, "zone"],
+    [400, "invalid", { zone: "rack-2", weight: -1 }, "weight"],
+    [400, "invalid", { weight: "2T" }, "number or null"],
+    [400, "invalid", { availability: "out" }, "it can be in, draining"],
+    [400, "invalid", { name: "x" }, '"name" is not known'],
+    [400, "invalid", {}, "empty"],
+    [409, "stale", { weight: 2, targetsEpoch: 1 }, "nothing was changed"],
+  ];
+  for (const [status, code, body, part] of cases) {
+    const error = await refused(status, "PATCH", "/v1/nodes/host-2", body);
+    assertEquals(error.code, code, JSON.stringify(body));
+    assertStringIncludes(error.message, part);
+  }
+  assertEquals(backend.proposed, []);
+  for (const [method, body] of [["GET"], ["PATCH", { weight: 1 }], ["DELETE"]] as const) {
+    const error = await refused(404, method, "/v1/nodes/host-9", body);
+    assertEquals(error.hint, "'kelpie node list' shows the nodes that there are");
+  }
+});
+
+Deno.test("a node is found by its name before it is found by its number", async () => {
+  const { ask, backend } = bound(new Harness());
+  const map = clusterWithDisk(3, 3);
+  backend.clusterMap = { ...map, nodes: map.nodes.with(1, { ...map.nodes[1], name: "3" }) };
+  assertEquals((await ask<NodeDocument>(200, "GET", "/v1/nodes/3")).id, 2);
+  assertEquals((await ask<NodeDocument>(200, "GET", "/v1/nodes/1")).id, 1);
+});
+
+Deno.test("a plan is made and nothing is changed", async () => {
+  const { ask, refused, backend } = bound(new Harness());
+  backend.clusterMap = clusterWithDisk(4, 2);
+  const { clusterMap } = backend;
+  const plan = await ask<PlanDocument>(200, "POST", "/v1/nodes/host-2/plan", { remove: true });
+  assert(plan.movedReplicas >= 128);
+  assertEquals(plan.nodes.find(({ name }) => name === "host-2")?.goes, 128);
+  assertEquals(plan.targetsEpoch, clusterMap.targetsEpoch);
+  await refused(400, "POST", "/v1/nodes/host-2/plan", { weight: -1 });
+  await refused(400, "POST", "/v1/nodes/host-2/plan", {});
+  assertEquals(backend.clusterMap, clusterMap);
+});
+
+Deno.test("a loss is accepted only together with force", async () => {
+  const { refused, backend } = bound(new Harness());
+  backend.clusterMap = clusterWithDisk(3, 1);
+  const error = await refused(400, "DELETE", "/v1/nodes/host-2?accept-loss=1");
+  assertStringIncludes(error.message, "without force");
+  assertEquals(backend.removed, []);
+  const up = await refused(409, "DELETE", "/v1/nodes/host-2?force=1&accept-loss=1");
+  assertStringIncludes(up.message, "is up");
+});
+
+Deno.test("the secret is in the answer and not in the log", async () => {
+  const { ask, log } = bound(new Harness());
+  const { secret } = await ask<{ secret: string }>(200, "GET", "/v1/cluster/secret");
+  assertMatch(secret, /^kelpie1-/);
+  assert(log.lines.some((line) => line.includes("/v1/cluster/secret")));
+  assert(!log.lines.join().includes(secret));
 });
 
 Deno.test("a disk that is deleted while the list is made is left out", async () => {

@@ -8,7 +8,15 @@ import { AdminClient, AdminError } from "../../agent/admin_client.ts";
 import type { CheckReport } from "../../agent/http/backend.ts";
 import { serve, type Server } from "../../agent/http/server.ts";
 import { ControlFailure } from "../../agent/map/errors.ts";
-import { FakeBackend, FakeLog, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
+import { clusterWithDisk, runAll } from "../map/cluster.ts";
+import {
+  FAKE_SECRET,
+  FakeBackend,
+  FakeLog,
+  HEALTHY_STORE,
+  IDLE_DISK,
+  sessionWith,
+} from "./fake_backend.ts";
 
 interface Fixture {
   readonly backend: FakeBackend;
@@ -162,6 +170,52 @@ Deno.test("the client does everything that the API offers", async () => {
     assertEquals(await client.disks(), []);
     await client.shutdown();
     assertEquals(backend.isShutDown, true);
+  });
+});
+
+Deno.test("the client does everything about nodes and the cluster that the API offers", async () => {
+  await withServer(async ({ backend, client }) => {
+    backend.clusterMap = runAll(clusterWithDisk(3, 1), {
+      kind: "take-lease",
+      id: 1,
+      node: 1,
+      incarnation: 1,
+    });
+    const { clusterId, nodes, groups, settings } = await client.cluster();
+    assertEquals([clusterId, nodes.length, groups.total, settings.copies], [
+      "c".repeat(32),
+      3,
+      256,
+      3,
+    ]);
+    assertEquals((await client.nodes()).map(({ name }) => name), ["host-1", "host-2", "host-3"]);
+    assertEquals((await client.node("host-2")).id, 2);
+    const plan = await client.planNode("host-2", { availability: "draining" });
+    const { targetsEpoch } = plan;
+    const drained = await client.changeNode("host-2", { availability: "draining", targetsEpoch });
+    assertEquals(drained.availability, "draining");
+    const stale = await assertRejects(
+      () => client.changeNode("host-2", { weight: 1, targetsEpoch }),
+      AdminError,
+    ) as AdminError;
+    assertEquals(stale.code, "stale");
+    assertEquals((await client.changeSettings({ copies: 2 })).copies, 2);
+    assertEquals(await client.secret(), FAKE_SECRET);
+    assertEquals((await client.releaseDisk("web")).openOn, null);
+    const busy = await assertRejects(() => client.removeNode("host-2"), AdminError) as AdminError;
+    assertEquals(busy.code, "busy");
+    await assertRejects(
+      () => client.removeNode("2", { force: true, acceptLoss: true }),
+      AdminError,
+    );
+    assertEquals(backend.removed, [
+      { id: 2, force: false, acceptLoss: false },
+      { id: 2, force: true, acceptLoss: true },
+    ]);
+    for (const name of ["..", "", "a/b", "x?force=1"]) {
+      await assertRejects(() => client.removeNode(name), AdminError);
+    }
+    assertEquals(backend.removed.length, 2);
   });
 });
 

@@ -7,7 +7,9 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import { Packr } from "msgpackr";
 import { Prng } from "../../agent/base/prng.ts";
 import { unwrap } from "../../agent/map/errors.ts";
+import { decodeGroups, encodeGroups } from "../../agent/map/groups_codec.ts";
 import {
+  adopt,
   apply,
   checkMap,
   type ClusterMap,
@@ -16,14 +18,16 @@ import {
   type MapCommand,
 } from "../../agent/map/map.ts";
 import { decodeMap, encodeMap, MAP_VERSION } from "../../agent/map/map_codec.ts";
+import { addNode, clusterOf, clusterWithDisk, nodeUp, runAll, setTargets } from "./cluster.ts";
 
-/** The map that the golden file of version 1 holds. */
+/** The map that the golden file of version 1 holds, but for its lease. */
 const COMMANDS_V1: MapCommand[] = [
   {
     kind: "create-disk",
     name: "web",
     sizeBytes: 20 * 1024 ** 3,
     nowMs: 1_700_000_000_000,
+    copies: 1,
     attributes: { owner: "anna", b: "ü" },
   },
   {
@@ -34,18 +38,44 @@ const COMMANDS_V1: MapCommand[] = [
     readOnly: true,
     copies: 3,
   },
-  { kind: "take-lease", id: 1 },
+  { kind: "change-settings", copies: 1 },
   { kind: "create-disk", name: "x", sizeBytes: 512, nowMs: 1 },
   { kind: "delete-disk", name: "x" },
 ];
 
-function history(commands: readonly MapCommand[]): ClusterMap {
-  return commands.reduce((map, command) => unwrap(apply(map, command)).map, EMPTY_MAP);
+/** The map that the golden file of version 2 holds: something of everything. */
+function mapV2(): ClusterMap {
+  let map = runAll(
+    clusterOf(5),
+    addNode(6, { witness: true, zone: "rack-1", bootId: "" }),
+    ...COMMANDS_V1,
+    { kind: "take-lease", id: 1, node: 2, incarnation: 1 },
+    { kind: "set-weight", node: 3, weight: 0.5 },
+    { kind: "set-availability", node: 4, availability: "draining" },
+    { kind: "set-voters", voters: [1, 2, 6] },
+    { kind: "change-settings", trustedNetwork: true, copiesMin: 1 },
+    { kind: "change-disk", name: "db", copiesMin: 2 },
+    { kind: "node-down", node: 5, incarnation: 1, nowMs: 1_700_000_000_001 },
+    { kind: "remove-node", node: 5, nowMs: 7, force: true, acceptLoss: true },
+    nodeUp(1, { bootId: "b" }),
+  );
+  map = runAll(map, setTargets(map, 3, [0, [2, 4]], [9, [3, 4, 2]]));
+  const groups = { pool: 3, pgs: [0, 9] };
+  return runAll(
+    map,
+    { kind: "start-joining", ...groups, node: 4, incarnation: 1 },
+    { kind: "unsettle", pool: 1, pgs: [0, 5, 10] },
+    { kind: "settled", pool: 1, pgs: [0], node: 1, incarnation: 2 },
+  );
+}
+
+function history(commands: readonly MapCommand[], from = EMPTY_MAP): ClusterMap {
+  return commands.reduce((map, command) => unwrap(apply(map, command)).map, from);
 }
 
 function golden(version: number): Uint8Array {
   const url = new URL(`golden/map_v${version}.hex`, import.meta.url);
-  const digits = Deno.readTextFileSync(url).trim().match(/../g)!;
+  const digits = Deno.readTextFileSync(url).replaceAll("\n", "").match(/../g)!;
   return Uint8Array.from(digits, (pair) => parseInt(pair, 16));
 }
 
@@ -55,11 +85,73 @@ function pack(value: unknown): Uint8Array {
   return new Uint8Array(packr.pack(value));
 }
 
-Deno.test("the golden file of version 1 reads as it did, and is what is written", () => {
-  assertEquals(MAP_VERSION, 1, "a new version needs a golden file and a line here");
+Deno.test("the golden file of version 2 reads as it did, and is what is written", () => {
+  assertEquals(MAP_VERSION, 2, "a new version needs a golden file and a line here");
+  const map = mapV2();
+  assertEquals(checkMap(map), null);
+  assertEquals(unwrap(decodeMap(golden(2))), map);
+  assertEquals(unwrap(encodeMap(map)), golden(2));
+});
+
+Deno.test("the golden file of version 1 reads as a store of one host that nobody has adopted", () => {
   const map = history(COMMANDS_V1);
-  assertEquals(unwrap(decodeMap(golden(1))), map);
-  assertEquals(unwrap(encodeMap(map)), golden(1));
+  const disks = map.disks.map((disk) =>
+    disk.id === 1 ? { ...disk, generation: 1, settled: 1 } : disk
+  );
+  const read = unwrap(decodeMap(golden(1)));
+  assertEquals(read, { ...map, epoch: 5, disks });
+  const adopted = unwrap(adopt(read, { ...addNode(1), clusterId: "c".repeat(32) }));
+  assertEquals(checkMap(adopted), null);
+  assertEquals(unwrap(decodeMap(unwrap(encodeMap(adopted)))), adopted);
+});
+
+Deno.test("version 1 allowed more copies than there are now, which one host never made", () => {
+  const disk = [1, "web", 512, [1], 0, 0, 8, 0, {}];
+  const read = unwrap(decodeMap(pack(["kelpie.map", 1, [1, 2, 2, [6], [disk]]])));
+  assertEquals([read.settings.copies, read.disks[0].copies], [5, 5]);
+  const wrong = decodeMap(pack(["kelpie.map", 1, [1, 2, 2, [9], []]]));
+  assertEquals(wrong.ok ? "" : wrong.error.code, "corrupt");
+});
+
+Deno.test("the table of a small cluster is below 1 KiB, and that of a large one below 400 KiB", () => {
+  const random = new Prng(9);
+  const shuffled = (count: number, from: number) => {
+    const list: number[] = [];
+    while (list.length < count) {
+      const id = 1 + random.below(from);
+      if (!list.includes(id)) list.push(id);
+    }
+    return list;
+  };
+  let small = clusterWithDisk(3, 3);
+  const changes = Array.from({ length: 256 }, (_, pg) => [pg, shuffled(3, 3)] as const);
+  small = runAll(small, setTargets(small, 3, ...changes), { kind: "delete-disk", name: "web" });
+  small = runAll(small, setTargets(small, 3, ...changes));
+  assert(encodeGroups(small.pools[0].pgs).length < 1024);
+
+  let large = clusterOf(1000);
+  for (let pgBits = 8; pgBits < 14; pgBits++) {
+    large = runAll(large, { kind: "split-groups", pgBits });
+  }
+  large = runAll(large, { kind: "create-disk", name: "web", sizeBytes: 512, nowMs: 0, copies: 3 });
+  const places = large.pools[0].pgs.map((_, pg) => [pg, shuffled(3, 1000)] as const);
+  const epochs = large.pools[0].pgs.map((pg, index) => ({
+    ...pg,
+    target: places[index][1],
+    inSync: places[index][1],
+    changedEpoch: 1_000_000 + random.below(1_000_000),
+  }));
+  large = { ...large, epoch: 2_000_000, pools: [{ copies: 3, pgs: epochs }] };
+  const bytes = unwrap(encodeMap(large));
+  assert(bytes.length < 400 * 1024, `${bytes.length} bytes`);
+  const read = unwrap(decodeMap(bytes)).pools[0].pgs;
+  assertEquals(encodeGroups(read), encodeGroups(epochs));
+  assertEquals(read[16383], epochs[16383]);
+});
+
+Deno.test("equal entries come back as one object", () => {
+  const { pools } = unwrap(decodeMap(unwrap(encodeMap(clusterWithDisk(3, 3)))));
+  assertEquals(new Set(pools[0].pgs).size, 3);
 });
 
 Deno.test("equal maps give equal bytes, however their attributes were put together", () => {
@@ -80,7 +172,7 @@ Deno.test("random maps come back as they were", () => {
         sizeBytes: 512 * (1 + random.u32()),
         nowMs: random.u32() * 2 ** random.below(20),
         readOnly: random.below(2) === 0,
-        copies: 1 + random.below(8),
+        copies: 1 + random.below(5),
         attributes: random.below(2) === 0 ? {} : { [`k${random.below(9)}`]: "v".repeat(200) },
       });
     }
@@ -91,42 +183,68 @@ Deno.test("random maps come back as they were", () => {
 });
 
 Deno.test("bytes that were encoded are not overwritten by the next map", () => {
-  const first = unwrap(encodeMap(history(COMMANDS_V1)));
+  const first = unwrap(encodeMap(mapV2()));
   const copy = first.slice();
   for (let round = 0; round < 10; round++) encodeMap(EMPTY_MAP);
   assertEquals(first, copy);
 });
 
 Deno.test("what is cut short or longer is refused", () => {
-  const bytes = golden(1);
-  for (let length = 0; length < bytes.length; length++) {
-    const result = decodeMap(bytes.subarray(0, length));
-    assertEquals(result.ok ? "" : result.error.code, "corrupt", `${length} bytes`);
+  for (const bytes of [golden(1), golden(2)]) {
+    for (let length = 0; length < bytes.length; length++) {
+      const result = decodeMap(bytes.subarray(0, length));
+      assertEquals(result.ok ? "" : result.error.code, "corrupt", `${length} bytes`);
+    }
+    assertEquals(decodeMap(new Uint8Array([...bytes, 0])).ok, false);
   }
-  assertEquals(decodeMap(new Uint8Array([...bytes, 0])).ok, false);
   const huge = decodeMap(new Uint8Array(MAP_BYTES_MAX + 1));
   assertEquals(huge.ok ? "" : huge.error.code, "corrupt");
 });
 
 Deno.test("damage gives an error or a map that keeps every invariant, and never throws", () => {
-  const bytes = golden(1);
-  for (let bit = 0; bit < bytes.length * 8; bit++) {
-    const damaged = bytes.slice();
-    damaged[bit >> 3] ^= 1 << (bit & 7);
-    const result = decodeMap(damaged);
-    if (result.ok) assertEquals(checkMap(result.value), null, `bit ${bit}`);
-  }
-  const random = new Prng(5);
-  for (let round = 0; round < 5000; round++) {
-    const damaged = bytes.slice(0, 14 + random.below(bytes.length - 13));
-    for (let count = 1 + random.below(6); count > 0; count--) {
-      damaged[random.below(damaged.length)] = random.u32();
+  for (const bytes of [golden(1), golden(2)]) {
+    const random = new Prng(bytes.length);
+    const check = (damaged: Uint8Array, what: string) => {
+      const result = decodeMap(damaged);
+      if (result.ok) assertEquals(checkMap(result.value), null, what);
+      else assert(["corrupt", "limit"].includes(result.error.code));
+    };
+    for (let bit = 0; bit < bytes.length * 8; bit += bytes.length > 500 ? 11 : 1) {
+      const damaged = bytes.slice();
+      damaged[bit >> 3] ^= 1 << (bit & 7);
+      check(damaged, `bit ${bit}`);
     }
-    const result = decodeMap(damaged);
-    if (result.ok) assertEquals(checkMap(result.value), null, `round ${round}`);
-    else assert(["corrupt", "limit"].includes(result.error.code));
+    for (let round = 0; round < 400; round++) {
+      const damaged = bytes.slice(0, 14 + random.below(bytes.length - 13));
+      for (let count = 1 + random.below(6); count > 0; count--) {
+        damaged[random.below(damaged.length)] = random.u32();
+      }
+      check(damaged, `round ${round}`);
+    }
   }
   assertEquals(decodeMap(new Uint8Array(MAP_BYTES_MAX).fill(0x91)).ok, false);
+});
+
+Deno.test("damaged tables of PGs are refused, or are tables of the right length", () => {
+  const bytes = encodeGroups(mapV2().pools[1].pgs);
+  assertEquals(decodeGroups(bytes, 256), mapV2().pools[1].pgs);
+  for (const count of [0, 128, 255, 257, 512]) assertEquals(decodeGroups(bytes, count), null);
+  for (let length = 0; length < bytes.length; length++) {
+    assertEquals(decodeGroups(bytes.subarray(0, length), 256), null);
+  }
+  const random = new Prng(11);
+  for (let round = 0; round < 3000; round++) {
+    const damaged = bytes.slice();
+    for (let count = 1 + random.below(3); count > 0; count--) {
+      damaged[random.below(damaged.length)] = random.u32();
+    }
+    assertEquals(decodeGroups(damaged, 256)?.length ?? 256, 256);
+  }
+  // 2^53 and more, a list that is too long, an index that is too large.
+  assertEquals(decodeGroups(new Uint8Array(20).fill(255), 256), null);
+  assertEquals(decodeGroups(Uint8Array.of(1, 16, ...Array(16).fill(1), 67, 126), 256), null);
+  assertEquals(decodeGroups(Uint8Array.of(1, 1, 1, 66, 1, 254, 1), 256), null);
+  assertEquals(decodeGroups(Uint8Array.of(1, 1, 1, 67, 254, 1), 256)?.length, 256);
 });
 
 Deno.test("fields of the wrong kind, number or place are refused", () => {
@@ -167,19 +285,50 @@ Deno.test("fields of the wrong kind, number or place are refused", () => {
   }
 });
 
+Deno.test("fields of version 2 of the wrong kind, number or place are refused", () => {
+  const [magic, version, body] = packr.unpack(golden(2)) as [string, number, unknown[]];
+  const check = (what: string, changed: unknown) => {
+    const result = decodeMap(pack([magic, version, changed]));
+    assertEquals(result.ok ? "" : result.error.code, "corrupt", what);
+  };
+  assertEquals(decodeMap(pack([magic, version, body])).ok, true);
+  check("one more", [...body, 0]);
+  for (let index = 0; index < body.length; index++) {
+    check(`no field ${index}`, body.toSpliced(index, 1));
+    for (const wrong of ["x", -1, 0.5, NaN, {}, [["x"]], null]) {
+      check(`field ${index} is ${wrong}`, body.with(index, wrong));
+    }
+  }
+  const lists: [number, number][] = [[4, 0], [7, 0], [11, 0], [12, 0]];
+  for (const [list, entry] of lists) {
+    const entries = body[list] as unknown[][];
+    const put = (next: unknown) => body.with(list, entries.with(entry, next as unknown[]));
+    check(`entry of ${list} with one more`, put([...entries[entry], 0]));
+    for (let index = 0; index < entries[entry].length; index++) {
+      for (const wrong of [true, -1, NaN, { x: 1 }, ["x"], new Uint8Array(3)]) {
+        check(
+          `${index} of an entry of ${list} is ${wrong}`,
+          put(entries[entry].with(index, wrong)),
+        );
+      }
+    }
+  }
+});
+
 Deno.test("a newer version is told from damage", () => {
-  const result = decodeMap(pack(["kelpie.map", 2, ["whatever"]]));
+  const result = decodeMap(pack(["kelpie.map", 3, ["whatever"]]));
   assertEquals(result.ok ? "" : result.error.code, "limit");
 });
 
 Deno.test("a map that has become too large is refused before it is written", () => {
-  const disks = Array.from({ length: 400 }, (_, index) => ({
-    ...history([{ kind: "create-disk", name: "a", sizeBytes: 512, nowMs: 0 }]).disks[0],
-    name: `d${index}`,
-    attributes: Object.fromEntries(
-      Array.from({ length: 16 }, (_, key) => [`k${key}`, "v".repeat(255)]),
-    ),
-  }));
+  const [disk] = history([{ kind: "create-disk", name: "a", sizeBytes: 512, nowMs: 0 }]).disks;
+  const attributes = Object.fromEntries(
+    Array.from({ length: 16 }, (_, key) => [`k${key}`, "v".repeat(255)]),
+  );
+  const disks = Array.from(
+    { length: 1100 },
+    (_, index) => ({ ...disk, name: `d${index}`, attributes }),
+  );
   const result = encodeMap({ ...EMPTY_MAP, disks });
   assertEquals(result.ok ? "" : result.error.code, "limit");
 });

@@ -19,12 +19,15 @@ import {
   checkMap,
   type ClusterMap,
   COPIES_MAX,
+  type DiskCommand,
   DISKS_MAX,
   EMPTY_MAP,
   findDisk,
+  foundCluster,
   ID_MAX,
   type MapCommand,
 } from "../../agent/map/map.ts";
+import { clusterWithDisk } from "./cluster.ts";
 
 const GIB = 1024 ** 3;
 
@@ -39,10 +42,34 @@ function refuse(map: ClusterMap, command: MapCommand): ControlError {
 }
 
 function mapWith(...names: string[]): ClusterMap {
+  return withDisks(EMPTY_MAP, ...names);
+}
+
+function withDisks(map: ClusterMap, ...names: string[]): ClusterMap {
   return names.reduce(
     (map, name) => run(map, { kind: "create-disk", name, sizeBytes: GIB, nowMs: 5 }).map,
-    EMPTY_MAP,
+    map,
   );
+}
+
+/** The map of a cluster of one. */
+const ALONE = unwrap(foundCluster({
+  clusterId: "c".repeat(32),
+  uuid: "a".repeat(32),
+  name: "host",
+  address: "192.0.2.1:7460",
+  zone: "",
+  capacityBytes: 1e12,
+  witness: false,
+  version: "1.0.0",
+  protocol: 1,
+  bootId: "boot",
+  nowMs: 0,
+}));
+
+/** Takes a lease as that one. */
+function takeLease(id: number): MapCommand {
+  return { kind: "take-lease", id, node: 1, incarnation: 1 };
 }
 
 Deno.test("create-disk gives ids in order and sorts by name", () => {
@@ -95,13 +122,30 @@ Deno.test("rename-disk keeps everything but the name, and the order", () => {
   assertEquals(refuse(map, { kind: "rename-disk", name: "a", newName: "z" }).code, "exists");
 });
 
+Deno.test("delete-disk that names a disk's id leaves another one that has got its name", () => {
+  const map = clusterWithDisk(1, 1);
+  const [{ id }] = map.disks;
+  assertEquals(refuse(map, { kind: "delete-disk", name: "web", id: id + 1 }).code, "stale");
+  assertEquals(run(map, { kind: "delete-disk", name: "web", id }).map.disks, []);
+});
+
+Deno.test("take-lease that was decided for another generation is stale", () => {
+  const map = clusterWithDisk(1, 1);
+  const [{ id, generation }] = map.disks;
+  const take = { kind: "take-lease" as const, id, node: 1, incarnation: 1 };
+  assertEquals(refuse(map, { ...take, generation: generation + 1 }).code, "stale");
+  const taken = run(map, { ...take, generation }).map;
+  assertEquals(taken.disks[0].generation, generation + 1);
+  assertEquals(refuse(taken, { ...take, generation }).code, "stale", "it is sent twice");
+});
+
 Deno.test("take-lease raises the generation by one, until there are no more", () => {
-  let map = mapWith("web");
-  map = run(map, { kind: "take-lease", id: 1 }).map;
-  map = run(map, { kind: "take-lease", id: 1 }).map;
+  let map = withDisks(ALONE, "web");
+  map = run(map, takeLease(1)).map;
+  map = run(map, takeLease(1)).map;
   assertEquals(map.disks[0].generation, 2);
   const worn = { ...map, disks: [{ ...map.disks[0], generation: ID_MAX }] };
-  assertEquals(refuse(worn, { kind: "take-lease", id: 1 }).code, "limit");
+  assertEquals(refuse(worn, takeLease(1)).code, "limit");
 });
 
 Deno.test("a command that changes nothing leaves the very same map", () => {
@@ -110,9 +154,9 @@ Deno.test("a command that changes nothing leaves the very same map", () => {
     { kind: "resize-disk", name: "web", sizeBytes: GIB },
     { kind: "rename-disk", name: "web", newName: "web" },
     { kind: "change-disk", name: "web" },
-    { kind: "change-disk", name: "web", readOnly: false, copies: 1, attributes: {} },
+    { kind: "change-disk", name: "web", readOnly: false, copies: 3, attributes: {} },
     { kind: "change-settings" },
-    { kind: "change-settings", copies: 1 },
+    { kind: "change-settings", copies: 3 },
   ];
   for (const command of commands) {
     const { map: next, effects } = run(map, command);
@@ -122,9 +166,9 @@ Deno.test("a command that changes nothing leaves the very same map", () => {
 });
 
 Deno.test("settings are what a disk gets that does not say", () => {
-  const { map } = run(EMPTY_MAP, { kind: "change-settings", copies: 3 });
+  const { map } = run(EMPTY_MAP, { kind: "change-settings", copies: 2 });
   const { map: next } = run(map, { kind: "create-disk", name: "web", sizeBytes: 512, nowMs: 0 });
-  assertEquals(next.disks[0].copies, 3);
+  assertEquals(next.disks[0].copies, 2);
 });
 
 Deno.test("every command refuses what does not fit, with its code", () => {
@@ -163,8 +207,8 @@ Deno.test("every command refuses what does not fit, with its code", () => {
     ["missing", { kind: "change-disk", name: "none", readOnly: true }],
     ["invalid", { kind: "change-disk", name: "web", copies: -1 }],
     ["invalid", { kind: "change-disk", name: "web", attributes: many }],
-    ["missing", { kind: "take-lease", id: 2 }],
-    ["missing", { kind: "take-lease", id: 0 }],
+    ["missing", takeLease(2)],
+    ["missing", takeLease(0)],
     ["invalid", { kind: "change-settings", copies: 0 }],
   ];
   const map = mapWith("web");
@@ -193,7 +237,7 @@ Deno.test("checkMap() sees every invariant that is broken", () => {
     ["epoch", { ...map, epoch: -1 }],
     ["next disk", { ...map, nextDisk: 0 }],
     ["next layer", { ...map, nextLayer: ID_MAX + 2 }],
-    ["copies", { ...map, settings: { copies: 0 } }],
+    ["copies", { ...map, settings: { ...map.settings, copies: 0 } }],
     ["out of order", { ...map, disks: [b, a] }],
     ["there twice", { ...map, disks: [a, a] }],
     ["disk id 1 is there twice", { ...map, disks: [a, { ...b, id: 1 }] }],
@@ -226,7 +270,7 @@ interface OracleDisk {
 function oracleApply(
   disks: Map<string, OracleDisk>,
   made: { count: number },
-  command: MapCommand,
+  command: DiskCommand,
 ): ControlErrorCode | null {
   if (command.kind === "take-lease") {
     const disk = [...disks.values()].find((each) => each.id === command.id);
@@ -234,7 +278,7 @@ function oracleApply(
     disk.generation++;
     return null;
   }
-  if (command.kind === "change-settings") return null;
+  if (!("name" in command)) return null;
   const disk = disks.get(command.name);
   if (command.kind === "create-disk") {
     if (disk !== undefined) return "exists";
@@ -256,7 +300,7 @@ function oracleApply(
   return null;
 }
 
-function randomCommand(random: Prng): MapCommand {
+function randomCommand(random: Prng): DiskCommand {
   const name = `d${random.below(12)}`;
   const sizeBytes = 512 * (1 + random.below(8));
   const readOnly = random.below(2) === 0;
@@ -273,7 +317,7 @@ function randomCommand(random: Prng): MapCommand {
     case 5:
       return { kind: "change-disk", name, readOnly };
     default:
-      return { kind: "take-lease", id: 1 + random.below(40) };
+      return { kind: "take-lease", id: 1 + random.below(40), node: 1, incarnation: 1 };
   }
 }
 
@@ -293,7 +337,7 @@ Deno.test("random histories are those of a plain Map", () => {
     const random = new Prng(seed);
     const oracle = new Map<string, OracleDisk>();
     const made = { count: 0 };
-    let map = freeze(EMPTY_MAP);
+    let map = freeze(ALONE);
     for (let step = 0; step < 250; step++) {
       const command = randomCommand(random);
       const expected = oracleApply(oracle, made, command);

@@ -6,6 +6,8 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import type { SimulatedDisk } from "../../agent/platform/simulated/disk.ts";
+import { type Damage, DAMAGE_MAX, DamageList } from "../../agent/store/core.ts";
+import { FORMAT_VERSION } from "../../agent/store/format.ts";
 import { OperationKind } from "../../agent/store/operation.ts";
 import { Bench, HOST, makeDisk, type Shape, SMALL } from "./harness.ts";
 
@@ -150,6 +152,74 @@ Deno.test("a damaged record that had been made durable is refused, unless the da
   assertEquals(bench.open(), null, "once accepted, it is over");
 });
 
+Deno.test("once damage was accepted no stamp is believed: nobody knows what is missing", () => {
+  let bench = open();
+  const write = (chunk: number, sequence: number) =>
+    bench.run(OperationKind.Write, [1], chunk, 0, 1, [100], { generation: 1, sequence });
+  write(0, 1);
+  bench.sync();
+  const { lsn } = bench.store.stats();
+  write(1, 2);
+  write(0, 3);
+  bench.sync();
+  rest(bench);
+  bench = another(bench);
+  bench.disk.flipBit(recordOf(bench.disk, lsn) + 70);
+  assertEquals(bench.open({ acceptDamage: true }), null);
+  assertEquals(bench.store.stats().stampedChunks, 0);
+  write(1, 4);
+  bench.sync();
+  bench = another(bench);
+  assertEquals(bench.open(), null);
+  assertEquals([bench.stampOf(1, 0), bench.stampOf(1, 1)], ["unknown", "1.4"]);
+});
+
+Deno.test("META that had been made durable and is damaged is refused, not passed over", () => {
+  let bench = open();
+  const set = (text: string) =>
+    bench.call("meta", (done) => bench.store.setMeta("key", new TextEncoder().encode(text), done));
+  assertEquals([set("a value that stays"), set("a value that rots")], [null, null]);
+  rest(bench);
+  bench = another(bench);
+  const value = [...new TextEncoder().encode("a value that rots")];
+  let places = 0;
+  for (let at = 1024 * 1024; at < bench.disk.sizeBytesMax; at += 4096) {
+    // Behind the item's head and the key.
+    const bytes = bench.disk.peek(at + 11, value.length);
+    if (value.some((byte, i) => byte !== bytes[i])) continue;
+    bench.disk.flipBit(at + 15, 2);
+    places++;
+  }
+  assertEquals(places, 1);
+  const error = bench.open();
+  assertEquals(error?.code, "DAMAGED");
+  assertStringIncludes(error!.message, "values");
+  assertEquals(bench.open({ acceptDamage: true }), null);
+  assertEquals(new TextDecoder().decode(bench.store.getMeta("key")!), "a value that stays");
+  assertEquals(bench.store.stats().damage[0].what, "record");
+});
+
+Deno.test("damage that was healed makes room in the list for what is found later", () => {
+  const list = new DamageList();
+  const at = (block: number): Damage => ({
+    what: "block",
+    layer: 1,
+    chunk: 0,
+    block,
+    offsetBytes: 0,
+    message: "",
+  });
+  for (let block = 0; block < DAMAGE_MAX + 3; block++) list.add(at(block));
+  assertEquals([list.list.length, list.count, list.unlisted], [DAMAGE_MAX, DAMAGE_MAX + 3, 3]);
+  list.prune(({ block }) => block >= 200);
+  assertEquals([list.list.length, list.count, list.unlisted], [
+    DAMAGE_MAX - 200,
+    DAMAGE_MAX + 3,
+    3,
+  ]);
+  assert(list.add(at(5)) && !list.add(at(230)));
+});
+
 Deno.test("the last record before a pause is known to be durable, too", () => {
   let bench = open();
   bench.write(1, 0, 0, [100]);
@@ -234,7 +304,7 @@ Deno.test("a store of a newer format is refused by name and left alone", () => {
   for (const offset of [0, 512 * 1024]) {
     const bytes = bench.disk.peek(offset, 4096);
     const at = 8 * 1024 * 1024;
-    bytes[8] = bytes[12] = 2;
+    bytes[8] = bytes[12] = FORMAT_VERSION + 1;
     bytes.fill(0, 4092);
     bench.window.bytes.set(bytes, at);
     new DataView(bytes.buffer).setUint32(4092, bench.window.kernel.checksum(at, 4096), true);

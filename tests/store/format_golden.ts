@@ -1,10 +1,11 @@
 /**
- * The golden stores of format 1: made once, read for ever.
+ * The golden stores of each format: made once, read for ever.
  *
  *     deno run -A tests/store/format_golden.ts      makes those that are missing; never overwrites one
  *
  * Each file is the store's disk, gzipped: superblocks, log, checkpoint, as a clean stop and as a
- * crash leave them.
+ * crash leave them. A new format adds files, made by the code that first wrote it; those of older
+ * ones cannot be made again.
  *
  * @module
  */
@@ -17,10 +18,12 @@ import { Bench, makeDisk, type Shape, SMALL } from "./harness.ts";
 /** Shape of the golden stores: never to be changed. */
 export const GOLDEN_SHAPE: Shape = { ...SMALL, segmentBytes: 128 * 1024, segments: 24 };
 
-/** Names of the files in `golden/`, and how each was left. */
-export const GOLDEN: Record<string, "clean" | "crashed"> = {
-  "format_1_clean.gz": "clean",
-  "format_1_crashed.gz": "crashed",
+/** Names of the files in `golden/`, in which format each is and how it was left. */
+export const GOLDEN: Record<string, { format: number; how: "clean" | "crashed" }> = {
+  "format_1_clean.gz": { format: 1, how: "clean" },
+  "format_1_crashed.gz": { format: 1, how: "crashed" },
+  "format_2_clean.gz": { format: 2, how: "clean" },
+  "format_2_crashed.gz": { format: 2, how: "crashed" },
 };
 
 function pathOf(name: string): URL {
@@ -42,8 +45,8 @@ export function openGolden(name: string): Bench {
   return bench;
 }
 
-/** What is in a golden store. */
-export function verifyGolden(bench: Bench): void {
+/** What is in a golden store of a format. */
+export function verifyGolden(bench: Bench, format: number): void {
   const expect = (what: string, is: unknown, should: unknown) => {
     if (JSON.stringify(is) !== JSON.stringify(should)) {
       throw new Error(`${what}: ${JSON.stringify(is)} instead of ${JSON.stringify(should)}`);
@@ -63,6 +66,15 @@ export function verifyGolden(bench: Bench): void {
   expect("META", new TextDecoder().decode(bench.store.getMeta("name")!), "a value");
   expect("long META", bench.store.getMeta("long")!.length, 9000);
   expect("removed META", bench.store.getMeta("gone"), null);
+  expect(
+    "stamps",
+    [[1, 0], [1, 1_000_000_000], [3, 0], [3, 9], [1, 3]].map(([layer, chunk]) =>
+      bench.stampOf(layer, chunk)
+    ),
+    format === 1
+      ? new Array(5).fill("unknown")
+      : ["1.2", "unknown", "2.9007199254740991", "7.8", "1.5"],
+  );
   expect("identity", [...bench.store.identity.nodeId], new Array(16).fill(1));
 }
 
@@ -78,16 +90,28 @@ function make(how: "clean" | "crashed"): Uint8Array {
   bench.mustOpen();
   for (const id of [1, 2, 3]) bench.createLayer(id);
   bench.write(1, 0, 0, stamps(100, 24));
-  bench.write(1, 0, 5, stamps(500, 2));
+  bench.run(OperationKind.Write, [1], 0, 5, 2, stamps(500, 2), { generation: 1, sequence: 2 });
   bench.write(2, 0, 0, stamps(600, 4));
-  bench.write(1, 1_000_000_000, 1000, stamps(800, 24));
-  bench.run(OperationKind.Free, [1], 1_000_000_000, 1008, 16);
+  bench.run(OperationKind.Write, [1], 1_000_000_000, 1000, 24, stamps(800, 24), {
+    generation: 1,
+    sequence: 3,
+  });
+  bench.run(OperationKind.Free, [1], 1_000_000_000, 1008, 16, [], {
+    generation: 1,
+    sequence: 4,
+    unknown: true,
+  });
+  bench.run(OperationKind.Zero, [1], 3, 8, 16, [], { generation: 1, sequence: 5 });
   meta("gone", new Uint8Array(3));
   // Enough for a checkpoint in the midst.
   for (let i = 0; i < 20; i++) bench.write(2, 5, i, stamps(1000 + 20 * i, 20));
   bench.call("delete", (done) => bench.store.deleteLayer(2, done));
   bench.run(OperationKind.Zero, [3], 0, 1, 2);
-  bench.write(3, 0, 4, [700]);
+  bench.run(OperationKind.Write, [3], 0, 4, 1, [700], {
+    generation: 2,
+    sequence: 2 ** 53 - 1,
+  });
+  bench.run(OperationKind.Stamp, [3], 9, 0, 1, [], { generation: 7, sequence: 8 });
   meta("name", new TextEncoder().encode("a value"));
   meta("long", new Uint8Array(9000).fill(7));
   meta("gone", null);
@@ -104,7 +128,7 @@ function make(how: "clean" | "crashed"): Uint8Array {
 
 if (import.meta.main) {
   Deno.mkdirSync(new URL("golden/", import.meta.url), { recursive: true });
-  for (const [name, how] of Object.entries(GOLDEN)) {
+  for (const [name, { how }] of Object.entries(GOLDEN)) {
     try {
       Deno.statSync(pathOf(name));
       console.error(`${name} is there already: a golden file is made once`);

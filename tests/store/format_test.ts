@@ -1,8 +1,8 @@
 /**
- * The bytes on the disk: layouts against golden bytes, a whole store of version 1 that must stay
+ * The bytes on the disk: layouts against golden bytes, whole stores of each version that must stay
  * readable for ever, and validation that no rubbish passes.
  *
- * The golden store was made by `format_golden.ts`, once.
+ * The golden stores were made by `format_golden.ts`, once.
  *
  * @module
  */
@@ -25,7 +25,10 @@ import {
   SegmentKind,
   type Superblock,
 } from "../../agent/store/format.ts";
+import { OperationKind } from "../../agent/store/operation.ts";
 import { GOLDEN, GOLDEN_SHAPE, openGolden, verifyGolden } from "./format_golden.ts";
+import { Bench } from "./harness.ts";
+import { UNKNOWN } from "./model.ts";
 
 const memory = new SimulatedMemory({ sizeBytes: 64 * 1024 * 1024 });
 const window = memory.windows[0];
@@ -60,7 +63,7 @@ function hex(at: number, length: number): string {
 
 Deno.test("encodeSuperblock() lays the fields out as drawn", () => {
   encodeSuperblock(window, 0, SUPERBLOCK);
-  assertEquals(hex(0, 16), "4b454c5049455342" + "01000000" + "01000000");
+  assertEquals(hex(0, 16), "4b454c5049455342" + "02000000" + "02000000");
   assertEquals(hex(16, 64), "01".repeat(16) + "02".repeat(16) + "03".repeat(16) + "04".repeat(16));
   assertEquals(hex(80, 8), "0500000001000000");
   assertEquals(
@@ -109,7 +112,7 @@ Deno.test("encodeSegmentHeader() lays the fields out as drawn", () => {
   Object.assign(header, { kind: SegmentKind.Log, sequence: 5, next: 6, previous: 7 });
   Object.assign(header, { startLsn: 9, previousEndLsn: 8, checkpointId: 0 });
   encodeSegmentHeader(window, 0, SUPERBLOCK.storeId, header);
-  assertEquals(hex(0, 16), "4b454c5049455347" + "01000000" + "01000000");
+  assertEquals(hex(0, 16), "4b454c5049455347" + "02000000" + "01000000");
   assertEquals(
     hex(32, 40),
     "0500000000000000" + "06000000" + "07000000" + "0900000000000000" + "0800000000000000" +
@@ -136,7 +139,7 @@ Deno.test("decodeRecord() and decodeFrame() take rubbish without throwing, and d
     random.fill(window.bytes.subarray(0, 256));
     // Often with a head that looks right.
     if (random.chance(0.7)) window.u32[0] = random.chance(0.5) ? 0x4345524b : 0x504b434b;
-    if (random.chance(0.7)) window.u32[1] = 1 | random.below(6) << 16;
+    if (random.chance(0.7)) window.u32[1] = random.between(1, 2) | random.below(6) << 16;
     if (random.chance(0.7)) window.u32.set(words, 2);
     if (random.chance(0.7)) window.u32.set([5, 0], 6);
     if (random.chance(0.5)) window.u32.set([0, 100, 4096], 8);
@@ -172,9 +175,10 @@ Deno.test("decodeRecord() believes only entries that fit", () => {
     entryCount: number,
     dataBlocks: number,
     headerBytes: number,
+    version = 2,
   ) => {
     window.u32.fill(0, 0, 1024);
-    window.u32.set([0x4345524b, 1 | 1 << 16, ...words, 5, 0, 9, 0, 8, 0], 0);
+    window.u32.set([0x4345524b, version | 1 << 16, ...words, 5, 0, 9, 0, 8, 0], 0);
     window.u32.set([entryCount, dataBlocks, headerBytes, 0, ...entries], 12);
     window.u32[15] = window.kernel.checksum(0, 4096);
     return decodeRecord(window, 0, 1, 32, record);
@@ -185,7 +189,24 @@ Deno.test("decodeRecord() believes only entries that fit", () => {
   assert(!encode([...entry(1, 0, 3, 2), 11, 12], 2, 2, 64 + 40), "an entry is missing");
   assert(!encode([...entry(1, 0, 3, 2), 11, 12], 1, 2, 64 + 44), "bytes too many");
   assert(!encode([...entry(1, 0, 1023, 2), 11, 12], 1, 2, 64 + 40), "past the chunk");
-  assert(!encode([...entry(1, 1, 3, 2), 11, 12], 1, 2, 64 + 40), "flags");
+  assert(encode([...entry(1, 1, 3, 2), 11, 12], 1, 2, 64 + 40), "the stamp becomes unknown");
+  assert(!encode([...entry(1, 1, 3, 2), 11, 12], 1, 2, 64 + 40, 1), "version 1 had no flags");
+  assert(!encode([...entry(1, 2, 3, 2), 11, 12], 1, 2, 64 + 40), "flags");
+  assert(!encode(entry(5, 1, 3, 2), 1, 0, 64 + 32), "flags of a POISON");
+  assert(encode(entry(9, 0, 0, 1), 1, 0, 64 + 32), "STAMP");
+  assert(!encode(entry(9, 0, 0, 1), 1, 0, 64 + 32, 1), "version 1 had no STAMP");
+  assert(!encode(entry(9, 1, 0, 1), 1, 0, 64 + 32), "flags of a STAMP");
+  const batch = (bytes: number, items: number, blocks: number) => {
+    const sums = new Array(blocks).fill(1);
+    const entries = [10, blocks, bytes, items, 0, 0, 1, 0, ...sums];
+    return encode(entries, 1, blocks, 64 + 32 + 4 * blocks);
+  };
+  assert(batch(4097, 3, 2), "META_BATCH");
+  assert(batch(17 * 4096, 3, 17), "the longest");
+  assert(!batch(17 * 4096 + 1, 3, 18), "longer than the longest");
+  assert(!batch(4097, 3, 1), "fewer blocks than bytes");
+  assert(!batch(4097, 0, 2), "no items");
+  assert(!batch(0, 1, 0), "no bytes");
   assert(!encode(entry(1, 0, 3, 0), 1, 0, 64 + 32), "no blocks");
   assert(!encode(entry(99, 0, 3, 1), 1, 0, 64 + 32), "an unknown kind");
   assert(!encode([8, 1, 0, 0, 0, 0, 1, 0, 11], 1, 1, 64 + 36), "META without a key");
@@ -201,11 +222,42 @@ Deno.test("decodeRecord() believes only entries that fit", () => {
   );
 });
 
-for (const name of Object.keys(GOLDEN)) {
-  Deno.test(`a store of format 1 opens for ever: ${name}`, () => {
+for (const [name, { format }] of Object.entries(GOLDEN)) {
+  Deno.test(`a store of format ${format} opens for ever: ${name}`, () => {
     const bench = openGolden(name);
-    verifyGolden(bench);
-    assertEquals(bench.store.close(() => {}), undefined);
+    verifyGolden(bench, format);
+    assertEquals(bench.close(), null);
     assertEquals(GOLDEN_SHAPE.segmentBytes, 131072);
+  });
+}
+
+for (const name of ["format_1_clean.gz", "format_1_crashed.gz"]) {
+  Deno.test(`an old store is upgraded by being opened, and stamps what is written then: ${name}`, () => {
+    const old = openGolden(name);
+    // A program of version 1 looks at both superblocks, and refuses if one names a newer reader.
+    const readableBy = [0, 512 * 1024].map((offset) =>
+      new DataView(old.disk.peek(offset, 16).buffer).getUint32(12, true)
+    );
+    assertEquals(readableBy.filter((version) => version === 2).length, 1);
+    // The log goes on in a segment that began in the old format.
+    const stamp = { generation: 3, sequence: 4 };
+    old.run(OperationKind.Write, [1], 0, 1000, 2, [41, 42], stamp);
+    old.run(OperationKind.Write, [1], 1_000_000_000, 0, 1, [43]);
+    assertEquals(old.sync(), 0);
+    const before = old.disk.crash(new Prng(1), old.window.bytes, { keep: 0, lose: 1 });
+    let bench = new Bench(0, before, new Prng(2), GOLDEN_SHAPE);
+    for (let round = 0; round < 2; round++) {
+      bench.isPlain = true;
+      bench.mustOpen();
+      assertEquals(bench.read([1], 0, 1000, 2), [41, 42]);
+      assertEquals(bench.read([1], 0, 0, 1), [100]);
+      assertEquals(bench.stampOf(1, 0), "3.4");
+      assertEquals(bench.stampOf(1, 1_000_000_000), UNKNOWN);
+      assertEquals(bench.stampOf(3, 0), UNKNOWN);
+      assertEquals(bench.store.getMeta("long")!.length, 9000);
+      assertEquals(bench.close(), null);
+      const disk = bench.disk.crash(new Prng(1), bench.window.bytes, { keep: 0, lose: 1 });
+      bench = new Bench(0, disk, new Prng(2), GOLDEN_SHAPE);
+    }
   });
 }

@@ -18,7 +18,7 @@ import type { StoreTunables } from "../../agent/store/core.ts";
 import type { StoreError } from "../../agent/store/errors.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Store } from "../../agent/store/store.ts";
-import { ABSENT, Model } from "./model.ts";
+import { ABSENT, KEPT, Model, type ModelStamp, stampName, UNKNOWN } from "./model.ts";
 
 /** The store's arena; test buffers lie above. */
 const ARENA_BYTES = 4 * 1024 * 1024;
@@ -184,6 +184,7 @@ export class Bench {
     block: number,
     count: number,
     stamps: number[] = [],
+    stamp: { generation?: number; sequence?: number; unknown?: boolean } = {},
   ): Operation {
     let finished: Operation | null = null;
     const operation = this.take((done) => finished = done)!;
@@ -192,6 +193,9 @@ export class Bench {
     operation.chunk = chunk;
     operation.block = block;
     operation.blockCount = count;
+    operation.generation = stamp.generation ?? 0;
+    operation.sequence = stamp.sequence ?? 0;
+    operation.stampUnknown = stamp.unknown ?? false;
     if (kind === OperationKind.Write) this.fill(operation, stamps);
     this.store.submit(operation);
     this.until(() => finished !== null, OperationKindNames[kind]);
@@ -200,6 +204,35 @@ export class Bench {
 
   write(layer: number, chunk: number, block: number, stamps: number[]): number {
     return this.run(OperationKind.Write, [layer], chunk, block, stamps.length, stamps).result;
+  }
+
+  /** A chunk's stamp, by the model's name for it. */
+  stampOf(layer: number, chunk: number): ModelStamp {
+    const stamp = { generation: 0, sequence: 0 };
+    this.store.stampOf(layer, chunk, stamp);
+    return stampName(stamp.generation, stamp.sequence);
+  }
+
+  /**
+   * What the first `count` blocks of a chunk of one layer hold, holes told from zeros, by two ways
+   * that must agree.
+   */
+  content(layer: number, chunk: number, count: number): number[] {
+    const maps = [0, 1, 2].map(() => new Uint32Array(32));
+    this.store.describeChunk(layer, chunk, maps[0], maps[1], maps[2]);
+    const values: number[] = [];
+    while (values.length < count) {
+      const blocks = Math.min(OPERATION_BLOCKS_MAX, count - values.length);
+      const stamps = this.read([layer], chunk, values.length, blocks);
+      if (typeof stamps === "number") throw new Error(`reading layer ${layer}: ${stamps}`);
+      values.push(...stamps);
+    }
+    return values.map((value, block) => {
+      const [isData, isZero, isPoisoned] = maps.map((map) => map[block >>> 5] >>> (block & 31) & 1);
+      if (isData + isZero + isPoisoned > 1) throw new Error(`block ${block} is in two maps`);
+      if (isData !== (value > 0 ? 1 : 0)) throw new Error(`block ${block}: ${value}, ${isData}`);
+      return isData + isZero + isPoisoned === 0 ? ABSENT : value;
+    });
   }
 
   sync(): number {
@@ -239,7 +272,7 @@ class TestOperation extends Operation {
   done: ((operation: Operation) => void) | null = null;
 }
 
-const OperationKindNames = ["read", "write", "free", "zero", "sync"];
+const OperationKindNames = ["read", "write", "free", "zero", "sync", "stamp"];
 
 /** What makes the words of a block different. */
 const STEP = 0x01000193;
@@ -297,6 +330,8 @@ export function verify(bench: Bench, model: Model, crashed: boolean): void {
         compare(model, [id], chunk, block, stamps, crashed);
         if (crashed) stamps.forEach((stamp, i) => model.observe(id, chunk, block + i, stamp));
       }
+      const content = bench.content(id, chunk, shape.blocks);
+      model.observeChunk(id, chunk, bench.stampOf(id, chunk), content);
     }
   }
   for (const id of store.layers()) {
@@ -342,6 +377,11 @@ function verifyRot(bench: Bench, model: Model): void {
   for (const id of model.layers.keys()) {
     if (!bench.store.hasLayer(id)) throw new Error(`layer ${id} is gone`);
     for (const chunk of bench.shape.chunks) {
+      const stamp = bench.stampOf(id, chunk);
+      const allowed = model.allowedStamps(id, chunk);
+      if (!allowed.has(stamp)) {
+        throw new Error(`stamp of ${id}/${chunk}: ${stamp}, not one of ${[...allowed]}`);
+      }
       for (let block = 0; block < bench.shape.blocks; block += 8) {
         const count = Math.min(8, bench.shape.blocks - block);
         const stamps = bench.read([id], chunk, block, count);
@@ -388,9 +428,21 @@ export interface Mix {
   sync: number;
   layer: number;
   meta: number;
+  stamp: number;
+  drop: number;
 }
 
-const MIX: Mix = { write: 60, read: 15, free: 8, zero: 5, sync: 8, layer: 1, meta: 1 };
+const MIX: Mix = {
+  write: 60,
+  read: 15,
+  free: 8,
+  zero: 5,
+  sync: 8,
+  layer: 1,
+  meta: 1,
+  stamp: 2,
+  drop: 1,
+};
 
 /** A seeded workload on a bench of machine 0. */
 export class World {
@@ -403,6 +455,8 @@ export class World {
   acked = 0;
   #stamp = 1;
   #nextLayer = 1;
+  #generation = 1;
+  #sequence = 0;
   #locked = new Set<string>();
   #mix: Mix;
 
@@ -451,6 +505,10 @@ export class World {
         return this.#meta();
       case "read":
         return this.#read();
+      case "stamp":
+        return this.#setStamp();
+      case "drop":
+        return this.#drop();
       default:
         return this.#change(kind);
     }
@@ -486,7 +544,17 @@ export class World {
     });
     if (operation === null) return;
     for (const name of names) this.#locked.add(name);
-    const changes = model.begin(layer, chunk, block, values);
+    // Mostly as a disk's holder writes; sometimes as repair does, or to a chunk that is not whole yet.
+    const draw = this.random.below(8);
+    operation.generation = draw === 0 ? 0 : this.#generation;
+    operation.sequence = draw === 0 ? 0 : ++this.#sequence;
+    operation.stampUnknown = draw === 1;
+    const stamp = draw === 0
+      ? KEPT
+      : draw === 1
+      ? UNKNOWN
+      : stampName(operation.generation, operation.sequence);
+    const changes = model.begin(layer, chunk, block, values, stamp);
     operation.kind = kind === "write"
       ? OperationKind.Write
       : kind === "free"
@@ -496,10 +564,49 @@ export class World {
     operation.chunk = chunk;
     operation.block = block;
     operation.blockCount = count;
-    operation.generation = 1;
-    operation.sequence = this.#stamp;
     if (kind === "write") bench.fill(operation, values);
     bench.store.submit(operation);
+  }
+
+  #setStamp(): void {
+    const layer = this.#anyLayer();
+    const chunk = this.random.pick(this.shape.chunks);
+    if (this.#locked.has(`${layer}`)) return;
+    const name = `${layer}/stamp/${++this.#sequence}`;
+    const { bench, model } = this;
+    const operation = bench.take((done) => {
+      this.#locked.delete(name);
+      if (done.result < 0) return this.#failed(done);
+      model.ack(changes);
+    });
+    if (operation === null) return;
+    this.#locked.add(name);
+    const isKnown = this.random.chance(0.8);
+    operation.kind = OperationKind.Stamp;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.generation = isKnown ? this.#generation : 0;
+    operation.sequence = isKnown ? this.#sequence : 0;
+    operation.stampUnknown = false;
+    const stamp = stampName(operation.generation, operation.sequence);
+    const changes = model.begin(layer, chunk, 0, [], stamp);
+    bench.store.submit(operation);
+  }
+
+  #drop(): void {
+    const layer = this.#anyLayer();
+    const chunk = this.random.pick(this.shape.chunks);
+    const values = new Array(this.shape.blocks).fill(ABSENT);
+    const names = values.map((_, block) => `${layer}/${chunk}/${block}`);
+    if (this.#locked.has(`${layer}`) || names.some((name) => this.#locked.has(name))) return;
+    for (const name of names) this.#locked.add(name);
+    const { bench, model } = this;
+    const changes = model.begin(layer, chunk, 0, values, UNKNOWN);
+    bench.store.dropChunk(layer, chunk, (error) => {
+      for (const name of names) this.#locked.delete(name);
+      // Only when the store is closed while it is full.
+      if (error === null) model.ack(changes);
+    });
   }
 
   /** Called when an operation fails; tests that inject errors override it. */
@@ -713,8 +820,13 @@ export class World {
     for (let n = random.between(1, 6); n > 0; n--) {
       const values = Array.from({ length: random.between(1, 8) }, () => this.#stamp++ + 2 ** 30);
       const block = random.below(this.shape.blocks - 8);
-      const changes = model.begin(layer, this.shape.chunks[0], block, values);
-      if (bench.write(layer, this.shape.chunks[0], block, values) < 0) throw new Error("write");
+      const chunk = this.shape.chunks[0];
+      const stamp = { generation: 2 ** 31, sequence: ++this.#sequence };
+      const name = stampName(stamp.generation, stamp.sequence);
+      const changes = model.begin(layer, chunk, block, values, name);
+      const kind = OperationKind.Write;
+      const written = bench.run(kind, [layer], chunk, block, values.length, values, stamp);
+      if (written.result < 0) throw new Error("write");
       model.ack(changes);
       if (random.chance(0.3)) {
         const clock = model.syncBegins();
@@ -771,6 +883,7 @@ export class World {
     const nowMs = this.bench.nowMs;
     this.bench = new Bench(0, disk, this.random.fork(), this.shape);
     this.bench.nowMs = nowMs;
+    this.#generation++;
     this.#locked.clear();
     this.bench.mustOpen();
   }

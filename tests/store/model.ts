@@ -7,6 +7,11 @@
  * crash a read must return the last one (or one that is under way); after a crash any of base and
  * later.
  *
+ * Of each chunk it knows, besides, everything that was asked for since the last sync, in order, with
+ * the stamps: after a crash the chunk must be exactly what a prefix of that makes of it, content and
+ * stamp together; only the last operation of the prefix may be there in part, and then the stamp is
+ * unknown.
+ *
  * The model relies on the workload never having two operations on one block under way at a time.
  *
  * @module
@@ -15,10 +20,42 @@
 /** Nothing there: reads fall through to older layers. */
 export const ABSENT = -1;
 
-interface Change {
-  readonly value: number;
+interface Acked {
   /** When it was acknowledged, by the model's own clock; Infinity: not yet. */
   ackedAt: number;
+}
+
+interface Change extends Acked {
+  readonly value: number;
+}
+
+/** "unknown", or generation and sequence. */
+export type ModelStamp = string;
+/** The stamp of a chunk that has none. */
+export const UNKNOWN: ModelStamp = "unknown";
+/** An operation that leaves the stamp. */
+export const KEPT = "kept";
+
+export function stampName(generation: number, sequence: number): ModelStamp {
+  return generation === 0 ? UNKNOWN : `${generation}.${sequence}`;
+}
+
+interface ChunkChange extends Acked {
+  readonly block: number;
+  readonly values: readonly number[];
+  readonly stamp: ModelStamp;
+}
+
+/** A chunk: as it was at the last sync, and what was asked for since. */
+interface Chunk {
+  stamp: ModelStamp;
+  values: Map<number, number>;
+  later: ChunkChange[];
+}
+
+function applyChange(chunk: Chunk, change: ChunkChange): void {
+  change.values.forEach((value, i) => chunk.values.set(change.block + i, value));
+  if (change.stamp !== KEPT) chunk.stamp = change.stamp;
 }
 
 interface Block {
@@ -44,18 +81,28 @@ export class Model {
   readonly meta = new Map<string, Named>();
   #clock = 0;
   readonly #dirty = new Set<Block>();
+  /** "layer/chunk" → chunk. */
+  readonly #chunks = new Map<string, Chunk>();
 
   static key(chunk: number, block: number): number {
     return chunk * 1024 + block;
   }
 
   /**
-   * What was asked for: blocks of `layer` become `value(i)`. Returns what to hand to {@linkcode
-   * ack}.
+   * What was asked for: blocks of `layer` become `value(i)`, the chunk's stamp `stamp`. Returns what
+   * to hand to {@linkcode ack}.
    */
-  begin(layer: number, chunk: number, block: number, values: number[]): Change[] {
+  begin(
+    layer: number,
+    chunk: number,
+    block: number,
+    values: number[],
+    stamp: ModelStamp = KEPT,
+  ): Acked[] {
     const blocks = this.layers.get(layer)!;
-    return values.map((value, i) => {
+    const whole: ChunkChange = { block, values, stamp, ackedAt: Infinity };
+    this.#chunk(layer, chunk).later.push(whole);
+    const changes: Acked[] = values.map((value, i) => {
       const key = Model.key(chunk, block + i);
       let known = blocks.get(key);
       if (!known) blocks.set(key, known = { base: [ABSENT], later: [] });
@@ -64,9 +111,71 @@ export class Model {
       this.#dirty.add(known);
       return change;
     });
+    return [...changes, whole];
   }
 
-  ack(changes: Change[]): void {
+  #chunk(layer: number, chunk: number): Chunk {
+    const key = `${layer}/${chunk}`;
+    let known = this.#chunks.get(key);
+    if (!known) this.#chunks.set(key, known = { stamp: UNKNOWN, values: new Map(), later: [] });
+    return known;
+  }
+
+  /** Stamps that a chunk may have after a crash: that of the last sync, and all since. */
+  allowedStamps(layer: number, chunk: number): Set<ModelStamp> {
+    const { stamp, later } = this.#chunk(layer, chunk);
+    const allowed = new Set([stamp]);
+    for (const change of later) {
+      if (change.stamp === KEPT) continue;
+      allowed.add(change.stamp);
+      // It may have been cut.
+      if (change.values.length > 1 && change.values.some((value) => value > 0)) {
+        allowed.add(UNKNOWN);
+      }
+    }
+    return allowed;
+  }
+
+  /**
+   * After a crash, a chunk holds `values` (from block 0 on) under `stamp`: throws unless some prefix
+   * of what was asked for makes that. From now on that is what is there.
+   */
+  observeChunk(layer: number, chunk: number, stamp: ModelStamp, values: readonly number[]): void {
+    const known = this.#chunk(layer, chunk);
+    const state: Chunk = { stamp: known.stamp, values: new Map(known.values), later: [] };
+    const matches = () =>
+      state.stamp === stamp &&
+      values.every((value, block) => (state.values.get(block) ?? ABSENT) === value);
+    let isFound = matches();
+    for (let i = 0; i < known.later.length && !isFound; i++) {
+      const { block, values: written, stamp: next } = known.later[i];
+      // The log may have had to cut it. Frees and zeroes it does not.
+      const parts = written.some((value) => value > 0) ? written.length - 1 : 0;
+      const before = state.stamp;
+      for (let part = 0; part < parts && !isFound; part++) {
+        state.values.set(block + part, written[part]);
+        if (next !== KEPT) state.stamp = UNKNOWN;
+        isFound = matches();
+      }
+      if (isFound) break;
+      state.stamp = before;
+      applyChange(state, known.later[i]);
+      isFound = matches();
+    }
+    if (!isFound) {
+      throw new Error(
+        `layer ${layer}, chunk ${chunk} holds ${values} under ${stamp}: no prefix of what was asked for; ` +
+          `from ${known.stamp} with ${JSON.stringify([...known.values])}: ${
+            JSON.stringify(known.later)
+          }`,
+      );
+    }
+    known.stamp = stamp;
+    known.values = new Map(values.map((value, block) => [block, value]));
+    known.later = [];
+  }
+
+  ack(changes: Acked[]): void {
     this.#clock++;
     for (const change of changes) change.ackedAt = this.#clock;
   }
@@ -84,6 +193,11 @@ export class Model {
       block.base = [block.later[last].value];
       block.later.splice(0, last + 1);
       if (block.later.length === 0) this.#dirty.delete(block);
+    }
+    for (const chunk of this.#chunks.values()) {
+      // What came before it is durable with it, acknowledged or not: one chunk is kept in order.
+      const last = chunk.later.findLastIndex(({ ackedAt }) => ackedAt <= clock);
+      for (const change of chunk.later.splice(0, last + 1)) applyChange(chunk, change);
     }
   }
 
@@ -160,6 +274,10 @@ export class Model {
     for (const id of this.uncertain) copy.uncertain.add(id);
     for (const [key, { base, later }] of this.meta) {
       copy.meta.set(key, { base: [...base], later: later.map((change) => ({ ...change })) });
+    }
+    for (const [key, { stamp, values, later }] of this.#chunks) {
+      const changes = later.map((change) => ({ ...change }));
+      copy.#chunks.set(key, { stamp, values: new Map(values), later: changes });
     }
     copy.#clock = this.#clock;
     return copy;

@@ -24,8 +24,8 @@ function stamps(first: number, count: number): number[] {
 }
 
 /**
- * Submits writes of 16 blocks to new places until the store is full; returns how many blocks are
- * in.
+ * Submits writes of 16 blocks to new places, 64 blocks to a chunk, until the store is full; returns
+ * which are in.
  */
 function fill(bench: Bench): { acked: Set<number>; submitted: number } {
   const acked = new Set<number>();
@@ -38,8 +38,8 @@ function fill(bench: Bench): { acked: Set<number>; submitted: number } {
     Object.assign(operation, {
       kind: OperationKind.Write,
       layers: [1],
-      chunk: first >>> 10,
-      block: first & 1023,
+      chunk: first >>> 6,
+      block: first & 63,
       blockCount: 16,
     });
     bench.fill(operation, stamps(1 + first, 16));
@@ -75,19 +75,80 @@ Deno.test("a full store makes writes wait and says so; frees let them go on", ()
   assert(full.liveBytes <= full.usableBytes + 64 * 4096, "usableBytes says what fits");
   // Everything else works.
   for (const first of acked) {
-    assertEquals(bench.read([1], first >>> 10, first & 1023, 16), stamps(1 + first, 16));
+    assertEquals(bench.read([1], first >>> 6, first & 63, 16), stamps(1 + first, 16));
   }
   assertEquals(bench.sync(), 0);
   assertEquals(
     bench.call("meta", (done) => bench.store.setMeta("k", new Uint8Array(9), done)),
     null,
   );
-  assertEquals(bench.run(OperationKind.Free, [1], 0, 0, 512).result, 0);
+  for (let chunk = 0; chunk < 8; chunk++) {
+    assertEquals(bench.run(OperationKind.Free, [1], chunk, 0, 64).result, 0);
+  }
   bench.until(() => bench.busy === 0, "the waiting writes");
   assertEquals(bench.store.stats().waitingWrites, 0);
   for (let first = 512; first < submitted; first += 16) {
-    assertEquals(bench.read([1], first >>> 10, first & 1023, 16), stamps(1 + first, 16));
+    assertEquals(bench.read([1], first >>> 6, first & 63, 16), stamps(1 + first, 16));
   }
+});
+
+Deno.test("in a full store the changes of one chunk stay in order, and those of others overtake", () => {
+  const bench = open();
+  const { submitted } = fill(bench);
+  const order: string[] = [];
+  const submit = (kind: OperationKind, chunk: number, sequence: number, values: number[] = []) => {
+    const operation = bench.take(() => order.push(`${chunk}.${sequence}`))!;
+    Object.assign(operation, { kind, layers: [1], chunk, block: 0, blockCount: 1 });
+    Object.assign(operation, { generation: 1, sequence });
+    if (kind === OperationKind.Write) bench.fill(operation, values);
+    bench.store.submit(operation);
+  };
+  const waiting = bench.store.stats().waitingWrites;
+  submit(OperationKind.Write, 900, 1, [11]);
+  submit(OperationKind.Zero, 900, 2);
+  submit(OperationKind.Stamp, 900, 3);
+  submit(OperationKind.Write, 901, 4, [12]);
+  submit(OperationKind.Free, 900, 5);
+  submit(OperationKind.Write, 900, 6, [13]);
+  submit(OperationKind.Free, 902, 7);
+  submit(OperationKind.Stamp, 903, 8);
+  settle(bench, 40);
+  assertEquals(order, ["902.7", "903.8"]);
+  assertEquals(bench.store.stats().waitingWrites, waiting + 3);
+  assertEquals(bench.store.stats().queuedOperations, 3);
+  for (let chunk = 0; chunk < submitted >>> 7; chunk++) {
+    bench.run(OperationKind.Free, [1], chunk, 0, 64);
+  }
+  bench.until(() => bench.busy === 0, "the waiting writes");
+  assertEquals(
+    order.filter((name) => name.startsWith("900")),
+    ["900.1", "900.2", "900.3", "900.5", "900.6"],
+  );
+  assertEquals(bench.content(1, 900, 1), [13]);
+  assertEquals([bench.stampOf(1, 900), bench.stampOf(1, 901)], ["1.6", "1.4"]);
+  assertEquals(bench.store.stats().queuedOperations, 0);
+});
+
+Deno.test("what waits only for writes that wait no longer does not wait for the rest", () => {
+  const bench = open();
+  fill(bench);
+  const order: number[] = [];
+  const submit = (kind: OperationKind, chunk: number, blockCount: number) => {
+    const operation = bench.take(() => order.push(chunk))!;
+    Object.assign(operation, { kind, layers: [1], chunk, block: 0, blockCount });
+    if (kind === OperationKind.Write) bench.fill(operation, stamps(1, blockCount));
+    bench.store.submit(operation);
+  };
+  // Writes for which there will not be room, but for a few, and behind them the frees of two chunks.
+  for (let i = 0; i < 9; i++) submit(OperationKind.Write, 900 + i, 64);
+  submit(OperationKind.Free, 900, 64);
+  submit(OperationKind.Free, 908, 64);
+  settle(bench, 40);
+  assertEquals(order, []);
+  for (let chunk = 0; chunk < 3; chunk++) bench.run(OperationKind.Free, [1], chunk, 0, 64);
+  settle(bench, 60);
+  assert(order.indexOf(900) >= 0 && order.lastIndexOf(900) > order.indexOf(900), `${order}`);
+  assert(!order.includes(908), `${order}`);
 });
 
 Deno.test("a full store takes any number of frees that free nothing", () => {
@@ -174,11 +235,14 @@ Deno.test("space that was freed goes back to the host", () => {
     ...SHAPE,
     tunables: { ...SHAPE.tunables, warmSegments: 2, warmMs: 1000 },
   });
-  fill(bench);
+  const { submitted } = fill(bench);
   const before = bench.disk.spaceBytes;
-  bench.run(OperationKind.Free, [1], 0, 0, 1024);
-  bench.run(OperationKind.Free, [1], 1, 0, 1024);
+  const free = (chunk: number) => bench.run(OperationKind.Free, [1], chunk, 0, 1024);
+  // Last, those of which writes wait.
+  for (let chunk = 0; chunk < submitted >>> 6; chunk++) free(chunk);
   bench.until(() => bench.busy === 0, "writes");
+  // What has died is free once that is durable.
+  bench.sync();
   settle(bench);
   assert(bench.disk.counts.punches > 5, `${bench.disk.counts.punches} punches`);
   assert(bench.disk.spaceBytes < before / 2, `${bench.disk.spaceBytes} of ${before}`);
@@ -194,7 +258,7 @@ Deno.test("a host without space makes writes wait, until it has some again", () 
   assert(stats.freeBytes > stats.capacityBytes / 3, "the store itself has space");
   assertEquals(bench.sync(), 0);
   for (const first of acked) {
-    assertEquals(bench.read([1], first >>> 10, first & 1023, 16), stamps(1 + first, 16));
+    assertEquals(bench.read([1], first >>> 6, first & 63, 16), stamps(1 + first, 16));
   }
   bench.disk.faults = {};
   bench.until(() => bench.busy === 0, "the waiting writes");

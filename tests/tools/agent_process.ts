@@ -19,6 +19,7 @@ import { AdminClient } from "../../agent/admin_client.ts";
 import { diskSockets } from "../../agent/map/names.ts";
 import { within } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
+import { addressFor } from "./ports.ts";
 
 const ROOT = decodeURIComponent(new URL("../../", import.meta.url).pathname);
 
@@ -40,12 +41,16 @@ export interface AgentOptions {
   readonly dataDir: string;
   readonly capacity?: string;
   readonly cache?: "buffered" | "direct";
+  /** `host:port` for other agents; by default one on the loopback that the data directory keeps. */
+  readonly listen?: string;
   /** More arguments of `kelpie agent`. */
   readonly arguments?: readonly string[];
   /** Added to the environment. */
   readonly env?: Readonly<Record<string, string>>;
   /** The compiled program; by default what {@linkcode PROGRAM_VARIABLE} names, or else the source. */
   readonly program?: string;
+  /** What runs the program, such as `nsenter` with its arguments; it has to become the program, by exec. */
+  readonly prefix?: readonly string[];
 }
 
 /** How a process ended. */
@@ -100,6 +105,7 @@ export class AgentProcess implements AsyncDisposable {
   /** Starts an agent and does not wait: for those who want to kill it while it starts. */
   static async launch(options: AgentOptions): Promise<AgentProcess> {
     const args = ["--run-dir", options.runDir, "agent", "--data", options.dataDir];
+    args.push("--listen", options.listen ?? addressFor(options.dataDir));
     if (options.capacity !== undefined) args.push("--capacity", options.capacity);
     if (options.cache !== undefined) args.push("--cache", options.cache);
     args.push(...options.arguments ?? []);
@@ -135,6 +141,16 @@ export class AgentProcess implements AsyncDisposable {
   /** A client of its admin API, to be closed. */
   client(): AdminClient {
     return new AdminClient({ runDir: this.runDir });
+  }
+
+  /** Resolves when it is ready; rejects when it ends instead. */
+  get ready(): Promise<void> {
+    return this.#ready.promise;
+  }
+
+  /** Sends any signal and returns at once; SIGSTOP makes a host that hangs. */
+  signal(name: Deno.Signal): void {
+    signal(this.#process, name);
   }
 
   /** Sends SIGKILL and returns at once, for the moment to be exact. */
@@ -261,6 +277,7 @@ async function spawn(
   args: readonly string[],
   options: {
     readonly program?: string;
+    readonly prefix?: readonly string[];
     readonly env?: Readonly<Record<string, string>>;
     readonly stdin: "null" | "piped";
     readonly stdout: "null" | "piped";
@@ -269,8 +286,8 @@ async function spawn(
   const program = options.program ?? Deno.env.get(PROGRAM_VARIABLE);
   const line = program === undefined ? await sourceCommand() : [program];
   const setpriv = find("setpriv");
-  const prefix = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "KILL", "--"];
-  const [path, ...rest] = [...prefix, ...line, ...args];
+  const dying = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "KILL", "--"];
+  const [path, ...rest] = [...dying, ...options.prefix ?? [], ...line, ...args];
   return new Deno.Command(path, {
     args: rest,
     env: { NO_COLOR: "1", ...options.env },

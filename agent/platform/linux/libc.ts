@@ -70,7 +70,15 @@ const symbols = {
   recvmsg: { parameters: ["i32", "buffer", /* struct msghdr* */ "i32"], result: "i32" },
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  send: { parameters: ["i32", "buffer", "usize", "i32"], result: "isize" },
+  setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   poll: { parameters: ["buffer", /* struct pollfd* */ "usize", "i32"], result: "i32" },
+  clockGettime: {
+    name: "clock_gettime",
+    parameters: ["i32", /* struct timespec* */ "buffer"],
+    result: "i32",
+  },
   errnoLocation: { name: "__errno_location", parameters: [], result: "pointer" },
 } as const;
 
@@ -86,6 +94,19 @@ const errnoView = new Int32Array(
 /** errno of this thread. Valid only on the line after a failed call. */
 export function errno(): number {
   return errnoView[0];
+}
+
+/** Goes on while the machine is suspended: a right to serve ends all the same. */
+const CLOCK_BOOTTIME = 7;
+const timespec = new BigInt64Array(2);
+const timespecWords = new Uint32Array(timespec.buffer);
+const timespecBytes = new Uint8Array(timespec.buffer);
+
+/** Milliseconds of a clock that never goes back and is the same on all threads, other than the runtime's own. */
+export function clockMs(): number {
+  libc.clockGettime(CLOCK_BOOTTIME, timespecBytes);
+  const seconds = timespecWords[0] + timespecWords[1] * 2 ** 32;
+  return seconds * 1000 + timespecWords[2] / 1e6;
 }
 
 const isArm = Deno.build.arch === "aarch64";
@@ -125,8 +146,13 @@ const NAMES: Record<number, string> = {
   74: "EBADMSG (checksum does not match)",
   95: "EOPNOTSUPP (operation not supported)",
   98: "EADDRINUSE (address already in use)",
+  101: "ENETUNREACH (network is unreachable)",
+  103: "ECONNABORTED (connection aborted)",
   104: "ECONNRESET (connection reset by peer)",
+  110: "ETIMEDOUT (connection timed out)",
   111: "ECONNREFUSED (connection refused)",
+  113: "EHOSTUNREACH (no route to host)",
+  125: "ECANCELED (cancelled)",
 };
 
 /** errno as text for people: name and meaning, or its number. */

@@ -33,10 +33,14 @@ export const IORING_OP_WRITEV = 2;
 export const IORING_OP_FSYNC = 3;
 export const IORING_OP_POLL_ADD = 6;
 export const IORING_OP_SYNC_FILE_RANGE = 8;
+export const IORING_OP_ACCEPT = 13;
 export const IORING_OP_ASYNC_CANCEL = 14;
+export const IORING_OP_CONNECT = 16;
 export const IORING_OP_FALLOCATE = 17;
 export const IORING_OP_READ = 22;
 export const IORING_OP_WRITE = 23;
+export const IORING_OP_SEND = 26;
+export const IORING_OP_RECV = 27;
 
 /** fsync_flags: fdatasync. */
 export const IORING_FSYNC_DATASYNC = 1;
@@ -178,7 +182,7 @@ export class Ring {
     offsetHigh: number,
     operationFlags: number,
   ): void {
-    if (this.#toSubmit > this.#sqMask) this.#submit();
+    if (this.#toSubmit > this.#sqMask) this.submit();
     const sqes = this.#sqes;
     const at = (this.#tail & this.#sqMask) << 4;
     sqes[at] = opcode | (flags << 8);
@@ -206,7 +210,8 @@ export class Ring {
     return this.#toSubmit;
   }
 
-  #submit(): void {
+  /** Submits all that was prepared, and asks for no completions. */
+  submit(): void {
     while (this.#toSubmit > 0) {
       this.#sqHead[this.#sqTailIndex] = this.#tail;
       const result = libc.ioUringEnter(

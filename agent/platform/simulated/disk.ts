@@ -237,6 +237,14 @@ export class SimulatedDisk implements Disk {
     this.#durable.write(offsetBytes, bytes);
   }
 
+  /** Whether a sync has made sure of all of these bytes: they are on the medium, not only in a cache. */
+  isDurable(offsetBytes: number, lengthBytes: number): boolean {
+    const isHere = (offset: number, length: number) =>
+      offset < offsetBytes + lengthBytes && offsetBytes < offset + length;
+    return !this.#pending.some(({ offset, data }) => isHere(offset, data.length)) &&
+      !this.#requests.some(({ data, offset }) => data !== null && isHere(offset, data.length));
+  }
+
   /** Inverts one bit of what is stored, durably and at once, as a failing medium would. */
   flipBit(offsetBytes: number, bit = 0): void {
     const byte = this.peek(offsetBytes, 1);

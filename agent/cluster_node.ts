@@ -1,0 +1,768 @@
+/**
+ * This node's part in its cluster, on Linux: control (gossip, consensus, map, leases) with the sockets, the clock and the durable
+ * state that it needs.
+ *
+ *     UDP ── seal ──▶ gossip ─┐                         ┌─▶ map, leases ──▶ data worker
+ *     TCP ── channel ────────▶ control ─▶ persist ─▶ META of the store
+ *     timer ──────────────────┘                         └─▶ admin API
+ *
+ * How it begins, by what the store's META holds:
+ *
+ *     consensus' state             goes on as the node that it is
+ *     a map of version 0.1         its disks become those of a new cluster of one
+ *     nothing, and --join          asks to be taken in
+ *     nothing                      founds a cluster of one
+ *
+ * @module
+ */
+import { Raft } from "./consensus/raft.ts";
+import { recover } from "./consensus/recover.ts";
+import { load, writeInitial } from "./consensus/storage.ts";
+import type { StorageWrite } from "./consensus/storage.ts";
+import { Control, type ControlHost } from "./control/control.ts";
+import { Leases } from "./control/leases.ts";
+import type { NodeReport } from "./control/messages.ts";
+import type { DataPlaneClient, Ready, WorkerEvent } from "./data_plane_client.ts";
+import type { Logger } from "./logger.ts";
+import { ControlFailure, unwrap } from "./map/errors.ts";
+import {
+  adopt,
+  type Applied,
+  type ClusterMap,
+  EMPTY_MAP,
+  findNode,
+  type MapCommand,
+  type NodeFacts,
+  type Proposal,
+} from "./map/map.ts";
+import { decodeMap, encodeMap } from "./map/map_codec.ts";
+import { parseAddress } from "./platform/address.ts";
+import { TcpControlChannel } from "./platform/linux/control_channel.ts";
+import { UdpDatagrams } from "./platform/linux/datagrams.ts";
+import { clockMs } from "./platform/linux/libc.ts";
+import { LinuxRandom } from "./platform/linux/random.ts";
+import { resolveAddress } from "./platform/linux/resolve.ts";
+import { DATA_PORT_OFFSET } from "./platform/network.ts";
+import { DatagramSeal } from "./wire/datagram_seal.ts";
+import { FEATURE, type Identity, SECRET_BYTES } from "./wire/handshake.ts";
+import type { WorkerDataStatus, WorkerStoreStatus } from "./worker_protocol.ts";
+
+/** Keys of the store's META. */
+const NODE_KEY = "node";
+const SECRET_KEY = "cluster-secret";
+/** What version 0.1 had. */
+const OLD_MAP_KEY = "map", OLD_SECRET_KEY = "secret";
+
+/** Milliseconds between ticks with other nodes around, and alone. */
+const TICK_MS = 40, TICK_ALONE_MS = 250;
+/** Milliseconds between looks at what the data worker has to report. */
+const REPORT_MS = 500;
+/** Over how long the rate of catching up is taken. */
+const RATE_MS = 900;
+/** How long a start waits for the map to know it: a majority may be away, and then it goes on without. */
+const START_MS_MAX = 10_000;
+/** How long a stop waits for the map to know it. */
+const LEAVE_MS_MAX = 5000;
+/** How long a change is waited for that the cluster does not decide. */
+const PROPOSE_MS_MAX = 15_000;
+/** Bytes of a map in one message to the data worker. */
+const MAP_PART_BYTES = 256 * 1024;
+/** Names of peers are looked up again at this interval. */
+const RESOLVE_MS = 30_000;
+
+/** How this node takes part. */
+export interface ClusterOptions {
+  /** `host:port` to listen at; null: no network. */
+  readonly listen: string | null;
+  /** `host:port` where others reach it. */
+  readonly address: string;
+  /** Addresses of nodes of a cluster to join. */
+  readonly join: readonly string[];
+  readonly name: string;
+  readonly zone: string;
+  readonly witness: boolean;
+  /** Its weight when it first joins; null: from capacity. */
+  readonly weightBytes: number | null;
+  /** The cluster's secret, when it was given; null: the store's, or a new one. */
+  readonly secret: Uint8Array | null;
+  readonly version: string;
+  readonly protocol: number;
+  readonly bootId: string;
+}
+
+/** What the agent wants to know. */
+export interface ClusterListener {
+  /** This node cannot take part any more; it has stopped to. */
+  failed(error: Error): void;
+}
+
+/** Number and cluster, as META keeps them: node u16, then 16 bytes. */
+interface Membership {
+  readonly node: number;
+  readonly clusterId: string;
+}
+
+/** See the head of the file. */
+export class ClusterNode {
+  readonly control: Control;
+  readonly leases: Leases;
+  readonly #plane: DataPlaneClient;
+  readonly #log: Logger;
+  readonly #options: ClusterOptions;
+  readonly #facts: NodeFacts;
+  readonly #secret: Uint8Array;
+  readonly #channel: TcpControlChannel | null;
+  readonly #datagrams: UdpDatagrams | null;
+  readonly #seal: DatagramSeal;
+  readonly #listener: ClusterListener;
+  readonly #random = new LinuxRandom();
+  #membership: Membership | null;
+  #incarnation = 0;
+  #isTakingPart = false;
+  /** It has been told once that it may serve. */
+  #mayServe = false;
+  /** Whether bulk data may go in clear, as the others were told last. */
+  #isTrusting = false;
+  #timer: ReturnType<typeof setTimeout> | null = null;
+  #isStopped = false;
+  #reportedMs = -Infinity;
+  /** The last message about the map that the worker was sent. */
+  #delivered: Promise<unknown> = Promise.resolve();
+  readonly #started: Promise<void>;
+  #markStarted!: () => void;
+  readonly #numeric = new Map<number, { address: string; numeric: string; atMs: number }>();
+  /** Why this node has not been taken in yet. */
+  joinProblem: string | null = null;
+  /** Bytes copied while catching up, and when, of a while ago. */
+  #copied = { bytes: 0, atMs: 0, rate: 0 };
+
+  private constructor(parts: {
+    plane: DataPlaneClient;
+    log: Logger;
+    options: ClusterOptions;
+    facts: NodeFacts;
+    secret: Uint8Array;
+    channel: TcpControlChannel | null;
+    datagrams: UdpDatagrams | null;
+    membership: Membership | null;
+    meta: ReadonlyMap<string, Uint8Array>;
+    clean: boolean;
+    isFounder: boolean;
+    listener: ClusterListener;
+  }) {
+    this.#plane = parts.plane;
+    this.#log = parts.log;
+    this.#options = parts.options;
+    this.#facts = parts.facts;
+    this.#secret = parts.secret;
+    this.#channel = parts.channel;
+    this.#datagrams = parts.datagrams;
+    this.#membership = parts.membership;
+    this.#listener = parts.listener;
+    this.#seal = new DatagramSeal({ secret: parts.secret, random: this.#random });
+    this.#started = new Promise((resolve) => this.#markStarted = resolve);
+    const node = parts.membership?.node ?? 0;
+    const loaded = node === 0 ? null : unwrap(load(parts.meta, node));
+    this.leases = new Leases({
+      wantLease: (disk) => this.control.wantLease(disk),
+      forgetLease: (disk) => this.control.forgetLease(disk),
+      propose: (command, done) => this.control.propose(command, () => done?.()),
+      granted: (disk, generation) => this.#tell({ kind: "lease-granted", disk, generation }),
+      fenced: (disk, generation) => this.#tell({ kind: "fenced", disk, generation }),
+    });
+    this.control = new Control({
+      host: this.#host(),
+      node,
+      facts: parts.facts,
+      clean: parts.clean,
+      raft: loaded,
+      seeds: parts.options.join,
+      nowMs: clockMs(),
+    });
+    if (parts.isFounder) this.control.markNewcomer();
+    parts.plane.onEvent = (event) => this.#event(event);
+  }
+
+  /**
+   * Begins. Throws a `ControlFailure` when this store cannot be what was asked for.
+   */
+  static async start(parts: {
+    plane: DataPlaneClient;
+    ready: Ready;
+    log: Logger;
+    options: ClusterOptions;
+    listener: ClusterListener;
+  }): Promise<ClusterNode> {
+    const { plane, ready, log, options, listener } = parts;
+    const meta = new Map(Object.entries(ready.meta));
+    const { capacityBytes } = await plane.request<WorkerStoreStatus>({ kind: "store-status" });
+    const facts: NodeFacts = {
+      uuid: ready.nodeId,
+      name: options.name,
+      address: options.address,
+      zone: options.zone,
+      capacityBytes,
+      witness: options.witness,
+      version: options.version,
+      protocol: options.protocol,
+      bootId: options.bootId,
+      nowMs: Date.now(),
+    };
+    const stored = meta.get(SECRET_KEY) ?? meta.get(OLD_SECRET_KEY);
+    const secret = secretOf(stored, options);
+    let membership = membershipOf(meta.get(NODE_KEY));
+    const oldMap = meta.get(OLD_MAP_KEY);
+    if (membership !== null) refuseOtherSecret(stored, options);
+    const writes: StorageWrite[] = [];
+    if (stored === undefined || meta.get(SECRET_KEY) === undefined || !isEqual(stored, secret)) {
+      writes.push({ key: SECRET_KEY, value: secret.slice() });
+    }
+    let isFounder = false;
+    if (membership === null && options.join.length > 0 && oldMap !== undefined) {
+      refuseOldDisks(oldMap);
+    }
+    if (membership === null && options.join.length === 0) {
+      isFounder = true;
+      membership = { node: 1, clusterId: ready.clusterId };
+      const before = oldMap === undefined ? EMPTY_MAP : unwrap(decodeMap(oldMap));
+      const map = unwrap(adopt(before, { ...facts, clusterId: ready.clusterId }));
+      const raft = Raft.bootstrap(1, unwrap(encodeMap(map)));
+      writes.push(...writeInitial(1, raft), {
+        key: NODE_KEY,
+        value: membershipBytes(membership),
+      });
+    }
+    if (writes.length > 0) {
+      await plane.request({ kind: "persist", writes });
+      for (const { key, value } of writes) if (value !== null) meta.set(key, value);
+    }
+    const identity = identityOf(facts, membership, 0, false);
+    const network = await openNetwork(plane, log, options, secret, identity);
+    const node = new ClusterNode({
+      plane,
+      log,
+      options,
+      facts,
+      secret,
+      ...network,
+      membership,
+      meta,
+      clean: ready.clean,
+      isFounder,
+      listener,
+    });
+    node.#begin();
+    return node;
+  }
+
+  #begin(): void {
+    if (this.#channel !== null) {
+      this.#channel.listener = {
+        controlReceived: (peer, bytes) => this.control.received(peer, bytes),
+      };
+    }
+    if (this.#datagrams !== null) {
+      this.#datagrams.listener = {
+        datagramReceived: (from, bytes) => {
+          const plaintext = this.#seal.open(bytes);
+          if (plaintext !== null) this.control.gossipReceived(from, plaintext);
+        },
+      };
+    }
+    this.#tick();
+  }
+
+  /** Resolves when the map knows this start, or after a while in which it could not. */
+  async started(): Promise<boolean> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<void>((resolve) => timer = setTimeout(resolve, START_MS_MAX));
+    await Promise.race([this.#started, late]);
+    clearTimeout(timer);
+    return this.#incarnation > 0;
+  }
+
+  // ------------------------------------------------------------------------------------------ host
+
+  #host(): ControlHost {
+    return {
+      log: this.#log,
+      random: this.#random,
+      wallMs: () => Date.now(),
+      sendControl: (address, bytes) => {
+        this.#channel?.send(address, bytes);
+      },
+      sendGossip: (address, bytes) => this.#datagrams?.send(address, this.#seal.seal(bytes)),
+      persist: (writes, done) => {
+        this.#plane.request({ kind: "persist", writes: [...writes] }).then(
+          done,
+          (error) => this.#persistFailed(error),
+        );
+      },
+      mapChanged: (map, _effects, isJump, proposal) => this.#mapChanged(map, isJump, proposal),
+      started: (node, incarnation) => this.#start(node, incarnation),
+      renewed: (untilMs) => {
+        this.#tell({ kind: "renew", untilMs });
+        this.#mayServe = true;
+        this.#markStarted();
+      },
+      joined: (node, clusterId) => {
+        this.#joined(node, clusterId).catch((error) => this.#persistFailed(error));
+      },
+      joinRefused: (message) => {
+        if (this.joinProblem !== message) {
+          this.#log.error("the cluster does not take this node in; it goes on asking", {
+            reason: message,
+          });
+        }
+        this.joinProblem = message;
+      },
+    };
+  }
+
+  /**
+   * What consensus must not forget cannot be made durable: a node among others must not go on as if it could, and
+   * its guests' disks are better off elsewhere. Alone it stays to say what is wrong.
+   */
+  #persistFailed(error: unknown): void {
+    const reason = error instanceof Error ? error.message : String(error);
+    if (this.#isStopped) return;
+    this.#log.error("the store does not take what the cluster has decided", { reason });
+    if (this.isAlone) return;
+    this.stop();
+    this.#listener.failed(new Error(`the store has failed: ${reason}`));
+  }
+
+  #tell(request: Parameters<DataPlaneClient["request"]>[0]): void {
+    this.#plane.request(request).catch((error) => {
+      this.#log.debug("the data plane did not take a message", { reason: String(error) });
+    });
+  }
+
+  #mapChanged(map: ClusterMap, isJump: boolean, proposal: Proposal | null): void {
+    if (isJump || proposal === null || !this.#isMapSent) this.#sendMap(map);
+    else {
+      const { command } = proposal;
+      this.#delivered = this.#plane.request({ kind: "map-command", epoch: map.epoch, command });
+      this.#delivered.catch((error) => {
+        this.#log.error("the data plane cannot follow the map; sending it whole", {
+          reason: error instanceof Error ? error.message : String(error),
+        });
+        this.#sendMap(this.control.map);
+      });
+    }
+    if (this.#isTakingPart) {
+      this.leases.mapChanged(map);
+      if (map.settings.trustedNetwork !== this.#isTrusting) this.#introduce();
+    }
+    void this.#addresses(map);
+    // Whether the node is connected is what the leader waits for.
+    if (proposal?.command.kind === "node-up") void this.#report();
+  }
+  #isMapSent = false;
+
+  #sendMap(map: ClusterMap): void {
+    this.#isMapSent = true;
+    const bytes = unwrap(encodeMap(map));
+    const parts = Math.ceil(bytes.length / MAP_PART_BYTES);
+    for (let part = 0; part < parts; part++) {
+      this.#delivered = this.#plane.request({
+        kind: "map",
+        part,
+        parts,
+        bytes: bytes.slice(part * MAP_PART_BYTES, (part + 1) * MAP_PART_BYTES),
+      });
+      this.#delivered.catch(() => {});
+    }
+  }
+
+  /** Resolves when the data worker has the newest map in force. */
+  async delivered(): Promise<void> {
+    for (let last = null; last !== this.#delivered;) {
+      last = this.#delivered;
+      await last;
+    }
+  }
+
+  #start(node: number, incarnation: number): void {
+    this.#incarnation = incarnation;
+    const isFirst = !this.#isTakingPart;
+    this.#isTakingPart = true;
+    this.#introduce();
+    this.#delivered = this.#plane.request({ kind: "take-part", node, incarnation });
+    this.#delivered.catch(() => {});
+    this.leases.started(node, incarnation);
+    this.leases.mapChanged(this.control.map);
+    void this.#addresses(this.control.map);
+    // Alone it leads in a moment, and may serve then.
+    if (isFirst && !this.isAlone) this.#markStarted();
+    const { weightBytes } = this.#options;
+    if (isFirst && incarnation === 1 && weightBytes !== null) {
+      this.control.propose({ kind: "set-weight", node, weight: weightBytes });
+    }
+  }
+
+  /** Tells both kinds of connections who this node is now. */
+  #introduce(): void {
+    this.#isTrusting = this.control.map.settings.trustedNetwork;
+    const seals = !this.#isTrusting;
+    const self = identityOf(this.#facts, this.#membership, this.#incarnation, seals);
+    this.#channel?.setSelf(self, { reconnect: true });
+    this.#tell({ kind: "identity", self });
+  }
+
+  async #joined(node: number, clusterId: string): Promise<void> {
+    this.#membership = { node, clusterId };
+    const state = Raft.joining();
+    const writes = [
+      { key: NODE_KEY, value: membershipBytes(this.#membership) },
+      ...writeInitial(node, state),
+      // What version 0.1 left, without disks.
+      { key: OLD_MAP_KEY, value: null },
+    ];
+    await this.#plane.request({ kind: "persist", writes });
+    this.#log.info("this node has been taken in", { node, cluster: clusterId });
+    this.joinProblem = null;
+    const values = new Map<string, Uint8Array>();
+    for (const { key, value } of writes) if (value !== null) values.set(key, value);
+    const loaded = unwrap(load(values, node))!;
+    this.#introduce();
+    this.control.markNewcomer();
+    this.control.beginJoined(loaded.state, loaded.storage);
+  }
+
+  /** Tells the data worker where the others are, in numbers. */
+  async #addresses(map: ClusterMap): Promise<void> {
+    const nowMs = clockMs();
+    for (const node of map.nodes) {
+      if (node.id === this.#membership?.node || node.witness) continue;
+      const known = this.#numeric.get(node.id);
+      if (known?.address === node.address && nowMs - known.atMs < RESOLVE_MS) continue;
+      this.#numeric.set(node.id, {
+        address: node.address,
+        numeric: known?.numeric ?? "",
+        atMs: nowMs,
+      });
+      try {
+        const parsed = parseAddress(await resolveAddress(node.address))!;
+        const host = parsed.host.includes(":") ? `[${parsed.host}]` : parsed.host;
+        const numeric = `${host}:${parsed.port + DATA_PORT_OFFSET}`;
+        if (numeric === known?.numeric) continue;
+        this.#numeric.set(node.id, { address: node.address, numeric, atMs: nowMs });
+        this.#tell({ kind: "peer", node: node.id, address: numeric });
+      } catch (error) {
+        this.#log.warn("a node's address is not known", {
+          node: node.name,
+          reason: error instanceof Error ? error.message : String(error),
+        });
+      }
+    }
+    for (const node of [...this.#numeric.keys()]) {
+      if (map.nodes.some((entry) => entry.id === node)) continue;
+      this.#numeric.delete(node);
+      this.#tell({ kind: "peer", node, address: null });
+    }
+  }
+
+  #event(event: WorkerEvent): void {
+    switch (event.kind) {
+      case "lease-wanted":
+        return this.leases.wanted(event.disk);
+      case "lease-released":
+        return this.leases.released(event.disk);
+      case "reconciled":
+        this.leases.opened(event.disk, event.generation);
+        this.control.propose({
+          kind: "reconciled",
+          id: event.disk,
+          generation: event.generation,
+        });
+        return;
+      case "in-sync": {
+        const { node, incarnation } = this.control.status;
+        this.control.propose({
+          kind: "in-sync",
+          pool: event.copies,
+          pgs: event.groups,
+          node,
+          incarnation,
+          basedOnEpoch: event.epoch,
+        });
+        return;
+      }
+      case "settled": {
+        const { node, incarnation } = this.control.status;
+        this.control.propose({
+          kind: "settled",
+          pool: event.copies,
+          pgs: event.groups,
+          node,
+          incarnation,
+        });
+        return;
+      }
+      case "reachability":
+        void this.#report();
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------ time
+
+  /** Whether this node is all of its cluster, and asks for no other. */
+  get isAlone(): boolean {
+    return this.control.map.nodes.length <= 1 && this.#options.join.length === 0;
+  }
+
+  #tick(): void {
+    if (this.#isStopped) return;
+    this.control.tick(clockMs());
+    if (clockMs() - this.#reportedMs >= REPORT_MS && !this.isAlone) void this.#report();
+    this.#timer = setTimeout(
+      () => this.#tick(),
+      this.isAlone && this.#mayServe ? TICK_ALONE_MS : TICK_MS,
+    );
+  }
+
+  /** Gathers what the leader is to know. */
+  async #report(): Promise<void> {
+    this.#reportedMs = clockMs();
+    try {
+      const data = await this.#plane.request<WorkerDataStatus>({ kind: "data-status" });
+      const store = await this.#plane.request<WorkerStoreStatus>({ kind: "store-status" });
+      this.control.report(reportOf(data, store, this.#copyRate(data.joining.copiedBytes)));
+    } catch {
+      // The data plane is about to end; whoever waits for it hears of it.
+    }
+  }
+
+  /** Bytes per second that were copied lately. */
+  #copyRate(bytes: number): number {
+    const nowMs = clockMs();
+    const elapsedMs = nowMs - this.#copied.atMs;
+    if (elapsedMs < RATE_MS) return this.#copied.rate;
+    const rate = Math.round((bytes - this.#copied.bytes) * 1000 / elapsedMs);
+    this.#copied = { bytes, atMs: nowMs, rate };
+    return rate;
+  }
+
+  // ---------------------------------------------------------------------------------- what it does
+
+  /** Proposes a change of the map; resolves when it is in force here. */
+  propose(command: MapCommand): Promise<Applied> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        reject(
+          new ControlFailure({
+            code: "unavailable",
+            message:
+              "the cluster does not decide: no majority of its voters can be reached from here",
+            hint: "the change may still happen when a majority is back; see 'kelpie status'",
+          }),
+        );
+      }, PROPOSE_MS_MAX);
+      this.control.propose(command, (result) => {
+        clearTimeout(timer);
+        if (result.ok) this.delivered().then(() => resolve(result.value), reject);
+        else reject(new ControlFailure(result.error));
+      });
+    });
+  }
+
+  /** The cluster's secret. */
+  get secret(): Uint8Array {
+    return this.#secret.slice();
+  }
+
+  /**
+   * Takes a node out of the cluster for good: off the voters first, which the leader does for nodes that are draining.
+   */
+  async removeNode(
+    node: number,
+    options: { readonly force: boolean; readonly acceptLoss: boolean },
+  ): Promise<void> {
+    if (this.control.map.voters.includes(node)) {
+      await this.propose({ kind: "set-availability", node, availability: "draining" });
+      const endMs = clockMs() + PROPOSE_MS_MAX;
+      while (this.control.map.voters.includes(node) && clockMs() < endMs) {
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    }
+    // A node that is down may serve its guests for some seconds more.
+    const isDown = () => findNode(this.control.map, node)?.state === "down";
+    while (options.force && isDown() && !this.control.isSurelyDown(node)) {
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+    await this.propose({ kind: "remove-node", node, ...options, nowMs: Date.now() });
+  }
+
+  /** What all nodes have reported to the leader lately; empty when it cannot be asked. */
+  async reports(): Promise<ReadonlyMap<number, NodeReport>> {
+    // Alone it reports to nobody but when it is asked.
+    if (this.isAlone) {
+      await this.#report();
+      this.control.tick(clockMs());
+    }
+    return await new Promise((resolve) => this.control.askReports(resolve));
+  }
+
+  /**
+   * The way out when a majority of the voters is gone for good: this node goes on alone with what it has. Its agent must be started
+   * anew afterwards. See `consensus/recover.ts` for what may be lost.
+   */
+  async recover(): Promise<void> {
+    const { node } = this.control.status;
+    this.stop();
+    const values = await this.#plane.request<Record<string, Uint8Array>>({ kind: "read-meta" });
+    const { writes } = unwrap(recover(Object.entries(values), node));
+    await this.#plane.request({ kind: "persist", writes: [...writes] });
+    this.#log.warn("consensus was recovered: this node decides alone from its next start on", {
+      node,
+    });
+  }
+
+  /** Leaves in good order: everything is durable, and no session has a disk any more. */
+  async leave(): Promise<void> {
+    if (this.#isStopped) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, LEAVE_MS_MAX);
+      this.control.leave(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+    this.control.handOver();
+  }
+
+  /** Ends the network and the timer. */
+  stop(): void {
+    this.#isStopped = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.control.stop();
+    this.#channel?.close();
+    this.#datagrams?.close();
+  }
+}
+
+function reportOf(
+  data: WorkerDataStatus,
+  store: WorkerStoreStatus,
+  copyBytesPerSecond: number,
+): NodeReport {
+  return {
+    epoch: data.epoch,
+    unreachable: data.unreachable,
+    disconnected: data.disconnected,
+    usedBytes: store.liveBytes,
+    capacityBytes: store.capacityBytes,
+    isFull: store.full,
+    joiningGroups: data.joining.groups,
+    chunksLeft: data.joining.chunksLeft,
+    copiedBytes: data.joining.copiedBytes,
+    copyBytesPerSecond,
+    stuck: data.joining.stuck ?? "",
+    waiting: data.waiting,
+    damagedBlocks: store.damagedBlocks,
+  };
+}
+
+async function openNetwork(
+  plane: DataPlaneClient,
+  log: Logger,
+  options: ClusterOptions,
+  secret: Uint8Array,
+  self: Identity,
+): Promise<{ channel: TcpControlChannel | null; datagrams: UdpDatagrams | null }> {
+  if (options.listen === null) return { channel: null, datagrams: null };
+  const random = new LinuxRandom();
+  const channel = new TcpControlChannel({ secret, self, random, log, nowMs: clockMs });
+  const datagrams = new UdpDatagrams({ log, nowMs: clockMs });
+  try {
+    channel.listen(options.listen);
+    await datagrams.listen(options.listen);
+    const numeric = parseAddress(await resolveAddress(options.listen))!;
+    const host = numeric.host.includes(":") ? `[${numeric.host}]` : numeric.host;
+    const address = `${host}:${numeric.port + DATA_PORT_OFFSET}`;
+    await plane.request({ kind: "network", secret, self, address });
+  } catch (error) {
+    channel.close();
+    datagrams.close();
+    throw new ControlFailure({
+      code: "unavailable",
+      message: `cannot listen at ${options.listen}: ${
+        error instanceof Error ? error.message : error
+      }`,
+      hint: "choose another address with --listen; the port and the one after it must be free",
+    });
+  }
+  return { channel, datagrams };
+}
+
+function identityOf(
+  facts: NodeFacts,
+  membership: Membership | null,
+  incarnation: number,
+  seals: boolean,
+): Identity {
+  return {
+    uuid: facts.uuid,
+    node: membership?.node ?? 0,
+    incarnation,
+    clusterId: membership?.clusterId ?? null,
+    address: facts.address,
+    features: seals ? FEATURE.sealBulk : 0,
+  };
+}
+
+function secretOf(stored: Uint8Array | undefined, options: ClusterOptions): Uint8Array {
+  if (options.secret !== null) return options.secret;
+  if (stored !== undefined) return stored.slice();
+  if (options.join.length > 0) {
+    throw new ControlFailure({
+      code: "invalid",
+      message: "joining a cluster needs its secret",
+      hint:
+        "print it on one of its hosts with 'kelpie cluster secret', put it into a file that only " +
+        "root can read, and name that with --secret-file",
+    });
+  }
+  return crypto.getRandomValues(new Uint8Array(SECRET_BYTES));
+}
+
+/** A member keeps the secret of its cluster: another one would cut it off without a word. */
+function refuseOtherSecret(stored: Uint8Array | undefined, options: ClusterOptions): void {
+  if (options.secret === null || stored === undefined || isEqual(stored, options.secret)) return;
+  throw new ControlFailure({
+    code: "invalid",
+    message: "this store belongs to a cluster with another secret",
+    hint: "leave --secret-file out, or give the agent a new --data to join another cluster",
+  });
+}
+
+function refuseOldDisks(oldMap: Uint8Array): void {
+  const map = unwrap(decodeMap(oldMap));
+  if (map.disks.length === 0) return;
+  throw new ControlFailure({
+    code: "invalid",
+    message: `this store has ${map.disks.length} disks of its own, and a node joins with none`,
+    hint: "start the first node of the cluster with this store, and join the others to it",
+  });
+}
+
+function membershipOf(bytes: Uint8Array | undefined): Membership | null {
+  if (bytes === undefined) return null;
+  const clusterId = Array.from(bytes.subarray(2), (byte) => byte.toString(16).padStart(2, "0"));
+  return { node: bytes[0] | bytes[1] << 8, clusterId: clusterId.join("") };
+}
+
+function membershipBytes({ node, clusterId }: Membership): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(2 + clusterId.length / 2);
+  bytes[0] = node & 255;
+  bytes[1] = node >>> 8;
+  for (let i = 0; i < clusterId.length / 2; i++) {
+    bytes[2 + i] = parseInt(clusterId.slice(2 * i, 2 * i + 2), 16);
+  }
+  return bytes;
+}
+
+function isEqual(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+}

@@ -1,0 +1,73 @@
+/**
+ * What a cluster map alone says of its cluster, for the admin API. Pure.
+ *
+ * Whoever knows more (gossip, consensus, what nodes report) fills in the rest; what is here is honest by itself:
+ * what the map cannot know is `unknown` or null.
+ *
+ * @module
+ */
+
+import type { ClusterStatus, NodeStatus } from "./http/backend.ts";
+import type { ClusterMap, NodeEntry } from "./map/map.ts";
+
+/**
+ * The status of a cluster as far as its map goes.
+ *
+ * @param map the map now
+ * @param self id of the node that is asked; 0: none of them
+ * @param leader id of the node that leads; 0: none is known, and then there is no quorum
+ *
+ * @example
+ * ```ts
+ * import { clusterStatusOf } from "./cluster_status.ts";
+ * import { EMPTY_MAP } from "./map/map.ts";
+ *
+ * if (clusterStatusOf(EMPTY_MAP, 0, 0).nodes.length !== 0) throw new Error("nobody is there yet");
+ * ```
+ */
+export function clusterStatusOf(map: ClusterMap, self: number, leader: number): ClusterStatus {
+  return {
+    epoch: map.epoch,
+    leader,
+    hasQuorum: leader !== 0,
+    voters: [...map.voters],
+    nodes: map.nodes.map((node) => nodeStatusOf(map, node, { self, leader })),
+    waiting: [],
+    notes: [],
+  };
+}
+
+/** One node of a map, with nothing but what the map says of it. */
+export function nodeStatusOf(
+  map: ClusterMap,
+  node: NodeEntry,
+  { self, leader }: { readonly self: number; readonly leader: number },
+): NodeStatus {
+  return {
+    id: node.id,
+    name: node.name,
+    address: node.address,
+    zone: node.zone,
+    state: node.state,
+    availability: node.availability,
+    witness: node.witness,
+    isVoter: map.voters.includes(node.id),
+    isLeader: node.id === leader,
+    isSelf: node.id === self,
+    version: node.version,
+    weight: node.weight,
+    capacityBytes: node.capacityBytes,
+    usedBytes: null,
+    // Who answers is alive.
+    gossip: node.id === self ? "alive" : "unknown",
+    suspectedBecause: null,
+    sinceMs: node.changedMs,
+    joiningGroups: 0,
+    chunksLeft: 0,
+    copyBytesPerSecond: null,
+    secondsLeft: null,
+    stuck: null,
+    damagedBlocks: 0,
+    isFull: false,
+  };
+}

@@ -1,0 +1,1196 @@
+/**
+ * A node's control: gossip, consensus and the cluster map, as one machine.
+ *
+ *     datagrams ─▶ gossip ─▶ who is alive ─┐
+ *     messages ──▶ raft ──▶ log ─▶ apply ─▶ map ─▶ host (data worker, admin API)
+ *     commands ──▶ proposals ─▶ leader ─▶ raft       │
+ *                                   duties (leader.ts) ◀┘
+ *
+ * Invariants:
+ * - The map changes by applying committed entries, in their order, and in no other way.
+ * - A proposal is carried out exactly once or fails: it is numbered, sent again to whoever leads until this node has
+ *   applied an entry with its number, and its result is what this node's own map says then.
+ * - Nothing is served before `node-up` of this very start is in the map: everything that was decided before, about leases and
+ *   about places, is known then.
+ * - The right to serve is renewed only by a leader that a majority has confirmed after it was asked; it counts from the moment of
+ *   asking (`SERVE_MS`). A lease is given away only when the holder released it, has started again, or has been down for
+ *   longer (`GRANT_MS`) by the clock of whoever leads.
+ *
+ * Time comes in with `tick`; nothing here knows a clock, a socket or a file.
+ *
+ * @module
+ */
+import { ENTRY_BYTES_MAX } from "../consensus/limits.ts";
+import { type Entry, ENTRY_DATA } from "../consensus/log.ts";
+import { decodeMessage, encodeMessage, type Message } from "../consensus/messages.ts";
+import { Raft } from "../consensus/raft.ts";
+import type { Persist, RaftState, RaftStatus } from "../consensus/ready.ts";
+import type { RaftStorage, StorageWrite } from "../consensus/storage.ts";
+import { Gossip, type GossipConfig, type MemberView } from "../gossip/gossip.ts";
+import type { MemberMeta } from "../gossip/meta.ts";
+import { type ControlError, type Result } from "../map/errors.ts";
+import {
+  type Applied,
+  type ClusterMap,
+  EMPTY_MAP,
+  findNode,
+  findNodeByUuid,
+  type MapCommand,
+  type MapEffect,
+  type NodeEntry,
+  type NodeFacts,
+  type Proposal,
+} from "../map/map.ts";
+import { decodeMap, encodeMap } from "../map/map_codec.ts";
+import { decodeProposal, encodeProposal } from "../map/proposal_codec.ts";
+import { applyProposal } from "../map/proposals.ts";
+import type { ControlPeer } from "../platform/network.ts";
+import type { Log, Random } from "../platform/platform.ts";
+import { LeaderDuties } from "./leader.ts";
+import {
+  ControlKind,
+  type ControlMessage,
+  decodeControl,
+  EMPTY_REPORT,
+  encodeControl,
+  type NodeReport,
+  PROPOSALS_PER_MESSAGE_MAX,
+} from "./messages.ts";
+
+/** How long a node may serve after it asked whether it may, in milliseconds. */
+export const SERVE_MS = 4000;
+/** How long a holder must have been down before its leases are given away: longer, whatever the clocks do. */
+export const GRANT_MS = 6000;
+/** How often a node asks. */
+const RENEW_MS = 1000;
+/** Asked again at this interval while there is no answer. */
+const RENEW_RETRY_MS = 300;
+/** Proposals and requests for leases are sent again after this time. */
+const RETRY_MS = 400;
+/** How often a node without a leader asks the voters who leads, which makes them look for it, too. */
+const LOOK_MS = 500;
+/** Requests to be taken in are sent again after this time. */
+const JOIN_RETRY_MS = 1000;
+/** Proposals that wait for their result. */
+const PROPOSALS_MAX = 1024;
+/** Of those, under way at a time. */
+const WINDOW = PROPOSALS_PER_MESSAGE_MAX;
+/** Bytes of proposals in one message. */
+const WINDOW_BYTES = 256 * 1024;
+/** A leader whose log has not become durable for this long lets somebody else lead. */
+const PERSIST_MS_MAX = 3000;
+/** Addresses of nodes that are remembered beside the map. */
+const ADDRESSES_MAX = 1024;
+/** How often a leader looks after the cluster. */
+const DUTIES_MS = 100;
+/** Reports older than this say nothing any more. */
+const REPORT_VALID_MS = 5000;
+/** Waiting for reports of others. */
+const ASK_MS = 2000;
+
+/** What control needs of the world around it. */
+export interface ControlHost {
+  readonly log: Log;
+  readonly random: Random;
+  /** Milliseconds since 1970, for what people read. */
+  wallMs(): number;
+  /** Sends a control message to `host:port`; it may be lost. */
+  sendControl(address: string, bytes: Uint8Array): void;
+  /** Sends a gossip packet to `host:port`; it may be lost. */
+  sendGossip(address: string, bytes: Uint8Array): void;
+  /** Makes these writes durable, in order; `done` in the order of the calls, never from inside this one. */
+  persist(writes: readonly StorageWrite[], done: () => void): void;
+  /**
+   * The map has changed.
+   *
+   * @param effects what follows; empty after a jump, when maps in between were not seen: then all is to be compared
+   * @param isJump see there
+   * @param proposal that made the change; null after a jump
+   */
+  mapChanged(
+    map: ClusterMap,
+    effects: readonly MapEffect[],
+    isJump: boolean,
+    proposal: Proposal | null,
+  ): void;
+  /** `node-up` of this start is in the map: it may take part from here on. */
+  started(node: number, incarnation: number): void;
+  /** This node may serve until then, by the clock of `tick`. */
+  renewed(untilMs: number): void;
+  /** This node has been taken in: its number and the cluster must be remembered before anything else. */
+  joined(node: number, clusterId: string): void;
+  /** It was refused; it goes on asking. */
+  joinRefused(message: string): void;
+}
+
+/** How control begins. */
+export interface ControlOptions {
+  readonly host: ControlHost;
+  /** This node's number; 0: it has none yet and asks `seeds` for one. */
+  readonly node: number;
+  readonly facts: NodeFacts;
+  /** The run before ended by a clean stop. */
+  readonly clean: boolean;
+  readonly raft: { readonly state: RaftState; readonly storage: RaftStorage } | null;
+  readonly seeds: readonly string[];
+  readonly nowMs: number;
+  readonly gossip?: Partial<GossipConfig>;
+}
+
+/** A command of this node that has no result yet. */
+interface Pending {
+  /** Its own for ever, whatever number it has. */
+  readonly id: number;
+  readonly command: MapCommand;
+  /** Proposed as leader: of no use when somebody else leads. */
+  readonly isDuty: boolean;
+  bytes: Uint8Array<ArrayBuffer> | null;
+  sequence: number;
+  readonly done: (result: Result<Applied>) => void;
+}
+
+/** A disk's lease that a session of this node wants. */
+interface LeaseWish {
+  askedMs: number;
+}
+
+/** What there is to know of control. */
+export interface ControlStatus {
+  readonly node: number;
+  readonly incarnation: number;
+  readonly raft: RaftStatus | null;
+  readonly isLeader: boolean;
+  readonly leader: number;
+  readonly pendingProposals: number;
+  /** Until when this node may serve, by the clock of `tick`. */
+  readonly serveUntilMs: number;
+}
+
+/** See the head of the file. */
+export class Control {
+  readonly gossip: Gossip;
+  readonly #host: ControlHost;
+  readonly #duties: LeaderDuties;
+  #facts: NodeFacts;
+  readonly #clean: boolean;
+  readonly #seeds: readonly string[];
+  #node: number;
+  /** Of this start, once the map has it; 0 before. */
+  #incarnation = 0;
+  #raft: Raft | null = null;
+  #storage: RaftStorage | null = null;
+  #map: ClusterMap = EMPTY_MAP;
+  #nowMs: number;
+  /** Where nodes say that they listen, by node. */
+  readonly #addresses = new Map<number, string>();
+
+  readonly #pending: Pending[] = [];
+  /** Ids of this run's proposals are above this, and no other run's are. */
+  readonly #idBase: number;
+  #idCount = 0;
+  #nextSequence = 0;
+  #sentMs = -Infinity;
+  #sentTo = "";
+  #isUpProposed = false;
+  /** As leader: highest number taken from each node in this term, and whose it is. */
+  readonly #taken = new Map<number, { sequence: number; id: number }>();
+  #term = 0;
+
+  #renewId = 0;
+  readonly #renewSent = new Map<number, number>();
+  #renewAskedMs = -Infinity;
+  #renewedMs = -Infinity;
+  #serveUntilMs = -Infinity;
+  #report: NodeReport = EMPTY_REPORT;
+  /** Epoch at which a node came up last. */
+  #upEpoch = 0;
+  /** As leader: what others report, and renewals that wait for a majority. */
+  readonly #reports = new Map<number, { report: NodeReport; atMs: number }>();
+  readonly #reads = new Map<
+    number,
+    { node: number; incarnation: number; id: number; address: string }
+  >();
+  #readContext = 0;
+
+  readonly #wishes = new Map<number, LeaseWish>();
+  /** When this node saw nodes go down, and leases taken away by force. */
+  readonly #downSince = new Map<number, number>();
+  readonly #forcedSince = new Map<number, number>();
+  #joinAskedMs = -Infinity;
+  #joinAt = 0;
+  #leaderHint = "";
+  #dutiesMs = -Infinity;
+  readonly #asks = new Map<
+    number,
+    { done: (reports: ReadonlyMap<number, NodeReport>) => void; untilMs: number }
+  >();
+  #askId = 0;
+  #isStopped = false;
+
+  constructor(options: ControlOptions) {
+    const { host, facts, raft, nowMs } = options;
+    this.#host = host;
+    this.#facts = facts;
+    this.#clean = options.clean;
+    this.#seeds = options.seeds;
+    this.#node = options.node;
+    this.#nowMs = nowMs;
+    this.#duties = new LeaderDuties();
+    this.#idBase = host.random.u32() * 2 ** 20;
+    this.gossip = new Gossip({
+      self: {
+        uuid: facts.uuid,
+        address: facts.address,
+        agentIncarnation: 0,
+        meta: metaOf(facts, 0),
+      },
+      seeds: options.seeds,
+      random: host.random,
+      config: options.gossip,
+    });
+    if (raft !== null) this.#begin(raft.state, raft.storage);
+  }
+
+  #begin(state: RaftState, storage: RaftStorage): void {
+    this.#storage = storage;
+    this.#raft = new Raft({
+      id: this.#node,
+      state,
+      random: this.#host.random,
+      nowMs: this.#nowMs,
+    });
+    this.#pump();
+  }
+
+  // ---------------------------------------------------------------------------------------- state
+
+  /** The map as this node knows it; empty before it has one. */
+  get map(): ClusterMap {
+    return this.#map;
+  }
+
+  /** This node in the map. */
+  get self(): NodeEntry | undefined {
+    return findNode(this.#map, this.#node);
+  }
+
+  /** Whether this node leads. */
+  get isLeader(): boolean {
+    return this.#raft?.status().role === "leader";
+  }
+
+  /** What there is to know. */
+  get status(): ControlStatus {
+    const raft = this.#raft?.status() ?? null;
+    return {
+      node: this.#node,
+      incarnation: this.#incarnation,
+      raft,
+      isLeader: raft?.role === "leader",
+      leader: raft?.leader ?? 0,
+      pendingProposals: this.#pending.length,
+      serveUntilMs: this.#serveUntilMs,
+    };
+  }
+
+  /** What this node tells the leader from now on. What others may wait for is told at once. */
+  report(report: NodeReport): void {
+    const before = this.#report;
+    this.#report = report;
+    const isUrgent = report.unreachable.join() !== before.unreachable.join() ||
+      report.disconnected.join() !== before.disconnected.join() ||
+      (before.epoch < this.#upEpoch && report.epoch >= this.#upEpoch);
+    if (isUrgent) this.#renewAskedMs = -Infinity;
+  }
+
+  // ------------------------------------------------------------------------------------ proposals
+
+  /**
+   * Proposes a change of the map.
+   *
+   * @param done told the result when this node has applied it, never from inside this call; `unavailable` when control stops
+   * first, or too many wait
+   */
+  propose(command: MapCommand, done: (result: Result<Applied>) => void = () => {}): void {
+    // What takes leases away with the node that holds them waits until it serves nothing any more.
+    const isForced = command.kind === "remove-node" && command.force === true;
+    if (isForced && findNode(this.#map, command.node)?.state === "down") {
+      if (!this.isSurelyDown(command.node)) {
+        const message = "the node has not been down for long enough: it may still serve its guests";
+        this.#soon.push(() => done({ ok: false, error: { code: "busy", message } }));
+        return;
+      }
+    }
+    this.#propose(command, done, false);
+  }
+
+  #propose(command: MapCommand, done: (result: Result<Applied>) => void, isDuty: boolean): void {
+    if (this.#isStopped || this.#pending.length >= PROPOSALS_MAX) {
+      const message = this.#isStopped ? "the agent is stopping" : "too many changes are waiting";
+      this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
+      return;
+    }
+    const id = this.#idBase + ++this.#idCount;
+    this.#pending.push({ id, command, isDuty, bytes: null, sequence: 0, done });
+    this.#number();
+    this.#sentMs = -Infinity;
+    this.#hurry();
+  }
+
+  /** Does at once what would otherwise wait for the next tick. */
+  #hurry(): void {
+    if (this.#isPumping) return;
+    this.#sendProposals();
+    this.#pump();
+  }
+  #isPumping = false;
+  readonly #soon: (() => void)[] = [];
+
+  /** Numbers what has no number yet. A command that cannot be encoded is refused. */
+  #number(): void {
+    const self = this.self;
+    if (self === undefined) return;
+    if (this.#nextSequence <= self.requestSequence) {
+      this.#nextSequence = self.requestSequence + 1;
+      this.#forgetPassed(self.requestSequence);
+      for (const pending of this.#pending) pending.bytes = null;
+    }
+    let sequence = this.#nextSequence;
+    for (let i = 0; i < this.#pending.length; i++) {
+      const pending = this.#pending[i];
+      if (pending.bytes !== null) {
+        sequence = pending.sequence + 1;
+        continue;
+      }
+      const encoded = encodeProposal({
+        node: this.#node,
+        sequence,
+        id: pending.id,
+        command: pending.command,
+      });
+      const error = !encoded.ok ? encoded.error : encoded.value.length > ENTRY_BYTES_MAX
+        ? {
+          code: "limit",
+          message: `a change of ${encoded.value.length} bytes is too large`,
+        } as const
+        : null;
+      if (error !== null || !encoded.ok) {
+        this.#pending.splice(i--, 1);
+        this.#soon.push(() => pending.done({ ok: false, error: error! }));
+        continue;
+      }
+      pending.bytes = encoded.value;
+      pending.sequence = sequence++;
+    }
+  }
+
+  /** A whole map has come in which these numbers are used up: whether by these proposals, nobody can say. */
+  #forgetPassed(sequence: number): void {
+    for (let i = 0; i < this.#pending.length; i++) {
+      const pending = this.#pending[i];
+      if (pending.bytes === null || pending.sequence > sequence) continue;
+      this.#pending.splice(i--, 1);
+      const message = "whether the change has happened is not known";
+      this.#soon.push(() => pending.done({ ok: false, error: { code: "stale", message } }));
+    }
+  }
+
+  /** Sends what waits to the leader, or takes it into the log. */
+  #sendProposals(): void {
+    const raft = this.#raft;
+    if (raft === null || this.#pending.length === 0 || this.self === undefined) return;
+    const { leader, role } = raft.status();
+    if (role === "leader" && !this.#isCaughtUp()) return;
+    const to = role === "leader" ? "self" : this.#addressOf(leader);
+    if (to === "" || (to === this.#sentTo && this.#nowMs - this.#sentMs < RETRY_MS)) return;
+    this.#sentTo = to;
+    this.#sentMs = this.#nowMs;
+    const proposals: Uint8Array[] = [];
+    let bytes = 0;
+    for (const pending of this.#pending) {
+      bytes += pending.bytes!.length;
+      if (proposals.length >= WINDOW || (proposals.length > 0 && bytes > WINDOW_BYTES)) break;
+      proposals.push(pending.bytes!);
+    }
+    if (role === "leader") this.#takeProposals(proposals, this.#node);
+    else this.#send(to, { kind: ControlKind.Propose, proposals });
+  }
+
+  /** As leader: appends what has not been appended in this term. */
+  #takeProposals(list: readonly Uint8Array[], from: number): void {
+    const raft = this.#raft!;
+    if (!this.#isCaughtUp()) return;
+    for (const bytes of list) {
+      const decoded = decodeProposal(bytes);
+      if (!decoded.ok) return;
+      const { node, sequence, id = 0 } = decoded.value;
+      if (node !== from) return;
+      const entry = findNode(this.#map, node);
+      if (entry === undefined || sequence <= entry.requestSequence) continue;
+      const taken = this.#taken.get(node);
+      const last = Math.max(taken?.sequence ?? 0, entry.requestSequence);
+      // A number that another run of that node has used: it finds out when it applies it, and counts anew.
+      if (taken?.sequence === sequence && taken.id !== id) return;
+      if (sequence <= last) continue;
+      // It was carried out under another number, which that node has yet to find out.
+      if (id !== 0 && this.#applied.get(node)?.includes(id) === true) return;
+      // In order: what is missing in between comes again.
+      if (sequence !== last + 1) return;
+      const proposed = raft.propose(new Uint8Array(bytes));
+      if (!proposed.ok) return;
+      this.#taken.set(node, { sequence, id });
+    }
+  }
+
+  /** Whether a node has been down for so long that it serves nothing, whatever it believes. */
+  isSurelyDown(node: number): boolean {
+    const since = this.#downSince.get(node);
+    return since !== undefined && this.#nowMs - since >= GRANT_MS;
+  }
+
+  /**
+   * As leader: whether the map has everything that was in the log when it began to lead. Until then nobody can say which
+   * numbers are used up: what is in the log already would come into it a second time under another number.
+   */
+  #isCaughtUp(): boolean {
+    const { term, applied, lastIndex } = this.#raft!.status();
+    if (this.#leadTerm !== term) {
+      this.#leadTerm = term;
+      this.#leadIndex = lastIndex;
+    }
+    return applied >= this.#leadIndex;
+  }
+  /** Per node: ids of its proposals that were applied last, oldest first. */
+  readonly #applied = new Map<number, number[]>();
+
+  #noteApplied({ node, id = 0 }: Proposal): void {
+    if (id === 0) return;
+    let ids = this.#applied.get(node);
+    if (ids === undefined) this.#applied.set(node, ids = []);
+    ids.push(id);
+    if (ids.length > WINDOW) ids.shift();
+  }
+  #leadTerm = 0;
+  #leadIndex = 0;
+
+  // ---------------------------------------------------------------------------------------- leases
+
+  /** A session wants the disk's lease: asks until the map says that this node has it. */
+  wantLease(disk: number): void {
+    if (this.#wishes.has(disk)) return;
+    this.#wishes.set(disk, { askedMs: -Infinity });
+    if (this.#isPumping) return;
+    this.#sendWishes();
+    this.#hurry();
+  }
+
+  /** No session wants the lease any more. */
+  forgetLease(disk: number): void {
+    this.#wishes.delete(disk);
+  }
+
+  #sendWishes(): void {
+    if (this.#incarnation === 0) return;
+    const { status } = this;
+    for (const [id, wish] of this.#wishes) {
+      if (this.#nowMs - wish.askedMs < RETRY_MS) continue;
+      const disk = this.#map.disks.find((candidate) => candidate.id === id);
+      if (disk === undefined || this.#holds(disk.lease)) {
+        this.#wishes.delete(id);
+        continue;
+      }
+      wish.askedMs = this.#nowMs;
+      if (status.isLeader) this.#leaseWanted(this.#node, this.#incarnation, id);
+      else {
+        this.#sendToLeader({
+          kind: ControlKind.Lease,
+          node: this.#node,
+          incarnation: this.#incarnation,
+          disk: id,
+        });
+      }
+    }
+  }
+
+  #holds(lease: { node: number; incarnation: number } | null): boolean {
+    return lease?.node === this.#node && lease.incarnation === this.#incarnation;
+  }
+
+  /** As leader: somebody wants a lease. Proposed when it is free, or surely given up. */
+  #leaseWanted(node: number, incarnation: number, id: number): void {
+    const entry = findNode(this.#map, node);
+    const disk = this.#map.disks.find((candidate) => candidate.id === id);
+    if (disk === undefined || entry?.state !== "up" || entry.incarnation !== incarnation) return;
+    const { lease } = disk;
+    if (lease?.node === node && lease.incarnation === incarnation) return;
+    if (!this.#mayGrant(id) || this.#isProposed("take-lease", id)) return;
+    const { generation } = disk;
+    this.#propose({ kind: "take-lease", id, node, incarnation, generation }, () => {}, true);
+  }
+
+  #isProposed(kind: MapCommand["kind"], id: number): boolean {
+    return this.#pending.some(({ command }) =>
+      command.kind === kind && (command as { id?: number }).id === id
+    );
+  }
+
+  /** Whether whoever held the lease has surely stopped serving. */
+  #mayGrant(id: number): boolean {
+    const disk = this.#map.disks.find((candidate) => candidate.id === id);
+    if (disk === undefined) return true;
+    const forced = this.#forcedSince.get(id);
+    if (forced !== undefined && !(this.#nowMs - forced >= GRANT_MS)) return false;
+    const { lease } = disk;
+    if (lease === null) return true;
+    const holder = findNode(this.#map, lease.node);
+    if (holder === undefined || holder.incarnation !== lease.incarnation) return true;
+    return holder.state !== "up" && this.isSurelyDown(lease.node);
+  }
+
+  // ------------------------------------------------------------------------------------- messages
+
+  /** A control message came. */
+  received(peer: ControlPeer, bytes: Uint8Array): void {
+    if (this.#isStopped) return;
+    const message = decodeControl(bytes);
+    if (message === null) {
+      this.#host.log.debug("a control message that cannot be right", { from: peer.uuid });
+      return;
+    }
+    if (peer.node > 0 && peer.address !== "") this.#noteAddress(peer.node, peer.address);
+    this.#handle(peer, message);
+    this.#pump();
+  }
+
+  #handle(peer: ControlPeer, message: ControlMessage): void {
+    switch (message.kind) {
+      case ControlKind.Raft:
+        return this.#stepRaft(peer, message.bytes);
+      case ControlKind.Propose:
+        if (this.isLeader) this.#takeProposals(message.proposals, peer.node);
+        else this.#pointToLeader(peer);
+        return;
+      case ControlKind.Join:
+        return this.#joinAsked(peer, message.facts);
+      case ControlKind.Joined:
+        return this.#joined(message.node, message.clusterId);
+      case ControlKind.Refused:
+        if (this.#node === 0) this.#host.joinRefused(message.message);
+        return;
+      case ControlKind.Renew:
+        return this.#renewAsked(peer, message);
+      case ControlKind.Renewed:
+        return this.#renewed(message.id);
+      case ControlKind.Lease:
+        if (this.isLeader && message.node === peer.node) {
+          this.#leaseWanted(message.node, message.incarnation, message.disk);
+        }
+        return;
+      case ControlKind.Ask:
+        if (this.isLeader) {
+          const reports = [...this.#validReports()];
+          this.#send(peer.address, { kind: ControlKind.Reports, id: message.id, reports });
+        } else this.#pointToLeader(peer);
+        return;
+      case ControlKind.Reports: {
+        const ask = this.#asks.get(message.id);
+        this.#asks.delete(message.id);
+        ask?.done(new Map(message.reports));
+        return;
+      }
+      case ControlKind.Lead:
+        this.#leaderHint = message.address;
+        this.#noteAddress(message.node, message.address);
+    }
+  }
+
+  #noteAddress(node: number, address: string): void {
+    if (this.#addresses.size < ADDRESSES_MAX || this.#addresses.has(node)) {
+      this.#addresses.set(node, address);
+    }
+  }
+
+  #stepRaft(peer: ControlPeer, bytes: Uint8Array): void {
+    const raft = this.#raft;
+    if (raft === null) return;
+    const message = decodeMessage(bytes);
+    // Who speaks is what the channel has proved, not what the message says.
+    if (!message.ok || message.value.from !== peer.node) return;
+    raft.step(message.value);
+  }
+
+  #pointToLeader(peer: ControlPeer): void {
+    const leader = this.#raft?.status().leader ?? 0;
+    const address = this.#addressOf(leader);
+    if (address !== "") this.#send(peer.address, { kind: ControlKind.Lead, node: leader, address });
+  }
+
+  #send(address: string, message: ControlMessage): void {
+    if (address !== "") this.#host.sendControl(address, encodeControl(message));
+  }
+
+  #sendToLeader(message: ControlMessage): void {
+    const leader = this.#raft?.status().leader ?? 0;
+    this.#send(this.#addressOf(leader), message);
+  }
+
+  /** Where a node listens: as it says itself, as gossip knows, or as the map has it. */
+  #addressOf(node: number): string {
+    if (node === 0) return "";
+    const entry = findNode(this.#map, node);
+    const member = entry === undefined ? null : this.gossip.member(entry.uuid);
+    return member?.address ?? this.#addresses.get(node) ?? entry?.address ?? "";
+  }
+
+  /** A gossip packet came, opened. */
+  gossipReceived(from: string, plaintext: Uint8Array): void {
+    this.gossip.receive(from, plaintext, this.#nowMs);
+    this.#takeGossip();
+  }
+
+  #takeGossip(): void {
+    for (const { address, bytes } of this.gossip.takePackets()) {
+      this.#host.sendGossip(address, bytes);
+    }
+    for (const { kind, member } of this.gossip.takeEvents()) {
+      const level = kind === "suspect" || kind === "dead" ? "warn" : "debug";
+      this.#host.log[level](`member ${kind}`, {
+        name: member.meta.name,
+        address: member.address,
+      });
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------- joining
+
+  #askToJoin(): void {
+    if (this.#node !== 0 || this.#nowMs - this.#joinAskedMs < JOIN_RETRY_MS) return;
+    this.#joinAskedMs = this.#nowMs;
+    const members = this.gossip.members().filter((member) => !member.isSelf);
+    const places = [...this.#seeds, ...members.map((member) => member.address)];
+    const address = this.#leaderHint || places[this.#joinAt++ % places.length];
+    this.#leaderHint = "";
+    if (address === undefined) return;
+    const facts = { ...this.#facts, nowMs: this.#host.wallMs() };
+    this.#send(address, { kind: ControlKind.Join, facts });
+  }
+
+  #joinAsked(peer: ControlPeer, facts: NodeFacts): void {
+    if (!this.isLeader) return this.#pointToLeader(peer);
+    const known = findNodeByUuid(this.#map, facts.uuid);
+    if (known !== undefined) {
+      const { clusterId } = this.#map;
+      // It has run before: an empty store under an old number would have forgotten what others count on.
+      if (known.incarnation > 1 || known.requestSequence > 0) {
+        const message = `a node with the same identity is in the cluster already (${known.name})`;
+        this.#send(peer.address, { kind: ControlKind.Refused, message });
+        return;
+      }
+      this.#send(peer.address, { kind: ControlKind.Joined, node: known.id, clusterId });
+      return;
+    }
+    const isWaiting = this.#pending.some(({ command }) =>
+      command.kind === "add-node" && command.uuid === facts.uuid
+    );
+    if (isWaiting) return;
+    this.#propose({ kind: "add-node", ...facts }, (result) => {
+      if (!result.ok) {
+        this.#send(peer.address, { kind: ControlKind.Refused, message: result.error.message });
+        return;
+      }
+      const added = findNodeByUuid(this.#map, facts.uuid);
+      if (added === undefined) return;
+      const { clusterId } = this.#map;
+      this.#send(peer.address, { kind: ControlKind.Joined, node: added.id, clusterId });
+    }, true);
+  }
+
+  #joined(node: number, clusterId: string): void {
+    if (this.#node !== 0) return;
+    this.#node = node;
+    this.#host.joined(node, clusterId);
+  }
+
+  /** What {@linkcode ControlHost.joined} asked for is durable: consensus may begin. */
+  beginJoined(state: RaftState, storage: RaftStorage): void {
+    this.#begin(state, storage);
+  }
+
+  // ------------------------------------------------------------------------------- right to serve
+
+  #renew(): void {
+    const raft = this.#raft;
+    if (raft === null || this.#incarnation === 0) return;
+    const isDue = this.#nowMs - this.#renewedMs >= RENEW_MS;
+    const isLate = this.#nowMs - this.#renewAskedMs >= RENEW_RETRY_MS;
+    if (!isLate || (!isDue && this.#renewAskedMs > -Infinity)) return;
+    this.#renewAskedMs = this.#nowMs;
+    const id = ++this.#renewId;
+    this.#renewSent.set(id, this.#nowMs);
+    for (const old of this.#renewSent.keys()) {
+      if (this.#renewSent.size <= 32) break;
+      this.#renewSent.delete(old);
+    }
+    const { role, leader } = raft.status();
+    const [node, incarnation, report] = [this.#node, this.#incarnation, this.#report];
+    if (role === "leader") {
+      this.#reports.set(node, { report, atMs: this.#nowMs });
+      this.#read({ node, incarnation, id, address: "" });
+    } else if (leader !== 0) {
+      this.#sendToLeader({ kind: ControlKind.Renew, node, incarnation, id, report });
+    }
+  }
+
+  #renewAsked(
+    peer: ControlPeer,
+    message: Extract<ControlMessage, { kind: ControlKind.Renew }>,
+  ): void {
+    if (!this.isLeader) return this.#pointToLeader(peer);
+    const { node, incarnation, id, report } = message;
+    if (node !== peer.node) return;
+    this.#reports.set(node, { report, atMs: this.#nowMs });
+    this.#read({ node, incarnation, id, address: peer.address });
+  }
+
+  #read(read: { node: number; incarnation: number; id: number; address: string }): void {
+    const context = ++this.#readContext;
+    if (this.#raft!.readIndex(context) !== null) return;
+    this.#reads.set(context, read);
+    for (const old of this.#reads.keys()) {
+      if (this.#reads.size <= 4096) break;
+      this.#reads.delete(old);
+    }
+  }
+
+  /** A majority has confirmed this leader since the question: what the map says now is true as of then. */
+  #readDone(context: number): void {
+    const read = this.#reads.get(context);
+    this.#reads.delete(context);
+    if (read === undefined) return;
+    const entry = findNode(this.#map, read.node);
+    if (entry?.state !== "up" || entry.incarnation !== read.incarnation) return;
+    if (read.node === this.#node) this.#renewed(read.id);
+    else this.#send(read.address, { kind: ControlKind.Renewed, id: read.id });
+  }
+
+  #renewed(id: number): void {
+    const sentMs = this.#renewSent.get(id);
+    if (sentMs === undefined) return;
+    this.#renewSent.delete(id);
+    this.#renewedMs = Math.max(this.#renewedMs, sentMs);
+    // Where this node alone decides, nobody can give its leases away behind its back.
+    const untilMs = this.#isSoleVoter ? Infinity : sentMs + SERVE_MS;
+    if (untilMs <= this.#serveUntilMs) return;
+    this.#serveUntilMs = untilMs;
+    this.#host.renewed(untilMs);
+  }
+
+  get #isSoleVoter(): boolean {
+    const { voters } = this.#raft!.status().configuration;
+    return voters.length === 1 && voters[0] === this.#node;
+  }
+
+  #validReports(): Map<number, NodeReport> {
+    const valid = new Map<number, NodeReport>();
+    for (const [node, { report, atMs }] of this.#reports) {
+      if (this.#nowMs - atMs < REPORT_VALID_MS) valid.set(node, report);
+    }
+    return valid;
+  }
+
+  /** Another voter has come: from now on the right to serve has an end. */
+  #endForever(): void {
+    if (this.#serveUntilMs !== Infinity || this.#isSoleVoter) return;
+    this.#serveUntilMs = this.#nowMs + SERVE_MS;
+    this.#host.renewed(this.#serveUntilMs);
+  }
+
+  /** Asks the leader what all nodes report; an empty answer when there is none in time. */
+  askReports(done: (reports: ReadonlyMap<number, NodeReport>) => void): void {
+    if (this.isLeader) return void this.#soon.push(() => done(this.#validReports()));
+    const id = ++this.#askId;
+    this.#asks.set(id, { done, untilMs: this.#nowMs + ASK_MS });
+    this.#sendToLeader({ kind: ControlKind.Ask, id });
+  }
+
+  // ----------------------------------------------------------------------------------------- raft
+
+  /** Carries out what consensus wants done, until there is nothing. */
+  #pump(): void {
+    const raft = this.#raft;
+    if (raft === null || this.#isPumping) return;
+    this.#isPumping = true;
+    try {
+      this.#work(raft);
+    } finally {
+      this.#isPumping = false;
+    }
+    this.#endForever();
+    const { term, role } = raft.status();
+    if (role !== "leader") this.#forgetDuties();
+    if (term === this.#term) return;
+    this.#term = term;
+    this.#taken.clear();
+    this.#sentTo = "";
+    this.#duties.reset();
+  }
+
+  /** What was proposed as leader is of no use when somebody else leads. */
+  #forgetDuties(): void {
+    let isAny = false;
+    for (let i = 0; i < this.#pending.length; i++) {
+      if (!this.#pending[i].isDuty) continue;
+      const [{ done }] = this.#pending.splice(i--, 1);
+      isAny = true;
+      const message = "this node does not lead any more";
+      this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
+    }
+    if (!isAny) return;
+    for (const pending of this.#pending) pending.bytes = null;
+    this.#number();
+    this.#sentMs = -Infinity;
+  }
+
+  #work(raft: Raft): void {
+    for (let ready = raft.ready(); ready !== null; ready = raft.ready()) {
+      for (const message of ready.messages) this.#sendRaft(message);
+      if (ready.persist !== null) this.#persist(ready.persist);
+      if (ready.snapshot !== null) this.#install(ready.snapshot.data);
+      for (const entry of ready.committed) this.#apply(entry);
+      for (const read of ready.reads) {
+        if (read.index === null) this.#reads.delete(read.context);
+        else this.#readDone(read.context);
+      }
+      // What was proposed meanwhile goes on at once.
+      this.#sendWishes();
+      this.#sendProposals();
+    }
+  }
+
+  #sendRaft(message: Message): void {
+    this.#send(this.#addressOf(message.to), {
+      kind: ControlKind.Raft,
+      bytes: encodeMessage(message),
+    });
+  }
+
+  #persist(persist: Persist): void {
+    const writes = this.#storage!.write(persist);
+    const underWay = { persist, isDone: false, sinceMs: this.#nowMs };
+    this.#persists.push(underWay);
+    this.#host.persist(writes, () => {
+      underWay.isDone = true;
+      if (!this.#isStopped) this.#persisted();
+    });
+  }
+
+  /** In the order in which they were given: one with nothing to write may be done before those that it waits for. */
+  #persisted(): void {
+    while (this.#persists.length > 0 && this.#persists[0].isDone) {
+      const { persist } = this.#persists.shift()!;
+      this.#raft!.persisted(persist.token);
+      for (const message of persist.messages) this.#sendRaft(message);
+    }
+    this.#pump();
+  }
+  readonly #persists: { readonly persist: Persist; isDone: boolean; readonly sinceMs: number }[] =
+    [];
+
+  #install(data: Uint8Array): void {
+    const map = decodeMap(data);
+    if (!map.ok) {
+      // Made by a leader's encoder and carried under a checksum: an error of the program.
+      this.#host.log.error("the cluster map of a snapshot cannot be read", {
+        reason: map.error.message,
+      });
+      return;
+    }
+    const before = this.#map;
+    this.#map = map.value;
+    this.#noteStates(before);
+    this.#host.mapChanged(this.#map, [], true, null);
+    this.#mapIsNew();
+  }
+
+  #apply(entry: Entry): void {
+    if (entry.kind !== ENTRY_DATA) return;
+    const decoded = decodeProposal(entry.data);
+    if (!decoded.ok) {
+      this.#host.log.error("an entry of the log cannot be read and is left out", {
+        index: entry.index,
+        reason: decoded.error.message,
+      });
+      return;
+    }
+    const before = this.#map;
+    const decided = applyProposal(before, decoded.value);
+    this.#map = decided.map;
+    // Taken off the list before anybody is told: whoever hears of it may propose something.
+    if (decided.outcome === "applied") this.#noteApplied(decoded.value);
+    const isOurs = decoded.value.node === this.#node && decided.outcome === "applied";
+    const own = isOurs ? this.#takeOwn(decoded.value) : null;
+    if (decided.map.epoch !== before.epoch) {
+      if (decoded.value.command.kind === "node-up") this.#upEpoch = decided.map.epoch;
+      this.#noteStates(before);
+      this.#noteForced(before, decoded.value);
+      this.#host.mapChanged(decided.map, decided.effects, false, decoded.value);
+    }
+    own?.done(decided.result);
+    this.#mapIsNew();
+  }
+
+  /** When nodes went down, by this node's clock: what a leader waits for counts from here. */
+  #noteStates(before: ClusterMap): void {
+    for (const node of this.#map.nodes) {
+      if (node.state === "up") this.#downSince.delete(node.id);
+      else if (findNode(before, node.id)?.state !== "down" || !this.#downSince.has(node.id)) {
+        // The next tick knows what time it is: since the last one this process may have been stopped for long.
+        this.#downSince.set(node.id, NaN);
+      }
+    }
+  }
+
+  #noteForced(before: ClusterMap, { node, command }: Proposal): void {
+    if (command.kind !== "force-release-lease") return;
+    const lease = before.disks.find((disk) => disk.id === command.id)?.lease;
+    // Who gives it up by itself serves nothing any more.
+    if (lease && lease.node !== node) this.#forcedSince.set(command.id, NaN);
+  }
+
+  /** An entry with a number of ours was applied: that of a proposal that waits, or (null) of an earlier run of this agent. */
+  #takeOwn(proposal: Proposal): Pending | null {
+    this.#nextSequence = proposal.sequence + 1;
+    const at = this.#pending.findIndex(({ id }) => id === proposal.id);
+    const own = at < 0 ? null : this.#pending.splice(at, 1)[0];
+    if (at === 0 && own!.sequence === proposal.sequence) return own;
+    // It has used up a number that was given to something else: what waits counts anew.
+    if (this.#pending.length > 0 && this.#pending[0].sequence <= proposal.sequence) {
+      for (const pending of this.#pending) pending.bytes = null;
+      this.#number();
+      this.#sentMs = -Infinity;
+    }
+    return own;
+  }
+
+  /** What this node does because the map has changed. */
+  #mapIsNew(): void {
+    const { self } = this;
+    if (self === undefined) return;
+    if (!this.#isIntroduced) {
+      this.#isIntroduced = true;
+      this.gossip.join(this.#map.nodes.map((node) => node.address));
+    }
+    this.#number();
+    for (const [id, wish] of this.#wishes) {
+      const disk = this.#map.disks.find((candidate) => candidate.id === id);
+      if (disk?.lease === null) wish.askedMs = -Infinity;
+    }
+    if (self.incarnation > this.#incarnation && this.#isOurStart(self)) {
+      this.#incarnation = self.incarnation;
+      this.#renewedMs = -Infinity;
+      this.#serveUntilMs = -Infinity;
+      this.gossip.renumber(self.incarnation);
+      this.#host.started(this.#node, self.incarnation);
+    }
+  }
+
+  /** The incarnation in the map is that of this start, not of one before. */
+  #isOurStart(self: NodeEntry): boolean {
+    return this.#ownIncarnation === self.incarnation ||
+      (this.#isNewcomer && self.incarnation === 1);
+  }
+  #ownIncarnation = 0;
+  #isNewcomer = false;
+  /** Gossip has been told of the nodes in the map. */
+  #isIntroduced = false;
+
+  /** This run was taken in, or has founded the cluster: incarnation 1 is its own. */
+  markNewcomer(): void {
+    this.#isNewcomer = true;
+    this.#isUpProposed = true;
+    this.#mapIsNew();
+  }
+
+  /** Proposes `node-up` at the start, and again when the map takes this node for dead. */
+  #proposeUp(): void {
+    const { self } = this;
+    if (self === undefined || this.#isUpProposed) {
+      if (self === undefined || self.state === "up" || this.#isUpWaiting) return;
+      if (this.#incarnation === 0) return;
+    }
+    const isAgain = this.#incarnation > 0;
+    // Its leases go to whoever wants them as soon as the map has its next incarnation.
+    if (isAgain) this.#host.renewed(-Infinity);
+    this.#isUpProposed = true;
+    this.#isUpWaiting = true;
+    const { bootId, address, version, protocol, capacityBytes, name } = this.#facts;
+    this.propose({
+      kind: "node-up",
+      node: this.#node,
+      bootId,
+      // Taken for dead while it ran on: it has lost nothing.
+      clean: isAgain || this.#clean,
+      address,
+      version,
+      protocol,
+      capacityBytes,
+      name,
+      nowMs: this.#host.wallMs(),
+    }, (result) => {
+      this.#isUpWaiting = false;
+      if (!result.ok) {
+        this.#isUpProposed = false;
+        this.#host.log.warn("this node was not let in again", { reason: result.error.message });
+        return;
+      }
+      this.#ownIncarnation = findNode(result.value.map, this.#node)!.incarnation;
+    });
+  }
+  #isUpWaiting = false;
+
+  // ----------------------------------------------------------------------------------------- time
+
+  /**
+   * Time passes; every 20 to 50 ms.
+   *
+   * @param nowMs of a clock that never goes back
+   */
+  tick(nowMs: number): void {
+    this.#nowMs = Math.max(this.#nowMs, nowMs);
+    for (const work of this.#soon.splice(0)) work();
+    if (this.#isStopped) return;
+    this.gossip.tick(this.#nowMs);
+    this.#takeGossip();
+    this.#askToJoin();
+    for (const [id, ask] of this.#asks) {
+      if (this.#nowMs < ask.untilMs) continue;
+      this.#asks.delete(id);
+      ask.done(new Map());
+    }
+    const raft = this.#raft;
+    for (const since of [this.#downSince, this.#forcedSince]) {
+      for (const [id, atMs] of since) if (Number.isNaN(atMs)) since.set(id, this.#nowMs);
+    }
+    if (raft === null) return;
+    raft.tick(this.#nowMs);
+    this.#lookForLeader();
+    this.#proposeUp();
+    if (this.#nowMs - this.#dutiesMs >= DUTIES_MS) {
+      this.#dutiesMs = this.#nowMs;
+      this.#lead();
+      this.#compact();
+    }
+    this.#sendWishes();
+    this.#renew();
+    this.#sendProposals();
+    this.#pump();
+  }
+
+  /** After a start, nobody knows yet that this node is back: whoever it speaks to does. */
+  #lookForLeader(): void {
+    if (this.#raft!.status().leader !== 0 || this.#nowMs - this.#lookedMs < LOOK_MS) return;
+    this.#lookedMs = this.#nowMs;
+    for (const voter of this.#map.voters) {
+      if (voter !== this.#node) {
+        this.#send(this.#addressOf(voter), { kind: ControlKind.Ask, id: 0 });
+      }
+    }
+  }
+  #lookedMs = -Infinity;
+
+  /** What a leader looks after. */
+  #lead(): void {
+    const raft = this.#raft!;
+    const status = raft.status();
+    // What is decided from a map that is not the newest is refused when it is applied.
+    if (status.role !== "leader") return;
+    if (this.#persists.length > 0 && this.#nowMs - this.#persists[0].sinceMs >= PERSIST_MS_MAX) {
+      this.#host.log.error("this node's store does not keep up: somebody else shall lead");
+      return this.handOver();
+    }
+    if (this.#pending.some(({ isDuty }) => isDuty)) return;
+    const members = new Map<string, MemberView>();
+    for (const member of this.gossip.members()) members.set(member.uuid, member);
+    const reports = this.#validReports();
+    const decided = this.#duties.look({
+      map: this.#map,
+      self: this.#node,
+      raft: status,
+      nowMs: this.#nowMs,
+      wallMs: this.#host.wallMs(),
+      members,
+      reports,
+    });
+    for (const note of decided.notes) this.#host.log.warn(note);
+    for (const command of decided.commands) this.#propose(command, () => {}, true);
+    if (decided.config !== null) {
+      const refused = raft.proposeConfig(decided.config);
+      if (!refused.ok && refused.reason === "invalid") {
+        this.#host.log.warn("a change of the voters was refused", { reason: refused.message });
+      }
+    }
+    if (decided.transferTo !== 0) raft.transferLeadership(decided.transferTo);
+  }
+
+  #compact(): void {
+    const status = this.#raft!.status();
+    if (!status.isCompactionDue || status.applied === 0) return;
+    const encoded = encodeMap(this.#map);
+    if (!encoded.ok) {
+      this.#host.log.error("the cluster map is too large", { reason: encoded.error.message });
+      return;
+    }
+    this.#raft!.compact(status.applied, encoded.value);
+  }
+
+  // ------------------------------------------------------------------------------------------ end
+
+  /** Tells others that this node goes; `done` when it is in the map, or cannot be. */
+  leave(done: () => void): void {
+    this.gossip.leave(this.#nowMs);
+    const others = this.#map.nodes.some((node) => node.id !== this.#node && node.state === "up");
+    if (this.#incarnation === 0 || !others) return void this.#soon.push(done);
+    this.propose({
+      kind: "node-leave",
+      node: this.#node,
+      incarnation: this.#incarnation,
+      nowMs: this.#host.wallMs(),
+    }, done);
+  }
+
+  /** Hands leadership over, if there is somebody to take it. */
+  handOver(): void {
+    const status = this.#raft?.status();
+    if (status?.role !== "leader") return;
+    const best = status.members
+      .filter((member) => !member.isLearner && member.silentMs < 1000)
+      .toSorted((a, b) => b.match - a.match)[0];
+    if (best !== undefined) this.#raft!.transferLeadership(best.node);
+    this.#pump();
+  }
+
+  /** Nothing more happens; waiting proposals fail. */
+  stop(): void {
+    this.#isStopped = true;
+    const error: ControlError = { code: "unavailable", message: "the agent is stopping" };
+    for (const { done } of this.#pending.splice(0)) done({ ok: false, error });
+  }
+
+  /** What this node tells others about itself. */
+  updateMeta(facts: NodeFacts, freeBytes: number): void {
+    this.#facts = facts;
+    this.gossip.update(metaOf(facts, freeBytes));
+  }
+}
+
+function metaOf(facts: NodeFacts, freeBytes: number): MemberMeta {
+  return {
+    name: facts.name,
+    zone: facts.zone,
+    version: facts.version,
+    protocol: facts.protocol,
+    capacityBytes: facts.capacityBytes,
+    freeBytes,
+    flags: facts.witness ? 1 : 0,
+  };
+}

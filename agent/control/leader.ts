@@ -1,0 +1,468 @@
+/**
+ * What the leader looks after: a function of the map, of who is alive and of time, which says what should be proposed.
+ *
+ *     who is alive     node-down, availability (out after a while, back in)
+ *     who holds data   drop-unclean, unsettle, set-targets, start-joining, trim, split-groups, drop-member
+ *     who votes        changes of consensus' configuration, set-voters
+ *
+ * Invariants:
+ * - Nothing here makes anything safe: every command is checked again when it is applied, against the map as it is then. A leader
+ *   that is wrong or late costs time, not data.
+ * - What a leader remembers (since when, how often) may be lost with it at any time: the next one starts counting.
+ *
+ * The brake: when a third of the nodes that hold data is down together, it is more likely a switch than so many
+ * disks, and nobody is declared out: moving everything would make it worse.
+ *
+ * @module
+ */
+import type { ConfigurationChange } from "../consensus/configuration.ts";
+import type { RaftStatus } from "../consensus/ready.ts";
+import type { MemberView } from "../gossip/gossip.ts";
+import {
+  type ClusterMap,
+  findNode,
+  type MapCommand,
+  type NodeEntry,
+  PG_BITS_MAX,
+  type PgEntry,
+  type Pool,
+  storageNodes,
+} from "../map/map.ts";
+import { targetChanges } from "../map/targets.ts";
+import type { NodeReport } from "./messages.ts";
+import { chooseVoters, nextChange, REPLACE_AFTER_MS } from "./voters.ts";
+
+/** Share of the storage nodes that may be down together before nobody is declared out any more. */
+const BRAKE_SHARE = 1 / 3;
+/** A node of the map that gossip does not know is dead after this long, in milliseconds. */
+const UNKNOWN_MS = 5000;
+/** PGs that each node should have of a pool, so that shares come out within 3 %. */
+const PGS_PER_NODE_MIN = 34;
+/** Changes of targets in one command: well below what an entry of the log may hold. */
+const TARGETS_PER_COMMAND = 1000;
+/** PGs named in one command. */
+const PGS_PER_COMMAND = 4096;
+/** A node that was dropped because somebody could not reach it does not join again for this long… */
+const HOLD_MS_MIN = 5000;
+/** …doubled each time up to this. */
+const HOLD_MS_MAX = 5 * 60_000;
+/** A node that behaved for this long is forgiven. */
+const HOLD_FORGIVE_MS = 30 * 60_000;
+/** Commands of one look. */
+const COMMANDS_MAX = 64;
+/** A node that is alive is missed after this time without a word: it renews every second, and serves for four. */
+const SILENT_MS = 2000;
+/** From one hand-over for that reason to the next. */
+const HAND_OVER_MS = 10_000;
+/** A complaint must stand for this long before it is acted upon: the map may be about to say the same. */
+const COMPLAINT_MS = 500;
+
+/** What a leader knows when it looks. */
+export interface LeaderSituation {
+  readonly map: ClusterMap;
+  /** The leader's own node. */
+  readonly self: number;
+  readonly raft: RaftStatus;
+  /** A clock that never goes back. */
+  readonly nowMs: number;
+  /** Milliseconds since 1970. */
+  readonly wallMs: number;
+  /** Members of gossip by uuid. */
+  readonly members: ReadonlyMap<string, MemberView>;
+  /** What nodes reported lately. */
+  readonly reports: ReadonlyMap<number, NodeReport>;
+}
+
+/** What is to be proposed. */
+export interface LeaderDecision {
+  readonly commands: MapCommand[];
+  readonly config: ConfigurationChange | null;
+  /** Node to hand leadership to; 0: nobody. */
+  readonly transferTo: number;
+  /** For the log. */
+  readonly notes: string[];
+}
+
+interface Hold {
+  untilMs: number;
+  lengthMs: number;
+  lastMs: number;
+}
+
+/** See the head of the file. */
+export class LeaderDuties {
+  readonly #unknownSince = new Map<number, number>();
+  /** Start of each node that is up, and the map with which this leader saw it first. */
+  readonly #upSince = new Map<number, { incarnation: number; epoch: number }>();
+  readonly #holds = new Map<number, Hold>();
+  readonly #complaints = new Map<string, number>();
+  /** `targetsEpoch` for which all targets are as they should be. */
+  #placedEpoch = -1;
+  #isBraking = false;
+
+  /** A new term: nothing is remembered. */
+  reset(): void {
+    this.#upSince.clear();
+    this.#unknownSince.clear();
+    this.#complaints.clear();
+    this.#placedEpoch = -1;
+  }
+
+  /** Says what is to be done now. */
+  look(situation: LeaderSituation): LeaderDecision {
+    this.#noteUp(situation.map);
+    const commands: MapCommand[] = [];
+    const notes: string[] = [];
+    this.#lookAtNodes(situation, commands, notes);
+    if (commands.length === 0) this.#lookAtComplaints(situation, commands, notes);
+    if (commands.length === 0) this.#lookAtTargets(situation, commands);
+    for (const pool of situation.map.pools) {
+      if (commands.length >= COMMANDS_MAX) break;
+      this.#lookAtGroups(situation, pool, commands);
+    }
+    const { raft, map } = situation;
+    const isGone = (node: NodeEntry) => this.#isGone(situation, node);
+    const config = raft.commit >= raft.configurationIndex
+      ? nextChange({
+        map,
+        self: situation.self,
+        configuration: raft.configuration,
+        members: raft.members,
+        isGone,
+      })
+      : null;
+    const { voters } = raft.configuration;
+    const isShown = voters.length === map.voters.length &&
+      voters.every((node) => map.voters.includes(node));
+    if (!isShown && config === null && voters.every((node) => findNode(map, node) !== undefined)) {
+      commands.push({ kind: "set-voters", voters: voters.toSorted((a, b) => a - b) });
+    }
+    const transferTo = successorOf(situation, isGone) || this.#betterPlaced(situation, notes);
+    return { commands, config, transferTo, notes };
+  }
+
+  /**
+   * A node that is alive and that this leader does not hear cannot renew its right to serve: one direction of the network between the
+   * two is cut. Somebody who hears every node leads in its place.
+   *
+   * @returns 0: nobody is missed, or nobody is placed better
+   */
+  #betterPlaced({ map, raft, members, reports, nowMs }: LeaderSituation, notes: string[]): number {
+    if (nowMs - this.#handedOverMs < HAND_OVER_MS) return 0;
+    const isAlive = (id: number) => {
+      const node = findNode(map, id);
+      return node?.state === "up" && members.get(node.uuid)?.state === "alive";
+    };
+    const missed = raft.members.filter(({ node, silentMs }) =>
+      silentMs >= SILENT_MS && isAlive(node)
+    );
+    if (missed.length === 0) return 0;
+    const better = raft.members.find(({ node, silentMs }) => {
+      const report = reports.get(node);
+      return raft.configuration.voters.includes(node) && silentMs < 1000 && report !== undefined &&
+        !report.disconnected.some(isAlive);
+    });
+    if (better === undefined) return 0;
+    this.#handedOverMs = nowMs;
+    const names = missed.map(({ node }) => findNode(map, node)!.name).join(", ");
+    const by = findNode(map, better.node)!.name;
+    notes.push(`${names} cannot be heard from here, and can from ${by}, which shall lead`);
+    return better.node;
+  }
+  #handedOverMs = -Infinity;
+
+  // ----------------------------------------------------------------------------------------- nodes
+
+  #lookAtNodes(situation: LeaderSituation, commands: MapCommand[], notes: string[]): void {
+    const { map, self, wallMs } = situation;
+    for (const node of map.nodes) {
+      if (node.state === "down") this.#unknownSince.delete(node.id);
+      if (node.id === self || node.state === "down") continue;
+      if (!this.#isDead(situation, node)) continue;
+      commands.push({
+        kind: "node-down",
+        node: node.id,
+        incarnation: node.incarnation,
+        nowMs: wallMs,
+      });
+    }
+    const storage = map.nodes.filter((node) => !node.witness && node.availability !== "out");
+    const down = storage.filter((node) => node.state === "down");
+    const isBraking = down.length > 1 && down.length >= storage.length * BRAKE_SHARE;
+    if (isBraking && !this.#isBraking) {
+      notes.push(
+        `${down.length} of ${storage.length} nodes are down together: none is declared out`,
+      );
+    }
+    this.#isBraking = isBraking;
+    for (const node of map.nodes) {
+      if (node.witness) continue;
+      const downMs = wallMs - node.changedMs;
+      const isOut = node.state === "down" && node.availability === "in" && !isBraking &&
+        downMs >= map.settings.outAfterMs;
+      // Only time puts a node out; when it is back, it is back.
+      const isBack = node.state === "up" && node.availability === "out";
+      if (!isOut && !isBack) continue;
+      const availability = isOut ? "out" : "in";
+      commands.push({ kind: "set-availability", node: node.id, availability });
+    }
+  }
+
+  #isDead({ members, reports, nowMs }: LeaderSituation, node: NodeEntry): boolean {
+    const member = members.get(node.uuid);
+    // Who reports is alive, whatever its datagrams do.
+    if (member === undefined && reports.has(node.id)) this.#unknownSince.delete(node.id);
+    if (member !== undefined) {
+      this.#unknownSince.delete(node.id);
+      // News about another start than the one in the map says nothing about this one.
+      const isAbout = member.agentIncarnation === 0 ||
+        member.agentIncarnation === node.incarnation;
+      return isAbout && (member.state === "dead" || member.state === "left");
+    }
+    const since = this.#unknownSince.get(node.id);
+    if (since === undefined) this.#unknownSince.set(node.id, nowMs);
+    return since !== undefined && nowMs - since >= UNKNOWN_MS;
+  }
+
+  /** Whether a node counts for voting. */
+  #isGone({ wallMs }: LeaderSituation, node: NodeEntry): boolean {
+    if (node.availability === "draining") return true;
+    return node.state === "down" && wallMs - node.changedMs >= REPLACE_AFTER_MS;
+  }
+
+  // ------------------------------------------------------------------------------------ complaints
+
+  /** Whoever cannot be reached by somebody that waits for it leaves its groups, and stays out for a while. */
+  #lookAtComplaints(situation: LeaderSituation, commands: MapCommand[], notes: string[]): void {
+    const { map, reports, nowMs, wallMs } = situation;
+    const standing = new Set<string>();
+    for (const [by, report] of reports) {
+      if (findNode(map, by)?.state !== "up") continue;
+      if (this.#isAlone(situation, by, report, notes)) continue;
+      for (const id of report.unreachable) {
+        const node = findNode(map, id);
+        if (node === undefined || node.id === by || !isMember(map, id)) continue;
+        const key = `${by} ${id}`;
+        standing.add(key);
+        const since = this.#complaints.get(key);
+        if (since === undefined) this.#complaints.set(key, nowMs);
+        if (since === undefined || nowMs - since < COMPLAINT_MS) continue;
+        this.#complaints.delete(key);
+        this.#hold(id, nowMs);
+        notes.push(`node ${node.name} does not answer node ${findNode(map, by)!.name}`);
+        commands.push({
+          kind: "drop-member",
+          node: id,
+          incarnation: node.incarnation,
+          by,
+          nowMs: wallMs,
+        });
+        return;
+      }
+    }
+    for (const key of this.#complaints.keys()) {
+      if (!standing.has(key)) this.#complaints.delete(key);
+    }
+  }
+
+  /**
+   * Whether a node is the only one to complain, and about several that others reach: then it is its own link that is broken,
+   * and the others' copies are not given up for it.
+   */
+  #isAlone(
+    { map, reports }: LeaderSituation,
+    by: number,
+    report: NodeReport,
+    notes: string[],
+  ): boolean {
+    const isReached = (id: number) =>
+      findNode(map, id)?.state === "up" &&
+      [...reports].some(([other, { disconnected, unreachable }]) =>
+        other !== by && other !== id && !disconnected.includes(id) && !unreachable.includes(id)
+      );
+    const several = report.unreachable.filter((id) => id !== by && isReached(id)).length > 1;
+    if (!several) this.#alone.delete(by);
+    else if (!this.#alone.has(by)) {
+      this.#alone.add(by);
+      notes.push(`node ${findNode(map, by)!.name} cannot reach nodes that others reach`);
+    }
+    return several;
+  }
+  readonly #alone = new Set<number>();
+
+  #hold(node: number, nowMs: number): void {
+    const before = this.#holds.get(node);
+    const isRecent = before !== undefined && nowMs - before.lastMs < HOLD_FORGIVE_MS;
+    const lengthMs = isRecent ? Math.min(HOLD_MS_MAX, before.lengthMs * 2) : HOLD_MS_MIN;
+    this.#holds.set(node, { untilMs: nowMs + lengthMs, lengthMs, lastMs: nowMs });
+  }
+
+  /** Remembers with which map each node was seen up first. */
+  #noteUp({ epoch, nodes }: ClusterMap): void {
+    for (const { id, state, incarnation } of nodes) {
+      if (state !== "up") this.#upSince.delete(id);
+      else if (this.#upSince.get(id)?.incarnation !== incarnation) {
+        this.#upSince.set(id, { incarnation, epoch });
+      }
+    }
+  }
+
+  /**
+   * Whether a node may join groups: it is not held back, its store has room, and no holder of leases lacks a connection to it,
+   * by what was reported since it came up.
+   */
+  #mayJoin({ map, reports, nowMs }: LeaderSituation, node: NodeEntry): boolean {
+    const hold = this.#holds.get(node.id);
+    if (hold !== undefined && nowMs < hold.untilMs) return false;
+    if (reports.get(node.id)?.isFull === true) return false;
+    const upSince = this.#upSince.get(node.id)?.epoch ?? map.epoch;
+    for (const { lease } of map.disks) {
+      if (lease === null || lease.node === node.id || this.#alone.has(lease.node)) continue;
+      if (findNode(map, lease.node)?.state !== "up") continue;
+      const report = reports.get(lease.node);
+      if (report === undefined || report.epoch < upSince) return false;
+      if (report.disconnected.includes(node.id)) return false;
+    }
+    return true;
+  }
+
+  // --------------------------------------------------------------------------------------- targets
+
+  #lookAtTargets({ map }: LeaderSituation, commands: MapCommand[]): void {
+    if (map.targetsEpoch === this.#placedEpoch) return;
+    const storage = storageNodes(map).filter((node) => node.availability === "in");
+    const needed = storage.length * PGS_PER_NODE_MIN;
+    for (const pool of map.pools) {
+      const copies = Math.min(pool.copies, storage.length);
+      const isFew = copies > 0 && pool.pgs.length * copies < needed;
+      if (isFew && map.pgBits < PG_BITS_MAX && storage.length > copies) {
+        commands.push({ kind: "split-groups", pgBits: map.pgBits });
+        return;
+      }
+    }
+    for (const pool of map.pools) {
+      const changes = targetChanges(map, pool);
+      if (changes.length === 0) continue;
+      commands.push({
+        kind: "set-targets",
+        pool: pool.copies,
+        basedOnTargetsEpoch: map.targetsEpoch,
+        changes: changes.slice(0, TARGETS_PER_COMMAND),
+      });
+      return;
+    }
+    this.#placedEpoch = map.targetsEpoch;
+  }
+
+  // ---------------------------------------------------------------------------------------- groups
+
+  #lookAtGroups(situation: LeaderSituation, pool: Pool, commands: MapCommand[]): void {
+    const { map, members } = situation;
+    const nodes = new Map(map.nodes.map((node) => [node.id, node]));
+    const isUp = (id: number) => nodes.get(id)?.state === "up";
+    /** Alive, and the very start that the map knows: it has lost nothing since. */
+    const isKnownAlive = (id: number) => {
+      const node = nodes.get(id);
+      if (node?.state !== "up") return false;
+      if (id === situation.self) return true;
+      const member = members.get(node.uuid);
+      return member?.state === "alive" && member.agentIncarnation === node.incarnation;
+    };
+    const dropped = new Map<number, number[]>();
+    const unsettled: number[] = [];
+    const joining = new Map<number, number[]>();
+    const trimmed: number[] = [];
+    const mayJoin = new Map<number, boolean>();
+    for (let pg = 0; pg < pool.pgs.length; pg++) {
+      const entry = pool.pgs[pg];
+      if (entry.unclean.length > 0 && !entry.unsettled) {
+        this.#lookAtUnclean(entry, pg, isUp, isKnownAlive, dropped, unsettled);
+        continue;
+      }
+      if (entry.unsettled) continue;
+      for (const id of entry.target) {
+        if (entry.inSync.includes(id) || entry.joining.includes(id) || !isUp(id)) continue;
+        let may = mayJoin.get(id);
+        if (may === undefined) {
+          may = this.#mayJoin(situation, nodes.get(id)!);
+          mayJoin.set(id, may);
+        }
+        if (may && entry.inSync.some(isUp)) add(joining, id, pg);
+      }
+      if (isTrimmable(entry)) trimmed.push(pg);
+    }
+    const copies = pool.copies;
+    for (const [node, pgs] of dropped) {
+      for (const part of parts(pgs)) {
+        commands.push({ kind: "drop-unclean", pool: copies, pgs: part, node });
+      }
+    }
+    for (const part of parts(unsettled)) {
+      commands.push({ kind: "unsettle", pool: copies, pgs: part });
+    }
+    for (const [node, pgs] of joining) {
+      const { incarnation } = nodes.get(node)!;
+      for (const part of parts(pgs)) {
+        commands.push({ kind: "start-joining", pool: copies, pgs: part, node, incarnation });
+      }
+    }
+    for (const part of parts(trimmed)) commands.push({ kind: "trim", pool: copies, pgs: part });
+  }
+
+  #lookAtUnclean(
+    entry: PgEntry,
+    pg: number,
+    isUp: (id: number) => boolean,
+    isKnownAlive: (id: number) => boolean,
+    dropped: Map<number, number[]>,
+    unsettled: number[],
+  ): void {
+    const clean = entry.inSync.filter((id) => !entry.unclean.includes(id));
+    if (clean.some(isKnownAlive)) {
+      for (const id of entry.unclean) add(dropped, id, pg);
+      return;
+    }
+    // Those that are neither known alive nor known dead decide soon: they come back, or are taken for dead.
+    if (!clean.some(isUp) && entry.unclean.some(isUp)) unsettled.push(pg);
+  }
+}
+
+/** Who is to lead in the place of a leader that shall not vote any more; 0: nobody, or nobody yet. */
+function successorOf(
+  { map, self, raft }: LeaderSituation,
+  isGone: (node: NodeEntry) => boolean,
+): number {
+  const { voters } = raft.configuration;
+  const wanted = chooseVoters(map, voters, isGone);
+  if (!voters.includes(self) || wanted.includes(self)) return 0;
+  const ready = raft.members.find((member) =>
+    wanted.includes(member.node) && voters.includes(member.node) && member.silentMs < 1000
+  );
+  return ready?.node ?? 0;
+}
+
+/** Whether members outside the target may go. */
+function isTrimmable(entry: PgEntry): boolean {
+  return entry.inSync.length > entry.target.length &&
+    entry.target.every((id) => entry.inSync.includes(id));
+}
+
+function isMember(map: ClusterMap, id: number): boolean {
+  for (const pool of map.pools) {
+    for (const entry of pool.pgs) {
+      if (entry.joining.includes(id)) return true;
+      if (entry.inSync.length > 1 && entry.inSync.includes(id)) return true;
+    }
+  }
+  return false;
+}
+
+function add(lists: Map<number, number[]>, key: number, value: number): void {
+  const list = lists.get(key);
+  if (list === undefined) lists.set(key, [value]);
+  else list.push(value);
+}
+
+function* parts(pgs: readonly number[]): Generator<number[]> {
+  for (let i = 0; i < pgs.length; i += PGS_PER_COMMAND) yield pgs.slice(i, i + PGS_PER_COMMAND);
+}

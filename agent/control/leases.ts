@@ -1,0 +1,156 @@
+/**
+ * Which disks this node holds, wants and gives back: between the sessions of the data plane and the map.
+ *
+ *     free ──wanted──▶ wanted ──map: ours──▶ held ──released──▶ given back ─▶ free
+ *                        ▲                     │ map: somebody else's
+ *                        │ map: ours no more,  └──────────────▶ fenced ──released──▶ free
+ *                        └ but nobody else's
+ *
+ * Invariants:
+ * - A disk is granted under a generation that the map gave to this very start of the agent, and to nobody else.
+ * - Once another node has held a disk that a session here still has open, that session is fenced for good: its guest
+ *   goes on from a state that is no longer the disk's.
+ * - A lease that nobody here wants goes back: also one that came after its session had gone.
+ *
+ * @module
+ */
+import type { ClusterMap, DiskEntry, MapCommand } from "../map/map.ts";
+
+/** What leases need around them. */
+export interface LeasesHost {
+  wantLease(disk: number): void;
+  forgetLease(disk: number): void;
+  propose(command: MapCommand, done?: () => void): void;
+  /** The disk is this node's under this generation. Again, with a higher one, when a lease was lost and got back. */
+  granted(disk: number, generation: number): void;
+  /** Another node has had the disk: whoever has it open here under this generation must stop for good. */
+  fenced(disk: number, generation: number): void;
+}
+
+interface Held {
+  /** Generation granted to the data plane; 0: none yet. */
+  generation: number;
+  /** The data plane has brought the replicas in line under that generation. */
+  isOpened: boolean;
+  isFenced: boolean;
+}
+
+/** See the head of the file. */
+export class Leases {
+  readonly #host: LeasesHost;
+  readonly #held = new Map<number, Held>();
+  /** Generations that are being given back. */
+  readonly #returning = new Map<number, number>();
+  #map: ClusterMap | null = null;
+  #node = 0;
+  #incarnation = 0;
+
+  constructor(host: LeasesHost) {
+    this.#host = host;
+  }
+
+  /** Disks that sessions here have open, or wait for. */
+  get disks(): IterableIterator<number> {
+    return this.#held.keys();
+  }
+
+  /** This start of the agent is in the map: what an earlier incarnation held is asked for anew. */
+  started(node: number, incarnation: number): void {
+    this.#node = node;
+    this.#incarnation = incarnation;
+    this.#returning.clear();
+    if (this.#map !== null) this.mapChanged(this.#map);
+  }
+
+  /** A session wants the disk. */
+  wanted(disk: number): void {
+    const held = this.#held.get(disk);
+    // The session that was fenced is gone: this is another one.
+    if (held?.isFenced === true) this.#held.delete(disk);
+    else if (held !== undefined) {
+      if (held.generation > 0) this.#host.granted(disk, held.generation);
+      return;
+    }
+    this.#held.set(disk, { generation: 0, isOpened: false, isFenced: false });
+    this.#look(disk);
+  }
+
+  /** The data plane may serve the disk now: its replicas agree. */
+  opened(disk: number, generation: number): void {
+    const held = this.#held.get(disk);
+    if (held?.generation === generation) held.isOpened = true;
+  }
+
+  /**
+   * No session wants the disk any more, and nothing is under way.
+   *
+   * @param done called when the map knows it, or will without our doing
+   */
+  released(disk: number, done: () => void = () => {}): void {
+    const held = this.#held.get(disk);
+    this.#held.delete(disk);
+    this.#host.forgetLease(disk);
+    if (held === undefined || held.generation === 0 || held.isFenced) return done();
+    this.#giveBack(disk, held.generation, held.isOpened, done);
+  }
+
+  #giveBack(disk: number, generation: number, isOpened: boolean, done: () => void): void {
+    this.#returning.set(disk, generation);
+    const finished = () => {
+      if (this.#returning.get(disk) === generation) this.#returning.delete(disk);
+      done();
+    };
+    // What was never opened may hide what an earlier holder has left: only the next one brings it in line.
+    if (isOpened) {
+      this.#host.propose(
+        { kind: "release-lease", id: disk, node: this.#node, generation },
+        finished,
+      );
+    } else this.#host.propose({ kind: "force-release-lease", id: disk, generation }, finished);
+  }
+
+  /** The map has changed. */
+  mapChanged(map: ClusterMap): void {
+    this.#map = map;
+    if (this.#incarnation === 0) return;
+    for (const disk of [...this.#held.keys()]) this.#look(disk);
+    for (const entry of map.disks) {
+      if (!this.#isOurs(entry) || this.#held.has(entry.id)) continue;
+      if (this.#returning.get(entry.id) === entry.generation) continue;
+      this.#giveBack(entry.id, entry.generation, false, () => {});
+    }
+  }
+
+  #isOurs(entry: DiskEntry): boolean {
+    return entry.lease?.node === this.#node && entry.lease.incarnation === this.#incarnation;
+  }
+
+  #look(disk: number): void {
+    const held = this.#held.get(disk)!;
+    const entry = this.#map?.disks.find((candidate) => candidate.id === disk);
+    if (held.isFenced || this.#incarnation === 0) return;
+    if (entry === undefined) {
+      // Deleted under its sessions.
+      if (this.#map !== null && held.generation > 0) this.#fence(disk, held);
+      return;
+    }
+    const isReturning = this.#returning.get(disk) === entry.generation;
+    if (this.#isOurs(entry) && !isReturning) {
+      if (entry.generation === held.generation) return;
+      held.generation = entry.generation;
+      held.isOpened = false;
+      this.#host.forgetLease(disk);
+      this.#host.granted(disk, entry.generation);
+      return;
+    }
+    const isTaken = held.generation > 0 && entry.generation > held.generation;
+    if (isTaken) return this.#fence(disk, held);
+    this.#host.wantLease(disk);
+  }
+
+  #fence(disk: number, held: Held): void {
+    held.isFenced = true;
+    this.#host.forgetLease(disk);
+    this.#host.fenced(disk, held.generation);
+  }
+}

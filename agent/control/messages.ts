@@ -1,0 +1,330 @@
+/**
+ * What main threads say to each other over the control channel: MessagePack arrays, the kind first.
+ *
+ *     raft      [ 1, bytes ]                                    a message of consensus
+ *     propose   [ 2, [ bytes, … ] ]                             to the leader: proposals, oldest first
+ *     join      [ 3, facts ]                                    to any node: take me in
+ *     joined    [ 4, node, cluster id ]                         answer: your number
+ *     refused   [ 5, message ]                                  answer: not taken in, and why
+ *     renew     [ 6, node, incarnation, id, report ]            to the leader: may I go on serving?
+ *     renewed   [ 7, id ]                                       answer: yes, as of when you asked
+ *     lease     [ 8, node, incarnation, disk ]                  to the leader: this disk's lease, please
+ *     ask       [ 9, id ]                                       to the leader: what does everybody report?
+ *     reports   [ 10, id, [ [ node, report ], … ] ]             answer
+ *     lead      [ 11, node, address ]                           to who asks somebody that does not lead: ask there
+ *
+ * All of them may be lost or come twice; whoever waits for an answer asks again. The channel has proved that the sender
+ * knows the cluster's secret, nothing more: every field is checked.
+ *
+ * @module
+ */
+import { Packr } from "msgpackr";
+import type { NodeFacts } from "../map/map.ts";
+
+/** Kinds of messages. Only appended to. */
+export const enum ControlKind {
+  Raft = 1,
+  Propose = 2,
+  Join = 3,
+  Joined = 4,
+  Refused = 5,
+  Renew = 6,
+  Renewed = 7,
+  Lease = 8,
+  Ask = 9,
+  Reports = 10,
+  Lead = 11,
+}
+
+/** What a node tells the leader about itself, once a second. */
+export interface NodeReport {
+  /** Epoch of the map that the node's data worker has: news about nodes that came up later is not in here. */
+  readonly epoch: number;
+  /** Nodes that this one waits for in vain. */
+  readonly unreachable: readonly number[];
+  /** Nodes to which this one has no data connection. */
+  readonly disconnected: readonly number[];
+  readonly usedBytes: number;
+  readonly capacityBytes: number;
+  /** The store takes no writes for want of room. */
+  readonly isFull: boolean;
+  /** Groups that catch up here, chunks known to be left, bytes copied since the start. */
+  readonly joiningGroups: number;
+  readonly chunksLeft: number;
+  readonly copiedBytes: number;
+  /** Bytes copied in the last second or so. */
+  readonly copyBytesPerSecond: number;
+  /** What stands in the way of catching up; "" when nothing does. */
+  readonly stuck: string;
+  /** Disks of which requests wait here, and why. */
+  readonly waiting: readonly { readonly disk: number; readonly reason: string }[];
+  readonly damagedBlocks: number;
+}
+
+/** The report of a node that has nothing to tell. */
+export const EMPTY_REPORT: NodeReport = {
+  epoch: 0,
+  unreachable: [],
+  disconnected: [],
+  usedBytes: 0,
+  capacityBytes: 0,
+  isFull: false,
+  joiningGroups: 0,
+  chunksLeft: 0,
+  copiedBytes: 0,
+  copyBytesPerSecond: 0,
+  stuck: "",
+  waiting: [],
+  damagedBlocks: 0,
+};
+
+/** A control message. */
+export type ControlMessage =
+  | { readonly kind: ControlKind.Raft; readonly bytes: Uint8Array }
+  | { readonly kind: ControlKind.Propose; readonly proposals: readonly Uint8Array[] }
+  | { readonly kind: ControlKind.Join; readonly facts: NodeFacts }
+  | { readonly kind: ControlKind.Joined; readonly node: number; readonly clusterId: string }
+  | { readonly kind: ControlKind.Refused; readonly message: string }
+  | {
+    readonly kind: ControlKind.Renew;
+    readonly node: number;
+    readonly incarnation: number;
+    readonly id: number;
+    readonly report: NodeReport;
+  }
+  | { readonly kind: ControlKind.Renewed; readonly id: number }
+  | {
+    readonly kind: ControlKind.Lease;
+    readonly node: number;
+    readonly incarnation: number;
+    readonly disk: number;
+  }
+  | { readonly kind: ControlKind.Ask; readonly id: number }
+  | {
+    readonly kind: ControlKind.Reports;
+    readonly id: number;
+    readonly reports: readonly (readonly [node: number, report: NodeReport])[];
+  }
+  | { readonly kind: ControlKind.Lead; readonly node: number; readonly address: string };
+
+/** Proposals of one message. */
+export const PROPOSALS_PER_MESSAGE_MAX = 64;
+/** Nodes and disks named in one report. */
+export const REPORT_LIST_MAX = 64;
+/** Longest text in a message. */
+const TEXT_LENGTH_MAX = 512;
+const LIST_MAX = 1024;
+
+const packr = new Packr({ useRecords: false, variableMapSize: true, moreTypes: false });
+
+/** Encodes a message; bytes of the caller's own. */
+export function encodeControl(message: ControlMessage): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(packr.pack(fieldsOf(message)));
+}
+
+function fieldsOf(message: ControlMessage): unknown[] {
+  switch (message.kind) {
+    case ControlKind.Raft:
+      return [message.kind, message.bytes];
+    case ControlKind.Propose:
+      return [message.kind, message.proposals];
+    case ControlKind.Join: {
+      const { facts } = message;
+      return [message.kind, [
+        facts.uuid,
+        facts.name,
+        facts.address,
+        facts.zone,
+        facts.capacityBytes,
+        facts.witness,
+        facts.version,
+        facts.protocol,
+        facts.bootId,
+        facts.nowMs,
+      ]];
+    }
+    case ControlKind.Joined:
+      return [message.kind, message.node, message.clusterId];
+    case ControlKind.Refused:
+      return [message.kind, message.message];
+    case ControlKind.Renew:
+      return [
+        message.kind,
+        message.node,
+        message.incarnation,
+        message.id,
+        reportFields(message.report),
+      ];
+    case ControlKind.Renewed:
+      return [message.kind, message.id];
+    case ControlKind.Lease:
+      return [message.kind, message.node, message.incarnation, message.disk];
+    case ControlKind.Ask:
+      return [message.kind, message.id];
+    case ControlKind.Reports:
+      return [
+        message.kind,
+        message.id,
+        message.reports.map(([node, report]) => [node, reportFields(report)]),
+      ];
+    case ControlKind.Lead:
+      return [message.kind, message.node, message.address];
+  }
+}
+
+function reportFields(report: NodeReport): unknown[] {
+  return [
+    report.unreachable.slice(0, REPORT_LIST_MAX),
+    report.disconnected.slice(0, REPORT_LIST_MAX),
+    report.usedBytes,
+    report.capacityBytes,
+    report.isFull,
+    report.joiningGroups,
+    report.chunksLeft,
+    report.copiedBytes,
+    report.stuck.slice(0, TEXT_LENGTH_MAX),
+    report.waiting.slice(0, REPORT_LIST_MAX).map(({ disk, reason }) => [
+      disk,
+      reason.slice(0, TEXT_LENGTH_MAX),
+    ]),
+    report.damagedBlocks,
+    report.copyBytesPerSecond,
+    report.epoch,
+  ];
+}
+
+/**
+ * Decodes a message.
+ *
+ * @returns null for bytes that are none
+ */
+export function decodeControl(bytes: Uint8Array): ControlMessage | null {
+  let fields: unknown;
+  try {
+    fields = packr.unpack(bytes);
+  } catch {
+    return null;
+  }
+  if (!Array.isArray(fields)) return null;
+  const [kind, a, b, c, d] = fields;
+  switch (kind) {
+    case ControlKind.Raft:
+      return a instanceof Uint8Array ? { kind, bytes: a } : null;
+    case ControlKind.Propose:
+      return isList(a, PROPOSALS_PER_MESSAGE_MAX) && a.every((each) => each instanceof Uint8Array)
+        ? { kind, proposals: a as Uint8Array[] }
+        : null;
+    case ControlKind.Join: {
+      const facts = readFacts(a);
+      return facts === null ? null : { kind, facts };
+    }
+    case ControlKind.Joined:
+      return isCount(a) && isText(b) ? { kind, node: a, clusterId: b } : null;
+    case ControlKind.Refused:
+      return isText(a) ? { kind, message: a } : null;
+    case ControlKind.Renew: {
+      const report = readReport(d);
+      return isCount(a) && isCount(b) && isCount(c) && report !== null
+        ? { kind, node: a, incarnation: b, id: c, report }
+        : null;
+    }
+    case ControlKind.Renewed:
+      return isCount(a) ? { kind, id: a } : null;
+    case ControlKind.Lease:
+      return isCount(a) && isCount(b) && isCount(c)
+        ? { kind, node: a, incarnation: b, disk: c }
+        : null;
+    case ControlKind.Ask:
+      return isCount(a) ? { kind, id: a } : null;
+    case ControlKind.Reports:
+      return isCount(a) && isList(b, LIST_MAX) ? readReports(a, b) : null;
+    case ControlKind.Lead:
+      return isCount(a) && isText(b) ? { kind, node: a, address: b } : null;
+    default:
+      return null;
+  }
+}
+
+function readReports(id: number, list: readonly unknown[]): ControlMessage | null {
+  const reports: [number, NodeReport][] = [];
+  for (const item of list) {
+    if (!Array.isArray(item) || !isCount(item[0])) return null;
+    const report = readReport(item[1]);
+    if (report === null) return null;
+    reports.push([item[0], report]);
+  }
+  return { kind: ControlKind.Reports, id, reports };
+}
+
+function readReport(value: unknown): NodeReport | null {
+  if (!Array.isArray(value) || value.length < 13) return null;
+  const [
+    unreachable,
+    disconnected,
+    usedBytes,
+    capacityBytes,
+    isFull,
+    joiningGroups,
+    chunksLeft,
+    copiedBytes,
+    stuck,
+    waiting,
+    damagedBlocks,
+    copyBytesPerSecond,
+    epoch,
+  ] = value;
+  const isRight = isCounts(unreachable) && isCounts(disconnected) && isCount(usedBytes) &&
+    isCount(capacityBytes) && typeof isFull === "boolean" && isCount(joiningGroups) &&
+    isCount(chunksLeft) && isCount(copiedBytes) && isText(stuck) &&
+    isList(waiting, REPORT_LIST_MAX) && isCount(damagedBlocks) &&
+    isCount(copyBytesPerSecond) && isCount(epoch);
+  if (!isRight) return null;
+  const waits: { disk: number; reason: string }[] = [];
+  for (const item of waiting) {
+    if (!Array.isArray(item) || !isCount(item[0]) || !isText(item[1])) return null;
+    waits.push({ disk: item[0], reason: item[1] });
+  }
+  return {
+    epoch,
+    unreachable,
+    disconnected,
+    usedBytes,
+    capacityBytes,
+    isFull,
+    joiningGroups,
+    chunksLeft,
+    copiedBytes,
+    copyBytesPerSecond,
+    stuck,
+    waiting: waits,
+    damagedBlocks,
+  };
+}
+
+/** Types only: the map checks the values. */
+function readFacts(value: unknown): NodeFacts | null {
+  if (!Array.isArray(value)) return null;
+  const [uuid, name, address, zone, capacityBytes, witness, version, protocol, bootId, nowMs] =
+    value;
+  const isRight = isText(uuid) && isText(name) && isText(address) && isText(zone) &&
+    isCount(capacityBytes) && typeof witness === "boolean" && isText(version) &&
+    isCount(protocol) && isText(bootId) && isCount(nowMs);
+  if (!isRight) return null;
+  return { uuid, name, address, zone, capacityBytes, witness, version, protocol, bootId, nowMs };
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+function isCounts(value: unknown): value is number[] {
+  return isList(value, REPORT_LIST_MAX) && value.every(isCount);
+}
+
+function isText(value: unknown): value is string {
+  return typeof value === "string" && value.length <= TEXT_LENGTH_MAX;
+}
+
+function isList(value: unknown, most: number): value is unknown[] {
+  return Array.isArray(value) && value.length <= most;
+}

@@ -1,0 +1,44 @@
+/**
+ * The mark that a failed store leaves for the next start of the agent on this machine.
+ *
+ * After a failed sync the kernel may have dropped what it had taken. Normally an agent that starts again on a machine that has
+ * not been rebooted has lost nothing: the page cache outlives it. After such a failure that is not so, and
+ * what the agent says of the machine's run (`bootId`) must be another one. The mark lies in the runtime directory, which the
+ * system empties when it starts.
+ *
+ * @module
+ */
+import { join } from "node:path";
+
+/** Name of the mark in the runtime directory. */
+const NAME = "store-failed";
+/** Bytes of chance in a mark. */
+const MARK_BYTES = 6;
+
+/**
+ * Leaves a mark, another one each time.
+ *
+ * @throws what the system says when the file cannot be written
+ */
+export function markFailure(runDir: string): void {
+  const mark = crypto.getRandomValues(new Uint8Array(MARK_BYTES));
+  const text = Array.from(mark, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  Deno.writeTextFileSync(join(runDir, NAME), text);
+}
+
+/**
+ * The machine's run, as other nodes are told of it.
+ *
+ * @param kernelBootId of `/proc/sys/kernel/random/boot_id`
+ * @returns the same, with the mark of the last failure since, if there was one
+ */
+export function bootIdOf(kernelBootId: string, runDir: string): string {
+  let mark: string;
+  try {
+    mark = Deno.readTextFileSync(join(runDir, NAME));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return kernelBootId;
+    throw error;
+  }
+  return `${kernelBootId}+${mark.slice(0, 2 * MARK_BYTES)}`;
+}

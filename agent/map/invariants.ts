@@ -1,0 +1,263 @@
+/**
+ * What is true of every map that `apply` makes, checked again of every map that comes from somewhere.
+ *
+ * @module
+ */
+
+import type { ControlError } from "./errors.ts";
+import {
+  checkAttributes,
+  checkCopies,
+  checkCopiesMin,
+  checkFacts,
+  checkSettings,
+  checkSize,
+  checkTime,
+  checkUuid,
+  checkWeight,
+} from "./fields.ts";
+import {
+  type ClusterMap,
+  type DiskEntry,
+  DISKS_MAX,
+  ID_MAX,
+  LAYERS_MAX,
+  type LossEntry,
+  LOSSES_MAX,
+  MEMBERS_MAX,
+  NODE_ID_MAX,
+  type NodeEntry,
+  NODES_MAX,
+  PG_BITS_MAX,
+  PG_BITS_MIN,
+  type PgEntry,
+  type Pool,
+  VOTERS_MAX,
+} from "./model.ts";
+import { checkDiskName } from "./names.ts";
+
+/**
+ * Checks every invariant of a map, as after decoding: types are right already, values may be anything.
+ *
+ * @param map of which nothing is known but its types
+ * @returns null for a map that `apply` could have made, else an error with code `corrupt`
+ */
+export function checkMap(map: ClusterMap): ControlError | null {
+  const reason = reasonAgainstCounters(map) ?? reasonAgainstNodes(map) ??
+    reasonAgainstDisks(map) ?? reasonAgainstPools(map) ?? reasonAgainstLosses(map);
+  return reason === null
+    ? null
+    : { code: "corrupt", message: `the cluster map is damaged: ${reason}` };
+}
+
+function reasonAgainstCounters(map: ClusterMap): string | null {
+  if (!isCount(map.epoch)) return `its epoch is ${map.epoch}`;
+  if (!isNext(map.nextDisk, ID_MAX)) return `its next disk id is ${map.nextDisk}`;
+  if (!isNext(map.nextLayer, ID_MAX)) return `its next layer id is ${map.nextLayer}`;
+  if (!isNext(map.nextNode, NODE_ID_MAX)) return `its next node id is ${map.nextNode}`;
+  if (!isCount(map.targetsEpoch) || map.targetsEpoch > map.epoch) {
+    return `its targets are of epoch ${map.targetsEpoch}`;
+  }
+  if (!Number.isInteger(map.pgBits) || map.pgBits < PG_BITS_MIN || map.pgBits > PG_BITS_MAX) {
+    return `it has 2^${map.pgBits} PGs`;
+  }
+  return checkSettings(map.settings)?.message ?? null;
+}
+
+function reasonAgainstNodes(map: ClusterMap): string | null {
+  if (map.nodes.length > NODES_MAX) return `it has ${map.nodes.length} nodes`;
+  if (map.nodes.length === 0) {
+    return map.clusterId === "" && map.pools.length === 0 && map.voters.length === 0
+      ? null
+      : "it has no nodes";
+  }
+  const error = checkUuid(map.clusterId);
+  if (error !== null) return error.message;
+  const uuids = new Set<string>();
+  const names = new Set<string>();
+  let previousId = 0;
+  for (const node of map.nodes) {
+    const reason = reasonAgainstNode(node, map);
+    if (reason !== null) return `node ${node.id}: ${reason}`;
+    if (node.id <= previousId) return `node ${node.id} is out of order or there twice`;
+    previousId = node.id;
+    if (uuids.has(node.uuid)) return `node ${node.id}: its uuid is there twice`;
+    uuids.add(node.uuid);
+    if (names.has(node.name)) return `node ${node.id}: its name is there twice`;
+    names.add(node.name);
+  }
+  return reasonAgainstVoters(map);
+}
+
+function reasonAgainstNode(node: NodeEntry, map: ClusterMap): string | null {
+  const error = checkFacts(node) ?? checkWeight(node.weight) ?? checkTime(node.changedMs);
+  if (error !== null) return error.message;
+  if (!isIdBelow(node.id, map.nextNode)) return "its id was never given";
+  if (!isIdBelow(node.incarnation, ID_MAX + 1)) return `its incarnation is ${node.incarnation}`;
+  return isCount(node.requestSequence) ? null : `its last request is ${node.requestSequence}`;
+}
+
+function reasonAgainstVoters(map: ClusterMap): string | null {
+  const { voters } = map;
+  if (voters.length < 1 || voters.length > VOTERS_MAX) return `it has ${voters.length} voters`;
+  const known = new Set(map.nodes.map((node) => node.id));
+  for (const [index, id] of voters.entries()) {
+    if (!known.has(id)) return `voter ${id} is no node`;
+    if (index > 0 && id <= voters[index - 1]) return `voter ${id} is out of order or there twice`;
+  }
+  return null;
+}
+
+function reasonAgainstDisks(map: ClusterMap): string | null {
+  if (map.disks.length > DISKS_MAX) return `it has ${map.disks.length} disks`;
+  const ids = new Set<number>();
+  const layers = new Set<number>();
+  const nodes = new Set(map.nodes.map((node) => node.id));
+  const copiesOfFamily = new Map<number, number>();
+  let previousName = "";
+  for (const disk of map.disks) {
+    const reason = reasonAgainstDisk(disk, map, nodes);
+    if (reason !== null) return `disk ${JSON.stringify(disk.name)}: ${reason}`;
+    if (disk.name <= previousName) return `disk ${disk.name} is out of order or there twice`;
+    previousName = disk.name;
+    if (ids.has(disk.id)) return `disk id ${disk.id} is there twice`;
+    ids.add(disk.id);
+    for (const layer of disk.layers) {
+      if (layers.has(layer)) return `layer ${layer} is there twice`;
+      layers.add(layer);
+    }
+    const copies = copiesOfFamily.get(disk.family) ?? disk.copies;
+    if (copies !== disk.copies) {
+      return `family ${disk.family} has ${copies} and ${disk.copies} copies`;
+    }
+    copiesOfFamily.set(disk.family, copies);
+  }
+  return null;
+}
+
+function reasonAgainstDisk(
+  disk: DiskEntry,
+  map: ClusterMap,
+  nodes: ReadonlySet<number>,
+): string | null {
+  const error = checkDiskName(disk.name) ?? checkSize(disk.sizeBytes) ??
+    checkCopies(disk.copies) ?? checkCopiesMin(disk.copiesMin, disk.copies) ??
+    checkTime(disk.createdMs) ?? checkAttributes(disk.attributes);
+  if (error !== null) return error.message;
+  if (!isIdBelow(disk.id, map.nextDisk)) return `its id is ${disk.id}`;
+  if (!isIdBelow(disk.family, map.nextDisk)) return `its family is ${disk.family}`;
+  if (!isCount(disk.generation) || disk.generation > ID_MAX) {
+    return `its generation is ${disk.generation}`;
+  }
+  if (!isCount(disk.settled) || disk.settled > disk.generation) {
+    return `it is settled up to generation ${disk.settled} of ${disk.generation}`;
+  }
+  if (disk.lease !== null) {
+    const { node, incarnation } = disk.lease;
+    if (!nodes.has(node)) return `node ${node}, which has its lease, is unknown`;
+    if (!isIdBelow(incarnation, ID_MAX + 1)) return `its lease is of incarnation ${incarnation}`;
+    if (disk.generation === 0) return "it has a lease without a generation";
+  }
+  if (disk.layers.length < 1 || disk.layers.length > LAYERS_MAX) {
+    return `it has ${disk.layers.length} layers`;
+  }
+  const stray = disk.layers.find((layer) => !isIdBelow(layer, map.nextLayer));
+  return stray === undefined ? null : `one of its layers is ${stray}`;
+}
+
+function reasonAgainstPools(map: ClusterMap): string | null {
+  let previousCopies = 0;
+  const storage = new Set(map.nodes.filter((node) => !node.witness).map((node) => node.id));
+  for (const pool of map.pools) {
+    const error = checkCopies(pool.copies);
+    if (error !== null) return error.message;
+    if (pool.copies <= previousCopies) return `pool ${pool.copies} is out of order or there twice`;
+    previousCopies = pool.copies;
+    const reason = reasonAgainstPool(pool, map, storage);
+    if (reason !== null) return reason;
+  }
+  if (map.nodes.length === 0) return null;
+  const copies = new Set(map.pools.map((pool) => pool.copies));
+  const stray = map.disks.find((disk) => !copies.has(disk.copies));
+  return stray === undefined
+    ? null
+    : `disk ${stray.name}: there is no pool of ${stray.copies} copies`;
+}
+
+function reasonAgainstPool(
+  pool: Pool,
+  map: ClusterMap,
+  storage: ReadonlySet<number>,
+): string | null {
+  if (pool.pgs.length !== 2 ** map.pgBits) return `pool ${pool.copies} has ${pool.pgs.length} PGs`;
+  const checked = new Set<PgEntry>();
+  for (const [index, pg] of pool.pgs.entries()) {
+    if (checked.has(pg)) continue;
+    checked.add(pg);
+    const reason = reasonAgainstGroup(pg, pool.copies, map.epoch, storage);
+    if (reason !== null) return `PG ${index} of pool ${pool.copies}: ${reason}`;
+  }
+  return null;
+}
+
+function reasonAgainstGroup(
+  pg: PgEntry,
+  copies: number,
+  epoch: number,
+  storage: ReadonlySet<number>,
+): string | null {
+  if (pg.target.length < 1 || pg.target.length > copies) {
+    return `it has ${pg.target.length} targets`;
+  }
+  if (pg.inSync.length < 1) return "nobody is in sync";
+  if (pg.inSync.length + pg.joining.length > MEMBERS_MAX) return "it has too many members";
+  for (const list of [pg.target, pg.inSync, pg.joining]) {
+    const stranger = list.find((id) => !storage.has(id));
+    if (stranger !== undefined) return `node ${stranger} is unknown or stores nothing`;
+  }
+  if (hasTwice(pg.target)) return "a target is there twice";
+  if (hasTwice([...pg.inSync, ...pg.joining])) return "a member is there twice";
+  if (hasTwice(pg.unclean) || pg.unclean.some((id) => !pg.inSync.includes(id))) {
+    return "somebody is unclean who is not in sync";
+  }
+  if (pg.unsettled && pg.unclean.length < pg.inSync.length) return "it is unsettled without need";
+  if (pg.unsettled && pg.joining.length > 0) return "somebody joins although it is unsettled";
+  if (!isCount(pg.changedEpoch) || pg.changedEpoch > epoch) {
+    return `it changed in epoch ${pg.changedEpoch}`;
+  }
+  if (!isCount(pg.settledEpoch) || pg.settledEpoch > pg.changedEpoch) {
+    return `it was settled in epoch ${pg.settledEpoch}`;
+  }
+  if (pg.joinedEpochs.length !== pg.joining.length) return "joiners and their epochs do not match";
+  const stray = pg.joinedEpochs.find((each) => !isCount(each) || each > pg.changedEpoch);
+  return stray === undefined ? null : `somebody joined in epoch ${stray}`;
+}
+
+function reasonAgainstLosses(map: ClusterMap): string | null {
+  if (map.losses.length > LOSSES_MAX) return `it has ${map.losses.length} losses`;
+  const index = map.losses.findIndex((loss) => !isLoss(loss, map));
+  return index < 0 ? null : `loss ${index} cannot be`;
+}
+
+function isLoss(loss: LossEntry, map: ClusterMap): boolean {
+  return isCount(loss.epoch) && loss.epoch <= map.epoch && checkTime(loss.nowMs) === null &&
+    isIdBelow(loss.node, map.nextNode) && loss.name.length <= 63 &&
+    checkCopies(loss.pool) === null && isCount(loss.pgs) && loss.pgs <= 2 ** PG_BITS_MAX;
+}
+
+/** Lists of members are short: comparing each with each is faster than a set. */
+function hasTwice(list: readonly number[]): boolean {
+  return list.some((id, index) => list.indexOf(id) !== index);
+}
+
+function isCount(value: number): boolean {
+  return Number.isSafeInteger(value) && value >= 0;
+}
+
+function isNext(value: number, idMax: number): boolean {
+  return Number.isInteger(value) && value >= 1 && value <= idMax + 1;
+}
+
+function isIdBelow(value: number, next: number): boolean {
+  return Number.isInteger(value) && value >= 1 && value < next;
+}

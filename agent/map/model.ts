@@ -1,0 +1,672 @@
+/**
+ * What the cluster map is made of: its entries, its bounds, the commands that change it and what
+ * follows from a change. Types and constants only; `map.ts` hands them on together with what works on
+ * them, and is what other folders import.
+ *
+ *     ClusterMap
+ *       nodes    [NodeEntry …]                     by id
+ *       pools    [Pool …]                          by copies
+ *                  pgs [PgEntry …]                 2^pgBits of them, by number
+ *       disks    [DiskEntry …]                     by name; each has a lease or none
+ *       settings, voters, losses
+ *
+ * @module
+ */
+
+/**
+ * Most disks of one map. Each costs two sockets and some memory while it is idle; with names and
+ * attributes of usual length the encoded map stays below {@linkcode MAP_BYTES_MAX}.
+ */
+export const DISKS_MAX = 4096;
+
+/**
+ * Most bytes of an encoded map: it is committed as one value and sent to a node that lags as one
+ * snapshot. 4096 disks with usual names and attributes take about 1 MiB, 1,000 nodes 0.2 MiB, and each
+ * of five pools of 16384 PGs in which no two have the same members 0.2 MiB: 4 MiB leave room for twice
+ * that, and still cross a slow network within a second.
+ */
+export const MAP_BYTES_MAX = 4 * 1024 * 1024;
+
+/** Most layers of one disk: reads fall through them one by one. */
+export const LAYERS_MAX = 128;
+
+/** Most copies that a disk may ask for: there is one pool, and one table of PGs, for each number. */
+export const COPIES_MAX = 5;
+
+/** Most attributes of one disk. */
+export const ATTRIBUTES_MAX = 16;
+
+/** Longest key of an attribute, in characters of the same set as a disk's name. */
+export const ATTRIBUTE_KEY_LENGTH_MAX = 63;
+
+/** Longest value of an attribute, in UTF-16 code units. */
+export const ATTRIBUTE_VALUE_LENGTH_MAX = 255;
+
+/** Layer and disk ids are unsigned 32-bit numbers; 0 is never given. */
+export const ID_MAX = 0xffff_ffff;
+
+/** Node ids are unsigned 16-bit numbers; 0 is never given. */
+export const NODE_ID_MAX = 0xffff;
+
+/** Most nodes of one map: gossip, learners and placement are made for about a thousand. */
+export const NODES_MAX = 1024;
+
+/** Longest name of a node and of a zone, in characters: one DNS label. */
+export const NODE_NAME_LENGTH_MAX = 63;
+
+/** Longest address of a node: a name of 253 characters, a colon and a port. */
+export const ADDRESS_LENGTH_MAX = 259;
+
+/** Longest id of a kernel's boot (it has 36 characters) and longest version, in characters. */
+export const TOKEN_LENGTH_MAX = 64;
+
+/** Newest version of the protocol that fits into a message's head. */
+export const PROTOCOL_MAX = 0xffff;
+
+/** Largest weight of a node. Weights only count in relation to each other. */
+export const WEIGHT_MAX = 1e15;
+
+/** PGs of a new cluster, as a power of two: 256. */
+export const PG_BITS_DEFAULT = 8;
+
+/** Fewest PGs that a map may have, as a power of two. Only tests found clusters with fewer than the default. */
+export const PG_BITS_MIN = 2;
+
+/** Most PGs of a pool, as a power of two: 16384. */
+export const PG_BITS_MAX = 14;
+
+/**
+ * Most members of one PG, `inSync` and `joining` together: all copies at the old places, all at the
+ * new ones, and as many again for a change of mind on the way.
+ */
+export const MEMBERS_MAX = 3 * COPIES_MAX;
+
+/** Most voters, while one is being replaced: five, and the one that comes. */
+export const VOTERS_MAX = 6;
+
+/** How many accepted losses the map remembers; the oldest goes first. */
+export const LOSSES_MAX = 64;
+
+/** Shortest and longest `outAfterMs`: ten seconds (more than finding out takes) and a year. */
+export const OUT_AFTER_MS_MIN = 10_000;
+
+/** See {@linkcode OUT_AFTER_MS_MIN}. */
+export const OUT_AFTER_MS_MAX = 365 * 24 * 3600 * 1000;
+
+/** Free-form notes of the user about a disk. */
+export type Attributes = Readonly<Record<string, string>>;
+
+/** Who holds a disk: one run of the agent on one node. */
+export interface Lease {
+  readonly node: number;
+  /** The node's incarnation when it took the lease. */
+  readonly incarnation: number;
+}
+
+/** One disk. */
+export interface DiskEntry {
+  /** 1…{@linkcode ID_MAX}, never used twice. */
+  readonly id: number;
+  /** Passes `checkDiskName`. */
+  readonly name: string;
+  /** A multiple of 512, up to `DISK_BYTES_MAX`. */
+  readonly sizeBytes: number;
+  /** Layer ids, newest first: writes go to the first, reads fall through. */
+  readonly layers: readonly number[];
+  /** Milliseconds since 1970. */
+  readonly createdMs: number;
+  /** Guests may only read. */
+  readonly readOnly: boolean;
+  /**
+   * Replicas that the disk should have, and thereby its pool; fewer nodes keep fewer. All disks of a
+   * family have the same, because they share layers and so places.
+   */
+  readonly copies: number;
+  /** Fewest replicas in sync with which it may be written; null: see `copiesMinOf`. */
+  readonly copiesMin: number | null;
+  /** Id of the disk that it descends from, or its own: all of a family share placement. */
+  readonly family: number;
+  /**
+   * Fencing number of the newest lease; 0 before the first. Each {@link TakeLease} raises it.
+   */
+  readonly generation: number;
+  /** Null while nobody has the disk open for writing. */
+  readonly lease: Lease | null;
+  /** All writes of this generation and of older ones are the same on all members. */
+  readonly settled: number;
+  readonly attributes: Attributes;
+}
+
+/** What holds for the whole cluster. */
+export interface Settings {
+  /** `copies` of a disk that does not say. */
+  readonly copies: number;
+  /** `copiesMin` of a disk that does not say; null: the default, see `copiesMinOf`. */
+  readonly copiesMin: number | null;
+  /** How long a node may be down before its share is made anew elsewhere. */
+  readonly outAfterMs: number;
+  /** Data between nodes is authenticated but not encrypted. */
+  readonly trustedNetwork: boolean;
+}
+
+/** Whether a node takes part: known to be running, or not. */
+export type NodeState = "up" | "down";
+
+/**
+ * Where data belongs: `in`: takes its share; `out`: gets none, what it has is made anew elsewhere;
+ * `draining`: gets none, what it has moves away while it still serves it.
+ */
+export type Availability = "in" | "out" | "draining";
+
+/** One node. */
+export interface NodeEntry {
+  /** 1…{@linkcode NODE_ID_MAX}, never used twice. */
+  readonly id: number;
+  /** Of its store: 32 hexadecimal digits. */
+  readonly uuid: string;
+  /** For people; unique. */
+  readonly name: string;
+  /** `host:port`; UDP and TCP at that port, and TCP at the one after it. */
+  readonly address: string;
+  /** Copies go to different zones; "" is a zone of its own. */
+  readonly zone: string;
+  /** Bytes that its store may hold. */
+  readonly capacityBytes: number;
+  /** Its share in relation to others; null: from its capacity. */
+  readonly weight: number | null;
+  /** Votes, and stores nothing. */
+  readonly witness: boolean;
+  readonly state: NodeState;
+  readonly availability: Availability;
+  /** Counts its starts, from 1. */
+  readonly incarnation: number;
+  /** The kernel boot of its last start; "" when unknown, which is the same as no other. */
+  readonly bootId: string;
+  readonly version: string;
+  /** Newest version of the protocol between nodes that it speaks. */
+  readonly protocol: number;
+  /** Number of its last proposal that was applied: see `proposals.ts`. */
+  readonly requestSequence: number;
+  /** When `state` changed, or it was dropped by {@link DropMember}: the leader's clock. */
+  readonly changedMs: number;
+}
+
+/** One placement group: who holds its chunks. See `groups.ts` for how it may change. */
+export interface PgEntry {
+  /** Where its replicas shall be; the leader computes it. Never empty, no node twice. */
+  readonly target: readonly number[];
+  /** Hold every acknowledged write. Never empty, no node twice. */
+  readonly inSync: readonly number[];
+  /** Get all new writes and still pull the old ones. Not in `inSync`. */
+  readonly joining: readonly number[];
+  /**
+   * Beside `joining`, one for each: epoch of the map in which it began. Who was out in between and is
+   * back has another one, also for those who have not seen every map.
+   */
+  readonly joinedEpochs: readonly number[];
+  /** Those of `inSync` that lost unsynced writes in a crash. */
+  readonly unclean: readonly number[];
+  /** Every member that is left is unclean: they have to agree first. */
+  readonly unsettled: boolean;
+  /**
+   * Epoch in which it was last settled (or its data given up); 0: never. Writes that were acknowledged under
+   * older maps and not flushed may be gone: a FLUSH that owes them fails, or they are written again.
+   */
+  readonly settledEpoch: number;
+  /** Epoch of the last change of `inSync`, `joining`, `unclean` or `unsettled`. */
+  readonly changedEpoch: number;
+}
+
+/** All disks with the same number of copies. */
+export interface Pool {
+  readonly copies: number;
+  /** 2^`pgBits` of them. Entries that are equal may be one object. */
+  readonly pgs: readonly PgEntry[];
+}
+
+/** Data that was given up by command: see {@link RemoveNode}. */
+export interface LossEntry {
+  /** Epoch of the map in which it happened. */
+  readonly epoch: number;
+  readonly nowMs: number;
+  /** The node that had the only copy, and its name then. */
+  readonly node: number;
+  readonly name: string;
+  readonly pool: number;
+  /** How many PGs of the pool. */
+  readonly pgs: number;
+}
+
+/** The cluster map. */
+export interface ClusterMap {
+  /** Version: 0 for the empty map, and one more with every change that a command makes. */
+  readonly epoch: number;
+  /** 32 hexadecimal digits; "" only in a map that has no nodes. */
+  readonly clusterId: string;
+  /** Id of the next disk. */
+  readonly nextDisk: number;
+  /** Id of the next layer. */
+  readonly nextLayer: number;
+  /** Id of the next node. */
+  readonly nextNode: number;
+  readonly settings: Settings;
+  /** Sorted by id. Empty only before `foundCluster` or `adopt`. */
+  readonly nodes: readonly NodeEntry[];
+  /** Mirror of the consensus' configuration, for people and placement; sorted. */
+  readonly voters: readonly number[];
+  /** Every pool has 2^`pgBits` PGs. */
+  readonly pgBits: number;
+  /**
+   * Epoch of the last change of what targets are computed from, or of a target: a computation that is
+   * based on an older one is refused.
+   */
+  readonly targetsEpoch: number;
+  /** Sorted by copies. Once made, a pool stays. */
+  readonly pools: readonly Pool[];
+  /** Sorted by name. */
+  readonly disks: readonly DiskEntry[];
+  /** The newest {@linkcode LOSSES_MAX}, oldest first. */
+  readonly losses: readonly LossEntry[];
+}
+
+/** Settings of a new cluster. */
+export const DEFAULT_SETTINGS: Settings = {
+  copies: 3,
+  copiesMin: null,
+  outAfterMs: 600_000,
+  trustedNetwork: false,
+};
+
+/** The map in which nothing has happened yet and that nobody has founded: see `foundCluster`. */
+export const EMPTY_MAP: ClusterMap = {
+  epoch: 0,
+  clusterId: "",
+  nextDisk: 1,
+  nextLayer: 1,
+  nextNode: 1,
+  settings: DEFAULT_SETTINGS,
+  nodes: [],
+  voters: [],
+  pgBits: PG_BITS_DEFAULT,
+  targetsEpoch: 0,
+  pools: [],
+  disks: [],
+  losses: [],
+};
+
+// ------------------------------------------------------------------------------------ disk commands
+
+/** Makes an empty disk, and its pool when it is the first with so many copies. */
+export interface CreateDisk {
+  readonly kind: "create-disk";
+  readonly name: string;
+  /** A multiple of 512, 512…`DISK_BYTES_MAX`. */
+  readonly sizeBytes: number;
+  /** Now, in milliseconds since 1970: machines have no clock. */
+  readonly nowMs: number;
+  readonly readOnly?: boolean;
+  readonly copies?: number;
+  readonly copiesMin?: number | null;
+  readonly attributes?: Attributes;
+}
+
+/** Deletes a disk and its layers, whoever holds its lease. */
+export interface DeleteDisk {
+  readonly kind: "delete-disk";
+  readonly name: string;
+  /** The disk that was meant; another one that has got its name meanwhile stays. */
+  readonly id?: number;
+}
+
+/** Changes a disk's size. */
+export interface ResizeDisk {
+  readonly kind: "resize-disk";
+  readonly name: string;
+  /** A multiple of 512, 512…`DISK_BYTES_MAX`. */
+  readonly sizeBytes: number;
+  /** Must be true for the new size to be smaller than the old one: data is lost. */
+  readonly shrink?: boolean;
+}
+
+/** Gives a disk another name. */
+export interface RenameDisk {
+  readonly kind: "rename-disk";
+  readonly name: string;
+  readonly newName: string;
+}
+
+/**
+ * Changes what else there is to change about a disk; what is left out stays. Another number of copies
+ * is another pool: possible where everybody in sync there holds the data already.
+ */
+export interface ChangeDisk {
+  readonly kind: "change-disk";
+  readonly name: string;
+  readonly readOnly?: boolean;
+  readonly copies?: number;
+  readonly copiesMin?: number | null;
+  /** Replaces all attributes. */
+  readonly attributes?: Attributes;
+}
+
+/**
+ * Gives a disk's lease to a node and raises the generation. Refused while another holder is alive: up,
+ * in the incarnation that took it. When the holder is down, the leader proposes this only T_GRANT after
+ * it has applied the {@link NodeDown}.
+ */
+export interface TakeLease {
+  readonly kind: "take-lease";
+  /** By id, not by name: the disk may be renamed meanwhile. */
+  readonly id: number;
+  readonly node: number;
+  readonly incarnation: number;
+  /** The disk's generation when it was decided; refused as stale when it is another by now. */
+  readonly generation?: number;
+}
+
+/** The holder has drained: every write of its generation is on all members, or was never acknowledged. */
+export interface ReleaseLease {
+  readonly kind: "release-lease";
+  readonly id: number;
+  readonly node: number;
+  /** The generation that it held. */
+  readonly generation: number;
+}
+
+/**
+ * Takes a lease away from a holder that does not give it back, by a user's will. Nothing is known about
+ * its last writes, so the next holder reconciles. Whoever proposes it waits T_GRANT before the next
+ * {@link TakeLease}; replicas refuse the old generation from then on.
+ */
+export interface ForceReleaseLease {
+  readonly kind: "force-release-lease";
+  readonly id: number;
+  readonly generation: number;
+}
+
+/** A holder has made all members equal in what generations before its own had left. */
+export interface Reconciled {
+  readonly kind: "reconciled";
+  readonly id: number;
+  /** The holder's own generation. */
+  readonly generation: number;
+}
+
+/** Changes settings of the cluster; what is left out stays. */
+export interface ChangeSettings {
+  readonly kind: "change-settings";
+  readonly copies?: number;
+  readonly copiesMin?: number | null;
+  readonly outAfterMs?: number;
+  readonly trustedNetwork?: boolean;
+}
+
+// ------------------------------------------------------------------------------------ node commands
+
+/** What a node says of itself when it asks to belong. */
+export interface NodeFacts {
+  /** Of its store: 32 hexadecimal digits. */
+  readonly uuid: string;
+  /** What it would like to be called. */
+  readonly name: string;
+  /** `host:port`. */
+  readonly address: string;
+  readonly zone: string;
+  readonly capacityBytes: number;
+  readonly witness: boolean;
+  readonly version: string;
+  readonly protocol: number;
+  /** The kernel's boot; "" when unknown. */
+  readonly bootId: string;
+  readonly nowMs: number;
+}
+
+/** Takes a node in: up, with incarnation 1. A node that is there already stays as it is. */
+export interface AddNode extends NodeFacts {
+  readonly kind: "add-node";
+}
+
+/** The agent of a node has started: the next incarnation. */
+export interface NodeUp {
+  readonly kind: "node-up";
+  readonly node: number;
+  readonly bootId: string;
+  /**
+   * The run before had ended by a clean stop: everything that it had acknowledged is synced. Only a run
+   * whose own `node-up` was applied may leave such a mark: one that the map never knew, and that stopped
+   * cleanly after a crash, would hide the crash.
+   */
+  readonly clean: boolean;
+  readonly address: string;
+  readonly version: string;
+  readonly protocol: number;
+  readonly capacityBytes: number;
+  /** Another name, made unique; its present one stays when left out. */
+  readonly name?: string;
+  readonly nowMs: number;
+}
+
+/** A node is dead, as gossip has confirmed: it leaves every PG that has somebody else in sync. */
+export interface NodeDown {
+  readonly kind: "node-down";
+  readonly node: number;
+  /** The run that died; an answer to an older one is refused as stale. */
+  readonly incarnation: number;
+  readonly nowMs: number;
+}
+
+/** A node stops cleanly, of its own will: everything is synced. */
+export interface NodeLeave {
+  readonly kind: "node-leave";
+  readonly node: number;
+  readonly incarnation: number;
+  readonly nowMs: number;
+}
+
+/** A holder of leases cannot reach a node: it leaves PGs as after {@link NodeDown}, and stays up. */
+export interface DropMember {
+  readonly kind: "drop-member";
+  readonly node: number;
+  readonly incarnation: number;
+  /** The node that asks. */
+  readonly by: number;
+  readonly nowMs: number;
+}
+
+/** See {@linkcode Availability}. */
+export interface SetAvailability {
+  readonly kind: "set-availability";
+  readonly node: number;
+  readonly availability: Availability;
+}
+
+/** See `weight` of {@linkcode NodeEntry}. */
+export interface SetWeight {
+  readonly kind: "set-weight";
+  readonly node: number;
+  /** 0…{@linkcode WEIGHT_MAX}, or null. */
+  readonly weight: number | null;
+}
+
+/** See `zone` of {@linkcode NodeEntry}. */
+export interface SetZone {
+  readonly kind: "set-zone";
+  readonly node: number;
+  readonly zone: string;
+}
+
+/**
+ * Takes a node out of the map for good. Without `force`: only one that no PG names, that is no voter
+ * and holds no lease.
+ *
+ * With `force`: one that is down and no voter; it leaves every list, and its leases end (the leader
+ * proposes it only T_GRANT after the node-down, as with {@link TakeLease}). Where it is the only member
+ * in sync of a PG of a pool with disks, the data of that PG is lost: refused unless `acceptLoss` says
+ * so. Then another node takes over with what it happens to have (older data, or zeros), and the map
+ * remembers it ({@linkcode LossEntry}).
+ */
+export interface RemoveNode {
+  readonly kind: "remove-node";
+  readonly node: number;
+  readonly force?: boolean;
+  /** Only with `force`. */
+  readonly acceptLoss?: boolean;
+  readonly nowMs: number;
+}
+
+/** Tells everybody who votes. */
+export interface SetVoters {
+  readonly kind: "set-voters";
+  /** Node ids, at most {@linkcode VOTERS_MAX}. */
+  readonly voters: readonly number[];
+}
+
+// ----------------------------------------------------------------------------------- group commands
+
+/**
+ * PGs of one pool. Of every command that has it: PGs to which it does not apply (any more) are left as
+ * they are; it is an error only when the command cannot be meant.
+ */
+export interface Groups {
+  /** `copies` of the pool. */
+  readonly pool: number;
+  /** Numbers of PGs. */
+  readonly pgs: readonly number[];
+}
+
+/** An unclean member leaves, where another one that is up is clean. */
+export interface DropUnclean extends Groups {
+  readonly kind: "drop-unclean";
+  readonly node: number;
+}
+
+/** All members are unclean: their settler shall make them agree. */
+export interface Unsettle extends Groups {
+  readonly kind: "unsettle";
+}
+
+/** The settler has, synced, the newest of what the members had: it alone is in sync now. */
+export interface Settled extends Groups {
+  readonly kind: "settled";
+  readonly node: number;
+  readonly incarnation: number;
+}
+
+/** New places for replicas, all at once or not at all. */
+export interface SetTargets {
+  readonly kind: "set-targets";
+  readonly pool: number;
+  /** `targetsEpoch` of the map that it was computed from; refused as stale when it has another. */
+  readonly basedOnTargetsEpoch: number;
+  /** PG and its new target: 1…copies storage nodes. */
+  readonly changes: readonly (readonly [pg: number, target: readonly number[]])[];
+}
+
+/** A node that is up, and in the target, begins to get the PGs' writes. */
+export interface StartJoining extends Groups {
+  readonly kind: "start-joining";
+  readonly node: number;
+  readonly incarnation: number;
+}
+
+/** A joining node has everything, synced. */
+export interface InSync extends Groups {
+  readonly kind: "in-sync";
+  readonly node: number;
+  readonly incarnation: number;
+  /** Epoch of its own map when it found so; PGs that it joined anew after that are left out. */
+  readonly basedOnEpoch: number;
+}
+
+/** Members outside the target leave, where the whole target is in sync. */
+export interface Trim extends Groups {
+  readonly kind: "trim";
+}
+
+/** Twice as many PGs in every pool: p becomes p and p + 2^`pgBits`, with the same members. */
+export interface SplitGroups {
+  readonly kind: "split-groups";
+  /** `pgBits` before; refused as stale when it is another. */
+  readonly pgBits: number;
+}
+
+/** Everything that can be asked of the map about disks, their leases, and settings. */
+export type DiskCommand =
+  | CreateDisk
+  | DeleteDisk
+  | ResizeDisk
+  | RenameDisk
+  | ChangeDisk
+  | TakeLease
+  | ReleaseLease
+  | ForceReleaseLease
+  | Reconciled
+  | ChangeSettings;
+
+/** Everything that can be asked of the map about nodes. */
+export type NodeCommand =
+  | AddNode
+  | NodeUp
+  | NodeDown
+  | NodeLeave
+  | DropMember
+  | SetAvailability
+  | SetWeight
+  | SetZone
+  | RemoveNode
+  | SetVoters;
+
+/** Everything that can be asked of the map about PGs. */
+export type GroupCommand =
+  | DropUnclean
+  | Unsettle
+  | Settled
+  | SetTargets
+  | StartJoining
+  | InSync
+  | Trim
+  | SplitGroups;
+
+/** Everything that can be asked of the map. */
+export type MapCommand = DiskCommand | NodeCommand | GroupCommand;
+
+/**
+ * What has to be done because the map changed, in the order in which it has to be done. What can be
+ * seen by comparing two maps (nodes, members of PGs, settings) is not among it.
+ *
+ * `disk-resized`: when the disk shrank, the blocks of `layers[0]` from the new end to the old one are
+ * to be zeroed; when it grew, the blocks from the old end to the new one as well, before a guest may
+ * see the new size. Each alone would do but for crashes between commit and effect.
+ *
+ * `groups-lost`: to be told to people.
+ */
+export type MapEffect =
+  | { readonly kind: "layer-created"; readonly layer: number }
+  | { readonly kind: "disk-added"; readonly disk: DiskEntry }
+  | { readonly kind: "disk-removed"; readonly disk: DiskEntry }
+  | { readonly kind: "layer-dropped"; readonly layer: number }
+  | { readonly kind: "disk-resized"; readonly disk: DiskEntry; readonly previousBytes: number }
+  | { readonly kind: "disk-renamed"; readonly disk: DiskEntry; readonly previousName: string }
+  | { readonly kind: "disk-changed"; readonly disk: DiskEntry }
+  | { readonly kind: "lease-taken"; readonly disk: DiskEntry }
+  | { readonly kind: "lease-released"; readonly disk: DiskEntry; readonly previous: Lease }
+  | { readonly kind: "disk-reconciled"; readonly disk: DiskEntry }
+  | { readonly kind: "groups-lost"; readonly loss: LossEntry };
+
+/** The next map and what follows from it. */
+export interface Applied {
+  readonly map: ClusterMap;
+  /** Not every change has any. A command that changed nothing gives the very map that was given. */
+  readonly effects: readonly MapEffect[];
+}
+
+/** A command in the consensus' log: see `proposals.ts`. */
+export interface Proposal {
+  /** Whose it is. */
+  readonly node: number;
+  /** Counted by that node, from 1, over all its incarnations. */
+  readonly sequence: number;
+  /** The proposal's own, whatever number it has by now: what its proposer knows it by. 0 or left out: none. */
+  readonly id?: number;
+  readonly command: MapCommand;
+}

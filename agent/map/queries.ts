@@ -1,0 +1,172 @@
+/**
+ * Questions to the cluster map. None of them changes anything; all are cheap but where they say so.
+ *
+ * @module
+ */
+
+import type { ControlError } from "./errors.ts";
+import { pgOf } from "./hash.ts";
+import type { ClusterMap, DiskEntry, NodeEntry, PgEntry, Pool } from "./model.ts";
+
+/**
+ * Finds a disk by its name.
+ *
+ * @param map the map to look in
+ * @param name any string
+ */
+export function findDisk(map: ClusterMap, name: string): DiskEntry | undefined {
+  const index = diskIndexOf(map.disks, name);
+  return map.disks[index]?.name === name ? map.disks[index] : undefined;
+}
+
+/** Index of the first disk whose name is not below `name`. */
+export function diskIndexOf(disks: readonly DiskEntry[], name: string): number {
+  let low = 0;
+  let high = disks.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (disks[middle].name < name) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** The error for a disk that is not there. */
+export function diskMissing(name: string): ControlError {
+  return {
+    code: "missing",
+    message: `there is no disk named ${JSON.stringify(name)}`,
+    hint: "'kelpie disk list' shows the disks that there are",
+  };
+}
+
+/**
+ * Finds a node by its id.
+ *
+ * @param map the map to look in
+ * @param id any number
+ */
+export function findNode(map: ClusterMap, id: number): NodeEntry | undefined {
+  const { nodes } = map;
+  let low = 0;
+  let high = nodes.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (nodes[middle].id < id) low = middle + 1;
+    else high = middle;
+  }
+  return nodes[low]?.id === id ? nodes[low] : undefined;
+}
+
+/** Finds a node by the uuid of its store; looks at all nodes. */
+export function findNodeByUuid(map: ClusterMap, uuid: string): NodeEntry | undefined {
+  return map.nodes.find((node) => node.uuid === uuid);
+}
+
+/** Finds a node by its name; looks at all nodes. */
+export function findNodeByName(map: ClusterMap, name: string): NodeEntry | undefined {
+  return map.nodes.find((node) => node.name === name);
+}
+
+/** The error for a node that is not there. */
+export function nodeMissing(id: number): ControlError {
+  return { code: "missing", message: `there is no node with id ${id}` };
+}
+
+/** Nodes that may hold data, up or down, in or out: all but witnesses. */
+export function storageNodes(map: ClusterMap): readonly NodeEntry[] {
+  return map.nodes.filter((node) => !node.witness);
+}
+
+/** The pool of disks with so many copies, if there has been such a disk. */
+export function findPool(map: ClusterMap, copies: number): Pool | undefined {
+  return map.pools.find((pool) => pool.copies === copies);
+}
+
+/** Whether a pool has a disk; without one nobody was ever promised anything about its data. */
+export function hasDisks(map: ClusterMap, copies: number): boolean {
+  return map.disks.some((disk) => disk.copies === copies);
+}
+
+/**
+ * The number of the PG that a chunk of a disk belongs to, in the pool of the disk's `copies`.
+ *
+ * @param map that the disk is of
+ * @param disk one of its disks
+ * @param chunk index of the chunk on the disk
+ */
+export function pgOfChunk(map: ClusterMap, disk: Pick<DiskEntry, "family">, chunk: number): number {
+  return pgOf(disk.family, chunk, 2 ** map.pgBits);
+}
+
+/** All members of a PG: who gets its writes. In sync first; a new array. */
+export function members(pg: PgEntry): readonly number[] {
+  return pg.joining.length === 0 ? pg.inSync : [...pg.inSync, ...pg.joining];
+}
+
+/** How many copies of a disk there can be: what it asks for, or fewer where nodes are fewer. */
+export function copiesOf(map: ClusterMap, disk: Pick<DiskEntry, "copies">): number {
+  let nodes = 0;
+  for (const node of map.nodes) if (!node.witness) nodes++;
+  return Math.min(disk.copies, Math.max(1, nodes));
+}
+
+/**
+ * Fewest members in sync with which a disk may be written. Its own number, or that of the settings, or
+ * with c = {@linkcode copiesOf}: 1 up to two copies (a plain majority would stop a cluster of two hosts
+ * at the first loss), else a majority of c. Never more than c.
+ *
+ * Nodes that are down or out count for c: forgetting them (`remove-node`) is what lowers it, so that no
+ * timer decides to write to a single copy.
+ */
+export function copiesMinOf(
+  map: ClusterMap,
+  disk: Pick<DiskEntry, "copies" | "copiesMin">,
+): number {
+  const copies = copiesOf(map, disk);
+  const asked = disk.copiesMin ?? map.settings.copiesMin;
+  if (asked !== null) return Math.min(asked, copies);
+  return copies <= 2 ? 1 : Math.floor(copies / 2) + 1;
+}
+
+/**
+ * Says why a PG cannot be read now.
+ *
+ * @param map that the PG is of
+ * @param pg one of its PGs
+ * @returns null when it can, else the reason in words, beginning in lower case
+ */
+export function groupCanRead(map: ClusterMap, pg: PgEntry): string | null {
+  if (pg.unsettled) {
+    return `all its copies were on nodes that crashed (${namesOf(map, pg.inSync)}); ` +
+      "they have to agree first";
+  }
+  if (pg.unclean.length > 0) {
+    return `${namesOf(map, pg.unclean)} crashed, and has not left yet or has to be settled`;
+  }
+  if (pg.inSync.every((id) => findNode(map, id)?.state !== "up")) {
+    return `the only complete copy is on ${namesOf(map, pg.inSync)}, which is down`;
+  }
+  return null;
+}
+
+/**
+ * Says why a PG cannot be written now.
+ *
+ * @param map that the PG is of
+ * @param pg one of its PGs
+ * @param copiesMin see {@linkcode copiesMinOf}
+ * @returns null when it can, else the reason in words, beginning in lower case
+ */
+export function groupCanWrite(map: ClusterMap, pg: PgEntry, copiesMin: number): string | null {
+  const reason = groupCanRead(map, pg);
+  if (reason !== null) return reason;
+  if (pg.inSync.length >= copiesMin) return null;
+  return `only ${namesOf(map, pg.inSync)} ${pg.inSync.length === 1 ? "has" : "have"} a complete ` +
+    `copy, and ${copiesMin} copies are the fewest to write to`;
+}
+
+/** Names of nodes for people. */
+function namesOf(map: ClusterMap, ids: readonly number[]): string {
+  return ids.map((id) => findNode(map, id)?.name ?? `node ${id}`).join(", ");
+}

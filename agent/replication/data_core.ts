@@ -1,0 +1,461 @@
+/**
+ * Replication on one node, put together: what sits between the volumes and the store, and between this node's store and
+ * everybody else's volumes.
+ *
+ *     volume ─▶ router ─┬─▶ replica ─▶ store            links of others ─▶ replica
+ *                       └─▶ peers ─▶ transport          map ─▶ view ─▶ everyone
+ *     joining, opening, repairer: bring replicas in line
+ *
+ * A synchronous machine: the map, the right to serve, messages and time go in; messages, store operations and events come
+ * out. `data_plane.ts` drives it on Linux, the simulator elsewhere.
+ *
+ * @module
+ */
+import type { Arena } from "../base/arena.ts";
+import type { ClusterMap } from "../map/map.ts";
+import type { PeerListener, PeerTransport } from "../platform/network.ts";
+import type { Log, Window } from "../platform/platform.ts";
+import { TransferClass, TRANSFERS_MAX } from "../volume/transfer_pool.ts";
+import type { LocalStore } from "./local_store.ts";
+import { Joining, type JoiningEvents, type JoiningProgress } from "./joining.ts";
+import { Opening } from "./opening.ts";
+import { Peers } from "./peers.ts";
+import { Repairer } from "./repair.ts";
+import { Replica, type ReplicaCounters } from "./replica.ts";
+import { DiskRouter, type RouterHost, WriteSlot } from "./router.ts";
+import { Tidier } from "./tidy.ts";
+import { ClusterView, type DiskView } from "./view.ts";
+
+/** Milliseconds without an answer after which a node is reported as unreachable from here. */
+export const UNREACHABLE_MS = 2000;
+
+/** What replication wants to be known. */
+export interface DataCoreEvents extends JoiningEvents {
+  /** A map that was given is in force now: its layers are there. */
+  mapInstalled(map: ClusterMap): void;
+  /** The disk's replicas agree: everything before this lease is settled. */
+  reconciled(disk: number, generation: number): void;
+  /** Nodes that do not answer this one, though something waits for them; empty when all do. */
+  unreachable(nodes: readonly number[]): void;
+  /** A connection to a node is there, or is lost. */
+  linksChanged?(): void;
+  /** A replica answered with an errno: it cannot do its work. */
+  memberFailed(node: number, errno: number): void;
+}
+
+/** What there is to know about replication on this node. */
+export interface DataCoreStatus {
+  readonly epoch: number;
+  readonly mayServe: boolean;
+  readonly joining: JoiningProgress;
+  readonly repaired: number;
+  readonly replica: ReplicaCounters;
+  /** Disks whose requests wait, and why. */
+  readonly waiting: readonly { readonly disk: number; readonly reason: string }[];
+}
+
+/** See the head of the file. */
+export class DataCore implements PeerListener, RouterHost {
+  readonly store: LocalStore;
+  readonly window: Window;
+  readonly arena: Arena;
+  readonly log: Log;
+  readonly replica: Replica;
+  readonly peers: Peers;
+  readonly joining: Joining;
+  readonly repairer: Repairer;
+  readonly tidier: Tidier;
+  incarnation = 0;
+  wantsTick = false;
+
+  readonly #transport: PeerTransport;
+  readonly #events: DataCoreEvents;
+  #view: ClusterView | null = null;
+  #nowMs = 0;
+  #serveUntilMs = -Infinity;
+  #didServe = false;
+  readonly #routers = new Map<number, DiskRouter>();
+  readonly #openings = new Map<number, Opening>();
+  readonly #slots: WriteSlot[] = [];
+  readonly #addresses = new Map<number, string>();
+  /** Nodes that do not answer, though something waits for them. */
+  unreachable: readonly number[] = [];
+  /** Nodes whose store has failed, and the incarnation in which it did. */
+  readonly #failed = new Map<number, number>();
+  /** A layer could not be made: again at the next tick. */
+  #mustRetryMap = false;
+  #localOperations = 0;
+  readonly #release = (offset: number, bytes: number) => this.arena.release(offset, bytes);
+
+  /**
+   * @param options.transport its listener must be this core
+   * @param options.window its arena holds all buffers
+   */
+  constructor(options: {
+    store: LocalStore;
+    window: Window;
+    arena: Arena;
+    transport: PeerTransport;
+    log: Log;
+    events: DataCoreEvents;
+  }) {
+    const { store, window, arena, transport, log, events } = options;
+    this.store = store;
+    this.window = window;
+    this.arena = arena;
+    this.log = log;
+    this.#transport = transport;
+    this.#events = events;
+    this.peers = new Peers(transport);
+    this.replica = new Replica({ store, window, arena, transport, log });
+    const { peers, replica } = this;
+    this.joining = new Joining({ store, peers, window, arena, replica, log, events });
+    this.joining.guestOperations = () =>
+      this.#localOperations + replica.counters.writes + replica.counters.reads;
+    this.repairer = new Repairer({ store, replica, peers, window, arena, log });
+    this.tidier = new Tidier({ store, log });
+    this.joining.isBeingDropped = (copies, group) => this.tidier.isBusyWith(copies, group);
+    replica.joining = this.joining;
+    replica.puller = this.joining;
+    replica.damaged = (disk, chunk, block, count) =>
+      this.repairer.report(disk, chunk, block, count);
+    store.damageListener = (layer, chunk, block) => this.repairer.reportBlock(layer, chunk, block);
+    const slots = TRANSFERS_MAX[TransferClass.Write] + TRANSFERS_MAX[TransferClass.Control];
+    for (let i = 0; i < slots; i++) this.#slots.push(new WriteSlot());
+  }
+
+  // --------------------------------------------------------------------------------- the control's
+
+  /**
+   * The map has changed, or is known for the first time. Every epoch should come, in order; where one is left out,
+   * what was under way is judged by the map alone. In force once its layers are made.
+   *
+   * @param self this node's id
+   * @param incarnation of this start of the agent
+   */
+  setMap(map: ClusterMap, self: number, incarnation: number): void {
+    this.#maps.push({ map, self, incarnation });
+    if (this.#maps.length === 1) this.#nextMap();
+  }
+  /** Maps that are not in force yet; layers of the first are being made. */
+  readonly #maps: { map: ClusterMap; self: number; incarnation: number }[] = [];
+
+  #nextMap(): void {
+    while (this.#maps.length > 0) {
+      const { map, self } = this.#maps[0];
+      const isWitness = map.nodes.some((node) => node.id === self && node.witness);
+      const missing = isWitness ? [] : this.#missingLayers(map);
+      if (missing.length === 0) {
+        this.#install(this.#maps.shift()!);
+        continue;
+      }
+      let left = missing.length;
+      for (const layer of missing) {
+        this.store.createLayer(layer, (error) => {
+          if (error !== null) this.#mustRetryMap = true;
+          if (error !== null) {
+            this.log.error("a layer could not be made", { layer, reason: error.message });
+          } else if (--left === 0) this.#nextMap();
+        });
+      }
+      return;
+    }
+  }
+
+  #missingLayers(map: ClusterMap): number[] {
+    const missing: number[] = [];
+    for (const disk of map.disks) {
+      for (const layer of disk.layers) if (!this.store.hasLayer(layer)) missing.push(layer);
+    }
+    return missing;
+  }
+
+  /** Layers that no disk has any more. Those that this map cannot know are left alone. */
+  #dropLayers(view: ClusterView): void {
+    for (const layer of this.store.layers()) {
+      if (layer >= view.map.nextLayer || view.diskOfLayer(layer) !== undefined) continue;
+      this.store.deleteLayer(layer, (error) => {
+        if (error !== null) this.log.warn("a layer could not be deleted", { layer });
+      });
+    }
+  }
+
+  #install(
+    { map, self, incarnation }: { map: ClusterMap; self: number; incarnation: number },
+  ): void {
+    const before = this.#view;
+    const isSame = before !== null && map.epoch === before.epoch &&
+      incarnation === this.incarnation;
+    if (before !== null && (map.epoch < before.epoch || isSame)) {
+      return this.#events.mapInstalled(before.map);
+    }
+    const view = new ClusterView(map, self, before);
+    const isJump = before !== null && map.epoch > before.epoch + 1;
+    this.#view = view;
+    this.incarnation = incarnation;
+    this.peers.epoch = view.epoch;
+    this.tidier.mapChanged(view);
+    this.joining.mapChanged(view);
+    this.repairer.mapChanged(view);
+    // All of them first, without a completion: what a guest gets back may bring new requests, for any disk.
+    for (const router of this.#routers.values()) router.mapChanged(isJump);
+    for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
+    this.replica.mapChanged(view, incarnation);
+    for (const router of [...this.#routers.values()]) router.resume();
+    for (const node of [...this.#addresses.keys()]) {
+      if (view.node(node) === undefined) this.setAddress(node, null);
+    }
+    for (const [node, incarnation] of this.#failed) {
+      if (view.node(node)?.incarnation !== incarnation) this.#failed.delete(node);
+    }
+    if (before === null || before.map.disks !== map.disks) this.#dropLayers(view);
+    this.#events.mapInstalled(map);
+  }
+
+  /**
+   * Where a node's data worker listens: connections to it are kept from now on.
+   *
+   * @param address numeric `ip:port`; null: it is not to be reached any more
+   */
+  setAddress(node: number, address: string | null): void {
+    if ((this.#addresses.get(node) ?? null) === address) return;
+    if (address === null) {
+      this.#addresses.delete(node);
+      this.peers.forget(node);
+    } else this.#addresses.set(node, address);
+    this.#transport.setPeer(node, address);
+  }
+
+  /** This node may serve until then, by the clock of {@linkcode tick}; `Infinity` where no other could take over. */
+  renew(serveUntilMs: number): void {
+    this.#serveUntilMs = serveUntilMs;
+    if (!this.mayServe) return;
+    this.#didServe = true;
+    for (const router of [...this.#routers.values()]) if (router.waiting > 0) router.resume();
+  }
+
+  // ---------------------------------------------------------------------------------------- disks
+
+  /** The way to a disk's replicas, for its volume. */
+  router(disk: number): DiskRouter {
+    let router = this.#routers.get(disk);
+    if (router === undefined) {
+      router = new DiskRouter(this, disk);
+      this.#routers.set(disk, router);
+    }
+    return router;
+  }
+
+  /** This node has been given the disk's lease: brings the replicas in line, then lets requests through. */
+  openDisk(disk: number, generation: number): void {
+    const router = this.router(disk);
+    router.begin(generation);
+    this.#openings.get(disk)?.stop();
+    const opening = new Opening(this, disk, generation, () => {
+      this.#openings.delete(disk);
+      if (router.generation !== generation) return;
+      if (opening.settledChunks > 0) {
+        this.log.info("replicas were brought in line after an unclean hand-over", {
+          disk: this.view.disk(disk)?.entry.name,
+          chunks: opening.settledChunks,
+        });
+      }
+      this.#events.reconciled(disk, generation);
+      router.open();
+    });
+    this.#openings.set(disk, opening);
+    opening.begin();
+  }
+
+  /** The lease goes back: nothing is under way. */
+  closeDisk(disk: number): void {
+    this.#openings.get(disk)?.stop();
+    this.#openings.delete(disk);
+    this.#routers.get(disk)?.end();
+  }
+
+  /** The disk is not served here any more. */
+  forgetDisk(disk: number): void {
+    this.closeDisk(disk);
+    this.#routers.delete(disk);
+  }
+
+  // ------------------------------------------------------------------------------------ RouterHost
+
+  /** Whether a map is in force. */
+  get hasMap(): boolean {
+    return this.#view !== null;
+  }
+
+  /** The map as this node knows it. Throws before there is one. */
+  get view(): ClusterView {
+    if (this.#view === null) throw new Error("data core: there is no map yet");
+    return this.#view;
+  }
+
+  /** {@inheritDoc RouterHost.mayServe} */
+  get mayServe(): boolean {
+    return this.#nowMs < this.#serveUntilMs;
+  }
+
+  /** {@inheritDoc RouterHost.memberFailed} */
+  memberFailed(node: number, errno: number): void {
+    if (this.#failed.has(node)) return;
+    this.#failed.set(node, this.view.node(node)?.incarnation ?? 0);
+    this.#events.memberFailed(node, errno);
+  }
+
+  /** {@inheritDoc RouterHost.damaged} */
+  damaged(disk: DiskView, chunk: number, block: number, blockCount: number): void {
+    this.repairer.report(disk, chunk, block, blockCount);
+  }
+
+  /** {@inheritDoc RouterHost.takeSlot} */
+  takeSlot(): WriteSlot {
+    // As many as there are transfers that could need one.
+    this.#localOperations++;
+    return this.#slots.pop() ?? new WriteSlot();
+  }
+
+  /** {@inheritDoc RouterHost.releaseSlot} */
+  releaseSlot(slot: WriteSlot): void {
+    slot.router = null;
+    slot.operation = null;
+    this.#slots.push(slot);
+  }
+
+  /** {@inheritDoc RouterHost.atEndOfTurn} */
+  atEndOfTurn(router: DiskRouter): void {
+    if (!this.#atEndOfTurn.includes(router)) this.#atEndOfTurn.push(router);
+  }
+  /** Routers that have something to give back. */
+  readonly #atEndOfTurn: DiskRouter[] = [];
+
+  // ---------------------------------------------------------------------------------------- links
+
+  /** {@inheritDoc PeerListener.linkUp} */
+  linkUp(link: number, node: number, isOutgoing: boolean, incarnation: number): void {
+    if (isOutgoing) {
+      this.peers.linkUp(link, node, incarnation);
+      this.#events.linksChanged?.();
+    } else this.replica.linkUp(link, node, incarnation);
+  }
+
+  /** {@inheritDoc PeerListener.linkDown} */
+  linkDown(link: number): void {
+    if (this.peers.isOurs(link)) this.#events.linksChanged?.();
+    this.peers.linkDown(link);
+    this.replica.linkDown(link);
+  }
+
+  /** {@inheritDoc PeerListener.linkReady} */
+  linkReady(link: number): void {
+    if (this.peers.isOurs(link)) this.peers.linkReady(link);
+    else this.replica.linkReady(link);
+  }
+
+  /** {@inheritDoc PeerListener.received} */
+  received(
+    link: number,
+    head: Uint8Array,
+    headBytes: number,
+    dataOffset: number,
+    dataBytes: number,
+  ): void {
+    const isGood = this.peers.isOurs(link)
+      ? this.peers.received(
+        link,
+        head,
+        headBytes,
+        dataOffset,
+        dataBytes,
+        this.#release,
+      )
+      : this.replica.received(link, head, headBytes, dataOffset, dataBytes);
+    if (isGood) return;
+    // What was left out must not be followed by what came behind it.
+    this.log.warn("a peer sent a message that cannot be right: its connection ends", { link });
+    this.#transport.drop(link);
+  }
+
+  // ----------------------------------------------------------------------------------------- time
+
+  /**
+   * Beginning of a turn of the loop: what it serves is judged by this time. A process that was stopped for a while so
+   * finds out before it does anything.
+   */
+  advance(nowMs: number): void {
+    this.#nowMs = nowMs;
+  }
+
+  /** End of a turn of the loop: gives back what needed no work. */
+  endTurn(): void {
+    this.replica.endTurn();
+    for (let count = this.#atEndOfTurn.length; count > 0; count--) {
+      this.#atEndOfTurn.shift()!.endTurn();
+    }
+  }
+
+  /**
+   * Time passes; about every 10 ms while {@linkcode isBusy}, otherwise ten times a second.
+   *
+   * @param nowMs a monotonic clock, the one of {@linkcode renew}
+   */
+  tick(nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.wantsTick = false;
+    if (this.#view === null) return;
+    if (this.mayServe !== this.#didServe) {
+      this.#didServe = this.mayServe;
+      if (this.mayServe) { for (const router of this.#routers.values()) router.resume(); }
+    }
+    if (this.#mustRetryMap) {
+      this.#mustRetryMap = false;
+      this.#nextMap();
+    }
+    this.joining.tick(nowMs);
+    this.repairer.tick();
+    this.tidier.tick(nowMs);
+    for (const router of this.#routers.values()) router.tick();
+    for (const opening of [...this.#openings.values()]) opening.tick();
+    const silent: number[] = [];
+    this.peers.tick(nowMs, (node, forMs) => {
+      if (forMs >= UNREACHABLE_MS) silent.push(node);
+    });
+    for (const node of silent) {
+      // Once: the network may have forgotten the connection, and only that a new one is made says that it has not.
+      const link = this.unreachable.includes(node) ? -1 : this.peers.linkOf(node);
+      if (link >= 0) this.#transport.drop(link);
+    }
+    // Whoever answers, but cannot do what it is asked, is waited for in vain, too.
+    for (const node of this.#failed.keys()) {
+      if (node !== this.view.self && !silent.includes(node)) silent.push(node);
+    }
+    silent.sort((a, b) => a - b);
+    const isSame = silent.join() === this.unreachable.join();
+    this.unreachable = silent;
+    if (!isSame) this.#events.unreachable(silent);
+  }
+
+  /** True while something is under way that time moves. */
+  get isBusy(): boolean {
+    return this.wantsTick || this.joining.isBusy || this.#openings.size > 0;
+  }
+
+  /** What there is to know. */
+  get status(): DataCoreStatus {
+    const waiting: { disk: number; reason: string }[] = [];
+    for (const router of this.#routers.values()) {
+      const reason = router.waitingReason;
+      if (reason !== null) waiting.push({ disk: router.diskId, reason });
+    }
+    return {
+      epoch: this.#view?.epoch ?? 0,
+      mayServe: this.mayServe,
+      joining: this.joining.progress,
+      repaired: this.repairer.repaired,
+      replica: { ...this.replica.counters },
+      waiting,
+    };
+  }
+}

@@ -1,0 +1,845 @@
+/**
+ * Catching up: how a replica that lacks writes becomes one that has them all.
+ *
+ *     map: joining ─▶ list the source's chunks ─▶ pull those that differ ─▶ sync ─▶ report "in sync" ─▶ map: in sync
+ *                     live writes come in all the while
+ *
+ * and the settling of a group of which every replica has crashed:
+ *
+ *     map: unsettled ─▶ list everyone's chunks ─▶ pull the highest of each ─▶ sync ─▶ report "settled"
+ *
+ * Invariants:
+ * - A chunk is *complete* once it holds everything that was acknowledged: its stamp equalled the source's, or it was pulled.
+ *   Until then live writes leave its stamp unknown, so that no crash can make it look complete.
+ * - The source gives its list and chunks only under the epoch at which this node joined, and after all that it accepted before
+ *   that is in its store; whatever it accepted later comes here live. So what was acknowledged is in one of the two.
+ * - A pulled chunk with live writes is complete only when those have reached the source's stamp: a live write that is in what
+ *   was copied and still on its way here must not be mistaken for one that was applied.
+ * - A group is reported only after a sync that covers everything pulled.
+ * - Fewest copies first; within a group in the order of the list.
+ *
+ * Pace: while guests work here, at most `BUSY_BYTES_PER_SECOND` are copied in; without guests as fast as it goes.
+ *
+ * @module
+ */
+import type { Arena } from "../base/arena.ts";
+import { CHUNK_BYTES } from "../base/limits.ts";
+import type { Log, Window } from "../platform/platform.ts";
+import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
+import { chunkList, compareStamps, isKnown, type LocalStore, Stamp } from "./local_store.ts";
+import {
+  getU64,
+  type Head,
+  MessageFlag,
+  MessageType,
+  STAMP_ENTRY_BYTES,
+  Status,
+} from "./messages.ts";
+import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
+import { ChunkPull, LiveBlocks, type PullHost } from "./pull.ts";
+import { type JoiningHook, LiveWrite, type Puller, type Replica } from "./replica.ts";
+import type { ClusterView, DiskView, GroupView } from "./view.ts";
+
+/** Chunks copied at a time. */
+const PULLS_MAX = 6;
+/** Groups whose lists are compared at a time. */
+const LISTS_MAX = 16;
+/** Bytes per second that are copied in while guests work here. */
+const BUSY_BYTES_PER_SECOND = 48 * 1024 * 1024;
+/** Chunks of this node's own store looked at in one go. */
+const LIST_MAX = 1024;
+/** Longest time over which unused allowance is saved up. */
+const BURST_MS = 100;
+/** Milliseconds without copying after a chunk could not be read, and after the source was busy. */
+const FAILED_PAUSE_MS = 500, BUSY_PAUSE_MS = 20;
+/** Milliseconds after which a report that changed nothing is made again. */
+const REPORT_AGAIN_MS = 2000;
+
+/**
+ * Milliseconds for which groups that are complete wait for others, so that one change of the map is for many: each costs
+ * every node a sync.
+ */
+const GATHER_MS = 50;
+
+/** Reports for consensus. */
+export interface JoiningEvents {
+  /**
+   * This node holds everything that was acknowledged in these groups.
+   *
+   * @param epoch of the map on which that rests
+   */
+  inSync(copies: number, groups: readonly number[], epoch: number): void;
+  /** This node's replica of these groups has the highest of what every replica had. */
+  settled(copies: number, groups: readonly number[]): void;
+}
+
+/** How far catching up is. */
+export interface JoiningProgress {
+  /** Groups that join or are being settled here. */
+  readonly groups: number;
+  /** Chunks known to be left, and those done, of these groups. */
+  readonly chunksLeft: number;
+  readonly chunksDone: number;
+  /** Bytes copied since the start of the agent. */
+  readonly copiedBytes: number;
+  /** What stands in the way, in words; null when nothing does. */
+  readonly stuck: string | null;
+}
+
+class ChunkState {
+  isComplete = false;
+  live: LiveBlocks | null = null;
+  /** The chunk's stamp before the first live write. */
+  readonly base = new Stamp();
+  pull: ChunkPull | null = null;
+  /** The source's stamp of a pull that waits for live writes to reach it. */
+  awaited: Stamp | null = null;
+  /** Waits in its group's list. */
+  isListed = false;
+  /** Its content is not to be trusted, whatever its stamp was: it is copied whole. */
+  mustPull = false;
+  /** It is being copied on behalf of its disk's holder. */
+  isAsked = false;
+  highestAt = 0;
+  readonly highest = new Stamp();
+}
+
+const enum Phase {
+  Waiting,
+  Listing,
+  Pulling,
+  Syncing,
+  Reported,
+}
+
+/** One group that joins, or is being settled. */
+class GroupJob implements PeerRequestOwner {
+  phase = Phase.Waiting;
+  source = 0;
+  request: PeerRequest | null = null;
+  readonly chunks = new Map<number, Map<number, ChunkState>>();
+  /** Chunks to pull. */
+  readonly todo: { layer: number; chunk: number }[] = [];
+  pulling = 0;
+  done = 0;
+  /** Sources that did not answer with a list. */
+  tries = 0;
+  /** Settling: members still to be listed. */
+  others: number[] = [];
+  /** A source was asked for a newer epoch than it had, or could not be: again at the next tick. */
+  mustRetry = false;
+  stuck: string | null = null;
+  /** Nothing is copied before: something could not be. */
+  pauseUntilMs = 0;
+  /** When it was reported. */
+  reportedMs = 0;
+
+  constructor(
+    readonly owner: Joining,
+    readonly copies: number,
+    readonly group: number,
+    /** Epoch since which this node is a member in this capacity. */
+    readonly since: number,
+    readonly isSettling: boolean,
+  ) {}
+
+  state(layer: number, chunk: number): ChunkState {
+    let chunks = this.chunks.get(layer);
+    if (chunks === undefined) this.chunks.set(layer, chunks = new Map());
+    let state = chunks.get(chunk);
+    if (state === undefined) chunks.set(chunk, state = new ChunkState());
+    return state;
+  }
+
+  find(layer: number, chunk: number): ChunkState | undefined {
+    return this.chunks.get(layer)?.get(chunk);
+  }
+
+  answered(
+    request: PeerRequest,
+    head: Head,
+    _extra: Uint8Array,
+    dataOffset: number,
+    dataBytes: number,
+  ): void {
+    this.request = null;
+    this.owner.listed(this, request.node, head, dataOffset, dataBytes);
+  }
+}
+
+/** See the head of the file. */
+export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
+  readonly store: LocalStore;
+  readonly peers: Peers;
+  readonly window: Window;
+  readonly arena: Arena;
+  readonly #replica: Replica;
+  readonly #log: Log;
+  readonly #events: JoiningEvents;
+  #view: ClusterView | null = null;
+  readonly #jobs = new Map<number, GroupJob>();
+  /** Pulls asked for by the holder of a disk. */
+  readonly #asked = new Map<number, Map<number, ChunkPull>>();
+  #pulls = 0;
+  #copiedBytes = 0;
+  #nowMs = 0;
+  #allowance = Infinity;
+  #waiting: { bytes: number; ready: () => void }[] = [];
+  #guestOperations = 0;
+  #wasBusy = false;
+  readonly #sync: Operation = new Operation(this, 0);
+  #syncing: GroupJob[] | null = null;
+  /** When that was begun last. */
+  #syncedMs = -Infinity;
+  readonly #stamp = new Stamp();
+  readonly #arenaView: DataView;
+  /** What a group's chunks here say will not be true any more in a moment: wait. Set by whoever knows. */
+  isBeingDropped: (copies: number, group: number) => boolean = () => false;
+  /** Guest operations so far; only rises. Set by whoever knows. */
+  guestOperations: () => number = () => 0;
+
+  constructor(options: {
+    store: LocalStore;
+    peers: Peers;
+    window: Window;
+    arena: Arena;
+    replica: Replica;
+    log: Log;
+    events: JoiningEvents;
+  }) {
+    this.store = options.store;
+    this.peers = options.peers;
+    this.window = options.window;
+    this.arena = options.arena;
+    this.#replica = options.replica;
+    this.#log = options.log;
+    this.#events = options.events;
+    this.#arenaView = new DataView(options.window.bytes.buffer);
+    this.#sync.kind = OperationKind.Sync;
+  }
+
+  // -------------------------------------------------------------------------------------- groups
+
+  /** The map has changed: jobs begin, end, and find other sources. */
+  mapChanged(view: ClusterView): void {
+    this.#view = view;
+    const wanted = new Set<number>();
+    for (const pool of view.pools()) {
+      for (const group of pool) {
+        const { entry } = group;
+        const at = entry.joining.indexOf(view.self);
+        const isSettler = entry.unsettled && settlerOf(view, group) === view.self;
+        if (at < 0 && !isSettler) continue;
+        const key = keyOf(group.copies, group.group);
+        wanted.add(key);
+        const since = isSettler ? entry.changedEpoch : entry.joinedEpochs[at];
+        const job = this.#jobs.get(key);
+        if (job?.since === since && job.isSettling === isSettler) {
+          this.#reconsider(job, group);
+          continue;
+        }
+        if (job !== undefined) this.#drop(job);
+        this.#jobs.set(key, new GroupJob(this, group.copies, group.group, since, isSettler));
+      }
+    }
+    for (const [key, job] of this.#jobs) {
+      if (wanted.has(key)) continue;
+      this.#drop(job);
+      this.#jobs.delete(key);
+    }
+    this.#step();
+  }
+
+  /** The source may have left, or a new lease may have made an end of what live writes were awaited. */
+  #reconsider(job: GroupJob, group: GroupView): void {
+    const view = this.#view!;
+    for (const [layer, chunks] of job.chunks) {
+      const disk = view.diskOfLayer(layer);
+      for (const [chunk, state] of chunks) {
+        if (disk === undefined) {
+          this.#endPull(job, state);
+          continue;
+        }
+        if (state.isComplete) continue;
+        // The writer is gone. What it left here may be nowhere else: the new one settles it, at the source too.
+        const { live, awaited } = state;
+        const isOver = (stamp: Stamp | null | undefined) =>
+          stamp !== null && stamp !== undefined && isKnown(stamp) &&
+          stamp.generation < disk.entry.generation;
+        if (!isOver(live?.last) && !isOver(awaited)) continue;
+        this.#endPull(job, state);
+        state.awaited = null;
+        state.live = null;
+        state.mustPull = true;
+        this.#enqueue(job, layer, chunk, state);
+      }
+      if (disk === undefined) job.chunks.delete(layer);
+    }
+    // One that has crashed with unsynced writes may have given what is older than what was acknowledged.
+    const isSourceUnclean = group.entry.unclean.includes(job.source);
+    const isSourceGone = !job.isSettling && job.source !== 0 &&
+      (!group.entry.inSync.includes(job.source) || isSourceUnclean);
+    if (!isSourceGone || job.phase === Phase.Reported) return;
+    if (job.request !== null) this.peers.cancel(job.request);
+    job.request = null;
+    this.#abortPulls(job);
+    if (isSourceUnclean) this.#distrust(job);
+    job.source = 0;
+    if (job.phase !== Phase.Syncing || isSourceUnclean) job.phase = Phase.Waiting;
+  }
+
+  /** Nothing that was copied or compared counts: all of it is looked at again, against another source. */
+  #distrust(job: GroupJob): void {
+    for (const [layer, chunks] of job.chunks) {
+      for (const [chunk, state] of chunks) {
+        state.isComplete = false;
+        state.awaited = null;
+        state.mustPull = true;
+        this.#enqueue(job, layer, chunk, state);
+      }
+    }
+    job.done = 0;
+  }
+
+  #abortPulls(job: GroupJob): void {
+    for (const [layer, chunks] of job.chunks) {
+      for (const [chunk, state] of chunks) {
+        if (state.pull === null) continue;
+        this.#endPull(job, state);
+        this.#enqueue(job, layer, chunk, state);
+      }
+    }
+  }
+
+  #endPull(job: GroupJob, state: ChunkState): void {
+    if (state.pull === null) return;
+    state.pull.abort();
+    state.pull = null;
+    job.pulling--;
+    this.#pulls--;
+  }
+
+  #enqueue(job: GroupJob, layer: number, chunk: number, state: ChunkState): void {
+    if (state.isListed || state.pull !== null || state.isAsked) return;
+    state.isListed = true;
+    job.todo.push({ layer, chunk });
+    if (job.phase === Phase.Syncing || job.phase === Phase.Reported) job.phase = Phase.Pulling;
+  }
+
+  #drop(job: GroupJob): void {
+    if (job.request !== null) this.peers.cancel(job.request);
+    job.request = null;
+    for (const chunks of job.chunks.values()) {
+      for (const state of chunks.values()) this.#endPull(job, state);
+    }
+    job.chunks.clear();
+    job.todo.length = 0;
+  }
+
+  /** How far it is. */
+  get progress(): JoiningProgress {
+    let chunksLeft = 0;
+    let chunksDone = 0;
+    let stuck: string | null = null;
+    for (const job of this.#jobs.values()) {
+      chunksLeft += job.todo.length + job.pulling;
+      chunksDone += job.done;
+      stuck ??= job.stuck;
+    }
+    const groups = this.#jobs.size;
+    return { groups, chunksLeft, chunksDone, copiedBytes: this.#copiedBytes, stuck };
+  }
+
+  /** Starts what there is room for. */
+  #step(): void {
+    const view = this.#view;
+    if (view === null || this.#jobs.size === 0) return;
+    let listing = 0;
+    for (const job of this.#jobs.values()) if (job.phase === Phase.Listing) listing++;
+    const jobs = [...this.#jobs.values()];
+    if (jobs.length > 1) {
+      const copiesOf = (job: GroupJob) =>
+        view.pool(job.copies)[job.group]?.entry.inSync.length ?? 0;
+      jobs.sort((a, b) => copiesOf(a) - copiesOf(b));
+    }
+    for (const job of jobs) {
+      if (job.phase === Phase.Waiting && listing < LISTS_MAX) {
+        if (this.#beginListing(job)) listing++;
+      }
+      if (job.phase !== Phase.Pulling || this.#nowMs < job.pauseUntilMs) continue;
+      // As many as there are now: what comes back at once waits for the next step.
+      for (let count = job.todo.length; count > 0 && this.#pulls < PULLS_MAX; count--) {
+        this.#beginPull(job);
+      }
+      if (job.todo.length === 0 && job.pulling === 0 && !this.#isAwaiting(job)) {
+        job.phase = Phase.Syncing;
+      }
+    }
+    this.#startSync();
+  }
+
+  #isAwaiting(job: GroupJob): boolean {
+    for (const chunks of job.chunks.values()) {
+      for (const state of chunks.values()) if (state.awaited !== null) return true;
+    }
+    return false;
+  }
+
+  // --------------------------------------------------------------------------------------- lists
+
+  #beginListing(job: GroupJob): boolean {
+    const view = this.#view!;
+    if (this.isBeingDropped(job.copies, job.group)) return false;
+    const group = view.pool(job.copies)[job.group];
+    const isUp = (node: number) => node !== view.self && view.node(node)?.state === "up";
+    if (job.isSettling) {
+      job.others = group.entry.inSync.filter(isUp);
+      for (const chunks of job.chunks.values()) {
+        for (const state of chunks.values()) state.highest.set(0, 0);
+      }
+      job.phase = Phase.Listing;
+      this.#listNextMember(job);
+      return true;
+    }
+    const sources = group.entry.inSync.filter(isUp);
+    if (sources.length === 0 || !group.isOpen) {
+      job.stuck = "no replica to copy from is up";
+      return false;
+    }
+    job.stuck = null;
+    job.source = sources[(job.group + job.tries) % sources.length];
+    for (const chunks of job.chunks.values()) {
+      for (const state of chunks.values()) state.highestAt = 0;
+    }
+    job.phase = Phase.Listing;
+    this.#list(job, job.source, 0, 0);
+    return true;
+  }
+
+  #listNextMember(job: GroupJob): void {
+    const node = job.others.pop();
+    if (node !== undefined) return this.#list(job, node, 0, 0);
+    for (const [layer, chunks] of job.chunks) {
+      for (const [chunk, state] of chunks) {
+        this.store.stampOf(layer, chunk, this.#stamp);
+        if (compareStamps(state.highest, this.#stamp) > 0) {
+          this.#enqueue(job, layer, chunk, state);
+        }
+      }
+    }
+    job.phase = Phase.Pulling;
+  }
+
+  #list(job: GroupJob, node: number, layer: number, chunk: number): void {
+    const request = this.peers.take(MessageType.List, job);
+    if (request === null) {
+      job.mustRetry = true;
+      return;
+    }
+    const { head } = request;
+    head.flags = MessageFlag.Recovery;
+    head.copies = job.copies;
+    head.group = job.group;
+    head.layer = layer;
+    head.chunk = chunk;
+    job.request = request;
+    this.peers.submit(node, request);
+  }
+
+  /** From {@linkcode GroupJob}: a part of a list. */
+  listed(
+    job: GroupJob,
+    node: number,
+    head: Head,
+    dataOffset: number,
+    dataBytes: number,
+  ): void {
+    const count = head.argument;
+    if (head.status !== Status.Ok || count * STAMP_ENTRY_BYTES > dataBytes) {
+      if (dataBytes > 0) this.arena.release(dataOffset, dataBytes);
+      // The map that says why is on its way, or it is a passing fault; the next time another one is asked.
+      job.phase = Phase.Waiting;
+      job.source = 0;
+      job.tries++;
+      return;
+    }
+    const view = this.#arenaView;
+    for (let i = 0; i < count; i++) {
+      const at = dataOffset + i * STAMP_ENTRY_BYTES;
+      const layer = view.getUint32(at, true);
+      const chunk = view.getUint32(at + 4, true);
+      const sequence = getU64(view, at + 16);
+      if (!this.#isOf(job, layer, chunk) || sequence < 0) continue;
+      this.#compare(job, node, layer, chunk, view.getUint32(at + 8, true), sequence);
+    }
+    if (dataBytes > 0) this.arena.release(dataOffset, dataBytes);
+    if ((head.flags & MessageFlag.More) !== 0) this.#list(job, node, head.layer, head.chunk);
+    else if (job.isSettling) this.#listNextMember(job);
+    else this.#listIsComplete(job);
+    this.#step();
+  }
+
+  /** Whether a peer's entry can be right. */
+  #isOf(job: GroupJob, layer: number, chunk: number): boolean {
+    const view = this.#view!;
+    const disk = view.diskOfLayer(layer);
+    return disk !== undefined && disk.entry.copies === job.copies &&
+      this.store.hasLayer(layer) && chunk * CHUNK_BYTES < 2 ** 53 &&
+      view.groupOf(disk, chunk).group === job.group;
+  }
+
+  #compare(
+    job: GroupJob,
+    node: number,
+    layer: number,
+    chunk: number,
+    generation: number,
+    sequence: number,
+  ): void {
+    const state = job.state(layer, chunk);
+    state.highestAt = state.highestAt === 0 ? node : state.highestAt;
+    if (job.isSettling) {
+      if (compareStamps({ generation, sequence }, state.highest) > 0) {
+        state.highest.set(generation, sequence);
+        state.highestAt = node;
+      }
+      return;
+    }
+    const isInHand = state.pull !== null || state.awaited !== null || state.isAsked;
+    if (state.isComplete || isInHand) return;
+    const own = this.#stamp;
+    if (state.live === null) this.store.stampOf(layer, chunk, own);
+    else own.set(state.base.generation, state.base.sequence);
+    const isEqual = !state.mustPull && isKnown(own) && own.generation === generation &&
+      own.sequence === sequence;
+    if (!isEqual) return this.#enqueue(job, layer, chunk, state);
+    this.#complete(job, layer, chunk, state, own);
+  }
+
+  /** What the source does not have is left over from before, unless it came live. */
+  #listIsComplete(job: GroupJob): void {
+    const view = this.#view!;
+    const list = chunkList(LIST_MAX);
+    for (const [layer, disk] of view.layersOf(job.copies)) {
+      if (!this.store.hasLayer(layer)) continue;
+      const first = view.firstChunk(disk, job.group);
+      let from = 0;
+      do {
+        this.store.listChunks(layer, from, list, disk.groups.length, first);
+        from = list.next;
+        for (let i = 0; i < list.count; i++) {
+          const chunk = list.chunks[i];
+          const state = job.find(layer, chunk);
+          if (state !== undefined && (state.highestAt !== 0 || state.isComplete)) continue;
+          // It is copied like any other: the source describes it as empty.
+          this.#enqueue(job, layer, chunk, state ?? job.state(layer, chunk));
+        }
+      } while (from >= 0);
+    }
+    job.phase = Phase.Pulling;
+  }
+
+  // --------------------------------------------------------------------------------------- pulls
+
+  #beginPull(job: GroupJob): void {
+    const { layer, chunk } = job.todo.shift()!;
+    const state = job.state(layer, chunk);
+    state.isListed = false;
+    const disk = this.#view!.diskOfLayer(layer);
+    if (disk === undefined || state.isComplete || state.pull !== null || state.isAsked) return;
+    const from = job.isSettling ? state.highestAt : job.source;
+    if (!job.isSettling) state.live ??= new LiveBlocks();
+    if (job.isSettling) this.#replica.rewriting(layer, chunk);
+    const pull = new ChunkPull(
+      this,
+      disk,
+      layer,
+      chunk,
+      from,
+      state.live,
+      (status) => this.#pulled(job, layer, chunk, state, pull, status),
+    );
+    state.pull = pull;
+    job.pulling++;
+    this.#pulls++;
+    pull.begin();
+  }
+
+  #pulled(
+    job: GroupJob,
+    layer: number,
+    chunk: number,
+    state: ChunkState,
+    pull: ChunkPull,
+    status: number,
+  ): void {
+    if (state.pull !== pull) return;
+    state.pull = null;
+    job.pulling--;
+    this.#pulls--;
+    if (status !== 0) {
+      if (status < 0) {
+        job.stuck = `chunk ${chunk} of layer ${layer} cannot be copied from node ${pull.from} ` +
+          `(errno ${-status})`;
+        this.#log.warn("a chunk could not be copied; trying again", {
+          layer,
+          chunk,
+          from: pull.from,
+          errno: -status,
+        });
+        this.#otherSource(job);
+      }
+      this.#enqueue(job, layer, chunk, state);
+      job.pauseUntilMs = this.#nowMs + (status < 0 ? FAILED_PAUSE_MS : BUSY_PAUSE_MS);
+      return;
+    }
+    job.stuck = null;
+    const { live } = state;
+    // What was copied may hold part of what the source got meanwhile: complete once that has come here, too.
+    const isBehind = live === null || compareStamps(live.last, pull.end) < 0;
+    const isMoved = compareStamps(pull.start, pull.end) !== 0;
+    const isAwaited = isBehind && !job.isSettling &&
+      (isMoved || (live !== null && isKnown(live.last)));
+    if (isAwaited) {
+      state.awaited = new Stamp();
+      state.awaited.set(pull.end.generation, pull.end.sequence);
+    } else this.#complete(job, layer, chunk, state, pull.start);
+    this.#step();
+  }
+
+  #otherSource(job: GroupJob): void {
+    if (job.isSettling) return;
+    const view = this.#view!;
+    const { inSync } = view.pool(job.copies)[job.group].entry;
+    const sources = inSync.filter((node) => node !== view.self && view.node(node)?.state === "up");
+    if (sources.length < 2) return;
+    job.source = sources[(sources.indexOf(job.source) + 1) % sources.length];
+  }
+
+  /** The chunk holds everything: its stamp is that of the source, or of the last live write after it. */
+  #complete(
+    job: GroupJob,
+    layer: number,
+    chunk: number,
+    state: ChunkState,
+    stamp: Stamp,
+  ): void {
+    const { live } = state;
+    const isLiveLater = live !== null && compareStamps(live.last, stamp) > 0;
+    const { generation, sequence } = isLiveLater ? live.last : stamp;
+    this.store.stampOf(layer, chunk, this.#stampNow);
+    const isSame = isKnown(this.#stampNow) && this.#stampNow.generation === generation &&
+      this.#stampNow.sequence === sequence;
+    if (!isSame) this.#setStamp(layer, chunk, generation, sequence);
+    this.#endPull(job, state);
+    state.isComplete = true;
+    state.awaited = null;
+    state.live = null;
+    state.mustPull = false;
+    job.done++;
+  }
+  readonly #stampNow = new Stamp();
+
+  #setStamp(layer: number, chunk: number, generation: number, sequence: number): void {
+    const operation = new Operation(this, 0);
+    operation.kind = OperationKind.Stamp;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.blockCount = 1;
+    operation.generation = generation;
+    operation.sequence = sequence;
+    operation.stampUnknown = generation === 0;
+    this.store.submit(operation);
+  }
+
+  // ---------------------------------------------------------------------------------- live writes
+
+  /** {@inheritDoc JoiningHook.isJoining} */
+  isJoining(group: GroupView): boolean {
+    const job = this.#jobs.get(keyOf(group.copies, group.group));
+    return job !== undefined && !job.isSettling;
+  }
+
+  /** {@inheritDoc JoiningHook.isComplete} */
+  isComplete(group: GroupView, layer: number, chunk: number): boolean {
+    const job = this.#jobs.get(keyOf(group.copies, group.group));
+    return job?.find(layer, chunk)?.isComplete === true;
+  }
+
+  /** {@inheritDoc JoiningHook.liveWrite} */
+  liveWrite(group: GroupView, operation: Operation): LiveWrite {
+    const job = this.#jobs.get(keyOf(group.copies, group.group))!;
+    const layer = operation.layers[0];
+    const { chunk } = operation;
+    const state = job.state(layer, chunk);
+    if (state.isComplete) {
+      this.store.stampOf(layer, chunk, this.#stamp);
+      return compareStamps(operation, this.#stamp) <= 0 ? LiveWrite.Skip : LiveWrite.Apply;
+    }
+    const isFirst = state.live === null || !isKnown(state.live.last);
+    state.live ??= new LiveBlocks();
+    if (isFirst && this.isBeingDropped(job.copies, job.group)) state.base.set(0, 0);
+    else if (isFirst && state.pull === null) this.store.stampOf(layer, chunk, state.base);
+    const { live } = state;
+    if (compareStamps(operation, live.last) <= 0) return LiveWrite.Skip;
+    live.add(operation.block, operation.blockCount, operation.generation, operation.sequence);
+    if (state.awaited !== null && compareStamps(live.last, state.awaited) >= 0) {
+      // This very write completes the chunk, and carries the stamp.
+      state.isComplete = true;
+      state.awaited = null;
+      state.live = null;
+      job.done++;
+      return LiveWrite.Apply;
+    }
+    return LiveWrite.ApplyUnknown;
+  }
+
+  // ------------------------------------------------------------------- on behalf of a disk's holder
+
+  /** {@inheritDoc Puller.pullFor} */
+  pullFor(
+    disk: DiskView,
+    group: GroupView,
+    layer: number,
+    chunk: number,
+    from: number,
+    done: (status: number) => void,
+  ): void {
+    let chunks = this.#asked.get(layer);
+    if (chunks === undefined) this.#asked.set(layer, chunks = new Map());
+    const before = chunks.get(chunk);
+    if (before !== undefined) {
+      before.abort();
+      before.done(Status.Busy);
+    }
+    const job = this.#jobs.get(keyOf(group.copies, group.group));
+    const state = job !== undefined && !job.isSettling ? job.state(layer, chunk) : null;
+    if (state !== null) {
+      this.#endPull(job!, state);
+      state.isComplete = false;
+      state.isAsked = true;
+      state.awaited = null;
+      // Nobody writes to the disk while its holder brings it in line.
+      state.live = null;
+    }
+    this.#replica.rewriting(layer, chunk);
+    const pull = new ChunkPull(this, disk, layer, chunk, from, null, (status) => {
+      if (chunks.get(chunk) === pull) chunks.delete(chunk);
+      this.#replica.rewriting(layer, chunk);
+      if (state !== null) state.isAsked = false;
+      if (status === 0) {
+        if (state !== null) this.#complete(job!, layer, chunk, state, pull.start);
+        else this.#setStamp(layer, chunk, pull.start.generation, pull.start.sequence);
+      } else if (state !== null) this.#enqueue(job!, layer, chunk, state);
+      done(status);
+    });
+    chunks.set(chunk, pull);
+    pull.begin();
+  }
+
+  // ---------------------------------------------------------------------------------------- pace
+
+  /** {@inheritDoc PullHost.mayRead} */
+  mayRead(bytes: number, ready: () => void): boolean {
+    if (this.#allowance > 0 && this.#waiting.length === 0) {
+      this.#allowance -= bytes;
+      return true;
+    }
+    this.#waiting.push({ bytes, ready });
+    return false;
+  }
+
+  /** {@inheritDoc PullHost.copied} */
+  copied(bytes: number): void {
+    this.#copiedBytes += bytes;
+  }
+
+  /** Time passes; several times a second while anything joins. */
+  tick(nowMs: number): void {
+    const elapsedMs = Math.min(BURST_MS, Math.max(0, nowMs - this.#nowMs));
+    this.#nowMs = nowMs;
+    const operations = this.guestOperations();
+    const isBusy = operations !== this.#guestOperations;
+    this.#guestOperations = operations;
+    if (isBusy || this.#wasBusy) {
+      const more = BUSY_BYTES_PER_SECOND * elapsedMs / 1000;
+      const most = BUSY_BYTES_PER_SECOND * BURST_MS / 1000;
+      this.#allowance = Math.min(most, (this.#allowance === Infinity ? 0 : this.#allowance) + more);
+    } else this.#allowance = Infinity;
+    this.#wasBusy = isBusy;
+    while (this.#waiting.length > 0 && this.#allowance > 0) {
+      const { bytes, ready } = this.#waiting.shift()!;
+      this.#allowance -= bytes;
+      ready();
+    }
+    for (const job of this.#jobs.values()) {
+      // A report may be lost on its way to consensus.
+      const isLate = job.phase === Phase.Reported && nowMs - job.reportedMs >= REPORT_AGAIN_MS;
+      if (isLate) job.phase = Phase.Syncing;
+      if (!job.mustRetry) continue;
+      job.mustRetry = false;
+      if (job.phase === Phase.Listing && job.request === null) job.phase = Phase.Waiting;
+    }
+    this.#step();
+  }
+
+  /** True while anything joins: then time has to pass often. */
+  get isBusy(): boolean {
+    return this.#jobs.size > 0 || this.#pulls > 0 || this.#waiting.length > 0;
+  }
+
+  // ---------------------------------------------------------------------------------------- sync
+
+  #startSync(): void {
+    if (this.#syncing !== null) return;
+    const jobs: GroupJob[] = [];
+    let others = 0;
+    for (const job of this.#jobs.values()) {
+      if (job.phase === Phase.Syncing) jobs.push(job);
+      else if (job.phase !== Phase.Reported) others++;
+    }
+    if (jobs.length === 0 || (others > 0 && this.#nowMs - this.#syncedMs < GATHER_MS)) return;
+    this.#syncedMs = this.#nowMs;
+    this.#syncing = jobs;
+    this.store.submit(this.#sync);
+  }
+
+  /** {@inheritDoc OperationOwner.operationDone} */
+  operationDone(operation: Operation): void {
+    if (operation !== this.#sync) return;
+    const jobs = this.#syncing!;
+    this.#syncing = null;
+    if (operation.result !== 0) return;
+    const reports = new Map<string, { job: GroupJob; groups: number[] }>();
+    for (const job of jobs) {
+      // Something may have come up while the disk worked.
+      const isCurrent = this.#jobs.get(keyOf(job.copies, job.group)) === job;
+      if (!isCurrent || job.phase !== Phase.Syncing || job.todo.length > 0) continue;
+      job.phase = Phase.Reported;
+      job.reportedMs = this.#nowMs;
+      const key = `${job.isSettling} ${job.copies}`;
+      const report = reports.get(key);
+      if (report === undefined) reports.set(key, { job, groups: [job.group] });
+      else report.groups.push(job.group);
+    }
+    for (const { job, groups } of reports.values()) {
+      if (job.isSettling) this.#events.settled(job.copies, groups);
+      else this.#events.inSync(job.copies, groups, this.#view!.epoch);
+    }
+    this.#startSync();
+  }
+}
+
+/** Who settles an unsettled group: the lowest of its in-sync members that is up; 0: nobody is. */
+export function settlerOf(view: ClusterView, group: GroupView): number {
+  let settler = 0;
+  for (const node of group.entry.inSync) {
+    if (view.node(node)?.state !== "up") continue;
+    if (settler === 0 || node < settler) settler = node;
+  }
+  return settler;
+}
+
+function keyOf(copies: number, group: number): number {
+  return copies * 65536 + group;
+}

@@ -1,0 +1,90 @@
+/**
+ * What replication needs of the store on this node. `store/store.ts` is it; tests of one part may use a
+ * plainer one.
+ *
+ * A **stamp** is the (generation, sequence) of the last write applied to a chunk of a layer. Writes of one chunk reach
+ * every replica in the same order and are applied in that order, so equal stamps mean equal content. The stamp (0, 0)
+ * of a chunk that has content is "unknown": it equals nothing, and such a chunk is not complete.
+ *
+ * @module
+ */
+import type { Operation } from "../store/operation.ts";
+
+/** A stamp, filled by the store: (0, 0) is "never written" or "unknown". */
+export class Stamp {
+  generation = 0;
+  sequence = 0;
+
+  /** Takes over another's value. */
+  set(generation: number, sequence: number): void {
+    this.generation = generation;
+    this.sequence = sequence;
+  }
+}
+
+/** −1, 0 or 1: order of two stamps, generation first. */
+export function compareStamps(
+  a: { generation: number; sequence: number },
+  b: { generation: number; sequence: number },
+): number {
+  return Math.sign(a.generation - b.generation || a.sequence - b.sequence);
+}
+
+/** True for a stamp that says something. */
+export function isKnown(stamp: { generation: number }): boolean {
+  return stamp.generation > 0;
+}
+
+/** What {@linkcode LocalStore.listChunks} fills: the caller's arrays, of one length. */
+export interface ChunkList {
+  readonly chunks: Uint32Array;
+  /** 0: the stamp is unknown. */
+  readonly generations: Uint32Array;
+  readonly sequences: Float64Array;
+  /** Chunks that were filled in. */
+  count: number;
+  /** Where to go on; −1 when there is nothing more. */
+  next: number;
+}
+
+/** Makes an empty list. */
+export function chunkList(length: number): ChunkList {
+  return {
+    chunks: new Uint32Array(length),
+    generations: new Uint32Array(length),
+    sequences: new Float64Array(length),
+    count: 0,
+    next: -1,
+  };
+}
+
+/** See the head of the file, and `store/store.ts` for what each of these promises. */
+export interface LocalStore {
+  /** Takes an operation; it comes back through its owner exactly once, applied, never from inside this call. */
+  submit(operation: Operation): void;
+  /** Told of every block that is found damaged or cannot be read, by reads and by the scrub; set by whoever heals. */
+  damageListener: ((layer: number, chunk: number, block: number) => void) | null;
+  hasLayer(layer: number): boolean;
+  /** All layers that there are. */
+  layers(): number[];
+  /** Makes an empty layer; `done` when it may be written to. */
+  createLayer(layer: number, done: (error: Error | null) => void): void;
+  deleteLayer(layer: number, done: (error: Error | null) => void): void;
+  /** Forgets a chunk and its stamp, behind everything that was submitted for it before. */
+  dropChunk(layer: number, chunk: number, done: (error: Error | null) => void): void;
+  /** Fills `stamp`; (0, 0) when it is unknown. Returns whether it is known. */
+  stampOf(layer: number, chunk: number, stamp: Stamp): boolean;
+  /** Chunks with a known stamp, or content, or both, in rising order: those that are `offset` modulo `step`. */
+  listChunks(layer: number, from: number, list: ChunkList, step?: number, offset?: number): void;
+  /**
+   * Which blocks of this very layer's chunk hold data, which are zeros whatever older layers hold, and which are known to be
+   * damaged: bit b of word w is block 32·w + b. All three are overwritten.
+   */
+  describeChunk(
+    layer: number,
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number;
+}

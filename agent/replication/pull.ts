@@ -1,0 +1,329 @@
+/**
+ * Copies one chunk of one layer from another node's replica over this one's.
+ *
+ *     describe ─▶ read a run ─▶ write it ─▶ … ─▶ free and zero the rest ─▶ describe again ─▶ stamp
+ *                                                                          │ rewritten meanwhile
+ *                                                                          └─▶ from the beginning
+ *
+ * Invariants:
+ * - While it is under way the chunk's stamp is unknown, durably: a crash leaves a chunk that equals nothing.
+ * - A block that was written live meanwhile (`live`) is not touched: what was written is newer than what is copied, or
+ *   will be followed here by what is newer.
+ * - The stamp is set last, behind everything in the log. It is the source's from before the first block was read:
+ *   everything up to it is in what was copied, and everything after it comes here live.
+ *
+ * @module
+ */
+import type { Arena } from "../base/arena.ts";
+import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS } from "../base/limits.ts";
+import { EBADMSG, type Window } from "../platform/platform.ts";
+import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
+import { type LocalStore, Stamp } from "./local_store.ts";
+import {
+  DESCRIPTION_BYTES,
+  DESCRIPTION_WORDS,
+  type Head,
+  MessageFlag,
+  MessageType,
+  Status,
+} from "./messages.ts";
+import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
+import type { DiskView } from "./view.ts";
+
+/** Blocks of one read: long enough to be cheap, short enough to let guests through. */
+export const PULL_BLOCKS_MAX = 64;
+/** Beginnings anew because the source's chunk was rewritten, before somebody else has to decide. */
+const RESTARTS_MAX = 16;
+
+/** What a pull needs around it. */
+export interface PullHost {
+  readonly store: LocalStore;
+  readonly peers: Peers;
+  readonly window: Window;
+  readonly arena: Arena;
+  /** Bytes may be read now; otherwise `ready` is called when they may. */
+  mayRead(bytes: number, ready: () => void): boolean;
+  /** Bytes were copied. */
+  copied(bytes: number): void;
+}
+
+/** Blocks of a chunk that were written live, and the last such write. */
+export class LiveBlocks {
+  readonly bits = new Uint32Array(CHUNK_BLOCKS / 32);
+  readonly last = new Stamp();
+
+  /** Adds a write. */
+  add(block: number, count: number, generation: number, sequence: number): void {
+    for (let i = block; i < block + count; i++) this.bits[i >>> 5] |= 1 << (i & 31);
+    this.last.set(generation, sequence);
+  }
+
+  /** Whether a block was written. */
+  has(block: number): boolean {
+    return (this.bits[block >>> 5] >>> (block & 31) & 1) !== 0;
+  }
+}
+
+const enum Step {
+  Idle,
+  /** The stamp is being made unknown, behind all that is on its way into the store. */
+  Marking,
+  Describing,
+  Reading,
+  Writing,
+  Clearing,
+  Checking,
+}
+
+/** One chunk being copied; used once. */
+export class ChunkPull implements PeerRequestOwner, OperationOwner {
+  /** The source's stamp from before the first read. */
+  readonly start = new Stamp();
+  /** …and from after the last one. */
+  readonly end = new Stamp();
+  #step = Step.Idle;
+  #request: PeerRequest | null = null;
+  readonly #description = new Uint32Array(DESCRIPTION_WORDS);
+  readonly #ownData = new Uint32Array(CHUNK_BLOCKS / 32);
+  readonly #ownZero = new Uint32Array(CHUNK_BLOCKS / 32);
+  #rewrites = 0;
+  #restarts = 0;
+  #block = 0;
+  #runStart = 0;
+  #runBlocks = 0;
+  #operations = 0;
+  #failure = 0;
+  #buffer = 0;
+  #bufferBytes = 0;
+  #isAborted = false;
+  #isOver = false;
+
+  /**
+   * @param live blocks that are written live while this goes on, or null where none can be
+   * @param done told 0, a negative errno, or a `Status` above 0; not when aborted
+   */
+  constructor(
+    readonly host: PullHost,
+    readonly disk: DiskView,
+    readonly layer: number,
+    readonly chunk: number,
+    readonly from: number,
+    readonly live: LiveBlocks | null,
+    readonly done: (status: number) => void,
+  ) {}
+
+  /** Begins. */
+  begin(): void {
+    const unknown = this.#operation(OperationKind.Stamp, 0, 1);
+    unknown.stampUnknown = true;
+    this.#step = Step.Marking;
+    this.host.store.submit(unknown);
+  }
+
+  /** Ends it without a word; what is with the store is applied all the same. */
+  abort(): void {
+    if (this.#isOver) return;
+    this.#isAborted = true;
+    if (this.#request !== null) {
+      this.host.peers.cancel(this.#request);
+      this.#request = null;
+    }
+    if (this.#operations === 0) this.#releaseBuffer();
+  }
+
+  #describe(step: Step): void {
+    this.#step = step;
+    this.#ask(MessageType.Describe, 0, 0);
+  }
+
+  #ask(type: MessageType, block: number, count: number): void {
+    const request = this.host.peers.take(type, this);
+    if (request === null) return this.#end(Status.Busy);
+    const { head } = request;
+    head.flags = MessageFlag.Recovery;
+    head.disk = this.disk.entry.id;
+    head.layer = this.layer;
+    head.chunk = this.chunk;
+    head.block = block;
+    head.count = count;
+    if (type === MessageType.Read) {
+      request.extra = Uint32Array.of(this.layer);
+      request.extraWords = 1;
+    }
+    this.#request = request;
+    this.host.peers.submit(this.from, request);
+  }
+
+  /** {@inheritDoc PeerRequestOwner.answered} */
+  answered(
+    _request: PeerRequest,
+    head: Head,
+    extra: Uint8Array,
+    dataOffset: number,
+    dataBytes: number,
+  ): void {
+    this.#request = null;
+    if (this.#step === Step.Reading && head.status === Status.Ok) {
+      this.#buffer = dataOffset;
+      this.#bufferBytes = dataBytes;
+      return this.#write(extra);
+    }
+    if (dataBytes > 0) this.host.arena.release(dataOffset, dataBytes);
+    if (head.status !== Status.Ok) return this.#end(head.status);
+    if (extra.length !== DESCRIPTION_BYTES) return this.#end(-EBADMSG);
+    if (this.#step === Step.Describing) this.#described(head, extra);
+    else this.#checked(head);
+  }
+
+  #described(head: Head, extra: Uint8Array): void {
+    const view = new DataView(extra.buffer, extra.byteOffset, extra.byteLength);
+    for (let i = 0; i < DESCRIPTION_WORDS; i++) {
+      this.#description[i] = view.getUint32(i * 4, true);
+    }
+    this.start.set(head.generation, head.sequence);
+    this.#rewrites = head.argument;
+    this.#block = 0;
+    this.#readNext();
+  }
+
+  /** Whether the source has data, or zeros, in a block that is to be copied. */
+  #isWanted(block: number, half: number): boolean {
+    const word = this.#description[half + (block >>> 5)];
+    return (word >>> (block & 31) & 1) !== 0 && this.live?.has(block) !== true;
+  }
+
+  #readNext(): void {
+    let block = this.#block;
+    while (block < CHUNK_BLOCKS && !this.#isWanted(block, 0)) block++;
+    if (block === CHUNK_BLOCKS) return this.#clear();
+    let end = block + 1;
+    const limit = Math.min(CHUNK_BLOCKS, block + PULL_BLOCKS_MAX);
+    while (end < limit && this.#isWanted(end, 0)) end++;
+    this.#runStart = block;
+    this.#runBlocks = end - block;
+    this.#step = Step.Reading;
+    const go = () => {
+      if (!this.#isAborted) this.#ask(MessageType.Read, this.#runStart, this.#runBlocks);
+    };
+    if (this.host.mayRead(this.#runBlocks << BLOCK_SHIFT, go)) go();
+  }
+
+  #write(extra: Uint8Array): void {
+    const { kernel } = this.host.window;
+    const count = this.#runBlocks;
+    const isWhole = this.#bufferBytes === count << BLOCK_SHIFT && extra.length === count * 4;
+    if (!isWhole) return this.#end(-EBADMSG);
+    const sums = new DataView(extra.buffer, extra.byteOffset, extra.byteLength);
+    const checksums = new Uint32Array(count);
+    for (let i = 0; i < count; i++) {
+      checksums[i] = kernel.checksum(this.#buffer + (i << BLOCK_SHIFT), BLOCK_BYTES);
+      if (checksums[i] !== sums.getUint32(i * 4, true)) return this.#end(-EBADMSG);
+    }
+    this.#step = Step.Writing;
+    this.host.copied(count * BLOCK_BYTES);
+    // Counted once more, so that completions cannot end the step before all are submitted.
+    this.#operations++;
+    for (let i = 0; i < count;) {
+      if (this.live?.has(this.#runStart + i) === true) {
+        i++;
+        continue;
+      }
+      let end = i + 1;
+      while (end < count && this.live?.has(this.#runStart + end) !== true) end++;
+      const operation = this.#operation(OperationKind.Write, this.#runStart + i, end - i);
+      operation.buffer = this.#buffer + (i << BLOCK_SHIFT);
+      operation.checksums = checksums.subarray(i, end);
+      this.host.store.submit(operation);
+      i = end;
+    }
+    this.#block = this.#runStart + count;
+    this.#operationOver();
+  }
+
+  /** What the source does not have is forgotten, what it has as zeros becomes zeros. */
+  #clear(): void {
+    this.#step = Step.Clearing;
+    this.#operations++;
+    const poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
+    this.host.store.describeChunk(
+      this.layer,
+      this.chunk,
+      this.#ownData,
+      this.#ownZero,
+      poisoned,
+    );
+    for (let i = 0; i < poisoned.length; i++) this.#ownData[i] |= poisoned[i];
+    for (let block = 0; block < CHUNK_BLOCKS;) {
+      const kind = this.#clearing(block);
+      let end = block + 1;
+      while (end < CHUNK_BLOCKS && this.#clearing(end) === kind) end++;
+      if (kind !== null) this.host.store.submit(this.#operation(kind, block, end - block));
+      block = end;
+    }
+    this.#operationOver();
+  }
+
+  #clearing(block: number): OperationKind | null {
+    if (this.live?.has(block) === true || this.#isWanted(block, 0)) return null;
+    const bit = 1 << (block & 31);
+    const isZeroHere = (this.#ownZero[block >>> 5] & bit) !== 0;
+    if (this.#isWanted(block, DESCRIPTION_WORDS / 2)) {
+      return isZeroHere ? null : OperationKind.Zero;
+    }
+    return isZeroHere || (this.#ownData[block >>> 5] & bit) !== 0 ? OperationKind.Free : null;
+  }
+
+  #operation(kind: OperationKind, block: number, count: number): Operation {
+    const operation = new Operation(this, 0);
+    operation.kind = kind;
+    operation.layers = [this.layer];
+    operation.chunk = this.chunk;
+    operation.block = block;
+    operation.blockCount = count;
+    operation.generation = 0;
+    operation.sequence = 0;
+    this.#operations++;
+    return operation;
+  }
+
+  /** {@inheritDoc OperationOwner.operationDone} */
+  operationDone(operation: Operation): void {
+    if (operation.result !== 0 && this.#failure === 0) this.#failure = operation.result;
+    this.#operationOver();
+  }
+
+  #operationOver(): void {
+    if (--this.#operations > 0) return;
+    if (this.#isAborted || this.#isOver) return this.#releaseBuffer();
+    if (this.#step === Step.Marking) {
+      if (this.#failure !== 0) return this.#end(this.#failure);
+      this.#describe(Step.Describing);
+    } else if (this.#step === Step.Writing) {
+      this.#releaseBuffer();
+      if (this.#failure !== 0) return this.#end(this.#failure);
+      this.#readNext();
+    } else if (this.#step === Step.Clearing) {
+      if (this.#failure !== 0) return this.#end(this.#failure);
+      this.#describe(Step.Checking);
+    }
+  }
+
+  #checked(head: Head): void {
+    this.end.set(head.generation, head.sequence);
+    if (head.argument === this.#rewrites) return this.#end(0);
+    if (++this.#restarts > RESTARTS_MAX) return this.#end(Status.Busy);
+    this.#describe(Step.Describing);
+  }
+
+  #releaseBuffer(): void {
+    if (this.#bufferBytes > 0) this.host.arena.release(this.#buffer, this.#bufferBytes);
+    this.#bufferBytes = 0;
+  }
+
+  #end(status: number): void {
+    if (this.#isOver || this.#isAborted) return;
+    this.#isOver = true;
+    if (this.#operations === 0) this.#releaseBuffer();
+    this.done(status);
+  }
+}

@@ -1,0 +1,892 @@
+/**
+ * This node's replica: carries out what the sequencers of disks, here and on other nodes, ask of the local store.
+ *
+ *     own volumes ── apply ──┐
+ *                            ├─▶ guard (map) ─▶ joining? ─▶ store ─▶ done ─▶ answer
+ *     links ──── received ───┘
+ *
+ * Invariants:
+ * - A message that was sent under a newer map than ours waits, and with it everything behind it on its link, until that map
+ *   is here. One that was sent under an older map is refused as stale if its group has changed since, or its lease is not the one
+ *   that the map knows. So at any time every replica of a group accepts writes of one lease only, and only from a sequencer that
+ *   knows all members.
+ * - Writes of one chunk are applied in the order of their numbers. One that is not above the chunk's stamp has been
+ *   applied before (it was sent again): it is acknowledged and not applied again.
+ * - An answer is sent when the store has applied the operation, never before.
+ * - What a peer says is checked before it is used; rubbish ends that connection, and nothing else.
+ *
+ * Bounds: `OPERATIONS_MAX` operations of peers under way; above that links are not read. Per link at most the messages that
+ * were already received wait (`STASH_MAX`); more than that is a peer that does not keep to the rules.
+ *
+ * @module
+ */
+import type { Arena } from "../base/arena.ts";
+import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
+import type { PeerTransport } from "../platform/network.ts";
+import { EBADMSG, EIO, ENOMEM, type Log, type Window } from "../platform/platform.ts";
+import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
+import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
+import {
+  ANSWER,
+  DESCRIPTION_WORDS,
+  EXTRA_BYTES_MAX,
+  getU32,
+  Head,
+  HEAD_BYTES,
+  MessageFlag,
+  MessageType,
+  setU64,
+  STAMP_ENTRY_BYTES,
+  Status,
+} from "./messages.ts";
+import type { ClusterView, DiskView, GroupView } from "./view.ts";
+
+/** Operations of peers under way at a time. */
+export const OPERATIONS_MAX = 2048;
+/** Messages of one link that wait for a map or for room. */
+const STASH_MAX = 4096;
+/** Layers of a read. */
+const LAYERS_MAX = 128;
+/** Entries of one answer to Stamps and List: as many as fit the data buffer. */
+const STAMP_ENTRIES_MAX = 2048;
+const STAMP_BUFFER_BYTES = Math.ceil(STAMP_ENTRIES_MAX * STAMP_ENTRY_BYTES / BLOCK_BYTES) *
+  BLOCK_BYTES;
+
+/** A write, discard or zeroing on its way through the local store. */
+export class LocalWrite implements OperationOwner {
+  readonly operation: Operation = new Operation(this, 0);
+  /** Told when it is applied. */
+  target: LocalWriteOwner | null = null;
+  /** Epoch under which it was accepted. */
+  epoch = 0;
+  /** Place among all that were accepted. */
+  serial = 0;
+  next: LocalWrite | null = null;
+  previous: LocalWrite | null = null;
+  replica: Replica | null = null;
+
+  /** {@inheritDoc OperationOwner.operationDone} */
+  operationDone(operation: Operation): void {
+    this.replica!.writeDone(this);
+    this.target!.localWriteDone(this, operation.result);
+  }
+}
+
+/** Who a local write belongs to. */
+export interface LocalWriteOwner {
+  /** @param result 0 or a negative errno */
+  localWriteDone(write: LocalWrite, result: number): void;
+}
+
+/** What catching up wants to know of live writes; see `joining.ts`. */
+export interface JoiningHook {
+  /** True while this node catches up on the group. */
+  isJoining(group: GroupView): boolean;
+  /**
+   * A live write is about to be applied.
+   *
+   * @returns whether it is to be applied at all, and whether the chunk must stay of unknown stamp
+   */
+  liveWrite(group: GroupView, operation: Operation): LiveWrite;
+  /** The chunk is complete, so its stamp says all. */
+  isComplete(group: GroupView, layer: number, chunk: number): boolean;
+}
+
+/** Answer of {@linkcode JoiningHook.liveWrite}. */
+export const enum LiveWrite {
+  Apply,
+  /** Apply; the chunk's stamp stays unknown. */
+  ApplyUnknown,
+  /** Was applied before. */
+  Skip,
+}
+
+/** Carries out Pull: replaces a chunk by that of another node. */
+export interface Puller {
+  /**
+   * @param done told 0, or a negative errno, or `Status.Stale`/`Status.Busy`
+   */
+  pullFor(
+    disk: DiskView,
+    group: GroupView,
+    layer: number,
+    chunk: number,
+    from: number,
+    done: (status: number) => void,
+  ): void;
+}
+
+/** A peer's request under way. */
+class RemoteOperation implements OperationOwner, LocalWriteOwner {
+  readonly write = new LocalWrite();
+  readonly read: Operation = new Operation(this, 0);
+  readonly checksums = new Uint32Array(TRANSFER_BLOCKS_MAX);
+  readonly layers: number[] = [];
+  readonly head = new Head();
+  link: Link | null = null;
+  bufferOffset = 0;
+  bufferBytes = 0;
+
+  constructor(readonly replica: Replica) {
+    this.write.target = this;
+    this.write.replica = replica;
+    this.write.operation.checksums = this.checksums;
+  }
+
+  localWriteDone(_write: LocalWrite, result: number): void {
+    this.replica.answerOperation(this, result);
+  }
+
+  operationDone(operation: Operation): void {
+    this.replica.answerOperation(this, operation.result);
+  }
+}
+
+/** A message that waits. */
+interface Stashed {
+  readonly head: Uint8Array<ArrayBuffer>;
+  readonly dataOffset: number;
+  readonly dataBytes: number;
+}
+
+/** A connection over which a peer asks. */
+class Link {
+  /** Messages received while waiting, oldest first. */
+  readonly stash: Stashed[] = [];
+  isPaused = false;
+  isDraining = false;
+  /** The peer has broken the rules: until the connection has ended nothing of it counts. */
+  isBroken = false;
+  /** Answers for which the transport had no room, encoded. */
+  readonly answers: { head: Uint8Array<ArrayBuffer>; offset: number; bytes: number }[] = [];
+
+  /** @param barrier serial of the last write that was accepted before this link came up */
+  constructor(
+    readonly link: number,
+    readonly node: number,
+    readonly incarnation: number,
+    readonly barrier: number,
+  ) {}
+}
+
+/** What a handler makes of a message. */
+const enum Verdict {
+  /** Answered, or under way. */
+  Taken,
+  /** Not now: keep it, and what follows it on the link. */
+  Wait,
+  /** It breaks the rules. */
+  Broken,
+}
+
+/** Counters of the replica; they only rise. */
+export interface ReplicaCounters {
+  writes: number;
+  writtenBytes: number;
+  reads: number;
+  readBytes: number;
+  syncs: number;
+  stale: number;
+  repeated: number;
+}
+
+/** See the head of the file. */
+export class Replica {
+  readonly counters: ReplicaCounters = {
+    writes: 0,
+    writtenBytes: 0,
+    reads: 0,
+    readBytes: 0,
+    syncs: 0,
+    stale: 0,
+    repeated: 0,
+  };
+  joining: JoiningHook | null = null;
+  puller: Puller | null = null;
+  /** Told of damaged blocks that peers wanted to read. */
+  damaged: (disk: DiskView, chunk: number, block: number, blockCount: number) => void = () => {};
+  view: ClusterView | null = null;
+  /** This node's incarnation in the map. */
+  incarnation = 0;
+
+  readonly #store: LocalStore;
+  readonly #window: Window;
+  readonly #arena: Arena;
+  readonly #transport: PeerTransport;
+  readonly #log: Log;
+  readonly #links = new Map<number, Link>();
+  readonly #free: RemoteOperation[] = [];
+  #operations = 0;
+  /** Writes under way, oldest first. */
+  #first: LocalWrite | null = null;
+  #last: LocalWrite | null = null;
+  #serial = 0;
+  /** Writes that had been applied before, to be given back at the end of the turn. */
+  readonly #repeatedWrites: LocalWrite[] = [];
+  /** Links with something that waits for room or for older writes. */
+  #isWaiting = false;
+  readonly #rewrites = new Map<number, Map<number, number>>();
+  readonly #head = new Head();
+  readonly #stamp = new Stamp();
+  readonly #list = chunkList(STAMP_ENTRIES_MAX);
+  readonly #poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
+  readonly #scratch = new Uint8Array(HEAD_BYTES + EXTRA_BYTES_MAX);
+  readonly #scratchHead = new Uint32Array(this.#scratch.buffer, 0, HEAD_BYTES / 4);
+  readonly #scratchWords = new Uint32Array(this.#scratch.buffer, HEAD_BYTES);
+  readonly #arenaView: DataView;
+
+  constructor(options: {
+    store: LocalStore;
+    window: Window;
+    arena: Arena;
+    transport: PeerTransport;
+    log: Log;
+  }) {
+    this.#store = options.store;
+    this.#window = options.window;
+    this.#arena = options.arena;
+    this.#transport = options.transport;
+    this.#log = options.log;
+    this.#arenaView = new DataView(options.window.bytes.buffer);
+  }
+
+  // ------------------------------------------------------------------------------- local writes
+
+  /**
+   * Applies a write, discard or zeroing of a disk that is served here, or of a peer that has passed the guard. The
+   * operation's `layers`, chunk, blocks, buffer, checksums, generation and sequence are set; the write comes back to its
+   * target, never from inside this call.
+   */
+  apply(write: LocalWrite, group: GroupView): void {
+    const { operation } = write;
+    write.replica = this;
+    operation.stampUnknown = false;
+    if (this.joining !== null && this.joining.isJoining(group)) {
+      const live = this.joining.liveWrite(group, operation);
+      if (live === LiveWrite.Skip) return this.#repeated(write);
+      operation.stampUnknown = live === LiveWrite.ApplyUnknown;
+    } else {
+      this.#store.stampOf(operation.layers[0], operation.chunk, this.#stamp);
+      if (compareStamps(operation, this.#stamp) <= 0) return this.#repeated(write);
+    }
+    this.#track(write);
+    this.#store.submit(operation);
+  }
+
+  /** A write that is not above its chunk's stamp: what it would do has been done, and perhaps overwritten. */
+  #repeated(write: LocalWrite): void {
+    this.counters.repeated++;
+    this.#repeatedWrites.push(write);
+  }
+
+  #track(write: LocalWrite): void {
+    write.epoch = this.view!.epoch;
+    write.serial = ++this.#serial;
+    write.previous = this.#last;
+    write.next = null;
+    if (this.#last === null) this.#first = write;
+    else this.#last.next = write;
+    this.#last = write;
+  }
+
+  /** From {@linkcode LocalWrite}: the store has applied it. */
+  writeDone(write: LocalWrite): void {
+    if (write.previous === null) this.#first = write.next;
+    else write.previous.next = write.next;
+    if (write.next === null) this.#last = write.previous;
+    else write.next.previous = write.previous;
+    write.previous = null;
+    write.next = null;
+  }
+
+  /** True when nothing that was accepted before `epoch` (of one layer, or of any) is still on its way into the store. */
+  isDrained(epoch: number, layer = 0): boolean {
+    // Accepted in the order of the list, and epochs only rise.
+    for (let write = this.#first; write !== null && write.epoch < epoch; write = write.next) {
+      if (layer === 0 || write.operation.layers[0] === layer) return false;
+    }
+    return true;
+  }
+
+  /** The same for the writes of one group, since its last change. */
+  isDrainedOf(group: GroupView): boolean {
+    const epoch = group.entry.changedEpoch;
+    for (let write = this.#first; write !== null && write.epoch < epoch; write = write.next) {
+      const disk = this.view!.diskOfLayer(write.operation.layers[0]);
+      if (disk === undefined || disk.entry.copies !== group.copies) continue;
+      if (this.view!.groupOf(disk, write.operation.chunk).group === group.group) return false;
+    }
+    return true;
+  }
+
+  /** Whether a live write of any of the blocks is on its way into the store. */
+  isBeingWritten(layer: number, chunk: number, block: number): boolean {
+    for (let write = this.#first; write !== null; write = write.next) {
+      const { operation } = write;
+      if (
+        operation.layers[0] === layer && operation.chunk === chunk && operation.block <= block &&
+        block < operation.block + operation.blockCount
+      ) return true;
+    }
+    return false;
+  }
+
+  /** A chunk is changed otherwise than by live writes: who copies it from here begins again. */
+  rewriting(layer: number, chunk: number): void {
+    let chunks = this.#rewrites.get(layer);
+    if (chunks === undefined) this.#rewrites.set(layer, chunks = new Map());
+    chunks.set(chunk, (chunks.get(chunk) ?? 0) + 1);
+  }
+
+  #rewriteCount(layer: number, chunk: number): number {
+    return this.#rewrites.get(layer)?.get(chunk) ?? 0;
+  }
+
+  // ------------------------------------------------------------------------------------- links
+
+  /** A peer may ask now. */
+  linkUp(link: number, node: number, incarnation: number): void {
+    this.#links.set(link, new Link(link, node, incarnation, this.#serial));
+  }
+
+  /** The peer is gone; operations under way are applied all the same, their answers dropped. */
+  linkDown(link: number): void {
+    const state = this.#links.get(link);
+    if (state === undefined) return;
+    this.#links.delete(link);
+    for (const { dataOffset, dataBytes } of state.stash) this.#releaseData(dataOffset, dataBytes);
+    for (const { offset, bytes } of state.answers) this.#releaseData(offset, bytes);
+  }
+
+  /** The transport has room again. */
+  linkReady(link: number): void {
+    const state = this.#links.get(link);
+    if (state === undefined) return;
+    while (state.answers.length > 0) {
+      const { head, offset, bytes } = state.answers[0];
+      if (!this.#transport.send(link, head, head.length, offset, bytes)) return;
+      state.answers.shift();
+      this.#releaseData(offset, bytes);
+    }
+    this.#drain(state);
+  }
+
+  /** True for a link over which a peer asks. */
+  isTheirs(link: number): boolean {
+    return this.#links.has(link);
+  }
+
+  /** The map has changed: what waited for it goes on. */
+  mapChanged(view: ClusterView, incarnation: number): void {
+    this.view = view;
+    this.incarnation = incarnation;
+    for (const state of [...this.#links.values()]) this.#drain(state);
+  }
+
+  /** Gives back what needed no work, and lets links go on that waited for room or for older writes. */
+  endTurn(): void {
+    for (let count = this.#repeatedWrites.length; count > 0; count--) {
+      const write = this.#repeatedWrites.shift()!;
+      write.target!.localWriteDone(write, 0);
+    }
+    if (!this.#isWaiting) return;
+    this.#isWaiting = false;
+    for (const state of [...this.#links.values()]) {
+      if (state.stash.length > 0) this.#drain(state);
+    }
+  }
+
+  /**
+   * A peer asks. The buffer belongs to this replica now.
+   *
+   * @returns false when the peer breaks the rules, and its connection has to end
+   */
+  received(
+    link: number,
+    bytes: Uint8Array,
+    headBytes: number,
+    dataOffset: number,
+    dataBytes: number,
+  ): boolean {
+    const state = this.#links.get(link);
+    if (state === undefined || state.isBroken) {
+      this.#releaseData(dataOffset, dataBytes);
+      return true;
+    }
+    const verdict = state.stash.length > 0 || state.isDraining
+      ? Verdict.Wait
+      : this.#handle(state, bytes, headBytes, dataOffset, dataBytes);
+    if (verdict === Verdict.Taken) return true;
+    if (verdict === Verdict.Broken || state.stash.length >= STASH_MAX) {
+      this.#releaseData(dataOffset, dataBytes);
+      state.isBroken = true;
+      return false;
+    }
+    state.stash.push({ head: bytes.slice(0, headBytes), dataOffset, dataBytes });
+    this.#pause(state, true);
+    return true;
+  }
+
+  #pause(state: Link, isPaused: boolean): void {
+    if (state.isPaused === isPaused) return;
+    state.isPaused = isPaused;
+    this.#transport.pause(state.link, isPaused);
+  }
+
+  #drain(state: Link): void {
+    if (state.isDraining || state.isBroken) return;
+    state.isDraining = true;
+    while (state.stash.length > 0) {
+      const { head, dataOffset, dataBytes } = state.stash[0];
+      const verdict = this.#handle(state, head, head.length, dataOffset, dataBytes);
+      if (verdict === Verdict.Wait) break;
+      state.stash.shift();
+      if (verdict === Verdict.Broken) {
+        this.#releaseData(dataOffset, dataBytes);
+        this.#log.warn("a peer sent a message that cannot be right: its connection ends", {
+          node: state.node,
+        });
+        state.isBroken = true;
+        this.#transport.drop(state.link);
+        break;
+      }
+    }
+    state.isDraining = false;
+    if (state.stash.length === 0 && !state.isBroken) this.#pause(state, false);
+  }
+
+  #handle(
+    state: Link,
+    bytes: Uint8Array,
+    headBytes: number,
+    dataOffset: number,
+    dataBytes: number,
+  ): Verdict {
+    const head = this.#head;
+    if (headBytes < HEAD_BYTES) return Verdict.Broken;
+    if (!head.decode(bytes) || (head.type & ANSWER) !== 0) return Verdict.Broken;
+    const extraBytes = headBytes - HEAD_BYTES;
+    if (extraBytes > EXTRA_BYTES_MAX || extraBytes % 4 !== 0) return Verdict.Broken;
+    if (this.view === null || head.epoch > this.view.epoch) return Verdict.Wait;
+    if (state.answers.length > 0) return this.#waitForRoom();
+    switch (head.type) {
+      case MessageType.Write:
+      case MessageType.Free:
+      case MessageType.Zero:
+        return this.#write(state, bytes, extraBytes, dataOffset, dataBytes);
+      case MessageType.Sync:
+        return dataBytes > 0 ? Verdict.Broken : this.#sync(state);
+      case MessageType.Read:
+        return dataBytes > 0 ? Verdict.Broken : this.#read(state, bytes, extraBytes);
+      case MessageType.Stamps:
+        return dataBytes > 0 ? Verdict.Broken : this.#stamps(state);
+      case MessageType.List:
+        return dataBytes > 0 ? Verdict.Broken : this.#listGroup(state);
+      case MessageType.Describe:
+        return dataBytes > 0 ? Verdict.Broken : this.#describe(state);
+      case MessageType.Pull:
+        return dataBytes > 0 ? Verdict.Broken : this.#pull(state);
+      default:
+        return Verdict.Broken;
+    }
+  }
+
+  #waitForRoom(): Verdict {
+    this.#isWaiting = true;
+    return Verdict.Wait;
+  }
+
+  #take(state: Link): RemoteOperation | null {
+    let operation = this.#free.pop();
+    if (operation === undefined) {
+      if (this.#operations >= OPERATIONS_MAX) return null;
+      this.#operations++;
+      operation = new RemoteOperation(this);
+    }
+    operation.link = state;
+    operation.bufferOffset = 0;
+    operation.bufferBytes = 0;
+    operation.head.set(this.#head);
+    return operation;
+  }
+
+  // ------------------------------------------------------------------------------------- guard
+
+  /** The group that the message is about, or null when it is stale: then it has been answered. */
+  #guard(state: Link, isChange: boolean): GroupView | null {
+    const { view } = this;
+    const head = this.#head;
+    const disk = view!.disk(head.disk);
+    if (disk === undefined || !disk.entry.layers.includes(head.layer)) return this.#stale(state);
+    const group = view!.groupOf(disk, head.chunk);
+    if (group === undefined || head.epoch < group.entry.changedEpoch) return this.#stale(state);
+    const isRecovery = (head.flags & MessageFlag.Recovery) !== 0;
+    if (isChange) {
+      const isHolder = disk.holder === state.node && disk.entry.generation === head.generation;
+      if (!isHolder || !group.isOpen || !group.members.includes(view!.self)) {
+        return this.#stale(state);
+      }
+    } else if (!isRecovery) {
+      if (!group.isOpen || !group.entry.inSync.includes(view!.self)) return this.#stale(state);
+    } else if (!this.#mayCopy(group)) return this.#stale(state);
+    return group;
+  }
+
+  /** Whether others may copy the group from here: it is in sync and has lost nothing, or is being settled among those that were. */
+  #mayCopy({ entry }: GroupView): boolean {
+    const { self } = this.view!;
+    return entry.inSync.includes(self) && (entry.unsettled || !entry.unclean.includes(self));
+  }
+
+  #busy(state: Link): Verdict {
+    this.#answer(state, Status.Busy);
+    return Verdict.Taken;
+  }
+
+  #stale(state: Link): null {
+    this.counters.stale++;
+    this.#answer(state, Status.Stale);
+    return null;
+  }
+
+  // ------------------------------------------------------------------------------------- writes
+
+  #write(
+    state: Link,
+    bytes: Uint8Array,
+    extraBytes: number,
+    dataOffset: number,
+    dataBytes: number,
+  ): Verdict {
+    const head = this.#head;
+    const hasData = head.type === MessageType.Write;
+    const countMax = hasData ? TRANSFER_BLOCKS_MAX : CHUNK_BLOCKS;
+    const isSane = head.count >= 1 && head.count <= countMax &&
+      head.block + head.count <= CHUNK_BLOCKS && head.generation > 0 &&
+      head.sequence > 0 &&
+      dataBytes === (hasData ? head.count << BLOCK_SHIFT : 0) &&
+      extraBytes === (hasData ? head.count * 4 : 0);
+    if (!isSane) return Verdict.Broken;
+    // What was sent again may still be on its way into the store from the first time: after that its stamp tells.
+    const isAgain = (head.flags & MessageFlag.Again) !== 0;
+    if (isAgain && this.#first !== null && this.#first.serial <= state.barrier) {
+      return this.#waitForRoom();
+    }
+    const operation = this.#take(state);
+    if (operation === null) return this.#waitForRoom();
+    const group = this.#guard(state, true);
+    if (group === null) {
+      this.#free.push(operation);
+      this.#releaseData(dataOffset, dataBytes);
+      return Verdict.Taken;
+    }
+    const { write } = operation;
+    const { operation: target } = write;
+    operation.bufferOffset = dataOffset;
+    operation.bufferBytes = dataBytes;
+    if (operation.layers.length > 1) operation.layers.length = 1;
+    operation.layers[0] = head.layer;
+    target.layers = operation.layers;
+    target.chunk = head.chunk;
+    target.block = head.block;
+    target.blockCount = head.count;
+    target.buffer = dataOffset;
+    for (let i = 0; i < extraBytes / 4; i++) {
+      operation.checksums[i] = getU32(bytes, HEAD_BYTES + i * 4);
+    }
+    this.counters.writes++;
+    this.counters.writtenBytes += dataBytes;
+    target.kind = head.type === MessageType.Write
+      ? OperationKind.Write
+      : head.type === MessageType.Free
+      ? OperationKind.Free
+      : OperationKind.Zero;
+    target.generation = head.generation;
+    target.sequence = head.sequence;
+    this.apply(write, group);
+    return Verdict.Taken;
+  }
+
+  #sync(state: Link): Verdict {
+    const head = this.#head;
+    if (head.incarnation !== 0 && head.incarnation !== this.incarnation) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
+    const operation = this.#take(state);
+    if (operation === null) return this.#waitForRoom();
+    this.counters.syncs++;
+    operation.read.kind = OperationKind.Sync;
+    this.#store.submit(operation.read);
+    return Verdict.Taken;
+  }
+
+  // -------------------------------------------------------------------------------------- reads
+
+  #read(state: Link, message: Uint8Array, extraBytes: number): Verdict {
+    const head = this.#head;
+    const layers = extraBytes / 4;
+    const isSane = head.count >= 1 && head.count <= TRANSFER_BLOCKS_MAX &&
+      head.block + head.count <= CHUNK_BLOCKS && layers >= 1 && layers <= LAYERS_MAX;
+    if (!isSane) return Verdict.Broken;
+    const operation = this.#take(state);
+    if (operation === null) return this.#waitForRoom();
+    if (this.#guard(state, false) === null) {
+      this.#free.push(operation);
+      return Verdict.Taken;
+    }
+    const bytes = head.count << BLOCK_SHIFT;
+    const buffer = this.#arena.allocate(bytes);
+    if (buffer < 0) {
+      this.#free.push(operation);
+      return this.#waitForRoom();
+    }
+    operation.bufferOffset = buffer;
+    operation.bufferBytes = bytes;
+    operation.layers.length = 0;
+    for (let i = 0; i < layers; i++) {
+      operation.layers.push(getU32(message, HEAD_BYTES + i * 4));
+    }
+    const { read } = operation;
+    read.kind = OperationKind.Read;
+    read.layers = operation.layers;
+    read.chunk = head.chunk;
+    read.block = head.block;
+    read.blockCount = head.count;
+    read.buffer = buffer;
+    read.sink = null;
+    this.counters.reads++;
+    this.counters.readBytes += bytes;
+    this.#store.submit(read);
+    return Verdict.Taken;
+  }
+
+  // ------------------------------------------------------------------------------------- stamps
+
+  #stamps(state: Link): Verdict {
+    const head = this.#head;
+    const { view } = this;
+    const disk = view!.disk(head.disk);
+    if (disk === undefined || !disk.entry.layers.includes(head.layer)) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
+    // Writes of the lease before must be in the store: none is accepted any more.
+    if (!this.isDrained(head.epoch, head.layer)) return this.#busy(state);
+    const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
+    if (buffer < 0) return this.#waitForRoom();
+    const list = this.#list;
+    let entries = 0;
+    this.#store.listChunks(head.layer, head.chunk, list);
+    for (let i = 0; i < list.count; i++) {
+      if (list.generations[i] > 0 && list.generations[i] <= head.generation) continue;
+      const group = view!.groupOf(disk, list.chunks[i]);
+      const isMine = group.entry.inSync.includes(view!.self) ||
+        (group.entry.joining.includes(view!.self) &&
+          this.joining?.isComplete(group, head.layer, list.chunks[i]) === true);
+      if (isMine) this.#putStamp(buffer, entries++, head.layer, i);
+    }
+    const { next } = list;
+    this.#answerStamps(state, buffer, entries, next >= 0, head.layer, Math.max(0, next));
+    return Verdict.Taken;
+  }
+
+  #listGroup(state: Link): Verdict {
+    const head = this.#head;
+    const { view } = this;
+    const group = view!.pool(head.copies)[head.group];
+    if (group === undefined || head.epoch < group.entry.changedEpoch || !this.#mayCopy(group)) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
+    if (!this.isDrainedOf(group)) return this.#busy(state);
+    const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
+    if (buffer < 0) return this.#waitForRoom();
+    const list = this.#list;
+    let entries = 0;
+    let layer = 0, next = -1;
+    for (const [candidate, disk] of view!.layersOf(head.copies)) {
+      if (candidate < head.layer || !this.#store.hasLayer(candidate)) continue;
+      layer = candidate;
+      const from = candidate === head.layer ? head.chunk : 0;
+      const first = view!.firstChunk(disk, group.group);
+      this.#store.listChunks(candidate, from, list, disk.groups.length, first);
+      next = list.next;
+      for (let i = 0; i < list.count; i++) {
+        if (entries === STAMP_ENTRIES_MAX) {
+          next = list.chunks[i];
+          break;
+        }
+        this.#putStamp(buffer, entries++, candidate, i);
+      }
+      if (next >= 0) break;
+      if (entries === STAMP_ENTRIES_MAX) {
+        // The next layer from its beginning, if there is one.
+        layer++;
+        next = 0;
+        break;
+      }
+    }
+    this.#answerStamps(state, buffer, entries, next >= 0, layer, Math.max(0, next));
+    return Verdict.Taken;
+  }
+
+  /** Puts entry `i` of the list into the answer. */
+  #putStamp(buffer: number, index: number, layer: number, i: number): void {
+    const view = this.#arenaView;
+    const at = buffer + index * STAMP_ENTRY_BYTES;
+    view.setUint32(at, layer, true);
+    view.setUint32(at + 4, this.#list.chunks[i], true);
+    view.setUint32(at + 8, this.#list.generations[i], true);
+    view.setUint32(at + 12, 0, true);
+    setU64(view, at + 16, this.#list.sequences[i]);
+  }
+
+  #answerStamps(
+    state: Link,
+    buffer: number,
+    entries: number,
+    more: boolean,
+    layer: number,
+    chunk: number,
+  ): void {
+    const head = this.#head;
+    head.argument = entries;
+    head.layer = layer;
+    head.chunk = chunk;
+    head.flags = more ? MessageFlag.More : 0;
+    const used = Math.ceil(entries * STAMP_ENTRY_BYTES / BLOCK_BYTES) * BLOCK_BYTES;
+    // Nothing of what the buffer held before goes out.
+    this.#window.bytes.fill(0, buffer + entries * STAMP_ENTRY_BYTES, buffer + used);
+    this.#reply(state, head, Status.Ok, 0, buffer, used, STAMP_BUFFER_BYTES);
+  }
+
+  #describe(state: Link): Verdict {
+    const head = this.#head;
+    const group = this.#guard(state, false);
+    if (group === null) return Verdict.Taken;
+    if (!this.isDrainedOf(group)) return this.#busy(state);
+    const words = this.#scratchWords;
+    words.fill(0, 0, DESCRIPTION_WORDS);
+    const half = DESCRIPTION_WORDS / 2;
+    this.#store.stampOf(head.layer, head.chunk, this.#stamp);
+    const data = words.subarray(0, half), zeros = words.subarray(half, DESCRIPTION_WORDS);
+    this.#store.describeChunk(head.layer, head.chunk, data, zeros, this.#poisoned);
+    // What is damaged must not come out as a hole: whoever copies is to find out when it reads.
+    for (let i = 0; i < half; i++) data[i] |= this.#poisoned[i];
+    head.generation = this.#stamp.generation;
+    head.sequence = this.#stamp.sequence;
+    head.argument = this.#rewriteCount(head.layer, head.chunk);
+    this.#reply(state, head, Status.Ok, DESCRIPTION_WORDS, 0, 0, 0);
+    return Verdict.Taken;
+  }
+
+  #pull(state: Link): Verdict {
+    const head = this.#head;
+    const { view } = this;
+    const disk = view!.disk(head.disk);
+    const isHolder = disk !== undefined && disk.holder === state.node &&
+      disk.entry.generation === head.generation && disk.entry.layers.includes(head.layer);
+    if (!isHolder || this.puller === null) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
+    const group = view!.groupOf(disk, head.chunk);
+    if (head.epoch < group.entry.changedEpoch || !group.members.includes(view!.self)) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
+    const { layer, chunk, argument } = head;
+    const answer = new Head();
+    answer.set(head);
+    this.puller.pullFor(disk, group, layer, chunk, argument, (status) => {
+      if (this.#links.get(state.link) === state) this.#reply(state, answer, status, 0, 0, 0, 0);
+    });
+    return Verdict.Taken;
+  }
+
+  // ------------------------------------------------------------------------------------ answers
+
+  /** From {@linkcode RemoteOperation}. */
+  answerOperation(operation: RemoteOperation, result: number): void {
+    const { head } = operation;
+    // Numbers of links are used again: it has to be the very one.
+    const link = operation.link!;
+    const state = this.#links.get(link.link) === link ? link : undefined;
+    operation.link = null;
+    const offset = operation.bufferOffset;
+    const bytes = operation.bufferBytes;
+    const isData = head.type === MessageType.Read && result === 0;
+    this.#free.push(operation);
+    this.#isWaiting = true;
+    if (state === undefined) return this.#releaseData(offset, bytes);
+    if (!isData) {
+      this.#releaseData(offset, bytes);
+      if (head.type === MessageType.Read && (result === -EBADMSG || result === -EIO)) {
+        const disk = this.view!.disk(head.disk);
+        if (disk !== undefined) this.damaged(disk, head.chunk, head.block, head.count);
+        head.block = operation.read.badBlock;
+      }
+      this.#reply(state, head, result, 0, 0, 0, 0);
+      return;
+    }
+    const { kernel } = this.#window;
+    for (let i = 0; i < head.count; i++) {
+      this.#scratchWords[i] = kernel.checksum(offset + (i << BLOCK_SHIFT), BLOCK_BYTES);
+    }
+    this.#reply(state, head, Status.Ok, head.count, offset, bytes, bytes);
+  }
+
+  #answer(state: Link, status: number): void {
+    this.#reply(state, this.#head, status, 0, 0, 0, 0);
+  }
+
+  /**
+   * Sends an answer made of `head` and the first words of the scratch table; the buffer is released once it is sent.
+   *
+   * @param dataBytes of the buffer that go out
+   * @param heldBytes of the buffer that are allocated
+   */
+  #reply(
+    state: Link,
+    head: Head,
+    status: number,
+    extraWords: number,
+    dataOffset: number,
+    dataBytes: number,
+    heldBytes: number,
+  ): void {
+    head.type |= ANSWER;
+    head.status = status;
+    head.epoch = this.view!.epoch;
+    head.encode(this.#scratchHead);
+    const headBytes = HEAD_BYTES + extraWords * 4;
+    const isSent = state.answers.length === 0 &&
+      this.#transport.send(state.link, this.#scratch, headBytes, dataOffset, dataBytes);
+    if (isSent) return this.#releaseData(dataOffset, heldBytes);
+    // Bounded by the operations under way: no new request of this link is taken while answers wait.
+    if (heldBytes > dataBytes && dataBytes > 0) {
+      // The rest of a table's buffer is not worth a second length.
+      const copy = this.#arena.allocate(dataBytes);
+      if (copy >= 0) {
+        this.#window.bytes.copyWithin(copy, dataOffset, dataOffset + dataBytes);
+        this.#releaseData(dataOffset, heldBytes);
+        dataOffset = copy;
+      } else {
+        this.#releaseData(dataOffset, heldBytes);
+        head.status = -ENOMEM;
+        head.encode(this.#scratchHead);
+        dataBytes = 0;
+      }
+    } else if (dataBytes === 0) this.#releaseData(dataOffset, heldBytes);
+    state.answers.push({
+      head: this.#scratch.slice(0, headBytes),
+      offset: dataOffset,
+      bytes: dataBytes,
+    });
+  }
+
+  #releaseData(offset: number, bytes: number): void {
+    if (bytes > 0) this.#arena.release(offset, bytes);
+  }
+}

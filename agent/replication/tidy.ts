@@ -1,0 +1,119 @@
+/**
+ * Gives back the space of chunks that this node no longer has to keep: their groups have moved elsewhere.
+ *
+ * Invariants:
+ * - A chunk is dropped only while the map says that its group is whole without this node: all of its target is in sync, and this
+ *   node is neither a member nor to become one. What a group might still need is kept, also as a start for catching up.
+ * - A group whose chunks are being dropped is not listed for catching up before that is done.
+ *
+ * Bounds: one group at a time, `DROPS_MAX` chunks under way, looked for every `LOOK_MS`.
+ *
+ * @module
+ */
+import type { Log } from "../platform/platform.ts";
+import { chunkList, type LocalStore } from "./local_store.ts";
+import type { ClusterView, GroupView } from "./view.ts";
+
+/** Chunks that are being dropped at a time. */
+const DROPS_MAX = 32;
+/** Milliseconds between looks while something is to be done. */
+const LOOK_MS = 50;
+
+/** See the head of the file. */
+export class Tidier {
+  /** Chunks dropped so far. */
+  dropped = 0;
+  readonly #store: LocalStore;
+  readonly #log: Log;
+  #view: ClusterView | null = null;
+  /** Groups to look at, by key. */
+  readonly #todo = new Set<number>();
+  #current = 0;
+  #drops = 0;
+  #nextMs = 0;
+  readonly #list = chunkList(DROPS_MAX);
+
+  constructor(options: { store: LocalStore; log: Log }) {
+    this.#store = options.store;
+    this.#log = options.log;
+  }
+
+  /** True while chunks of the group are being dropped. */
+  isBusyWith(copies: number, group: number): boolean {
+    return this.#drops > 0 && this.#current === keyOf(copies, group);
+  }
+
+  /** The map has changed: groups may have become someone else's business. */
+  mapChanged(view: ClusterView): void {
+    const before = this.#view;
+    this.#view = view;
+    for (const pool of view.pools()) {
+      for (const group of pool) {
+        if (!isOver(view, group)) continue;
+        const old = before?.pool(group.copies)[group.group];
+        if (old !== undefined && isOver(before!, old)) continue;
+        this.#todo.add(keyOf(group.copies, group.group));
+      }
+    }
+  }
+
+  /** Time passes. */
+  tick(nowMs: number): void {
+    const view = this.#view;
+    if (view === null || nowMs < this.#nextMs || this.#drops > 0) return;
+    this.#nextMs = nowMs + LOOK_MS;
+    for (const key of this.#todo) {
+      const group = view.pool(Math.floor(key / 65536))[key % 65536];
+      if (group !== undefined && isOver(view, group) && this.#dropSome(view, group, key)) return;
+      this.#todo.delete(key);
+    }
+  }
+
+  /** Starts to drop some chunks of a group; false when there is none left. */
+  #dropSome(view: ClusterView, group: GroupView, key: number): boolean {
+    for (const [layer, disk] of view.layersOf(group.copies)) {
+      if (!this.#store.hasLayer(layer)) continue;
+      const list = this.#list;
+      let from = 0;
+      do {
+        this.#store.listChunks(
+          layer,
+          from,
+          list,
+          disk.groups.length,
+          view.firstChunk(disk, group.group),
+        );
+        from = list.next;
+      } while (list.count === 0 && from >= 0);
+      if (list.count === 0) continue;
+      this.#current = key;
+      this.#drops = list.count;
+      for (let i = 0; i < list.count; i++) {
+        this.#store.dropChunk(layer, list.chunks[i], (error) => {
+          this.#drops--;
+          if (error === null) this.dropped++;
+          else {
+            this.#todo.delete(key);
+            this.#log.debug("a chunk that is not needed here any more was not dropped", {
+              layer,
+              reason: error.message,
+            });
+          }
+        });
+      }
+      return true;
+    }
+    return false;
+  }
+}
+
+/** Whether the group is whole, and none of this node's business. */
+function isOver(view: ClusterView, group: GroupView): boolean {
+  const { target, inSync, joining } = group.entry;
+  return group.isOpen && !target.includes(view.self) && !inSync.includes(view.self) &&
+    !joining.includes(view.self) && target.every((node) => inSync.includes(node));
+}
+
+function keyOf(copies: number, group: number): number {
+  return copies * 65536 + group;
+}

@@ -1,0 +1,443 @@
+/**
+ * Several hosts on one machine, each with an agent of its own, for tests, the thrasher and the demo.
+ *
+ *     as root                                             else
+ *
+ *     ┌ switch ─────────────── bridge ┐                   one network, loopback
+ *     │    p1         p2         p3   │                   127.0.0.1, 127.0.0.2, 127.0.0.3
+ *     └────┼──────────┼──────────┼────┘
+ *     ┌ host 1 ┐ ┌ host 2 ┐ ┌ host 3 ┐
+ *     │  eth0  │ │  eth0  │ │  eth0  │                   hosts that can only be killed, stopped and
+ *     │10.77.0.1 │10.77.0.2 │10.77.0.3                   made slow
+ *     └────────┘ └────────┘ └────────┘
+ *
+ * Each host is a process that does nothing but hold a network and a mount namespace; the switch is another. They
+ * die with the thread that made them, however that ends, and with them go the namespaces, the links, the addresses and
+ * the file systems that were mounted there: nothing of it has a name on the machine, and nothing can be left behind.
+ * Agents are entered into their host's namespaces; their sockets and files are on the machine's own file system, where
+ * the test, QEMU and the command line reach them.
+ *
+ * What can be broken:
+ *
+ * | what                | how                                                           | where      |
+ * | ------------------- | ------------------------------------------------------------- | ---------- |
+ * | a host's death      | SIGKILL; of all at once: what a crash of the agents leaves    | everywhere |
+ * | a host that hangs   | SIGSTOP, SIGCONT; in bursts: a disk that is slow              | everywhere |
+ * | its cable           | its port of the switch goes down                              | namespaces |
+ * | one direction of it | a neighbour's entry that names a card that is not there       | namespaces |
+ * | a full disk         | its data lies in a tmpfs that is too small                    | namespaces |
+ *
+ * A loss of power cannot be made here: what the kernel has is kept when a process dies. The simulator does that.
+ *
+ * @module
+ */
+import { formatClusterSecret } from "../../agent/cluster_secret.ts";
+import type { ClusterDocument } from "../../agent/http/documents.ts";
+import { diskSockets } from "../../agent/map/names.ts";
+import { until } from "../guest/deadline.ts";
+import { find } from "../guest/install.ts";
+import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
+
+/** Where agents listen; data goes over the port after it. */
+const PORT = 7460;
+/** How long a namespace may take to be there. */
+const NAMESPACE_TIMEOUT_MS = 5000;
+/** No card has this address: locally administered, and not one that the kernel draws at random for long. */
+const NO_CARD = "02:00:00:00:00:fe";
+/** Most hosts: an octet of the address. */
+const HOSTS_MAX = 100;
+
+/** Programs that namespaces need. */
+const TOOLS = ["ip", "nsenter", "setpriv", "unshare", "mount"] as const;
+
+/** Whether hosts can have networks of their own here. */
+export async function canMakeNamespaces(): Promise<boolean> {
+  if (Deno.uid() !== 0 || TOOLS.some((tool) => find(tool) === undefined)) return false;
+  const { success } = await new Deno.Command("unshare", {
+    args: ["--net", "--mount", "true"],
+    stdin: "null",
+    stdout: "null",
+    stderr: "null",
+  }).output();
+  return success;
+}
+
+/** What hosts are made of. */
+export interface HostsOptions {
+  /** How many; 3 by default. */
+  readonly count?: number;
+  /** `namespaces` where that is possible, by default. */
+  readonly network?: "namespaces" | "loopback";
+  /** What each store may use; 2G by default. */
+  readonly capacity?: string;
+  /** What the stores of single hosts may use, by number. */
+  readonly capacities?: Readonly<Record<number, string>>;
+  readonly logLevel?: "debug" | "info";
+}
+
+/** Some hosts with a network between them. */
+export class Hosts implements AsyncDisposable {
+  private constructor(
+    readonly work: WorkDirectory,
+    readonly list: readonly Host[],
+    readonly network: "namespaces" | "loopback",
+    readonly holders: readonly Holder[],
+  ) {}
+
+  /** Makes hosts without agents. */
+  static async make(options: HostsOptions = {}): Promise<Hosts> {
+    const { count = 3, capacity = "2G" } = options;
+    if (count < 1 || count > HOSTS_MAX) throw new RangeError(`${count} hosts: 1 to ${HOSTS_MAX}`);
+    const canNamespaces = await canMakeNamespaces();
+    const network = options.network ?? (canNamespaces ? "namespaces" : "loopback");
+    const work = await WorkDirectory.make("kelpie-hosts-");
+    const holders: Holder[] = [];
+    try {
+      const secretFile = `${work.path}/secret`;
+      const secret = crypto.getRandomValues(new Uint8Array(32));
+      await Deno.writeTextFile(secretFile, `${formatClusterSecret(secret)}\n`, { mode: 0o600 });
+      const hosts: Host[] = [];
+      const bridge = network === "namespaces" ? await Holder.make() : null;
+      if (bridge !== null) {
+        holders.push(bridge);
+        await bridge.run(
+          "ip link set lo up; ip link add switch0 type bridge; ip link set switch0 up",
+        );
+      }
+      for (let number = 1; number <= count; number++) {
+        const holder = bridge === null ? null : await plugIn(bridge, number);
+        if (holder !== null) holders.push(holder);
+        hosts.push(
+          new Host({
+            number,
+            work: work.path,
+            holder,
+            bridge,
+            secretFile,
+            capacity: options.capacities?.[number] ?? capacity,
+            logLevel: options.logLevel,
+          }),
+        );
+      }
+      return new Hosts(work, hosts, network, holders);
+    } catch (error) {
+      for (const holder of holders) holder.end();
+      await work[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** The host with this number, from 1. */
+  host(number: number): Host {
+    return this.list[number - 1];
+  }
+
+  /** Starts the first agent, then all others, which join it; resolves when all are ready. */
+  async startAll(): Promise<void> {
+    const [first, ...others] = this.list;
+    await first.start();
+    await Promise.all(others.map((host) => host.start()));
+  }
+
+  /**
+   * Waits until every node is up and every group has all its copies, as some running agent sees it.
+   *
+   * @returns what it saw then
+   */
+  async untilWhole({ timeoutMs = 60_000 }: { timeoutMs?: number } = {}): Promise<ClusterDocument> {
+    let last: ClusterDocument | null = null;
+    let reason = "no agent runs";
+    await until(async () => {
+      const host = this.list.find(({ agent, isFrozen }) => agent !== null && !isFrozen);
+      try {
+        last = host === undefined ? null : await host.cluster();
+      } catch (error) {
+        // An agent that starts has no socket yet.
+        reason = (error as Error).message;
+        last = null;
+      }
+      return last !== null && last.nodes.length === this.list.length && isWhole(last);
+    }, {
+      timeoutMs,
+      what: () => last === null ? reason : `the cluster is not whole: ${describe(last)}`,
+    });
+    return last!;
+  }
+
+  /** SIGKILL to all agents at the same moment. */
+  async killAll(): Promise<void> {
+    for (const host of this.list) host.agent?.killNow();
+    await Promise.all(this.list.map((host) => host.kill()));
+  }
+
+  /** What agents and namespaces leave is gone when this resolves. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.killAll();
+    for (const holder of this.holders) holder.end();
+    await Promise.all(this.holders.map((holder) => holder.ended));
+    await this.work[Symbol.asyncDispose]();
+  }
+}
+
+/** Whether nothing is missing anywhere. */
+export function isWhole({ hasQuorum, nodes, groups }: ClusterDocument): boolean {
+  return hasQuorum && nodes.every(({ state }) => state === "up") &&
+    groups.whole === groups.total && groups.joining === 0 && groups.misplaced === 0;
+}
+
+/** In a line. */
+export function describe({ leader, nodes, groups, waiting }: ClusterDocument): string {
+  const states = nodes.map((node) => {
+    const notes = [node.suspectedBecause, node.stuck].filter((note) => note !== null);
+    return `${node.name} ${node.state}${notes.length > 0 ? ` (${notes.join("; ")})` : ""}`;
+  });
+  const counts = Object.entries(groups).filter(([, value]) => value !== 0 && value !== "")
+    .map(([name, value]) => `${name} ${value}`);
+  const waits = waiting.map(({ disk, reason }) => `, ${disk} waits: ${reason}`);
+  return `leader ${leader}; ${states.join(", ")}; ${counts.join(", ")}${waits.join("")}`;
+}
+
+/** Makes a host's namespaces and a cable to the switch. */
+async function plugIn(bridge: Holder, number: number): Promise<Holder> {
+  const holder = await Holder.make();
+  try {
+    await bridge.run(
+      `ip link add p${number} type veth peer name eth0 netns ${holder.pid}; ` +
+        `ip link set p${number} master switch0 up`,
+    );
+    await holder.run(
+      `ip link set lo up; ip addr add 10.77.0.${number}/24 dev eth0; ip link set eth0 up`,
+    );
+    return holder;
+  } catch (error) {
+    holder.end();
+    throw error;
+  }
+}
+
+/** A process that holds a network and a mount namespace, and does nothing else. */
+export class Holder {
+  private constructor(readonly process: Deno.ChildProcess) {}
+
+  static async make(): Promise<Holder> {
+    const process = new Deno.Command("setpriv", {
+      args: [
+        ...["--pdeathsig", "KILL", "--", "unshare", "--net", "--mount"],
+        ...["--propagation", "private", "--", "sleep", "infinity"],
+      ],
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    const holder = new Holder(process);
+    try {
+      // By then it has its namespaces: it became `sleep` after it had made them.
+      await until(async () => {
+        return (await Deno.readTextFile(`/proc/${process.pid}/comm`)).trim() === "sleep";
+      }, { timeoutMs: NAMESPACE_TIMEOUT_MS, intervalMs: 2, what: () => "a namespace" });
+      return holder;
+    } catch (error) {
+      holder.end();
+      throw error;
+    }
+  }
+
+  get pid(): number {
+    return this.process.pid;
+  }
+
+  get ended(): Promise<unknown> {
+    return this.process.status;
+  }
+
+  /** What makes a program run in there. */
+  get prefix(): readonly string[] {
+    const of = `/proc/${this.pid}/ns`;
+    return ["nsenter", `--net=${of}/net`, `--mount=${of}/mnt`, "--"];
+  }
+
+  /** Runs a script of `sh` in there, which must succeed. */
+  async run(script: string): Promise<string> {
+    const [program, ...args] = [...this.prefix, "sh", "-ec", script];
+    const { success, stdout, stderr } = await new Deno.Command(program, { args, stdin: "null" })
+      .output();
+    const decoder = new TextDecoder();
+    if (success) return decoder.decode(stdout);
+    throw new Error(`\`${script}\` failed: ${decoder.decode(stderr).trim()}`);
+  }
+
+  /** Ends it; the namespaces are gone when nothing runs in them any more. */
+  end(): void {
+    try {
+      this.process.kill("SIGKILL");
+    } catch {
+      // It has ended.
+    }
+  }
+}
+
+/** One host, with or without a running agent. */
+export class Host {
+  readonly number: number;
+  readonly name: string;
+  /** `host:port` */
+  readonly address: string;
+  readonly runDir: string;
+  readonly dataDir: string;
+  /** The agent, running or not; null before its first start. */
+  agent: AgentProcess | null = null;
+  /** What all agents of this host have logged. */
+  readonly logs: AgentProcess[] = [];
+  readonly #holder: Holder | null;
+  readonly #bridge: Holder | null;
+  readonly #secretFile: string;
+  readonly #capacity: string;
+  readonly #logLevel: string;
+
+  constructor(parts: {
+    number: number;
+    work: string;
+    holder: Holder | null;
+    bridge: Holder | null;
+    secretFile: string;
+    capacity: string;
+    logLevel?: "debug" | "info";
+  }) {
+    const { number, work } = parts;
+    this.number = number;
+    this.name = `host${number}`;
+    this.address = `${parts.holder === null ? "127.0.0" : "10.77.0"}.${number}:${PORT}`;
+    this.runDir = `${work}/${number}/run`;
+    this.dataDir = `${work}/${number}/data`;
+    this.#holder = parts.holder;
+    this.#bridge = parts.bridge;
+    this.#secretFile = parts.secretFile;
+    this.#capacity = parts.capacity;
+    this.#logLevel = parts.logLevel ?? "info";
+  }
+
+  /** Starts its agent and waits until it is ready. The first host founds the cluster, the others join it. */
+  async start(): Promise<AgentProcess> {
+    const agent = await this.launch();
+    await until(async () => {
+      await Promise.race([agent.ready, new Promise((resolve) => setTimeout(resolve, 1000))]);
+      return /the agent is ready\b.*\n/.test(agent.log);
+    }, { timeoutMs: 60_000, what: () => `${this.name} is not ready:\n${agent.log}` });
+    return agent;
+  }
+
+  /** Starts its agent and does not wait. */
+  async launch(): Promise<AgentProcess> {
+    await Deno.mkdir(this.runDir.slice(0, -4), { recursive: true });
+    const agent = await AgentProcess.launch({
+      runDir: this.runDir,
+      dataDir: this.dataDir,
+      capacity: this.#capacity,
+      arguments: [
+        ...["--listen", this.address, "--name", this.name, "--secret-file", this.#secretFile],
+        ...["--log-level", this.#logLevel],
+        ...(this.number === 1 ? [] : ["--join", this.address.replace(/\.\d+:/, ".1:")]),
+      ],
+      prefix: this.#holder?.prefix,
+    });
+    this.agent = agent;
+    this.logs.push(agent);
+    return agent;
+  }
+
+  /** The running agent. */
+  get running(): AgentProcess {
+    if (this.agent === null) throw new Error(`${this.name} has no agent`);
+    return this.agent;
+  }
+
+  /** Path of a disk's socket. */
+  socket(disk: string): string {
+    return diskSockets(this.runDir, disk).readWrite;
+  }
+
+  /** Path of a disk's socket for reading only. */
+  readOnlySocket(disk: string): string {
+    return diskSockets(this.runDir, disk).readOnly;
+  }
+
+  /** All that its agents have logged. */
+  get log(): string {
+    return this.logs.map((agent) => agent.log).join("");
+  }
+
+  /** `kill -9`; resolves when it is gone. */
+  async kill(): Promise<void> {
+    await this.agent?.kill();
+    this.agent = null;
+  }
+
+  /** SIGTERM; resolves when it is gone, rejects when it ended with an error. */
+  async stop(): Promise<void> {
+    await this.agent?.stop();
+    this.agent = null;
+  }
+
+  /** Whether it was frozen. */
+  isFrozen = false;
+
+  /** SIGSTOP: it is there and does nothing. */
+  freeze(): void {
+    this.isFrozen = true;
+    this.agent?.signal("SIGSTOP");
+  }
+
+  /** SIGCONT. */
+  thaw(): void {
+    this.isFrozen = false;
+    this.agent?.signal("SIGCONT");
+  }
+
+  /** What its agent knows of the cluster. */
+  async cluster(): Promise<ClusterDocument> {
+    using client = this.running.client();
+    return await client.cluster();
+  }
+
+  #network(): { holder: Holder; bridge: Holder } {
+    const [holder, bridge] = [this.#holder, this.#bridge];
+    if (holder === null || bridge === null) throw new Error("there is no network of its own here");
+    return { holder, bridge };
+  }
+
+  /** Pulls its cable out of the switch. */
+  async unplug(): Promise<void> {
+    await this.#network().bridge.run(`ip link set p${this.number} down`);
+  }
+
+  /** Puts it in again. */
+  async plugIn(): Promise<void> {
+    await this.#network().bridge.run(`ip link set p${this.number} up`);
+  }
+
+  /** What it sends to the other is lost from now on; what the other sends arrives. */
+  async deafen(other: Host): Promise<void> {
+    await this.#network().holder.run(
+      `ip neigh replace 10.77.0.${other.number} lladdr ${NO_CARD} dev eth0 nud permanent`,
+    );
+  }
+
+  /** What it sends to the other arrives again. */
+  async heal(other: Host): Promise<void> {
+    await this.#network().holder.run(`ip neigh del 10.77.0.${other.number} dev eth0`);
+  }
+
+  /** Puts its data, which it must not have yet, into a file system of this size; it is gone with the host. */
+  async limitFileSystem(bytes: number): Promise<void> {
+    const { holder } = this.#network();
+    await Deno.mkdir(this.dataDir, { recursive: true, mode: 0o700 });
+    await holder.run(`mount -t tmpfs -o size=${bytes},mode=0700 none '${this.dataDir}'`);
+  }
+
+  /** Fills what is left of that file system, or gives it free again. */
+  async fillFileSystem(isFull: boolean): Promise<void> {
+    const file = `'${this.dataDir}/ballast'`;
+    const { holder } = this.#network();
+    await holder.run(isFull ? `cat /dev/zero >${file} 2>/dev/null || true` : `rm -f ${file}`);
+  }
+}

@@ -1,0 +1,457 @@
+import { assertEquals } from "@std/assert/mod.js";
+import { LeaderDuties, type LeaderSituation } from "../../agent/control/leader.ts";
+import { EMPTY_REPORT, type NodeReport } from "../../agent/control/messages.ts";
+import type { MemberView } from "../../agent/gossip/gossip.ts";
+import type { ClusterMap, MapCommand, NodeEntry, PgEntry } from "../../agent/map/map.ts";
+import { weightOf } from "../../agent/map/targets.ts";
+import { mapOf } from "../replication/harness.ts";
+
+/** A cluster of so many nodes of which nothing has to be done: targets as placement wants them, all in sync, voters shown. */
+class Fixture {
+  readonly duties = new LeaderDuties();
+  map: ClusterMap;
+  nowMs = 10_000;
+  wallMs = 1e12;
+  readonly members = new Map<string, MemberView>();
+  readonly reports = new Map<number, NodeReport>();
+
+  constructor(nodes: number) {
+    this.map = { ...mapOf({ nodes }), voters: [1], disks: [] };
+    for (const { id } of this.map.nodes) this.member(id, "alive");
+    for (let i = 0; i < 20; i++) {
+      const decided = this.duties.look(this.situation());
+      const placed = decided.commands.filter(({ kind }) => kind === "set-targets");
+      if (placed.length === 0) break;
+      this.#place(placed);
+    }
+    this.look();
+  }
+
+  #place(commands: readonly MapCommand[]): void {
+    for (const command of commands) {
+      if (command.kind !== "set-targets") continue;
+      const targets = new Map(command.changes);
+      this.pgs((entry, pg) => {
+        const target = targets.get(pg);
+        return target === undefined ? entry : { ...entry, target, inSync: target };
+      });
+    }
+    this.map = { ...this.map, targetsEpoch: this.map.targetsEpoch + 1 };
+  }
+
+  pgs(change: (entry: PgEntry, pg: number) => PgEntry): void {
+    const pools = this.map.pools.map((pool) => ({ ...pool, pgs: pool.pgs.map(change) }));
+    this.map = { ...this.map, pools };
+  }
+
+  /** Changes one placement group, and only that. */
+  pg(at: number, part: Partial<PgEntry>): void {
+    this.pgs((entry, pg) => pg === at ? { ...entry, ...part } : entry);
+  }
+
+  node(id: number, part: Partial<NodeEntry>): void {
+    const nodes = this.map.nodes.map((node) => node.id === id ? { ...node, ...part } : node);
+    this.map = { ...this.map, nodes };
+  }
+
+  member(id: number, state: MemberView["state"], agentIncarnation = 1): void {
+    const { uuid, address } = this.map.nodes.find((node) => node.id === id)!;
+    const view = { uuid, address, state, agentIncarnation } as Partial<MemberView> as MemberView;
+    this.members.set(uuid, view);
+  }
+
+  forget(id: number): void {
+    this.members.delete(this.map.nodes.find((node) => node.id === id)!.uuid);
+  }
+
+  report(by: number, part: Partial<NodeReport>): void {
+    this.reports.set(by, { ...EMPTY_REPORT, epoch: this.map.epoch, ...part });
+  }
+
+  situation(): LeaderSituation {
+    const ids = this.map.nodes.map(({ id }) => id);
+    return {
+      map: this.map,
+      self: 1,
+      raft: {
+        commit: 5,
+        configurationIndex: 1,
+        configuration: { voters: [1], learners: ids.filter((id) => id !== 1) },
+        // Not heard of lately: nobody is made a voter here.
+        members: [],
+      } as Partial<LeaderSituation["raft"]> as LeaderSituation["raft"],
+      nowMs: this.nowMs,
+      wallMs: this.wallMs,
+      members: this.members,
+      reports: this.reports,
+    };
+  }
+
+  /** What is proposed now, in short. */
+  look(): string[] {
+    return this.duties.look(this.situation()).commands.map(short);
+  }
+
+  pass(ms: number): void {
+    this.nowMs += ms;
+    this.wallMs += ms;
+  }
+}
+
+function short(command: MapCommand): string {
+  switch (command.kind) {
+    case "node-down":
+      return `down ${command.node} ${command.incarnation}`;
+    case "set-availability":
+      return `${command.availability} ${command.node}`;
+    case "drop-unclean":
+      return `drop-unclean ${command.node} of ${command.pgs}`;
+    case "unsettle":
+    case "trim":
+      return `${command.kind} ${command.pgs}`;
+    case "start-joining":
+      return `join ${command.node} to ${command.pgs}`;
+    case "drop-member":
+      return `drop ${command.node} for ${command.by}`;
+    default:
+      return command.kind;
+  }
+}
+
+Deno.test("a cluster that is well needs nothing", () => {
+  assertEquals(new Fixture(4).look(), []);
+});
+
+// ------------------------------------------------------------------------------------- who is alive
+
+Deno.test("who gossip says is dead or has left is taken out of the map", () => {
+  for (const state of ["dead", "left"] as const) {
+    const at = new Fixture(4);
+    at.member(3, state);
+    assertEquals(at.look(), ["down 3 1"]);
+  }
+  const at = new Fixture(4);
+  at.member(3, "suspect");
+  assertEquals(at.look(), []);
+});
+
+Deno.test("news about another start than the one in the map says nothing about this one", () => {
+  const at = new Fixture(4);
+  at.node(3, { incarnation: 2 });
+  at.member(3, "dead", 1);
+  assertEquals(at.look(), []);
+  at.member(3, "dead", 2);
+  assertEquals(at.look(), ["down 3 2"]);
+});
+
+Deno.test("a node of the map that gossip does not know is dead after five seconds", () => {
+  const at = new Fixture(4);
+  at.forget(3);
+  assertEquals(at.look(), []);
+  at.pass(4999);
+  assertEquals(at.look(), []);
+  at.pass(1);
+  assertEquals(at.look(), ["down 3 1"]);
+});
+
+Deno.test("a node that is down for long enough is out, and in again when it is back; a draining one stays so", () => {
+  const at = new Fixture(4);
+  at.node(3, { state: "down", changedMs: at.wallMs });
+  at.member(3, "dead");
+  at.pass(at.map.settings.outAfterMs - 1);
+  assertEquals(at.look(), []);
+  at.pass(1);
+  assertEquals(at.look(), ["out 3"]);
+  at.node(3, { availability: "out" });
+  assertEquals(at.look().filter((command) => command !== "set-targets"), []);
+  at.node(3, { state: "up", changedMs: at.wallMs });
+  at.member(3, "alive");
+  assertEquals(at.look().slice(0, 1), ["in 3"]);
+  at.node(3, { availability: "draining", state: "down", changedMs: 0 });
+  assertEquals(at.look().filter((command) => /^(in|out) /.test(command)), []);
+});
+
+Deno.test("the brake: when a third of the nodes is down together nobody is declared out", () => {
+  const at = new Fixture(6);
+  const fail = (id: number) => {
+    at.node(id, { state: "down", changedMs: at.wallMs });
+    at.member(id, "dead");
+  };
+  fail(5);
+  fail(6);
+  at.pass(at.map.settings.outAfterMs * 2);
+  const decided = at.duties.look(at.situation());
+  assertEquals(decided.commands.map(short), []);
+  assertEquals(decided.notes, ["2 of 6 nodes are down together: none is declared out"]);
+  assertEquals(at.duties.look(at.situation()).notes, [], "said once");
+  at.node(5, { state: "up", changedMs: at.wallMs });
+  at.member(5, "alive");
+  assertEquals(at.look(), ["out 6"]);
+});
+
+Deno.test("one node of two is out in time: a single failure is no brake", () => {
+  const at = new Fixture(2);
+  at.node(2, { state: "down", changedMs: at.wallMs });
+  at.member(2, "dead");
+  at.pass(at.map.settings.outAfterMs);
+  assertEquals(at.look(), ["out 2"]);
+});
+
+// ---------------------------------------------------------------------------------- who holds data
+
+Deno.test("with a clean replica alive the unclean ones are dropped, to join again", () => {
+  const at = new Fixture(3);
+  at.pg(7, { unclean: [2, 3] });
+  assertEquals(at.look(), ["drop-unclean 2 of 7", "drop-unclean 3 of 7"]);
+});
+
+Deno.test("a clean replica that is not known to be alive decides nothing yet", () => {
+  const at = new Fixture(3);
+  at.pg(7, { inSync: [2, 3], unclean: [2] });
+  at.member(3, "suspect");
+  assertEquals(at.look(), []);
+  // Known alive, but another start than the map's.
+  at.member(3, "alive", 2);
+  assertEquals(at.look(), []);
+});
+
+Deno.test("when every clean replica is down the unclean ones have to agree", () => {
+  const at = new Fixture(3);
+  at.pg(7, { unclean: [2, 3] });
+  at.node(1, { state: "down", changedMs: at.wallMs });
+  at.member(1, "dead");
+  assertEquals(at.look(), ["unsettle 7"]);
+  at.pg(7, { unsettled: true });
+  assertEquals(at.look(), [], "under way");
+  const all = new Fixture(3);
+  all.pg(7, { unclean: [1, 2, 3] });
+  assertEquals(all.look(), ["unsettle 7"]);
+});
+
+Deno.test("who belongs to a group and is up joins it", () => {
+  const at = new Fixture(3);
+  at.pg(7, { inSync: [1, 2] });
+  at.pg(9, { inSync: [1, 2] });
+  assertEquals(at.look(), ["join 3 to 7,9"]);
+  at.pg(7, { joining: [3], joinedEpochs: [9] });
+  assertEquals(at.look(), ["join 3 to 9"]);
+  at.node(3, { state: "down", changedMs: at.wallMs });
+  at.member(3, "dead");
+  assertEquals(at.look(), []);
+});
+
+Deno.test("nobody joins a group of which no replica is up, nor one that is to be settled", () => {
+  const at = new Fixture(3);
+  at.pg(7, { inSync: [2] });
+  at.node(2, { state: "down", changedMs: at.wallMs });
+  at.member(2, "dead");
+  assertEquals(at.look(), []);
+  const unsettled = new Fixture(3);
+  unsettled.pg(7, { inSync: [2], unclean: [2], unsettled: true });
+  assertEquals(unsettled.look(), []);
+});
+
+Deno.test("members outside the target go once all of the target is in sync", () => {
+  const at = new Fixture(4);
+  const [entry] = at.map.pools[0].pgs;
+  const other = [1, 2, 3, 4].find((id) => !entry.target.includes(id))!;
+  at.pg(0, {
+    inSync: [...entry.target.slice(1), other],
+    joining: [entry.target[0]],
+    joinedEpochs: [1],
+  });
+  assertEquals(at.look(), []);
+  at.pg(0, { inSync: [...entry.target, other], joining: [], joinedEpochs: [] });
+  assertEquals(at.look(), ["trim 0"]);
+});
+
+Deno.test("a holder of a lease that cannot reach a member has it dropped, if that goes on for a moment", () => {
+  const at = new Fixture(4);
+  at.report(2, { unreachable: [3] });
+  assertEquals(at.look(), []);
+  at.pass(499);
+  assertEquals(at.look(), []);
+  at.pass(1);
+  assertEquals(at.look(), ["drop 3 for 2"]);
+  // A complaint that was withdrawn in between begins anew.
+  const other = new Fixture(4);
+  other.report(2, { unreachable: [3] });
+  other.look();
+  other.report(2, {});
+  other.pass(300);
+  other.look();
+  other.report(2, { unreachable: [3] });
+  other.pass(300);
+  assertEquals(other.look(), []);
+});
+
+Deno.test("who alone cannot reach several that others reach is not believed, and does not keep them out", () => {
+  const at = new Fixture(4);
+  for (const by of [1, 3, 4]) at.report(by, {});
+  at.report(2, { unreachable: [3, 4], disconnected: [3, 4] });
+  const { notes } = at.duties.look(at.situation());
+  assertEquals(notes, [`node ${at.map.nodes[1].name} cannot reach nodes that others reach`]);
+  at.pass(1000);
+  assertEquals(at.look(), []);
+  // As soon as somebody else says so, it is true.
+  at.report(1, { unreachable: [3], disconnected: [3] });
+  at.report(4, { unreachable: [3], disconnected: [3] });
+  at.look();
+  at.pass(500);
+  assertEquals(at.look().includes("drop 3 for 1"), true);
+});
+
+Deno.test("a leader that is not wanted as a voter hands over to one that is, once one is ready", () => {
+  const at = new Fixture(4);
+  at.node(1, { availability: "draining" });
+  const member = (node: number, silentMs: number) => ({
+    node,
+    isLearner: false,
+    state: "replicate" as const,
+    match: 5,
+    silentMs,
+    snapshotBytes: 0,
+  });
+  const successor = (silentMs: number) => {
+    const situation = at.situation();
+    const configuration = { voters: [1, 2, 3], learners: [4] };
+    const members = [member(2, silentMs), member(3, 5000)];
+    return at.duties.look({ ...situation, raft: { ...situation.raft, configuration, members } })
+      .transferTo;
+  };
+  assertEquals([successor(5000), successor(10)], [0, 2]);
+  at.node(1, { availability: "in" });
+  assertEquals(successor(10), 0);
+});
+
+Deno.test("complaints of nodes that are down, and about oneself, count for nothing", () => {
+  const at = new Fixture(4);
+  at.node(2, { state: "down", changedMs: at.wallMs });
+  at.member(2, "dead");
+  at.report(2, { unreachable: [3] });
+  at.report(3, { unreachable: [3, 99] });
+  at.look();
+  at.pass(1000);
+  assertEquals(at.look(), []);
+});
+
+Deno.test("who was dropped joins again after a while, and each time later", () => {
+  const at = new Fixture(3);
+  const drop = () => {
+    at.report(1, { unreachable: [3] });
+    at.look();
+    at.pass(500);
+    assertEquals(at.look(), ["drop 3 for 1"]);
+    at.reports.clear();
+    at.pg(7, { inSync: [1, 2] });
+  };
+  const waitMs = () => {
+    const startMs = at.nowMs;
+    while (at.look().length === 0) at.pass(100);
+    assertEquals(at.look(), ["join 3 to 7"]);
+    at.pg(7, { inSync: [1, 2, 3] });
+    return at.nowMs - startMs;
+  };
+  const waits: number[] = [];
+  for (let i = 0; i < 4; i++) {
+    drop();
+    waits.push(waitMs());
+  }
+  assertEquals(waits, [5000, 10_000, 20_000, 40_000]);
+  at.pass(31 * 60_000);
+  drop();
+  assertEquals(waitMs(), 5000, "forgiven");
+});
+
+Deno.test("who has no connection to a holder of leases, or no room, does not join", () => {
+  const at = new Fixture(3);
+  const { epoch } = at.map;
+  at.pg(7, { inSync: [1, 2] });
+  at.report(2, { disconnected: [3], epoch });
+  assertEquals(at.look(), ["join 3 to 7"], "node 2 holds no lease");
+  at.map = { ...at.map, disks: mapOf({ nodes: 3, holder: 2 }).disks };
+  assertEquals(at.look(), []);
+  at.report(2, { epoch: epoch - 1 });
+  assertEquals(at.look(), [], "that is from before node 3 came up, as far as this leader knows");
+  at.reports.clear();
+  assertEquals(at.look(), [], "nothing is known of the holder's connections");
+  at.report(2, { epoch });
+  assertEquals(at.look(), ["join 3 to 7"]);
+  at.report(3, { epoch, isFull: true });
+  assertEquals(at.look(), []);
+});
+
+Deno.test("weights are the capacity unless given, and nothing for who is to hold nothing", () => {
+  const [node] = mapOf().nodes;
+  const table: [Partial<NodeEntry>, number][] = [
+    [{}, 1e12],
+    [{ weight: 5 }, 5],
+    [{ weight: 0 }, 0],
+    [{ witness: true }, 0],
+    [{ availability: "out" }, 0],
+    [{ availability: "draining", weight: 5 }, 0],
+    [{ state: "down" }, 1e12],
+  ];
+  for (const [part, expected] of table) assertEquals(weightOf({ ...node, ...part }), expected);
+});
+
+Deno.test("who leads hands over to a voter that hears the nodes which it does not hear itself", () => {
+  const fixture = new Fixture(3);
+  const member = (node: number, silentMs: number) => ({
+    node,
+    silentMs,
+    isLearner: false,
+    state: "replicate" as const,
+    match: 5,
+    snapshotBytes: 0,
+  });
+  const transfer = (silentMs: number) => {
+    const situation = fixture.situation();
+    const raft = {
+      ...situation.raft,
+      configuration: { voters: [1, 2, 3], learners: [] },
+      members: [member(2, silentMs), member(3, 50)],
+    };
+    return fixture.duties.look({ ...situation, raft }).transferTo;
+  };
+  fixture.map = { ...fixture.map, voters: [1, 2, 3] };
+  assertEquals(transfer(3000), 0, "nothing is known of what the third reaches");
+  fixture.report(3, { disconnected: [2] });
+  assertEquals(transfer(3000), 0, "the third does not reach it either");
+  fixture.report(3, { disconnected: [] });
+  assertEquals(transfer(500), 0, "it is heard");
+  fixture.member(2, "dead");
+  assertEquals(transfer(3000), 0, "it is dead");
+  fixture.member(2, "alive");
+  assertEquals(transfer(3000), 3);
+  assertEquals(transfer(3000), 0, "once in a while only");
+  fixture.pass(10_000);
+  assertEquals(transfer(3000), 3);
+});
+
+Deno.test("a node joins once the holder of a lease has reported, since it came up, that it reaches it", () => {
+  const fixture = new Fixture(3);
+  fixture.map = {
+    ...fixture.map,
+    epoch: 100,
+    disks: mapOf({ nodes: 3 }).disks.map((disk) => ({
+      ...disk,
+      lease: { node: 2, incarnation: 1 },
+    })),
+  };
+  assertEquals(fixture.map.disks.length > 0, true);
+  const [{ target }] = fixture.map.pools[0].pgs;
+  assertEquals(target.includes(3), true);
+  fixture.pg(0, { inSync: target.filter((id) => id !== 3) });
+  const joins = () => fixture.look().filter((text) => text.startsWith("join"));
+  assertEquals(joins(), [], "the holder has not reported");
+  fixture.report(2, { epoch: 99 });
+  assertEquals(joins(), [], "it has not seen that the node is up");
+  fixture.report(2, { epoch: 100, disconnected: [3] });
+  assertEquals(joins(), [], "it does not reach it");
+  fixture.report(2, { epoch: 100 });
+  fixture.report(3, { isFull: true });
+  assertEquals(joins(), [], "its store is full");
+  fixture.report(3, { isFull: false });
+  assertEquals(joins(), ["join 3 to 0"]);
+});

@@ -1,0 +1,187 @@
+import { assertEquals } from "@std/assert/mod.js";
+import { Leases } from "../../agent/control/leases.ts";
+import type { ClusterMap, Lease, MapCommand } from "../../agent/map/map.ts";
+import { clusterWithDisk } from "../map/cluster.ts";
+
+const DISK = 1;
+
+class Fixture {
+  readonly events: string[] = [];
+  readonly proposals: { command: MapCommand; done: () => void }[] = [];
+  readonly leases = new Leases({
+    wantLease: (disk) => this.events.push(`want ${disk}`),
+    forgetLease: (disk) => this.events.push(`forget ${disk}`),
+    propose: (command, done) => this.proposals.push({ command, done: done ?? (() => {}) }),
+    granted: (disk, generation) => this.events.push(`granted ${disk} ${generation}`),
+    fenced: (disk, generation) => this.events.push(`fenced ${disk} ${generation}`),
+  });
+
+  constructor() {
+    this.map(null, 5);
+    this.leases.started(1, 3);
+    this.take();
+  }
+
+  map(lease: Lease | null, generation: number, isThere = true): void {
+    const map: ClusterMap = clusterWithDisk(3, 3);
+    const disks = map.disks.map((disk) => ({ ...disk, lease, generation }));
+    this.leases.mapChanged({ ...map, disks: isThere ? disks : [] });
+  }
+
+  /** What was said since the last call, but for what is forgotten. */
+  take(): string[] {
+    return this.events.splice(0).filter((event) => !event.startsWith("forget"));
+  }
+
+  /** Kinds and generations of what was proposed since the last call. */
+  proposed(): string[] {
+    return this.proposals.splice(0).map(({ command, done }) => {
+      done();
+      return `${command.kind} ${"generation" in command ? command.generation : ""}`;
+    });
+  }
+}
+
+const OURS: Lease = { node: 1, incarnation: 3 };
+const THEIRS: Lease = { node: 2, incarnation: 1 };
+
+/** A fixture that holds the disk under generation 6, opened. */
+function holding(): Fixture {
+  const at = new Fixture();
+  at.leases.wanted(DISK);
+  at.map(OURS, 6);
+  at.leases.opened(DISK, 6);
+  at.take();
+  return at;
+}
+
+Deno.test("a disk that is wanted is asked for, and granted when the map says that it is ours", () => {
+  const at = new Fixture();
+  at.leases.wanted(DISK);
+  assertEquals(at.take(), ["want 1"]);
+  at.map(OURS, 6);
+  assertEquals(at.take(), ["granted 1 6"]);
+  at.map(OURS, 6);
+  assertEquals(at.take(), [], "once");
+  at.leases.wanted(DISK);
+  assertEquals(at.take(), ["granted 1 6"], "another session of the same disk is told");
+  assertEquals([...at.leases.disks], [DISK]);
+});
+
+Deno.test("before this start is in the map nothing is granted: the lease may be an earlier one's", () => {
+  const at = new Fixture();
+  const early = new Fixture();
+  early.leases.started(1, 0);
+  early.leases.wanted(DISK);
+  early.map(OURS, 6);
+  assertEquals(early.take().filter((event) => event.startsWith("granted")), []);
+  at.leases.wanted(DISK);
+  at.take();
+  at.map({ node: 1, incarnation: 2 }, 6);
+  assertEquals(at.take(), ["want 1"], "what an earlier incarnation holds is asked for anew");
+  at.map(OURS, 7);
+  assertEquals(at.take(), ["granted 1 7"]);
+});
+
+Deno.test("what is given back after it was opened is released; done when the map knows", () => {
+  const at = holding();
+  let isDone = false;
+  at.leases.released(DISK, () => isDone = true);
+  assertEquals(isDone, false);
+  assertEquals(at.proposed(), ["release-lease 6"]);
+  assertEquals([isDone, [...at.leases.disks]], [true, []]);
+});
+
+Deno.test("what was never opened is not called settled when it goes back", () => {
+  const at = new Fixture();
+  at.leases.wanted(DISK);
+  at.map(OURS, 6);
+  at.leases.opened(DISK, 5);
+  at.leases.released(DISK);
+  assertEquals(at.proposed(), ["force-release-lease 6"]);
+});
+
+Deno.test("a lease that comes after its session has gone goes back", () => {
+  const at = new Fixture();
+  at.leases.wanted(DISK);
+  let isDone = false;
+  at.leases.released(DISK, () => isDone = true);
+  assertEquals([isDone, at.proposed()], [true, []]);
+  at.map(OURS, 6);
+  assertEquals(at.proposed(), ["force-release-lease 6"]);
+});
+
+Deno.test("a disk that is being given back is not granted again under the same generation", () => {
+  const at = holding();
+  at.leases.released(DISK);
+  at.leases.wanted(DISK);
+  at.map(OURS, 6);
+  assertEquals(at.take().filter((event) => event.startsWith("granted")), []);
+  assertEquals(at.proposed(), ["release-lease 6"], "and not given back twice");
+  at.map(null, 6);
+  at.map(OURS, 7);
+  assertEquals(at.take().at(-1), "granted 1 7");
+});
+
+Deno.test("a lease that was lost and got back is granted anew, under its new generation", () => {
+  const at = holding();
+  at.map(null, 6);
+  assertEquals(at.take(), ["want 1"]);
+  at.map(OURS, 7);
+  assertEquals(at.take(), ["granted 1 7"]);
+  at.leases.released(DISK);
+  assertEquals(at.proposed(), ["force-release-lease 7"], "not opened since");
+});
+
+Deno.test("once another node has had the disk its session here is fenced for good", () => {
+  const at = holding();
+  at.map(THEIRS, 7);
+  assertEquals(at.take(), ["fenced 1 6"]);
+  at.map(null, 7);
+  at.map(OURS, 8);
+  assertEquals(at.take(), [], "whatever happens to the disk then");
+  let isDone = false;
+  at.leases.released(DISK, () => isDone = true);
+  assertEquals([isDone, at.proposed()], [true, []], "there is nothing to give back");
+});
+
+Deno.test("the session that comes after a fenced one is another one, and gets the disk", () => {
+  const at = holding();
+  at.map(THEIRS, 7);
+  at.take();
+  at.leases.wanted(DISK);
+  assertEquals(at.take(), ["want 1"]);
+  at.map(OURS, 8);
+  assertEquals(at.take(), ["granted 1 8"]);
+});
+
+Deno.test("that another node had it in between is seen by the generation alone", () => {
+  const at = holding();
+  at.map(null, 7);
+  assertEquals(at.take(), ["fenced 1 6"]);
+});
+
+Deno.test("who waits while another node has the disk goes on waiting", () => {
+  const at = new Fixture();
+  at.map(THEIRS, 6);
+  at.leases.wanted(DISK);
+  at.map(THEIRS, 6);
+  assertEquals(at.take(), ["want 1", "want 1"]);
+  at.map(OURS, 7);
+  assertEquals(at.take(), ["granted 1 7"]);
+});
+
+Deno.test("a disk that is deleted under its session is fenced", () => {
+  const at = holding();
+  at.map(null, 6, false);
+  assertEquals(at.take(), ["fenced 1 6"]);
+});
+
+Deno.test("a lease of this start that nobody here wants goes back", () => {
+  const at = new Fixture();
+  at.map(OURS, 6);
+  assertEquals(at.proposed(), ["force-release-lease 6"]);
+  at.map({ node: 1, incarnation: 2 }, 6);
+  at.map(THEIRS, 7);
+  assertEquals(at.proposed(), [], "of others' nothing is given away");
+});

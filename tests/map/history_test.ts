@@ -1,0 +1,194 @@
+/**
+ * Random histories of a cluster: every kind of command, sensible and not, and after each of them the
+ * invariants of the map.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert/mod.js";
+import { Prng } from "../../agent/base/prng.ts";
+import { unwrap } from "../../agent/map/errors.ts";
+import {
+  apply,
+  type Availability,
+  checkMap,
+  type ClusterMap,
+  findNode,
+  hasDisks,
+  type MapCommand,
+  members,
+  settlerOf,
+} from "../../agent/map/map.ts";
+import { decodeMap, encodeMap } from "../../agent/map/map_codec.ts";
+import { addNode, clusterOf, freeze, nodeUp } from "./cluster.ts";
+
+const SEEDS = 15;
+const STEPS = 250;
+
+/** The present run of a node that is known, or else the other one. */
+function runOf(map: ClusterMap, id: number, node: number, incarnation: number) {
+  const known = findNode(map, id);
+  return known === undefined ? { node, incarnation } : { node: id, incarnation: known.incarnation };
+}
+
+/** Something that could be asked, about what there is or close to it. */
+function randomCommand(random: Prng, map: ClusterMap): MapCommand {
+  const pick = <T>(list: readonly T[]): T => list[random.below(list.length)];
+  const chance = (one: number) => random.below(one) === 0;
+  const name = `d${random.below(4)}`;
+  const entry = pick(map.nodes);
+  const node = chance(30) ? random.below(20) : entry.id;
+  const incarnation = entry.incarnation - (chance(8) ? 1 : 0);
+  const pool = chance(20) || map.pools.length === 0 ? 1 + random.below(5) : pick(map.pools).copies;
+  const pgCount = map.pools[0]?.pgs.length ?? 256;
+  const pgs = chance(10)
+    ? Array.from({ length: pgCount }, (_, index) => index)
+    : [random.below(3), random.below(3)];
+  const group = map.pools.find((each) => each.copies === pool)?.pgs[pgs[0]];
+  const id = map.disks.length > 0 ? pick(map.disks).id : 1;
+  const generation = (map.disks.find((disk) => disk.id === id)?.generation ?? 1) -
+    (chance(6) ? 1 : 0);
+  const nowMs = random.u32();
+  const list = Array.from({ length: 1 + random.below(3) }, () => pick(map.nodes).id);
+  switch (random.below(34)) {
+    case 0:
+    case 1:
+      return { kind: "create-disk", name, sizeBytes: 512, nowMs, copies: 1 + random.below(3) };
+    case 2:
+      return { kind: "delete-disk", name };
+    case 3:
+      return { kind: "change-disk", name, copies: 1 + random.below(3), readOnly: chance(2) };
+    case 4:
+    case 5:
+      return { kind: "take-lease", id, node, incarnation };
+    case 6:
+      return { kind: "release-lease", id, node, generation };
+    case 7:
+      return { kind: "force-release-lease", id, generation };
+    case 8:
+      return { kind: "reconciled", id, generation };
+    case 9:
+      return { kind: "change-settings", copiesMin: chance(2) ? null : 1 + random.below(6) };
+    case 10:
+      return addNode(1 + random.below(12), { name: "host", witness: chance(6) });
+    case 11:
+    case 12:
+    case 13: {
+      const down = map.nodes.find((each) => each.state === "down")?.id ?? node;
+      const bootId = chance(3) ? `b${random.below(3)}` : "boot";
+      return nodeUp(chance(4) ? node : down, { bootId, clean: chance(4) });
+    }
+    case 14:
+      return { kind: "drop-unclean", pool, pgs, node: group?.unclean[0] ?? node };
+    case 15:
+      return { kind: "node-down", node, incarnation, nowMs };
+    case 16:
+      return { kind: "node-leave", node, incarnation, nowMs };
+    case 17:
+      return { kind: "drop-member", node, incarnation, by: pick(map.nodes).id, nowMs };
+    case 18:
+      return {
+        kind: "set-availability",
+        node,
+        availability: pick<Availability>(["in", "out", "draining"]),
+      };
+    case 19:
+      return { kind: "set-weight", node, weight: chance(2) ? null : random.below(9) };
+    case 20:
+      if (!chance(4)) return { kind: "trim", pool, pgs };
+      return { kind: "remove-node", node, nowMs, force: !chance(3), acceptLoss: chance(2) };
+    case 21:
+      return { kind: "set-voters", voters: list };
+    case 22:
+      return { kind: "drop-unclean", pool, pgs, node: group?.unclean[0] ?? node };
+    case 23:
+      return { kind: "unsettle", pool, pgs };
+    case 24:
+    case 25: {
+      const settler = group === undefined ? 0 : settlerOf(map, group);
+      return { kind: "settled", pool, pgs, ...runOf(map, settler, node, incarnation) };
+    }
+    case 26:
+    case 27: {
+      // Now and then fewer of those who are in sync, so that others can be trimmed.
+      const wanted = chance(2) && group !== undefined
+        ? group.inSync.slice(0, 1)
+        : [...new Set(list)].slice(0, pool);
+      const changes = pgs.map((pg) => [pg, wanted] as const);
+      const basedOnTargetsEpoch = map.targetsEpoch - (chance(10) ? 1 : 0);
+      return { kind: "set-targets", pool, basedOnTargetsEpoch, changes };
+    }
+    case 28:
+    case 29: {
+      const missing = group?.target.find((each) => !members(group).includes(each)) ?? 0;
+      return { kind: "start-joining", pool, pgs, ...runOf(map, missing, node, incarnation) };
+    }
+    case 30:
+    case 31: {
+      const basedOnEpoch = map.epoch - (chance(4) ? 5 : 0);
+      const joiner = runOf(map, group?.joining[0] ?? 0, node, incarnation);
+      return { kind: "in-sync", pool, pgs, ...joiner, basedOnEpoch };
+    }
+    case 32:
+      return { kind: "trim", pool, pgs };
+    default:
+      return { kind: "split-groups", pgBits: chance(10) ? map.pgBits : 9 };
+  }
+}
+
+/**
+ * Of every PG of a pool with disks somebody who was in sync still is, unless the loss was accepted; and
+ * nobody is in sync who was no member.
+ */
+function checkGroups(before: ClusterMap, after: ClusterMap, command: MapCommand): void {
+  const isAccepted = after.losses.length > 0 && after.losses.at(-1)!.epoch === after.epoch;
+  for (const { copies, pgs } of before.pools) {
+    const next = after.pools.find((pool) => pool.copies === copies)!;
+    if (next.pgs === pgs || !hasDisks(before, copies)) continue;
+    for (const [index, pg] of next.pgs.entries()) {
+      const old = pgs[index % pgs.length];
+      if (pg === old) continue;
+      const what = `PG ${index} of pool ${copies}`;
+      const strangers = pg.inSync.filter((id) =>
+        !old.inSync.includes(id) &&
+        !(command.kind === "in-sync" && command.node === id && old.joining.includes(id))
+      );
+      const isKept = pg.inSync.some((id) => old.inSync.includes(id));
+      assert(isKept && strangers.length === 0 || isAccepted, what);
+      const isSame = ["inSync", "joining", "unclean", "unsettled"].every((field) =>
+        String(pg[field as "inSync"]) === String(old[field as "inSync"])
+      );
+      assert(isSame || pg.changedEpoch === after.epoch, `${what} changed without an epoch`);
+    }
+  }
+}
+
+Deno.test("random histories of a cluster keep every invariant after every command", () => {
+  const counts = new Map<string, number>();
+  for (let seed = 1; seed <= SEEDS; seed++) {
+    const random = new Prng(seed);
+    let map = freeze(clusterOf(4));
+    for (let step = 0; step < STEPS; step++) {
+      const command = randomCommand(random, map);
+      try {
+        const result = apply(map, command);
+        if (!result.ok) continue;
+        const { map: next, effects } = result.value;
+        assertEquals(next.epoch - map.epoch, next === map ? 0 : 1);
+        if (next === map) {
+          assertEquals(effects, []);
+          continue;
+        }
+        counts.set(command.kind, (counts.get(command.kind) ?? 0) + 1);
+        assertEquals(checkMap(next), null);
+        checkGroups(map, next, command);
+        map = freeze(next);
+      } catch (error) {
+        const what = `seed ${seed} step ${step} ${JSON.stringify(command).slice(0, 200)}`;
+        throw new Error(`${what}: ${(error as Error).message}`, { cause: error });
+      }
+    }
+    assertEquals(unwrap(decodeMap(unwrap(encodeMap(map)))), map, `seed ${seed}`);
+  }
+  // Every kind of command that is made here has changed something, or the test would have shown less than it says.
+  assertEquals(counts.size, 25, [...counts.keys()].toSorted().join());
+});

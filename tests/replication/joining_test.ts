@@ -1,0 +1,266 @@
+import { assertEquals } from "@std/assert/mod.js";
+import { Arena } from "../../agent/base/arena.ts";
+import { BLOCK_BYTES } from "../../agent/base/limits.ts";
+import { DataCore } from "../../agent/replication/data_core.ts";
+import {
+  DESCRIPTION_WORDS,
+  MessageFlag,
+  MessageType,
+  STAMP_ENTRY_BYTES,
+  Status,
+} from "../../agent/replication/messages.ts";
+import {
+  answerTo,
+  buffer,
+  EPOCH,
+  FakeStore,
+  FakeTransport,
+  GENERATION,
+  mapOf,
+  type MapOptions,
+  message,
+  type Sent,
+  silent,
+  sumOf,
+  window,
+} from "./harness.ts";
+
+/** This node joins, its source and the holder of the lease. */
+const SELF = 2, SOURCE = 3, HOLDER = 1, THEIRS = 11;
+const LAYER = 1, CHUNK = 3, BLOCK = 5;
+const JOINING: MapOptions = {
+  group: { target: [1, 2, 3], inSync: [3, 1], joining: [SELF], joinedEpochs: [60] },
+  down: [],
+};
+
+/** What the source has of the chunk. */
+interface Source {
+  readonly fill: number;
+  readonly stamp: readonly [generation: number, sequence: number];
+  /** Stamp of the second description; the first one's unless given. */
+  readonly end?: readonly [generation: number, sequence: number];
+}
+
+class Fixture {
+  readonly transport = new FakeTransport();
+  readonly store = new FakeStore(LAYER);
+  readonly arena = new Arena();
+  readonly core: DataCore;
+  readonly reported: number[] = [];
+  readonly reconciled: number[] = [];
+  nowMs = 1000;
+  #described = 0;
+
+  constructor(options: MapOptions, self = SELF) {
+    this.core = new DataCore({
+      store: this.store,
+      window,
+      arena: this.arena,
+      transport: this.transport,
+      log: silent,
+      events: {
+        mapInstalled() {},
+        reconciled: (_, generation) => this.reconciled.push(generation),
+        unreachable() {},
+        inSync: (_, groups) => this.reported.push(...groups),
+        settled() {},
+        memberFailed() {},
+      },
+    });
+    this.core.setMap(mapOf(options), self, 1);
+    for (const node of [1, 2, 3, 4]) if (node !== self) this.core.linkUp(node, node, true, 1);
+    this.core.linkUp(THEIRS, HOLDER, false, 1);
+    this.core.tick(this.nowMs);
+    this.core.renew(Infinity);
+  }
+
+  get group(): number {
+    return this.core.view.groupOf(this.core.view.disk(1)!, CHUNK).group;
+  }
+
+  get chunk() {
+    return this.store.chunk(LAYER, CHUNK);
+  }
+
+  /** A live write of the holder's. */
+  live(sequence: number, fill: number, generation = GENERATION, block = BLOCK): void {
+    const bytes = message({
+      type: MessageType.Write,
+      id: sequence,
+      epoch: this.core.view.epoch,
+      disk: 1,
+      layer: LAYER,
+      chunk: CHUNK,
+      block,
+      count: 1,
+      generation,
+      sequence,
+    }, [sumOf(fill)]);
+    this.core.received(THEIRS, bytes, bytes.length, buffer(this.arena, fill), BLOCK_BYTES);
+    this.store.run();
+    this.core.endTurn();
+  }
+
+  answer(sent: Sent, fields = {}, extra: ArrayLike<number> = [], at = 0, bytes = 0): void {
+    const head = answerTo(sent, { epoch: this.core.view.epoch, ...fields }, extra);
+    this.core.received(sent.link, head, head.length, at, bytes);
+  }
+
+  /** Answers what is asked as a source with this content would; `until` says where to stop. */
+  serve(source: Source, until: (sent: Sent) => boolean = () => false): Sent | null {
+    for (let i = 0; i < 400; i++) {
+      this.store.run();
+      for (const sent of this.transport.take()) {
+        if (sent.link === THEIRS) continue;
+        if (until(sent)) return sent;
+        this.answerAs(sent, source);
+      }
+      this.nowMs += 10;
+      this.core.tick(this.nowMs);
+      this.core.endTurn();
+    }
+    return null;
+  }
+
+  /** Answers one message. */
+  answerAs(sent: Sent, { fill, stamp, end = stamp }: Source): void {
+    const { type, group, chunk } = sent.head;
+    if (type === MessageType.List) {
+      if (group !== this.group) return this.answer(sent, { argument: 0 });
+      return this.answer(sent, { argument: 1 }, [], this.#entry(stamp), BLOCK_BYTES);
+    }
+    if (type === MessageType.Describe) {
+      const words = new Uint32Array(DESCRIPTION_WORDS);
+      if (chunk === CHUNK) words[0] = 1 << BLOCK;
+      const [generation, sequence] = this.#described++ % 2 === 0 ? stamp : end;
+      return this.answer(sent, { generation, sequence }, words);
+    }
+    if (type !== MessageType.Read) return;
+    this.answer(sent, {}, [sumOf(fill)], buffer(this.arena, fill), BLOCK_BYTES);
+  }
+
+  #entry([generation, sequence]: readonly [number, number]): number {
+    const at = buffer(this.arena, 0);
+    new Uint32Array(window.bytes.buffer, at, STAMP_ENTRY_BYTES / 4)
+      .set([LAYER, CHUNK, generation, 0, sequence, 0]);
+    return at;
+  }
+}
+
+const isRead = ({ head }: Sent) => head.type === MessageType.Read;
+
+Deno.test("a chunk is copied, takes the source's stamp, and its group is reported after a sync", () => {
+  const at = new Fixture(JOINING);
+  at.serve({ fill: 0xaa, stamp: [7, 70] });
+  const { generation, sequence, blocks } = at.chunk;
+  assertEquals([generation, sequence, blocks.get(BLOCK)], [7, 70, 0xaa]);
+  assertEquals(at.reported.includes(at.group), true);
+  assertEquals(at.arena.usedBytes, 0);
+});
+
+Deno.test("what the source got while it was copied is awaited live before the chunk counts", () => {
+  const at = new Fixture(JOINING);
+  at.serve({ fill: 0xaa, stamp: [7, 70], end: [7, 72] });
+  assertEquals([at.chunk.generation, at.reported.includes(at.group)], [0, false]);
+  at.live(71, 0x71);
+  assertEquals(at.chunk.generation, 0);
+  at.live(72, 0x72);
+  assertEquals([at.chunk.generation, at.chunk.sequence], [7, 72]);
+  at.serve({ fill: 0xaa, stamp: [7, 72] });
+  assertEquals(at.reported.includes(at.group), true);
+});
+
+Deno.test("a live write that came while it was copied is not taken for the one that the source had in the end", () => {
+  const at = new Fixture(JOINING);
+  const source: Source = { fill: 0xaa, stamp: [7, 70], end: [7, 72] };
+  const read = at.serve(source, isRead)!;
+  at.live(71, 0x71, GENERATION, BLOCK + 1);
+  at.answerAs(read, source);
+  at.serve(source);
+  assertEquals([at.chunk.generation, at.reported.includes(at.group)], [0, false]);
+  at.live(72, 0x72);
+  assertEquals([at.chunk.generation, at.chunk.sequence], [7, 72]);
+  assertEquals([at.chunk.blocks.get(BLOCK), at.chunk.blocks.get(BLOCK + 1)], [0x72, 0x71]);
+});
+
+Deno.test("what a dead lease has left at a joining replica is replaced by what the source has", () => {
+  for (const when of ["before it is copied", "while it is copied", "while it is awaited"]) {
+    const at = new Fixture(JOINING);
+    const source: Source = { fill: 0xaa, stamp: [7, 70] };
+    // It came here and nowhere else, and its writer died.
+    if (when === "before it is copied") at.live(71, 0xdd);
+    else if (when === "while it is copied") {
+      at.serve(source, isRead);
+      at.live(71, 0xdd);
+    } else {
+      at.serve({ ...source, end: [7, 72] });
+      at.live(71, 0xdd);
+    }
+    assertEquals(at.chunk.blocks.get(BLOCK), 0xdd, when);
+    const disk = { generation: GENERATION + 1, settled: GENERATION - 1 };
+    at.core.setMap(mapOf({ ...JOINING, epoch: EPOCH + 1, disk }), SELF, 1);
+    at.serve(source);
+    const { generation, sequence, blocks } = at.chunk;
+    assertEquals([blocks.get(BLOCK), generation, sequence], [0xaa, 7, 70], when);
+    assertEquals(at.reported.includes(at.group), true, when);
+  }
+});
+
+Deno.test("what was copied from a source that turns out to have lost writes is copied again", () => {
+  const at = new Fixture({ ...JOINING, group: { ...JOINING.group, inSync: [3] } });
+  const old: Source = { fill: 0xbb, stamp: [7, 70] };
+  at.serve(old, () => at.chunk.generation === 7);
+  assertEquals([at.chunk.blocks.get(BLOCK), at.reported.includes(at.group)], [0xbb, false]);
+  // Its store has started anew without what it had acknowledged; node 1 has it all.
+  const group = { ...JOINING.group, inSync: [3, 1], unclean: [3], changedEpoch: EPOCH + 1 };
+  at.core.setMap(mapOf({ ...JOINING, group, epoch: EPOCH + 1 }), SELF, 1);
+  at.serve(old);
+  assertEquals(at.reported.includes(at.group), false, "from an unclean one nothing is copied");
+  const clean = { ...JOINING.group, inSync: [1], changedEpoch: EPOCH + 2 };
+  at.core.setMap(mapOf({ ...JOINING, group: clean, epoch: EPOCH + 2 }), SELF, 1);
+  at.serve({ fill: 0xaa, stamp: [7, 71] });
+  assertEquals([at.chunk.blocks.get(BLOCK), at.chunk.sequence], [0xaa, 71]);
+  assertEquals(at.reported.includes(at.group), true);
+});
+
+// ---------------------------------------------------------------------------------------- opening
+
+const isStamps = ({ head }: Sent) => head.type === MessageType.Stamps;
+
+Deno.test("a lease that is here before the map that gives it waits for that map, and skips nothing", () => {
+  const before = { holder: 0, disk: { generation: GENERATION, settled: GENERATION } };
+  const at = new Fixture(before, HOLDER);
+  at.core.openDisk(1, GENERATION + 2);
+  at.core.tick(at.nowMs += 10);
+  assertEquals([at.reconciled, at.transport.take().filter(isStamps)], [[], []]);
+  // The lease between was not given back in good order.
+  const disk = { generation: GENERATION + 2, settled: GENERATION };
+  at.core.setMap(mapOf({ epoch: EPOCH + 1, disk }), HOLDER, 1);
+  const asked = at.transport.take().filter(isStamps);
+  assertEquals(asked.map(({ link }) => link).sort(), [2, 3]);
+  assertEquals([at.reconciled, at.core.router(1).isOpen], [[], false]);
+  for (const sent of asked) at.answer(sent, { argument: 0 });
+  assertEquals([at.reconciled, at.core.router(1).isOpen], [[GENERATION + 2], true]);
+});
+
+Deno.test("a lease that follows one that was given back opens at once", () => {
+  const at = new Fixture({}, HOLDER);
+  at.core.openDisk(1, GENERATION);
+  assertEquals([at.reconciled, at.transport.take().filter(isStamps)], [[GENERATION], []]);
+});
+
+Deno.test("a member that is busy is asked again a little later", () => {
+  const disk = { settled: GENERATION - 2 };
+  const at = new Fixture({ disk }, HOLDER);
+  at.core.openDisk(1, GENERATION);
+  const [first, second] = at.transport.take().filter(isStamps);
+  assertEquals(first.head.flags & MessageFlag.Recovery, MessageFlag.Recovery);
+  at.answer(first, { status: Status.Busy });
+  at.answer(second, { argument: 0 });
+  assertEquals(at.reconciled, []);
+  at.core.tick(at.nowMs += 10);
+  const again = at.transport.take().filter(isStamps);
+  assertEquals(again.length, 2);
+  for (const sent of again) at.answer(sent, { argument: 0 });
+  assertEquals(at.reconciled, [GENERATION]);
+});

@@ -1,0 +1,950 @@
+/**
+ * A whole cluster under faults, and everything that must hold: driven by one seed.
+ *
+ *     set-up ─▶ faults and administration, at random ─▶ all faults end ─▶ the cluster heals by itself ─▶ verification
+ *
+ * What must hold, always: blocks are linearizable and flushed writes stay (`history.ts`); a write is acknowledged under the newest lease
+ * only; no replica serves reads that is not in sync; no guest sees an I/O error, but a flush may fail when all replicas of
+ * something have crashed; one epoch of the map is the same everywhere, and is one that `checkMap` lets through.
+ *
+ * Once the faults have ended: all nodes come back, every group becomes whole, damaged blocks heal, guests get on, leases go back,
+ * another node reads it all, and all replicas have equal bytes and stamps.
+ *
+ * @module
+ */
+import { BLOCK_BYTES, CHUNK_BLOCKS } from "../../agent/base/limits.ts";
+import { pgOf } from "../../agent/map/hash.ts";
+import {
+  checkMap,
+  type ClusterMap,
+  type DiskEntry,
+  type MapCommand,
+  type PgEntry,
+} from "../../agent/map/map.ts";
+import { encodeMap } from "../../agent/map/map_codec.ts";
+import { Operation, OperationKind } from "../../agent/store/operation.ts";
+import { DiskOracle, Guest } from "./guest.ts";
+import { Network, NO_FAULTS } from "./network.ts";
+import { NO_DISK_ERRORS, type NodeWatcher, type Process, SimNode } from "./node.ts";
+import { World } from "./world.ts";
+
+/** What a run is like. */
+export interface SimulationOptions {
+  readonly seed: number;
+  /** Virtual milliseconds of faults. */
+  readonly faultsMs?: number;
+  readonly nodes?: number;
+  readonly isVerbose?: boolean;
+  /** Called for each process that starts, to break something on purpose; see `canary_test.ts`. */
+  readonly sabotage?: (run: Process, simulation: Simulation) => void;
+}
+
+/** What a run did. */
+export interface SimulationReport {
+  readonly seed: number;
+  readonly nodes: number;
+  readonly events: number;
+  readonly virtualMs: number;
+  readonly writes: number;
+  readonly zeroings: number;
+  readonly reads: number;
+  readonly flushes: number;
+  readonly failedFlushes: number;
+  /** Runs of blocks that lost all their replicas to crashes. */
+  readonly losses: number;
+  readonly crashes: number;
+  readonly failedStores: number;
+  readonly flips: number;
+  readonly repaired: number;
+  readonly replacedNodes: number;
+  readonly epoch: number;
+}
+
+/** Virtual time within which a healthy cluster must have done what is asked. */
+const QUIET_MS_MAX = 180_000;
+/** How long guests run in the cluster that has healed, and how long none of their requests may take there. */
+const CALM_MS = 10_000;
+const STALL_MS_MAX = 4000;
+/** The same for a lease: one that was taken by force is not given away for a while, nor after a start. */
+const LEASE_MS_MAX = 9000;
+/** Hosts there may be, those included that were replaced: memory of hosts that are gone is used again. */
+const HOSTS_MAX = 24;
+/** Events that are kept for the message of a failure. */
+const LOG_LENGTH = 400;
+/** One map of so many is compared between nodes, and checked: encoding costs time. */
+const MAP_CHECK_EVERY = 16;
+/** Blocks looked at for one that holds a guest's data. */
+const FLIP_TRIES = 60;
+
+type LogLine = readonly [
+  atMs: number,
+  node: number,
+  message: string,
+  fields: Record<string, unknown> | undefined,
+];
+
+/** See the head of the file. */
+export class Simulation implements NodeWatcher {
+  readonly world: World;
+  readonly network: Network;
+  /** Hosts that belong to the cluster, or are about to. */
+  readonly nodes: SimNode[] = [];
+  readonly oracles: DiskOracle[] = [];
+  /** The newest guest of each disk. */
+  readonly guests = new Map<number, Guest>();
+  /** Guests whose node was cut off when another took over; fenced sooner or later. */
+  readonly #leftBehind = new Set<Guest>();
+  map: ClusterMap | null = null;
+  /** Hash of the map of each epoch, as first seen. */
+  readonly #maps = new Map<number, number>();
+  crashes = 0;
+  failedStores = 0;
+  flips = 0;
+  replacedNodes = 0;
+  repaired = 0;
+  readonly #log: LogLine[] = [];
+  readonly #isVerbose: boolean;
+  readonly #faultsMs: number;
+  readonly #nodeCount: number;
+  readonly #pgBits: number;
+  /** By pool and group: the epoch at which it was settled last. */
+  readonly #settledEpochs = new Map<number, number>();
+  #isOver = false;
+  #isHealing = false;
+  #hosts = 0;
+  readonly #freeMemories: number[] = [];
+  /** The one node whose disk loses bits in this run; all faults that could leave it alone with data are left out then. */
+  #flipped: SimNode | null = null;
+  readonly #leaving = new Set<SimNode>();
+  /** Is to be taken out of the cluster, drained or (if it is down) by force. */
+  #doomed: SimNode | null = null;
+  /** Uuids that were in the map. */
+  readonly #known = new Set<string>();
+  #disksMade = 0;
+
+  constructor(readonly options: SimulationOptions) {
+    this.world = new World(options.seed);
+    this.network = new Network(this.world);
+    this.#isVerbose = options.isVerbose ?? false;
+    this.#faultsMs = options.faultsMs ?? 30_000;
+    const { random } = this.world;
+    this.#nodeCount = options.nodes ?? random.pick([1, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9]);
+    this.#pgBits = random.pick([2, 3, 4, 5, 8]);
+  }
+
+  /** Runs it all. Throws with the seed and the last events when something does not hold. */
+  run(): SimulationReport {
+    try {
+      this.#setUp();
+      this.#misbehave();
+      this.#heal();
+      this.#verify();
+    } catch (error) {
+      const tail = this.#log.slice(-60).map(textOf).join("\n");
+      const message = error instanceof Error ? error.stack ?? error.message : String(error);
+      throw new Error(`seed ${this.options.seed}: ${message}\n--- the last events\n${tail}`);
+    } finally {
+      this.#isOver = true;
+    }
+    const sum = (of: (oracle: DiskOracle) => number) =>
+      this.oracles.reduce((total, oracle) => total + of(oracle), 0);
+    return {
+      seed: this.options.seed,
+      nodes: this.nodes.length,
+      events: this.world.count,
+      virtualMs: this.world.nowMs,
+      writes: sum((oracle) => oracle.writes),
+      zeroings: sum((oracle) => oracle.zeroings),
+      reads: sum((oracle) => oracle.reads),
+      flushes: sum((oracle) => oracle.flushes),
+      failedFlushes: sum((oracle) => oracle.failedFlushes),
+      losses: sum((oracle) => oracle.losses),
+      crashes: this.crashes,
+      failedStores: this.failedStores,
+      flips: this.flips,
+      repaired: this.repaired,
+      replacedNodes: this.replacedNodes,
+      epoch: this.map?.epoch ?? 0,
+    };
+  }
+
+  // -------------------------------------------------------------------------------------- watching
+
+  /** {@inheritDoc NodeWatcher.note} */
+  note(node: SimNode | null, message: string, fields?: Record<string, unknown>): void {
+    if (this.#isOver) return;
+    const line: LogLine = [this.world.nowMs, node?.id ?? 0, message, fields];
+    if (this.#isVerbose) console.log(textOf(line));
+    this.#log.push(line);
+    if (this.#log.length > LOG_LENGTH) this.#log.splice(0, LOG_LENGTH / 2);
+  }
+
+  /** {@inheritDoc NodeWatcher.mapChanged} */
+  mapChanged(node: SimNode, map: ClusterMap): void {
+    if (map.epoch % MAP_CHECK_EVERY === 0) this.#compareMaps(node, map);
+    if (this.map !== null && map.epoch <= this.map.epoch) return;
+    const { map: old } = this;
+    this.map = map;
+    for (const { uuid } of map.nodes) this.#known.add(uuid);
+    for (const pool of map.pools) {
+      if (old?.pools.includes(pool)) continue;
+      const lost = new Set<number>();
+      pool.pgs.forEach((entry, pg) => {
+        const key = pool.copies * 65536 + pg;
+        const before = this.#settledEpochs.get(key) ?? 0;
+        if (entry.settledEpoch <= before) return;
+        this.#settledEpochs.set(key, entry.settledEpoch);
+        lost.add(pg);
+      });
+      if (lost.size === 0) continue;
+      for (const oracle of this.oracles) {
+        const disk = map.disks.find((candidate) => candidate.id === oracle.id);
+        if (disk?.copies !== pool.copies) continue;
+        oracle.lost(
+          this.world.nowMs,
+          (chunk) => lost.has(pgOf(disk.family, chunk, pool.pgs.length)),
+        );
+      }
+    }
+  }
+
+  /** One epoch is one map, whoever applies it. */
+  #compareMaps(node: SimNode, map: ClusterMap): void {
+    const known = this.#maps.get(map.epoch);
+    const encoded = encodeMap(map);
+    if (!encoded.ok) throw new Error(encoded.error.message);
+    let hash = 1;
+    for (const byte of encoded.value) hash = Math.imul(hash ^ byte, 0x01000193);
+    if (known === undefined) {
+      const error = checkMap(map);
+      if (error !== null) throw new Error(`epoch ${map.epoch}: ${error.message}`);
+      this.#maps.set(map.epoch, hash);
+    } else if (known !== hash) {
+      throw new Error(`node ${node.id} has another map of epoch ${map.epoch} than others`);
+    }
+  }
+
+  /** {@inheritDoc NodeWatcher.granted} */
+  granted(node: SimNode, disk: number): void {
+    const guest = this.guests.get(disk);
+    if (guest?.node === node) guest.begin();
+    for (const other of this.#leftBehind) {
+      if (other.node === node && other.oracle.id === disk) other.begin();
+    }
+  }
+
+  /** {@inheritDoc NodeWatcher.fenced} */
+  fenced(node: SimNode, disk: number): void {
+    this.note(node, `fenced off disk ${disk}`);
+    const guest = this.guests.get(disk);
+    const fenced = [...this.#leftBehind].filter((other) =>
+      other.node === node && other.oracle.id === disk
+    );
+    if (guest?.node === node) {
+      this.guests.delete(disk);
+      fenced.push(guest);
+    }
+    for (const each of fenced) {
+      this.#leftBehind.delete(each);
+      each.isFenced = true;
+      each.drain(() => node.detach(disk, each.volume));
+    }
+  }
+
+  /** {@inheritDoc NodeWatcher.failed} */
+  failed(node: SimNode, reason: string): void {
+    this.note(node, `its process ends: ${reason}`);
+    this.failedStores++;
+    const { process } = node;
+    this.world.after(this.world.random.fraction() * 50, () => {
+      if (node.process !== process || process === null) return;
+      // What a sync could not write may be gone, though the machine has not started anew.
+      this.#crash(node, false);
+      node.bootId = `boot-${this.world.random.u32()}`;
+      if (this.#isHealing) this.world.after(1000, () => this.#restart(node));
+    });
+  }
+
+  /** {@inheritDoc NodeWatcher.assembled} */
+  assembled(_node: SimNode, process: Process): void {
+    this.options.sabotage?.(process, this);
+  }
+
+  // -------------------------------------------------------------------------------------- helpers
+
+  /** Lets time pass until something holds; throws when it does not come to that. */
+  until(what: string, isDone: () => boolean, mostMs = 60_000): void {
+    const endMs = this.world.nowMs + mostMs;
+    while (!isDone()) {
+      if (this.world.nowMs >= endMs) throw new Error(`${what}: not within ${mostMs} ms`);
+      this.world.run(this.world.nowMs + 50);
+    }
+  }
+
+  #running(): SimNode[] {
+    return this.nodes.filter((node) => node.isRunning && node.incarnation > 0);
+  }
+
+  /** Proposes something at a random node; whether it happens is up to the cluster. */
+  propose(command: MapCommand, done: (ok: boolean) => void = () => {}): void {
+    const running = this.#running();
+    if (running.length === 0) return done(false);
+    const node = this.world.random.pick(running);
+    this.note(node, "asks for", { ...command });
+    node.process!.control!.propose(command, (result) => {
+      if (!result.ok) this.note(node, `${command.kind} refused: ${result.error.message}`);
+      done(result.ok);
+    });
+  }
+
+  #addNode(): SimNode {
+    const { random } = this.world;
+    const index = this.#freeMemories.pop() ?? this.nodes.length;
+    const id = ++this.#hosts;
+    const node = new SimNode(id, this.world, this.network, this, {
+      index,
+      zone: random.chance(0.3) ? `zone-${id % 3}` : "",
+      isWitness: id > 2 && random.chance(0.1),
+      pgBits: this.#pgBits,
+    });
+    node.drift = 1 + (random.fraction() - 0.5) * 0.05;
+    if (random.chance(0.3)) node.wallOffsetMs = random.fraction() * 7_200_000;
+    this.nodes.push(node);
+    return node;
+  }
+
+  #nodeIdOf(node: SimNode): number {
+    return this.map?.nodes.find((entry) => entry.uuid === node.uuid)?.id ?? 0;
+  }
+
+  #seeds(): string[] {
+    return this.nodes.map((node) => node.address);
+  }
+
+  #entryOf(oracle: DiskOracle): DiskEntry | undefined {
+    return this.map?.disks.find((disk) => disk.id === oracle.id);
+  }
+
+  // --------------------------------------------------------------------------------------- set-up
+
+  #setUp(): void {
+    const { random } = this.world;
+    this.#addNode().start([]);
+    this.until("the first node leads", () => this.nodes[0].incarnation > 0);
+    const disks = random.between(1, 2);
+    const make = (i: number) => {
+      const sizeBytes = random.between(2, 600) * 4 * 1024 * 1024;
+      let isDone = false;
+      const copies = random.pick([1, 2, 3, 3, 3, 5]);
+      this.propose(
+        { kind: "create-disk", name: `disk-${i}`, sizeBytes, nowMs: 0, copies },
+        (ok) => isDone = ok,
+      );
+      this.until("a disk is made", () => isDone);
+      const entry = this.map!.disks.find((disk) => disk.name === `disk-${i}`)!;
+      this.oracles.push(new DiskOracle(entry.id, entry.name, sizeBytes, random.fork()));
+    };
+    // Some disks are older than the cluster.
+    for (let i = 0; i < disks; i++) if (random.chance(0.3)) make(i);
+    for (let i = 1; i < this.#nodeCount; i++) {
+      this.#addNode().start(this.#seeds().slice(0, 1));
+      if (random.chance(0.5)) this.world.run(this.world.nowMs + random.below(2000));
+    }
+    this.until("all nodes belong", () => this.nodes.every((node) => node.incarnation > 0));
+    for (let i = 0; i < disks; i++) {
+      if (!this.oracles.some((oracle) => oracle.name === `disk-${i}`)) make(i);
+    }
+    for (const oracle of this.oracles) this.#startGuest(oracle);
+    this.world.run(this.world.nowMs + random.below(5000));
+  }
+
+  #startGuest(oracle: DiskOracle): boolean {
+    if (this.guests.has(oracle.id)) return false;
+    const able = this.#running().filter((node) =>
+      !node.isWitness && !node.isAttached(oracle.id) && !this.#leaving.has(node)
+    );
+    const entry = this.#entryOf(oracle);
+    if (able.length === 0 || entry === undefined) return false;
+    const node = this.world.random.pick(able);
+    const volume = node.attach(oracle.id, oracle.sizeBytes, entry.layers);
+    if (volume === null) return false;
+    const memory = this.oracles.indexOf(oracle) * 1024 * 1024;
+    const guest = new Guest(node, volume, oracle, this.world.random.fork(), memory);
+    this.guests.set(oracle.id, guest);
+    this.note(node, `a guest opens ${oracle.name}`);
+    return true;
+  }
+
+  // --------------------------------------------------------------------------------------- faults
+
+  #misbehave(): void {
+    const { random } = this.world;
+    const endMs = this.world.nowMs + this.#faultsMs;
+    this.network.faults = {
+      loss: random.chance(0.5) ? random.fraction() * 0.3 : 0,
+      repeat: random.chance(0.5) ? random.fraction() * 0.5 : 0,
+      delayMs: random.pick([1, 2, 5, 20]),
+      breakage: random.chance(0.3) ? random.fraction() * 0.01 : 0,
+      refusal: random.chance(0.3) ? 0.02 : 0,
+    };
+    const isFlipping = random.chance(0.2) && this.nodes.length > 1 &&
+      this.map!.disks.every((disk) => disk.copies > 1) && !this.nodes[1].isWitness;
+    if (isFlipping) this.#flipped = this.nodes[random.below(2)];
+    if (random.chance(0.3)) this.#breakDisks(isFlipping);
+    this.note(null, "faults", { ...this.network.faults, flipped: this.#flipped?.id ?? 0 });
+    while (this.world.nowMs < endMs) {
+      this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
+      this.#retire();
+      if (this.#doomed !== null && random.chance(0.5)) this.#remove(this.#doomed);
+      if (this.#flipped === null) this.#step();
+      else this.#stepFlipping(this.#flipped);
+    }
+  }
+
+  #breakDisks(isReadOnly: boolean): void {
+    const { random } = this.world;
+    for (const node of this.nodes) {
+      if (random.chance(0.4)) continue;
+      const canFail = !isReadOnly || node === this.#flipped;
+      node.diskErrors = {
+        read: random.pick([0, 0.01, 0.05]),
+        write: canFail ? random.pick([0, 0.001, 0.02]) : 0,
+        sync: canFail ? random.pick([0, 0, 0.005]) : 0,
+      };
+      this.note(node, "its disk has faults", { ...node.diskErrors });
+    }
+  }
+
+  #step(): void {
+    const { random } = this.world;
+    const up = this.nodes.filter((node) => node.isRunning);
+    const down = this.nodes.filter((node) => !node.isRunning && node !== this.#doomed);
+    const node = random.pick(this.nodes);
+    switch (random.below(20)) {
+      case 0:
+      case 1:
+        if (up.length > 0) this.#crash(random.pick(up), random.chance(0.5));
+        return;
+      case 2:
+      case 3:
+      case 4:
+        if (down.length > 0) this.#restart(random.pick(down));
+        return;
+      case 5: {
+        if (!random.chance(0.4)) return;
+        const isPower = random.chance(0.7);
+        const share = random.pick([0.5, 1, 1]);
+        this.note(null, isPower ? "power cut" : "processes are killed");
+        for (const each of up) if (random.chance(share)) this.#crash(each, isPower);
+        return;
+      }
+      case 6:
+        return this.#partition();
+      case 7:
+        return this.#cutLink(node);
+      case 8:
+      case 9:
+        if (this.network.cut.size > 0) this.note(null, "the network is whole again");
+        this.network.cut.clear();
+        return;
+      case 10:
+        node.diskDelayMs = random.pick([0.1, 0.3, 2, 20, 100]);
+        node.dataLagMs = random.pick([0, 0, 30, 300]);
+        return;
+      case 11:
+      case 12:
+        return this.#moveGuest();
+      case 13:
+        return this.#takeOver();
+      case 14:
+        for (const oracle of this.oracles) this.#startGuest(oracle);
+        return;
+      case 15:
+        if (up.length > 0) this.#stop(random.pick(up));
+        return;
+      default:
+        return this.#administer(node);
+    }
+  }
+
+  /** Only faults that leave every group somebody in sync whose disk is sound. */
+  #stepFlipping(flipped: SimNode): void {
+    const { random } = this.world;
+    switch (random.below(12)) {
+      case 0:
+        if (flipped.isRunning) this.#crash(flipped, random.chance(0.5));
+        return;
+      case 1:
+      case 2:
+        if (!flipped.isRunning) this.#restart(flipped);
+        return;
+      case 3:
+        flipped.diskDelayMs = random.pick([0.1, 0.3, 2, 20]);
+        return;
+      case 4:
+      case 5:
+        return this.#moveGuest();
+      case 6:
+        for (const oracle of this.oracles) this.#startGuest(oracle);
+        return;
+      default:
+        for (let i = random.below(8); i >= 0; i--) this.#flip(flipped);
+    }
+  }
+
+  /** Inverts a bit of a guest's block, somewhere on the disk. */
+  #flip(node: SimNode): void {
+    const { random } = this.world;
+    for (let i = 0; i < FLIP_TRIES; i++) {
+      const offset = random.below(node.disk.sizeBytesMax / BLOCK_BYTES) * BLOCK_BYTES;
+      const words = new Uint32Array(node.disk.peek(offset, BLOCK_BYTES).buffer);
+      // Guests' blocks are the ones that are full of one number.
+      if (words[0] === 0 || words.some((word) => word !== words[0])) continue;
+      // A medium loses what is on it. In the tail of the log, not synced, it would pass for a write that was cut short.
+      if (!node.disk.isDurable(offset, BLOCK_BYTES)) continue;
+      node.disk.flipBit(offset + random.below(BLOCK_BYTES), random.below(8));
+      this.flips++;
+      return;
+    }
+  }
+
+  /** A partition of any shape, perhaps in one direction only. */
+  #partition(): void {
+    const { random } = this.world;
+    const side = new Set(this.nodes.filter(() => random.chance(0.5)).map((each) => each.id));
+    const isOneWay = random.chance(0.3);
+    for (const from of this.nodes) {
+      for (const to of this.nodes) {
+        if (!side.has(from.id) || side.has(to.id)) continue;
+        this.network.cut.add(`${from.id}>${to.id}`);
+        if (!isOneWay) this.network.cut.add(`${to.id}>${from.id}`);
+      }
+    }
+    this.note(null, `partition ${[...side].join()} from the others${isOneWay ? ", one way" : ""}`);
+    this.network.breakCut();
+  }
+
+  #cutLink(node: SimNode): void {
+    const { random } = this.world;
+    const other = random.pick(this.nodes);
+    if (other === node) return;
+    this.network.cut.add(`${node.id}>${other.id}`);
+    if (random.chance(0.6)) this.network.cut.add(`${other.id}>${node.id}`);
+    this.note(null, `link ${node.id}-${other.id} is cut`);
+    this.network.breakCut();
+  }
+
+  #crash(node: SimNode, isPower: boolean): void {
+    if (!node.isRunning) return;
+    this.crashes++;
+    this.repaired += node.process?.data?.status.repaired ?? 0;
+    this.note(node, isPower ? "loses power" : "is killed");
+    for (const [disk, guest] of [...this.guests]) {
+      if (guest.node !== node) continue;
+      guest.isStopped = true;
+      this.guests.delete(disk);
+    }
+    for (const guest of [...this.#leftBehind]) {
+      if (guest.node !== node) continue;
+      guest.isStopped = true;
+      this.#leftBehind.delete(guest);
+    }
+    node.crash(isPower);
+  }
+
+  #restart(node: SimNode): void {
+    if (node.process !== null || !this.nodes.includes(node)) return;
+    this.note(node, "starts");
+    node.start(this.#seeds());
+  }
+
+  /** Ends an agent in good order, as `systemctl stop` does; its guests go first. */
+  #stop(node: SimNode): void {
+    if (node.incarnation === 0 || this.#leaving.has(node)) return;
+    this.note(node, "is to stop");
+    this.#leaving.add(node);
+    let left = 1;
+    const gone = () => {
+      if (--left > 0) return;
+      // Nobody waits for a guest that is elsewhere by now: its front end is cut off.
+      for (const guest of [...this.#leftBehind]) {
+        if (guest.node !== node) continue;
+        guest.isFenced = true;
+        guest.isStopped = true;
+        this.#leftBehind.delete(guest);
+      }
+      node.stop(() => {
+        this.#leaving.delete(node);
+        this.note(node, "has stopped");
+      });
+    };
+    for (const guest of [...this.guests.values()]) {
+      if (guest.node !== node) continue;
+      left++;
+      this.#close(guest, gone);
+    }
+    // A guest that cannot end is cut off.
+    const { process } = node;
+    this.world.after(5000, () => {
+      if (node.process === process && process !== null && this.#leaving.has(node)) {
+        this.#crash(node, false);
+      }
+      this.#leaving.delete(node);
+    });
+    gone();
+  }
+
+  #close(guest: Guest, done: () => void = () => {}): void {
+    if (guest.isStopped) return;
+    guest.drain(() => {
+      const disk = guest.oracle.id;
+      if (this.guests.get(disk) !== guest || guest.isFenced) return;
+      this.guests.delete(disk);
+      guest.node.detach(disk, guest.volume);
+      this.note(guest.node, `its guest closes ${guest.oracle.name}`);
+      done();
+    });
+  }
+
+  #moveGuest(): void {
+    const oracle = this.world.random.pick(this.oracles);
+    const guest = this.guests.get(oracle.id);
+    if (guest === undefined) this.#startGuest(oracle);
+    else this.#close(guest);
+  }
+
+  /** A guest is started elsewhere though the old one still runs, perhaps cut off: only one of them gets on. */
+  #takeOver(): void {
+    const { random } = this.world;
+    const oracle = random.pick(this.oracles);
+    const guest = this.guests.get(oracle.id);
+    const isAlone = ![...this.#leftBehind].some((other) => other.oracle === oracle);
+    if (guest === undefined || guest.isStopped || !isAlone) return;
+    if (random.chance(0.6)) {
+      for (const other of this.nodes) {
+        if (other === guest.node) continue;
+        this.network.cut.add(`${guest.node.id}>${other.id}`);
+        this.network.cut.add(`${other.id}>${guest.node.id}`);
+      }
+      this.note(guest.node, "is cut off");
+      this.network.breakCut();
+    }
+    this.guests.delete(oracle.id);
+    this.#leftBehind.add(guest);
+    if (!this.#startGuest(oracle)) {
+      this.#leftBehind.delete(guest);
+      this.guests.set(oracle.id, guest);
+      return;
+    }
+    const entry = this.#entryOf(oracle);
+    if (entry !== undefined && entry.lease !== null && random.chance(0.3)) {
+      this.propose({ kind: "force-release-lease", id: entry.id, generation: entry.generation });
+    }
+  }
+
+  // --------------------------------------------------------------------------------- administration
+
+  #administer(node: SimNode): void {
+    const { random } = this.world;
+    const id = this.#nodeIdOf(node);
+    if (id === 0) return;
+    switch (random.below(12)) {
+      case 0:
+      case 1: {
+        const availability = random.pick(["in", "draining"] as const);
+        return this.propose({ kind: "set-availability", node: id, availability });
+      }
+      case 2:
+        return this.propose({
+          kind: "set-weight",
+          node: id,
+          weight: random.pick([null, 1e9, 4e9]),
+        });
+      case 3:
+        return this.propose({
+          kind: "set-zone",
+          node: id,
+          zone: random.pick(["", "zone-0", "zone-1"]),
+        });
+      case 4:
+      case 5:
+        if (this.#doomed !== null || this.nodes.length < 3) return;
+        this.#doomed = node;
+        if (random.chance(0.5)) this.#crash(node, true);
+        return;
+      case 6:
+        return this.#resize();
+      case 7:
+        return this.#forceRelease();
+      case 8: {
+        if (this.#disksMade > 3) return;
+        const name = `scratch-${this.#disksMade++}`;
+        const copies = random.between(1, 5);
+        return this.propose({ kind: "create-disk", name, sizeBytes: 1 << 30, nowMs: 0, copies });
+      }
+      case 9: {
+        const scratch = this.map!.disks.find(({ name }) => name.startsWith("scratch"));
+        if (scratch !== undefined) this.propose({ kind: "delete-disk", name: scratch.name });
+        return;
+      }
+      case 10: {
+        const { name } = random.pick(this.oracles);
+        return this.propose({ kind: "change-disk", name, copies: random.between(1, 5) });
+      }
+      case 11:
+        if (this.nodes.length < 9 && random.chance(0.3)) this.#join();
+    }
+  }
+
+  #resize(): void {
+    const oracle = this.world.random.pick(this.oracles);
+    const isOpen = this.guests.has(oracle.id) ||
+      [...this.#leftBehind].some((guest) => guest.oracle === oracle);
+    if (isOpen) return;
+    const sizeBytes = oracle.sizeBytes + 4096 * this.world.random.between(1, 5000);
+    oracle.sizeBytes = sizeBytes;
+    this.propose({ kind: "resize-disk", name: oracle.name, sizeBytes });
+  }
+
+  #forceRelease(): void {
+    const entry = this.#entryOf(this.world.random.pick(this.oracles));
+    if (entry === undefined || entry.lease === null) return;
+    this.propose({ kind: "force-release-lease", id: entry.id, generation: entry.generation });
+  }
+
+  /** Takes a node out for good: drained if it lives, by force (but not at the price of data) if it is dead. */
+  #remove(node: SimNode): void {
+    const entry = this.map!.nodes.find((each) => each.uuid === node.uuid);
+    if (entry === undefined) return;
+    const nowMs = Math.floor(this.world.nowMs);
+    if (entry.state === "down") {
+      this.propose({ kind: "remove-node", node: entry.id, nowMs, force: true });
+    } else if (entry.availability === "draining") {
+      this.propose({ kind: "remove-node", node: entry.id, nowMs });
+    } else {
+      this.propose({ kind: "set-availability", node: entry.id, availability: "draining" });
+    }
+  }
+
+  #join(): SimNode | null {
+    if (this.#hosts >= HOSTS_MAX) return null;
+    const seeds = this.#seeds();
+    const node = this.#addNode();
+    this.note(node, "is new");
+    node.start(seeds);
+    return node;
+  }
+
+  /** Hosts that the map has forgotten go; somebody comes in their place. */
+  #retire(): void {
+    for (const node of [...this.nodes]) {
+      if (!this.#known.has(node.uuid) || this.#nodeIdOf(node) !== 0) continue;
+      if (node.isRunning && !this.#isHealing && this.world.random.chance(0.7)) continue;
+      this.#crash(node, true);
+      this.nodes.splice(this.nodes.indexOf(node), 1);
+      this.network.stations.delete(node.address);
+      this.#freeMemories.push(node.index);
+      this.replacedNodes++;
+      if (this.#doomed === node) this.#doomed = null;
+      this.note(node, "is gone for good");
+      if (this.world.random.chance(0.8) || this.nodes.length < 2) this.#join();
+    }
+  }
+
+  // ----------------------------------------------------------------------------------------- end
+
+  #heal(): void {
+    this.note(null, "all faults end");
+    this.#isHealing = true;
+    this.#doomed = null;
+    this.network.cut.clear();
+    this.network.faults = { ...NO_FAULTS };
+    for (const node of this.nodes) {
+      node.diskDelayMs = 0.3;
+      node.dataLagMs = 0;
+      node.diskErrors = NO_DISK_ERRORS;
+    }
+    this.#retire();
+    for (const node of this.nodes) if (!node.isRunning) this.#restart(node);
+    this.until(
+      "all nodes are back",
+      () => {
+        for (const node of this.nodes) {
+          if (node.process === null && !this.#leaving.has(node)) this.#restart(node);
+        }
+        this.#retire();
+        return this.nodes.every((node) => node.incarnation > 0) && this.#leaving.size === 0;
+      },
+      QUIET_MS_MAX,
+    );
+    for (const entry of this.map!.nodes) {
+      if (entry.availability !== "draining") continue;
+      this.propose({ kind: "set-availability", node: entry.id, availability: "in" });
+    }
+    this.until("every group is whole", () => {
+      this.#retire();
+      return this.#isWhole();
+    }, QUIET_MS_MAX);
+  }
+
+  #isWhole(): boolean {
+    const { map } = this;
+    if (map === null || map.nodes.some((node) => node.state !== "up")) return false;
+    const isGood = (entry: PgEntry) =>
+      entry.unclean.length === 0 && !entry.unsettled && entry.joining.length === 0 &&
+      entry.inSync.length === entry.target.length &&
+      entry.target.every((node) => entry.inSync.includes(node));
+    const places = map.nodes.filter((node) => !node.witness && node.availability === "in").length;
+    const isPlaced = map.pools.every(({ copies, pgs }) =>
+      pgs.every(({ target }) => target.length === Math.min(copies, places))
+    );
+    return isPlaced && map.pools.every((pool) => pool.pgs.every(isGood)) &&
+      this.nodes.every((node) => node.process?.map?.epoch === map.epoch);
+  }
+
+  #verify(): void {
+    // Whoever still has the disk goes in good order.
+    for (const guest of this.#leftBehind) {
+      guest.drain(() => {
+        this.#leftBehind.delete(guest);
+        guest.node.detach(guest.oracle.id, guest.volume);
+      });
+    }
+    this.until("those that were left behind go", () => this.#leftBehind.size === 0, QUIET_MS_MAX);
+    // As the faults have left it, before guests write over what may be wrong.
+    for (const guest of [...this.guests.values()]) this.#close(guest);
+    this.until("guests end", () => this.guests.size === 0, QUIET_MS_MAX);
+    if (this.flips > 0) this.until("damaged blocks heal", () => this.#isSound(), QUIET_MS_MAX);
+    this.#compareReplicas();
+    // Guests that are there must get on.
+    for (const oracle of this.oracles) this.#startGuest(oracle);
+    this.world.run(this.world.nowMs + CALM_MS);
+    for (const guest of this.guests.values()) {
+      const { oldestMs } = guest;
+      const mostMs = guest.isBegun ? STALL_MS_MAX : LEASE_MS_MAX;
+      if (oldestMs < 0 || this.world.nowMs - oldestMs <= mostMs) continue;
+      const reason = guest.node.process?.data?.router(guest.oracle.id).waitingReason;
+      const { lease, generation } = this.#entryOf(guest.oracle)!;
+      throw new Error(
+        `${guest.oracle.name} on node ${guest.node.id} stalls in a healthy cluster: ${reason}; its lease is ` +
+          `${JSON.stringify(lease)}, generation ${generation}; ${guest.describe()}`,
+      );
+    }
+    for (const guest of [...this.guests.values()]) this.#close(guest);
+    this.until("guests end", () => this.guests.size === 0, QUIET_MS_MAX);
+    this.until(
+      "leases are given back",
+      () => this.map!.disks.every((disk) => disk.lease === null),
+      QUIET_MS_MAX,
+    );
+    // Somebody else reads it all.
+    for (const oracle of this.oracles) {
+      if (!this.#startGuest(oracle)) throw new Error(`${oracle.name} cannot be opened`);
+      const guest = this.guests.get(oracle.id)!;
+      let isDone = false;
+      guest.sweep(() => isDone = true);
+      this.until(`${oracle.name} is read`, () => isDone, QUIET_MS_MAX);
+      this.guests.delete(oracle.id);
+      guest.node.detach(oracle.id, guest.volume);
+    }
+    this.until("every group is whole still", () => this.#isWhole(), QUIET_MS_MAX);
+    for (const node of this.nodes) this.repaired += node.process!.data!.status.repaired;
+    this.#compareReplicas();
+  }
+
+  /** A scrub of everything finds nothing that is damaged. */
+  #isSound(): boolean {
+    const { store } = this.#flipped!.process!;
+    const before = store.stats().damageCount;
+    let isDone = false;
+    store.scrubNow(null, () => true, () => isDone = true);
+    this.#flipped!.turn();
+    this.until("a scrub ends", () => isDone, QUIET_MS_MAX);
+    this.world.run(this.world.nowMs + 2000);
+    return store.stats().damageCount === before && store.stats().damage.length === 0;
+  }
+
+  /** All replicas of all chunks hold equal bytes and equal stamps. */
+  #compareReplicas(): void {
+    const map = this.map!;
+    for (const oracle of this.oracles) {
+      const disk = this.#entryOf(oracle)!;
+      // What a holder that crashed has left is brought in line when the disk is opened again.
+      if (disk.settled < disk.generation) continue;
+      const pool = map.pools.find((candidate) => candidate.copies === disk.copies)!;
+      const chunks = new Set(oracle.places.map((place) => Math.floor(place / 4194304)));
+      for (const chunk of chunks) {
+        const entry = pool.pgs[pgOf(disk.family, chunk, pool.pgs.length)];
+        let first: { node: number; content: Map<number, Uint8Array>; stamp: string } | null = null;
+        for (const id of entry.inSync) {
+          const { uuid } = map.nodes.find((node) => node.id === id)!;
+          const node = this.nodes.find((candidate) => candidate.uuid === uuid)!;
+          const content = this.#readRaw(node, disk.layers[0], chunk);
+          const found = { generation: 0, sequence: 0 };
+          node.process!.store.stampOf(disk.layers[0], chunk, found);
+          const stamp = `${found.generation}.${found.sequence}`;
+          if (first === null) {
+            first = { node: id, content, stamp };
+            continue;
+          }
+          this.#compareContent(`${disk.name}, chunk ${chunk}`, first, { node: id, content, stamp });
+        }
+      }
+    }
+  }
+
+  #compareContent(
+    what: string,
+    a: { node: number; content: Map<number, Uint8Array>; stamp: string },
+    b: { node: number; content: Map<number, Uint8Array>; stamp: string },
+  ): void {
+    const who = `nodes ${a.node} (${a.stamp}) and ${b.node} (${b.stamp})`;
+    for (const block of new Set([...a.content.keys(), ...b.content.keys()])) {
+      const [one, other] = [a.content.get(block), b.content.get(block)];
+      const isEqual = one !== undefined && other !== undefined &&
+        one.every((byte, i) => byte === other[i]);
+      if (!isEqual) {
+        throw new Error(`${what}, block ${block}: ${who} differ: ${one?.[0]} and ${other?.[0]}`);
+      }
+    }
+    if (a.stamp !== b.stamp) throw new Error(`${what}: ${who} have different stamps`);
+  }
+
+  /** Blocks of a chunk of a layer that are not zeros. */
+  #readRaw(node: SimNode, layer: number, chunk: number): Map<number, Uint8Array> {
+    const { store, pool } = node.process!;
+    const content = new Map<number, Uint8Array>();
+    const maps = [0, 1, 2].map(() => new Uint32Array(CHUNK_BLOCKS / 32));
+    store.describeChunk(layer, chunk, maps[0], maps[1], maps[2]);
+    const buffer = pool.buffers.allocate(BLOCK_BYTES);
+    node.isLookedAt = true;
+    for (let block = 0; block < CHUNK_BLOCKS; block++) {
+      if (((maps[0][block >>> 5] | maps[2][block >>> 5]) >>> (block & 31) & 1) === 0) continue;
+      let isDone = false;
+      const operation = new Operation({ operationDone: () => isDone = true }, 0);
+      operation.kind = OperationKind.Read;
+      operation.layers = [layer];
+      operation.chunk = chunk;
+      operation.block = block;
+      operation.blockCount = 1;
+      operation.buffer = buffer;
+      store.submit(operation);
+      node.turn();
+      this.until("a block is read", () => isDone);
+      if (operation.result !== 0) {
+        throw new Error(`node ${node.id}, chunk ${chunk}, block ${block}: ${operation.result}`);
+      }
+      const bytes = node.window.bytes.slice(buffer, buffer + BLOCK_BYTES);
+      if (bytes.some((byte) => byte !== 0)) content.set(block, bytes);
+    }
+    node.isLookedAt = false;
+    pool.buffers.release(buffer, BLOCK_BYTES);
+    return content;
+  }
+}
+
+function textOf([atMs, node, message, fields]: LogLine): string {
+  const who = node === 0 ? "--" : `node ${node}`;
+  const more = fields === undefined ? "" : ` ${JSON.stringify(fields)}`;
+  return `${(atMs / 1000).toFixed(3)} ${who} ${message}${more}`;
+}

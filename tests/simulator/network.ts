@@ -1,0 +1,342 @@
+/**
+ * The network between simulated nodes: datagrams and control messages that get lost, doubled and late, and data links that are
+ * in order until they break.
+ *
+ * A link that breaks takes with it what is under way in both directions; its two ends learn of it at different times, and until
+ * then what they send goes nowhere. So a server may see a new link of a client before it hears that the old one has gone.
+ * Over a direction that is cut a link stalls: it goes on when the cut ends, or breaks after a while.
+ *
+ * @module
+ */
+import { BLOCK_BYTES } from "../../agent/base/limits.ts";
+import {
+  PEER_DATA_BYTES_MAX,
+  PEER_HEAD_BYTES_MAX,
+  type PeerListener,
+  type PeerTransport,
+} from "../../agent/platform/network.ts";
+import type { World } from "./world.ts";
+
+/** How bad the network is. */
+export interface NetworkFaults {
+  /** Share of datagrams and control messages that get lost. */
+  loss: number;
+  /** Share that come twice, the second time much later. */
+  repeat: number;
+  /** Longest usual delay, in milliseconds. */
+  delayMs: number;
+  /** Chance per message on a data link that the link breaks. */
+  breakage: number;
+  /** Chance that a data link takes no message though there is room; it is ready a little later. */
+  refusal: number;
+}
+
+/** A network without faults. */
+export const NO_FAULTS: NetworkFaults = { loss: 0, repeat: 0, delayMs: 1, breakage: 0, refusal: 0 };
+
+/** A node, as the network sees it. */
+export interface Station {
+  /** Number of the host in the simulation. */
+  readonly id: number;
+  /** Its number in the map; 0: none yet. */
+  readonly node: number;
+  readonly address: string;
+  readonly isRunning: boolean;
+  /** Counts starts of the process: what was sent to an earlier one does not arrive. */
+  readonly run: number;
+  readonly incarnation: number;
+  controlArrived(from: Station, bytes: Uint8Array): void;
+  gossipArrived(from: Station, bytes: Uint8Array): void;
+  readonly links: LinkEnds | null;
+}
+
+/** A station's data links. */
+export interface LinkEnds {
+  readonly listener: PeerListener;
+  /** Room for a message's data; −1: none. */
+  allocate(bytes: number): number;
+  readonly memory: Uint8Array;
+  /** Something arrived: the node's loop turns. */
+  turn(): void;
+}
+
+class End {
+  link = -1;
+  isPaused = false;
+  /** Messages that have arrived and wait. */
+  readonly queue: { head: Uint8Array; data: Uint8Array | null }[] = [];
+  queuedBytes = 0;
+  wantsReady = false;
+  lastArrivalMs = 0;
+  constructor(readonly station: Station, readonly run: number) {}
+}
+
+interface Connection {
+  readonly client: End;
+  readonly server: End;
+  isUp: boolean;
+}
+
+/** Most bytes on their way in one direction of a link. */
+const QUEUE_BYTES_MAX = 4 * 1024 * 1024;
+const RECONNECT_MS = 100;
+/** Longest time between the break of a link and its notice at an end. */
+const NOTICE_MS = 400;
+/** A link over a cut is given up after this time. */
+const CUT_MS = 1500;
+
+/** See the head of the file. */
+export class Network {
+  readonly stations = new Map<string, Station>();
+  faults: NetworkFaults = { ...NO_FAULTS };
+  /** Pairs `from>to` over which nothing goes. */
+  readonly cut = new Set<string>();
+  #nextLink = 1;
+  readonly #connections = new Set<Connection>();
+  /** Bytes of gossip and control so far. */
+  sentBytes = 0;
+
+  constructor(readonly world: World) {}
+
+  isCut(from: Station, to: Station): boolean {
+    return this.cut.has(`${from.id}>${to.id}`);
+  }
+
+  /** Sends a datagram or control message. */
+  send(
+    from: Station,
+    address: string,
+    bytes: Uint8Array,
+    arrive: (to: Station, from: Station, bytes: Uint8Array) => void,
+  ): void {
+    const to = this.stations.get(address);
+    if (to === undefined) return;
+    const { random } = this.world;
+    this.sentBytes += bytes.length;
+    const copy = bytes.slice();
+    const { run } = to;
+    const deliver = () => {
+      if (to.isRunning && to.run === run && !this.isCut(from, to)) arrive(to, from, copy);
+    };
+    if (!random.chance(this.faults.loss)) this.world.after(this.#delayMs(), deliver);
+    if (random.chance(this.faults.repeat)) {
+      this.world.after(this.#delayMs() + random.below(2000), deliver);
+    }
+  }
+
+  #delayMs(): number {
+    const { random } = this.world;
+    return random.chance(0.02)
+      ? random.fraction() * 20 * this.faults.delayMs
+      : random.fraction() * this.faults.delayMs;
+  }
+
+  /** The data links of one run of a station. */
+  transport(station: Station): PeerTransport & { close(): void } {
+    const { run } = station;
+    const wanted = new Map<number, string>();
+    const mine = new Map<number, { connection: Connection; end: End; other: End }>();
+    const connect = (node: number) => {
+      const address = wanted.get(node);
+      const isCurrent = station.isRunning && station.run === run;
+      if (address === undefined || !isCurrent) return;
+      for (const { connection, end } of mine.values()) {
+        if (
+          connection.isUp && end === connection.client && connection.server.station.node === node
+        ) {
+          return;
+        }
+      }
+      const to = this.stations.get(address);
+      const isReachable = to !== undefined && to.isRunning && to.links !== null &&
+        to.incarnation > 0 && station.incarnation > 0 &&
+        !this.isCut(station, to) && !this.isCut(to, station);
+      if (!isReachable) {
+        this.world.after(RECONNECT_MS * (1 + this.world.random.fraction()), () => connect(node));
+        return;
+      }
+      const connection: Connection = {
+        client: new End(station, run),
+        server: new End(to, to.run),
+        isUp: true,
+      };
+      this.#connections.add(connection);
+      for (const end of [connection.client, connection.server]) {
+        end.link = this.#nextLink++;
+        const other = end === connection.client ? connection.server : connection.client;
+        const links = (end.station.links as SimulatedLinks).ends;
+        links.set(end.link, { connection, end, other });
+        end.station.links!.listener.linkUp(
+          end.link,
+          other.station.node,
+          end === connection.client,
+          other.station.incarnation,
+        );
+        end.station.links!.turn();
+      }
+    };
+    (station.links as SimulatedLinks).ends = mine;
+    (station.links as SimulatedLinks).reconnect = connect;
+    return {
+      setPeer: (node, address) => {
+        if (address === null) {
+          wanted.delete(node);
+          for (const { connection, other } of [...mine.values()]) {
+            if (other.station.node === node && connection.client.station === station) {
+              this.#break(connection);
+            }
+          }
+          return;
+        }
+        wanted.set(node, address);
+        this.world.after(this.#delayMs(), () => connect(node));
+      },
+      send: (link, head, headBytes, dataOffset, dataBytes) => {
+        const place = mine.get(link);
+        if (place === undefined) return false;
+        const { connection, end, other } = place;
+        const isSane = headBytes <= PEER_HEAD_BYTES_MAX && dataBytes <= PEER_DATA_BYTES_MAX &&
+          dataBytes % BLOCK_BYTES === 0;
+        if (!isSane) throw new Error(`network: a message of ${headBytes} + ${dataBytes} bytes`);
+        // Broken, and nobody here knows yet.
+        if (!connection.isUp) return true;
+        if (other.queuedBytes > QUEUE_BYTES_MAX) {
+          other.wantsReady = true;
+          return false;
+        }
+        if (this.world.random.chance(this.faults.refusal)) {
+          this.world.after(this.#delayMs(), () => {
+            if (mine.get(link) !== place || station.run !== run || !station.isRunning) return;
+            station.links!.listener.linkReady(end.link);
+            station.links!.turn();
+          });
+          return false;
+        }
+        const message = {
+          head: head.slice(0, headBytes),
+          data: dataBytes > 0
+            ? station.links!.memory.slice(dataOffset, dataOffset + dataBytes)
+            : null,
+        };
+        other.queuedBytes += headBytes + dataBytes;
+        if (this.world.random.chance(this.faults.breakage)) {
+          this.world.after(this.#delayMs(), () => this.#break(connection));
+        }
+        // In order: never before what was sent before.
+        const atMs = Math.max(this.world.nowMs + this.#delayMs() / 4, other.lastArrivalMs);
+        other.lastArrivalMs = atMs;
+        this.world.after(atMs - this.world.nowMs, () => {
+          if (!connection.isUp) return;
+          other.queue.push(message);
+          this.#deliver(connection, other);
+        });
+        return true;
+      },
+      drop: (link) => {
+        const place = mine.get(link);
+        if (place !== undefined) this.#break(place.connection);
+      },
+      pause: (link, paused) => {
+        const place = mine.get(link);
+        if (place === undefined) return;
+        place.end.isPaused = paused;
+        if (!paused) this.world.after(0, () => this.#deliver(place.connection, place.end));
+      },
+      close: () => {
+        for (const { connection } of [...mine.values()]) this.#break(connection);
+      },
+    };
+  }
+
+  #deliver(connection: Connection, end: End): void {
+    while (connection.isUp && end.queue.length > 0 && !end.isPaused) {
+      const { station } = end;
+      const other = end === connection.client ? connection.server : connection.client;
+      if (!station.isRunning || station.run !== end.run) return;
+      // A cut is noticed when something should have arrived: later, by a timeout.
+      if (this.isCut(other.station, station)) {
+        this.world.after(CUT_MS, () => {
+          if (this.isCut(other.station, station)) this.#break(connection);
+          else this.#deliver(connection, end);
+        });
+        return;
+      }
+      const { head, data } = end.queue[0];
+      const links = station.links!;
+      let offset = 0;
+      if (data !== null) {
+        offset = links.allocate(data.length);
+        if (offset < 0) {
+          this.world.after(1, () => this.#deliver(connection, end));
+          return;
+        }
+        links.memory.set(data, offset);
+      }
+      end.queue.shift();
+      end.queuedBytes -= head.length + (data?.length ?? 0);
+      links.listener.received(end.link, head, head.length, offset, data?.length ?? 0);
+      links.turn();
+      if (end.wantsReady && end.queuedBytes < QUEUE_BYTES_MAX / 2) {
+        end.wantsReady = false;
+        if (connection.isUp && other.station.isRunning && other.station.run === other.run) {
+          other.station.links!.listener.linkReady(other.link);
+          other.station.links!.turn();
+        }
+      }
+    }
+  }
+
+  #break(connection: Connection): void {
+    if (!connection.isUp) return;
+    connection.isUp = false;
+    this.#connections.delete(connection);
+    for (const end of [connection.client, connection.server]) {
+      const noticeMs = this.world.random.chance(0.5) ? 0 : this.world.random.fraction() * NOTICE_MS;
+      this.world.after(noticeMs, () => this.#noticed(connection, end));
+    }
+  }
+
+  #noticed(connection: Connection, end: End): void {
+    const { station } = end;
+    if (!station.isRunning || station.run !== end.run) return;
+    const links = station.links as SimulatedLinks;
+    links.ends.delete(end.link);
+    links.listener.linkDown(end.link);
+    links.turn();
+    if (end !== connection.client) return;
+    this.world.after(
+      RECONNECT_MS * this.world.random.fraction(),
+      () => links.reconnect(connection.server.station.node),
+    );
+  }
+
+  /** Breaks what goes over a cut, after the time that it takes to notice. */
+  breakCut(): void {
+    for (const connection of [...this.#connections]) {
+      const { client, server } = connection;
+      if (
+        this.isCut(client.station, server.station) || this.isCut(server.station, client.station)
+      ) {
+        this.world.after(500 + this.world.random.below(2000), () => {
+          const isStillCut = this.isCut(client.station, server.station) ||
+            this.isCut(server.station, client.station);
+          if (isStillCut) this.#break(connection);
+        });
+      }
+    }
+  }
+
+  /** A process has died: its connections end at the other side, after a while if the machine is gone too. */
+  died(station: Station, isMachine: boolean): void {
+    for (const connection of [...this.#connections]) {
+      if (connection.client.station !== station && connection.server.station !== station) continue;
+      this.world.after(isMachine ? 1000 : 1, () => this.#break(connection));
+    }
+  }
+}
+
+/** What a station offers to the network, with what the network keeps there. */
+export interface SimulatedLinks extends LinkEnds {
+  ends: Map<number, { connection: Connection; end: End; other: End }>;
+  reconnect: (node: number) => void;
+}

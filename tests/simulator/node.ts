@@ -1,0 +1,669 @@
+/**
+ * One simulated host: a disk that survives, and a process of the real code that does not.
+ *
+ * @module
+ */
+import { Arena } from "../../agent/base/arena.ts";
+import { Prng } from "../../agent/base/prng.ts";
+import { Raft } from "../../agent/consensus/raft.ts";
+import { load, writeInitial } from "../../agent/consensus/storage.ts";
+import { Control, type ControlHost } from "../../agent/control/control.ts";
+import { Leases } from "../../agent/control/leases.ts";
+import { EMPTY_REPORT } from "../../agent/control/messages.ts";
+import { type ClusterMap, foundCluster, type NodeFacts } from "../../agent/map/map.ts";
+import { encodeMap } from "../../agent/map/map_codec.ts";
+import type { Log, Window } from "../../agent/platform/platform.ts";
+import { SimulatedDisk } from "../../agent/platform/simulated/disk.ts";
+import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
+import { DataCore } from "../../agent/replication/data_core.ts";
+import { type StoreError } from "../../agent/store/errors.ts";
+import { type Operation, OperationKind, type OperationOwner } from "../../agent/store/operation.ts";
+import { Store } from "../../agent/store/store.ts";
+import { TransferPool } from "../../agent/volume/transfer_pool.ts";
+import { Volume } from "../../agent/volume/volume.ts";
+import type { LinkEnds, Network, SimulatedLinks, Station } from "./network.ts";
+import type { World } from "./world.ts";
+
+/** Bytes of a node's arena; guest memory lies above. */
+const ARENA_BYTES = 16 * 1024 * 1024;
+export const GUEST_OFFSET = 64 * 1024 * 1024;
+const SEGMENT_BYTES = 256 * 1024;
+const SEGMENTS = 160;
+const DISK_BYTES = 1024 * 1024 + SEGMENTS * SEGMENT_BYTES;
+const HOST = new Uint8Array(16).fill(3);
+const CLUSTER_ID = "c".repeat(32);
+
+const memories: SimulatedMemory[] = [];
+/** Memory of the nth node, made once per process. */
+function memoryOf(index: number): SimulatedMemory {
+  memories[index] ??= new SimulatedMemory({ sizeBytes: 80 * 1024 * 1024 });
+  return memories[index];
+}
+
+/** What a node tells the simulation. */
+export interface NodeWatcher {
+  note(node: SimNode, message: string, fields?: Record<string, unknown>): void;
+  mapChanged(node: SimNode, map: ClusterMap): void;
+  /** A disk's lease was granted to a guest of the node. */
+  granted(node: SimNode, disk: number): void;
+  fenced(node: SimNode, disk: number): void;
+  /** The store has failed, or cannot be opened: the process is about to end. */
+  failed(node: SimNode, reason: string): void;
+  /** A process is put together, and nothing has happened yet: the place to break something on purpose. */
+  assembled(node: SimNode, run: Process): void;
+}
+
+/** Disk requests that fail, as probabilities. */
+export interface DiskErrors {
+  read: number;
+  write: number;
+  sync: number;
+}
+
+/** One run of the agent. */
+export class Process {
+  store!: Store;
+  control: Control | null = null;
+  leases: Leases | null = null;
+  data: DataCore | null = null;
+  pool!: TransferPool;
+  links!: SimulatedLinks & { transport: { close(): void } };
+  readonly volumes = new Map<number, Volume>();
+  isDead = false;
+  isStarted = false;
+  /** Order of what the two threads say to each other. */
+  toDataMs = 0;
+  toControlMs = 0;
+  map: ClusterMap | null = null;
+  hasFailed = false;
+}
+
+/** A disk that does as it is told. */
+export const NO_DISK_ERRORS: DiskErrors = { read: 0, write: 0, sync: 0 };
+
+/** See the head of the file. */
+export class SimNode implements Station {
+  readonly address: string;
+  readonly uuid: string;
+  readonly window: Window;
+  disk: SimulatedDisk;
+  process: Process | null = null;
+  run = 0;
+  bootId = "boot-0";
+  incarnation = 0;
+  node = 0;
+  /** Factor of its clock. */
+  drift = 1;
+  /** How long the data worker may take to hear of something, in milliseconds. */
+  dataLagMs = 0;
+  /** How far its calendar is off, in milliseconds. */
+  wallOffsetMs = 0;
+  /** Disk requests that fail, and how slow the disk is. */
+  diskErrors: DiskErrors = NO_DISK_ERRORS;
+  diskDelayMs = 0.3;
+  /** The harness itself reads: its reads may see any replica. */
+  isLookedAt = false;
+  #isPumping = false;
+  #isTurning = false;
+  #isFormatted = false;
+  readonly zone: string;
+  readonly isWitness: boolean;
+  readonly pgBits: number;
+  /** Which memory it uses. */
+  readonly index: number;
+  #shownEpoch = 0;
+
+  constructor(
+    readonly id: number,
+    readonly world: World,
+    readonly network: Network,
+    readonly watcher: NodeWatcher,
+    options: { zone?: string; isWitness?: boolean; index: number; pgBits?: number } = { index: 0 },
+  ) {
+    this.address = `node-${id}:7460`;
+    this.uuid = id.toString(16).padStart(32, "0");
+    this.zone = options.zone ?? "";
+    this.isWitness = options.isWitness ?? false;
+    this.pgBits = options.pgBits ?? 8;
+    this.index = options.index;
+    this.window = memoryOf(options.index).windows[0];
+    this.disk = new SimulatedDisk({
+      bytes: this.window.bytes,
+      random: world.random.fork(),
+      sizeBytes: DISK_BYTES,
+    });
+    network.stations.set(this.address, this);
+  }
+
+  get isRunning(): boolean {
+    return this.process !== null && !this.process.isDead;
+  }
+
+  get links(): LinkEnds | null {
+    return this.process?.isStarted ? this.process.links : null;
+  }
+
+  get nowMs(): number {
+    return this.world.nowMs * this.drift + 1000;
+  }
+
+  // ------------------------------------------------------------------------------------ lifecycle
+
+  /** Starts the agent: founds a cluster, joins one, or goes on. */
+  start(seeds: readonly string[]): void {
+    if (this.process !== null) throw new Error(`node ${this.id} runs already`);
+    const process = new Process();
+    this.process = process;
+    this.run++;
+    this.incarnation = 0;
+    const random = this.world.random.fork();
+    const arena = new Arena(ARENA_BYTES);
+    process.pool = new TransferPool(arena);
+    process.store = new Store({
+      disk: this.disk,
+      window: this.window,
+      arena,
+      random,
+      log: this.#log("store"),
+      checksumCacheBytes: 65536,
+      checkpointLogBytes: 2 * 1024 * 1024,
+      readySegments: 4,
+      cleanerSegments: 4,
+      crashSegments: 4,
+      scrubBytesPerSecond: 1024 * 1024,
+      scrubPauseMs: 5000,
+    });
+    this.disk.listener = process.store;
+    this.disk.faults = {
+      fail: (kind) => {
+        const { read, write, sync } = this.diskErrors;
+        const share = kind === "read"
+          ? read
+          : kind === "write"
+          ? write
+          : kind === "sync"
+          ? sync
+          : 0;
+        return share > 0 && random.chance(share) ? -5 : 0;
+      },
+    };
+    const opened = (error: StoreError | null) => {
+      if (process.isDead) return;
+      if (error !== null) {
+        return this.#failed(process, `its store cannot be opened: ${error.message}`);
+      }
+      this.#opened(process, arena, random, seeds);
+    };
+    if (this.#isFormatted) process.store.open({ hostId: HOST }, opened);
+    else {
+      process.store.format({
+        nodeId: new Uint8Array(16).fill(this.id),
+        clusterId: new Uint8Array(16).fill(2),
+        hostId: HOST,
+        segmentBytes: SEGMENT_BYTES,
+        capacityBytes: DISK_BYTES,
+      }, (error) => {
+        if (process.isDead) return;
+        if (error !== null) return this.#failed(process, error.message);
+        this.#isFormatted = true;
+        process.store.open({ hostId: HOST }, opened);
+      });
+    }
+    this.#guardReads(process);
+    this.turn();
+    this.#tickStore(process);
+  }
+
+  #failed(process: Process, reason: string): void {
+    if (process.hasFailed || process.isDead) return;
+    process.hasFailed = true;
+    this.watcher.failed(this, reason);
+  }
+
+  /** Every read of a guest goes to a replica that is in sync by the map of the node that it is on. */
+  #guardReads(process: Process): void {
+    const { store } = process;
+    const submit = store.submit.bind(store);
+    store.submit = (operation: Operation) => {
+      const { data } = process;
+      const isGuests = operation.kind === OperationKind.Read && data !== null && data.hasMap &&
+        !this.isLookedAt && operation.owner !== (data.repairer as OperationOwner);
+      if (isGuests) {
+        const disk = data.view.diskOfLayer(operation.layers[0]);
+        const group = disk && data.view.groupOf(disk, operation.chunk);
+        if (group !== undefined && !group.entry.inSync.includes(data.view.self)) {
+          throw new Error(
+            `node ${this.id} serves a read of chunk ${operation.chunk} though it is not in sync`,
+          );
+        }
+      }
+      submit(operation);
+    };
+  }
+
+  #facts(): NodeFacts {
+    return {
+      uuid: this.uuid,
+      name: `node-${this.id}`,
+      address: this.address,
+      zone: this.zone,
+      capacityBytes: DISK_BYTES,
+      witness: this.isWitness,
+      version: "1.0.0",
+      protocol: 1,
+      bootId: this.bootId,
+      nowMs: this.#wallMs(),
+    };
+  }
+
+  #wallMs(): number {
+    return Math.floor(this.nowMs + this.wallOffsetMs);
+  }
+
+  #opened(process: Process, arena: Arena, random: Prng, seeds: readonly string[]): void {
+    const { store } = process;
+    const values = new Map<string, Uint8Array>();
+    for (const key of store.metaKeys()) values.set(key, store.getMeta(key)!);
+    const begin = (node: number, isFounder: boolean) => {
+      if (process.isDead) return;
+      this.#begin(process, arena, random, seeds, node, isFounder, values);
+    };
+    const known = values.get("node");
+    if (known !== undefined) return begin(known[0] | known[1] << 8, false);
+    if (seeds.length > 0) return begin(0, false);
+    const founded = foundCluster({ ...this.#facts(), clusterId: CLUSTER_ID });
+    if (!founded.ok) throw new Error(founded.error.message);
+    const map = encodeMap({ ...founded.value, pgBits: this.pgBits });
+    if (!map.ok) throw new Error(map.error.message);
+    const writes = [
+      { key: "node", value: Uint8Array.of(1, 0) },
+      ...writeInitial(1, Raft.bootstrap(1, map.value)),
+    ];
+    store.setMetaBatch(writes, (error) => {
+      if (error !== null) return;
+      for (const { key, value } of writes) if (value !== null) values.set(key, value);
+      begin(1, true);
+      this.turn();
+    });
+    this.turn();
+  }
+
+  #begin(
+    process: Process,
+    arena: Arena,
+    random: Prng,
+    seeds: readonly string[],
+    node: number,
+    isFounder: boolean,
+    values: ReadonlyMap<string, Uint8Array>,
+  ): void {
+    const { store } = process;
+    let raft = null;
+    if (node !== 0) {
+      const loaded = load(values, node);
+      if (!loaded.ok) throw new Error(`node ${this.id}: ${loaded.error.message}`);
+      raft = loaded.value;
+    }
+    const links: SimulatedLinks & { transport: { close(): void } } = {
+      listener: null as never,
+      allocate: (bytes) => arena.allocate(bytes),
+      memory: this.window.bytes,
+      turn: () => this.turn(),
+      ends: new Map(),
+      reconnect: () => {},
+      transport: null as never,
+    };
+    process.links = links;
+    const transport = this.#transport(process);
+    links.transport = transport;
+    const data = new DataCore({
+      store,
+      window: this.window,
+      arena,
+      transport,
+      log: this.#log("data"),
+      events: {
+        mapInstalled: () => {},
+        inSync: (pool, pgs, epoch) =>
+          this.#toControl(process, () => {
+            process.control!.propose({
+              kind: "in-sync",
+              pool,
+              pgs,
+              node: process.control!.status.node,
+              incarnation: process.control!.status.incarnation,
+              basedOnEpoch: epoch,
+            });
+          }),
+        settled: (pool, pgs) =>
+          this.#toControl(process, () => {
+            const { node, incarnation } = process.control!.status;
+            process.control!.propose({ kind: "settled", pool, pgs, node, incarnation });
+          }),
+        reconciled: (disk, generation) =>
+          this.#toControl(process, () => {
+            process.leases!.opened(disk, generation);
+            process.control!.propose({ kind: "reconciled", id: disk, generation });
+          }),
+        unreachable: (nodes) => {
+          for (const each of nodes) {
+            this.watcher.note(this, `waits for node ${each}: ${data.peers.describe(each)}`);
+          }
+          this.#toControl(process, () => this.#report(process));
+        },
+        memberFailed: () => this.#toControl(process, () => this.#report(process)),
+      },
+    });
+    process.data = data;
+    (links as { listener: unknown }).listener = data;
+    const host: ControlHost = {
+      log: this.#log("control"),
+      random,
+      wallMs: () => this.#wallMs(),
+      sendControl: (address, bytes) =>
+        this.network.send(this, address, bytes, (to, from, copy) => to.controlArrived(from, copy)),
+      sendGossip: (address, bytes) =>
+        this.network.send(this, address, bytes, (to, from, copy) => to.gossipArrived(from, copy)),
+      persist: (writes, done) => {
+        this.#toData(process, () => {
+          store.setMetaBatch(writes, (error) => {
+            if (error !== null) return; // The store has failed: the process is about to end.
+            this.#toControl(process, done);
+          });
+        });
+      },
+      mapChanged: (map) => this.#mapChanged(process, map),
+      started: (node, incarnation) => this.#started(process, node, incarnation),
+      renewed: (untilMs) => this.#toData(process, () => data.renew(untilMs)),
+      joined: (node) => {
+        const writes = [
+          { key: "node", value: Uint8Array.of(node & 255, node >>> 8) },
+          ...writeInitial(node, Raft.joining()),
+        ];
+        store.setMetaBatch(writes, (error) => {
+          if (error !== null || process.isDead) return;
+          const all = new Map<string, Uint8Array>();
+          for (const { key, value } of writes) if (value !== null) all.set(key, value);
+          const loaded = load(all, node);
+          if (!loaded.ok || loaded.value === null) throw new Error("nothing was written");
+          const { state, storage } = loaded.value;
+          this.#toControl(process, () => {
+            process.control!.markNewcomer();
+            process.control!.beginJoined(state, storage);
+          });
+        });
+        this.turn();
+      },
+      joinRefused: (message) => this.watcher.note(this, `refused: ${message}`),
+    };
+    process.leases = new Leases({
+      wantLease: (disk) => process.control!.wantLease(disk),
+      forgetLease: (disk) => process.control!.forgetLease(disk),
+      propose: (command, done) => process.control!.propose(command, () => done?.()),
+      granted: (disk, generation) => this.#granted(process, disk, generation),
+      fenced: (disk) => {
+        this.#toData(process, () => data.router(disk).abandon(-5));
+        this.watcher.fenced(this, disk);
+      },
+    });
+    process.control = new Control({
+      host,
+      node,
+      facts: this.#facts(),
+      clean: store.wasClean,
+      raft,
+      seeds,
+      nowMs: this.nowMs,
+    });
+    this.watcher.assembled(this, process);
+    if (isFounder) process.control.markNewcomer();
+    this.#tickControl(process);
+    this.#tickData(process);
+    this.turn();
+  }
+
+  #transport(process: Process) {
+    // The network wants the station's links in place.
+    const before = this.process!.isStarted;
+    process.isStarted = true;
+    const transport = this.network.transport(this);
+    process.isStarted = before;
+    return transport;
+  }
+
+  #report(process: Process): void {
+    const { data, control } = process;
+    if (data === null || control === null) return;
+    const { status } = data;
+    const { map } = control;
+    const disconnected = map.nodes.filter((node) =>
+      node.id !== control.status.node && !node.witness && node.state === "up" &&
+      !data.peers.isConnected(node.id)
+    ).map((node) => node.id);
+    control.report({
+      ...EMPTY_REPORT,
+      epoch: status.epoch,
+      unreachable: data.unreachable,
+      disconnected,
+      joiningGroups: status.joining.groups,
+      chunksLeft: status.joining.chunksLeft,
+      copiedBytes: status.joining.copiedBytes,
+      stuck: status.joining.stuck ?? "",
+      waiting: status.waiting,
+    });
+  }
+
+  #mapChanged(process: Process, map: ClusterMap): void {
+    process.map = map;
+    if (map.epoch > this.#shownEpoch) {
+      this.#shownEpoch = map.epoch;
+      this.watcher.mapChanged(this, map);
+    }
+    if (this.incarnation > 0) this.#giveMap(process, map);
+  }
+
+  #started(process: Process, node: number, incarnation: number): void {
+    this.incarnation = incarnation;
+    process.isStarted = true;
+    this.node = node;
+    if (process.map !== null) this.#giveMap(process, process.map);
+    process.leases!.started(node, incarnation);
+  }
+
+  #giveMap(process: Process, map: ClusterMap): void {
+    const { incarnation } = this;
+    const { node } = process.control!.status;
+    this.#toData(process, () => {
+      for (const each of map.nodes) {
+        if (each.id !== node && !each.witness) process.data!.setAddress(each.id, each.address);
+      }
+      process.data!.setMap(map, node, incarnation);
+    });
+    process.leases!.mapChanged(map);
+  }
+
+  #granted(process: Process, disk: number, generation: number): void {
+    this.#toData(process, () => {
+      const volume = process.volumes.get(disk);
+      if (volume === undefined) return;
+      volume.generation = generation;
+      process.data!.openDisk(disk, generation);
+      this.watcher.granted(this, disk);
+    });
+  }
+
+  // -------------------------------------------------------------------------------------- threads
+
+  /** To the data worker: in order, a moment later. */
+  #toData(process: Process, run: () => void): void {
+    const lagMs = this.world.random.fraction() * (1 + this.dataLagMs);
+    process.toDataMs = Math.max(process.toDataMs, this.world.nowMs + lagMs);
+    this.world.after(process.toDataMs - this.world.nowMs, () => {
+      if (process.isDead) return;
+      run();
+      this.turn();
+    });
+  }
+
+  #toControl(process: Process, run: () => void): void {
+    process.toControlMs = Math.max(
+      process.toControlMs,
+      this.world.nowMs + this.world.random.fraction() / 2,
+    );
+    this.world.after(process.toControlMs - this.world.nowMs, () => {
+      if (!process.isDead && process.control !== null) run();
+    });
+  }
+
+  controlArrived(from: Station, bytes: Uint8Array): void {
+    const { process } = this;
+    if (process === null || process.control === null) return;
+    const sender = from as SimNode;
+    process.control.received({
+      uuid: sender.uuid,
+      node: sender.process?.control?.status.node ?? 0,
+      incarnation: sender.incarnation,
+      clusterId: CLUSTER_ID,
+      address: sender.address,
+    }, bytes);
+  }
+
+  gossipArrived(from: Station, bytes: Uint8Array): void {
+    this.process?.control?.gossipReceived(from.address, bytes);
+  }
+
+  #tickControl(process: Process): void {
+    this.world.after(25 + this.world.random.below(10), () => {
+      if (process.isDead) return;
+      process.control!.tick(this.nowMs);
+      if (this.world.random.chance(0.1)) this.#report(process);
+      this.#tickControl(process);
+    });
+  }
+
+  #tickData(process: Process): void {
+    const isBusy = process.data!.isBusy;
+    this.world.after(isBusy ? 10 : 50, () => {
+      if (process.isDead) return;
+      process.data!.tick(this.nowMs);
+      this.turn();
+      this.#tickData(process);
+    });
+  }
+
+  #tickStore(process: Process): void {
+    this.world.after(100, () => {
+      if (process.isDead) return;
+      process.store.tick(this.nowMs);
+      this.turn();
+      this.#tickStore(process);
+    });
+  }
+
+  /** A turn of the data worker's loop. */
+  turn(): void {
+    const { process } = this;
+    if (process === null || process.isDead || this.#isTurning) return;
+    this.#isTurning = true;
+    process.pool.endTurn();
+    process.data?.endTurn();
+    process.store.endTurn();
+    this.#isTurning = false;
+    this.#pumpDisk(process);
+  }
+
+  #pumpDisk(process: Process): void {
+    if (this.#isPumping || this.disk.inFlight === 0) return;
+    this.#isPumping = true;
+    const delayMs = this.diskDelayMs * (0.2 + this.world.random.fraction());
+    this.world.after(delayMs, () => {
+      this.#isPumping = false;
+      if (process.isDead) {
+        if (this.process !== null) this.#pumpDisk(this.process);
+        return;
+      }
+      for (let i = this.world.random.below(6); i >= 0; i--) this.disk.pump();
+      this.turn();
+    });
+  }
+
+  // --------------------------------------------------------------------------------------- crashes
+
+  /**
+   * Ends the process at once.
+   *
+   * @param isPower the machine lost power: what was not synced may be gone
+   */
+  crash(isPower: boolean): void {
+    const { process } = this;
+    if (process === null) return;
+    process.isDead = true;
+    this.process = null;
+    this.network.died(this, isPower);
+    if (isPower) this.bootId = `boot-${this.world.random.u32()}`;
+    this.disk = this.disk.crash(this.world.random, this.window.bytes, { processOnly: !isPower });
+  }
+
+  /** A volume for a guest of this node, which waits for the lease. */
+  attach(disk: number, sizeBytes: number, layers: readonly number[]): Volume | null {
+    const { process } = this;
+    if (process === null || process.data === null || process.leases === null) return null;
+    const volume = new Volume({
+      sizeBytes,
+      serial: `kelpie-${disk}`,
+      layers,
+      windows: [this.window],
+      pool: process.pool,
+      sink: process.data.router(disk),
+    });
+    process.volumes.set(disk, volume);
+    process.leases.wanted(disk);
+    return volume;
+  }
+
+  /** Whether a guest here has the disk open, or had it until it was fenced and has not gone yet. */
+  isAttached(disk: number): boolean {
+    return this.process?.volumes.has(disk) === true;
+  }
+
+  /** The guest is done with the disk, with nothing under way. */
+  detach(disk: number, volume: Volume): void {
+    const { process } = this;
+    if (process === null || process.volumes.get(disk) !== volume) return;
+    process.volumes.delete(disk);
+    this.#toData(process, () => process.data!.closeDisk(disk));
+    process.leases!.released(disk);
+  }
+
+  /** Ends the process in good order; its guests have gone. */
+  stop(done: () => void): void {
+    const { process } = this;
+    if (process === null || process.isDead || process.data === null) return done();
+    const finished = () => {
+      if (process.isDead) return done();
+      process.store.close(() => {
+        if (process.isDead) return done();
+        this.crash(false);
+        done();
+      });
+      this.turn();
+    };
+    let isLeaving = true;
+    const left = () => {
+      if (!isLeaving) return;
+      isLeaving = false;
+      process.control!.stop();
+      this.#toData(process, finished);
+    };
+    process.control!.leave(left);
+    this.world.after(2000, left);
+  }
+
+  #log(part: string): Log {
+    const note = (message: string, fields?: Record<string, unknown>) => {
+      this.watcher.note(this, `${part}: ${message}`, fields);
+      if (message.startsWith("the store has failed")) this.#failed(this.process!, message);
+    };
+    return { debug() {}, info: note, warn: note, error: note };
+  }
+}

@@ -1,0 +1,56 @@
+/**
+ * Seeds that have found bugs, with what they have found. A seed leads to the same run only as long as nothing draws more or less
+ * chance than it did: these are good places to look at, not exact repetitions.
+ *
+ * @module
+ */
+
+/** A run that has failed once. */
+export interface Regression {
+  readonly seed: number;
+  readonly nodes?: number;
+  readonly faultsMs: number;
+  /** What was wrong. */
+  readonly found: string;
+}
+
+/** Oldest first. */
+export const REGRESSIONS: readonly Regression[] = [
+  {
+    seed: 2008,
+    faultsMs: 20_000,
+    found: "a block that the local disk could not read (EIO) was not read from another replica",
+  },
+  {
+    seed: 2012,
+    faultsMs: 20_000,
+    found:
+      "a new holder's first flush failed because a group without any chunk of the disk was settled; " +
+      "a flush failed for the guest when the store of the only replica failed",
+  },
+  {
+    seed: 4022,
+    faultsMs: 20_000,
+    found:
+      "a read returned a write that not all replicas had, and that was not there after a take-over; " +
+      "a node that was just taken for dead could be removed by force, and its lease given away while it served",
+  },
+  {
+    seed: 4026,
+    faultsMs: 20_000,
+    found:
+      "a read returned a write that not all replicas had, and that was not there after a take-over",
+  },
+  {
+    seed: 2,
+    faultsMs: 15_000,
+    found:
+      "a disk that got more copies stayed with the places that it had: nobody computed targets for the new pool",
+  },
+  {
+    seed: 3006,
+    faultsMs: 20_000,
+    found:
+      "nothing in the product: a lease that was taken by force is given away only after a while",
+  },
+];

@@ -1,0 +1,30 @@
+/**
+ * A few seeds of the simulation, and those that have found something; `./dev simulate` runs more.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert/mod.js";
+import { Simulation, type SimulationOptions, type SimulationReport } from "./cluster.ts";
+import { REGRESSIONS } from "./regressions.ts";
+
+function run(options: SimulationOptions): SimulationReport {
+  return new Simulation(options).run();
+}
+
+Deno.test("clusters that fail in every way lose nothing, and heal when faults stop", () => {
+  const sums = { writes: 0, zeroings: 0, reads: 0, flushes: 0, crashes: 0, epoch: 0 };
+  for (let seed = 1; seed <= 8; seed++) {
+    const report = run({ seed, faultsMs: 15_000 });
+    for (const name of Object.keys(sums) as (keyof typeof sums)[]) sums[name] += report[name];
+  }
+  for (const [name, count] of Object.entries(sums)) assert(count > 5, `${name}: ${count}`);
+});
+
+Deno.test("seeds that have found bugs find none any more", () => {
+  for (const { seed, nodes, faultsMs } of REGRESSIONS) run({ seed, nodes, faultsMs });
+});
+
+Deno.test("a seed gives the same run again", () => {
+  const options = { seed: 3, nodes: 3, faultsMs: 5000 };
+  assertEquals(run(options), run(options));
+});
