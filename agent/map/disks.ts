@@ -235,9 +235,29 @@ function takeLease(map: ClusterMap, command: TakeLease): Result<Applied> {
   }
   const lease = { node: command.node, incarnation: command.incarnation };
   const next = { ...disk, generation: disk.generation + 1, lease };
-  return changed(map, { disks: replaced(map.disks, disk, next) }, [
+  const isUnclean = disk.settled < disk.generation;
+  const pools = isUnclean ? withJoinersAfresh(map, disk.copies) : map.pools;
+  return changed(map, { disks: replaced(map.disks, disk, next), pools }, [
     { kind: "lease-taken", disk: next },
   ]);
+}
+
+/**
+ * Whoever joins begins again, by comparing stamps. The last holder may have left a write on members in sync after they had told a
+ * joiner what they have, and before it came to the joiner: on all of those the disk's new holder sees no difference that it
+ * would have to settle, and no joiner would ever look again.
+ */
+function withJoinersAfresh(map: ClusterMap, copies: number): readonly Pool[] {
+  const epoch = map.epoch + 1;
+  return map.pools.map((pool) => {
+    if (pool.copies !== copies || pool.pgs.every((pg) => pg.joining.length === 0)) return pool;
+    const pgs = pool.pgs.map((pg) =>
+      pg.joining.length === 0
+        ? pg
+        : { ...pg, joinedEpochs: pg.joining.map(() => epoch), changedEpoch: epoch }
+    );
+    return { ...pool, pgs };
+  });
 }
 
 function releaseLease(map: ClusterMap, command: ReleaseLease): Result<Applied> {

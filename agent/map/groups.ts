@@ -35,7 +35,9 @@
  *   without interruption, in the same incarnation (a restart takes it out of `joining`, whether it was
  *   clean or not, because what it knew of its pull is gone), and it says on which map's `joinedEpoch` its
  *   report rests: a report from before a drop finds a newer one. New writes since `joinedEpoch` were
- *   acknowledged by it (1); older ones it has pulled from a member in sync (3). While anybody is unclean
+ *   acknowledged by it (1); older ones it has pulled from a member in sync (3). A lease that was not given
+ *   back begins a new `joinedEpoch`: its holder may have left writes on some members only, and who joins
+ *   compares with a member in sync once more after those are there for good. While anybody is unclean
  *   the report waits; `unsettle` sends joiners away, since what they pulled from somebody before the
  *   crash may be newer than what will be settled.
  * - `settled`: all members that are left are unclean, so only synced writes are owed (2), and each of them

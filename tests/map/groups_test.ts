@@ -421,3 +421,19 @@ Deno.test("changing one PG of many is cheap and shares the others", () => {
   assert(tookMs < 1000, `200 changes of one PG of 16384 took ${tookMs} ms`);
   unwrap(encodeMap(next));
 });
+
+Deno.test("who joins begins again when a lease was not given back, and goes on when it was", () => {
+  const before = runAll(threeInSync(), down(3), nodeUp(3), join(3, 2));
+  const { id } = before.disks[0];
+  const take = (node: number): MapCommand => ({ kind: "take-lease", id, node, incarnation: 1 });
+  const first = runAll(before, take(1));
+  assertEquals(group(first).joinedEpochs, group(before).joinedEpochs, "the disk was settled");
+  const report = joined(first, 3, 2);
+  // Its holder dies; the next one cannot know what it has left where.
+  const second = runAll(first, down(1), take(2));
+  assertEquals(group(second).joining, [3]);
+  assertEquals(group(second).joinedEpochs, [second.epoch]);
+  assertEquals(group(second).changedEpoch, second.epoch);
+  assertEquals(group(runAll(second, report)).joining, [3], "the report rests on an earlier look");
+  assertEquals(group(runAll(second, joined(second, 3, 2))).joining, []);
+});

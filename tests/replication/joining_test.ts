@@ -29,7 +29,7 @@ import {
 const SELF = 2, SOURCE = 3, HOLDER = 1, THEIRS = 11;
 const LAYER = 1, CHUNK = 3, BLOCK = 5;
 const JOINING: MapOptions = {
-  group: { target: [1, 2, 3], inSync: [3, 1], joining: [SELF], joinedEpochs: [60] },
+  group: { target: [1, 2, 3], inSync: [SOURCE, HOLDER], joining: [SELF], joinedEpochs: [60] },
   down: [],
 };
 

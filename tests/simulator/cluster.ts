@@ -62,6 +62,8 @@ export interface SimulationReport {
 
 /** Virtual time within which a healthy cluster must have done what is asked. */
 const QUIET_MS_MAX = 180_000;
+/** Times that replicas are compared again because the map has changed meanwhile. */
+const COMPARISONS_MAX = 20;
 /** How long guests run in the cluster that has healed, and how long none of their requests may take there. */
 const CALM_MS = 10_000;
 const STALL_MS_MAX = 4000;
@@ -866,7 +868,23 @@ export class Simulation implements NodeWatcher {
 
   /** All replicas of all chunks hold equal bytes and equal stamps. */
   #compareReplicas(): void {
-    const map = this.map!;
+    for (let tries = 1;; tries++) {
+      this.until("every group is whole to be compared", () => this.#isWhole(), QUIET_MS_MAX);
+      const { epoch } = this.map!;
+      let complaint: unknown = null;
+      try {
+        this.#compareUnder(this.map!);
+      } catch (error) {
+        complaint = error;
+      }
+      // Reading takes time, in which chunks may go elsewhere: what was found counts when it was found under one map.
+      if (this.map!.epoch !== epoch && tries < COMPARISONS_MAX) continue;
+      if (complaint !== null) throw complaint;
+      return;
+    }
+  }
+
+  #compareUnder(map: ClusterMap): void {
     for (const oracle of this.oracles) {
       const disk = this.#entryOf(oracle)!;
       // What a holder that crashed has left is brought in line when the disk is opened again.
