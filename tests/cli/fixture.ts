@@ -11,6 +11,9 @@ import { runCommandLine } from "../../cli/main.ts";
 import { serve, type Server } from "../../agent/http/server.ts";
 import { FakeBackend, FakeLog } from "../http/fake_backend.ts";
 
+/** Waits of one command, after which it will not end by itself. */
+const SLEEPS_MAX = 100;
+
 /** A terminal that remembers. */
 export class FakeTerminal implements Terminal {
   isInputTerminal = false;
@@ -29,6 +32,7 @@ export class FakeTerminal implements Terminal {
   readonly questions: string[] = [];
   readonly controller = new AbortController();
   readonly #chunks: Uint8Array[] = [];
+  #sleeps = 0;
 
   environment(name: string): string | undefined {
     return this.variables[name];
@@ -42,9 +46,10 @@ export class FakeTerminal implements Terminal {
     return this.timeMs;
   }
 
-  /** Time passes at once. */
+  /** Time passes at once, but not for ever. */
   sleep(milliseconds: number, signal: AbortSignal): Promise<void> {
     if (signal.aborted) return Promise.reject(signal.reason);
+    if (++this.#sleeps > SLEEPS_MAX) return Promise.reject(new Error("it waits for ever"));
     this.timeMs += milliseconds;
     return Promise.resolve();
   }

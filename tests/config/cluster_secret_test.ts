@@ -44,6 +44,16 @@ Deno.test("a secret with any one character wrong is refused", () => {
   }
 });
 
+Deno.test("there is one way to write a secret: bits behind its last byte must be zero", () => {
+  const text = formatClusterSecret(new Uint8Array(32));
+  const alphabet = "abcdefghijklmnopqrstuvwxyz234567";
+  const last = alphabet.indexOf(text[text.length - 1]);
+  assertEquals(last % 4, 0);
+  for (const bits of [1, 2, 3]) {
+    assertEquals(parseClusterSecret(text.slice(0, -1) + alphabet[last + bits]).ok, false);
+  }
+});
+
 Deno.test("what is wrong with a secret is said, and nothing of the secret with it", () => {
   const text = formatClusterSecret(secretOf(new Prng(3)));
   const digits = text.slice("kelpie1-".length);

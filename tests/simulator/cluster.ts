@@ -62,6 +62,8 @@ export interface SimulationReport {
 
 /** Virtual time within which a healthy cluster must have done what is asked. */
 const QUIET_MS_MAX = 180_000;
+/** Virtual time within which the last of what was asked for during the faults has been done. */
+const ASKED_MS = 2000;
 /** Times that replicas are compared again because the map has changed meanwhile. */
 const COMPARISONS_MAX = 20;
 /** How long guests run in the cluster that has healed, and how long none of their requests may take there. */
@@ -766,6 +768,8 @@ export class Simulation implements NodeWatcher {
       node.dataLagMs = 0;
       node.diskErrors = NO_DISK_ERRORS;
     }
+    // What was asked for last is on its way yet, the removal of a node for one.
+    this.world.run(this.world.nowMs + ASKED_MS);
     this.#retire();
     for (const node of this.nodes) if (!node.isRunning) this.#restart(node);
     this.until(
@@ -783,13 +787,11 @@ export class Simulation implements NodeWatcher {
       if (entry.availability !== "draining") continue;
       this.propose({ kind: "set-availability", node: entry.id, availability: "in" });
     }
-    this.until("every group is whole", () => {
-      this.#retire();
-      return this.#isWhole();
-    }, QUIET_MS_MAX);
+    this.until("every group is whole", () => this.#isWhole(), QUIET_MS_MAX);
   }
 
   #isWhole(): boolean {
+    this.#retire();
     const { map } = this;
     if (map === null || map.nodes.some((node) => node.state !== "up")) return false;
     const isGood = (entry: PgEntry) =>
