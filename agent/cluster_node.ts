@@ -15,6 +15,7 @@
  *
  * @module
  */
+import { isEqual, toHex } from "./base/bytes.ts";
 import { Raft } from "./consensus/raft.ts";
 import { recover } from "./consensus/recover.ts";
 import { load, writeInitial } from "./consensus/storage.ts";
@@ -749,8 +750,7 @@ function refuseOldDisks(oldMap: Uint8Array): void {
 
 function membershipOf(bytes: Uint8Array | undefined): Membership | null {
   if (bytes === undefined) return null;
-  const clusterId = Array.from(bytes.subarray(2), (byte) => byte.toString(16).padStart(2, "0"));
-  return { node: bytes[0] | bytes[1] << 8, clusterId: clusterId.join("") };
+  return { node: bytes[0] | bytes[1] << 8, clusterId: toHex(bytes.subarray(2)) };
 }
 
 function membershipBytes({ node, clusterId }: Membership): Uint8Array<ArrayBuffer> {
@@ -761,8 +761,4 @@ function membershipBytes({ node, clusterId }: Membership): Uint8Array<ArrayBuffe
     bytes[2 + i] = parseInt(clusterId.slice(2 * i, 2 * i + 2), 16);
   }
   return bytes;
-}
-
-function isEqual(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }

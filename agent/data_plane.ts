@@ -15,6 +15,7 @@
  * @module
  */
 import { Arena } from "./base/arena.ts";
+import { concatenated, toHex } from "./base/bytes.ts";
 import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import { BlockKind, BlockRequest } from "./blk/target.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
@@ -573,9 +574,9 @@ export class DataPlane implements DiskServerHost {
     const { storeId, nodeId, clusterId } = this.#store.identity;
     this.#post({
       kind: "ready",
-      storeId: hex(storeId),
-      nodeId: hex(nodeId),
-      clusterId: hex(clusterId),
+      storeId: toHex(storeId),
+      nodeId: toHex(nodeId),
+      clusterId: toHex(clusterId),
       created,
       clean: this.#store.wasClean,
       meta: this.#readMeta(),
@@ -877,16 +878,4 @@ export class DataPlane implements DiskServerHost {
 /** Keys that version 0.1 wrote with a head of their own. */
 function isOldValue(key: string): boolean {
   return key === "map" || key === "secret";
-}
-
-function concatenated(a: ArrayLike<number>, b: Uint8Array): Uint8Array {
-  const both = new Uint8Array(a.length + b.length);
-  both.set(a);
-  both.set(b, a.length);
-  return both;
-}
-
-/** Hexadecimal digits of an identity. */
-export function hex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

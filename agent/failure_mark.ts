@@ -9,6 +9,7 @@
  * @module
  */
 import { join } from "node:path";
+import { toHex } from "./base/bytes.ts";
 
 /** Name of the mark in the runtime directory. */
 const NAME = "store-failed";
@@ -22,8 +23,7 @@ const MARK_BYTES = 6;
  */
 export function markFailure(runDir: string): void {
   const mark = crypto.getRandomValues(new Uint8Array(MARK_BYTES));
-  const text = Array.from(mark, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  Deno.writeTextFileSync(join(runDir, NAME), text);
+  Deno.writeTextFileSync(join(runDir, NAME), toHex(mark));
 }
 
 /**

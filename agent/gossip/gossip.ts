@@ -30,6 +30,7 @@
  *
  * @module
  */
+import { isEqual } from "../base/bytes.ts";
 import type { Random } from "../platform/platform.ts";
 import { Broadcasts } from "./broadcasts.ts";
 import { below, isPresent, type Member, MemberTable } from "./members.ts";
@@ -1411,8 +1412,4 @@ function contentOf(member: { uuid: string; address: string; meta: MemberMeta }):
     throw new RangeError(`gossip: '${member.address}' is no host:port`);
   }
   return { address: member.address, meta: member.meta, metaBytes: encodeMeta(member.meta) };
-}
-
-function isEqual(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, index) => byte === b[index]);
 }

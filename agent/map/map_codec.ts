@@ -36,6 +36,7 @@
  */
 
 import { Packr } from "msgpackr";
+import { toHex } from "../base/bytes.ts";
 import { failure, type Result, success } from "./errors.ts";
 import { decodeGroups, encodeGroups } from "./groups_codec.ts";
 import { checkMap } from "./invariants.ts";
@@ -365,7 +366,7 @@ function readLoss(value: unknown): LossEntry | null {
 /** 16 bytes as 32 hexadecimal digits. */
 function readUuid(value: unknown): string | null {
   if (!(value instanceof Uint8Array) || value.length !== UUID_BYTES) return null;
-  return Array.from(value, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return toHex(value);
 }
 
 function readAttributes(value: unknown): Attributes | null {

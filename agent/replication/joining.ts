@@ -24,6 +24,7 @@
  */
 import type { Arena } from "../base/arena.ts";
 import { CHUNK_BYTES } from "../base/limits.ts";
+import { settlerOf } from "../map/map.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { chunkList, compareStamps, isKnown, type LocalStore, Stamp } from "./local_store.ts";
@@ -38,7 +39,7 @@ import {
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import { ChunkPull, LiveBlocks, type PullHost } from "./pull.ts";
 import { type JoiningHook, LiveWrite, type Puller, type Replica } from "./replica.ts";
-import type { ClusterView, DiskView, GroupView } from "./view.ts";
+import { type ClusterView, type DiskView, type GroupView, keyOf } from "./view.ts";
 
 /** Chunks copied at a time. */
 const PULLS_MAX = 6;
@@ -228,7 +229,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       for (const group of pool) {
         const { entry } = group;
         const at = entry.joining.indexOf(view.self);
-        const isSettler = entry.unsettled && settlerOf(view, group) === view.self;
+        const isSettler = settlerOf(view.map, entry) === view.self;
         if (at < 0 && !isSettler) continue;
         const key = keyOf(group.copies, group.group);
         wanted.add(key);
@@ -828,18 +829,4 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     }
     this.#startSync();
   }
-}
-
-/** Who settles an unsettled group: the lowest of its in-sync members that is up; 0: nobody is. */
-export function settlerOf(view: ClusterView, group: GroupView): number {
-  let settler = 0;
-  for (const node of group.entry.inSync) {
-    if (view.node(node)?.state !== "up") continue;
-    if (settler === 0 || node < settler) settler = node;
-  }
-  return settler;
-}
-
-function keyOf(copies: number, group: number): number {
-  return copies * 65536 + group;
 }

@@ -25,6 +25,8 @@
  * @module
  */
 
+import { getU32 } from "../base/bytes.ts";
+
 /** Version that this code speaks. */
 export const MESSAGE_VERSION = 1;
 /** Bytes of the fixed head. */
@@ -192,11 +194,6 @@ export class Head {
 }
 
 const TWO32 = 2 ** 32;
-
-/** A u32 anywhere. Byte by byte: a view made for a single message costs more than reading it. */
-export function getU32(bytes: Uint8Array, at: number): number {
-  return (bytes[at] | bytes[at + 1] << 8 | bytes[at + 2] << 16 | bytes[at + 3] << 24) >>> 0;
-}
 
 /** A u64 below 2^53, or −1. */
 function getNumber(bytes: Uint8Array, at: number): number {

@@ -21,6 +21,7 @@
  * @module
  */
 import type { Arena } from "../base/arena.ts";
+import { getU32 } from "../base/bytes.ts";
 import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
 import type { PeerTransport } from "../platform/network.ts";
 import { EBADMSG, EIO, ENOMEM, type Log, type Window } from "../platform/platform.ts";
@@ -30,7 +31,6 @@ import {
   ANSWER,
   DESCRIPTION_WORDS,
   EXTRA_BYTES_MAX,
-  getU32,
   Head,
   HEAD_BYTES,
   MessageFlag,

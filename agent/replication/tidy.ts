@@ -12,7 +12,7 @@
  */
 import type { Log } from "../platform/platform.ts";
 import { chunkList, type LocalStore } from "./local_store.ts";
-import type { ClusterView, GroupView } from "./view.ts";
+import { type ClusterView, type GroupView, keyOf } from "./view.ts";
 
 /** Chunks that are being dropped at a time. */
 const DROPS_MAX = 32;
@@ -63,7 +63,7 @@ export class Tidier {
     if (view === null || nowMs < this.#nextMs || this.#drops > 0) return;
     this.#nextMs = nowMs + LOOK_MS;
     for (const key of this.#todo) {
-      const group = view.pool(Math.floor(key / 65536))[key % 65536];
+      const group = view.groupOfKey(key);
       if (group !== undefined && isOver(view, group) && this.#dropSome(view, group, key)) return;
       this.#todo.delete(key);
     }
@@ -112,8 +112,4 @@ function isOver(view: ClusterView, group: GroupView): boolean {
   const { target, inSync, joining } = group.entry;
   return group.isOpen && !target.includes(view.self) && !inSync.includes(view.self) &&
     !joining.includes(view.self) && target.every((node) => inSync.includes(node));
-}
-
-function keyOf(copies: number, group: number): number {
-  return copies * 65536 + group;
 }

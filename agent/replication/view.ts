@@ -152,6 +152,11 @@ export class ClusterView {
     return this.#pools.get(copies) ?? NO_GROUPS;
   }
 
+  /** A group by what {@linkcode keyOf} has made of it. */
+  groupOfKey(key: number): GroupView | undefined {
+    return this.pool(Math.floor(key / GROUPS_MAX))[key % GROUPS_MAX];
+  }
+
   /** All pools. */
   pools(): IterableIterator<readonly GroupView[]> {
     return this.#pools.values();
@@ -169,6 +174,14 @@ export class ClusterView {
 }
 
 const NO_GROUPS: readonly GroupView[] = [];
+
+/** Groups of one pool, at the most. */
+const GROUPS_MAX = 65536;
+
+/** One number for a group among those of all pools. */
+export function keyOf(copies: number, group: number): number {
+  return copies * GROUPS_MAX + group;
+}
 
 /** Every node that is a member of one of the groups. */
 function membersOf(groups: readonly GroupView[]): readonly number[] {

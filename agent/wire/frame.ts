@@ -10,6 +10,7 @@
  *
  * @module
  */
+import { getU32, setU32 } from "../base/bytes.ts";
 import { PEER_DATA_BYTES_MAX, PEER_HEAD_BYTES, PEER_HEAD_BYTES_MAX } from "../platform/network.ts";
 import { BLOCK_BYTES } from "../base/limits.ts";
 import { RECORD_OVERHEAD_BYTES } from "./sealed_stream.ts";
@@ -91,15 +92,4 @@ export function frameHeadBytes(heads: Uint8Array, at: number): number {
 /** Bytes of data of the frame at `at`. */
 export function frameDataBytes(heads: Uint8Array, at: number): number {
   return getU32(heads, at + 4);
-}
-
-function getU32(bytes: Uint8Array, at: number): number {
-  return (bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24)) >>> 0;
-}
-
-function setU32(bytes: Uint8Array, at: number, value: number): void {
-  bytes[at] = value;
-  bytes[at + 1] = value >>> 8;
-  bytes[at + 2] = value >>> 16;
-  bytes[at + 3] = value >>> 24;
 }

@@ -40,6 +40,7 @@
  * @module
  */
 import { Buffer } from "node:buffer";
+import { concatenated, getU32, setU32, toHex } from "../base/bytes.ts";
 import {
   createHash,
   createHmac,
@@ -249,7 +250,7 @@ export class Handshake {
     head[4] = KIND_HELLO;
     head[5] = PURPOSES.indexOf(purpose);
     head.set(this.#publicKey(), PUBLIC_AT);
-    this.#hello = joined(head, mac(secret, "kelpie hello", head));
+    this.#hello = concatenated(head, mac(secret, "kelpie hello", head));
     this.#output = this.#hello;
     this.#state = State.WantsWelcome;
   }
@@ -338,7 +339,7 @@ export class Handshake {
     const sealed = this.#seal("kelpie welcome");
     this.#transcript = hash(this.#transcript, sealed);
     this.#protocol = choice;
-    this.#output = joined(head, sealed);
+    this.#output = concatenated(head, sealed);
     this.#state = State.WantsFinish;
   }
 
@@ -347,7 +348,7 @@ export class Handshake {
     const head = welcome.subarray(0, HEAD_BYTES);
     const min = getU16(head, 6), max = getU16(head, 8), choice = getU16(head, 10);
     if (head[4] === KIND_REFUSED) {
-      const expected = mac(this.#secret, "kelpie refused", joined(this.#hello, head));
+      const expected = mac(this.#secret, "kelpie refused", concatenated(this.#hello, head));
       if (!timingSafeEqual(expected, welcome.subarray(HEAD_BYTES))) throw wrongSecret();
       if (getU16(head, 12) === REASON_PURPOSE) {
         throw new HandshakeError("PURPOSE", `the peer's port is not for ${this.#purpose}`);
@@ -382,7 +383,10 @@ export class Handshake {
     const head = this.#head;
     head[4] = KIND_REFUSED;
     setU16(head, 12, reason);
-    this.#output = joined(head, mac(this.#secret, "kelpie refused", joined(this.#hello, head)));
+    this.#output = concatenated(
+      head,
+      mac(this.#secret, "kelpie refused", concatenated(this.#hello, head)),
+    );
   }
 
   #publicKey(): Uint8Array {
@@ -399,12 +403,12 @@ export class Handshake {
 
   /** The X25519 exchange of the key that `#publicKey` made with the key in the other end's head. */
   #exchange(head: Uint8Array): void {
-    const der = joined(DER_PUBLIC, head.subarray(PUBLIC_AT, PUBLIC_AT + PUBLIC_BYTES));
+    const der = concatenated(DER_PUBLIC, head.subarray(PUBLIC_AT, PUBLIC_AT + PUBLIC_BYTES));
     const publicKey = createPublicKey({ key: Buffer.from(der), format: "der", type: "spki" });
     const shared = new Uint8Array(diffieHellman({ privateKey: this.#private!, publicKey }));
     // RFC 7748, 6.1: a point of low order makes all zeros, whatever the own key.
     if (isZero(shared)) throw new HandshakeError("MALFORMED", "the key exchange failed");
-    this.#input = joined(this.#secret, shared);
+    this.#input = concatenated(this.#secret, shared);
   }
 
   #derive(label: string): Uint8Array {
@@ -540,19 +544,8 @@ function wrongSecret(): HandshakeError {
   );
 }
 
-function joined(a: Uint8Array, b: Uint8Array): Uint8Array {
-  const both = new Uint8Array(a.length + b.length);
-  both.set(a);
-  both.set(b, a.length);
-  return both;
-}
-
 function isZero(bytes: Uint8Array): boolean {
   return bytes.every((byte) => byte === 0);
-}
-
-function toHex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function fromHex(text: string, what: string): Uint8Array {
@@ -569,13 +562,4 @@ function getU16(bytes: Uint8Array, at: number): number {
 function setU16(bytes: Uint8Array, at: number, value: number): void {
   bytes[at] = value;
   bytes[at + 1] = value >>> 8;
-}
-
-function getU32(bytes: Uint8Array, at: number): number {
-  return (getU16(bytes, at) | (getU16(bytes, at + 2) << 16)) >>> 0;
-}
-
-function setU32(bytes: Uint8Array, at: number, value: number): void {
-  setU16(bytes, at, value);
-  setU16(bytes, at + 2, value >>> 16);
 }

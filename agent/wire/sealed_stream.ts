@@ -28,6 +28,7 @@
  *
  * @module
  */
+import { getU32, setU32 } from "../base/bytes.ts";
 import { hkdfSync } from "node:crypto";
 import { type CipherKey, type CipherSuite, KEY_BYTES, NONCE_BYTES, TAG_BYTES } from "./cipher.ts";
 
@@ -265,15 +266,4 @@ export class RecordOpener {
   close(): void {
     this.#keys.close();
   }
-}
-
-function getU32(bytes: Uint8Array, at: number): number {
-  return (bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24)) >>> 0;
-}
-
-function setU32(bytes: Uint8Array, at: number, value: number): void {
-  bytes[at] = value;
-  bytes[at + 1] = value >>> 8;
-  bytes[at + 2] = value >>> 16;
-  bytes[at + 3] = value >>> 24;
 }

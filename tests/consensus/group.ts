@@ -18,6 +18,7 @@ import type { Message } from "../../agent/consensus/messages.ts";
 import { Raft } from "../../agent/consensus/raft.ts";
 import type { Persist, RaftState } from "../../agent/consensus/ready.ts";
 import type { ReadState } from "../../agent/consensus/reads.ts";
+import { checkTranscript } from "../tools/transcript.ts";
 
 const DIRECTORY = new URL("./transcripts/", import.meta.url);
 /** Time moves in steps of so many milliseconds. */
@@ -171,14 +172,7 @@ export class Group {
 
   /** Compares what happened with a file, or writes it (`UPDATE_TRANSCRIPTS`). */
   check(name: string): void {
-    const url = new URL(`${name}.txt`, DIRECTORY);
-    const text = this.lines.join("\n") + "\n";
-    if (Deno.env.get("UPDATE_TRANSCRIPTS") !== undefined) {
-      Deno.mkdirSync(DIRECTORY, { recursive: true });
-      Deno.writeTextFileSync(url, text);
-      return;
-    }
-    assertEquals(text, Deno.readTextFileSync(url));
+    checkTranscript(DIRECTORY, name, this.lines);
   }
 
   #finish(node: Node, persist: Persist): void {

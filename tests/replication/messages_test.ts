@@ -1,8 +1,8 @@
 import { assertEquals } from "@std/assert/mod.js";
+import { getU32 } from "../../agent/base/bytes.ts";
 import { Prng } from "../../agent/base/prng.ts";
 import {
   ANSWER,
-  getU32,
   getU64,
   Head,
   HEAD_BYTES,

@@ -9,9 +9,9 @@
  *
  * @module
  */
-import { assertEquals } from "@std/assert/mod.js";
 import { requestName } from "../../agent/vhost/message.ts";
 import type { Fixture } from "./fixture.ts";
+import { checkTranscript } from "../tools/transcript.ts";
 
 const DIRECTORY = new URL("./transcripts/", import.meta.url);
 
@@ -98,13 +98,6 @@ export class Transcript {
 
   /** Compares with the file of that name, or writes it. */
   check(name: string): void {
-    const url = new URL(`${name}.txt`, DIRECTORY);
-    const text = this.lines.join("\n") + "\n";
-    if (Deno.env.get("UPDATE_TRANSCRIPTS") !== undefined) {
-      Deno.mkdirSync(DIRECTORY, { recursive: true });
-      Deno.writeTextFileSync(url, text);
-      return;
-    }
-    assertEquals(text, Deno.readTextFileSync(url));
+    checkTranscript(DIRECTORY, name, this.lines);
   }
 }

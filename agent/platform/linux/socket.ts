@@ -6,6 +6,7 @@
  *
  * @module
  */
+import { concatenated } from "../../base/bytes.ts";
 import { addressOf, check, closeFd, errno, libc, mapMemory, SystemError, viewOf } from "./libc.ts";
 import { IORING_OP_ASYNC_CANCEL, IORING_OP_POLL_ADD, type Ring, type RingHandler } from "./ring.ts";
 
@@ -391,13 +392,6 @@ export class SocketWatcher implements RingHandler {
       else this.#arm(watch);
     }
   }
-}
-
-function concatenated(a: Uint8Array, b: Uint8Array): Uint8Array {
-  const both = new Uint8Array(a.length + b.length);
-  both.set(a);
-  both.set(b, a.length);
-  return both;
 }
 
 if (addressOf(scratch) !== scratchAddress) throw new Error("the scratch view moved");
