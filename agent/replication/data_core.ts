@@ -73,6 +73,7 @@ export class DataCore implements PeerListener, RouterHost {
   #view: ClusterView | null = null;
   #nowMs = 0;
   #serveUntilMs = -Infinity;
+  /** False from the moment at which something could have been held back until the right to serve is there again. */
   #didServe = false;
   readonly #routers = new Map<number, DiskRouter>();
   readonly #openings = new Map<number, Opening>();
@@ -229,9 +230,10 @@ export class DataCore implements PeerListener, RouterHost {
   /** This node may serve until then, by the clock of {@linkcode tick}; `Infinity` where no other could take over. */
   renew(serveUntilMs: number): void {
     this.#serveUntilMs = serveUntilMs;
-    if (!this.mayServe) return;
+    if (!this.mayServe || this.#didServe) return;
     this.#didServe = true;
-    for (const router of [...this.#routers.values()]) if (router.waiting > 0) router.resume();
+    // Also those that wait for nothing else: what was acknowledged without the right to serve has not been given back.
+    for (const router of [...this.#routers.values()]) router.resume();
   }
 
   // ---------------------------------------------------------------------------------------- disks
@@ -386,6 +388,8 @@ export class DataCore implements PeerListener, RouterHost {
    */
   advance(nowMs: number): void {
     this.#nowMs = nowMs;
+    // However short it was without the right to serve, whatever came back meanwhile waits to be told that it is there again.
+    if (!this.mayServe) this.#didServe = false;
   }
 
   /** End of a turn of the loop: gives back what needed no work. */
@@ -402,13 +406,9 @@ export class DataCore implements PeerListener, RouterHost {
    * @param nowMs a monotonic clock, the one of {@linkcode renew}
    */
   tick(nowMs: number): void {
-    this.#nowMs = nowMs;
+    this.advance(nowMs);
     this.wantsTick = false;
     if (this.#view === null) return;
-    if (this.mayServe !== this.#didServe) {
-      this.#didServe = this.mayServe;
-      if (this.mayServe) { for (const router of this.#routers.values()) router.resume(); }
-    }
     if (this.#mustRetryMap) {
       this.#mustRetryMap = false;
       this.#nextMap();

@@ -13,6 +13,7 @@
  */
 import { parseArgs } from "node:util";
 import { AdminClient } from "../../agent/admin_client.ts";
+import { formatClusterSecret } from "../../agent/cluster_secret.ts";
 import { CONFIG_DEFAULT } from "../../agent/config.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import { benchExitCode, type BenchOptions, type BenchResult, runBench } from "../../cli/bench.ts";
@@ -24,7 +25,6 @@ import { median } from "./report.ts";
 
 const KiB = 1024, MiB = 1024 * KiB;
 const ROOT = decodeURIComponent(new URL("../..", import.meta.url).pathname);
-const SECRET_BYTE = 0x5a;
 /** Where the first agent listens; each takes a UDP and two TCP ports. */
 const PORT_FIRST = 17460;
 const START_TIMEOUT_MS = 60_000;
@@ -216,7 +216,6 @@ class Side implements AsyncDisposable {
   #order(i: number, data: string, storeBytes: number): AgentOrder {
     return {
       root: this.root,
-      secretByte: SECRET_BYTE,
       config: {
         ...CONFIG_DEFAULT,
         dataPath: data,
@@ -229,6 +228,7 @@ class Side implements AsyncDisposable {
         adopt: false,
         acceptDamage: false,
         listen: `127.0.0.1:${this.port + 10 * i}`,
+        secretFile: `${this.dir}/secret`,
         join: i === 0 ? [] : [`127.0.0.1:${this.port}`],
         name: `host-${i}`,
       },
@@ -510,6 +510,8 @@ async function main(): Promise<void> {
   const here = machine();
   const diskBytes = Number(values.disk) * MiB;
   const dir = await Deno.makeTempDir({ dir: values.dir, prefix: "kelpie-cluster-" });
+  const secret = formatClusterSecret(crypto.getRandomValues(new Uint8Array(32)));
+  await Deno.writeTextFile(`${dir}/secret`, `${secret}\n`, { mode: 0o600 });
   Deno.addSignalListener("SIGINT", () => {
     Deno.removeSync(dir, { recursive: true });
     Deno.exit(130);

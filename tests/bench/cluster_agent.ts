@@ -12,9 +12,7 @@ import type { ClusterMap } from "../../agent/map/map.ts";
 export interface AgentOrder {
   /** Checkout whose code is run. */
   readonly root: string;
-  readonly config: Omit<AgentConfig, "secret">;
-  /** Every byte of the cluster's secret. */
-  readonly secretByte: number;
+  readonly config: AgentConfig;
 }
 
 /** What the process answers: the parts of its map that the benchmark looks at. */
@@ -28,10 +26,7 @@ export interface AgentView {
 if (import.meta.main) {
   const order: AgentOrder = JSON.parse(Deno.args[0]);
   const { startAgent } = await import(`file://${order.root}/agent/agent.ts`);
-  const agent: Agent & { map(): ClusterMap } = await startAgent({
-    ...order.config,
-    secret: new Uint8Array(32).fill(order.secretByte),
-  });
+  const agent: Agent & { map(): ClusterMap } = await startAgent(order.config);
   Deno.addSignalListener("SIGTERM", () => void agent.stop());
   const say = (value: unknown) =>
     Deno.stdout.writeSync(new TextEncoder().encode(`\n${JSON.stringify(value)}\n`));

@@ -314,6 +314,24 @@ Deno.test("nothing is read or acknowledged without the right to serve", () => {
   assertEquals(at.done.slice(0, 2), [[1, 0], [2, 0]]);
 });
 
+Deno.test("a write that was acknowledged without the right to serve is done when it is there again", () => {
+  for (const notices of ["a tick", "a turn"]) {
+    const at = new Fixture();
+    at.core.renew(at.nowMs + 4000);
+    at.write(1);
+    const sent = at.sent(MessageType.Write);
+    if (notices === "a tick") at.tick(4001);
+    else at.core.advance(at.nowMs + 4001);
+    for (const each of sent) at.answer(each);
+    at.run();
+    assertEquals(at.done, [], notices);
+    at.core.renew(at.nowMs + 8000);
+    at.run();
+    assertEquals(at.done, [[1, 0]], notices);
+    assertEquals(at.router.writesUnderWay, 0, notices);
+  }
+});
+
 Deno.test("what waited for the right to serve is not overtaken by what comes after it, and goes out once", () => {
   const at = new Fixture();
   at.core.renew(at.nowMs + 100);
