@@ -16,10 +16,11 @@ import { AdminClient } from "../../agent/admin_client.ts";
 import { formatClusterSecret } from "../../agent/cluster_secret.ts";
 import { CONFIG_DEFAULT } from "../../agent/config.ts";
 import { pgOf } from "../../agent/map/hash.ts";
-import { benchExitCode, type BenchOptions, type BenchResult, runBench } from "../../cli/bench.ts";
+import { benchExitCode, type BenchOptions, type BenchResult } from "../../cli/bench.ts";
 import { until, within } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
 import type { AgentOrder, AgentView } from "./cluster_agent.ts";
+import type { FromLoadWorker, ToLoadWorker } from "./load_worker.ts";
 import { cpuMs, machine, pause, syncFileSystem, writeZeros } from "./machine.ts";
 import { median } from "./report.ts";
 
@@ -177,6 +178,31 @@ function linesOf(): TransformStream<string, string> {
   });
 }
 
+/** Runs loads, one at a time, always on the same thread: the runtime has compiled them there. */
+class Loads {
+  readonly #worker = new Worker(new URL("load_worker.ts", import.meta.url), { type: "module" });
+
+  /** Ends early when the signal says so, with what was measured until then. Throws when there is nothing to show. */
+  async run({ signal, ...options }: BenchOptions): Promise<BenchResult> {
+    const answer = Promise.withResolvers<BenchResult>();
+    this.#worker.onmessage = ({ data }: MessageEvent<FromLoadWorker>) => {
+      if ("error" in data) answer.reject(new Error(data.error));
+      else answer.resolve(data.result);
+    };
+    this.#worker.onerror = (event) => answer.reject(new Error(event.message));
+    const stop = () => this.#say("stop");
+    signal?.addEventListener("abort", stop);
+    this.#say({ options });
+    return await answer.promise.finally(() => signal?.removeEventListener("abort", stop));
+  }
+
+  #say(message: ToLoadWorker): void {
+    this.#worker.postMessage(message);
+  }
+}
+
+const loads = new Loads();
+
 /** Agents of one checkout that are one cluster. */
 class Side implements AsyncDisposable {
   readonly agents: AgentProcess[] = [];
@@ -270,7 +296,7 @@ class Side implements AsyncDisposable {
     const single = isRemote && this.hosts > 1;
     const part = single ? await this.#remotePart() : {};
     const socket = single ? `${this.agents[0].runDir}/single.sock` : this.socket;
-    const result = await runBench({ socket, queues: 1, ...pattern, ...part, ...settings });
+    const result = await loads.run({ socket, queues: 1, ...pattern, ...part, ...settings });
     if (benchExitCode(result) !== 0) {
       const reason = result.failure?.message ?? result.messages[0];
       throw new Error(`${this.name}: ${pattern.rw} failed: ${reason}`);
