@@ -42,7 +42,7 @@ import { SocketWatcher } from "./platform/linux/socket.ts";
 import { LinuxRandom } from "./platform/linux/random.ts";
 import { EIO } from "./platform/platform.ts";
 import type { PeerTransport } from "./platform/network.ts";
-import { DataCore, type DataCoreEvents } from "./replication/data_core.ts";
+import { DataCore, type DataCoreEvents, type DataCoreStatus } from "./replication/data_core.ts";
 import { StoreError } from "./store/errors.ts";
 import { Operation, OperationKind } from "./store/operation.ts";
 import { Store } from "./store/store.ts";
@@ -87,6 +87,11 @@ const POLL_MS_MIN = 0.008;
 const DRAIN_MS_MAX = 5000;
 /** Ticks without a request after which buffers are given back: ten seconds of an idle agent. */
 const IDLE_TICKS_TO_TRIM = 20;
+/**
+ * Milliseconds without any request coming back after which a disk counts as stalled, whatever the reason: no disk or peer that
+ * works takes that long.
+ */
+const STALLED_MS = 5000;
 /** Milliseconds between reports of a check's progress. */
 const PROGRESS_MS = 100;
 /** Longest wait for a disk's lease when it is to be shrunk. */
@@ -193,6 +198,7 @@ export class DataPlane implements DiskServerHost {
         if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
         this.#trimWhenIdle();
         this.#giveUpUnleased(now);
+        for (const server of this.#servers.values()) server.progress.look(now);
         this.#nextTickMs = now + this.#tickMs();
         continue;
       }
@@ -523,7 +529,21 @@ export class DataPlane implements DiskServerHost {
       if (!this.#data.peers.isConnected(node.id)) disconnected.push(node.id);
     }
     const unreachable = [...this.#data.unreachable];
-    return { ...this.#data.status, unreachable, disconnected };
+    const { status } = this.#data;
+    return { ...status, waiting: this.#waitingDisks(status), unreachable, disconnected };
+  }
+
+  /** Disks whose requests wait: those that are known to wait for something, and those of which no request comes back. */
+  #waitingDisks({ waiting }: DataCoreStatus): DataCoreStatus["waiting"] {
+    const now = this.monotonicMs();
+    const all = [...waiting];
+    for (const [disk, server] of this.#servers) {
+      const stalledMs = server.progress.stalledMs(now);
+      if (stalledMs < STALLED_MS || waiting.some((entry) => entry.disk === disk)) continue;
+      const seconds = Math.floor(stalledMs / 1000);
+      all.push({ disk, reason: `no request has come back for ${seconds} s` });
+    }
+    return all;
   }
 
   // ------------------------------------------------------------------------------------- opening

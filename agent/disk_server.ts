@@ -26,6 +26,7 @@ import { sendWithFds } from "./platform/linux/socket.ts";
 import type { Log } from "./platform/platform.ts";
 import type { MappedPiece, VhostHost } from "./vhost/host.ts";
 import { VhostSession } from "./vhost/session.ts";
+import { ProgressWatch } from "./volume/progress_watch.ts";
 import { ReadOnlyVolume, type Volume } from "./volume/volume.ts";
 
 /** Front ends on one socket: one serves a guest, one its migration; the rest is for tools. */
@@ -213,6 +214,7 @@ export class DiskServer {
   disk: DiskEntry;
   readonly host: DiskServerHost;
   readonly volume: Volume;
+  readonly progress: ProgressWatch;
   readonly #readOnlyView: ReadOnlyVolume;
   readonly #sessions = new Set<FrontEndSession>();
   /** Holds the lease, or is about to: the generation is on its way. */
@@ -234,6 +236,7 @@ export class DiskServer {
     this.host = host;
     this.disk = disk;
     this.volume = volume;
+    this.progress = new ProgressWatch(volume);
     this.#readOnlyView = new ReadOnlyVolume(volume);
     this.#listen();
   }

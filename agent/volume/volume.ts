@@ -105,6 +105,8 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   readonly counters: VolumeCounters = { ...VOLUME_COUNTERS_ZERO };
   /** Requests under way. */
   inFlight = 0;
+  /** Requests that have come back, whatever their result. */
+  finished = 0;
 
   readonly #windows: readonly Window[];
   readonly #arena: Window;
@@ -434,6 +436,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
     }
     this.#count(request);
     this.inFlight--;
+    this.finished++;
     request.owner.requestDone(request);
   }
 
