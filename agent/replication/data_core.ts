@@ -19,6 +19,7 @@ import { TransferClass, TRANSFERS_MAX } from "../volume/transfer_pool.ts";
 import type { LocalStore } from "./local_store.ts";
 import { Joining, type JoiningEvents, type JoiningProgress } from "./joining.ts";
 import { Opening } from "./opening.ts";
+import { Pace, REQUEST_BYTES } from "./pace.ts";
 import { Peers } from "./peers.ts";
 import { Repairer } from "./repair.ts";
 import { Replica, type ReplicaCounters } from "./replica.ts";
@@ -85,7 +86,9 @@ export class DataCore implements PeerListener, RouterHost {
   readonly #failed = new Map<number, number>();
   /** A layer could not be made: again at the next tick. */
   #mustRetryMap = false;
-  #localOperations = 0;
+  /** What was done for this node's guests, as {@linkcode Pace} counts it. */
+  #guestWork = 0;
+  readonly #sourcePace: Pace;
   readonly #release = (offset: number, bytes: number) => this.arena.release(offset, bytes);
 
   /**
@@ -110,9 +113,11 @@ export class DataCore implements PeerListener, RouterHost {
     this.peers = new Peers(transport);
     this.replica = new Replica({ store, window, arena, transport, log });
     const { peers, replica } = this;
-    this.joining = new Joining({ store, peers, window, arena, replica, log, events });
-    this.joining.guestOperations = () =>
-      this.#localOperations + replica.counters.writes + replica.counters.reads;
+    const guestWork = () => this.#guestWork + replica.guestWork;
+    const pace = new Pace(guestWork);
+    this.#sourcePace = new Pace(guestWork);
+    replica.pace = this.#sourcePace;
+    this.joining = new Joining({ store, peers, window, arena, replica, log, events, pace });
     this.repairer = new Repairer({ store, replica, peers, window, arena, log });
     this.tidier = new Tidier({ store, log });
     this.joining.isBeingDropped = (copies, group) => this.tidier.isBusyWith(copies, group);
@@ -312,10 +317,14 @@ export class DataCore implements PeerListener, RouterHost {
     this.repairer.report(disk, chunk, block, blockCount);
   }
 
+  /** {@inheritDoc RouterHost.worked} */
+  worked(bytes: number): void {
+    this.#guestWork += REQUEST_BYTES + bytes;
+  }
+
   /** {@inheritDoc RouterHost.takeSlot} */
   takeSlot(): WriteSlot {
     // As many as there are transfers that could need one.
-    this.#localOperations++;
     return this.#slots.pop() ?? new WriteSlot();
   }
 
@@ -388,6 +397,7 @@ export class DataCore implements PeerListener, RouterHost {
    */
   advance(nowMs: number): void {
     this.#nowMs = nowMs;
+    this.#sourcePace.advance(nowMs);
     // However short it was without the right to serve, whatever came back meanwhile waits to be told that it is there again.
     if (!this.mayServe) this.#didServe = false;
   }

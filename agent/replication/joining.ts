@@ -18,7 +18,8 @@
  * - A group is reported only after a sync that covers everything pulled.
  * - Fewest copies first; within a group in the order of the list.
  *
- * Pace: while guests work here, at most `BUSY_BYTES_PER_SECOND` are copied in; without guests as fast as it goes.
+ * How fast: as `pace.ts` lets it, here and at the source. A group is reported when the one before it is in the map for at least
+ * as long as that took, so that changes of the map, each of which has every node sync, do not take all of the disks' time.
  *
  * @module
  */
@@ -37,6 +38,7 @@ import {
   Status,
 } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
+import type { Pace } from "./pace.ts";
 import { ChunkPull, LiveBlocks, type PullHost } from "./pull.ts";
 import { type JoiningHook, LiveWrite, type Puller, type Replica } from "./replica.ts";
 import { type ClusterView, type DiskView, type GroupView, keyOf } from "./view.ts";
@@ -45,22 +47,18 @@ import { type ClusterView, type DiskView, type GroupView, keyOf } from "./view.t
 const PULLS_MAX = 6;
 /** Groups whose lists are compared at a time. */
 const LISTS_MAX = 16;
-/** Bytes per second that are copied in while guests work here. */
-const BUSY_BYTES_PER_SECOND = 48 * 1024 * 1024;
 /** Chunks of this node's own store looked at in one go. */
 const LIST_MAX = 1024;
-/** Longest time over which unused allowance is saved up. */
-const BURST_MS = 100;
 /** Milliseconds without copying after a chunk could not be read, and after the source was busy. */
 const FAILED_PAUSE_MS = 500, BUSY_PAUSE_MS = 20;
 /** Milliseconds after which a report that changed nothing is made again. */
 const REPORT_AGAIN_MS = 2000;
 
 /**
- * Milliseconds for which groups that are complete wait for others, so that one change of the map is for many: each costs
- * every node a sync.
+ * Shortest and longest time for which groups that are complete wait for others, in milliseconds, so that one change of the map
+ * is for many: each costs every node a sync.
  */
-const GATHER_MS = 50;
+const GATHER_MS_MIN = 50, GATHER_MS_MAX = 1000;
 
 /** Reports for consensus. */
 export interface JoiningEvents {
@@ -177,6 +175,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   readonly #replica: Replica;
   readonly #log: Log;
   readonly #events: JoiningEvents;
+  readonly #pace: Pace;
   #view: ClusterView | null = null;
   readonly #jobs = new Map<number, GroupJob>();
   /** Pulls asked for by the holder of a disk. */
@@ -184,21 +183,19 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   #pulls = 0;
   #copiedBytes = 0;
   #nowMs = 0;
-  #allowance = Infinity;
-  #waiting: { bytes: number; ready: () => void }[] = [];
-  #guestOperations = 0;
-  #wasBusy = false;
+  readonly #waiting: { bytes: number; ready: () => void }[] = [];
+  /** Reads that the source put off, until the next tick. */
+  readonly #refused: (() => void)[] = [];
   readonly #sync: Operation = new Operation(this, 0);
   #syncing: GroupJob[] | null = null;
-  /** When that was begun last. */
-  #syncedMs = -Infinity;
+  /** When the last report was made; null: it is in the map. */
+  #reportedMs: number | null = null;
+  /** No further report before, unless it is the last. */
+  #gatherUntilMs = -Infinity;
   readonly #stamp = new Stamp();
   readonly #arenaView: DataView;
   /** What a group's chunks here say will not be true any more in a moment: wait. Set by whoever knows. */
   isBeingDropped: (copies: number, group: number) => boolean = () => false;
-  /** Guest operations so far; only rises. Set by whoever knows. */
-  guestOperations: () => number = () => 0;
-
   constructor(options: {
     store: LocalStore;
     peers: Peers;
@@ -207,6 +204,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     replica: Replica;
     log: Log;
     events: JoiningEvents;
+    /** How fast data may come in; its time passes with {@linkcode Joining.tick}. */
+    pace: Pace;
   }) {
     this.store = options.store;
     this.peers = options.peers;
@@ -215,6 +214,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     this.#replica = options.replica;
     this.#log = options.log;
     this.#events = options.events;
+    this.#pace = options.pace;
     this.#arenaView = new DataView(options.window.bytes.buffer);
     this.#sync.kind = OperationKind.Sync;
   }
@@ -248,7 +248,22 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       this.#drop(job);
       this.#jobs.delete(key);
     }
+    this.#noteReported();
     this.#step();
+  }
+
+  /** Whether what was reported last is in the map now: then the next report waits for as long as that took. */
+  #noteReported(): void {
+    if (this.#reportedMs === null || this.#isReporting()) return;
+    const tookMs = this.#nowMs - this.#reportedMs;
+    this.#reportedMs = null;
+    this.#gatherUntilMs = this.#nowMs +
+      Math.min(GATHER_MS_MAX, Math.max(GATHER_MS_MIN, tookMs));
+  }
+
+  #isReporting(): boolean {
+    for (const job of this.#jobs.values()) if (job.phase === Phase.Reported) return true;
+    return false;
   }
 
   /** The source may have left, or a new lease may have made an end of what live writes were awaited. */
@@ -742,12 +757,14 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
 
   /** {@inheritDoc PullHost.mayRead} */
   mayRead(bytes: number, ready: () => void): boolean {
-    if (this.#allowance > 0 && this.#waiting.length === 0) {
-      this.#allowance -= bytes;
-      return true;
-    }
+    if (this.#waiting.length === 0 && this.#pace.take(bytes)) return true;
     this.#waiting.push({ bytes, ready });
     return false;
+  }
+
+  /** {@inheritDoc PullHost.later} */
+  later(again: () => void): void {
+    this.#refused.push(again);
   }
 
   /** {@inheritDoc PullHost.copied} */
@@ -757,22 +774,12 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
 
   /** Time passes; several times a second while anything joins. */
   tick(nowMs: number): void {
-    const elapsedMs = Math.min(BURST_MS, Math.max(0, nowMs - this.#nowMs));
     this.#nowMs = nowMs;
-    const operations = this.guestOperations();
-    const isBusy = operations !== this.#guestOperations;
-    this.#guestOperations = operations;
-    if (isBusy || this.#wasBusy) {
-      const more = BUSY_BYTES_PER_SECOND * elapsedMs / 1000;
-      const most = BUSY_BYTES_PER_SECOND * BURST_MS / 1000;
-      this.#allowance = Math.min(most, (this.#allowance === Infinity ? 0 : this.#allowance) + more);
-    } else this.#allowance = Infinity;
-    this.#wasBusy = isBusy;
-    while (this.#waiting.length > 0 && this.#allowance > 0) {
-      const { bytes, ready } = this.#waiting.shift()!;
-      this.#allowance -= bytes;
-      ready();
+    this.#pace.advance(nowMs);
+    while (this.#waiting.length > 0 && this.#pace.take(this.#waiting[0].bytes)) {
+      this.#waiting.shift()!.ready();
     }
+    for (const again of this.#refused.splice(0)) again();
     for (const job of this.#jobs.values()) {
       // A report may be lost on its way to consensus.
       const isLate = job.phase === Phase.Reported && nowMs - job.reportedMs >= REPORT_AGAIN_MS;
@@ -786,7 +793,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
 
   /** True while anything joins: then time has to pass often. */
   get isBusy(): boolean {
-    return this.#jobs.size > 0 || this.#pulls > 0 || this.#waiting.length > 0;
+    return this.#jobs.size > 0 || this.#pulls > 0 || this.#waiting.length > 0 ||
+      this.#refused.length > 0;
   }
 
   // ---------------------------------------------------------------------------------------- sync
@@ -799,8 +807,9 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       if (job.phase === Phase.Syncing) jobs.push(job);
       else if (job.phase !== Phase.Reported) others++;
     }
-    if (jobs.length === 0 || (others > 0 && this.#nowMs - this.#syncedMs < GATHER_MS)) return;
-    this.#syncedMs = this.#nowMs;
+    if (jobs.length === 0) return;
+    // The last ones go at once.
+    if (others > 0 && (this.#isReporting() || this.#nowMs < this.#gatherUntilMs)) return;
     this.#syncing = jobs;
     this.store.submit(this.#sync);
   }
@@ -818,6 +827,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       if (!isCurrent || job.phase !== Phase.Syncing || job.todo.length > 0) continue;
       job.phase = Phase.Reported;
       job.reportedMs = this.#nowMs;
+      this.#reportedMs = this.#nowMs;
       const key = `${job.isSettling} ${job.copies}`;
       const report = reports.get(key);
       if (report === undefined) reports.set(key, { job, groups: [job.group] });

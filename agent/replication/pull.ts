@@ -43,6 +43,8 @@ export interface PullHost {
   readonly arena: Arena;
   /** Bytes may be read now; otherwise `ready` is called when they may. */
   mayRead(bytes: number, ready: () => void): boolean;
+  /** The source has no time for a read: `again` is called a little later. */
+  later(again: () => void): void;
   /** Bytes were copied. */
   copied(bytes: number): void;
 }
@@ -169,6 +171,10 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
       return this.#write(extra);
     }
     if (dataBytes > 0) this.host.arena.release(dataOffset, dataBytes);
+    // Its guests come first. What was copied so far stays: only this read is asked for again.
+    if (this.#step === Step.Reading && head.status === Status.Busy) {
+      return this.host.later(this.#read);
+    }
     if (head.status !== Status.Ok) return this.#end(head.status);
     if (extra.length !== DESCRIPTION_BYTES) return this.#end(-EBADMSG);
     if (this.#step === Step.Describing) this.#described(head, extra);
@@ -202,11 +208,12 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
     this.#runStart = block;
     this.#runBlocks = end - block;
     this.#step = Step.Reading;
-    const go = () => {
-      if (!this.#isAborted) this.#ask(MessageType.Read, this.#runStart, this.#runBlocks);
-    };
-    if (this.host.mayRead(this.#runBlocks << BLOCK_SHIFT, go)) go();
+    if (this.host.mayRead(this.#runBlocks << BLOCK_SHIFT, this.#read)) this.#read();
   }
+
+  readonly #read = () => {
+    if (!this.#isAborted) this.#ask(MessageType.Read, this.#runStart, this.#runBlocks);
+  };
 
   #write(extra: Uint8Array): void {
     const { kernel } = this.host.window;

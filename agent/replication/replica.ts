@@ -39,6 +39,7 @@ import {
   STAMP_ENTRY_BYTES,
   Status,
 } from "./messages.ts";
+import { type Pace, REQUEST_BYTES } from "./pace.ts";
 import type { ClusterView, DiskView, GroupView } from "./view.ts";
 
 /** Operations of peers under way at a time. */
@@ -192,6 +193,10 @@ export interface ReplicaCounters {
 
 /** See the head of the file. */
 export class Replica {
+  /** What was done here for guests of other nodes, as {@linkcode Pace} counts it. */
+  guestWork = 0;
+  /** How fast others may copy from here; null: as they like. Set, and its time passed, by whoever knows. */
+  pace: Pace | null = null;
   readonly counters: ReplicaCounters = {
     writes: 0,
     writtenBytes: 0,
@@ -596,6 +601,7 @@ export class Replica {
     }
     this.counters.writes++;
     this.counters.writtenBytes += dataBytes;
+    this.guestWork += REQUEST_BYTES + dataBytes;
     target.kind = head.type === MessageType.Write
       ? OperationKind.Write
       : head.type === MessageType.Free
@@ -636,11 +642,18 @@ export class Replica {
       return Verdict.Taken;
     }
     const bytes = head.count << BLOCK_SHIFT;
+    const isRecovery = (head.flags & MessageFlag.Recovery) !== 0;
+    // Put off, not kept waiting: what comes behind it on the link is for guests.
+    if (isRecovery && this.pace?.take(bytes) === false) {
+      this.#free.push(operation);
+      return this.#busy(state);
+    }
     const buffer = this.#arena.allocate(bytes);
     if (buffer < 0) {
       this.#free.push(operation);
       return this.#waitForRoom();
     }
+    if (!isRecovery) this.guestWork += REQUEST_BYTES + bytes;
     operation.bufferOffset = buffer;
     operation.bufferBytes = bytes;
     operation.layers.length = 0;

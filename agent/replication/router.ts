@@ -56,6 +56,8 @@ export interface RouterHost {
   memberFailed(node: number, status: number): void;
   /** A block of this node's replica is damaged: have it healed from another one. */
   damaged(disk: DiskView, chunk: number, block: number, blockCount: number): void;
+  /** A guest's request of so many bytes is under way. */
+  worked(bytes: number): void;
   takeSlot(): WriteSlot;
   releaseSlot(slot: WriteSlot): void;
   /** Calls `router.endTurn()` at the end of this turn. */
@@ -343,6 +345,8 @@ export class DiskRouter implements PeerRequestOwner {
   /** Takes an operation of the volume; it comes back through its owner exactly once, never from inside this call. */
   submit(operation: Operation): void {
     operation.result = 0;
+    const hasData = operation.kind === OperationKind.Read || operation.kind === OperationKind.Write;
+    this.host.worked(hasData ? operation.blockCount << BLOCK_SHIFT : 0);
     // Its memory may have been that of a read that got on in the end.
     if (this.#troubles.size > 0) this.#troubles.delete(operation);
     switch (operation.kind) {

@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert/mod.js";
+import { assert, assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import { DataCore } from "../../agent/replication/data_core.ts";
@@ -47,6 +47,8 @@ class Fixture {
   readonly arena = new Arena();
   readonly core: DataCore;
   readonly reported: number[] = [];
+  /** When groups were reported, and how many at once. */
+  readonly reports: { atMs: number; groups: number }[] = [];
   readonly reconciled: number[] = [];
   nowMs = 1000;
   #described = 0;
@@ -62,7 +64,10 @@ class Fixture {
         mapInstalled() {},
         reconciled: (_, generation) => this.reconciled.push(generation),
         unreachable() {},
-        inSync: (_, groups) => this.reported.push(...groups),
+        inSync: (_, groups) => {
+          this.reported.push(...groups);
+          this.reports.push({ atMs: this.nowMs, groups: groups.length });
+        },
         settled() {},
         memberFailed() {},
       },
@@ -156,6 +161,48 @@ Deno.test("a chunk is copied, takes the source's stamp, and its group is reporte
   assertEquals([generation, sequence, blocks.get(BLOCK)], [7, 70, 0xaa]);
   assertEquals(at.reported.includes(at.group), true);
   assertEquals(at.arena.usedBytes, 0);
+});
+
+Deno.test("while a report is on its way to the map others are gathered, and for as long again", () => {
+  const at = new Fixture(JOINING);
+  const source = { fill: 0xaa, stamp: [7, 70] } as const;
+  const count = at.core.view.pool(3).length;
+  // The lists come slowly, two for each tick, so that there is always another group to gather.
+  const later: Sent[] = [];
+  const pass = (ticks: number) => {
+    for (let i = 0; i < ticks; i++) {
+      at.store.run();
+      later.push(...at.transport.take().filter(({ link }) => link !== THEIRS));
+      for (const sent of later.splice(0, 2)) at.answerAs(sent, source);
+      at.nowMs += 10;
+      at.core.tick(at.nowMs);
+      at.core.endTurn();
+    }
+  };
+  while (at.reports.length === 0) pass(1);
+  const [{ groups: first }] = at.reports;
+  assert(first < count / 4, `${first} of ${count} groups at once`);
+  const askedMs = at.nowMs;
+  pass(40);
+  assertEquals(at.reports.length, 1, "the map has not said that it has them");
+  const isDone = new Set(at.reported);
+  const inSync = {
+    ...JOINING.group,
+    inSync: [SOURCE, HOLDER, SELF],
+    joining: [],
+    joinedEpochs: [],
+  };
+  const map = mapOf({ ...JOINING, epoch: EPOCH + 1 });
+  const [pool] = map.pools;
+  const pgs = pool.pgs.map((pg, group) => isDone.has(group) ? { ...pg, ...inSync } : pg);
+  at.core.setMap({ ...map, pools: [{ ...pool, pgs }] }, SELF, 1);
+  const tookMs = at.nowMs - askedMs;
+  while (at.reports.length === 1) pass(1);
+  const waitedMs = at.reports[1].atMs - askedMs - tookMs;
+  assert(waitedMs >= tookMs && waitedMs <= tookMs + 30, `${waitedMs} after ${tookMs} ms`);
+  // The last ones wait for nobody.
+  while (at.reported.length < count) pass(1);
+  assertEquals(new Set(at.reported).size, count);
 });
 
 Deno.test("what the source got while it was copied is awaited live before the chunk counts", () => {

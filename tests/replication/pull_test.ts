@@ -37,6 +37,7 @@ class Fixture implements PullHost {
   copiedBytes = 0;
   isAllowed = true;
   allow: (() => void) | null = null;
+  again: (() => void) | null = null;
   readonly pull: ChunkPull;
 
   constructor(live: LiveBlocks | null = null) {
@@ -49,6 +50,10 @@ class Fixture implements PullHost {
   mayRead(_bytes: number, ready: () => void): boolean {
     if (!this.isAllowed) this.allow = ready;
     return this.isAllowed;
+  }
+
+  later(again: () => void): void {
+    this.again = again;
   }
 
   copied(bytes: number): void {
@@ -237,6 +242,29 @@ Deno.test("it reads only when it may", () => {
   assertEquals(at.sent(), []);
   at.allow!();
   assertEquals(at.sent().map(({ head }) => head.type), [MessageType.Read]);
+});
+
+Deno.test("a read that the source puts off is asked for again, and nothing else is", () => {
+  const at = new Fixture();
+  const source = { blocks: { 0: 0xa0, 1: 0xa1, 500: 0xa5 } };
+  at.pull.begin();
+  at.store.run();
+  at.answer(at.sent()[0], source);
+  at.answer(at.sent()[0], source);
+  at.store.run();
+  const [read] = at.sent();
+  assertEquals([read.head.type, read.head.block], [MessageType.Read, 500]);
+  at.receive(answerTo(read, { status: Status.Busy }));
+  at.store.run();
+  assertEquals([at.results, at.sent(), at.copiedBytes], [[], [], 2 * BLOCK_BYTES]);
+  at.again!();
+  const [again] = at.sent();
+  assertEquals([again.head.type, again.head.block, again.head.count], [MessageType.Read, 500, 1]);
+  at.answer(again, source);
+  at.finish(source);
+  assertEquals(at.results, [0]);
+  assertEquals(content(at), { 0: 0xa0, 1: 0xa1, 500: 0xa5 });
+  assertEquals([at.copiedBytes, at.arena.usedBytes], [3 * BLOCK_BYTES, 0]);
 });
 
 Deno.test("after an abort nothing is said or changed, and no buffer stays", () => {

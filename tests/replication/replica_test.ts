@@ -10,6 +10,7 @@ import {
   MessageType,
   Status,
 } from "../../agent/replication/messages.ts";
+import { Pace } from "../../agent/replication/pace.ts";
 import { LocalWrite, Replica } from "../../agent/replication/replica.ts";
 import { ClusterView } from "../../agent/replication/view.ts";
 import { OperationKind } from "../../agent/store/operation.ts";
@@ -473,3 +474,28 @@ function newWrite(at: Fixture, sequence: number, fill: number): LocalWrite {
   operation.sequence = sequence;
   return write;
 }
+
+Deno.test("beside guests others copy from here as fast as the pace lets them, and guests are never put off", () => {
+  const at = new Fixture();
+  const pace = new Pace(() => at.replica.guestWork);
+  at.replica.pace = pace;
+  const read = (id: number, flags: number) =>
+    at.receive({ ...WRITE, type: MessageType.Read, id, flags, count: 64, sequence: 0 }, {
+      extra: [1],
+    });
+  const counts = (first: number, flags: number) => {
+    for (let i = 0; i < 100; i++) read(first + i, flags);
+    at.run();
+    const statuses = at.answers().map(([, status]) => status);
+    return [Status.Ok, Status.Busy].map((wanted) => statuses.filter((it) => it === wanted).length);
+  };
+  pace.advance(1000);
+  assertEquals(counts(0, MessageFlag.Recovery), [100, 0], "nobody else is here");
+  assertEquals(at.replica.guestWork, 0, "copying is not guests' work");
+  assertEquals(counts(200, 0), [100, 0]);
+  pace.advance(1010);
+  const [copied, putOff] = counts(400, MessageFlag.Recovery);
+  assertEquals([copied > 0, putOff > 0, copied + putOff], [true, true, 100]);
+  assertEquals(counts(600, 0), [100, 0], "guests");
+  assertEquals(at.arena.usedBytes, 0);
+});
