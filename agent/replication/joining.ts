@@ -356,8 +356,11 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const view = this.#view;
     if (view === null || this.#jobs.size === 0) return;
     let listing = 0;
-    for (const job of this.#jobs.values()) if (job.phase === Phase.Listing) listing++;
-    const jobs = [...this.#jobs.values()];
+    const jobs: GroupJob[] = [];
+    for (const job of this.#jobs.values()) {
+      if (job.phase === Phase.Listing) listing++;
+      else if (job.phase === Phase.Waiting || job.phase === Phase.Pulling) jobs.push(job);
+    }
     if (jobs.length > 1) {
       const copiesOf = (job: GroupJob) =>
         view.pool(job.copies)[job.group]?.entry.inSync.length ?? 0;
