@@ -193,6 +193,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   /** When that was begun last. */
   #syncedMs = -Infinity;
   readonly #stamp = new Stamp();
+  /** Where the store lists chunks. */
+  readonly #chunks = chunkList(LIST_MAX);
   readonly #arenaView: DataView;
   /** What a group's chunks here say will not be true any more in a moment: wait. Set by whoever knows. */
   isBeingDropped: (copies: number, group: number) => boolean = () => false;
@@ -523,7 +525,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   /** What the source does not have is left over from before, unless it came live. */
   #listIsComplete(job: GroupJob): void {
     const view = this.#view!;
-    const list = chunkList(LIST_MAX);
+    const list = this.#chunks;
     for (const [layer, disk] of view.layersOf(job.copies)) {
       if (!this.store.hasLayer(layer)) continue;
       const first = view.firstChunk(disk, job.group);

@@ -112,6 +112,22 @@ export interface CrashOptions {
 /** Unit of copy-on-write, in bytes. */
 const PAGE_BYTES = 16 * 1024;
 
+/** Pages that are made at once: one by one they cost more than what is copied to them. */
+const SLAB_PAGES = 64;
+
+/** Pages of zeros that nobody has yet. */
+const fresh: Uint8Array[] = [];
+
+function takePage(): Uint8Array {
+  if (fresh.length === 0) {
+    const slab = new Uint8Array(SLAB_PAGES * PAGE_BYTES);
+    for (let i = SLAB_PAGES - 1; i >= 0; i--) {
+      fresh.push(slab.subarray(i * PAGE_BYTES, (i + 1) * PAGE_BYTES));
+    }
+  }
+  return fresh.pop()!;
+}
+
 /** Bytes that are cheap to clone: pages are shared until one side writes to them. */
 class Image {
   #pages: (Uint8Array | null)[];
@@ -149,7 +165,10 @@ class Image {
       const index = (offset + done - within) / PAGE_BYTES;
       let page = this.#pages[index];
       if (page === null || this.#owned[index] === 0) {
-        page = page ? page.slice() : new Uint8Array(PAGE_BYTES);
+        const own = takePage();
+        // Where all of it is written, what was there does not matter.
+        if (page !== null && length < PAGE_BYTES) own.set(page);
+        page = own;
         this.#pages[index] = page;
         this.#owned[index] = 1;
       }
