@@ -1,55 +1,75 @@
 /**
- * `./dev simulate`: whole clusters of the real code under faults, one seed after the other.
+ * `./dev simulate`: whole clusters of the real code under faults, seed after seed, as many at a time as there are cores.
  *
  * @module
  */
-import { Command } from "@commander-js/extra-typings";
-import { Simulation, type SimulationReport } from "./simulator/cluster.ts";
+import { Command, InvalidArgumentError } from "@commander-js/extra-typings";
+import type { SimulationReport } from "./simulator/cluster.ts";
+import { type Outcome, runJobs } from "./simulator/jobs.ts";
 
-const { seeds, from, minutes, nodes, faults, verbose } = new Command("simulate")
+/** Seeds between lines about the progress. */
+const PROGRESS = 10;
+
+function parseJobs(text: string): number {
+  const jobs = Number(text);
+  if (Number.isInteger(jobs) && jobs >= 1) return jobs;
+  throw new InvalidArgumentError("it must be a whole number from 1 on.");
+}
+
+const { seeds, from, minutes, nodes, faults, verbose, jobs } = new Command("simulate")
   .description("Runs whole clusters under faults and checks that nothing is lost or wrong")
   .option("--seeds <count>", "how many seeds", Number, 100)
   .option("--from <seed>", "the first seed", Number, 1)
   .option("--minutes <minutes>", "stop after this time", Number, Infinity)
   .option("--nodes <count>", "nodes of each cluster (default: 1 to 9)", Number)
   .option("--faults <seconds>", "virtual seconds of faults", Number, 30)
+  .option(
+    "--jobs <count>",
+    "seeds that run at a time (default: one per core, with --verbose one)",
+    parseJobs,
+  )
   .option("--verbose", "print what happens")
   .parse(Deno.args, { from: "user" })
   .opts();
-
-/** Seeds between lines about the progress. */
-const PROGRESS = 10;
 
 const startMs = performance.now();
 let passed = 0;
 const failed: number[] = [];
 const totals: Record<string, number> = {};
-for (let seed = from; seed < from + seeds; seed++) {
-  if (performance.now() - startMs > minutes * 60_000) break;
-  try {
-    const report = new Simulation({ seed, nodes, faultsMs: faults * 1000, isVerbose: verbose })
-      .run();
-    passed++;
-    for (const [name, count] of Object.entries(report) as [keyof SimulationReport, number][]) {
-      if (name !== "seed") totals[name] = (totals[name] ?? 0) + Math.round(count);
-    }
-  } catch (error) {
+
+function secondsSoFar(): number {
+  return Math.round((performance.now() - startMs) / 1000);
+}
+
+function count({ seed, report, complaint }: Outcome): void {
+  if (report === null) {
     failed.push(seed);
-    console.log(error instanceof Error ? error.message : error);
+    console.log(complaint);
     const more = nodes === undefined ? "" : ` --nodes ${nodes}`;
     console.log(
       `FAILED: seed ${seed}; repeat it with: ./dev simulate --from ${seed} --seeds 1 ` +
         `--faults ${faults}${more} --verbose`,
     );
+  } else {
+    passed++;
+    for (const [name, number] of Object.entries(report) as [keyof SimulationReport, number][]) {
+      if (name !== "seed") totals[name] = (totals[name] ?? 0) + Math.round(number);
+    }
   }
   if ((passed + failed.length) % PROGRESS === 0) {
-    const seconds = Math.round((performance.now() - startMs) / 1000);
-    console.log(`${passed} passed, ${failed.length} failed, ${seconds} s`);
+    console.log(`${passed} passed, ${failed.length} failed, ${secondsSoFar()} s`);
   }
 }
-const seconds = Math.round((performance.now() - startMs) / 1000);
+
+let seed = from;
+const next = () => {
+  if (seed >= from + seeds || performance.now() - startMs > minutes * 60_000) return null;
+  return { seed: seed++, nodes, faultsMs: faults * 1000, isVerbose: verbose };
+};
+await runJobs(jobs ?? (verbose ? 1 : navigator.hardwareConcurrency), next, count);
+failed.sort((a, b) => a - b);
 console.log(
-  `${passed} seeds passed, ${failed.length} failed (${failed.join(" ")}) in ${seconds} s`,
+  `${passed} seeds passed, ${failed.length} failed (${failed.join(" ")}) in ${secondsSoFar()} s`,
 );
 console.log(Object.entries(totals).map(([name, count]) => `${count} ${name}`).join(", "));
 if (failed.length > 0) Deno.exit(1);

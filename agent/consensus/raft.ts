@@ -410,7 +410,37 @@ export class Raft {
     return isEmpty ? null : { messages, persist, snapshot, committed, reads };
   }
 
-  /** For metrics and people. */
+  /** What this node is in its term. */
+  get role(): Role {
+    return this.#role;
+  }
+
+  /** The term that it is in. */
+  get term(): number {
+    return this.#term;
+  }
+
+  /** The leader of the term; 0: unknown. */
+  get leader(): number {
+    return this.#leader;
+  }
+
+  /** Index of the last entry that was handed out to be applied. */
+  get applied(): number {
+    return this.#applied;
+  }
+
+  /** Index of the last entry of the log. */
+  get lastIndex(): number {
+    return this.#log.lastIndex;
+  }
+
+  /** Who votes, by the newest entry that says so. */
+  get configuration(): Configuration {
+    return this.#log.configuration;
+  }
+
+  /** All of it, for metrics and people; a leader's costs something for every member. */
   status(): RaftStatus {
     const log = this.#log;
     const isLeader = this.#role === "leader";

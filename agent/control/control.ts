@@ -274,9 +274,19 @@ export class Control {
     return findNode(this.#map, this.#node);
   }
 
+  /** This node's number; 0: it has none yet. */
+  get node(): number {
+    return this.#node;
+  }
+
+  /** Incarnation of this start; 0: the map does not have it yet. */
+  get incarnation(): number {
+    return this.#incarnation;
+  }
+
   /** Whether this node leads. */
   get isLeader(): boolean {
-    return this.#raft?.status().role === "leader";
+    return this.#raft?.role === "leader";
   }
 
   /** What there is to know. */
@@ -399,7 +409,7 @@ export class Control {
   #sendProposals(): void {
     const raft = this.#raft;
     if (raft === null || this.#pending.length === 0 || this.self === undefined) return;
-    const { leader, role } = raft.status();
+    const { leader, role } = raft;
     if (role === "leader" && !this.#isCaughtUp()) return;
     const to = role === "leader" ? "self" : this.#addressOf(leader);
     if (to === "" || (to === this.#sentTo && this.#nowMs - this.#sentMs < RETRY_MS)) return;
@@ -453,7 +463,7 @@ export class Control {
    * numbers are used up: what is in the log already would come into it a second time under another number.
    */
   #isCaughtUp(): boolean {
-    const { term, applied, lastIndex } = this.#raft!.status();
+    const { term, applied, lastIndex } = this.#raft!;
     if (this.#leadTerm !== term) {
       this.#leadTerm = term;
       this.#leadIndex = lastIndex;
@@ -490,8 +500,8 @@ export class Control {
   }
 
   #sendWishes(): void {
-    if (this.#incarnation === 0) return;
-    const { status } = this;
+    if (this.#incarnation === 0 || this.#wishes.size === 0) return;
+    const { isLeader } = this;
     for (const [id, wish] of this.#wishes) {
       if (this.#nowMs - wish.askedMs < RETRY_MS) continue;
       const disk = this.#map.disks.find((candidate) => candidate.id === id);
@@ -500,7 +510,7 @@ export class Control {
         continue;
       }
       wish.askedMs = this.#nowMs;
-      if (status.isLeader) this.#leaseWanted(this.#node, this.#incarnation, id);
+      if (isLeader) this.#leaseWanted(this.#node, this.#incarnation, id);
       else {
         this.#sendToLeader({
           kind: ControlKind.Lease,
@@ -620,7 +630,7 @@ export class Control {
   }
 
   #pointToLeader(peer: ControlPeer): void {
-    const leader = this.#raft?.status().leader ?? 0;
+    const leader = this.#raft?.leader ?? 0;
     const address = this.#addressOf(leader);
     if (address !== "") this.#send(peer.address, { kind: ControlKind.Lead, node: leader, address });
   }
@@ -630,7 +640,7 @@ export class Control {
   }
 
   #sendToLeader(message: ControlMessage): void {
-    const leader = this.#raft?.status().leader ?? 0;
+    const leader = this.#raft?.leader ?? 0;
     this.#send(this.#addressOf(leader), message);
   }
 
@@ -731,7 +741,7 @@ export class Control {
       if (this.#renewSent.size <= 32) break;
       this.#renewSent.delete(old);
     }
-    const { role, leader } = raft.status();
+    const { role, leader } = raft;
     const [node, incarnation, report] = [this.#node, this.#incarnation, this.#report];
     if (role === "leader") {
       this.#reports.set(node, { report, atMs: this.#nowMs });
@@ -786,7 +796,7 @@ export class Control {
   }
 
   get #isSoleVoter(): boolean {
-    const { voters } = this.#raft!.status().configuration;
+    const { voters } = this.#raft!.configuration;
     return voters.length === 1 && voters[0] === this.#node;
   }
 
@@ -826,7 +836,7 @@ export class Control {
       this.#isPumping = false;
     }
     this.#endForever();
-    const { term, role } = raft.status();
+    const { term, role } = raft;
     if (role !== "leader") this.#forgetDuties();
     if (term === this.#term) return;
     this.#term = term;
@@ -1088,7 +1098,7 @@ export class Control {
 
   /** After a start, nobody knows yet that this node is back: whoever it speaks to does. */
   #lookForLeader(): void {
-    if (this.#raft!.status().leader !== 0 || this.#nowMs - this.#lookedMs < LOOK_MS) return;
+    if (this.#raft!.leader !== 0 || this.#nowMs - this.#lookedMs < LOOK_MS) return;
     this.#lookedMs = this.#nowMs;
     for (const voter of this.#map.voters) {
       if (voter !== this.#node) {
@@ -1101,9 +1111,8 @@ export class Control {
   /** What a leader looks after. */
   #lead(): void {
     const raft = this.#raft!;
-    const status = raft.status();
     // What is decided from a map that is not the newest is refused when it is applied.
-    if (status.role !== "leader") return;
+    if (raft.role !== "leader") return;
     if (this.#persists.length > 0 && this.#nowMs - this.#persists[0].sinceMs >= PERSIST_MS_MAX) {
       this.#host.log.error("this node's store does not keep up: somebody else shall lead");
       return this.handOver();
@@ -1115,7 +1124,7 @@ export class Control {
     const decided = this.#duties.look({
       map: this.#map,
       self: this.#node,
-      raft: status,
+      raft: raft.status(),
       nowMs: this.#nowMs,
       wallMs: this.#host.wallMs(),
       members,

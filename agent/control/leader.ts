@@ -358,6 +358,8 @@ export class LeaderDuties {
 
   #lookAtGroups(situation: LeaderSituation, pool: Pool, commands: MapCommand[]): void {
     const { map, members } = situation;
+    const due = this.#dueOf(pool.pgs);
+    if (due.length === 0) return;
     const nodes = new Map(map.nodes.map((node) => [node.id, node]));
     const isUp = (id: number) => nodes.get(id)?.state === "up";
     /** Alive, and the very start that the map knows: it has lost nothing since. */
@@ -373,13 +375,12 @@ export class LeaderDuties {
     const joining = new Map<number, number[]>();
     const trimmed: number[] = [];
     const mayJoin = new Map<number, boolean>();
-    for (let pg = 0; pg < pool.pgs.length; pg++) {
+    for (const pg of due) {
       const entry = pool.pgs[pg];
-      if (entry.unclean.length > 0 && !entry.unsettled) {
+      if (entry.unclean.length > 0) {
         this.#lookAtUnclean(entry, pg, isUp, isKnownAlive, dropped, unsettled);
         continue;
       }
-      if (entry.unsettled) continue;
       for (const id of entry.target) {
         if (entry.inSync.includes(id) || entry.joining.includes(id) || !isUp(id)) continue;
         let may = mayJoin.get(id);
@@ -408,6 +409,20 @@ export class LeaderDuties {
     }
     for (const part of parts(trimmed)) commands.push({ kind: "trim", pool: copies, pgs: part });
   }
+
+  /** Numbers of the groups that may have to be changed, whatever becomes of nodes; looked for once in each table. */
+  #dueOf(pgs: readonly PgEntry[]): readonly number[] {
+    let due = this.#due.get(pgs);
+    if (due === undefined) {
+      const found: number[] = [];
+      pgs.forEach((entry, pg) => {
+        if (isDue(entry)) found.push(pg);
+      });
+      this.#due.set(pgs, due = found);
+    }
+    return due;
+  }
+  readonly #due = new WeakMap<readonly PgEntry[], readonly number[]>();
 
   #lookAtUnclean(
     entry: PgEntry,
@@ -439,6 +454,13 @@ function successorOf(
     wanted.includes(member.node) && voters.includes(member.node) && member.silentMs < 1000
   );
   return ready?.node ?? 0;
+}
+
+/** Whether a group is not as it should be, and not being settled. */
+function isDue(entry: PgEntry): boolean {
+  if (entry.unsettled) return false;
+  return entry.unclean.length > 0 || isTrimmable(entry) ||
+    !entry.target.every((id) => entry.inSync.includes(id) || entry.joining.includes(id));
 }
 
 /** Whether members outside the target may go. */

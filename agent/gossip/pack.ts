@@ -20,6 +20,8 @@ const TWO_32 = 2 ** 32;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+/** Texts up to this length are looked at for being plain ASCII. */
+const PLAIN_BYTES_MAX = 64;
 
 const NOTHING = new Uint8Array(0);
 
@@ -219,6 +221,8 @@ export class PackReader {
     const isShort = (type & 0xe0) === 0xa0;
     if (!isShort && type !== 0xd9 && type !== 0xda) this.fail();
     const bytes = this.#take(isShort ? type & 31 : this.#uint(type === 0xd9 ? 1 : 2), max);
+    // Addresses and names are short and plain, and asking the decoder costs more than they do.
+    if (bytes.length <= PLAIN_BYTES_MAX && isPlain(bytes)) return String.fromCharCode(...bytes);
     try {
       return decoder.decode(bytes);
     } catch {
@@ -274,4 +278,10 @@ export class PackReader {
     this.#at += length;
     return this.#bytes.subarray(this.#at - length, this.#at);
   }
+}
+
+/** Whether the bytes are ASCII, each a character of its own. */
+function isPlain(bytes: Uint8Array): boolean {
+  for (let i = 0; i < bytes.length; i++) if (bytes[i] >= 0x80) return false;
+  return true;
 }

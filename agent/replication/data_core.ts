@@ -15,7 +15,6 @@ import type { Arena } from "../base/arena.ts";
 import type { ClusterMap } from "../map/map.ts";
 import type { PeerListener, PeerTransport } from "../platform/network.ts";
 import type { Log, Window } from "../platform/platform.ts";
-import { TransferClass, TRANSFERS_MAX } from "../volume/transfer_pool.ts";
 import type { LocalStore } from "./local_store.ts";
 import { Joining, type JoiningEvents, type JoiningProgress } from "./joining.ts";
 import { Opening } from "./opening.ts";
@@ -78,6 +77,7 @@ export class DataCore implements PeerListener, RouterHost {
   #didServe = false;
   readonly #routers = new Map<number, DiskRouter>();
   readonly #openings = new Map<number, Opening>();
+  /** Write slots that are free. */
   readonly #slots: WriteSlot[] = [];
   readonly #addresses = new Map<number, string>();
   /** Nodes that do not answer, though something waits for them. */
@@ -126,8 +126,6 @@ export class DataCore implements PeerListener, RouterHost {
     replica.damaged = (disk, chunk, block, count) =>
       this.repairer.report(disk, chunk, block, count);
     store.damageListener = (layer, chunk, block) => this.repairer.reportBlock(layer, chunk, block);
-    const slots = TRANSFERS_MAX[TransferClass.Write] + TRANSFERS_MAX[TransferClass.Control];
-    for (let i = 0; i < slots; i++) this.#slots.push(new WriteSlot());
   }
 
   // --------------------------------------------------------------------------------- the control's
@@ -324,7 +322,7 @@ export class DataCore implements PeerListener, RouterHost {
 
   /** {@inheritDoc RouterHost.takeSlot} */
   takeSlot(): WriteSlot {
-    // As many as there are transfers that could need one.
+    // Made when it is needed for the first time and kept: never more than there are transfers that could need one.
     return this.#slots.pop() ?? new WriteSlot();
   }
 

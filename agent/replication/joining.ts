@@ -193,6 +193,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   /** No further report before, unless it is the last. */
   #gatherUntilMs = -Infinity;
   readonly #stamp = new Stamp();
+  /** Where the store lists chunks. */
+  readonly #chunks = chunkList(LIST_MAX);
   readonly #arenaView: DataView;
   /** What a group's chunks here say will not be true any more in a moment: wait. Set by whoever knows. */
   isBeingDropped: (copies: number, group: number) => boolean = () => false;
@@ -371,8 +373,11 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const view = this.#view;
     if (view === null || this.#jobs.size === 0) return;
     let listing = 0;
-    for (const job of this.#jobs.values()) if (job.phase === Phase.Listing) listing++;
-    const jobs = [...this.#jobs.values()];
+    const jobs: GroupJob[] = [];
+    for (const job of this.#jobs.values()) {
+      if (job.phase === Phase.Listing) listing++;
+      else if (job.phase === Phase.Waiting || job.phase === Phase.Pulling) jobs.push(job);
+    }
     if (jobs.length > 1) {
       const copiesOf = (job: GroupJob) =>
         view.pool(job.copies)[job.group]?.entry.inSync.length ?? 0;
@@ -535,7 +540,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   /** What the source does not have is left over from before, unless it came live. */
   #listIsComplete(job: GroupJob): void {
     const view = this.#view!;
-    const list = chunkList(LIST_MAX);
+    const list = this.#chunks;
     for (const [layer, disk] of view.layersOf(job.copies)) {
       if (!this.store.hasLayer(layer)) continue;
       const first = view.firstChunk(disk, job.group);

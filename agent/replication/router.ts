@@ -73,7 +73,7 @@ const enum NodeState {
   Failed,
 }
 
-/** One write on its way to its group's members. Preallocated; belongs to the host while free. */
+/** One write on its way to its group's members. Used again and again; belongs to the host while free. */
 export class WriteSlot implements LocalWriteOwner, PeerRequestOwner {
   router: DiskRouter | null = null;
   operation: Operation | null = null;

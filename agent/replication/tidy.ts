@@ -49,8 +49,10 @@ export class Tidier {
     this.#view = view;
     for (const pool of view.pools()) {
       for (const group of pool) {
-        if (!isOver(view, group)) continue;
         const old = before?.pool(group.copies)[group.group];
+        // Shared by both views: nothing has changed.
+        if (old === group && before!.self === view.self) continue;
+        if (!isOver(view, group)) continue;
         if (old !== undefined && isOver(before!, old)) continue;
         this.#todo.add(keyOf(group.copies, group.group));
       }

@@ -3,7 +3,8 @@
  *
  * A transfer is one store operation with its arena buffer, on behalf of one guest request. Their number and
  * the arena bytes they hold are bounded per class, so that no class can starve another: when the store is
- * full, writes wait and hold what writes may hold, while reads, discards and flushes go on.
+ * full, writes wait and hold what writes may hold, while reads, discards and flushes go on. A transfer is made when more
+ * are under way than ever before, and then kept: a worker with little to do starts at once and stays small.
  *
  * Invariants:
  * - A volume waits at most once per class, in a queue that is served in turn: one request each.
@@ -96,20 +97,14 @@ export class TransferPool implements OperationOwner {
   taken = 0;
   readonly #transfers: Transfer[] = [];
   readonly #free: Transfer[][] = [[], [], []];
+  /** Transfers of each class that there are: only as many as were under way at once so far. */
+  readonly #made = [0, 0, 0];
   readonly #bufferBytes = [0, 0, 0];
   readonly #waiting: TransferOwner[][] = [[], [], []];
   /** Pairs of volume and request. */
   readonly #finished: (TransferOwner | BlockRequest)[] = [];
 
-  constructor(readonly buffers: BufferSource) {
-    for (const transferClass of [TransferClass.Read, TransferClass.Write, TransferClass.Control]) {
-      for (let i = 0; i < TRANSFERS_MAX[transferClass]; i++) {
-        const transfer = new Transfer(this.#transfers.length, transferClass, this);
-        this.#transfers.push(transfer);
-        this.#free[transferClass].push(transfer);
-      }
-    }
-  }
+  constructor(readonly buffers: BufferSource) {}
 
   /**
    * Takes a transfer with a buffer of `bufferBytes` (0: none), or null when the class is at its bound: then
@@ -117,7 +112,9 @@ export class TransferPool implements OperationOwner {
    */
   take(transferClass: TransferClass, bufferBytes: number): Transfer | null {
     const free = this.#free[transferClass];
-    if (free.length === 0) return null;
+    if (free.length === 0 && this.#made[transferClass] === TRANSFERS_MAX[transferClass]) {
+      return null;
+    }
     let buffer = 0;
     if (bufferBytes > 0) {
       if (this.#bufferBytes[transferClass] + bufferBytes > BUFFER_BYTES_MAX) return null;
@@ -125,10 +122,17 @@ export class TransferPool implements OperationOwner {
       if (buffer < 0) return null;
       this.#bufferBytes[transferClass] += bufferBytes;
     }
-    const transfer = free.pop()!;
+    const transfer = free.pop() ?? this.#make(transferClass);
     this.taken++;
     transfer.operation.buffer = buffer;
     transfer.bufferBytes = bufferBytes;
+    return transfer;
+  }
+
+  #make(transferClass: TransferClass): Transfer {
+    this.#made[transferClass]++;
+    const transfer = new Transfer(this.#transfers.length, transferClass, this);
+    this.#transfers.push(transfer);
     return transfer;
   }
 

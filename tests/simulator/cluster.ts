@@ -12,6 +12,7 @@
  *
  * @module
  */
+import { Buffer } from "node:buffer";
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../../agent/base/limits.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import {
@@ -79,6 +80,8 @@ const LOG_LENGTH = 400;
 const MAP_CHECK_EVERY = 16;
 /** Blocks looked at for one that holds a guest's data. */
 const FLIP_TRIES = 60;
+
+const ZEROS = new Uint8Array(BLOCK_BYTES);
 
 type LogLine = readonly [
   atMs: number,
@@ -921,8 +924,7 @@ export class Simulation implements NodeWatcher {
     const who = `nodes ${a.node} (${a.stamp}) and ${b.node} (${b.stamp})`;
     for (const block of new Set([...a.content.keys(), ...b.content.keys()])) {
       const [one, other] = [a.content.get(block), b.content.get(block)];
-      const isEqual = one !== undefined && other !== undefined &&
-        one.every((byte, i) => byte === other[i]);
+      const isEqual = one !== undefined && other !== undefined && Buffer.compare(one, other) === 0;
       if (!isEqual) {
         throw new Error(`${what}, block ${block}: ${who} differ: ${one?.[0]} and ${other?.[0]}`);
       }
@@ -955,7 +957,7 @@ export class Simulation implements NodeWatcher {
         throw new Error(`node ${node.id}, chunk ${chunk}, block ${block}: ${operation.result}`);
       }
       const bytes = node.window.bytes.slice(buffer, buffer + BLOCK_BYTES);
-      if (bytes.some((byte) => byte !== 0)) content.set(block, bytes);
+      if (Buffer.compare(bytes, ZEROS) !== 0) content.set(block, bytes);
     }
     node.isLookedAt = false;
     pool.buffers.release(buffer, BLOCK_BYTES);

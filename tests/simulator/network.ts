@@ -60,11 +60,33 @@ export interface LinkEnds {
   turn(): void;
 }
 
+/** A message on a data link, with a copy of what was sent; used again for the next one. */
+class Message {
+  readonly head = new Uint8Array(PEER_HEAD_BYTES_MAX);
+  headBytes = 0;
+  data = new Uint8Array(0);
+  dataBytes = 0;
+
+  take(
+    head: Uint8Array,
+    headBytes: number,
+    memory: Uint8Array,
+    dataOffset: number,
+    dataBytes: number,
+  ): void {
+    this.headBytes = headBytes;
+    this.head.set(head.subarray(0, headBytes));
+    this.dataBytes = dataBytes;
+    if (this.data.length < dataBytes) this.data = new Uint8Array(dataBytes);
+    this.data.set(memory.subarray(dataOffset, dataOffset + dataBytes));
+  }
+}
+
 class End {
   link = -1;
   isPaused = false;
   /** Messages that have arrived and wait. */
-  readonly queue: { head: Uint8Array; data: Uint8Array | null }[] = [];
+  readonly queue: Message[] = [];
   queuedBytes = 0;
   wantsReady = false;
   lastArrivalMs = 0;
@@ -79,6 +101,8 @@ interface Connection {
 
 /** Most bytes on their way in one direction of a link. */
 const QUEUE_BYTES_MAX = 4 * 1024 * 1024;
+/** Messages that are kept for use. */
+const MESSAGES_MAX = 256;
 const RECONNECT_MS = 100;
 /** Longest time between the break of a link and its notice at an end. */
 const NOTICE_MS = 400;
@@ -93,6 +117,8 @@ export class Network {
   readonly cut = new Set<string>();
   #nextLink = 1;
   readonly #connections = new Set<Connection>();
+  /** Messages of data links that were delivered. */
+  readonly #messages: Message[] = [];
   /** Bytes of gossip and control so far. */
   sentBytes = 0;
 
@@ -212,12 +238,8 @@ export class Network {
           });
           return false;
         }
-        const message = {
-          head: head.slice(0, headBytes),
-          data: dataBytes > 0
-            ? station.links!.memory.slice(dataOffset, dataOffset + dataBytes)
-            : null,
-        };
+        const message = this.#messages.pop() ?? new Message();
+        message.take(head, headBytes, station.links!.memory, dataOffset, dataBytes);
         other.queuedBytes += headBytes + dataBytes;
         if (this.world.random.chance(this.faults.breakage)) {
           this.world.after(this.#delayMs(), () => this.#break(connection));
@@ -261,20 +283,24 @@ export class Network {
         });
         return;
       }
-      const { head, data } = end.queue[0];
+      const message = end.queue[0];
+      const { head, headBytes, dataBytes } = message;
       const links = station.links!;
       let offset = 0;
-      if (data !== null) {
-        offset = links.allocate(data.length);
+      if (dataBytes > 0) {
+        offset = links.allocate(dataBytes);
         if (offset < 0) {
           this.world.after(1, () => this.#deliver(connection, end));
           return;
         }
-        links.memory.set(data, offset);
+        links.memory.set(message.data.subarray(0, dataBytes), offset);
       }
       end.queue.shift();
-      end.queuedBytes -= head.length + (data?.length ?? 0);
-      links.listener.received(end.link, head, head.length, offset, data?.length ?? 0);
+      end.queuedBytes -= headBytes + dataBytes;
+      links.listener.received(end.link, head, headBytes, offset, dataBytes);
+      // Nobody may look at it any more: whoever does finds rubbish, and later another message.
+      head.fill(0xa5, 0, headBytes);
+      if (this.#messages.length < MESSAGES_MAX) this.#messages.push(message);
       links.turn();
       if (end.wantsReady && end.queuedBytes < QUEUE_BYTES_MAX / 2) {
         end.wantsReady = false;

@@ -330,14 +330,14 @@ export class SimNode implements Station {
               kind: "in-sync",
               pool,
               pgs,
-              node: process.control!.status.node,
-              incarnation: process.control!.status.incarnation,
+              node: process.control!.node,
+              incarnation: process.control!.incarnation,
               basedOnEpoch: epoch,
             });
           }),
         settled: (pool, pgs) =>
           this.#toControl(process, () => {
-            const { node, incarnation } = process.control!.status;
+            const { node, incarnation } = process.control!;
             process.control!.propose({ kind: "settled", pool, pgs, node, incarnation });
           }),
         reconciled: (disk, generation) =>
@@ -437,7 +437,7 @@ export class SimNode implements Station {
     const { status } = data;
     const { map } = control;
     const disconnected = map.nodes.filter((node) =>
-      node.id !== control.status.node && !node.witness && node.state === "up" &&
+      node.id !== control.node && !node.witness && node.state === "up" &&
       !data.peers.isConnected(node.id)
     ).map((node) => node.id);
     control.report({
@@ -472,7 +472,7 @@ export class SimNode implements Station {
 
   #giveMap(process: Process, map: ClusterMap): void {
     const { incarnation } = this;
-    const { node } = process.control!.status;
+    const { node } = process.control!;
     this.#toData(process, () => {
       for (const each of map.nodes) {
         if (each.id !== node && !each.witness) process.data!.setAddress(each.id, each.address);
@@ -521,7 +521,7 @@ export class SimNode implements Station {
     const sender = from as SimNode;
     process.control.received({
       uuid: sender.uuid,
-      node: sender.process?.control?.status.node ?? 0,
+      node: sender.process?.control?.node ?? 0,
       incarnation: sender.incarnation,
       clusterId: CLUSTER_ID,
       address: sender.address,

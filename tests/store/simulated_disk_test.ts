@@ -105,6 +105,20 @@ Deno.test("when only the process dies, completed writes stay, and are still not 
   assertEquals(dead.peek(0, 1)[0], 0);
 });
 
+Deno.test("what a crash leaves is not changed by what the old disk writes later", () => {
+  const { disk, write, bytes } = make();
+  write(1, 0, 5);
+  const killed = disk.crash(new Prng(1), bytes, { processOnly: true });
+  // The old disk is done with its buffer, and uses it for another write.
+  disk.sync(2);
+  while (disk.pump());
+  write(3, 1, 6);
+  killed.sync(4);
+  while (killed.pump());
+  const dead = killed.crash(new Prng(1), bytes, { keep: 0, lose: 1 });
+  assertEquals([dead.peek(0, 1)[0], dead.peek(BLOCK, 1)[0]], [5, 0]);
+});
+
 Deno.test("a buffer that changes while it is written is reported", () => {
   const { disk, vector, bytes } = make();
   disk.write(1, 0, vector(0));

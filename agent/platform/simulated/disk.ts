@@ -18,6 +18,7 @@
  *
  * @module
  */
+import { Buffer } from "node:buffer";
 import type { Prng } from "../../base/prng.ts";
 import type { Disk, DiskListener, IoVector, WindowVector } from "../platform.ts";
 import { ENOSPC } from "../platform.ts";
@@ -61,8 +62,37 @@ interface Pending {
   /** Rises with completion. */
   order: number;
   offset: number;
+  /** Owned by this entry. */
   data: Uint8Array;
 }
+
+/** Bytes that are kept for writes to come: enough for what a few disks have in flight. */
+const SPARE_BYTES_MAX = 8 * 1024 * 1024;
+
+/** Buffers by length that writes are done with: memory that is new costs more than what is copied to it. */
+class Spares {
+  readonly #free = new Map<number, Uint8Array[]>();
+  #bytes = 0;
+
+  /** A buffer of so many bytes, with anything in it. */
+  take(length: number): Uint8Array {
+    const buffer = this.#free.get(length)?.pop();
+    if (buffer === undefined) return new Uint8Array(length);
+    this.#bytes -= length;
+    return buffer;
+  }
+
+  /** Nobody looks at the buffer any more. */
+  give(buffer: Uint8Array): void {
+    if (this.#bytes + buffer.length > SPARE_BYTES_MAX) return;
+    this.#bytes += buffer.length;
+    const free = this.#free.get(buffer.length);
+    if (free === undefined) this.#free.set(buffer.length, [buffer]);
+    else free.push(buffer);
+  }
+}
+
+const spares = new Spares();
 
 /** What {@linkcode SimulatedDisk.crash} may do to unsynced writes, as probabilities. */
 export interface CrashOptions {
@@ -81,6 +111,22 @@ export interface CrashOptions {
 
 /** Unit of copy-on-write, in bytes. */
 const PAGE_BYTES = 16 * 1024;
+
+/** Pages that are made at once: one by one they cost more than what is copied to them. */
+const SLAB_PAGES = 64;
+
+/** Pages of zeros that nobody has yet. */
+const fresh: Uint8Array[] = [];
+
+function takePage(): Uint8Array {
+  if (fresh.length === 0) {
+    const slab = new Uint8Array(SLAB_PAGES * PAGE_BYTES);
+    for (let i = SLAB_PAGES - 1; i >= 0; i--) {
+      fresh.push(slab.subarray(i * PAGE_BYTES, (i + 1) * PAGE_BYTES));
+    }
+  }
+  return fresh.pop()!;
+}
 
 /** Bytes that are cheap to clone: pages are shared until one side writes to them. */
 class Image {
@@ -119,7 +165,10 @@ class Image {
       const index = (offset + done - within) / PAGE_BYTES;
       let page = this.#pages[index];
       if (page === null || this.#owned[index] === 0) {
-        page = page ? page.slice() : new Uint8Array(PAGE_BYTES);
+        const own = takePage();
+        // Where all of it is written, what was there does not matter.
+        if (page !== null && length < PAGE_BYTES) own.set(page);
+        page = own;
         this.#pages[index] = page;
         this.#owned[index] = 1;
       }
@@ -363,11 +412,12 @@ export class SimulatedDisk implements Disk {
     for (const request of this.#requests) {
       if (request.data) inFlight.push({ order: 0, offset: request.offset, data: request.data });
     }
+    // The two disks share no buffers: what is durable on one of them is used for something else.
     if (processOnly) {
-      for (const { offset, data } of this.#pending) after.#apply(offset, data);
+      for (const { offset, data } of this.#pending) after.#apply(offset, data.slice());
       for (const write of random.shuffle(inFlight)) {
         const torn = tear(random, write.data, after.#current, write.offset, keep, lose);
-        if (torn) after.#apply(write.offset, torn);
+        if (torn) after.#apply(write.offset, torn === write.data ? torn.slice() : torn);
       }
       return after;
     }
@@ -415,21 +465,18 @@ export class SimulatedDisk implements Disk {
       case "write": {
         counts.writes++;
         counts.writtenBytes += length;
-        const now = this.#gather(request);
-        const before = request.data!;
-        for (let i = 0; i < length; i++) {
-          if (now[i] !== before[i]) {
-            throw new Error(`simulated disk: buffer of write ${request.token} changed in flight`);
-          }
+        const data = request.data!;
+        if (this.#hasChanged(request)) {
+          throw new Error(`simulated disk: buffer of write ${request.token} changed in flight`);
         }
         if (failed < 0) {
           // It may have been written in part all the same.
-          const torn = tear(this.#random, before, this.#current, offset, 0.2, 0.5);
+          const torn = tear(this.#random, data, this.#current, offset, 0.2, 0.5);
           if (torn) this.#apply(offset, torn);
           return failed;
         }
         if (!this.#take(offset, length)) return -ENOSPC;
-        this.#apply(offset, before);
+        this.#apply(offset, data);
         return length;
       }
       case "sync":
@@ -440,7 +487,9 @@ export class SimulatedDisk implements Disk {
           return failed;
         }
         for (const { order, offset, data } of this.#pending) {
-          if (order <= request.covers) this.#durable.write(offset, data);
+          if (order > request.covers) continue;
+          this.#durable.write(offset, data);
+          spares.give(data);
         }
         this.#pending = this.#pending.filter(({ order }) => order > request.covers);
         return 0;
@@ -479,8 +528,23 @@ export class SimulatedDisk implements Disk {
     return true;
   }
 
+  /** Whether the buffer of a write is not any more what it was when it was asked for. */
+  #hasChanged({ offsets, lengths, data }: Request): boolean {
+    let at = 0;
+    for (let i = 0; i < offsets.length; i++) {
+      if (
+        Buffer.compare(
+          this.#bytes.subarray(offsets[i], offsets[i] + lengths[i]),
+          data!.subarray(at, at + lengths[i]),
+        ) !== 0
+      ) return true;
+      at += lengths[i];
+    }
+    return false;
+  }
+
   #gather(request: Request): Uint8Array {
-    const data = new Uint8Array(request.length);
+    const data = spares.take(request.length);
     let at = 0;
     for (let i = 0; i < request.offsets.length; i++) {
       const from = request.offsets[i];
