@@ -251,6 +251,11 @@ export class DataCore implements PeerListener, RouterHost {
     return router;
   }
 
+  /** All routers that there are. */
+  routersInUse(): IterableIterator<DiskRouter> {
+    return this.#routers.values();
+  }
+
   /** This node has been given the disk's lease: brings the replicas in line, then lets requests through. */
   openDisk(disk: number, generation: number): void {
     const router = this.router(disk);

@@ -233,6 +233,13 @@ export class DiskRouter implements PeerRequestOwner {
     return "no replica that is in sync can be reached";
   }
 
+  /** Writes that nothing stands in the way of and that have not been given back all the same: none at the end of a turn. */
+  get overdue(): number {
+    let count = 0;
+    for (let slot = this.#first; slot !== null; slot = slot.next) if (this.#isDone(slot)) count++;
+    return count;
+  }
+
   /** Writes that are not done. */
   get writesUnderWay(): number {
     let count = 0;

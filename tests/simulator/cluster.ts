@@ -5,7 +5,8 @@
  *
  * What must hold, always: blocks are linearizable and flushed writes stay (`history.ts`); a write is acknowledged under the newest lease
  * only; no replica serves reads that is not in sync; no guest sees an I/O error, but a flush may fail when all replicas of
- * something have crashed; one epoch of the map is the same everywhere, and is one that `checkMap` lets through.
+ * something have crashed; what is done is given back in the same turn; one epoch of the map is the same everywhere, and is one that
+ * `checkMap` lets through.
  *
  * Once the faults have ended: all nodes come back, every group becomes whole, damaged blocks heal, guests get on, leases go back,
  * another node reads it all, and all replicas have equal bytes and stamps.
@@ -24,6 +25,7 @@ import {
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
+import { Prng } from "../../agent/base/prng.ts";
 import { DiskOracle, Guest } from "./guest.ts";
 import { Network, NO_FAULTS } from "./network.ts";
 import { NO_DISK_ERRORS, type NodeWatcher, type Process, SimNode } from "./node.ts";
@@ -399,6 +401,7 @@ export class Simulation implements NodeWatcher {
     if (isFlipping) this.#flipped = this.nodes[random.below(2)];
     if (random.chance(0.3)) this.#breakDisks(isFlipping);
     this.note(null, "faults", { ...this.network.faults, flipped: this.#flipped?.id ?? 0 });
+    if (!isFlipping) this.#stallThreads(endMs);
     while (this.world.nowMs < endMs) {
       this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
       this.#retire();
@@ -406,6 +409,23 @@ export class Simulation implements NodeWatcher {
       if (this.#flipped === null) this.#step();
       else this.#stepFlipping(this.#flipped);
     }
+  }
+
+  /** Now and then a main thread stands still. By chances of its own: what else happens in a seed does not depend on it. */
+  #stallThreads(endMs: number): void {
+    const random = new Prng(this.options.seed ^ 0x5374616c);
+    if (random.chance(0.5)) return;
+    const next = () => {
+      this.world.after(500 + random.below(6000), () => {
+        if (this.world.nowMs >= endMs) return;
+        const node = random.pick(this.nodes);
+        const ms = random.pick([200, 1500, 4500, 9000]);
+        this.note(node, "its main thread stands still", { ms });
+        node.stallControl(ms);
+        next();
+      });
+    };
+    next();
   }
 
   #breakDisks(isReadOnly: boolean): void {

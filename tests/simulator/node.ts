@@ -509,15 +509,32 @@ export class SimNode implements Station {
     process.toControlMs = Math.max(
       process.toControlMs,
       this.world.nowMs + this.world.random.fraction() / 2,
+      this.#stalledUntilMs,
     );
     this.world.after(process.toControlMs - this.world.nowMs, () => {
       if (!process.isDead && process.control !== null) run();
     });
   }
 
+  /** The main thread stands still for a while, and everything else goes on: a log that blocks, a page that is swapped in. */
+  stallControl(ms: number): void {
+    this.#stalledUntilMs = Math.max(this.#stalledUntilMs, this.world.nowMs + ms);
+  }
+  #stalledUntilMs = 0;
+
+  /** Whether the main thread stands still; then `later` follows when it does not any more, unless the process has ended. */
+  #isStalled(process: Process | null, later: () => void): boolean {
+    if (this.world.nowMs >= this.#stalledUntilMs) return false;
+    this.world.after(this.#stalledUntilMs - this.world.nowMs, () => {
+      if (process === this.process && process?.isDead === false) later();
+    });
+    return true;
+  }
+
   controlArrived(from: Station, bytes: Uint8Array): void {
     const { process } = this;
     if (process === null || process.control === null) return;
+    if (this.#isStalled(process, () => this.controlArrived(from, bytes))) return;
     const sender = from as SimNode;
     process.control.received({
       uuid: sender.uuid,
@@ -529,12 +546,14 @@ export class SimNode implements Station {
   }
 
   gossipArrived(from: Station, bytes: Uint8Array): void {
+    if (this.#isStalled(this.process, () => this.gossipArrived(from, bytes))) return;
     this.process?.control?.gossipReceived(from.address, bytes);
   }
 
   #tickControl(process: Process): void {
     this.world.after(25 + this.world.random.below(10), () => {
       if (process.isDead) return;
+      if (this.#isStalled(process, () => this.#tickControl(process))) return;
       process.control!.tick(this.nowMs);
       if (this.world.random.chance(0.1)) this.#report(process);
       this.#tickControl(process);
@@ -565,11 +584,24 @@ export class SimNode implements Station {
     const { process } = this;
     if (process === null || process.isDead || this.#isTurning) return;
     this.#isTurning = true;
+    process.data?.advance(this.nowMs);
     process.pool.endTurn();
     process.data?.endTurn();
     process.store.endTurn();
     this.#isTurning = false;
+    this.#checkTurn(process);
     this.#pumpDisk(process);
+  }
+
+  /** Whatever is done has been given back: nobody looks at it again before something else happens. */
+  #checkTurn({ data }: Process): void {
+    if (data === null) return;
+    for (const { diskId, overdue } of data.routersInUse()) {
+      if (overdue === 0) continue;
+      throw new Error(
+        `node ${this.id}: ${overdue} writes of disk ${diskId} are done and held back`,
+      );
+    }
   }
 
   #pumpDisk(process: Process): void {
