@@ -96,10 +96,10 @@ export class Network {
   readonly cut = new Set<string>();
   /** Pairs `from>to` of which data links are held. */
   readonly #held = new Set<string>();
-  #nextLink = 1;
-  readonly #connections = new Set<Connection>();
   /** Links that have broken, of which an end has something held to come. */
   readonly #ending = new Set<Connection>();
+  #nextLink = 1;
+  readonly #connections = new Set<Connection>();
   /** Bytes of gossip and control so far. */
   sentBytes = 0;
 
