@@ -810,10 +810,11 @@ export class Simulation implements NodeWatcher {
       if (entry.availability !== "draining") continue;
       this.propose({ kind: "set-availability", node: entry.id, availability: "in" });
     }
-    this.until("every group is whole", () => this.#isWhole(), QUIET_MS_MAX);
+    this.until("every group is whole", () => this.isWhole(), QUIET_MS_MAX);
   }
 
-  #isWhole(): boolean {
+  /** Every node is up, every group has its replicas where they belong, in sync, and every node has the newest map. */
+  isWhole(): boolean {
     this.#retire();
     const { map } = this;
     if (map === null || map.nodes.some((node) => node.state !== "up")) return false;
@@ -842,7 +843,7 @@ export class Simulation implements NodeWatcher {
     for (const guest of [...this.guests.values()]) this.#close(guest);
     this.until("guests end", () => this.guests.size === 0, QUIET_MS_MAX);
     if (this.flips > 0) this.until("damaged blocks heal", () => this.#isSound(), QUIET_MS_MAX);
-    this.#compareReplicas();
+    this.compareReplicas();
     // Guests that are there must get on.
     for (const oracle of this.oracles) this.#startGuest(oracle);
     this.world.run(this.world.nowMs + CALM_MS);
@@ -874,9 +875,9 @@ export class Simulation implements NodeWatcher {
       this.guests.delete(oracle.id);
       guest.node.detach(oracle.id, guest.volume);
     }
-    this.until("every group is whole still", () => this.#isWhole(), QUIET_MS_MAX);
+    this.until("every group is whole still", () => this.isWhole(), QUIET_MS_MAX);
     for (const node of this.nodes) this.repaired += node.process!.data!.status.repaired;
-    this.#compareReplicas();
+    this.compareReplicas();
   }
 
   /** A scrub of everything finds nothing that is damaged. */
@@ -891,10 +892,10 @@ export class Simulation implements NodeWatcher {
     return store.stats().damageCount === before && store.stats().damage.length === 0;
   }
 
-  /** All replicas of all chunks hold equal bytes and equal stamps. */
-  #compareReplicas(): void {
+  /** Throws unless all replicas of all chunks of disks that were closed in good order hold equal bytes and equal stamps. */
+  compareReplicas(): void {
     for (let tries = 1;; tries++) {
-      this.until("every group is whole to be compared", () => this.#isWhole(), QUIET_MS_MAX);
+      this.until("every group is whole to be compared", () => this.isWhole(), QUIET_MS_MAX);
       const { epoch } = this.map!;
       let complaint: unknown = null;
       try {

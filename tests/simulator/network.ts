@@ -5,6 +5,7 @@
  * A link that breaks takes with it what is under way in both directions; its two ends learn of it at different times, and until
  * then what they send goes nowhere. So a server may see a new link of a client before it hears that the old one has gone.
  * Over a direction that is cut a link stalls: it goes on when the cut ends, or breaks after a while.
+ * In a direction that is held nothing of data links is lost, only late: see {@linkcode Network.hold}.
  *
  * @module
  */
@@ -90,6 +91,8 @@ class End {
   queuedBytes = 0;
   wantsReady = false;
   lastArrivalMs = 0;
+  /** The link has broken, and what was sent here before that is held: it comes first, and the news after it. */
+  isEnding = false;
   constructor(readonly station: Station, readonly run: number) {}
 }
 
@@ -115,6 +118,10 @@ export class Network {
   faults: NetworkFaults = { ...NO_FAULTS };
   /** Pairs `from>to` over which nothing goes. */
   readonly cut = new Set<string>();
+  /** Pairs `from>to` of which data links are held. */
+  readonly #held = new Set<string>();
+  /** Links that have broken, of which an end has something held to come. */
+  readonly #ending = new Set<Connection>();
   #nextLink = 1;
   readonly #connections = new Set<Connection>();
   /** Messages of data links that were delivered. */
@@ -126,6 +133,31 @@ export class Network {
 
   isCut(from: Station, to: Station): boolean {
     return this.cut.has(`${from.id}>${to.id}`);
+  }
+
+  /**
+   * What is sent over data links from one station to another stays on its way until {@linkcode release}, as segments do that TCP
+   * sends again and again: links stay up, no new one is made, and neither that a link is given up nor that the sender's process ends
+   * takes back what its kernel has. The other direction, control and gossip go on. For stories: no seed holds anything.
+   */
+  hold(from: Station, to: Station): void {
+    this.#held.add(`${from.id}>${to.id}`);
+  }
+
+  /** What was held arrives now, in order, and after it that links have broken meanwhile. */
+  release(from: Station, to: Station): void {
+    this.#held.delete(`${from.id}>${to.id}`);
+    for (const connection of [...this.#connections, ...this.#ending]) {
+      for (const end of [connection.client, connection.server]) {
+        const other = end === connection.client ? connection.server : connection.client;
+        if (other.station !== from || end.station !== to) continue;
+        this.world.after(0, () => this.#deliver(connection, end));
+      }
+    }
+  }
+
+  #isHeld(from: Station, to: Station): boolean {
+    return this.#held.has(`${from.id}>${to.id}`);
   }
 
   /** Sends a datagram or control message. */
@@ -176,7 +208,8 @@ export class Network {
       const to = this.stations.get(address);
       const isReachable = to !== undefined && to.isRunning && to.links !== null &&
         to.incarnation > 0 && station.incarnation > 0 &&
-        !this.isCut(station, to) && !this.isCut(to, station);
+        !this.isCut(station, to) && !this.isCut(to, station) &&
+        !this.#isHeld(station, to) && !this.#isHeld(to, station);
       if (!isReachable) {
         this.world.after(RECONNECT_MS * (1 + this.world.random.fraction()), () => connect(node));
         return;
@@ -248,7 +281,7 @@ export class Network {
         const atMs = Math.max(this.world.nowMs + this.#delayMs() / 4, other.lastArrivalMs);
         other.lastArrivalMs = atMs;
         this.world.after(atMs - this.world.nowMs, () => {
-          if (!connection.isUp) return;
+          if (!connection.isUp && !other.isEnding) return;
           other.queue.push(message);
           this.#deliver(connection, other);
         });
@@ -271,9 +304,10 @@ export class Network {
   }
 
   #deliver(connection: Connection, end: End): void {
-    while (connection.isUp && end.queue.length > 0 && !end.isPaused) {
+    const other = end === connection.client ? connection.server : connection.client;
+    if (this.#isHeld(other.station, end.station)) return;
+    while ((connection.isUp || end.isEnding) && end.queue.length > 0 && !end.isPaused) {
       const { station } = end;
-      const other = end === connection.client ? connection.server : connection.client;
       if (!station.isRunning || station.run !== end.run) return;
       // A cut is noticed when something should have arrived: later, by a timeout.
       if (this.isCut(other.station, station)) {
@@ -310,6 +344,10 @@ export class Network {
         }
       }
     }
+    if (!end.isEnding || end.queue.length > 0) return;
+    end.isEnding = false;
+    if (!connection.client.isEnding && !connection.server.isEnding) this.#ending.delete(connection);
+    this.#noticed(connection, end);
   }
 
   #break(connection: Connection): void {
@@ -318,6 +356,12 @@ export class Network {
     this.#connections.delete(connection);
     for (const end of [connection.client, connection.server]) {
       const noticeMs = this.world.random.chance(0.5) ? 0 : this.world.random.fraction() * NOTICE_MS;
+      const other = end === connection.client ? connection.server : connection.client;
+      if (this.#isHeld(other.station, end.station)) {
+        end.isEnding = true;
+        this.#ending.add(connection);
+        continue;
+      }
       this.world.after(noticeMs, () => this.#noticed(connection, end));
     }
   }

@@ -74,6 +74,8 @@ export class Process {
   /** Order of what the two threads say to each other. */
   toDataMs = 0;
   toControlMs = 0;
+  /** What waits until the data worker hears again; null: it hears. */
+  unheard: (() => void)[] | null = null;
   map: ClusterMap | null = null;
   hasFailed = false;
 }
@@ -494,8 +496,25 @@ export class SimNode implements Station {
 
   // -------------------------------------------------------------------------------------- threads
 
+  /** The control thread is busy: what it has to say, maps above all, does not get to the data worker until {@linkcode hear}. */
+  deafen(): void {
+    this.process!.unheard ??= [];
+  }
+
+  /** What was to be said to the data worker meanwhile is said, in order. */
+  hear(): void {
+    const process = this.process!;
+    const unheard = process.unheard ?? [];
+    process.unheard = null;
+    for (const run of unheard) this.#toData(process, run);
+  }
+
   /** To the data worker: in order, a moment later. */
   #toData(process: Process, run: () => void): void {
+    if (process.unheard !== null) {
+      process.unheard.push(run);
+      return;
+    }
     const lagMs = this.world.random.fraction() * (1 + this.dataLagMs);
     process.toDataMs = Math.max(process.toDataMs, this.world.nowMs + lagMs);
     this.world.after(process.toDataMs - this.world.nowMs, () => {

@@ -32,8 +32,33 @@ export function acknowledgeEarly(process: Process, simulation: Simulation): void
   };
 }
 
-/** A replica takes writes of any lease and any epoch. */
-export function forgetToFence(process: Process): void {
+/** A replica takes writes of any lease. */
+export function forgetLeases(process: Process): void {
+  unfence(process, (view, sender, { generation }) => {
+    const disk = (id: number) => {
+      const known = view.disk(id);
+      return known && { ...known, holder: sender, entry: { ...known.entry, generation } };
+    };
+    return overlaid(view, { disk });
+  });
+}
+
+/** A replica takes writes of any epoch, whatever has become of the group since. */
+export function forgetEpochs(process: Process): void {
+  unfence(process, (view) => {
+    const groupOf = (disk: DiskView, chunk: number): GroupView => {
+      const known = view.groupOf(disk, chunk);
+      return { ...known, isOpen: true, entry: { ...known.entry, changedEpoch: 0 } };
+    };
+    return overlaid(view, { groupOf });
+  });
+}
+
+/** Has a replica judge each write that comes from another node by another view than its own. */
+function unfence(
+  process: Process,
+  viewFor: (view: ClusterView, sender: number, head: Head) => ClusterView,
+): void {
   const { replica } = process.data!;
   const nodes = new Map<number, number>();
   const linkUp = replica.linkUp.bind(replica);
@@ -48,27 +73,18 @@ export function forgetToFence(process: Process): void {
     const isWrite = headBytes >= HEAD_BYTES &&
       head.decode(bytes.subarray(0, headBytes)) && isChange(head.type);
     if (view === null || !isWrite) return received(link, bytes, headBytes, dataOffset, dataBytes);
-    replica.view = unfenced(view, nodes.get(link) ?? 0, head);
+    replica.view = viewFor(view, nodes.get(link) ?? 0, head);
     const isGood = received(link, bytes, headBytes, dataOffset, dataBytes);
     replica.view = view;
     return isGood;
   };
 }
 
-/** A view by which whoever sent a write holds the lease, and nothing has changed since. */
-function unfenced(view: ClusterView, sender: number, { generation }: Head): ClusterView {
-  const open = (disk: DiskView | undefined) =>
-    disk && { ...disk, holder: sender, entry: { ...disk.entry, generation } };
+/** A view of which some methods are others. */
+function overlaid(view: ClusterView, methods: Partial<ClusterView>): ClusterView {
   return new Proxy(view, {
     get(target, name) {
-      if (name === "disk") return (id: number) => open(target.disk(id));
-      if (name === "groupOf") {
-        return (disk: DiskView, chunk: number): GroupView => {
-          const group = target.groupOf(disk, chunk);
-          return { ...group, isOpen: true, entry: { ...group.entry, changedEpoch: 0 } };
-        };
-      }
-      const value = Reflect.get(target, name, target);
+      const value = Reflect.get(methods, name) ?? Reflect.get(target, name, target);
       return typeof value === "function" ? value.bind(target) : value;
     },
   });
