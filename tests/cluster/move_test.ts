@@ -1,0 +1,215 @@
+/**
+ * A guest that moves between hosts: QEMU carries its memory, the agents hand its disk over.
+ *
+ *     host 1                      host 2                      host 3
+ *     QEMU ── migrate over TCP ──▶ QEMU -incoming
+ *       │ web.sock                  │ web.sock
+ *     agent ─ gives the lease back ▶ agent takes it            agent: a third copy
+ *
+ * The guest writes all the time, and says the checksum of every file once it is synced. Whatever goes wrong on the way, it
+ * goes on at exactly one of the two ends, and all that it has said is there.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert/mod.js";
+import type { DiskDocument } from "../../agent/http/documents.ts";
+import { until } from "../guest/deadline.ts";
+import { checkFiles, writerScript } from "../guest/files.ts";
+import { Guest, type MigrationOptions } from "../guest/guest.ts";
+import { freeAddress } from "../tools/ports.ts";
+import { type Host, Hosts } from "./hosts.ts";
+import { compareReplicas } from "./replicas.ts";
+
+const DISK = "web";
+
+/** A guest, and the QEMU elsewhere that it is to move to. */
+class Move {
+  constructor(readonly hosts: Hosts, readonly source: Guest) {}
+
+  /** What a host's agent knows of the disk. */
+  async disk(host: Host): Promise<DiskDocument> {
+    using client = host.running.client();
+    return await client.disk(DISK);
+  }
+
+  /** Waits until that host's agent says that the disk is open there; "": nowhere. */
+  async openOn(name: string, host: Host): Promise<DiskDocument> {
+    let disk: DiskDocument | null = null;
+    await until(async () => {
+      disk = await this.disk(host);
+      return (disk.openOn ?? "") === name;
+    }, { timeoutMs: 30_000, what: () => `the disk is open on ${disk?.openOn}, not ${name}` });
+    return disk!;
+  }
+
+  /** Starts a QEMU on the second host that waits for the guest. */
+  async incoming(): Promise<{ target: Guest; uri: string }> {
+    const host = this.hosts.host(2);
+    const uri = `tcp:${host.ip}:${freeAddress().split(":")[1]}`;
+    const target = await Guest.boot({
+      ...hardware(host),
+      boot: "incoming",
+      qemuArguments: ["-S", "-incoming", uri],
+    });
+    return { target, uri };
+  }
+
+  /** Begins to move the guest to the second host, to give it up, or to break something. */
+  async begin(pace: MigrationOptions["pace"]): Promise<Guest> {
+    const { target, uri } = await this.incoming();
+    await this.source.beginMigration(uri, { pace });
+    return target;
+  }
+
+  /** The guest goes on in that QEMU: it writes and syncs files. */
+  async goesOn(guest: Guest, files = 3): Promise<void> {
+    const count = async () => Number(await guest.check("touch /tmp/said; wc -l </tmp/said"));
+    const before = await count();
+    let now = before;
+    await until(async () => (now = await count()) >= before + files, {
+      timeoutMs: 60_000,
+      what: () => `${now - before} files of ${files}:\n${this.logs()}`,
+    });
+    assertEquals(await guest.ioErrors(), []);
+  }
+
+  /** It goes on where it was, and has the disk. */
+  async staysHere(): Promise<void> {
+    await this.source.statusIs("running");
+    await this.goesOn(this.source);
+    await this.openOn("host1", this.hosts.host(1));
+  }
+
+  logs(): string {
+    return this.hosts.list.map((host) => `--- ${host.name}\n${host.log.slice(-3000)}`).join("\n");
+  }
+}
+
+function hardware(host: Host) {
+  return {
+    disks: [{ socket: host.socket(DISK), queues: 2 }],
+    cpus: 2,
+    memoryMiB: 160,
+    prefix: host.prefix,
+  };
+}
+
+Deno.test("a guest that writes moves to another host, and whatever goes wrong on the way costs it nothing but time", async (t) => {
+  await using hosts = await Hosts.make({ logLevel: "debug" });
+  await hosts.startAll();
+  const [here, there, third] = hosts.list;
+  await here.running.check("disk", "create", DISK, "256M");
+  await hosts.untilWhole();
+  await using source = await Guest.boot(hardware(here));
+  const move = new Move(hosts, source);
+  await source.check("mkfs.ext4 -q /dev/vda && mount -t ext4 /dev/vda /mnt && mkdir /mnt/w");
+  source.start(`( ${writerScript(1)} ) >/tmp/said; touch /tmp/ended`);
+  await move.goesOn(source);
+
+  await t.step("cancelled while the guest runs: nobody notices", async () => {
+    const { generation } = await move.openOn("host1", here);
+    await using _target = await move.begin("endless");
+    await move.goesOn(source);
+    await source.qmp("migrate_cancel");
+    await source.migrationIs("cancelled");
+    await move.staysHere();
+    assertEquals((await move.disk(here)).generation, generation, "the lease has never gone");
+  });
+
+  await t.step("cancelled after the guest has stopped: it takes its disk again", async () => {
+    const { generation } = await move.openOn("host1", here);
+    await using _target = await move.begin("held");
+    await move.openOn("", there);
+    await source.qmp("migrate_cancel");
+    await source.migrationIs("cancelled");
+    await move.staysHere();
+    assertEquals((await move.disk(here)).generation, generation + 1);
+  });
+
+  await t.step("the other QEMU dies while the guest runs", async () => {
+    await using target = await move.begin("endless");
+    await move.goesOn(source, 1);
+    await target.kill();
+    await source.migrationIs("failed");
+    await move.staysHere();
+  });
+
+  await t.step("the other QEMU dies when it has everything and has not begun", async () => {
+    await using target = await move.begin("held");
+    await source.continueMigration();
+    await source.finishMigration(target);
+    await move.openOn("", here);
+    await target.kill();
+    await source.qmp("cont");
+    await move.staysHere();
+  });
+
+  await t.step(
+    "the other host's agent dies, and is not back: given up, the guest goes on",
+    async () => {
+      await using _target = await move.begin("endless");
+      await there.kill();
+      await move.goesOn(source);
+      await source.qmp("migrate_cancel");
+      await source.migrationIs("cancelled");
+      await move.staysHere();
+      await there.start();
+      await hosts.untilWhole();
+    },
+  );
+
+  await t.step({
+    name: "the network between them is cut: given up, the guest goes on",
+    ignore: hosts.network !== "namespaces",
+    fn: async () => {
+      await using _target = await move.begin("endless");
+      await there.unplug();
+      await move.goesOn(source);
+      await source.qmp("migrate_cancel");
+      await source.migrationIs("cancelled");
+      await move.staysHere();
+      await there.plugIn();
+      await hosts.untilWhole();
+    },
+  });
+
+  await t.step("its own agent dies and comes back while the guest runs", async () => {
+    await using _target = await move.begin("endless");
+    await here.kill();
+    await here.start();
+    await move.goesOn(source);
+    await source.qmp("migrate_cancel");
+    await source.migrationIs("cancelled");
+    await move.staysHere();
+    await hosts.untilWhole();
+  });
+
+  await t.step("it moves; the agent that it leaves dies just then", async () => {
+    await using target = await move.begin("held");
+    await move.openOn("", there);
+    await here.kill();
+    await source.continueMigration();
+    await source.finishMigration(target);
+    await target.qmp("cont");
+    await move.goesOn(target);
+    await move.openOn("host2", third);
+    await source.kill();
+    await here.start();
+    await move.goesOn(target);
+
+    await target.check("touch /tmp/stop; until [ -e /tmp/ended ]; do sleep 0.1; done");
+    await checkFiles(target);
+    await target.check("cd /mnt && sha256sum -c -s /tmp/said");
+    assert(Number(await target.check("wc -l </tmp/said")) >= 20);
+    assertEquals(await target.ioErrors(), []);
+    await hosts.untilWhole();
+    await target.shutdown();
+    await move.openOn("", there);
+  });
+
+  await t.step("every replica has the same content", async () => {
+    for (const host of hosts.list) await host.stop();
+    const compared = compareReplicas(hosts.list.map((host) => `${host.dataDir}/kelpie.store`));
+    assert(compared.chunks > 0);
+  });
+});
