@@ -21,6 +21,7 @@ import { recover } from "./consensus/recover.ts";
 import { load, writeInitial } from "./consensus/storage.ts";
 import type { StorageWrite } from "./consensus/storage.ts";
 import { Control, type ControlHost } from "./control/control.ts";
+import { LeaseTimes } from "./control/lease_times.ts";
 import { Leases } from "./control/leases.ts";
 import type { NodeReport } from "./control/messages.ts";
 import type { DataPlaneClient, Ready, WorkerEvent } from "./data_plane_client.ts";
@@ -107,6 +108,7 @@ interface Membership {
 export class ClusterNode {
   readonly control: Control;
   readonly leases: Leases;
+  readonly leaseTimes = new LeaseTimes();
   readonly #plane: DataPlaneClient;
   readonly #log: Logger;
   readonly #options: ClusterOptions;
@@ -340,6 +342,7 @@ export class ClusterNode {
   }
 
   #mapChanged(map: ClusterMap, isJump: boolean, proposal: Proposal | null): void {
+    this.leaseTimes.mapChanged(map, this.#isTakingPart && !isJump, Date.now());
     if (isJump || proposal === null || !this.#isMapSent) this.#sendMap(map);
     else {
       const { command } = proposal;
