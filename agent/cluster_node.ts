@@ -170,7 +170,8 @@ export class ClusterNode {
       wantLease: (disk) => this.control.wantLease(disk),
       forgetLease: (disk) => this.control.forgetLease(disk),
       propose: (command, done) => this.control.propose(command, () => done?.()),
-      granted: (disk, generation) => this.#tell({ kind: "lease-granted", disk, generation }),
+      granted: (disk, generation, isUnclean) =>
+        this.#tell({ kind: "lease-granted", disk, generation, isUnclean }),
       fenced: (disk, generation) => this.#tell({ kind: "fenced", disk, generation }),
     });
     this.control = new Control({

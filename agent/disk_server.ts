@@ -341,8 +341,12 @@ export class DiskServer {
     return this.#holder !== null || this.#isWorking;
   }
 
-  /** This node has the lease: with a higher generation than before when it was lost and got back under a guest. */
-  leaseGranted(generation: number): void {
+  /**
+   * This node has the lease: with a higher generation than before when it was lost and got back under a guest.
+   *
+   * @param isUnclean whoever had it last did not give it back in good order
+   */
+  leaseGranted(generation: number, isUnclean: boolean): void {
     this.volume.generation = generation;
     const work = this.#work;
     this.#work = null;
@@ -350,7 +354,7 @@ export class DiskServer {
     if (this.#holder === null || this.#isGranted) return;
     this.#isGranted = true;
     this.log("debug", "lease granted", this.#holder, { generation });
-    this.#holder.session.leaseGranted();
+    this.#holder.session.leaseGranted({ isUnclean });
   }
 
   /** Another node has had the disk: whoever writes here is cut off, and its process is not let in again. */

@@ -281,6 +281,20 @@ export class VirtQueue {
     this.#usedElementsAt = (used.offset + 4) >>> 2;
   }
 
+  /**
+   * True when what the driver waits for cannot be told: the ring was in use before it was started, there is something to do, and
+   * the front end has brought an inflight area that nobody has used. So does one that a guest has just moved to. QEMU (before
+   * 10.1) lets it move though its back end has died, with the used ring's idx for the place to go on at; but what was used
+   * need not be what was available first, so that from there on some requests would be done that are done, whose memory the
+   * guest uses for something else, and others never. Where the back end before had ended in good order, nothing was under way,
+   * and that place is right: that is for the caller to know.
+   */
+  get isUnaccounted(): boolean {
+    const isFresh = this.#inflight?.wasFresh === true;
+    return isFresh && this.#usedIndex !== 0 &&
+      Atomics.load(this.#available, this.#availableAt + 1) !== this.availableIndex;
+  }
+
   /** True when the ring was in use before it was started: then the driver may have missed a call. */
   get wasUsed(): boolean {
     return this.#usedIndex !== 0 || this.#againCount > 0;

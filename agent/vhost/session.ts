@@ -117,6 +117,11 @@ const PROTOCOL_FEATURES = ProtocolFeature.Mq | ProtocolFeature.LogShmfd |
   ProtocolFeature.InflightShmfd | ProtocolFeature.ResetDevice |
   ProtocolFeature.ConfigureMemSlots | ProtocolFeature.Status;
 
+/** Why a guest that came from a host whose agent had died does not go on: see `VirtQueue.isUnaccounted`. */
+const UNACCOUNTED =
+  "the guest has moved here, and the agent that it comes from had died with requests under way: which ones only its QEMU " +
+  "there knows. End this QEMU, start that agent, and let the guest go on there ('cont')";
+
 /** SET_CONFIG's flags: the values come with a migration. */
 const CONFIG_MIGRATION = 1;
 
@@ -206,6 +211,8 @@ export class VhostSession implements QueueOwner {
 
   #phase = Phase.Open;
   #lease = Lease.None;
+  /** See {@linkcode leaseGranted}; of rings that start before it is given back. */
+  #isUnclean = false;
   #isBroken = false;
   #isScheduled = false;
   /** The host knows that a ring is to be looked at. */
@@ -325,10 +332,16 @@ export class VhostSession implements QueueOwner {
     this.#process(ring);
   }
 
-  /** The disk is ours: the rings may run. */
-  leaseGranted(): void {
+  /**
+   * The disk is ours: the rings may run.
+   *
+   * @param options.isUnclean the back end that had it last may have ended with requests of this very guest under way: rings of
+   * which nobody has kept what those are do not run
+   */
+  leaseGranted({ isUnclean = false } = {}): void {
     if (this.#lease !== Lease.Wanted) return;
     this.#lease = Lease.Held;
+    this.#isUnclean = isUnclean;
     this.#runAll();
   }
 
@@ -560,6 +573,7 @@ export class VhostSession implements QueueOwner {
       inflight,
     }, ring.base);
     ring.isRunning = true;
+    if (this.#isUnclean && queue.isUnaccounted) return this.#break(ring, UNACCOUNTED);
     // A back end that ended after publishing and before calling leaves a guest that waits for that call.
     if (queue.wasUsed) this.#call(ring);
   }
