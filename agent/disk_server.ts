@@ -218,6 +218,8 @@ export class DiskServer {
   /** Holds the lease, or is about to: the generation is on its way. */
   #holder: FrontEndSession | null = null;
   #isGranted = false;
+  /** When the holder came to be next; for the log. */
+  #nextSinceMs = 0;
   readonly #waiting: FrontEndSession[] = [];
   /** Why no front end may connect; null: they may. */
   #closedReason: string | null = null;
@@ -333,6 +335,7 @@ export class DiskServer {
     if (this.#holder !== null || this.#waiting.length === 0) return;
     this.#holder = this.#waiting.shift()!;
     this.#isGranted = false;
+    this.#nextSinceMs = this.host.nowMs();
     this.host.wantLease(this.disk.id);
   }
 
@@ -353,7 +356,8 @@ export class DiskServer {
     work?.();
     if (this.#holder === null || this.#isGranted) return;
     this.#isGranted = true;
-    this.log("debug", "lease granted", this.#holder, { generation });
+    const waitedMs = this.host.nowMs() - this.#nextSinceMs;
+    this.log("debug", "lease granted", this.#holder, { generation, isUnclean, waitedMs });
     this.#holder.session.leaseGranted({ isUnclean });
   }
 
