@@ -173,6 +173,10 @@ class FrontEndSession implements VhostHost {
     this.server.log("warn", "refused a front end's request", this, { reason });
   }
 
+  noted(_session: VhostSession, what: string): void {
+    this.server.log("warn", what, this, {});
+  }
+
   hangUp(_session: VhostSession, reason: string): void {
     this.server.log("warn", "hung up on a front end", this, { reason });
     this.connection.close();

@@ -234,7 +234,7 @@ export class VirtQueue {
    * Starts the queue: takes the used ring's idx from guest memory, finds what is to be done again, and where to go
    * on. Nothing may be in flight.
    *
-   * @param base entry of the available ring to begin with, unless something was in flight
+   * @param base entry of the available ring to begin with, unless an inflight area tells
    */
   start(setup: RingSetup, base: number): void {
     const { size } = setup;
@@ -261,8 +261,10 @@ export class VirtQueue {
     this.#againCount = setup.inflight === null
       ? 0
       : setup.inflight.recover(usedIndex, size, this.#again);
-    // Every entry before this one is used or in flight: that is how the old process left it.
-    this.availableIndex = this.#againCount > 0 ? (usedIndex + this.#againCount) & 0xffff : base;
+    // Every entry before this one is used or in flight: that is how the old process left it. The area knows that better than a
+    // front end that has asked a back end which had never seen the ring.
+    const isKept = setup.inflight?.wasFresh === false;
+    this.availableIndex = isKept ? (usedIndex + this.#againCount) & 0xffff : base;
     this.#availableSeen = this.availableIndex;
     this.#availEvent = -1;
   }

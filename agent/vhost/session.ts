@@ -231,6 +231,8 @@ export class VhostSession implements QueueOwner {
   #featuresLow = 0;
   #featuresHigh = 0;
   #protocolFeatures = 0;
+  /** Something has come on this connection. */
+  #isBegun = false;
   #status = 0;
   #backendFd = -1;
   #logPieces: readonly MappedPiece[] | null = null;
@@ -728,6 +730,7 @@ export class VhostSession implements QueueOwner {
   /** Carries out one message, acknowledges it where that was asked for, and closes what it left over. */
   #perform(message: Message): void {
     const { request, flags, fds } = message;
+    if (!this.#isBegun) this.#begin(message);
     const reason = this.#reasonAgainstFds(message) ?? this.#execute(message);
     this.#closeFds(fds.splice(0));
     if (this.#phase !== Phase.Open) return;
@@ -743,6 +746,23 @@ export class VhostSession implements QueueOwner {
     }
     this.#host.refused(this, text);
     this.#reply(encodeU64Reply(request, 1));
+  }
+
+  /**
+   * The first message of a connection. QEMU 7.2 does not notice that its back end was away and is back while its rings have
+   * never run, as they have not where it waits for a migration. When the guest has come it starts them by what it has negotiated
+   * with the one before: that is what this one offers, too, so it is taken at its word. It will not notice the next time either.
+   */
+  #begin({ request, payload }: Message): void {
+    this.#isBegun = true;
+    const features = request === Request.SetFeatures ? decodeBits(payload) : null;
+    if (features === null || (features.low & FEATURE_PROTOCOL) === 0) return;
+    this.#protocolFeatures = PROTOCOL_FEATURES;
+    this.#host.noted(
+      this,
+      "this QEMU has not noticed that its agent was away while it waited for its guest: the guest runs, and its disk will " +
+        "stand still if this agent ends once more. Move the guest, or restart its QEMU, before that",
+    );
   }
 
   #reasonAgainstFds(message: Message): string | null {

@@ -332,9 +332,16 @@ Deno.test("a guest that writes moves to another host, and whatever goes wrong on
     },
   );
 
-  await t.step("it moves; the agent that it leaves dies just then", async () => {
+  await t.step("it moves; one agent is restarted and the other dies just then", async () => {
     await using target = await move.begin("held");
     await move.openOn("", there);
+    // The one that it moves to is restarted while the guest is on its way.
+    await there.kill();
+    await there.start();
+    await until(async () => (await move.disk(there)).sessions.length > 0, {
+      timeoutMs: 20_000,
+      what: () => "QEMU connects again",
+    });
     await here.kill();
     await source.continueMigration();
     await source.finishMigration(target);

@@ -174,6 +174,45 @@ Deno.test("a guest that moved goes on where nothing can be in doubt", () => {
   assertEquals(run((at) => ask(at, 1), true), 1);
 });
 
+Deno.test("where an area was kept it tells where to go on, whatever the front end has for a base", () => {
+  const first = new Fixture();
+  const area = start(first, null);
+  for (let sector = 0; sector < 3; sector++) first.write(sector, new Uint8Array(512));
+  const next = successor(first);
+  const { frontEnd, host } = next;
+  frontEnd.connect();
+  frontEnd.acknowledged(REQUEST.SET_INFLIGHT_FD, area.payload, [host.openFile(area.file)]);
+  // As of a front end that has asked a back end which had never seen the ring.
+  next.configure({ bases: [0] });
+  next.session.leaseGranted();
+  next.session.kicked(0);
+  assertEquals(next.target.log, [], "nothing is done a second time");
+  assertEquals(next.read(0, 512).status, 0);
+  next.close();
+});
+
+Deno.test("a QEMU that did not notice that its back end was away is taken at its word", () => {
+  const first = new Fixture();
+  // No negotiation: it begins with the features that it had acknowledged before.
+  const { frontEnd, host, queue } = first;
+  frontEnd.send(REQUEST.SET_FEATURES, u64s(first.features));
+  const reply = frontEnd.ask(REQUEST.GET_INFLIGHT_FD, inflight(0, 1, queue.size));
+  assertEquals(reply.fds.length, 1);
+  host.closeFd(reply.fds[0]);
+  first.configure();
+  first.session.leaseGranted();
+  assertEquals(first.read(0, 512).status, 0);
+  assert(host.events.some((event) => event.startsWith("noted: this QEMU has not noticed")));
+  first.close();
+
+  // Whoever begins anew and negotiates nothing has nothing.
+  const other = new Fixture();
+  other.frontEnd.ask(REQUEST.GET_FEATURES);
+  other.frontEnd.send(REQUEST.SET_FEATURES, u64s(other.features));
+  other.frontEnd.send(REQUEST.GET_INFLIGHT_FD, inflight(0, 1, 16));
+  assert(other.host.events.some((event) => event.includes("INFLIGHT_SHMFD was not negotiated")));
+});
+
 Deno.test("a guest that missed its last call is called when the next back end starts", () => {
   const first = new Fixture();
   const area = start(first, null);
