@@ -24,15 +24,19 @@ import { compareReplicas } from "./replicas.ts";
 const DISK = "web";
 /** Changes of hosts that are measured. */
 const HAND_OVERS = 12;
-/** How long a disk may rest then on our account, at the best of those times: the others are for a machine that is busy. */
-const PAUSE_MS_MAX = 100;
+/**
+ * How long a disk may rest then, in times that a change of the map takes just then: both are a round of consensus and what is around
+ * it, on a machine that may be busy with other things. tests/simulator/hand_over_test.ts holds it to milliseconds.
+ */
+const PAUSE_CHANGES_MAX = 3;
+
 /**
  * From the loss of the host where a disk is open to its first write elsewhere: six seconds in which it may believe that it serves,
  * and what comes on top of that.
  */
 const LOSS_MS_MAX = 12_000;
-/** Another disk, which is taken away from its host. */
-const TAKEN = "taken";
+/** Disks that their host loses: one by itself, one by command. */
+const LOST = "lost", TAKEN = "taken";
 
 /** A guest, and the QEMU elsewhere that it is to move to. */
 class Move {
@@ -123,10 +127,11 @@ async function reads(frontEnd: FrontEnd, value: number): Promise<void> {
  * Has front ends pass the disk on from host to host: the next one waits, with a write under way, when the one before stops its
  * rings, as the other end of a migration does.
  *
- * @returns from that moment to the end of the write, in milliseconds, sorted
+ * @returns from that moment to the end of the write, and how long changes of the map took in between; in milliseconds, sorted
  */
-async function handOver(hosts: Hosts): Promise<number[]> {
-  const times: number[] = [];
+async function handOver(hosts: Hosts): Promise<{ pauses: number[]; changes: number[] }> {
+  const pauses: number[] = [], changes: number[] = [];
+  using client = hosts.host(1).running.client();
   let last = await open(hosts.host(1));
   await last.write(0, block(1));
   for (let i = 2; i < HAND_OVERS + 2; i++) {
@@ -136,13 +141,17 @@ async function handOver(hosts: Hosts): Promise<number[]> {
     const startMs = performance.now();
     await last.close();
     await write;
-    times.push(performance.now() - startMs);
+    pauses.push(performance.now() - startMs);
+    const changeMs = performance.now();
+    await client.changeDisk(TAKEN, { attributes: { passed: String(i) } });
+    changes.push(performance.now() - changeMs);
     await reads(next, i - 1);
     await next.write(0, block(i));
     last = next;
   }
   await last.close();
-  return times.sort((a, b) => a - b);
+  const sorted = (times: number[]) => times.sort((a, b) => a - b);
+  return { pauses: sorted(pauses), changes: sorted(changes) };
 }
 
 /** Who has which disk, and how that node is, as that host's agent tells it. */
@@ -162,12 +171,13 @@ async function locksOf(host: Host): Promise<Record<string, string>> {
 async function loseHost(hosts: Hosts): Promise<number> {
   const [here, there] = hosts.list;
   const hasCable = hosts.network === "namespaces";
-  const before = await Promise.all([DISK, TAKEN].map((disk) => open(here, disk)));
+  const before = await Promise.all([LOST, TAKEN].map((disk) => open(here, disk)));
   for (const frontEnd of before) {
     await frontEnd.write(0, block(100));
     await frontEnd.flush();
   }
-  assertEquals(await locksOf(there), { taken: "host1 serving", web: "host1 serving" });
+  const { lost, taken } = await locksOf(there);
+  assertEquals([lost, taken], ["host1 serving", "host1 serving"]);
   const lostMs = performance.now();
   if (hasCable) await here.unplug();
   else await here.kill();
@@ -175,11 +185,11 @@ async function loseHost(hosts: Hosts): Promise<number> {
   const late = before.map((frontEnd) =>
     frontEnd.write(0, block(101)).then(() => true, () => false)
   );
-  const after = await Promise.all([DISK, TAKEN].map((disk) => open(there, disk)));
+  const after = await Promise.all([LOST, TAKEN].map((disk) => open(there, disk)));
   const first = after.map((frontEnd) => reads(frontEnd, 100));
   await there.running.check("disk", "lock", "release", TAKEN, "--yes");
   let states: Record<string, string> = {};
-  const isLost = ({ web }: Record<string, string>) => /suspect|down|host2/.test(web);
+  const isLost = ({ lost }: Record<string, string>) => /suspect|down|host2/.test(lost);
   await until(async () => isLost(states = await locksOf(there)), {
     timeoutMs: 20_000,
     what: () => JSON.stringify(states),
@@ -189,7 +199,8 @@ async function loseHost(hosts: Hosts): Promise<number> {
   const elapsedMs = performance.now() - lostMs;
   await first[1];
   await after[1].write(0, block(102));
-  assertEquals(await locksOf(there), { taken: "host2 serving", web: "host2 serving" });
+  const now = await locksOf(there);
+  assertEquals([now.lost, now.taken], ["host2 serving", "host2 serving"]);
   if (hasCable) await here.plugIn();
   else await here.start();
   assertEquals(
@@ -218,17 +229,23 @@ Deno.test("a guest that writes moves to another host, and whatever goes wrong on
   await using hosts = await Hosts.make({ logLevel: "debug" });
   await hosts.startAll();
   const [here, there, third] = hosts.list;
-  for (const disk of [DISK, TAKEN]) await here.running.check("disk", "create", disk, "256M");
+  for (const disk of [DISK, LOST, TAKEN]) {
+    await here.running.check("disk", "create", disk, "256M");
+  }
   await hosts.untilWhole();
 
   await t.step("a disk that changes hosts rests for a fraction of a second", async () => {
-    const times = await handOver(hosts);
-    const [best, median, most] = [0, times.length >> 1, times.length - 1]
-      .map((at) => Math.round(times[at]));
-    console.log(`      ${best} to ${most} ms, half of them up to ${median} ms`);
-    assert(best <= PAUSE_MS_MAX, `${times.map(Math.round)} ms`);
+    const { pauses, changes } = await handOver(hosts);
+    const at = (times: number[]) => Math.round(times[times.length >> 1]);
+    console.log(
+      `      ${pauses.map(Math.round).join(" ")} ms; a change of the map takes ${at(changes)} ms`,
+    );
+    assert(at(pauses) <= PAUSE_CHANGES_MAX * at(changes), `${at(pauses)}, ${at(changes)} ms`);
   });
 
+  // A guest that boots meanwhile waits for its disk, and gets it again.
+  const booting = Guest.boot(hardware(here));
+  booting.catch(() => {}); // asked for below
   await t.step("a disk whose host is lost is open elsewhere as soon as that is safe", async () => {
     const elsewhereMs = await loseHost(hosts);
     measured("open elsewhere after its host was lost", elsewhereMs);
@@ -236,7 +253,7 @@ Deno.test("a guest that writes moves to another host, and whatever goes wrong on
     await hosts.untilWhole();
   });
 
-  await using source = await Guest.boot(hardware(here));
+  await using source = await booting;
   const move = new Move(hosts, source);
   await source.check("mkfs.ext4 -q /dev/vda && mount -t ext4 /dev/vda /mnt && mkdir /mnt/w");
   source.start(`( ${writerScript(1)} ) >/tmp/said; touch /tmp/ended`);
@@ -299,27 +316,16 @@ Deno.test("a guest that writes moves to another host, and whatever goes wrong on
     },
   );
 
-  await t.step({
-    name: "the network between them is cut: given up, the guest goes on",
-    ignore: hosts.network !== "namespaces",
-    fn: async () => {
-      await using _target = await move.begin("endless");
-      await there.unplug();
-      await move.goesOn(source);
-      await source.qmp("migrate_cancel");
-      await source.migrationIs("cancelled");
-      await move.staysHere();
-      await there.plugIn();
-      await hosts.untilWhole();
-    },
-  });
-
   await t.step(
-    "the other host's agent dies, then its own: given up, the guest goes on",
+    "cable and agent of the other host fail, then its own agent: given up, it goes on",
     async () => {
       await using _target = await move.begin("endless");
-      await there.kill();
+      const hasCable = hosts.network === "namespaces";
+      if (hasCable) await there.unplug();
+      else await there.kill();
       await move.goesOn(source);
+      await there.kill();
+      if (hasCable) await there.plugIn();
       await there.start();
       await hosts.untilWhole();
       await here.kill();
