@@ -12,7 +12,7 @@
  * @module
  */
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
-import type { DiskDocument, LockDocument } from "../../agent/http/documents.ts";
+import type { DiskDocument } from "../../agent/http/documents.ts";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
 import { until } from "../guest/deadline.ts";
 import { checkFiles, writerScript } from "../guest/files.ts";
@@ -156,9 +156,8 @@ async function handOver(hosts: Hosts): Promise<{ pauses: number[]; changes: numb
 
 /** Who has which disk, and how that node is, as that host's agent tells it. */
 async function locksOf(host: Host): Promise<Record<string, string>> {
-  const locks: LockDocument[] = JSON.parse(
-    await host.running.check("disk", "lock", "list", "--json"),
-  );
+  using client = host.running.client();
+  const locks = await client.locks();
   return Object.fromEntries(locks.map(({ disk, node, state }) => [disk, `${node} ${state}`]));
 }
 
@@ -201,6 +200,10 @@ async function loseHost(hosts: Hosts): Promise<number> {
   await after[1].write(0, block(102));
   const now = await locksOf(there);
   assertEquals([now.lost, now.taken], ["host2 serving", "host2 serving"]);
+  assertMatch(
+    await there.running.check("disk", "lock", "list"),
+    /^lost +host2 +\d+ +20\S+Z +serving$/m,
+  );
   if (hasCable) await here.plugIn();
   else await here.start();
   assertEquals(
@@ -229,8 +232,9 @@ Deno.test("a guest that writes moves to another host, and whatever goes wrong on
   await using hosts = await Hosts.make({ logLevel: "debug" });
   await hosts.startAll();
   const [here, there, third] = hosts.list;
-  for (const disk of [DISK, LOST, TAKEN]) {
-    await here.running.check("disk", "create", disk, "256M");
+  using client = here.running.client();
+  for (const name of [DISK, LOST, TAKEN]) {
+    await client.createDisk({ name, sizeBytes: 256 * 1024 * 1024 });
   }
   await hosts.untilWhole();
 
