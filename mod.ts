@@ -80,6 +80,7 @@ export type {
   ClusterDocument,
   CreateDiskRequest,
   DiskDocument,
+  LockDocument,
   NodeDocument,
   PlanDocument,
   PlanNode,

@@ -19,6 +19,8 @@ import type {
   CreateDiskRequest,
   DiskDocument,
   DiskListDocument,
+  LockDocument,
+  LockListDocument,
   NodeDocument,
   NodeListDocument,
   PlanDocument,
@@ -179,6 +181,11 @@ export class AdminClient implements Disposable {
    */
   async releaseDisk(name: string): Promise<DiskDocument> {
     return await this.#ask({ method: "POST", path: `${diskPath(name)}/release` });
+  }
+
+  /** Who has which disk open for writing, sorted by the disk's name. */
+  async locks(): Promise<readonly LockDocument[]> {
+    return (await this.#ask<LockListDocument>({ method: "GET", path: "/v1/locks" })).locks;
   }
 
   /** What the agent knows of its cluster; answers without a quorum, too. */

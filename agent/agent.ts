@@ -29,6 +29,7 @@ import type {
   DamagedBlock,
   DiskStatus,
   GroupSummary,
+  LeaseTime,
   NodeStatus,
   RemoveNodeOptions,
   StoreStatus,
@@ -294,6 +295,11 @@ class AgentCore implements Agent, ControlBackend {
     const disk = findDisk(this.map(), name);
     if (disk === undefined) throw new ControlFailure(diskMissing(name));
     return disk;
+  }
+
+  /** {@inheritDoc ControlBackend.leaseTime} */
+  leaseTime(disk: DiskEntry): LeaseTime | null {
+    return this.#node.leaseTimes.of(disk);
   }
 
   /** {@inheritDoc ControlBackend.diskStatus} */

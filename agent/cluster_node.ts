@@ -21,6 +21,7 @@ import { recover } from "./consensus/recover.ts";
 import { load, writeInitial } from "./consensus/storage.ts";
 import type { StorageWrite } from "./consensus/storage.ts";
 import { Control, type ControlHost } from "./control/control.ts";
+import { LeaseTimes } from "./control/lease_times.ts";
 import { Leases } from "./control/leases.ts";
 import type { NodeReport } from "./control/messages.ts";
 import type { DataPlaneClient, Ready, WorkerEvent } from "./data_plane_client.ts";
@@ -107,6 +108,7 @@ interface Membership {
 export class ClusterNode {
   readonly control: Control;
   readonly leases: Leases;
+  readonly leaseTimes = new LeaseTimes();
   readonly #plane: DataPlaneClient;
   readonly #log: Logger;
   readonly #options: ClusterOptions;
@@ -168,7 +170,8 @@ export class ClusterNode {
       wantLease: (disk) => this.control.wantLease(disk),
       forgetLease: (disk) => this.control.forgetLease(disk),
       propose: (command, done) => this.control.propose(command, () => done?.()),
-      granted: (disk, generation) => this.#tell({ kind: "lease-granted", disk, generation }),
+      granted: (disk, generation, isUnclean) =>
+        this.#tell({ kind: "lease-granted", disk, generation, isUnclean }),
       fenced: (disk, generation) => this.#tell({ kind: "fenced", disk, generation }),
     });
     this.control = new Control({
@@ -340,6 +343,7 @@ export class ClusterNode {
   }
 
   #mapChanged(map: ClusterMap, isJump: boolean, proposal: Proposal | null): void {
+    this.leaseTimes.mapChanged(map, this.#isTakingPart && !isJump, Date.now());
     if (isJump || proposal === null || !this.#isMapSent) this.#sendMap(map);
     else {
       const { command } = proposal;

@@ -505,12 +505,12 @@ export class DataPlane implements DiskServerHost {
     if (readOnly !== disk.readOnly) server.closeSessions(() => {});
   }
 
-  #leaseGranted(disk: number, generation: number): void {
+  #leaseGranted(disk: number, generation: number, isUnclean: boolean): void {
     const server = this.#servers.get(disk);
     // Whoever wanted it has gone meanwhile: it goes back by itself.
     if (server === undefined || !server.wantsLease) return;
     if (this.#data.router(disk).generation !== generation) this.#data.openDisk(disk, generation);
-    server.leaseGranted(generation);
+    server.leaseGranted(generation, isUnclean);
   }
 
   #fenced(disk: number, generation: number): void {
@@ -688,7 +688,7 @@ export class DataPlane implements DiskServerHost {
         this.log.level = request.level;
         return this.#answer(id);
       case "lease-granted":
-        this.#leaseGranted(request.disk, request.generation);
+        this.#leaseGranted(request.disk, request.generation, request.isUnclean);
         return this.#answer(id);
       case "fenced":
         this.#fenced(request.disk, request.generation);

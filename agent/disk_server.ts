@@ -174,6 +174,10 @@ class FrontEndSession implements VhostHost {
     this.server.log("warn", "refused a front end's request", this, { reason });
   }
 
+  noted(_session: VhostSession, what: string): void {
+    this.server.log("warn", what, this, {});
+  }
+
   hangUp(_session: VhostSession, reason: string): void {
     this.server.log("warn", "hung up on a front end", this, { reason });
     this.connection.close();
@@ -220,6 +224,8 @@ export class DiskServer {
   /** Holds the lease, or is about to: the generation is on its way. */
   #holder: FrontEndSession | null = null;
   #isGranted = false;
+  /** When the holder came to be next; for the log. */
+  #nextSinceMs = 0;
   readonly #waiting: FrontEndSession[] = [];
   /** Why no front end may connect; null: they may. */
   #closedReason: string | null = null;
@@ -336,6 +342,7 @@ export class DiskServer {
     if (this.#holder !== null || this.#waiting.length === 0) return;
     this.#holder = this.#waiting.shift()!;
     this.#isGranted = false;
+    this.#nextSinceMs = this.host.nowMs();
     this.host.wantLease(this.disk.id);
   }
 
@@ -344,16 +351,21 @@ export class DiskServer {
     return this.#holder !== null || this.#isWorking;
   }
 
-  /** This node has the lease: with a higher generation than before when it was lost and got back under a guest. */
-  leaseGranted(generation: number): void {
+  /**
+   * This node has the lease: with a higher generation than before when it was lost and got back under a guest.
+   *
+   * @param isUnclean whoever had it last did not give it back in good order
+   */
+  leaseGranted(generation: number, isUnclean: boolean): void {
     this.volume.generation = generation;
     const work = this.#work;
     this.#work = null;
     work?.();
     if (this.#holder === null || this.#isGranted) return;
     this.#isGranted = true;
-    this.log("debug", "lease granted", this.#holder, { generation });
-    this.#holder.session.leaseGranted();
+    const waitedMs = this.host.nowMs() - this.#nextSinceMs;
+    this.log("debug", "lease granted", this.#holder, { generation, isUnclean, waitedMs });
+    this.#holder.session.leaseGranted({ isUnclean });
   }
 
   /** Another node has had the disk: whoever writes here is cut off, and its process is not let in again. */

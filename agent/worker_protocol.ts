@@ -49,8 +49,8 @@ export type WorkerRequest =
   | { kind: "take-part"; node: number; incarnation: number }
   /** May serve until then, by the clock of all threads. */
   | { kind: "renew"; untilMs: number }
-  /** The disk's lease is this node's. */
-  | { kind: "lease-granted"; disk: number; generation: number }
+  /** The disk's lease is this node's; `isUnclean`: whoever had it last did not give it back in good order. */
+  | { kind: "lease-granted"; disk: number; generation: number; isUnclean: boolean }
   /** Another node has had the disk: its sessions end for good. */
   | { kind: "fenced"; disk: number; generation: number }
   /** Forget a range of an idle disk's blocks, on all replicas: what a shrink cuts off must not come back. */

@@ -1,12 +1,12 @@
 /**
- * `kelpie disk create`, `list`, `info`, `delete`, `resize`, `rename` and `check`: what the agent's admin
+ * `kelpie disk create`, `list`, `info`, `delete`, `resize`, `rename`, `lock`, `release` and `check`: what the agent's admin
  * API does.
  *
  * @module
  */
 import { formatSize, parseSize } from "../agent/config.ts";
 import type { CheckReport } from "../agent/http/backend.ts";
-import type { DiskDocument } from "../agent/http/documents.ts";
+import type { DiskDocument, LockDocument } from "../agent/http/documents.ts";
 import { COPIES_MAX } from "../agent/map/map.ts";
 import {
   type AnyCommand,
@@ -34,6 +34,7 @@ export function addDiskCommands(disk: AnyCommand, context: CommandContext): void
   addResize(disk, context);
   addRename(disk, context);
   addRelease(disk, context);
+  addLock(disk, context);
   addCheck(disk, context);
 }
 
@@ -269,29 +270,81 @@ function addRename(disk: AnyCommand, context: CommandContext): void {
     });
 }
 
-function addRelease(disk: AnyCommand, context: CommandContext): void {
-  disk.command("release")
+function addLock(disk: AnyCommand, context: CommandContext): void {
+  const lock = disk.command("lock")
+    .summary("who has which disk open")
+    .description(
+      "Tells on which node disks are open, and settles it. A disk is open for writing on one node at a time: that node " +
+        "holds its lease.",
+    )
+    .addHelpText(
+      "after",
+      examples("kelpie disk lock list", "kelpie disk lock release web --yes"),
+    );
+  lock.command("list")
+    .alias("ls")
+    .summary("list the disks that are open, and where")
+    .description(
+      "Lists the disks that are open for writing: on which node, under which generation, and since when. 'serving' is as it " +
+        "should be; 'waiting' says that requests wait there, 'suspect' that the node does not answer, and 'down' that it is " +
+        "off the map: then the disk can be opened elsewhere within seconds, without doing anything.",
+    )
+    .option("--json", "print JSON")
+    .addHelpText("after", examples("kelpie disk lock list", "kelpie disk lock list --json"))
+    .action(async ({ json }) => {
+      const { output } = context;
+      using client = context.client();
+      const locks = await client.locks();
+      if (json) return output.json(locks);
+      if (locks.length === 0) return output.say("no disk is open");
+      output.table(["DISK", "NODE", ">GENERATION", "SINCE", "STATE"], locks.map(lockRow));
+      for (const { disk, state, reason } of locks) {
+        if (reason !== null && state !== "down") output.line(`${disk}: ${printable(reason)}`);
+      }
+    });
+  addRelease(lock, context);
+}
+
+function lockRow({ disk, node, generation, sinceMs, isSinceExact, state }: LockDocument): string[] {
+  const time = sinceMs === null ? "?" : new Date(sinceMs).toISOString();
+  // What was open before the agent that was asked came to see it.
+  const since = sinceMs === null || isSinceExact ? time : `before ${time}`;
+  return [disk, node, String(generation), since, state];
+}
+
+/** `kelpie disk lock release`, and `kelpie disk release`, which is the same. */
+function addRelease(parent: AnyCommand, context: CommandContext): void {
+  parent.command("release")
     .summary("take a disk away from the node where it is open")
     .description(
       "Takes a disk away from the node where it is open, whatever goes on there, so that it can be opened on " +
-        "another. A guest that still runs there waits from then on. It is needed only where a node neither lets " +
-        "go of a disk nor goes down: leases of nodes that are down end by themselves.",
+        "another. Copies refuse what that node still sends, and its guest is cut off for good once another has had the " +
+        "disk. It is needed only where a node neither lets go of a disk nor goes down: leases of nodes that are down end " +
+        "by themselves.",
     )
     .argument("<name>", "the disk", diskArgument)
     .option("--yes", "do not ask")
-    .addHelpText("after", examples("kelpie disk release web --yes"))
+    .addHelpText("after", examples("kelpie disk lock release web --yes"))
     .action(async (name, { yes = false }) => {
       using client = context.client();
       const { openOn } = await client.disk(name);
       if (openOn === null) return context.output.say(`disk ${name} is not open`);
+      const lock = (await client.locks()).find(({ disk }) => disk === name);
       context.output.confirm({
         yes,
         action: `take disk ${name} away from node ${openOn}`,
-        consequence: "a guest that still uses it there waits from then on",
+        consequence: consequenceOf(lock?.state),
       });
       await client.releaseDisk(name);
       context.output.say(`disk ${name} can be opened elsewhere in a few seconds`);
     });
+}
+
+function consequenceOf(state: LockDocument["state"] | undefined): string {
+  const guest = "a guest that still uses it there waits from then on";
+  if (state === "down") return `${guest}; its node is down, and the lease ends by itself`;
+  if (state === "suspect") return `${guest}; its node does not answer`;
+  return `${guest}; its node is alive, and can move or stop that guest in good order instead`;
 }
 
 function addCheck(disk: AnyCommand, context: CommandContext): void {

@@ -13,8 +13,14 @@
  * - Nothing is served before `node-up` of this very start is in the map: everything that was decided before, about leases and
  *   about places, is known then.
  * - The right to serve is renewed only by a leader that a majority has confirmed after it was asked; it counts from the moment of
- *   asking (`SERVE_MS`). A lease is given away only when the holder released it, has started again, or has been down for
- *   longer (`GRANT_MS`) by the clock of whoever leads.
+ *   asking (`SERVE_MS`). A lease is given away only when the holder released it, has started again, or is down in the map and
+ *   cannot have been told for longer (`GRANT_MS`) that it may serve, by the clock of whoever leads: not by this leader, which
+ *   knows whom it has told, and not by one before, since a majority that elects does not confirm any other any more.
+ * - Handing a lease over costs one round of consensus: the leader remembers who waits for a disk, and appends the next holder's
+ *   `take-lease` right behind the `release-lease` of the one before. That its holder has asked for the release is what makes
+ *   this sound, not that the map shows it: it serves nothing under that generation any more, and never will again. The order
+ *   of the log does the rest: nobody applies the taking without having applied the release, and if that is refused because
+ *   the lease had ended before, the taking is checked like any other.
  *
  * Time comes in with `tick`; nothing here knows a clock, a socket or a file.
  *
@@ -32,6 +38,7 @@ import { type ControlError, type Result } from "../map/errors.ts";
 import {
   type Applied,
   type ClusterMap,
+  type DiskEntry,
   EMPTY_MAP,
   findNode,
   findNodeByUuid,
@@ -40,6 +47,7 @@ import {
   type NodeEntry,
   type NodeFacts,
   type Proposal,
+  type ReleaseLease,
 } from "../map/map.ts";
 import { decodeMap, encodeMap } from "../map/map_codec.ts";
 import { decodeProposal, encodeProposal } from "../map/proposal_codec.ts";
@@ -59,7 +67,10 @@ import {
 
 /** How long a node may serve after it asked whether it may, in milliseconds. */
 export const SERVE_MS = 4000;
-/** How long a holder must have been down before its leases are given away: longer, whatever the clocks do. */
+/**
+ * How long a holder that is down must have been told nothing before its leases are given away, or must have been down:
+ * longer, whatever the clocks do.
+ */
 export const GRANT_MS = 6000;
 /** How often a node asks. */
 const RENEW_MS = 1000;
@@ -67,6 +78,8 @@ const RENEW_MS = 1000;
 const RENEW_RETRY_MS = 300;
 /** Proposals and requests for leases are sent again after this time. */
 const RETRY_MS = 400;
+/** A request for a lease that was not repeated for this long is forgotten: whoever asked has it, or wants it no more. */
+const WISH_VALID_MS = 1000;
 /** How often a node without a leader asks the voters who leads, which makes them look for it, too. */
 const LOOK_MS = 500;
 /** Requests to be taken in are sent again after this time. */
@@ -154,6 +167,14 @@ interface LeaseWish {
   askedMs: number;
 }
 
+/** As leader: a node that waits for a disk's lease. */
+interface Waiter {
+  readonly node: number;
+  readonly incarnation: number;
+  /** When it asked last. */
+  askedMs: number;
+}
+
 /** What there is to know of control. */
 export interface ControlStatus {
   readonly node: number;
@@ -213,9 +234,16 @@ export class Control {
   #readContext = 0;
 
   readonly #wishes = new Map<number, LeaseWish>();
+  /** As leader: who waits for a disk, in the order in which they asked first. */
+  readonly #waiters = new Map<number, Waiter[]>();
+  /** As leader: generations of disks whose release by their holder is in the log, and not applied yet. */
+  readonly #releasing = new Map<number, number>();
   /** When this node saw nodes go down, and leases taken away by force. */
   readonly #downSince = new Map<number, number>();
   readonly #forcedSince = new Map<number, number>();
+  /** As leader: since when it leads, and when it told nodes last that they may serve. */
+  #ledSince = NaN;
+  readonly #toldMs = new Map<number, number>();
   #joinAskedMs = -Infinity;
   #joinAt = 0;
   #leaderHint = "";
@@ -426,8 +454,15 @@ export class Control {
     else this.#send(to, { kind: ControlKind.Propose, proposals });
   }
 
-  /** As leader: appends what has not been appended in this term. */
+  /** As leader: appends what has not been appended in this term, and right behind it what follows from it. */
   #takeProposals(list: readonly Uint8Array[], from: number): void {
+    const released: number[] = [];
+    this.#append(list, from, released);
+    for (const disk of released) this.#grant(disk);
+  }
+
+  /** @param released gets the disks whose holders give them back */
+  #append(list: readonly Uint8Array[], from: number, released: number[]): void {
     const raft = this.#raft!;
     if (!this.#isCaughtUp()) return;
     for (const bytes of list) {
@@ -449,6 +484,9 @@ export class Control {
       const proposed = raft.propose(new Uint8Array(bytes));
       if (!proposed.ok) return;
       this.#taken.set(node, { sequence, id });
+      if (this.#noteReleasing(node, decoded.value.command)) {
+        released.push((decoded.value.command as ReleaseLease).id);
+      }
     }
   }
 
@@ -526,16 +564,54 @@ export class Control {
     return lease?.node === this.#node && lease.incarnation === this.#incarnation;
   }
 
-  /** As leader: somebody wants a lease. Proposed when it is free, or surely given up. */
+  /** As leader: somebody wants a lease, and is remembered for when it can be had. */
   #leaseWanted(node: number, incarnation: number, id: number): void {
-    const entry = findNode(this.#map, node);
+    let waiters = this.#waiters.get(id);
+    if (waiters === undefined) this.#waiters.set(id, waiters = []);
+    const known = waiters.find((waiter) =>
+      waiter.node === node && waiter.incarnation === incarnation
+    );
+    if (known === undefined) waiters.push({ node, incarnation, askedMs: this.#nowMs });
+    else known.askedMs = this.#nowMs;
+    this.#grant(id);
+  }
+
+  /** As leader: proposes that whoever waits longest for the disk has it, when it is free, or surely given up. */
+  #grant(id: number): void {
     const disk = this.#map.disks.find((candidate) => candidate.id === id);
-    if (disk === undefined || entry?.state !== "up" || entry.incarnation !== incarnation) return;
-    const { lease } = disk;
-    if (lease?.node === node && lease.incarnation === incarnation) return;
-    if (!this.#mayGrant(id) || this.#isProposed("take-lease", id)) return;
+    const waiters = (this.#waiters.get(id) ?? []).filter(({ node, incarnation, askedMs }) => {
+      const entry = findNode(this.#map, node);
+      const { lease = null } = disk ?? {};
+      const hasIt = lease?.node === node && lease.incarnation === incarnation &&
+        this.#releasing.get(id) !== disk?.generation;
+      return entry?.state === "up" && entry.incarnation === incarnation && !hasIt &&
+        this.#nowMs - askedMs < WISH_VALID_MS;
+    });
+    if (disk === undefined || waiters.length === 0) return void this.#waiters.delete(id);
+    this.#waiters.set(id, waiters);
+    if (!this.#mayGrant(disk) || this.#isProposed("take-lease", id)) return;
+    const [{ node, incarnation }] = waiters;
     const { generation } = disk;
     this.#propose({ kind: "take-lease", id, node, incarnation, generation }, () => {}, true);
+  }
+
+  /** Gives what can be given. */
+  #grantAll(): void {
+    if (this.#waiters.size === 0 || !this.isLeader) return;
+    for (const id of [...this.#waiters.keys()]) this.#grant(id);
+  }
+
+  /**
+   * As leader: a command of that node has come into the log.
+   *
+   * @returns whether it gives back a lease that the node holds by the map
+   */
+  #noteReleasing(node: number, command: MapCommand): boolean {
+    if (command.kind !== "release-lease" || command.node !== node) return false;
+    const disk = this.#map.disks.find((candidate) => candidate.id === command.id);
+    if (disk?.lease?.node !== node || disk.generation !== command.generation) return false;
+    this.#releasing.set(disk.id, disk.generation);
+    return true;
   }
 
   #isProposed(kind: MapCommand["kind"], id: number): boolean {
@@ -545,16 +621,19 @@ export class Control {
   }
 
   /** Whether whoever held the lease has surely stopped serving. */
-  #mayGrant(id: number): boolean {
-    const disk = this.#map.disks.find((candidate) => candidate.id === id);
-    if (disk === undefined) return true;
+  #mayGrant({ id, generation, lease }: DiskEntry): boolean {
     const forced = this.#forcedSince.get(id);
     if (forced !== undefined && !(this.#nowMs - forced >= GRANT_MS)) return false;
-    const { lease } = disk;
-    if (lease === null) return true;
+    if (lease === null || this.#releasing.get(id) === generation) return true;
     const holder = findNode(this.#map, lease.node);
     if (holder === undefined || holder.incarnation !== lease.incarnation) return true;
-    return holder.state !== "up" && this.isSurelyDown(lease.node);
+    return holder.state !== "up" && (this.isSurelyDown(lease.node) || this.#isSilenced(lease.node));
+  }
+
+  /** As leader: whether nobody can have told the node for so long that it may serve that it does not, whatever it believes. */
+  #isSilenced(node: number): boolean {
+    const sinceMs = Math.max(this.#ledSince, this.#toldMs.get(node) ?? -Infinity);
+    return this.#nowMs - sinceMs >= GRANT_MS;
   }
 
   // ------------------------------------------------------------------------------------- messages
@@ -779,6 +858,8 @@ export class Control {
     if (read === undefined) return;
     const entry = findNode(this.#map, read.node);
     if (entry?.state !== "up" || entry.incarnation !== read.incarnation) return;
+    // As in `#noteStates`: the next tick knows what time it is.
+    this.#toldMs.set(read.node, NaN);
     if (read.node === this.#node) this.#renewed(read.id);
     else this.#send(read.address, { kind: ControlKind.Renewed, id: read.id });
   }
@@ -841,6 +922,10 @@ export class Control {
     if (term === this.#term) return;
     this.#term = term;
     this.#taken.clear();
+    this.#waiters.clear();
+    this.#releasing.clear();
+    this.#toldMs.clear();
+    this.#ledSince = NaN;
     this.#sentTo = "";
     this.#duties.reset();
   }
@@ -935,6 +1020,8 @@ export class Control {
     const before = this.#map;
     const decided = applyProposal(before, decoded.value);
     this.#map = decided.map;
+    const { command } = decoded.value;
+    if (command.kind === "release-lease") this.#releasing.delete(command.id);
     // Taken off the list before anybody is told: whoever hears of it may propose something.
     if (decided.outcome === "applied") this.#noteApplied(decoded.value);
     const isOurs = decoded.value.node === this.#node && decided.outcome === "applied";
@@ -995,6 +1082,7 @@ export class Control {
       const disk = this.#map.disks.find((candidate) => candidate.id === id);
       if (disk?.lease === null) wish.askedMs = -Infinity;
     }
+    this.#grantAll();
     if (self.incarnation > this.#incarnation && this.#isOurStart(self)) {
       this.#incarnation = self.incarnation;
       this.#renewedMs = -Infinity;
@@ -1078,9 +1166,10 @@ export class Control {
       ask.done(new Map());
     }
     const raft = this.#raft;
-    for (const since of [this.#downSince, this.#forcedSince]) {
+    for (const since of [this.#downSince, this.#forcedSince, this.#toldMs]) {
       for (const [id, atMs] of since) if (Number.isNaN(atMs)) since.set(id, this.#nowMs);
     }
+    if (this.isLeader && Number.isNaN(this.#ledSince)) this.#ledSince = this.#nowMs;
     if (raft === null) return;
     raft.tick(this.#nowMs);
     this.#lookForLeader();
@@ -1117,6 +1206,7 @@ export class Control {
       this.#host.log.error("this node's store does not keep up: somebody else shall lead");
       return this.handOver();
     }
+    this.#grantAll();
     if (this.#pending.some(({ isDuty }) => isDuty)) return;
     const members = new Map<string, MemberView>();
     for (const member of this.gossip.members()) members.set(member.uuid, member);

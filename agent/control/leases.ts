@@ -21,8 +21,12 @@ export interface LeasesHost {
   wantLease(disk: number): void;
   forgetLease(disk: number): void;
   propose(command: MapCommand, done?: () => void): void;
-  /** The disk is this node's under this generation. Again, with a higher one, when a lease was lost and got back. */
-  granted(disk: number, generation: number): void;
+  /**
+   * The disk is this node's under this generation. Again, with a higher one, when a lease was lost and got back.
+   *
+   * @param isUnclean whoever had it last, here or elsewhere, did not give it back in good order
+   */
+  granted(disk: number, generation: number, isUnclean: boolean): void;
   /** Another node has had the disk: whoever has it open here under this generation must stop for good. */
   fenced(disk: number, generation: number): void;
 }
@@ -30,6 +34,8 @@ export interface LeasesHost {
 interface Held {
   /** Generation granted to the data plane; 0: none yet. */
   generation: number;
+  /** The holder before has not given it back in good order. */
+  isUnclean: boolean;
   /** The data plane has brought the replicas in line under that generation. */
   isOpened: boolean;
   isFenced: boolean;
@@ -68,10 +74,13 @@ export class Leases {
     // The session that was fenced is gone: this is another one.
     if (held?.isFenced === true) this.#held.delete(disk);
     else if (held !== undefined) {
-      if (held.generation > 0) this.#host.granted(disk, held.generation);
+      // Whoever had it here has given it back; what was left before that was seen to then, if it was opened.
+      if (held.generation > 0) {
+        this.#host.granted(disk, held.generation, held.isUnclean && !held.isOpened);
+      }
       return;
     }
-    this.#held.set(disk, { generation: 0, isOpened: false, isFenced: false });
+    this.#held.set(disk, { generation: 0, isUnclean: false, isOpened: false, isFenced: false });
     this.#look(disk);
   }
 
@@ -138,9 +147,10 @@ export class Leases {
     if (this.#isOurs(entry) && !isReturning) {
       if (entry.generation === held.generation) return;
       held.generation = entry.generation;
+      held.isUnclean = entry.settled < entry.generation - 1;
       held.isOpened = false;
       this.#host.forgetLease(disk);
-      this.#host.granted(disk, entry.generation);
+      this.#host.granted(disk, entry.generation, held.isUnclean);
       return;
     }
     const isTaken = held.generation > 0 && entry.generation > held.generation;

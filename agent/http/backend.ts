@@ -7,7 +7,7 @@
  * @module
  */
 import type { GroupSummary } from "../map/group_summary.ts";
-import type { Availability, ClusterMap, MapCommand, NodeState } from "../map/map.ts";
+import type { Availability, ClusterMap, DiskEntry, MapCommand, NodeState } from "../map/map.ts";
 
 export type { GroupSummary } from "../map/group_summary.ts";
 
@@ -180,6 +180,19 @@ export interface ClusterStatus {
   notes: string[];
 }
 
+/** How a disk's lease is: `LockDocument.state` says what each means. */
+export const LOCK_STATES = ["serving", "waiting", "suspect", "down"] as const;
+/** One of {@linkcode LOCK_STATES}. */
+export type LockState = typeof LOCK_STATES[number];
+
+/** Since when a disk is open under its present generation. */
+export interface LeaseTime {
+  /** Milliseconds since 1970. */
+  readonly sinceMs: number;
+  /** It was taken then; false: it had been taken by then. */
+  readonly isExact: boolean;
+}
+
 /** See {@linkcode ControlBackend.removeNode}. */
 export interface RemoveNodeOptions {
   readonly force: boolean;
@@ -197,6 +210,8 @@ export interface ControlBackend {
    * Rejects with the map's own error when the command does not fit, and then nothing has changed.
    */
   propose(command: MapCommand): Promise<ClusterMap>;
+  /** Since when a disk is open, as far as this agent has seen it; null: it is not open. */
+  leaseTime(disk: DiskEntry): LeaseTime | null;
   /** Rejects when the disk does not exist. */
   diskStatus(name: string): Promise<DiskStatus>;
   /**

@@ -17,6 +17,7 @@ import type {
   CheckReport,
   ClusterStatus,
   DiskCounters,
+  LockState,
   NodeStatus,
   SessionStatus,
   StoreStatus,
@@ -60,6 +61,33 @@ export interface DiskDocument {
   /** Front ends that are connected. */
   readonly sessions: readonly SessionStatus[];
   readonly counters: DiskCounters;
+}
+
+/** Who has a disk open, in `GET /v1/locks`. */
+export interface LockDocument {
+  /** Name of the disk. */
+  readonly disk: string;
+  /** Name of the node. */
+  readonly node: string;
+  /** Fencing number of the lease. */
+  readonly generation: number;
+  /** In milliseconds since 1970; null: the node that was asked cannot say. */
+  readonly sinceMs: number | null;
+  /** It was taken then; false: it had been taken by then, before the node that was asked saw it. */
+  readonly isSinceExact: boolean;
+  /**
+   * `serving`: all is well. `waiting`: requests wait there. `suspect`: the node does not answer, and it may be a matter of
+   * seconds. `down`: it is off the map, and whoever wants the disk has it as soon as it surely serves nothing any more.
+   */
+  readonly state: LockState;
+  /** Why it is not well, in words; null: it is. */
+  readonly reason: string | null;
+}
+
+/** `GET /v1/locks`. */
+export interface LockListDocument {
+  /** Of disks that are open for writing, sorted by name. */
+  readonly locks: readonly LockDocument[];
 }
 
 /** `GET /v1/disks`. */

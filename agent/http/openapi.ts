@@ -23,7 +23,7 @@ import {
 import { DISK_NAME_LENGTH_MAX, DISK_NAME_PATTERN } from "../map/names.ts";
 import { CACHE_MODES, LOG_LEVELS } from "../config.ts";
 import { PROBLEM_CODES } from "../problems.ts";
-import { GOSSIP_STATES } from "./backend.ts";
+import { GOSSIP_STATES, LOCK_STATES } from "./backend.ts";
 
 /** The part of JSON Schema 2020-12 that this API uses. */
 export interface Schema {
@@ -269,6 +269,27 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     counters: ref("DiskCounters"),
   }),
   DiskList: record("All disks", { disks: list(ref("Disk"), "Sorted by name") }),
+  Lock: record("Who has a disk open for writing", {
+    disk: diskName,
+    node: text("Name of the node"),
+    generation: count("Fencing number of the lease"),
+    sinceMs: {
+      ...milliseconds("When it was taken; null: the node that was asked cannot say"),
+      type: ["integer", "null"],
+    },
+    isSinceExact: flag("False: it had been taken by then, before the node that was asked saw it"),
+    state: {
+      type: "string",
+      enum: LOCK_STATES,
+      description:
+        "serving: all is well; waiting: requests wait there; suspect: the node does not " +
+        "answer; down: it is off the map, and the disk can be had as soon as it surely serves nothing",
+    },
+    reason: maybeText("Why it is not well, in words; null: it is"),
+  }),
+  LockList: record("All disks that are open for writing", {
+    locks: list(ref("Lock"), "Sorted by the disk's name"),
+  }),
   CreateDisk: record("A disk to make", {
     name: diskName,
     sizeBytes,
@@ -574,6 +595,13 @@ export const OPENAPI = {
         operationId: "releaseDisk",
         summary: "Takes a disk away from the node where it is open, whatever goes on there",
         responses: answer(200, "Disk", "The disk as it is now"),
+      },
+    },
+    "/v1/locks": {
+      get: {
+        operationId: "listLocks",
+        summary: "Who has which disk open for writing",
+        responses: answer(200, "LockList", "The leases"),
       },
     },
     "/v1/disks/{name}/check": {

@@ -41,6 +41,8 @@ import type {
   ClusterDocument,
   CreateDiskRequest,
   DiskDocument,
+  LockDocument,
+  LockListDocument,
   LogLevelDocument,
   NodeDocument,
   NodeListDocument,
@@ -100,6 +102,7 @@ export const ROUTES: readonly Route[] = [
   { method: "PATCH", path: "/v1/disks/{name}", body: "ChangeDisk", handle: changeDisk },
   { method: "DELETE", path: "/v1/disks/{name}", query: ["force"], handle: deleteDisk },
   { method: "POST", path: "/v1/disks/{name}/release", handle: releaseDisk },
+  { method: "GET", path: "/v1/locks", handle: listLocks },
   { method: "POST", path: "/v1/disks/{name}/check", streams: true, handle: checkDisk },
   { method: "POST", path: "/v1/check", streams: true, handle: (call) => checkEvents(call, null) },
   { method: "GET", path: "/v1/cluster", handle: getCluster },
@@ -244,6 +247,42 @@ async function releaseDisk(call: Call): Promise<Response> {
   const { id, lease, generation } = requireDisk(call.backend.map(), call.name);
   if (lease !== null) await call.backend.propose({ kind: "force-release-lease", id, generation });
   return answerDisk(200, call, call.name);
+}
+
+/** Answers without the data plane: who asks for it may well be after one that hangs. */
+async function listLocks({ backend, statusTimeoutMs }: Call): Promise<Response> {
+  const { nodes, waiting } = await new Deadline(statusTimeoutMs).race(backend.cluster());
+  const locks: LockDocument[] = [];
+  for (const disk of backend.map().disks) {
+    if (disk.lease === null) continue;
+    const { node: id } = disk.lease;
+    const node = nodes.find((each) => each.id === id);
+    const time = backend.leaseTime(disk);
+    const wait = waiting.find((each) => each.disk === disk.name && each.node === id);
+    locks.push({
+      disk: disk.name,
+      node: node?.name ?? `node ${id}`,
+      generation: disk.generation,
+      sinceMs: time?.sinceMs ?? null,
+      isSinceExact: time?.isExact ?? false,
+      ...lockState(node, wait?.reason ?? null),
+    });
+  }
+  return json(200, { locks } satisfies LockListDocument);
+}
+
+function lockState(
+  node: NodeStatus | undefined,
+  waitsBecause: string | null,
+): Pick<LockDocument, "state" | "reason"> {
+  if (node === undefined || node.state === "down") {
+    return { state: "down", reason: "the node is off the map" };
+  }
+  if (node.gossip === "suspect" || node.gossip === "dead") {
+    return { state: "suspect", reason: node.suspectedBecause ?? "the node does not answer" };
+  }
+  if (waitsBecause !== null) return { state: "waiting", reason: waitsBecause };
+  return { state: "serving", reason: null };
 }
 
 function checkDisk(call: Call): Response {

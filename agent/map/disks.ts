@@ -8,8 +8,10 @@
  *
  * - a lease is given away only when it is free, or its holder cannot come back to it (the node has
  *   another incarnation) or is down in the map. A holder that is down but does not know stops serving by
- *   itself T_SERVE after its last renewal, and the leader proposes the taking only T_GRANT after the
- *   node-down; that time is kept by the leader, since a map has no clock;
+ *   itself T_SERVE after its last renewal, and the leader proposes the taking only T_GRANT after it can
+ *   have been renewed last; that time is kept by the leader, since a map has no clock;
+ * - whoever is to have a lease next may be in the log right behind its release, before that is applied:
+ *   they are applied in this order, or the taking finds the lease held and is refused;
  * - the same holder may take its own lease again (another front end of the same agent): the generation
  *   rises, and the agent itself knows what is in flight;
  * - a command that is delivered twice finds another generation (`release-lease`, `reconciled`) or the

@@ -86,6 +86,8 @@ export interface VhostHost {
   broken(session: VhostSession, queueIndex: number, reason: string): void;
   /** A request of the front end was refused; it was told so. For the log. */
   refused(session: VhostSession, reason: string): void;
+  /** Something about the front end that people should know. For the log. */
+  noted(session: VhostSession, what: string): void;
   /** The front end broke the protocol (or was told to go): close its connection. For the log. */
   hangUp(session: VhostSession, reason: string): void;
   /** The session is over: nothing in flight, nothing mapped, nothing open. The last call it makes. */

@@ -115,6 +115,8 @@ export class InflightQueue {
   readonly #size: number;
   /** Next counter. A Number: at a million requests a second it stays exact for 285 years. */
   #counter = 0;
+  /** Nobody had used the region before {@linkcode recover}. */
+  wasFresh = false;
 
   /** @param at byte offset of the region in the window, a multiple of 4 */
   constructor(window: Window, at: number, size: number) {
@@ -136,7 +138,8 @@ export class InflightQueue {
   recover(usedIdx: number, queueSize: number, heads: Uint16Array): number {
     const u16 = this.#u16;
     const base = this.#at >>> 1;
-    if (u16[base + 4] !== REGION_VERSION) {
+    this.wasFresh = u16[base + 4] !== REGION_VERSION;
+    if (this.wasFresh) {
       this.#bytes.fill(0, this.#at, this.#at + ENTRY_BYTES + this.#size * ENTRY_BYTES);
       u16[base + 5] = this.#size;
       u16[base + 7] = usedIdx;

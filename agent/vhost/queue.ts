@@ -234,7 +234,7 @@ export class VirtQueue {
    * Starts the queue: takes the used ring's idx from guest memory, finds what is to be done again, and where to go
    * on. Nothing may be in flight.
    *
-   * @param base entry of the available ring to begin with, unless something was in flight
+   * @param base entry of the available ring to begin with, unless an inflight area tells
    */
   start(setup: RingSetup, base: number): void {
     const { size } = setup;
@@ -261,8 +261,10 @@ export class VirtQueue {
     this.#againCount = setup.inflight === null
       ? 0
       : setup.inflight.recover(usedIndex, size, this.#again);
-    // Every entry before this one is used or in flight: that is how the old process left it.
-    this.availableIndex = this.#againCount > 0 ? (usedIndex + this.#againCount) & 0xffff : base;
+    // Every entry before this one is used or in flight: that is how the old process left it. The area knows that better than a
+    // front end that has asked a back end which had never seen the ring.
+    const isKept = setup.inflight?.wasFresh === false;
+    this.availableIndex = isKept ? (usedIndex + this.#againCount) & 0xffff : base;
     this.#availableSeen = this.availableIndex;
     this.#availEvent = -1;
   }
@@ -279,6 +281,20 @@ export class VirtQueue {
     this.#usedAt = used.offset >>> 1;
     this.#usedElements = windows[used.window].u32;
     this.#usedElementsAt = (used.offset + 4) >>> 2;
+  }
+
+  /**
+   * True when what the driver waits for cannot be told: the ring was in use before it was started, there is something to do, and
+   * the front end has brought an inflight area that nobody has used. So does one that a guest has just moved to. QEMU (before
+   * 10.1) lets it move though its back end has died, with the used ring's idx for the place to go on at; but what was used
+   * need not be what was available first, so that from there on some requests would be done that are done, whose memory the
+   * guest uses for something else, and others never. Where the back end before had ended in good order, nothing was under way,
+   * and that place is right: that is for the caller to know.
+   */
+  get isUnaccounted(): boolean {
+    const isFresh = this.#inflight?.wasFresh === true;
+    return isFresh && this.#usedIndex !== 0 &&
+      Atomics.load(this.#available, this.#availableAt + 1) !== this.availableIndex;
   }
 
   /** True when the ring was in use before it was started: then the driver may have missed a call. */

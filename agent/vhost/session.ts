@@ -117,6 +117,11 @@ const PROTOCOL_FEATURES = ProtocolFeature.Mq | ProtocolFeature.LogShmfd |
   ProtocolFeature.InflightShmfd | ProtocolFeature.ResetDevice |
   ProtocolFeature.ConfigureMemSlots | ProtocolFeature.Status;
 
+/** Why a guest that came from a host whose agent had died does not go on: see `VirtQueue.isUnaccounted`. */
+const UNACCOUNTED =
+  "the guest has moved here, and the agent that it comes from had died with requests under way: which ones only its QEMU " +
+  "there knows. End this QEMU, start that agent, and let the guest go on there ('cont')";
+
 /** SET_CONFIG's flags: the values come with a migration. */
 const CONFIG_MIGRATION = 1;
 
@@ -206,6 +211,8 @@ export class VhostSession implements QueueOwner {
 
   #phase = Phase.Open;
   #lease = Lease.None;
+  /** See {@linkcode leaseGranted}; of rings that start before it is given back. */
+  #isUnclean = false;
   #isBroken = false;
   #isScheduled = false;
   /** The host knows that a ring is to be looked at. */
@@ -224,6 +231,8 @@ export class VhostSession implements QueueOwner {
   #featuresLow = 0;
   #featuresHigh = 0;
   #protocolFeatures = 0;
+  /** Something has come on this connection. */
+  #isBegun = false;
   #status = 0;
   #backendFd = -1;
   #logPieces: readonly MappedPiece[] | null = null;
@@ -325,10 +334,16 @@ export class VhostSession implements QueueOwner {
     this.#process(ring);
   }
 
-  /** The disk is ours: the rings may run. */
-  leaseGranted(): void {
+  /**
+   * The disk is ours: the rings may run.
+   *
+   * @param options.isUnclean the back end that had it last may have ended with requests of this very guest under way: rings of
+   * which nobody has kept what those are do not run
+   */
+  leaseGranted({ isUnclean = false } = {}): void {
     if (this.#lease !== Lease.Wanted) return;
     this.#lease = Lease.Held;
+    this.#isUnclean = isUnclean;
     this.#runAll();
   }
 
@@ -560,6 +575,7 @@ export class VhostSession implements QueueOwner {
       inflight,
     }, ring.base);
     ring.isRunning = true;
+    if (this.#isUnclean && queue.isUnaccounted) return this.#break(ring, UNACCOUNTED);
     // A back end that ended after publishing and before calling leaves a guest that waits for that call.
     if (queue.wasUsed) this.#call(ring);
   }
@@ -714,6 +730,7 @@ export class VhostSession implements QueueOwner {
   /** Carries out one message, acknowledges it where that was asked for, and closes what it left over. */
   #perform(message: Message): void {
     const { request, flags, fds } = message;
+    if (!this.#isBegun) this.#begin(message);
     const reason = this.#reasonAgainstFds(message) ?? this.#execute(message);
     this.#closeFds(fds.splice(0));
     if (this.#phase !== Phase.Open) return;
@@ -729,6 +746,23 @@ export class VhostSession implements QueueOwner {
     }
     this.#host.refused(this, text);
     this.#reply(encodeU64Reply(request, 1));
+  }
+
+  /**
+   * The first message of a connection. QEMU 7.2 does not notice that its back end was away and is back while its rings have
+   * never run, as they have not where it waits for a migration. When the guest has come it starts them by what it has negotiated
+   * with the one before: that is what this one offers, too, so it is taken at its word. It will not notice the next time either.
+   */
+  #begin({ request, payload }: Message): void {
+    this.#isBegun = true;
+    const features = request === Request.SetFeatures ? decodeBits(payload) : null;
+    if (features === null || (features.low & FEATURE_PROTOCOL) === 0) return;
+    this.#protocolFeatures = PROTOCOL_FEATURES;
+    this.#host.noted(
+      this,
+      "this QEMU has not noticed that its agent was away while it waited for its guest: the guest runs, and its disk will " +
+        "stand still if this agent ends once more. Move the guest, or restart its QEMU, before that",
+    );
   }
 
   #reasonAgainstFds(message: Message): string | null {

@@ -433,6 +433,84 @@ Deno.test("disks tell of copies, and where they are open", async () => {
   assertMatch(info.stdout, /^open on: +host-2$/m);
 });
 
+Deno.test("lock list tells who has which disk open, since when, and how that node is", async () => {
+  await using agent = await start(6, 3);
+  const { backend } = agent;
+  assertMatch((await agent.runWell("disk lock list")).stderr, /^no disk is open$/m);
+  backend.clusterMap = runAll(
+    backend.clusterMap,
+    ...["a", "b", "c", "d", "free"].map((name) =>
+      ({ kind: "create-disk", name, sizeBytes: 512, nowMs: 1 }) as const
+    ),
+    ...[1, 2, 3, 4, 5].map((id) => ({ kind: "take-lease", id, node: id, incarnation: 1 }) as const),
+    { kind: "take-lease", id: 1, node: 1, incarnation: 1 },
+    { kind: "node-down", node: 5, incarnation: 1, nowMs: 1 },
+  );
+  backend.leaseTimes.set("web", { sinceMs: 1_700_000_000_000, isExact: true });
+  backend.leaseTimes.set("a", { sinceMs: 1_700_000_001_000, isExact: false });
+  backend.nodeParts.set(4, {
+    gossip: "suspect",
+    suspectedBecause: "host-1 probed it in vain\x1b, for 2 s",
+  });
+  backend.clusterPart = {
+    waiting: [
+      { disk: "b", node: 3, reason: "too few copies" },
+      { disk: "a", node: 6, reason: "of a session that was before" },
+    ],
+  };
+  const { stdout, stderr } = await agent.runWell("disk lock list");
+  assertEquals(stderr, "");
+  assertEquals(
+    stdout,
+    [
+      "DISK  NODE    GENERATION  SINCE                            STATE",
+      "a     host-2           1  before 2023-11-14T22:13:21.000Z  serving",
+      "b     host-3           1  ?                                waiting",
+      "c     host-4           1  ?                                suspect",
+      "d     host-5           1  ?                                down",
+      "web   host-1           2  2023-11-14T22:13:20.000Z         serving",
+      "b: too few copies",
+      "c: host-1 probed it in vain?, for 2 s",
+      "",
+    ].join("\n"),
+  );
+  const json = JSON.parse((await agent.runWell("disk lock ls --json")).stdout);
+  assertEquals(json[4], {
+    disk: "web",
+    node: "host-1",
+    generation: 2,
+    sinceMs: 1_700_000_000_000,
+    isSinceExact: true,
+    state: "serving",
+    reason: null,
+  });
+});
+
+Deno.test("lock release says how the node is, and takes the disk away when it may", async () => {
+  await using agent = await start();
+  const { backend } = agent;
+  assertMatch((await agent.runWell("disk lock release web")).stderr, /disk web is not open/);
+  const take = { kind: "take-lease", id: 1, node: 2, incarnation: 1 } as const;
+  backend.clusterMap = run(backend.clusterMap, take).map;
+  const cases = [
+    [{ gossip: "alive" }, /its node is alive, and can move or stop that guest/],
+    [{ gossip: "dead" }, /its node does not answer/],
+    [{ state: "down" }, /its node is down, and the lease ends by itself/],
+  ] as const;
+  for (const [part, text] of cases) {
+    backend.nodeParts.set(2, part);
+    const unasked = await agent.run("disk lock release web");
+    assertEquals(unasked.code, 64);
+    assertMatch(unasked.stderr, text);
+    assertEquals(backend.clusterMap.disks[0].lease?.node, 2);
+  }
+  await agent.runWell("disk lock release web --yes");
+  assertEquals(backend.clusterMap.disks[0].lease, null);
+  assertEquals(backend.proposed.at(-1), { kind: "force-release-lease", id: 1, generation: 1 });
+  const missing = await agent.run("disk lock release nothing --yes");
+  assertEquals(missing.code, 5);
+});
+
 Deno.test("release takes a disk away from a node, after asking", async () => {
   await using agent = await start();
   const { backend } = agent;

@@ -57,7 +57,7 @@ Deno.test("wrong command lines end with 64, say what is wrong, and print nothing
 });
 
 Deno.test("a command without its subcommand prints its help on standard error", async () => {
-  for (const words of ["", "disk", "node", "cluster"]) {
+  for (const words of ["", "disk", "disk lock", "node", "cluster"]) {
     const { code, stdout, stderr } = await run(words);
     assertEquals({ code, stdout }, { code: 64, stdout: "" });
     assertStringIncludes(stderr, "Usage: kelpie");
@@ -78,7 +78,7 @@ Deno.test("every command's --help ends well, goes to standard output and has an 
     for (const child of command.commands) await visit(child, [...path, child.name()]);
   };
   await visit(program, []);
-  assertEquals(count, 34);
+  assertEquals(count, 37);
 });
 
 Deno.test("examples in the help are command lines that parse", async () => {

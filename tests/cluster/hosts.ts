@@ -351,6 +351,16 @@ export class Host {
     return this.agent;
   }
 
+  /** What makes a program run in its namespaces, where it has any. */
+  get prefix(): readonly string[] {
+    return this.#holder?.prefix ?? [];
+  }
+
+  /** Its address without the port. */
+  get ip(): string {
+    return this.address.slice(0, this.address.lastIndexOf(":"));
+  }
+
   /** Path of a disk's socket. */
   socket(disk: string): string {
     return diskSockets(this.runDir, disk).readWrite;

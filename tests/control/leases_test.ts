@@ -12,7 +12,8 @@ class Fixture {
     wantLease: (disk) => this.events.push(`want ${disk}`),
     forgetLease: (disk) => this.events.push(`forget ${disk}`),
     propose: (command, done) => this.proposals.push({ command, done: done ?? (() => {}) }),
-    granted: (disk, generation) => this.events.push(`granted ${disk} ${generation}`),
+    granted: (disk, generation, isUnclean) =>
+      this.events.push(`granted ${disk} ${generation}${isUnclean ? " unclean" : ""}`),
     fenced: (disk, generation) => this.events.push(`fenced ${disk} ${generation}`),
   });
 
@@ -22,9 +23,9 @@ class Fixture {
     this.take();
   }
 
-  map(lease: Lease | null, generation: number, isThere = true): void {
+  map(lease: Lease | null, generation: number, isThere = true, settled = generation - 1): void {
     const map: ClusterMap = clusterWithDisk(3, 3);
-    const disks = map.disks.map((disk) => ({ ...disk, lease, generation }));
+    const disks = map.disks.map((disk) => ({ ...disk, lease, generation, settled }));
     this.leases.mapChanged({ ...map, disks: isThere ? disks : [] });
   }
 
@@ -184,4 +185,17 @@ Deno.test("a lease of this start that nobody here wants goes back", () => {
   at.map({ node: 1, incarnation: 2 }, 6);
   at.map(THEIRS, 7);
   assertEquals(at.proposed(), [], "of others' nothing is given away");
+});
+
+Deno.test("whoever gets a disk that was not given back in good order hears so, until it is in line again", () => {
+  const at = new Fixture();
+  at.leases.wanted(DISK);
+  at.take();
+  at.map(OURS, 6, true, 4);
+  assertEquals(at.take(), ["granted 1 6 unclean"]);
+  at.leases.wanted(DISK);
+  assertEquals(at.take(), ["granted 1 6 unclean"], "another session, before it is opened");
+  at.leases.opened(DISK, 6);
+  at.leases.wanted(DISK);
+  assertEquals(at.take(), ["granted 1 6"]);
 });

@@ -7,6 +7,7 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
 import { until } from "../guest/deadline.ts";
+import { checkFiles, writeFiles, writerScript } from "../guest/files.ts";
 import { Guest } from "../guest/guest.ts";
 import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
 import { bootSector } from "./boot_sector.ts";
@@ -27,25 +28,6 @@ async function assertNoErrors(guest: Guest, agent: AgentProcess): Promise<void> 
   const status = await client.status();
   assert(status.healthy, status.summary);
   for (const disk of status.disks) assertEquals(disk.counters.errors, 0, disk.name);
-}
-
-/** Writes random files to /mnt with checksums beside them, synced. */
-async function writeFiles(guest: Guest, name: string, mib: number): Promise<void> {
-  await guest.check(`
-    mkdir /mnt/${name} && cd /mnt/${name} || exit 1
-    for n in $(seq ${mib}); do
-      dd if=/dev/urandom of=$n bs=64k count=16 2>/dev/null || exit 1
-    done
-    sha256sum * >/mnt/${name}.sums && sync`);
-}
-
-/** Reads the files of {@linkcode writeFiles} from the disk, not from the guest's memory. */
-async function checkFiles(guest: Guest, ...names: string[]): Promise<void> {
-  await guest.check("umount /mnt && echo 3 >/proc/sys/vm/drop_caches");
-  await guest.check("e2fsck -fn /dev/vda && mount -t ext4 /dev/vda /mnt");
-  for (const name of names) {
-    await guest.check(`cd /mnt/${name} && sha256sum -c -s ../${name}.sums`);
-  }
 }
 
 Deno.test("a guest uses all that its disks can do", async (test) => {
@@ -246,17 +228,6 @@ Deno.test("an agent that is killed again and again under a writing guest costs i
     await agent.kill();
   }
 });
-
-/** Writes file after file, synced one by one, and says the checksum of each: what it has said must be there. It ends at /tmp/stop. */
-function writerScript(writer: number): string {
-  return `
-    n=0
-    cd /mnt
-    while n=$((n + 1)) && [ ! -e /tmp/stop ]; do
-      dd if=/dev/urandom of=w/${writer}.$n bs=16k count=$((1 + n % 12)) conv=fsync 2>/dev/null || exit 1
-      sha256sum w/${writer}.$n
-    done`;
-}
 
 Deno.test("a second QEMU on a disk waits until the first is gone, and finds what that one synced", async () => {
   await using work = await WorkDirectory.make();

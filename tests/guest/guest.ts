@@ -63,6 +63,17 @@ export interface GuestOptions {
   readonly qemuArguments?: readonly string[];
   /** How long a boot may take, in milliseconds; 60 000 by default. */
   readonly bootTimeoutMs?: number;
+  /** What runs QEMU, such as `nsenter` with its arguments; it has to become QEMU, by exec. */
+  readonly prefix?: readonly string[];
+}
+
+/** How a guest is to move; see {@linkcode Guest.beginMigration}. */
+export interface MigrationOptions {
+  /**
+   * `endless`: the guest runs on, and no end comes by itself. `held`: it has stopped, its disks have been let go of, and nothing of
+   * what is left is sent before {@linkcode Guest.continueMigration}.
+   */
+  readonly pace?: "endless" | "held";
 }
 
 /** How long a command may take unless it says otherwise: TCG on a busy machine is slow. */
@@ -83,6 +94,9 @@ const MIGRATION_TIMEOUT_MS = 60_000;
  * the guest as soon as it has measured that, a tenth of a second later. The rest then goes at full speed.
  */
 const MIGRATION_TCG = { "max-bandwidth": 512 * 1024, "downtime-limit": 2_000_000 };
+
+/** A migration of which no end comes: what a guest writes is more than that in a second. */
+const MIGRATION_ENDLESS = { "max-bandwidth": 512 * 1024, "downtime-limit": 1 };
 
 /** How many of the pages that a migration lost an error names. */
 const PAGES_NAMED_MAX = 8;
@@ -299,26 +313,61 @@ export class Guest {
    * lost may be anything: a counter, a list of the kernel. The guest panics, hangs or seems well. So under TCG nearly
    * everything is sent after the guest has stopped, which is when a disk's back end must be done with it.
    *
-   * @param uri where `target` listens, `unix:PATH`
+   * @param uri where `target` listens, `unix:PATH` or `tcp:HOST:PORT`
    * @throws Error when it fails, takes longer than 60 s, or the target's memory is not as it was here
    */
   async migrate(target: Guest, uri: string): Promise<void> {
-    const status = async (guest: Guest, command: string) =>
-      (await guest.qmp(command) as { status?: string }).status ?? "none";
-    const reached = async (guest: Guest, command: string, wanted: string) => {
-      let last = "";
-      await until(async () => {
-        last = await status(guest, command);
-        if (last === "failed") throw this.#error("the migration failed");
-        return last === wanted;
-      }, { timeoutMs: MIGRATION_TIMEOUT_MS, what: () => `${command} says ${last}, not ${wanted}` });
-    };
-    if (this.#isTcg) await this.qmp("migrate-set-parameters", MIGRATION_TCG);
-    await this.qmp("migrate", { uri });
-    await reached(this, "query-migrate", "completed");
-    await reached(target, "query-status", "paused");
-    await this.#assertSameMemory(target);
+    await this.beginMigration(uri);
+    await this.finishMigration(target);
     await target.qmp("cont");
+  }
+
+  /**
+   * Begins to move, and returns as soon as QEMU has begun, or holds it; see {@linkcode Guest.migrate}. It may be cancelled by
+   * `migrate_cancel`; then the guest goes on here.
+   */
+  async beginMigration(uri: string, { pace }: MigrationOptions = {}): Promise<void> {
+    const isHeld = pace === "held";
+    if (this.#isTcg || pace !== undefined) {
+      const parameters = pace === "endless" ? MIGRATION_ENDLESS : MIGRATION_TCG;
+      await this.qmp("migrate-set-parameters", parameters);
+    }
+    await this.qmp("migrate-set-capabilities", {
+      capabilities: [{ capability: "pause-before-switchover", state: isHeld }],
+    });
+    await this.qmp("migrate", { uri });
+    if (isHeld) await this.migrationIs("pre-switchover");
+  }
+
+  /** Sends the rest of what {@linkcode MigrationOptions.pace} `held` holds. */
+  async continueMigration(): Promise<void> {
+    await this.qmp("migrate-continue", { state: "pre-switchover" });
+  }
+
+  /** Waits until a migration has come to its end. The other QEMU has everything then, as it was here, and does not run yet. */
+  async finishMigration(target: Guest): Promise<void> {
+    await this.migrationIs("completed");
+    await target.statusIs("paused");
+    await this.#assertSameMemory(target);
+  }
+
+  /** Waits until the migration has come so far; throws when it fails and that is not what is waited for. */
+  async migrationIs(wanted: string): Promise<void> {
+    await this.#reaches("query-migrate", wanted);
+  }
+
+  /** Waits until QEMU's state is that: `running`, `paused`, `postmigrate`, … */
+  async statusIs(wanted: string): Promise<void> {
+    await this.#reaches("query-status", wanted);
+  }
+
+  async #reaches(command: string, wanted: string): Promise<void> {
+    let last = "";
+    await until(async () => {
+      last = (await this.qmp(command) as { status?: string }).status ?? "none";
+      if (last === "failed" && wanted !== last) throw this.#error("the migration failed");
+      return last === wanted;
+    }, { timeoutMs: MIGRATION_TIMEOUT_MS, what: () => `${command} says ${last}, not ${wanted}` });
   }
 
   async #assertSameMemory(target: Guest): Promise<void> {
@@ -456,7 +505,7 @@ async function launch<T>(
   const listeners = CHANNELS.map((name) =>
     Deno.listen({ transport: "unix", path: `${dir}/${name}` })
   );
-  const process = spawn(qemu, args);
+  const process = spawn([...options.prefix ?? [], qemu, ...args]);
   const qemuLog = readLog(process.stderr);
   const accepted: Deno.Conn[] = [];
   const closeAll = () => listeners.forEach((listener) => listener.close());
@@ -496,13 +545,12 @@ async function launch<T>(
 }
 
 /** Starts a program that dies with this thread, where util-linux can arrange that. */
-function spawn(program: string, args: string[]): Deno.ChildProcess {
+function spawn(line: readonly string[]): Deno.ChildProcess {
   const setpriv = find("setpriv");
-  const [path, prefix] = setpriv === undefined
-    ? [program, []]
-    : [setpriv, ["--pdeathsig", "KILL", "--", program]];
+  const dying = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "KILL", "--"];
+  const [path, ...args] = [...dying, ...line];
   const io = { stdin: "null", stdout: "null", stderr: "piped" } as const;
-  return new Deno.Command(path, { args: [...prefix, ...args], ...io }).spawn();
+  return new Deno.Command(path, { args, ...io }).spawn();
 }
 
 /** QEMU's command line. Writes the initramfs to `dir` when the guest boots from it. */

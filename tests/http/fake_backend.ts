@@ -10,6 +10,7 @@ import type {
   ControlBackend,
   DiskStatus,
   GroupSummary,
+  LeaseTime,
   NodeStatus,
   RemoveNodeOptions,
   SessionStatus,
@@ -22,6 +23,7 @@ import { summarizeGroups } from "../../agent/map/group_summary.ts";
 import {
   apply,
   type ClusterMap,
+  type DiskEntry,
   diskMissing,
   EMPTY_MAP,
   findDisk,
@@ -128,6 +130,12 @@ export class FakeBackend implements ControlBackend {
   add(name: string, sizeBytes = 1024 ** 3): void {
     const command = { kind: "create-disk", name, sizeBytes, nowMs: 1000 } as const;
     this.clusterMap = unwrap(apply(this.clusterMap, command)).map;
+  }
+
+  /** What {@linkcode leaseTime} says, by disk. */
+  readonly leaseTimes = new Map<string, LeaseTime>();
+  leaseTime({ name }: DiskEntry): LeaseTime | null {
+    return this.leaseTimes.get(name) ?? null;
   }
 
   diskStatus(name: string): Promise<DiskStatus> {

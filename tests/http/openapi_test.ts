@@ -91,6 +91,7 @@ function fullBackend(): FakeBackend {
   const backend = new FakeBackend();
   backend.clusterMap = clusterWithOddities();
   backend.add("db");
+  backend.leaseTimes.set("web", { sinceMs: 1_700_000_000_000, isExact: true });
   backend.nodeParts.set(2, {
     suspectedBecause: "host-1 probed it in vain",
     copyBytesPerSecond: 1.5,

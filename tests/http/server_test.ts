@@ -201,7 +201,9 @@ Deno.test("the client does everything about nodes and the cluster that the API o
     assertEquals(stale.code, "stale");
     assertEquals((await client.changeSettings({ copies: 2 })).copies, 2);
     assertEquals(await client.secret(), FAKE_SECRET);
+    assertEquals((await client.locks()).map(({ disk, node }) => [disk, node]), [["web", "host-1"]]);
     assertEquals((await client.releaseDisk("web")).openOn, null);
+    assertEquals(await client.locks(), []);
     const busy = await assertRejects(() => client.removeNode("host-2"), AdminError) as AdminError;
     assertEquals(busy.code, "busy");
     await assertRejects(

@@ -38,6 +38,8 @@ export interface SimulationOptions {
   readonly faultsMs?: number;
   readonly nodes?: number;
   readonly isVerbose?: boolean;
+  /** Guests move while they run, as by live migration, where otherwise they close a disk and another opens it later. */
+  readonly areMoving?: boolean;
   /** Called for each process that starts, to break something on purpose; see `canary_test.ts`. */
   readonly sabotage?: (run: Process, simulation: Simulation) => void;
 }
@@ -480,7 +482,7 @@ export class Simulation implements NodeWatcher {
         return;
       case 11:
       case 12:
-        return this.#moveGuest();
+        return this.options.areMoving === true ? this.#migrate() : this.#moveGuest();
       case 13:
         return this.#takeOver();
       case 14:
@@ -638,6 +640,26 @@ export class Simulation implements NodeWatcher {
     const guest = this.guests.get(oracle.id);
     if (guest === undefined) this.#startGuest(oracle);
     else this.#close(guest);
+  }
+
+  /** The other end is there and waits before this one gives the disk back, if it comes to that. */
+  #migrate(): void {
+    const { random } = this.world;
+    const oracle = random.pick(this.oracles);
+    const guest = this.guests.get(oracle.id);
+    if (guest === undefined) return void this.#startGuest(oracle);
+    const isAlone = ![...this.#leftBehind].some((other) => other.oracle === oracle);
+    if (guest.isStopped || !isAlone) return;
+    this.guests.delete(oracle.id);
+    if (!this.#startGuest(oracle)) return void this.guests.set(oracle.id, guest);
+    this.#leftBehind.add(guest);
+    this.world.after(random.below(1000), () => {
+      guest.drain(() => {
+        if (guest.isFenced || !this.#leftBehind.delete(guest)) return;
+        guest.node.detach(oracle.id, guest.volume);
+        this.note(guest.node, `its guest has moved away with ${oracle.name}`);
+      });
+    });
   }
 
   /** A guest is started elsewhere though the old one still runs, perhaps cut off: only one of them gets on. */

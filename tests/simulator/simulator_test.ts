@@ -24,6 +24,10 @@ Deno.test("seeds that have found bugs find none any more", () => {
   for (const { seed, nodes, faultsMs } of REGRESSIONS) run({ seed, nodes, faultsMs });
 });
 
+Deno.test("guests that move while they run, under every fault, have their disk at one end", () => {
+  for (let seed = 1; seed <= 6; seed++) run({ seed, nodes: 3, faultsMs: 15_000, areMoving: true });
+});
+
 Deno.test("a seed gives the same run again", () => {
   const options = { seed: 3, nodes: 3, faultsMs: 5000 };
   assertEquals(run(options), run(options));

@@ -177,6 +177,10 @@ export class MockHost implements VhostHost {
     this.events.push("release");
   }
 
+  noted(_session: VhostSession, what: string): void {
+    this.events.push(`noted: ${what}`);
+  }
+
   broken(_session: VhostSession, queueIndex: number, reason: string): void {
     this.events.push(`broken ${queueIndex}: ${reason}`);
   }

@@ -16,6 +16,7 @@ function inflight(sizeBytes: number, queues: number, size: number) {
 function start(
   fixture: Fixture,
   area: { file: MockFile; payload: Uint8Array<ArrayBuffer> } | null,
+  isUnclean = false,
 ) {
   const { frontEnd, host, queues } = fixture;
   frontEnd.connect();
@@ -33,7 +34,7 @@ function start(
   const bases = queues.map((queue) => queue.guest.get16(queue.used + 2));
   fixture.configure({ bases });
   for (const queue of queues) frontEnd.setCall(queue);
-  fixture.session.leaseGranted();
+  fixture.session.leaseGranted({ isUnclean });
   fixture.host.runTurns();
   return kept;
 }
@@ -93,7 +94,8 @@ Deno.test("a back end killed at any time: the next one does each request that is
       }
       const used = queues.map((queue) => guest.get16(queue.used + 2));
       fixture = successor(fixture);
-      area = start(fixture, area);
+      // Killed or not, with this area there is no doubt.
+      area = start(fixture, area, true);
       const taken = fixture.target.log.map(({ offsetBytes }) => offsetBytes / 512);
       for (const queue of fixture.queues) {
         reap(queue);
@@ -115,6 +117,100 @@ Deno.test("a back end killed at any time: the next one does each request that is
     fixture.close();
   }
   assert(resubmitted > 200, `${resubmitted} resubmitted`);
+});
+
+/** A read that the driver makes available, without a kick. */
+function ask(fixture: Fixture, sector: number): void {
+  const address = fixture.allocate(512);
+  const { chain } = fixture.chain(0, sector, [{ address, length: 512, write: true }]);
+  assert(fixture.queue.add(chain) >= 0);
+}
+
+Deno.test("a guest that moved away from a dead back end with requests under way does not go on by guesses", () => {
+  // Three requests, of which the second is done: the used ring's idx says that it was one, not which.
+  const first = new Fixture();
+  const area = start(first, null);
+  first.write(0, new Uint8Array(512));
+  for (const sector of [1, 2, 3]) ask(first, sector);
+  first.session.kicked(0);
+  first.target.complete(1);
+  first.host.runTurns();
+  const moved = successor(first);
+  start(moved, null, true);
+  moved.session.kicked(0);
+  assertEquals(moved.target.log, []);
+  assert(moved.session.description.isBroken);
+  assert(moved.host.events.some((event) => event.includes("start that agent")));
+  // What it comes from knows: the same requests, and no others.
+  const back = successor(moved);
+  start(back, area, true);
+  assertEquals(back.target.log.map(({ offsetBytes }) => offsetBytes / 512), [1, 3]);
+  back.target.completeAll();
+  back.close();
+});
+
+Deno.test("a guest that moved goes on where nothing can be in doubt", () => {
+  const run = (prepare: (fixture: Fixture) => void, isUnclean: boolean) => {
+    const first = new Fixture();
+    start(first, null);
+    prepare(first);
+    const moved = successor(first);
+    start(moved, null, isUnclean);
+    assertEquals(moved.session.description.isBroken, false);
+    const pending = moved.target.log.length;
+    moved.target.completeAll();
+    moved.host.runTurns();
+    moved.queue.reap();
+    assertEquals(moved.read(0, 512).status, 0);
+    moved.close();
+    return pending;
+  };
+  const write = (fixture: Fixture) => void fixture.write(0, new Uint8Array(512));
+  // The back end before has done all that it took: what the driver has added since is new.
+  assertEquals(run((at) => (write(at), ask(at, 1)), false), 1);
+  // It died, with nothing under way.
+  assertEquals(run(write, true), 0);
+  // It died, and this guest has only just booted.
+  assertEquals(run((at) => ask(at, 1), true), 1);
+});
+
+Deno.test("where an area was kept it tells where to go on, whatever the front end has for a base", () => {
+  const first = new Fixture();
+  const area = start(first, null);
+  for (let sector = 0; sector < 3; sector++) first.write(sector, new Uint8Array(512));
+  const next = successor(first);
+  const { frontEnd, host } = next;
+  frontEnd.connect();
+  frontEnd.acknowledged(REQUEST.SET_INFLIGHT_FD, area.payload, [host.openFile(area.file)]);
+  // As of a front end that has asked a back end which had never seen the ring.
+  next.configure({ bases: [0] });
+  next.session.leaseGranted();
+  next.session.kicked(0);
+  assertEquals(next.target.log, [], "nothing is done a second time");
+  assertEquals(next.read(0, 512).status, 0);
+  next.close();
+});
+
+Deno.test("a QEMU that did not notice that its back end was away is taken at its word", () => {
+  const first = new Fixture();
+  // No negotiation: it begins with the features that it had acknowledged before.
+  const { frontEnd, host, queue } = first;
+  frontEnd.send(REQUEST.SET_FEATURES, u64s(first.features));
+  const reply = frontEnd.ask(REQUEST.GET_INFLIGHT_FD, inflight(0, 1, queue.size));
+  assertEquals(reply.fds.length, 1);
+  host.closeFd(reply.fds[0]);
+  first.configure();
+  first.session.leaseGranted();
+  assertEquals(first.read(0, 512).status, 0);
+  assert(host.events.some((event) => event.startsWith("noted: this QEMU has not noticed")));
+  first.close();
+
+  // Whoever begins anew and negotiates nothing has nothing.
+  const other = new Fixture();
+  other.frontEnd.ask(REQUEST.GET_FEATURES);
+  other.frontEnd.send(REQUEST.SET_FEATURES, u64s(other.features));
+  other.frontEnd.send(REQUEST.GET_INFLIGHT_FD, inflight(0, 1, 16));
+  assert(other.host.events.some((event) => event.includes("INFLIGHT_SHMFD was not negotiated")));
 });
 
 Deno.test("a guest that missed its last call is called when the next back end starts", () => {

@@ -1,0 +1,199 @@
+/**
+ * How a disk's lease goes from one node to the next, as the leader sees it.
+ *
+ * @module
+ */
+import { assertEquals } from "@std/assert/mod.js";
+import { ControlKind, EMPTY_REPORT } from "../../agent/control/messages.ts";
+import type { MapCommand } from "../../agent/map/map.ts";
+import { clusterWithDisk, nodeUp, runAll } from "../map/cluster.ts";
+import { Fixture, proposal } from "./fixture.ts";
+
+const DISK = 1;
+
+/** Node 1 leads, and node 2 has the disk under generation 1. */
+class Cluster {
+  readonly at: Fixture;
+  #sequence = 0;
+
+  /** @param ledMs how long node 1 leads at the least */
+  constructor({ ledMs = 2000 } = {}) {
+    const take = { kind: "take-lease", id: DISK, node: 2, incarnation: 1 } as const;
+    this.at = new Fixture(runAll(clusterWithDisk(4, 3), take));
+    for (let i = 0; i < 100 && !this.at.control.isLeader; i++) this.at.pass(40);
+    this.at.pass(ledMs);
+    this.at.changes.length = 0;
+  }
+
+  /** A session of that node waits for the disk. */
+  wish(node: number, incarnation = 1): void {
+    this.at.receive(node, { kind: ControlKind.Lease, node, incarnation, disk: DISK });
+  }
+
+  /** Node 2 proposes something. */
+  propose(command: MapCommand): void {
+    const proposals = [proposal(2, ++this.#sequence, command)];
+    this.at.receive(2, { kind: ControlKind.Propose, proposals });
+  }
+
+  release(generation = 1): void {
+    this.propose({ kind: "release-lease", id: DISK, node: 2, generation });
+  }
+
+  /** Who has the disk, and under which generation. */
+  get holder(): string {
+    const { lease, generation } = this.at.control.map.disks[0];
+    return `${lease === null ? "nobody" : `node ${lease.node}`}, generation ${generation}`;
+  }
+
+  /** What has changed the map, but for what the leader looks after besides. */
+  get changes(): string[] {
+    return this.at.changes.filter((change) => change.includes("lease"));
+  }
+}
+
+Deno.test("a disk that is given back goes to the node that waits for it in the same round of consensus", () => {
+  const cluster = new Cluster();
+  cluster.wish(3);
+  cluster.at.pass(80);
+  assertEquals(cluster.holder, "node 2, generation 1", "nobody is hurried");
+  cluster.release();
+  assertEquals(cluster.changes, [], "nothing holds before it is durable");
+  cluster.at.persist();
+  assertEquals(cluster.changes, ["release-lease", "take-lease"]);
+  assertEquals(cluster.holder, "node 3, generation 2");
+  assertEquals(cluster.at.control.map.disks[0].settled, 1, "there is nothing to reconcile");
+});
+
+Deno.test("who asks while the release is under way waits for nothing else", () => {
+  const cluster = new Cluster();
+  cluster.release();
+  cluster.wish(3);
+  cluster.at.persist();
+  assertEquals(cluster.holder, "node 3, generation 2");
+});
+
+Deno.test("who asks before the leader has applied what it has applied itself is not forgotten", () => {
+  const cluster = new Cluster();
+  cluster.release(7);
+  cluster.wish(3);
+  cluster.at.persist();
+  assertEquals(cluster.holder, "node 2, generation 1", "it has given nothing back");
+  // The lease ends without a release of its holder; that the wish came before must not cost time.
+  cluster.propose({ kind: "force-release-lease", id: DISK, generation: 1 });
+  cluster.at.persist();
+  cluster.at.persist();
+  assertEquals(cluster.holder, "node 3, generation 2");
+});
+
+Deno.test("nothing is given away that its holder has not given back", () => {
+  const cluster = new Cluster();
+  cluster.wish(3);
+  const { control } = cluster.at;
+  // What another node says of it, and what the holder says of another generation.
+  const release = { kind: "release-lease", id: DISK, node: 2, generation: 1 } as const;
+  cluster.at.receive(4, { kind: ControlKind.Propose, proposals: [proposal(4, 1, release)] });
+  assertEquals(control.status.pendingProposals, 0, "no taking was proposed");
+  cluster.release(2);
+  assertEquals(control.status.pendingProposals, 0);
+});
+
+Deno.test("whoever asked first has it first, and those who have gone are passed over", () => {
+  const cluster = new Cluster();
+  cluster.wish(4);
+  cluster.at.pass(600);
+  cluster.wish(3);
+  cluster.at.pass(200);
+  cluster.wish(4);
+  cluster.release();
+  cluster.at.persist();
+  assertEquals(cluster.holder, "node 4, generation 2", "it has asked again since");
+
+  const other = new Cluster();
+  other.wish(4);
+  other.at.pass(600);
+  other.wish(3);
+  other.at.pass(600);
+  other.release();
+  other.at.persist();
+  assertEquals(other.holder, "node 3, generation 2", "node 4 has not asked for a second");
+
+  const restarted = new Cluster();
+  restarted.wish(3);
+  restarted.at.propose(nodeUp(3));
+  restarted.at.persist();
+  restarted.release();
+  restarted.at.persist();
+  restarted.at.pass(400);
+  assertEquals(restarted.holder, "nobody, generation 1", "that session has ended");
+  restarted.wish(3, 2);
+  restarted.at.persist();
+  assertEquals(restarted.holder, "node 3, generation 2");
+});
+
+Deno.test("a lease that was taken away by force stays free for a while, whoever waits", () => {
+  const cluster = new Cluster();
+  cluster.wish(3);
+  cluster.at.propose({ kind: "force-release-lease", id: DISK, generation: 1 });
+  for (let waitedMs = 0; waitedMs < 5800; waitedMs += 200) {
+    cluster.wish(3);
+    cluster.at.pass(200);
+    // Gossip knows of nobody here: the nodes stay up as long as they report.
+    for (const node of [2, 3, 4]) {
+      cluster.at.receive(node, renewal(node));
+    }
+    assertEquals(cluster.holder, "nobody, generation 1", `after ${waitedMs} ms`);
+  }
+  cluster.wish(3);
+  cluster.at.pass(400);
+  assertEquals(cluster.holder, "node 3, generation 2");
+});
+
+Deno.test("the lease of a node that is down is given away when it cannot serve any more, and not before", () => {
+  const downAfterMs = [0, 2000, 7000];
+  for (const silentMs of downAfterMs) {
+    const cluster = new Cluster();
+    const { at } = cluster;
+    // Long enough since this node has begun to lead.
+    for (let i = 0; i < 10; i++) {
+      at.pass(400);
+      for (const node of [2, 3, 4]) at.receive(node, renewal(node));
+    }
+    let sinceToldMs = 0;
+    const wait = (ms: number) => {
+      for (let waitedMs = 0; waitedMs < ms; waitedMs += 200) {
+        for (const node of [3, 4]) at.receive(node, renewal(node));
+        cluster.wish(3);
+        at.pass(200);
+        sinceToldMs += 200;
+      }
+    };
+    wait(silentMs);
+    assertEquals(cluster.holder, "node 2, generation 1", "it is not called dead");
+    at.propose({ kind: "node-down", node: 2, incarnation: 1, nowMs: 1 });
+    wait(200);
+    while (sinceToldMs < 5900) {
+      assertEquals(cluster.holder, "node 2, generation 1", `${sinceToldMs} ms of silence`);
+      wait(200);
+    }
+    wait(400);
+    assertEquals(cluster.holder, "node 3, generation 2", `down after ${silentMs} ms`);
+  }
+});
+
+Deno.test("a leader that has just begun does not know whom the one before has told that it may serve", () => {
+  const cluster = new Cluster({ ledMs: 400 });
+  const { at } = cluster;
+  at.propose({ kind: "node-down", node: 2, incarnation: 1, nowMs: 1 });
+  at.pass(200);
+  for (let ledMs = 600; ledMs < 5800; ledMs += 200) {
+    cluster.wish(3);
+    for (const node of [3, 4]) at.receive(node, renewal(node));
+    assertEquals(cluster.holder, "node 2, generation 1", `leads for ${ledMs} ms`);
+    at.pass(200);
+  }
+});
+
+function renewal(node: number) {
+  return { kind: ControlKind.Renew, node, incarnation: 1, id: 1, report: EMPTY_REPORT } as const;
+}
