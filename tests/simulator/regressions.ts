@@ -53,4 +53,16 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "nothing in the product: a lease that was taken by force is given away only after a while",
   },
+  {
+    seed: 70048,
+    faultsMs: 20_000,
+    found:
+      "a bit of a guest's block that rotted in the tail of a store's log took the synced entries of consensus behind it with " +
+      "it, and the node that had lost them was shut out for good",
+  },
+  {
+    seed: 90074,
+    faultsMs: 20_000,
+    found: "the same",
+  },
 ];
