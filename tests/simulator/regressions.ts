@@ -65,4 +65,10 @@ export const REGRESSIONS: readonly Regression[] = [
     faultsMs: 20_000,
     found: "the same",
   },
+  {
+    seed: 90064,
+    faultsMs: 20_000,
+    found:
+      "a chunk that equalled the source's lost its stamp to a live write that was on its way into the store when they were compared",
+  },
 ];
