@@ -71,4 +71,10 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "a chunk that equalled the source's lost its stamp to a live write that was on its way into the store when they were compared",
   },
+  {
+    seed: 120036,
+    faultsMs: 20_000,
+    found:
+      "a node whose log of consensus had lost its durable tail with a header that rotted was shut out for good by its leader",
+  },
 ];
