@@ -50,7 +50,7 @@ Deno.test("a replica that forgets to fence is caught", () => {
   };
   // Rarely is a fence the last thing between a late write and the disk: from a seed on where it is. What the sound build,
   // which lags as much, makes of the same seed is the proof that it is the fence.
-  for (let seed = 171; seed < 171 + SEEDS_MAX; seed++) {
+  for (let seed = 223; seed < 223 + SEEDS_MAX; seed++) {
     const options = { seed, nodes: 3, faultsMs: 30_000 };
     const complaint = complaintOf({ ...options, sabotage });
     if (!IS_WRONG.test(complaint) || complaintOf({ ...options, sabotage: lag }) !== "") continue;
