@@ -988,6 +988,7 @@ export class Raft {
     if (reached <= before || log.termOf(reached) !== this.#term) return;
     this.#uncommittedBytes -= log.bytesOf(before + 1, reached);
     log.commitTo(reached);
+    this.#trustAgain();
     this.#beginReads();
     if (log.configurationIndex <= reached && !voters.includes(this.#id)) this.#resign();
   }
