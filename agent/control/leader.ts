@@ -309,6 +309,12 @@ export class LeaderDuties {
 
   #hold(node: number, nowMs: number): void {
     const before = this.#holds.get(node);
+    // Several that complain, or complain of several groups, are one reason: it has not been let in again since.
+    if (before !== undefined && nowMs < before.untilMs) {
+      before.untilMs = nowMs + before.lengthMs;
+      before.lastMs = nowMs;
+      return;
+    }
     const isRecent = before !== undefined && nowMs - before.lastMs < HOLD_FORGIVE_MS;
     const lengthMs = isRecent ? Math.min(HOLD_MS_MAX, before.lengthMs * 2) : HOLD_MS_MIN;
     this.#holds.set(node, { untilMs: nowMs + lengthMs, lengthMs, lastMs: nowMs });

@@ -336,6 +336,22 @@ Deno.test("complaints of nodes that are down, and about oneself, count for nothi
   assertEquals(at.look(), []);
 });
 
+Deno.test("complaints while somebody is kept out do not keep it out for longer and longer", () => {
+  const at = new Fixture(3);
+  for (const by of [1, 2, 1, 2]) {
+    at.report(by, { unreachable: [3] });
+    at.look();
+    at.pass(500);
+    assertEquals(at.look(), [`drop 3 for ${by}`]);
+    at.reports.clear();
+  }
+  at.pg(7, { inSync: [1, 2] });
+  at.pass(4900);
+  assertEquals(at.look(), []);
+  at.pass(100);
+  assertEquals(at.look(), ["join 3 to 7"]);
+});
+
 Deno.test("who was dropped joins again after a while, and each time later", () => {
   const at = new Fixture(3);
   const drop = () => {

@@ -77,4 +77,11 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "a node whose log of consensus had lost its durable tail with a header that rotted was shut out for good by its leader",
   },
+  {
+    seed: 110112,
+    faultsMs: 20_000,
+    found:
+      "a node to which a link was cut for seconds was kept out of its groups for five minutes: complaints of one cut were counted " +
+      "as many",
+  },
 ];
