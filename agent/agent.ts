@@ -363,6 +363,7 @@ class AgentCore implements Agent, ControlBackend {
     const map = this.map();
     const { node: self, leader, serveUntilMs } = control.status;
     const hasQuorum = leader !== 0 && clockMs() < serveUntilMs;
+    const lostLogs = [...reports.values()].flatMap((report) => report.lostLogs);
     const notes: string[] = [];
     if (this.#node.joinProblem !== null) {
       notes.push(`this node is not taken in: ${this.#node.joinProblem}`);
@@ -386,6 +387,7 @@ class AgentCore implements Agent, ControlBackend {
         stuck: report === undefined || report.stuck === "" ? null : report.stuck,
         damagedBlocks: report?.damagedBlocks ?? 0,
         isFull: report?.isFull ?? false,
+        hasLostLog: lostLogs.includes(node.id),
       };
     });
     const waiting = [...reports].flatMap(([node, report]) =>

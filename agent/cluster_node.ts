@@ -666,6 +666,7 @@ function reportOf(
     stuck: data.joining.stuck ?? "",
     waiting: data.waiting,
     damagedBlocks: store.damagedBlocks,
+    lostLogs: [],
   };
 }
 

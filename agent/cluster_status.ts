@@ -69,5 +69,6 @@ export function nodeStatusOf(
     stuck: null,
     damagedBlocks: 0,
     isFull: false,
+    hasLostLog: false,
   };
 }

@@ -31,6 +31,7 @@ import { type ClusterMap, storageNodes } from "./map/map.ts";
  * | `cluster-unavailable` | the agent does not say how its cluster is |
  * | `data-unreadable` | data that no node can give now: guests that touch it wait |
  * | `no-quorum` | no majority of voters: nothing can be changed, and disks stop being served |
+ * | `log-lost` | a voter came back without a part of what it had acknowledged: it does not count for now |
  * | `disk-unavailable` | one disk's data plane does not answer |
  * | `writes-stalled` | data with too few copies to be written: guests that write it wait |
  * | `requests-waiting` | requests of a disk's guest wait in a node |
@@ -55,6 +56,7 @@ export const PROBLEM_CODES = [
   "cluster-unavailable",
   "data-unreadable",
   "no-quorum",
+  "log-lost",
   "disk-unavailable",
   "writes-stalled",
   "requests-waiting",
@@ -220,9 +222,7 @@ function clusterProblems(seen: Observations): Problem[] {
 
 function noQuorum({ nodes, voters }: ClusterStatus): Problem {
   const needed = Math.floor(voters.length / 2) + 1;
-  const silent = nodes.filter(({ isVoter, isSelf, gossip }) =>
-    isVoter && !isSelf && gossip !== "alive"
-  ).map(({ name }) => name);
+  const silent = silentVoters({ nodes });
   const which = silent.length === 0 ? "" : `: ${joined(silent)} ${does(silent.length)} not answer`;
   const voting = count(voters.length, "voter");
   return {
@@ -231,6 +231,12 @@ function noQuorum({ nodes, voters }: ClusterStatus): Problem {
       "nothing can be changed, and guests wait",
     hint: `${needed} of the ${voting} must run and reach each other; then all goes on by itself`,
   };
+}
+
+/** Names of the voters that do not answer. */
+function silentVoters({ nodes }: Pick<ClusterStatus, "nodes">): string[] {
+  return nodes.filter(({ isVoter, isSelf, gossip }) => isVoter && !isSelf && gossip !== "alive")
+    .map(({ name }) => name);
 }
 
 function groupProblems(groups: GroupSummary, cluster: ClusterStatus): Problem[] {
@@ -341,6 +347,7 @@ function nodeProblems(node: NodeStatus, seen: Observations): Problem[] {
     const why = node.suspectedBecause ?? GOSSIP_WORDS[node.gossip];
     add("node-suspected", `node ${name} does not answer: ${why}`, "look at it, and at the network");
   }
+  if (node.hasLostLog) add("log-lost", lostLogText(node, seen), lostLogHint(seen));
   if (node.stuck !== null) {
     add("copying-stuck", `node ${name} cannot catch up: ${node.stuck}`, "look at its agent's log");
   }
@@ -371,6 +378,20 @@ function nodeProblems(node: NodeStatus, seen: Observations): Problem[] {
     );
   }
   return problems;
+}
+
+function lostLogText({ name }: NodeStatus, seen: Observations): string {
+  const silent = silentVoters(seen.cluster!).length;
+  return `node ${name} has lost a part of the cluster's log that it had acknowledged: ` +
+    (silent === 0 ? "it counts again in a moment" : "it does not count for any decision");
+}
+
+function lostLogHint(seen: Observations): string {
+  const silent = silentVoters(seen.cluster!);
+  const first = silent.length === 0
+    ? "the cluster mends it by itself"
+    : `start ${joined(silent)}: the cluster mends it by itself as soon as enough voters are there`;
+  return `${first}; look at that node's disk, which has lost what it had made durable`;
 }
 
 const GOSSIP_WORDS: Readonly<Record<NodeStatus["gossip"], string>> = {

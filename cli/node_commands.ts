@@ -57,10 +57,11 @@ function addList(node: AnyCommand, context: CommandContext): void {
         ["NAME", "STATE", "ROLE", "ZONE", ">WEIGHT", ">USED", ">CAPACITY", "VERSION", "ADDRESS"],
         nodes.map(rowOf),
       );
-      for (const { name, suspectedBecause, stuck } of nodes) {
+      for (const { name, suspectedBecause, stuck, hasLostLog } of nodes) {
         const reasons = [
           suspectedBecause === null ? "" : `does not answer: ${suspectedBecause}`,
           stuck === null ? "" : `cannot catch up: ${stuck}`,
+          hasLostLog ? "has lost a part of the cluster's log, and does not count for now" : "",
         ].filter((reason) => reason !== "");
         for (const reason of reasons) {
           output.line(output.styled("warning", `${name} ${printable(reason)}`));
@@ -151,6 +152,11 @@ function printInfo(output: Output, node: NodeDocument): void {
   ]);
   for (const problem of [node.suspectedBecause, node.stuck]) {
     if (problem !== null) output.line(output.styled("bad", printable(problem)));
+  }
+  if (node.hasLostLog) {
+    output.line(
+      output.styled("bad", "has lost a part of the cluster's log, and does not count for now"),
+    );
   }
 }
 

@@ -25,6 +25,15 @@ export const ELECTION_MS_MAX = 1000;
 /** A leader that has not heard from a majority for this long steps down, in milliseconds. */
 export const QUORUM_MS = ELECTION_MS_MAX;
 
+/**
+ * A member that has said for this long that it lacks what it had acknowledged, and nothing else, has
+ * lost it, in milliseconds…
+ */
+export const LOSS_MS = 2 * QUORUM_MS;
+
+/** …so many times at least: one such message may be old. */
+export const LOSS_REFUSALS = 5;
+
 /** A transfer of leadership that has not happened by then is given up, in milliseconds. */
 export const TRANSFER_MS = 1000;
 

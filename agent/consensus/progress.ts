@@ -10,12 +10,15 @@
  *       └─────────────────────┴──────────────── installed ───────────────────────┘
  *
  * `match` only rises, whatever old messages say: what a member once had of this leader's log it
- * keeps.
+ * keeps. Unless its disk has lost it. Then it refuses what follows, again and again, and acknowledges
+ * nothing: an old message does not look like that for long, since whoever has the entries
+ * acknowledges the next one that it gets. So after `LOSS_MS` it counts as lost, and all begins anew
+ * from where the member says that its log ends ({@linkcode Progress.hasLost}).
  *
  * @module
  */
 
-import { APPENDS_IN_FLIGHT_MAX } from "./limits.ts";
+import { APPENDS_IN_FLIGHT_MAX, LOSS_MS, LOSS_REFUSALS } from "./limits.ts";
 import type { Snapshot } from "./log.ts";
 
 /** A snapshot on its way to a member. */
@@ -54,6 +57,17 @@ export class Progress {
   /** Last round of reads that it has confirmed. */
   round = 0;
   transfer: SnapshotTransfer | null = null;
+  /**
+   * Above 0: it has lost what it had acknowledged, as a voter, and what it says counts only once this
+   * entry is widespread. See the head of `raft.ts`.
+   */
+  trustedFrom = 0;
+  /** Times that it has refused what it had acknowledged, since it acknowledged something. */
+  refusals = 0;
+  /** When that began. */
+  #refusedMs = 0;
+  /** Last index where the logs may agree, as it said last. */
+  #agreed = 0;
 
   /**
    * @param next first guess: the end of the leader's log
@@ -63,6 +77,11 @@ export class Progress {
   constructor(next: number, nowMs: number, public isLearner: boolean) {
     this.next = next;
     this.heardMs = nowMs;
+  }
+
+  /** Does nothing that it says count for a decision? */
+  get isDistrusted(): boolean {
+    return this.trustedFrom > 0;
   }
 
   /** May a message with entries go now? */
@@ -105,6 +124,7 @@ export class Progress {
    */
   accepted(index: number): boolean {
     const isNews = index > this.match;
+    if (index >= this.match) this.refusals = 0;
     this.match = Math.max(this.match, index);
     this.next = Math.max(this.next, this.match + 1);
     while (this.inFlight.length > 0 && this.inFlight[0] <= index) this.inFlight.shift();
@@ -118,8 +138,17 @@ export class Progress {
    * @param agreed last index where the logs may agree
    * @returns false where that is old news
    */
-  rejected(index: number, agreed: number): boolean {
-    if (this.state === "snapshot" || index <= this.match) return false;
+  rejected(index: number, agreed: number, nowMs: number): boolean {
+    if (this.state === "snapshot") return false;
+    if (index <= this.match) {
+      if (this.refusals++ === 0) {
+        this.#refusedMs = nowMs;
+        // Whoever has the entries says so now.
+        this.isCheckDue = true;
+      }
+      this.#agreed = agreed;
+      return false;
+    }
     if (this.state === "replicate") {
       this.becomeProbe();
       return true;
@@ -128,5 +157,18 @@ export class Progress {
     this.next = Math.max(this.match, Math.min(agreed, index - 1)) + 1;
     this.isPaused = false;
     return true;
+  }
+
+  /** Whether the member has lost what it had acknowledged; see the file's head. */
+  hasLost(nowMs: number): boolean {
+    return this.refusals >= LOSS_REFUSALS && nowMs - this.#refusedMs >= LOSS_MS;
+  }
+
+  /** What it had acknowledged is lost: goes on from where its log ends. */
+  beginAnew(): void {
+    this.match = 0;
+    this.refusals = 0;
+    this.becomeProbe();
+    this.next = this.#agreed + 1;
   }
 }

@@ -27,6 +27,29 @@
  *   given by the map, each once (`nextNode`), to a node uuid, which is made together with the store
  *   and kept in its superblocks. A new store has a new uuid and so gets a new id, and `storage.ts`
  *   refuses state of another id. Copying stores about is the one thing that the user must not do.
+ * - **A node whose store lost the newest part of its log, and comes back**, is the case of this that
+ *   its own disk can bring about (store/replay.ts). Nobody is safe from it before it is noticed: until
+ *   then it may vote for somebody who lacks what it had acknowledged, or twice in a term. A leader that
+ *   had its acknowledgements notices (progress.ts), in term t. It sends again what the node lacks, which
+ *   only makes things better. But nothing that the node says counts, no acknowledgement for a commit and
+ *   no confirmation for a read, until entry e, which the leader makes then, is so widespread that no
+ *   majority of voters with the node in it is without another holder of e. From then on what the node
+ *   had promised is kept by others or void, and it is a voter like any other:
+ *
+ *   - *Acknowledgements.* Holders of e hold all that came before, so nobody is elected who lacks it.
+ *   - *Votes in terms up to t.* It votes in no such term again: it has entered t, and whoever follows a
+ *     leader without having voted notes that leader as its vote.
+ *   - *A vote in a term T > t, forgotten.* It was given before e was made, so to a candidate without e.
+ *     Its majority would have to have another holder of e in it, which can have voted in T only after it
+ *     took e (in T it takes nothing of t's), and then it refuses who lacks e. So nobody wins T with the
+ *     forgotten vote, and another vote in T does no harm.
+ *
+ *   "Majority" is that of the newest configuration, and that of the one before while the newest is not
+ *   committed: so a voter is better demoted before it is removed, since a node that is removed gets no
+ *   e, and a leader that waits for it waits for ever. A leader that has not noticed, because it leads only since, takes the node for one that
+ *   lags behind.
+ * - A follower believes a commit index only as far as it has compared its log with this term's leader in
+ *   this life: the leader may go by what an earlier life had acknowledged.
  * - Time stands still between ticks and needs to be right for progress only, never for safety.
  *
  * A message that contradicts what is committed here can only come from a cluster that was recovered
@@ -191,6 +214,11 @@ export class Raft {
   /** Wait for the next persist. */
   #held: Message[] = [];
   #contradictions = 0;
+  /**
+   * Last index up to which this log is known to be that of this term's leader: what it has accepted
+   * in this life. Below `commit` that goes without saying.
+   */
+  #agreed = 0;
 
   constructor(options: RaftOptions) {
     const { id, state } = options;
@@ -387,7 +415,10 @@ export class Raft {
       throw new Error(`raft: persist ${token} is done, but ${persist?.token ?? "none"} is next`);
     }
     this.#log.persisted();
-    if (this.#role === "leader") this.#advanceCommit();
+    if (this.#role === "leader") {
+      this.#trustAgain();
+      this.#advanceCommit();
+    }
     if (this.#role === "candidate" && persist.candidacy === this.#term) {
       this.#votes.set(this.#id, true);
       this.#countVotes();
@@ -472,6 +503,7 @@ export class Raft {
       match: progress.match,
       silentMs: this.#nowMs - progress.heardMs,
       snapshotBytes: progress.transfer?.offset ?? 0,
+      hasLostLog: progress.isDistrusted,
     };
   }
 
@@ -549,6 +581,7 @@ export class Raft {
     if (term !== this.#term) {
       this.#term = term;
       this.#vote = 0;
+      this.#agreed = 0;
       this.#isHardStateDirty = true;
     }
     this.#role = "follower";
@@ -570,6 +603,11 @@ export class Raft {
     if (this.#role === "leader") return false;
     if (this.#leader !== 0 && this.#leader !== from) return false;
     if (this.#role !== "follower" || this.#leader === 0) this.#becomeFollower(this.#term, from);
+    if (this.#vote === 0) {
+      // It has been elected: another vote could only be for one that was not.
+      this.#vote = from;
+      this.#isHardStateDirty = true;
+    }
     this.#leaderHeardMs = this.#nowMs;
     this.#drawElection();
     return true;
@@ -698,6 +736,7 @@ export class Raft {
     }
     this.#configurationChanged();
     const last = Math.max(log.commit, prevIndex + entries.length);
+    this.#agreed = Math.max(this.#agreed, last);
     log.commitTo(Math.min(message.commit, last));
     this.#receiver.passed(log.commit);
     this.#holdAccepted(from, last);
@@ -705,14 +744,12 @@ export class Raft {
 
   #rejectAppend(message: AppendMessage): void {
     const { prevIndex, prevTerm, from } = message;
-    const agreedIndex = this.#log.findAgreement(prevIndex - 1, prevTerm);
-    this.#hold(from, {
-      kind: "append-response",
-      index: prevIndex,
-      isRejected: true,
-      agreedIndex,
-      agreedTerm: this.#log.termOf(agreedIndex) ?? 0,
-    });
+    this.#holdRejected(from, prevIndex, this.#log.findAgreement(prevIndex - 1, prevTerm));
+  }
+
+  #holdRejected(to: number, index: number, agreedIndex: number): void {
+    const agreedTerm = this.#log.termOf(agreedIndex) ?? 0;
+    this.#hold(to, { kind: "append-response", index, isRejected: true, agreedIndex, agreedTerm });
   }
 
   #holdAccepted(to: number, index: number): void {
@@ -726,14 +763,19 @@ export class Raft {
   }
 
   #stepHeartbeat(message: HeartbeatMessage): void {
-    this.#log.commitTo(message.commit);
-    this.#send(message.from, { kind: "heartbeat-response", round: message.round });
+    const { commit, round, from } = message;
+    const agreed = Math.max(this.#agreed, this.#log.commit);
+    this.#log.commitTo(Math.min(commit, agreed));
+    this.#send(from, { kind: "heartbeat-response", round });
+    // Acknowledged in an earlier life, or so the leader says. What is here in its place is another matter.
+    if (commit > agreed) this.#holdRejected(from, commit, agreed);
   }
 
   #stepSnapshot(message: SnapshotMessage): void {
     const { index, snapshotTerm, from } = message;
     const log = this.#log;
     if (index <= log.commit || log.termOf(index) === snapshotTerm) {
+      this.#agreed = Math.max(this.#agreed, index);
       log.commitTo(index);
       this.#receiver.passed(log.commit);
       this.#holdAccepted(from, Math.max(index, log.commit));
@@ -822,6 +864,7 @@ export class Raft {
         this.#members.set(node, new Progress(this.#log.lastIndex + 1, this.#nowMs, isLearner));
       } else {
         progress.isLearner = isLearner;
+        if (isLearner) progress.trustedFrom = 0;
       }
     }
     if (!voters.includes(this.#transferTo)) this.#transferTo = 0;
@@ -887,8 +930,10 @@ export class Raft {
       return;
     }
     if (isRejected) {
-      progress.rejected(index, this.#log.findAgreement(agreedIndex, agreedTerm));
-      return;
+      const agreed = this.#log.findAgreement(agreedIndex, agreedTerm);
+      progress.rejected(index, agreed, this.#nowMs);
+      if (!progress.hasLost(this.#nowMs)) return;
+      return this.#lostLog(progress);
     }
     const isNews = progress.accepted(index);
     if (progress.state === "probe") {
@@ -896,15 +941,51 @@ export class Raft {
     } else if (progress.state === "snapshot" && this.#log.termOf(progress.match) !== null) {
       progress.becomeReplicate();
     }
-    if (isNews) this.#advanceCommit();
+    if (isNews) {
+      this.#trustAgain();
+      this.#advanceCommit();
+    }
     if (this.#role === "leader" && from === this.#transferTo) this.#continueTransfer();
+  }
+
+  /** A member has lost what it had acknowledged: see the file's head. */
+  #lostLog(progress: Progress): void {
+    progress.beginAnew();
+    // A learner has promised nothing.
+    if (progress.isLearner) return;
+    progress.trustedFrom = this.#append(ENTRY_EMPTY, new Uint8Array(0)).index;
+    this.#trustAgain();
+  }
+
+  /** Ends distrust of voters of which no promise matters any more. */
+  #trustAgain(): void {
+    for (const [node, progress] of this.#members) {
+      if (!progress.isDistrusted) continue;
+      const { configuration, configurationBefore, configurationIndex, commit } = this.#log;
+      const isOver = configurationIndex <= commit ||
+        this.#isVoid(node, progress.trustedFrom, configurationBefore.voters);
+      if (isOver && this.#isVoid(node, progress.trustedFrom, configuration.voters)) {
+        progress.trustedFrom = 0;
+      }
+    }
+  }
+
+  /** Whether no majority of these voters with `node` in it is without another holder of entry `index`. */
+  #isVoid(node: number, index: number, voters: readonly number[]): boolean {
+    if (!voters.includes(node)) return true;
+    const others = voters.filter((voter) => {
+      if (voter === node) return false;
+      const held = voter === this.#id ? this.#log.durable : this.#members.get(voter)?.match ?? 0;
+      return held < index;
+    });
+    return others.length + 1 < majorityOf(voters.length);
   }
 
   #stepHeartbeatResponse(message: HeartbeatResponse, progress: Progress): void {
     progress.isPaused = false;
     // It has read what was sent before the heartbeat, or that is lost: let one more go in any case.
     if (progress.isBlocked) progress.inFlight.shift();
-    if (progress.match < this.#log.lastIndex) progress.isCheckDue = true;
+    if (progress.match < this.#log.lastIndex || progress.refusals > 0) progress.isCheckDue = true;
     if (message.round > progress.round && message.round <= this.#reads.round) {
       progress.round = message.round;
       this.#confirmReads();
@@ -929,12 +1010,15 @@ export class Raft {
     const { voters } = log.configuration;
     const before = log.commit;
     const reached = quorumValue(voters, (voter) => {
-      return voter === this.#id ? log.durable : this.#members.get(voter)!.match;
+      if (voter === this.#id) return log.durable;
+      const progress = this.#members.get(voter)!;
+      return progress.isDistrusted ? 0 : progress.match;
     });
     // Only entries of the own term are committed by counting (Raft, section 5.4.2).
     if (reached <= before || log.termOf(reached) !== this.#term) return;
     this.#uncommittedBytes -= log.bytesOf(before + 1, reached);
     log.commitTo(reached);
+    this.#trustAgain();
     this.#beginReads();
     if (log.configurationIndex <= reached && !voters.includes(this.#id)) this.#resign();
   }
@@ -969,7 +1053,9 @@ export class Raft {
     if (!this.#reads.isAsking) return;
     const { round } = this.#reads;
     const confirmed = quorumValue(this.#log.configuration.voters, (voter) => {
-      return voter === this.#id ? round : this.#members.get(voter)!.round;
+      if (voter === this.#id) return round;
+      const progress = this.#members.get(voter)!;
+      return progress.isDistrusted ? 0 : progress.round;
     });
     if (confirmed < round) return;
     this.#reads.confirm(round);

@@ -119,6 +119,11 @@ export interface MemberStatus {
   readonly silentMs: number;
   /** Of a snapshot that is on its way: bytes that have arrived; 0 otherwise. */
   readonly snapshotBytes: number;
+  /**
+   * A voter that has lost a part of the log that it had acknowledged: it counts for nothing until
+   * enough of the others have what the leader has.
+   */
+  readonly hasLostLog: boolean;
 }
 
 /** For metrics and people. */

@@ -886,6 +886,10 @@ export class Control {
     for (const [node, { report, atMs }] of this.#reports) {
       if (this.#nowMs - atMs < REPORT_VALID_MS) valid.set(node, report);
     }
+    const own = valid.get(this.#node);
+    const members = this.#raft?.status().members ?? [];
+    const lostLogs = members.filter(({ hasLostLog }) => hasLostLog).map(({ node }) => node);
+    if (own !== undefined && lostLogs.length > 0) valid.set(this.#node, { ...own, lostLogs });
     return valid;
   }
 

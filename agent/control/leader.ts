@@ -120,6 +120,7 @@ export class LeaderDuties {
       if (commands.length >= COMMANDS_MAX) break;
       this.#lookAtGroups(situation, pool, commands);
     }
+    this.#lookAtLogs(situation, notes);
     const { raft, map } = situation;
     const isGone = (node: NodeEntry) => this.#isGone(situation, node);
     const config = raft.commit >= raft.configurationIndex
@@ -170,6 +171,22 @@ export class LeaderDuties {
     return better.node;
   }
   #handedOverMs = -Infinity;
+
+  /** Consensus copes by itself; somebody should look at that disk. */
+  #lookAtLogs({ map, raft }: LeaderSituation, notes: string[]): void {
+    const lost = raft.members.filter(({ hasLostLog }) => hasLostLog).map(({ node }) => node);
+    for (const node of lost) {
+      if (this.#lostLogs.includes(node)) continue;
+      notes.push(
+        `node ${
+          findNode(map, node)?.name ?? node
+        } has lost a part of the log of consensus that it had ` +
+          `acknowledged: it counts for nothing until enough others have all of it`,
+      );
+    }
+    this.#lostLogs = lost;
+  }
+  #lostLogs: number[] = [];
 
   // ----------------------------------------------------------------------------------------- nodes
 
@@ -292,6 +309,12 @@ export class LeaderDuties {
 
   #hold(node: number, nowMs: number): void {
     const before = this.#holds.get(node);
+    // Several that complain, or complain of several groups, are one reason: it has not been let in again since.
+    if (before !== undefined && nowMs < before.untilMs) {
+      before.untilMs = nowMs + before.lengthMs;
+      before.lastMs = nowMs;
+      return;
+    }
     const isRecent = before !== undefined && nowMs - before.lastMs < HOLD_FORGIVE_MS;
     const lengthMs = isRecent ? Math.min(HOLD_MS_MAX, before.lengthMs * 2) : HOLD_MS_MIN;
     this.#holds.set(node, { untilMs: nowMs + lengthMs, lengthMs, lastMs: nowMs });

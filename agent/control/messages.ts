@@ -59,6 +59,8 @@ export interface NodeReport {
   /** Disks of which requests wait here, and why. */
   readonly waiting: readonly { readonly disk: number; readonly reason: string }[];
   readonly damagedBlocks: number;
+  /** As leader: voters that have come back without a part of the log of consensus that they had acknowledged. */
+  readonly lostLogs: readonly number[];
 }
 
 /** The report of a node that has nothing to tell. */
@@ -76,6 +78,7 @@ export const EMPTY_REPORT: NodeReport = {
   stuck: "",
   waiting: [],
   damagedBlocks: 0,
+  lostLogs: [],
 };
 
 /** A control message. */
@@ -190,6 +193,8 @@ function reportFields(report: NodeReport): unknown[] {
     report.damagedBlocks,
     report.copyBytesPerSecond,
     report.epoch,
+    // Came later: only where there is something to say.
+    ...(report.lostLogs.length > 0 ? [report.lostLogs.slice(0, REPORT_LIST_MAX)] : []),
   ];
 }
 
@@ -272,12 +277,14 @@ function readReport(value: unknown): NodeReport | null {
     damagedBlocks,
     copyBytesPerSecond,
     epoch,
+    lostLogs = [],
   ] = value;
   const isRight = isCounts(unreachable) && isCounts(disconnected) && isCount(usedBytes) &&
     isCount(capacityBytes) && typeof isFull === "boolean" && isCount(joiningGroups) &&
     isCount(chunksLeft) && isCount(copiedBytes) && isText(stuck) &&
     isList(waiting, REPORT_LIST_MAX) && isCount(damagedBlocks) &&
-    isCount(copyBytesPerSecond) && isCount(epoch);
+    isCount(copyBytesPerSecond) && isCount(epoch) &&
+    isCounts(lostLogs);
   if (!isRight) return null;
   const waits: { disk: number; reason: string }[] = [];
   for (const item of waiting) {
@@ -298,6 +305,7 @@ function readReport(value: unknown): NodeReport | null {
     stuck,
     waiting: waits,
     damagedBlocks,
+    lostLogs,
   };
 }
 

@@ -102,5 +102,7 @@ export function nextChange(situation: VoterSituation): ConfigurationChange | nul
     if (other !== undefined) return { kind: "demote", node: other };
   }
   const stranger = [...voters, ...learners].find((node) => !known.has(node) && node !== self);
-  return stranger === undefined ? null : { kind: "remove", node: stranger };
+  if (stranger === undefined) return null;
+  // Raft wants a node that has voted to hear the end of it (the head of raft.ts).
+  return { kind: voters.includes(stranger) ? "demote" : "remove", node: stranger };
 }

@@ -151,6 +151,11 @@ export interface NodeStatus {
   damagedBlocks: number;
   /** Its store takes no new writes. */
   isFull: boolean;
+  /**
+   * It votes, and has come back without a part of the log of consensus that it had acknowledged: it
+   * does not count for any decision until enough other voters have all of it.
+   */
+  hasLostLog: boolean;
 }
 
 /** A disk of which requests wait, on the node where it is open. */

@@ -127,6 +127,11 @@ const NODE_FAMILIES: readonly Family<NodeStatus>[] = [
     "1 when something stands in the way of that.",
     (of) => Number(of.stuck !== null),
   ),
+  gauge(
+    "node_lost_log",
+    "1 when it came back without a part of the log of consensus, and does not count for now.",
+    (of) => Number(of.hasLostLog),
+  ),
 ];
 
 function gauge<T>(name: string, help: string, value: (of: T) => number): Family<T> {

@@ -184,6 +184,7 @@ const NODE_STATUS = {
   stuck: maybeText("What stands in the way of catching up, or null"),
   damagedBlocks: count("Blocks of its store that could not be verified"),
   isFull: flag("Its store takes no new writes"),
+  hasLostLog: flag("Came back without a part of the log of consensus: does not count for now"),
 };
 
 const CLUSTER_STATUS = {

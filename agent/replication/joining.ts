@@ -13,6 +13,10 @@
  *   Until then live writes leave its stamp unknown, so that no crash can make it look complete.
  * - The source gives its list and chunks only under the epoch at which this node joined, and after all that it accepted before
  *   that is in its store; whatever it accepted later comes here live. So what was acknowledged is in one of the two.
+ * - A chunk that neither the source's list nor this node's own had, when both were complete, is complete as it is: nothing had
+ *   been written to it, so the first write that comes live is the first of all. Whatever could make it otherwise begins a new
+ *   job: a lease that was not given back has a new `joinedEpoch` (map/groups.ts), since its holder may have left writes at the
+ *   source alone. (A disk that came into the pool meanwhile was in sync here before: its chunks are complete, too.)
  * - A pulled chunk with live writes is complete only when those have reached the source's stamp: a live write that is in what
  *   was copied and still on its way here must not be mistaken for one that was applied.
  * - A group is reported only after a sync that covers everything pulled.
@@ -557,6 +561,13 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
         }
       } while (from >= 0);
     }
+    // What came live meanwhile may still be on its way into the store, and its chunk not listed.
+    for (const [layer, chunks] of job.chunks) {
+      for (const [chunk, state] of chunks) {
+        const isInHand = state.isComplete || state.awaited !== null;
+        if (!isInHand && state.highestAt === 0) this.#enqueue(job, layer, chunk, state);
+      }
+    }
     job.phase = Phase.Pulling;
   }
 
@@ -649,7 +660,9 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const isLiveLater = live !== null && compareStamps(live.last, stamp) > 0;
     const { generation, sequence } = isLiveLater ? live.last : stamp;
     this.store.stampOf(layer, chunk, this.#stampNow);
-    const isSame = isKnown(this.#stampNow) && this.#stampNow.generation === generation &&
+    // A live write that makes it unknown may be on its way into the store.
+    const isSame = live === null && isKnown(this.#stampNow) &&
+      this.#stampNow.generation === generation &&
       this.#stampNow.sequence === sequence;
     if (!isSame) this.#setStamp(layer, chunk, generation, sequence);
     this.#endPull(job, state);
@@ -692,7 +705,9 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const job = this.#jobs.get(keyOf(group.copies, group.group))!;
     const layer = operation.layers[0];
     const { chunk } = operation;
+    const isNew = job.phase >= Phase.Pulling && job.find(layer, chunk) === undefined;
     const state = job.state(layer, chunk);
+    if (isNew) state.isComplete = true;
     if (state.isComplete) {
       this.store.stampOf(layer, chunk, this.#stamp);
       return compareStamps(operation, this.#stamp) <= 0 ? LiveWrite.Skip : LiveWrite.Apply;

@@ -119,10 +119,40 @@ export class Applier {
         break;
       case EntryKind.Relocate:
       case EntryKind.Poison:
-        this.#move(word, headerWord, headerLocation, dataLocation);
+        this.#move(word, headerWord, headerLocation, dataLocation, 0, count);
         return;
     }
     if (recordVersion(u32, headerWord) >= FORMAT_STAMPS) this.#stamp(word, layer, chunk, kind);
+  }
+
+  /**
+   * Replay: of a WRITE or RELOCATE of which not all blocks are there, applies some that are. What
+   * becomes of the stamp is the caller's business. Everything else is left alone, as by
+   * {@linkcode apply}.
+   *
+   * @param from first of the entry's blocks that are applied
+   * @param count how many
+   */
+  applyPart(
+    word: number,
+    headerWord: number,
+    headerLocation: number,
+    dataLocation: number,
+    from: number,
+    count: number,
+  ): void {
+    const u32 = this.#u32;
+    const layer = entryLayer(u32, word);
+    if (this.layers.get(layer) !== LayerState.Live) return;
+    if (entryKind(u32, word) === EntryKind.Relocate) {
+      this.#move(word, headerWord, headerLocation, dataLocation, from, from + count);
+      return;
+    }
+    const sums = entryChecksums(word) + from;
+    const block = entryBlock(u32, word) + from;
+    const location = dataLocation + from;
+    const chunk = entryChunk(u32, word);
+    this.#set(layer, chunk, block, count, location, sums, headerWord, headerLocation);
   }
 
   /** What the entry makes of its chunk's stamp. */
@@ -160,18 +190,24 @@ export class Applier {
     this.#placed.blocksPlaced(location, count);
   }
 
-  /** RELOCATE and POISON: compare and set, run by run. */
-  #move(word: number, headerWord: number, headerLocation: number, dataLocation: number): void {
+  /** RELOCATE and POISON: compare and set, run by run, blocks `first` to `count` of the entry. */
+  #move(
+    word: number,
+    headerWord: number,
+    headerLocation: number,
+    dataLocation: number,
+    first: number,
+    count: number,
+  ): void {
     const u32 = this.#u32;
     const index = this.#index;
     const layer = entryLayer(u32, word);
     const chunk = entryChunk(u32, word);
     const block = entryBlock(u32, word);
-    const count = entryCount(u32, word);
     const from = entryFrom(u32, word);
     const sums = entryChecksums(word);
     const poisons = entryKind(u32, word) === EntryKind.Poison;
-    for (let i = 0; i < count;) {
+    for (let i = first; i < count;) {
       let run = this.#stillThere(layer, chunk, block, i, count, from);
       if (run === 0) {
         i += index.find(layer, chunk, block + i, count - i);

@@ -8,7 +8,7 @@
  * 3. Replay (replay.ts). What had been durable and is gone is damage, and refused unless the caller
  *    accepts it.
  *    Where damage is accepted nobody knows what the writes that are gone had changed, so all stamps
- *    become unknown.
+ *    become unknown. Blocks that may have been torn: see below.
  * 4. Sync: what was read may so far be in the page cache only, left by a process that was killed.
  *    Everything that follows relies on it, so it must be durable before anything is overwritten.
  * 5. Unless the store was closed cleanly, a checkpoint of the result, so that the torn tail that
@@ -103,6 +103,10 @@ class Rebuilt {
   readonly applier: Applier;
   readonly meta = new MetaTable();
   placed: (location: number, count: number) => void = () => {};
+  /** Blocks of the log that do not match and may have been torn. */
+  tornBlocks = 0;
+  /** layer → chunks that such blocks were written to. */
+  readonly doubtful = new Map<number, Set<number>>();
   /** The first entry of META that is part of the log and cannot be read. */
   lostMeta: { lsn: number; location: number } | null = null;
 
@@ -253,9 +257,12 @@ function* restore(
       end = yield* endOf(reader, start);
       continue;
     }
-    const scan = yield* scanLog(reader, segments, start, start.syncedLsn);
-    if (isDoubtful || scan.isHeaderLost) yield* doubt(reader, segments, scan, isDoubtful);
     const isLast = i === starts.length - 1;
+    // What came before a later checkpoint was durable with it.
+    const durableLsn = isLast ? 0 : starts[i + 1].previousEndLsn;
+    const syncedLsn = Math.max(start.syncedLsn, durableLsn);
+    const scan = yield* scanLog(reader, segments, start, syncedLsn);
+    if (isDoubtful || scan.isHeaderLost) yield* doubt(reader, segments, scan, isDoubtful);
     if (!isLast) limitSpans(scan, starts[i + 1].previousEndLsn);
     if (scan.damage.length > 0 && options.acceptDamage !== true) return damaged(scan, segments);
     for (const { segment, block, lsn, reason } of scan.damage) {
@@ -310,6 +317,7 @@ function* restore(
     lsnMax = Math.max(lsnMax, scan.lsnMax);
     sequenceMax = Math.max(sequenceMax, scan.sequenceMax);
   }
+  forgetDoubtful(rebuilt, machine);
   return { rebuilt, checkpoint, scans, endLsn, end, lsnMax, sequenceMax };
 }
 
@@ -378,11 +386,12 @@ function* replayRecord(
   window: Window,
   walked: WalkedRecord,
 ): Task {
-  const { record, at, location } = walked;
+  const { record, at, location, bad } = walked;
   const { u32 } = window;
   const headerWord = at >>> 2;
   let word = headerWord + RECORD_WORD.entries;
-  let data = location + record.headerBlocks;
+  const first = location + record.headerBlocks;
+  let data = first;
   const metas: MetaEntry[] = [];
   for (let i = 0; i < record.entryCount; i++) {
     const kind = entryKind(u32, word);
@@ -399,7 +408,10 @@ function* replayRecord(
         isRemoved: (entryFlags(u32, word) & META_REMOVED) !== 0,
       });
     } else {
-      rebuilt.applier.apply(word, headerWord, location, data);
+      const blocks = hasData(kind) ? entryCount(u32, word) : 0;
+      const torn = bad?.subarray(data - first, data - first + blocks);
+      if (torn?.includes(1)) replayTorn(rebuilt, window, walked, word, data, torn);
+      else rebuilt.applier.apply(word, headerWord, location, data);
     }
     if (hasData(kind)) data += entryCount(u32, word);
     word = entryNext(u32, word);
@@ -409,6 +421,56 @@ function* replayRecord(
     if (yield* replayMeta(rebuilt, reader, window, meta)) continue;
     rebuilt.lostMeta ??= { lsn: record.lsn, location: meta.data };
   }
+}
+
+/**
+ * Applies a WRITE or RELOCATE of which some blocks do not match: the others count, the bad ones
+ * stay where they were. See "Torn or rotten" at the head of the file.
+ *
+ * @param torn by block of the entry: 1 where it is bad
+ */
+function replayTorn(
+  rebuilt: Rebuilt,
+  window: Window,
+  walked: WalkedRecord,
+  word: number,
+  data: number,
+  torn: Uint8Array,
+): void {
+  const { u32 } = window;
+  const headerWord = walked.at >>> 2;
+  for (let from = 0; from < torn.length;) {
+    if (torn[from] === 1) {
+      rebuilt.tornBlocks++;
+      from++;
+      continue;
+    }
+    const next = torn.indexOf(1, from);
+    const count = (next < 0 ? torn.length : next) - from;
+    rebuilt.applier.applyPart(word, headerWord, walked.location, data, from, count);
+    from += count;
+  }
+  if (entryKind(u32, word) !== EntryKind.Write) return;
+  const layer = entryLayer(u32, word);
+  let chunks = rebuilt.doubtful.get(layer);
+  if (chunks === undefined) rebuilt.doubtful.set(layer, chunks = new Set());
+  chunks.add(entryChunk(u32, word));
+}
+
+/** All of the log is applied: chunks of which a part is missing do not hold what any stamp says. */
+function forgetDoubtful(rebuilt: Rebuilt, machine: Machine): void {
+  const { doubtful, tornBlocks, applier: { stamps } } = rebuilt;
+  if (tornBlocks === 0) return;
+  let chunkCount = 0;
+  for (const [layer, chunks] of doubtful) {
+    chunkCount += chunks.size;
+    for (const chunk of chunks) stamps.clear(layer, chunk);
+  }
+  // Ordinary after a power failure.
+  machine.logger.info("blocks written shortly before the crash are as they were before", {
+    blocks: tornBlocks,
+    chunks: chunkCount,
+  });
 }
 
 /** Takes the values of an entry; false when they cannot be read. */
@@ -543,7 +605,10 @@ interface Head extends LogEnd {
 
 /**
  * True when the log can go on where it ended: place and following segment are known, and the latter
- * holds nothing.
+ * holds nothing. It holds something where the block that had replaced it has rotted, unless a later
+ * record says that it was durable. One in the log's last segment would say so, since the following
+ * one was chosen before; so the last segment itself, which was chosen one segment earlier still,
+ * holds nothing past the end of the log.
  */
 function canGoOn(found: Found): boolean {
   const { end, rebuilt: { segments } } = found;

@@ -9,9 +9,14 @@
  *    beyond that lsn it is the torn tail of a crash: records that nobody was promised. If it does
  *    not, something that had been durable is gone: damage.
  * 2. {@linkcode walkLog} hands the records out in order. Of those past the durable lsn it checks
- *    the data as well, and stops at the first whose data is not all there.
+ *    the data as well. META that is not all there ends the log. A block of anything else that does
+ *    not match was torn by the crash, or it was durable and has rotted since: nobody can tell. That
+ *    is no reason to give up what lies behind it, which may be META that others were promised. The
+ *    record is handed out with the blocks that are bad, and counts without them (open.ts).
  *
  *     lsn   | replayed, data not read   durable | replayed, data checked | torn | ignored, valid or not
+ *                                                                          ▲
+ *                                          first header or META that is not valid
  *
  * How a segment's end is told from the log's end: the header of the following segment names the
  * last lsn that counts before it. Reaching exactly that lsn leads on; falling short is a gap;
@@ -24,6 +29,7 @@ import type { Window } from "../platform/platform.ts";
 import {
   entryChecksums,
   entryCount,
+  EntryKind,
   entryKind,
   entryNext,
   hasData,
@@ -316,13 +322,18 @@ export interface WalkedRecord {
   readonly at: number;
   /** Location of its header. */
   readonly location: number;
+  /**
+   * By data block of the record: 1 where it does not match its checksum; never one of META. Null
+   * where all match, or the record is known to be durable and its data was not looked at.
+   */
+  readonly bad: Uint8Array | null;
 }
 
 /**
  * Second pass: calls `apply` for each record that counts.
  *
  * @param apply a task, since it may have to read the record's data
- * @returns lsn of the last record applied, and whether the walk was cut short by torn data
+ * @returns lsn of the last record applied, and what cut the walk short where that was no torn META
  */
 export function* walkLog(
   reader: LogReader,
@@ -344,14 +355,15 @@ export function* walkLog(
         return { endLsn, end, error: { segment, block, lsn, reason: "it can no longer be read" } };
       }
       const location = segments.start(segment) + block;
+      let bad: Uint8Array | null = null;
       if (lsn > scan.syncedLsn && record.dataBlocks > 0) {
-        if (!(yield* isDataIntact(reader, window, location, at, record))) {
-          return { endLsn, end, error: null };
-        }
+        const checked = yield* checkData(reader, window, location, at, record);
+        if (checked.isMetaBad) return { endLsn, end, error: null };
+        ({ bad } = checked);
         at = yield* reader.record(segment, block, sequence, record, AHEAD_BLOCKS);
         if (at < 0) return { endLsn, end, error: { segment, block, lsn, reason: "read error" } };
       }
-      yield* apply({ record, at, location });
+      yield* apply({ record, at, location, bad });
       endLsn = lsn;
       block += record.headerBlocks + record.dataBlocks;
       end = { segment, sequence, block, next };
@@ -361,29 +373,37 @@ export function* walkLog(
 }
 
 /** Checks every data block of a record against its checksum. */
-function* isDataIntact(
+function* checkData(
   reader: LogReader,
   window: Window,
   location: number,
   at: number,
   record: RecordHeader,
-): Task<boolean> {
+): Task<{ isMetaBad: boolean; bad: Uint8Array | null }> {
   const checksums = new Uint32Array(record.dataBlocks);
+  const isMeta = new Uint8Array(record.dataBlocks);
   let count = 0;
   let word = (at >>> 2) + RECORD_WORD.entries;
   for (let i = 0; i < record.entryCount; i++) {
-    if (hasData(entryKind(window.u32, word))) {
+    const kind = entryKind(window.u32, word);
+    if (hasData(kind)) {
       const blocks = entryCount(window.u32, word);
       const first = entryChecksums(word);
+      if (kind === EntryKind.Meta || kind === EntryKind.MetaBatch) {
+        isMeta.fill(1, count, count + blocks);
+      }
       for (let j = 0; j < blocks; j++) checksums[count++] = window.u32[first + j];
     }
     word = entryNext(window.u32, word);
   }
   const data = location + record.headerBlocks;
+  let bad: Uint8Array | null = null;
   for (let i = 0; i < count; i++) {
     const buffer = yield* reader.load(data + i, 1, count - i);
-    if (buffer < 0) return false;
-    if (window.kernel.checksum(buffer, BLOCK_BYTES) !== checksums[i]) return false;
+    if (buffer >= 0 && window.kernel.checksum(buffer, BLOCK_BYTES) === checksums[i]) continue;
+    if (isMeta[i] === 1) return { isMetaBad: true, bad: null };
+    bad ??= new Uint8Array(count);
+    bad[i] = 1;
   }
-  return true;
+  return { isMetaBad: false, bad };
 }

@@ -62,6 +62,7 @@ Deno.test("node list has state, role, zone, weight, usage, version and address o
     usedBytes: null,
   });
   backend.nodeParts.set(4, { joiningGroups: 3, stuck: "no source is up", isFull: true });
+  backend.nodeParts.set(1, { hasLostLog: true });
   const { stdout, stderr } = await agent.runWell("node list");
   assertEquals(stderr, "");
   assertEquals(
@@ -73,6 +74,7 @@ Deno.test("node list has state, role, zone, weight, usage, version and address o
       "host-3  down                   -       -         auto    1G      931G  1.0.0    192.0.2.4:7460",
       "host-4  up, catching up, full  voter   -         auto    1G      931G  1.0.0    192.0.2.5:7460",
       "host-5  up, draining           -       -         auto    1G      931G  1.0.0    192.0.2.6:7460",
+      "host-1 has lost a part of the cluster's log, and does not count for now",
       "host-2 does not answer: host-1 probed it in vain?, for 2 s",
       "host-4 cannot catch up: no source is up",
       "",

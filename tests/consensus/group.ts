@@ -34,6 +34,8 @@ export interface Node {
   /** Persists are kept back, in `pending`. */
   isDiskHeld: boolean;
   pending: Persist[];
+  /** What its disk holds. */
+  durable: RaftState;
   applied: Entry[];
   reads: ReadState[];
   restored: number[];
@@ -58,6 +60,7 @@ export class Group {
       isRunning: true,
       isDiskHeld: false,
       pending: [],
+      durable: state,
       applied: [],
       reads: [],
       restored: [],
@@ -65,6 +68,11 @@ export class Group {
     };
     this.nodes.set(id, node);
     return node;
+  }
+
+  /** Starts a node anew with what its disk holds, or with what it held before. */
+  restart(id: number, state: RaftState = this.get(id).durable): void {
+    this.add(id, state);
   }
 
   /** A group of voters 1…`voters` and learners after them, led by 1. */
@@ -176,6 +184,7 @@ export class Group {
   }
 
   #finish(node: Node, persist: Persist): void {
+    node.durable = after(node.durable, persist);
     node.raft.persisted(persist.token);
     this.#queue.push(...persist.messages);
   }
@@ -206,6 +215,23 @@ export class Group {
     if (state !== node.state) this.lines.push(`${node.id} ${state}`);
     node.state = state;
   }
+}
+
+/** What a disk holds once a persist is durable. */
+function after(
+  before: RaftState,
+  { hardState, snapshot, entries, ...persist }: Persist,
+): RaftState {
+  const first = entries[0]?.index ?? Infinity;
+  const begin = (snapshot ?? before.snapshot).index;
+  const kept = persist.isLogReplaced ? [] : before.entries.filter(({ index }) => index < first);
+  return {
+    term: hardState?.term ?? before.term,
+    vote: hardState?.vote ?? before.vote,
+    snapshot: snapshot ?? before.snapshot,
+    entries: [...kept, ...entries].filter(({ index }) => index > begin),
+    commit: Math.max(before.commit, persist.commit),
+  };
 }
 
 /** Elections after 500 ms and 60 more for each id. */

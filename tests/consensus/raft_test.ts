@@ -13,6 +13,7 @@ import {
   ENTRY_BYTES_MAX,
   HEARTBEAT_MS,
   LEARNER_HEARTBEAT_MS,
+  LOSS_MS,
   PERSISTS_MAX,
   QUORUM_MS,
   READS_MAX,
@@ -696,13 +697,189 @@ Deno.test("entries of earlier terms are committed only along with one of the own
 
 Deno.test("an old rejection changes nothing about a follower", () => {
   const progress = new Progress(10, 0, false);
-  assertEquals(progress.rejected(9, 6), true);
+  assertEquals(progress.rejected(9, 6, 0), true);
   assertEquals(progress.next, 7);
   progress.isPaused = true;
-  assertEquals(progress.rejected(9, 2), false);
+  assertEquals(progress.rejected(9, 2, 0), false);
   assertEquals([progress.next, progress.isPaused], [7, true]);
   progress.accepted(6);
   progress.becomeReplicate();
-  assertEquals(progress.rejected(6, 1), false);
+  assertEquals(progress.rejected(6, 1, 0), false);
   assertEquals([progress.state, progress.next], ["replicate", 7]);
+});
+
+// ── A member that comes back without what it had acknowledged ────────────────────────────────────
+
+/** A group in which a member has lost the last of what it had acknowledged; the others are as given. */
+function forgetful(group: Group, id: number): void {
+  const before = group.get(id).durable;
+  for (const text of ["b", "c"]) group.propose(1, text);
+  group.settle();
+  assertEquals(memberOf(group, id).match, group.raft(1).status().lastIndex);
+  group.restart(id, before);
+  group.settle();
+}
+
+function memberOf(group: Group, id: number) {
+  return group.raft(1).status().members.find(({ node }) => node === id)!;
+}
+
+/** Long enough for a leader to notice. */
+const NOTICED_MS = LOSS_MS + 3 * HEARTBEAT_MS;
+
+Deno.test("a voter that has lost what it had acknowledged gets it again, and does not count before others have all", () => {
+  const group = Group.of(3);
+  group.propose(1, "a");
+  group.settle();
+  group.isolate(3);
+  forgetful(group, 2);
+  group.propose(1, "d");
+  group.advance(LOSS_MS - 2 * HEARTBEAT_MS);
+  const { commit } = group.raft(1).status();
+  assertEquals([memberOf(group, 2).hasLostLog, group.texts(2)], [false, []]);
+  group.advance(5 * HEARTBEAT_MS);
+  assertEquals(memberOf(group, 2).hasLostLog, true);
+  assertEquals(memberOf(group, 2).match, group.raft(1).status().lastIndex, "it has all again");
+  group.raft(1).readIndex(7);
+  group.advance(2000);
+  const status = group.raft(1).status();
+  assertEquals([status.role, status.commit], ["leader", commit]);
+  assertEquals(group.get(1).reads, []);
+  group.heal();
+  group.advance(300);
+  assertEquals(memberOf(group, 2).hasLostLog, false);
+  for (const id of [1, 2, 3]) assertEquals(group.texts(id), ["a", "b", "c", "d"], `${id}`);
+  assertEquals(group.get(1).reads.length, 1);
+  // It counts again.
+  group.isolate(3);
+  group.propose(1, "e");
+  group.settle();
+  assertEquals(group.texts(2).at(-1), "e");
+});
+
+Deno.test("of five voters three must have what was made after a loss was noticed", () => {
+  const group = Group.of(5);
+  group.isolate(4, 5);
+  forgetful(group, 2);
+  group.propose(1, "d");
+  group.advance(NOTICED_MS);
+  assertEquals(memberOf(group, 2).hasLostLog, true, "1 and 3 have it");
+  group.heal();
+  group.isolate(5);
+  group.advance(300);
+  assertEquals(memberOf(group, 2).hasLostLog, false, "4 has it as well");
+  assertEquals(group.texts(2), ["b", "c", "d"]);
+});
+
+Deno.test("of two voters a leader knows all that the other can have promised", () => {
+  const group = Group.of(2);
+  forgetful(group, 2);
+  group.propose(1, "d");
+  group.advance(NOTICED_MS);
+  assertEquals([memberOf(group, 2).hasLostLog, group.texts(2)], [false, ["b", "c", "d"]]);
+  group.propose(1, "e");
+  group.settle();
+  assertEquals(group.texts(1).at(-1), "e");
+});
+
+Deno.test("a learner that has lost entries gets them again", () => {
+  const group = Group.of(3, 1);
+  forgetful(group, 4);
+  group.propose(1, "d");
+  group.advance(NOTICED_MS);
+  assertEquals([memberOf(group, 4).hasLostLog, group.texts(4)], [false, ["b", "c", "d"]]);
+});
+
+Deno.test("while a change that takes a voter away is not committed, the configuration before it counts as well", () => {
+  const group = Group.of(3);
+  group.isolate(3);
+  forgetful(group, 2);
+  group.change(1, { kind: "demote", node: 3 });
+  group.advance(NOTICED_MS);
+  // Of 1 and 2 no majority is without 1, but of 1, 2 and 3 there is one.
+  assertEquals(memberOf(group, 2).hasLostLog, true);
+  const { commit, configurationIndex } = group.raft(1).status();
+  assert(commit < configurationIndex);
+  group.heal();
+  group.advance(300);
+  assertEquals(memberOf(group, 2).hasLostLog, false, "3 has it, though it is a learner now");
+  assertEquals(group.raft(1).status().configuration.voters, [1, 2]);
+  for (const id of [1, 2, 3]) assertEquals(group.texts(id), ["b", "c"], `${id}`);
+});
+
+Deno.test("old refusals do not look like a loss", () => {
+  const group = Group.of(3);
+  for (const text of ["a", "b", "c"]) group.propose(1, text);
+  group.settle();
+  const { lastIndex, term } = group.raft(1).status();
+  const head = { kind: "append-response", from: 2, to: 1, term, isRejected: true } as const;
+  for (let i = 0; i < 60; i++) {
+    group.inject({ ...head, index: lastIndex - 1, agreedIndex: 1, agreedTerm: 1 });
+    group.advance(HEARTBEAT_MS);
+  }
+  assertEquals([memberOf(group, 2).match, memberOf(group, 2).hasLostLog], [lastIndex, false]);
+  assertEquals(group.raft(1).status().lastIndex, lastIndex, "no entry was made for it");
+  // Nor do a few in a moment, unanswered.
+  group.isolate(2);
+  for (let i = 0; i < 60; i++) {
+    group.inject({ ...head, index: lastIndex - 1, agreedIndex: 1, agreedTerm: 1 });
+  }
+  group.advance(LOSS_MS + 500);
+  assertEquals(memberOf(group, 2).hasLostLog, false);
+});
+
+Deno.test("a commit index is believed only once the log has been compared in this life", () => {
+  const data = encodeConfiguration({ voters: [1, 2, 3], learners: [] });
+  // What this node had before the leader replaced it, and has again.
+  const old: Entry = { index: 2, term: 2, kind: 1, data: new Uint8Array([66]) };
+  const entries: Entry[] = [{ index: 1, term: 1, kind: 2, data }, old];
+  const state = { ...Raft.joining(), term: 3, vote: 1, entries, commit: 1 };
+  const raft = new Raft({ id: 2, state, random: new Prng(1), nowMs: 0 });
+  const committed: number[] = [];
+  const answers = () => {
+    const messages: Message[] = [];
+    for (let ready = raft.ready(); ready !== null; ready = raft.ready()) {
+      messages.push(...ready.messages, ...ready.persist?.messages ?? []);
+      committed.push(...ready.committed.map(({ term }) => term));
+      if (ready.persist !== null) raft.persisted(ready.persist.token);
+    }
+    return messages;
+  };
+  const head = { from: 1, to: 2, term: 3 };
+  raft.step({ kind: "heartbeat", ...head, commit: 2, round: 0 });
+  const asked = answers().find(({ kind }) => kind === "append-response");
+  const refusal = { index: 2, isRejected: true, agreedIndex: 1, agreedTerm: 1 };
+  assertEquals(asked, { kind: "append-response", from: 2, to: 1, term: 3, ...refusal });
+  assertEquals([raft.status().commit, committed], [1, [1]]);
+  const right: Entry = { ...old, term: 3 };
+  raft.step({ kind: "append", ...head, prevIndex: 1, prevTerm: 1, commit: 1, entries: [right] });
+  raft.step({ kind: "heartbeat", ...head, commit: 2, round: 0 });
+  answers();
+  assertEquals([raft.status().commit, committed], [2, [1, 3]]);
+});
+
+Deno.test("a follower that starts anew in the term of an idle leader learns what is committed", () => {
+  const group = Group.of(3);
+  group.propose(1, "a");
+  group.settle();
+  group.restart(2, { ...group.get(2).durable, commit: 0 });
+  group.advance(3 * HEARTBEAT_MS);
+  assertEquals(group.texts(2), ["a"]);
+  assertEquals(memberOf(group, 2).hasLostLog, false);
+});
+
+Deno.test("whoever follows a leader votes for nobody else in its term, also after a restart", () => {
+  const group = Group.of(3);
+  group.settle();
+  const { term, lastIndex } = group.raft(1).status();
+  group.restart(2, { ...group.get(2).durable, vote: 0 });
+  group.advance(2 * HEARTBEAT_MS);
+  assertEquals(group.get(2).durable.vote, 1);
+  group.isolate(1);
+  group.restart(2);
+  const vote = { kind: "vote", from: 3, to: 2, term, isPre: false, isTransfer: false } as const;
+  group.inject({ ...vote, lastIndex: lastIndex + 1, lastTerm: term - 1 });
+  group.inject({ ...vote, lastIndex: lastIndex + 1, lastTerm: term });
+  group.settle();
+  assertEquals(count(group, /^2>3 vote-response .* yes/), 0);
 });

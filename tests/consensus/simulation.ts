@@ -7,6 +7,11 @@
  * slow; members come and go; logs are compacted. An {@link Oracle} looks on. At the end faults
  * stop, and the group must get on with its work.
  *
+ * Now and then a member comes back without the newest part of what it had made durable. Not even
+ * then may a promise be broken, provided that nothing rested on that member: what it had
+ * acknowledged is on a majority of voters without it, and it has not forgotten a vote. (Otherwise
+ * all bets are off, and no machine could do anything about it.)
+ *
  * `flaw` breaks the surroundings of the machine on purpose, to show that the oracle sees it.
  *
  * @module
@@ -14,10 +19,12 @@
 import { Prng } from "../../agent/base/prng.ts";
 import { PERSISTS_MAX } from "../../agent/consensus/limits.ts";
 import { Raft } from "../../agent/consensus/raft.ts";
-import type { ConfigurationChange } from "../../agent/consensus/configuration.ts";
+import type { Configuration, ConfigurationChange } from "../../agent/consensus/configuration.ts";
+import { decodeConfiguration, majorityOf } from "../../agent/consensus/configuration.ts";
+import { ENTRY_CONFIGURATION } from "../../agent/consensus/log.ts";
 import type { Message } from "../../agent/consensus/messages.ts";
 import { decodeMessage, encodeMessage } from "../../agent/consensus/messages.ts";
-import type { Persist, Ready } from "../../agent/consensus/ready.ts";
+import type { Persist, RaftState, Ready } from "../../agent/consensus/ready.ts";
 import { load, type RaftStorage, writeInitial } from "../../agent/consensus/storage.ts";
 import type { StorageWrite } from "../../agent/consensus/storage.ts";
 import { unwrap } from "../../agent/map/errors.ts";
@@ -52,6 +59,10 @@ export interface SimulationResult {
   changes: number;
   snapshots: number;
   transfers: number;
+  /** Members that came back without something that they had made durable. */
+  losses: number;
+  /** Times that somebody noticed. */
+  noticed: number;
 }
 
 const NODES_MAX = 9;
@@ -61,6 +72,8 @@ const GROWTH_MS = 10_000;
 /** Faults are over; within this time the group must have done its work. */
 const RECOVERY_MS = 30_000;
 const ARCHIVE_MAX = 300;
+/** States of its disk that a host may fall back to. */
+const HISTORY_MAX = 12;
 /** Some states are padded so that they need several messages. */
 const LARGE_SNAPSHOT_BYTES = 600 * 1024;
 
@@ -116,7 +129,9 @@ interface Pending {
 
 /** One host: a disk that stays, and a machine that comes and goes. */
 class Host {
-  readonly disk = new Map<string, Uint8Array>();
+  disk = new Map<string, Uint8Array>();
+  /** What the disk held before, oldest first: all with the same term and vote, and the same snapshot. */
+  history: Map<string, Uint8Array>[] = [];
   raft: Raft | null = null;
   storage!: RaftStorage;
   /** Counts lives: what belongs to an earlier one is over. */
@@ -134,6 +149,8 @@ class Host {
   clockReadMs = 0;
   /** By context: what was committed when it was asked for. */
   readonly reads = new Map<number, number>();
+  /** As leader: members that have lost their log. */
+  distrusted: number[] = [];
 
   constructor(readonly id: number) {}
 }
@@ -153,6 +170,12 @@ export class Simulation {
   readonly #repeat: number;
   readonly #replay: number;
   readonly #slowDisk: number;
+  /** Of its own, so that losses do not change what else is drawn. */
+  readonly #lossRandom: Prng;
+  /** Members lose parts of their logs while everything else goes wrong, too; otherwise only at the end. */
+  readonly #hasLosses: boolean;
+  /** Has come back without something, and has not caught up yet. */
+  #forgetful: { host: Host; lastIndex: number } | null = null;
   readonly #memberTarget: number;
   readonly #voterTarget: number;
   #isFaulty = true;
@@ -168,10 +191,14 @@ export class Simulation {
     changes: 0,
     snapshots: 0,
     transfers: 0,
+    losses: 0,
+    noticed: 0,
   };
 
   constructor(options: SimulationOptions) {
     const random = this.#random = new Prng(options.seed);
+    this.#lossRandom = new Prng(options.seed ^ 0x1055e5);
+    this.#hasLosses = options.isContested !== true && this.#lossRandom.chance(0.5);
     this.#flaw = options.flaw;
     this.#faultsMs = options.faultsMs ?? 8_000;
     this.#loss = random.fraction() * 0.3;
@@ -207,9 +234,13 @@ export class Simulation {
     if (this.#isContested) this.#every(100, 500, () => this.#storm());
     else this.#every(50, 800, () => this.#fault());
     if (!this.#isContested) this.#every(100, 400, () => this.#changeMembers());
+    if (this.#hasLosses) {
+      this.#every(50, 400, () => this.#loseTail());
+    }
     this.#runUntil(this.#nowMs + this.#faultsMs, () => false);
     this.#isFaulty = false;
     this.#recover();
+    if (!this.#isContested) this.#loseInPeace();
     this.result.elections = this.#oracle.elections;
     this.result.committed = this.#oracle.commit;
     return this.result;
@@ -322,7 +353,10 @@ export class Simulation {
   /** Lets the oracle see the node. */
   #look(host: Host): void {
     const status = host.raft!.status();
-    if (status.role === "leader") this.#oracle.leads(host.id, status.term, host.view);
+    if (status.role === "leader") {
+      this.#oracle.leads(host.id, status.term, host.view);
+      this.#notice(host, status.members.filter(({ hasLostLog }) => hasLostLog));
+    }
     if (status.commit < host.commit) throw new Violation(`${host.id} takes back a commit`);
     if (status.contradictions > 0) throw new Violation(`${host.id} met a contradiction`);
     // With so many persists under way there may be changes of the log that have not been seen yet
@@ -330,6 +364,12 @@ export class Simulation {
     if (host.pending.length >= PERSISTS_MAX) return;
     this.#oracle.commits(host.id, host.commit, status.commit, host.view);
     host.commit = status.commit;
+  }
+
+  #notice(host: Host, lost: readonly { node: number }[]): void {
+    const isNew = lost.some(({ node }) => !host.distrusted.includes(node));
+    if (isNew) this.result.noticed++;
+    host.distrusted = lost.map(({ node }) => node);
   }
 
   #apply(host: Host, ready: Ready): void {
@@ -378,6 +418,7 @@ export class Simulation {
       if (host.life !== life) return;
       while (host.pending.length > 0) {
         const done = host.pending.shift()!;
+        this.#remember(host, done.persist);
         writeTo(host.disk, done.writes);
         if (this.#flaw !== "early-persist") this.#acknowledge(host, done.persist);
         if (done === pending) break;
@@ -489,7 +530,9 @@ export class Simulation {
     }
     if (!this.#isFaulty || !random.chance(0.3)) return null;
     const node = random.pick([...voters, ...learners]);
-    return { kind: voters.includes(node) && random.chance(0.4) ? "demote" : "remove", node };
+    if (!voters.includes(node)) return { kind: "remove", node };
+    // Where somebody may lose its log voters are not removed outright; control never does that.
+    return { kind: random.chance(0.4) || this.#hasLosses ? "demote" : "remove", node };
   }
 
   // ── Faults ─────────────────────────────────────────────────────────────────────────────────────
@@ -536,6 +579,64 @@ export class Simulation {
     this.#events.push(this.#nowMs + afterMs, () => {
       if (host.raft === null) this.#start(host);
     });
+  }
+
+  /** Before a persist: what the disk would fall back to without it. */
+  #remember(host: Host, { hardState, snapshot, entries }: Persist): void {
+    if (hardState !== null || snapshot !== null) host.history = [];
+    else if (entries.length > 0) host.history.push(new Map(host.disk));
+    if (host.history.length > HISTORY_MAX) host.history.shift();
+  }
+
+  /** A host crashes and comes back without the newest part of what it had made durable. */
+  #loseTail(): void {
+    const random = this.#lossRandom;
+    const { host: before, lastIndex } = this.#forgetful ?? { host: null, lastIndex: 0 };
+    if (before !== null && before.view.last < lastIndex) return;
+    this.#lose(random.pick(this.#hosts.filter((each) => each.life > 0)));
+  }
+
+  /** @returns false where there is nothing that it may lose now */
+  #lose(host: Host): boolean {
+    const random = this.#lossRandom;
+    if (host.history.length === 0) return false;
+    const lost = this.#stateOf(host);
+    if (!this.#isKeptByOthers(host, lost)) return false;
+    if (host.raft !== null) this.#crash(host);
+    host.disk = random.pick(host.history);
+    host.history = [];
+    // It may apply again what it had applied.
+    host.appliedEver = 0;
+    this.#forgetful = { host, lastIndex: lastOf(lost).index };
+    this.result.losses++;
+    this.#events.push(this.#nowMs + random.pick([1, 50, 300]), () => {
+      if (host.raft === null) this.#start(host);
+    });
+    return true;
+  }
+
+  /** What is durable. */
+  #stateOf(host: Host): RaftState {
+    return unwrap(load(host.disk, host.id))!.state;
+  }
+
+  /**
+   * Whether all that a host has is durable on a majority without it, whichever of the configurations
+   * holds that are in any log.
+   */
+  #isKeptByOthers(host: Host, state: RaftState): boolean {
+    const last = lastOf(state);
+    const states = new Map<number, RaftState>();
+    for (const each of this.#hosts) if (each.life > 0) states.set(each.id, this.#stateOf(each));
+    const holds = (id: number) => {
+      const other = states.get(id);
+      if (other === undefined || id === host.id) return false;
+      if (other.snapshot.index >= last.index) return true;
+      return other.entries.some(({ index, term }) => index === last.index && term === last.term);
+    };
+    return [...states.values()].flatMap(configurationsOf).every(({ voters }) =>
+      !voters.includes(host.id) || voters.filter(holds).length >= majorityOf(voters.length)
+    );
   }
 
   #healLater(): void {
@@ -608,10 +709,32 @@ export class Simulation {
       host.rate = 1;
       if (host.life > 0 && host.raft === null) this.#start(host);
     }
+    this.#commitEverywhere();
+  }
+
+  /** A member comes back without what it had acknowledged while all else is well: it is noticed, and gets it all again. */
+  #loseInPeace(): void {
+    const leader = this.#leaders()[0];
+    const { voters, learners } = leader.raft!.status().configuration;
+    const others = [...voters, ...learners].filter((id) => id !== leader.id);
+    if (others.length === 0) return;
+    const host = this.#hosts[this.#lossRandom.pick(others) - 1];
+    const before = this.result.noticed;
+    if (!this.#lose(host)) return;
+    this.#commitEverywhere();
+    if (voters.includes(host.id) && this.result.noticed === before) {
+      throw new Violation(`nobody notices that ${host.id} has lost what it had acknowledged`);
+    }
+  }
+
+  /** Something new is committed, and all members apply it. */
+  #commitEverywhere(): void {
     const endMs = this.#nowMs + RECOVERY_MS;
     const first = this.#oracle.commit + 1;
     let goal = 0;
+    let isDone = false;
     const propose = () => {
+      if (isDone) return;
       if (goal === 0 || this.#oracle.commit < goal) {
         const leader = this.#leaders().at(0);
         const proposed = leader?.raft?.propose(new Uint8Array(1));
@@ -622,6 +745,7 @@ export class Simulation {
     };
     propose();
     this.#runUntil(endMs, () => goal > 0 && this.#haveAllApplied(goal));
+    isDone = true;
     if (goal === 0 || !this.#haveAllApplied(goal)) throw new Violation(this.#stuck(goal));
   }
 
@@ -629,7 +753,8 @@ export class Simulation {
     if (this.#oracle.commit < index) return false;
     const leader = this.#leaders().find((host) => host.applied >= index);
     if (leader === undefined) return false;
-    const { voters, learners } = leader.raft!.status().configuration;
+    const { configuration: { voters, learners }, members } = leader.raft!.status();
+    if (members.some(({ hasLostLog }) => hasLostLog)) return false;
     return [...voters, ...learners].every((id) => this.#hosts[id - 1].applied >= index);
   }
 
@@ -650,4 +775,15 @@ function writeTo(disk: Map<string, Uint8Array>, writes: readonly StorageWrite[])
     if (value === null) disk.delete(key);
     else disk.set(key, value);
   }
+}
+
+/** Index and term of the last entry. */
+function lastOf({ snapshot, entries }: RaftState): { index: number; term: number } {
+  return entries.at(-1) ?? snapshot;
+}
+
+/** All configurations of a log. */
+function configurationsOf({ snapshot, entries }: RaftState): Configuration[] {
+  const changes = entries.filter(({ kind }) => kind === ENTRY_CONFIGURATION);
+  return [snapshot.configuration, ...changes.map(({ data }) => decodeConfiguration(data)!)];
 }

@@ -311,6 +311,7 @@ Deno.test("a leader that is not wanted as a voter hands over to one that is, onc
     match: 5,
     silentMs,
     snapshotBytes: 0,
+    hasLostLog: false,
   });
   const successor = (silentMs: number) => {
     const situation = at.situation();
@@ -333,6 +334,22 @@ Deno.test("complaints of nodes that are down, and about oneself, count for nothi
   at.look();
   at.pass(1000);
   assertEquals(at.look(), []);
+});
+
+Deno.test("complaints while somebody is kept out do not keep it out for longer and longer", () => {
+  const at = new Fixture(3);
+  for (const by of [1, 2, 1, 2]) {
+    at.report(by, { unreachable: [3] });
+    at.look();
+    at.pass(500);
+    assertEquals(at.look(), [`drop 3 for ${by}`]);
+    at.reports.clear();
+  }
+  at.pg(7, { inSync: [1, 2] });
+  at.pass(4900);
+  assertEquals(at.look(), []);
+  at.pass(100);
+  assertEquals(at.look(), ["join 3 to 7"]);
 });
 
 Deno.test("who was dropped joins again after a while, and each time later", () => {
@@ -404,6 +421,7 @@ Deno.test("who leads hands over to a voter that hears the nodes which it does no
     state: "replicate" as const,
     match: 5,
     snapshotBytes: 0,
+    hasLostLog: false,
   });
   const transfer = (silentMs: number) => {
     const situation = fixture.situation();
@@ -454,4 +472,15 @@ Deno.test("a node joins once the holder of a lease has reported, since it came u
   assertEquals(joins(), [], "its store is full");
   fixture.report(3, { isFull: false });
   assertEquals(joins(), ["join 3 to 0"]);
+});
+
+Deno.test("who leads says once that a voter has lost its log, and again when it happens again", () => {
+  const at = new Fixture(3);
+  const look = (hasLostLog: boolean) => {
+    const situation = at.situation();
+    const member = { node: 2, isLearner: false, state: "probe", match: 0, silentMs: 5 } as const;
+    const members = [{ ...member, snapshotBytes: 0, hasLostLog }];
+    return at.duties.look({ ...situation, raft: { ...situation.raft, members } }).notes.length;
+  };
+  assertEquals([false, true, true, false, true].map(look), [0, 1, 0, 0, 1]);
 });

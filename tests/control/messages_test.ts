@@ -25,6 +25,7 @@ const REPORT: NodeReport = {
   stuck: "no replica to copy from is up",
   waiting: [{ disk: 7, reason: "1 of at least 2 copies are there" }],
   damagedBlocks: 1,
+  lostLogs: [2],
 };
 
 /** One message of each kind. */

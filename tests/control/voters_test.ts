@@ -85,6 +85,7 @@ function next(
     match: 1,
     silentMs: silent.includes(node) ? 60_000 : 10,
     snapshotBytes: 0,
+    hasLostLog: false,
   }));
   const change = nextChange({
     map,
@@ -134,4 +135,13 @@ Deno.test("the leader does not demote itself, and strangers are removed last", (
   assertEquals(next(map, { voters: [1, 2], self: 1 }), "demote 2");
   assertEquals(next(map, { voters: [1], learners: [2] }), "remove 2");
   assertEquals(next(map, { voters: [1] }), null);
+});
+
+Deno.test("a voter that the map does not know is demoted before it is removed", () => {
+  const map = cluster(3);
+  const nodes = map.nodes.filter(({ id }) => id !== 2);
+  const left = { ...map, nodes: [...nodes, { ...map.nodes[1], id: 4 }] };
+  const stranger = { silent: [2, 4], gone: [2] };
+  assertEquals(next(left, { voters: [1, 2, 3], learners: [4], ...stranger }), "demote 2");
+  assertEquals(next(left, { voters: [1, 3], learners: [2, 4], silent: [2, 4] }), "remove 2");
 });

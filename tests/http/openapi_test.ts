@@ -97,6 +97,7 @@ function fullBackend(): FakeBackend {
     copyBytesPerSecond: 1.5,
     secondsLeft: 12.5,
     stuck: "no source",
+    hasLostLog: true,
     usedBytes: null,
   });
   backend.clusterPart = {

@@ -174,6 +174,7 @@ function clusterCases(): [Observations, string, string][] {
       "has fewer copies than it should; nothing is being copied",
     ],
     [clusterSeen(map, {}, { 2: { stuck: "no source" } }), "copying-stuck", "cannot catch up: no"],
+    [clusterSeen(map, {}, { 2: { hasLostLog: true } }), "log-lost", "it counts again in a moment"],
     [
       clusterSeen(withGroup(map, { target: [first, second] })),
       "moving",
@@ -221,6 +222,19 @@ Deno.test("a cluster in which all is well is one line", () => {
 Deno.test("of this node's own store its own status speaks, and not twice", () => {
   const own = { isFull: true, damagedBlocks: 3, usedBytes: 1e12 };
   assertEquals(codesOf(clusterSeen(clusterWithDisk(2, 2), {}, { 1: own })), []);
+});
+
+Deno.test("a voter without its log counts when the others are there, and that is what is asked for", () => {
+  const map = clusterWithDisk(3, 3);
+  const voters = { ...map, voters: [1, 2, 3] };
+  const [problem] = findProblems(
+    clusterSeen(voters, {}, { 2: { hasLostLog: true }, 3: { gossip: "dead" } }),
+  );
+  assertEquals([problem.code, problem.node], ["log-lost", "host-2"]);
+  assertStringIncludes(problem.message, "node host-2 has lost a part of the cluster's log");
+  assertStringIncludes(problem.message, "it does not count for any decision");
+  assertStringIncludes(problem.hint, "start host-3");
+  assertStringIncludes(problem.hint, "look at that node's disk");
 });
 
 Deno.test("a node that is down is told what happens next", () => {

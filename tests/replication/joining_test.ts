@@ -39,6 +39,8 @@ interface Source {
   readonly stamp: readonly [generation: number, sequence: number];
   /** Stamp of the second description; the first one's unless given. */
   readonly end?: readonly [generation: number, sequence: number];
+  /** It has not listed the chunk: nothing was written to it then. */
+  readonly isUnlisted?: boolean;
 }
 
 class Fixture {
@@ -89,6 +91,13 @@ class Fixture {
 
   /** A live write of the holder's. */
   live(sequence: number, fill: number, generation = GENERATION, block = BLOCK): void {
+    this.beginLive(sequence, fill, generation, block);
+    this.store.run();
+    this.core.endTurn();
+  }
+
+  /** The same, but it is still on its way into the store. */
+  beginLive(sequence: number, fill: number, generation = GENERATION, block = BLOCK): void {
     const bytes = message({
       type: MessageType.Write,
       id: sequence,
@@ -102,8 +111,6 @@ class Fixture {
       sequence,
     }, [sumOf(fill)]);
     this.core.received(THEIRS, bytes, bytes.length, buffer(this.arena, fill), BLOCK_BYTES);
-    this.store.run();
-    this.core.endTurn();
   }
 
   answer(sent: Sent, fields = {}, extra: ArrayLike<number> = [], at = 0, bytes = 0): void {
@@ -128,10 +135,10 @@ class Fixture {
   }
 
   /** Answers one message. */
-  answerAs(sent: Sent, { fill, stamp, end = stamp }: Source): void {
+  answerAs(sent: Sent, { fill, stamp, end = stamp, isUnlisted = false }: Source): void {
     const { type, group, chunk } = sent.head;
     if (type === MessageType.List) {
-      if (group !== this.group) return this.answer(sent, { argument: 0 });
+      if (group !== this.group || isUnlisted) return this.answer(sent, { argument: 0 });
       return this.answer(sent, { argument: 1 }, [], this.#entry(stamp), BLOCK_BYTES);
     }
     if (type === MessageType.Describe) {
@@ -228,6 +235,58 @@ Deno.test("a live write that came while it was copied is not taken for the one t
   at.live(72, 0x72);
   assertEquals([at.chunk.generation, at.chunk.sequence], [7, 72]);
   assertEquals([at.chunk.blocks.get(BLOCK), at.chunk.blocks.get(BLOCK + 1)], [0x72, 0x71]);
+});
+
+/** The source's list of the group, asked for and not answered yet. */
+function listOf(at: Fixture, source: Source): Sent {
+  const { group } = at;
+  return at.serve(source, ({ head }) => head.type === MessageType.List && head.group === group)!;
+}
+
+const NOTHING: Source = { fill: 0, stamp: [0, 0], isUnlisted: true };
+
+for (const when of ["just after the list", "after the report"]) {
+  Deno.test(`a chunk that is written for the first time ${when} has the stamp of each write`, () => {
+    const at = new Fixture(JOINING);
+    if (when === "after the report") at.serve(NOTHING);
+    else at.answerAs(listOf(at, NOTHING), NOTHING);
+    assertEquals(at.reported.includes(at.group), when === "after the report");
+    at.live(71, 0x71);
+    assertEquals([at.chunk.generation, at.chunk.sequence], [7, 71]);
+    at.live(72, 0x72, GENERATION, BLOCK + 1);
+    at.live(71, 0xee);
+    const { generation, sequence, blocks } = at.chunk;
+    assertEquals([generation, sequence], [7, 72]);
+    assertEquals([blocks.get(BLOCK), blocks.get(BLOCK + 1)], [0x71, 0x72], "71 came twice");
+    assertEquals(at.serve(NOTHING, isRead), null, "nothing is copied over it");
+    assertEquals([at.chunk.sequence, at.reported.includes(at.group)], [72, true]);
+  });
+}
+
+Deno.test("a chunk whose first write is on its way into the store when the list ends is copied as well", () => {
+  const at = new Fixture(JOINING);
+  const source: Source = { fill: 0x71, stamp: [7, 71], isUnlisted: true };
+  const list = listOf(at, source);
+  at.beginLive(71, 0x71);
+  at.answerAs(list, source);
+  at.serve(source);
+  const { generation, sequence, blocks } = at.chunk;
+  assertEquals([generation, sequence, blocks.get(BLOCK)], [7, 71, 0x71]);
+  assertEquals(at.reported.includes(at.group), true);
+});
+
+Deno.test("a chunk that equals the source's has its stamp though a repeated write is on its way into the store", () => {
+  const at = new Fixture(JOINING);
+  const { chunk } = at;
+  [chunk.generation, chunk.sequence] = [7, 71];
+  chunk.blocks.set(BLOCK, 0x71);
+  const source: Source = { fill: 0x71, stamp: [7, 71] };
+  const list = listOf(at, source);
+  at.beginLive(71, 0x71);
+  at.answerAs(list, source);
+  assertEquals(at.serve(source, isRead), null, "it is not copied");
+  assertEquals([chunk.generation, chunk.sequence, chunk.blocks.get(BLOCK)], [7, 71, 0x71]);
+  assertEquals(at.reported.includes(at.group), true);
 });
 
 Deno.test("what a dead lease has left at a joining replica is replaced by what the source has", () => {

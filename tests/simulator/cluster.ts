@@ -15,6 +15,7 @@
  */
 import { Buffer } from "node:buffer";
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../../agent/base/limits.ts";
+import { Prng } from "../../agent/base/prng.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import {
   checkMap,
@@ -29,6 +30,7 @@ import { Prng } from "../../agent/base/prng.ts";
 import { DiskOracle, Guest } from "./guest.ts";
 import { Network, NO_FAULTS } from "./network.ts";
 import { NO_DISK_ERRORS, type NodeWatcher, type Process, SimNode } from "./node.ts";
+import { headOfTail } from "./tail.ts";
 import { World } from "./world.ts";
 
 /** What a run is like. */
@@ -60,6 +62,8 @@ export interface SimulationReport {
   readonly crashes: number;
   readonly failedStores: number;
   readonly flips: number;
+  /** Times that a node came back without the durable tail of its log. */
+  readonly tails: number;
   readonly repaired: number;
   readonly replacedNodes: number;
   readonly epoch: number;
@@ -111,6 +115,7 @@ export class Simulation implements NodeWatcher {
   crashes = 0;
   failedStores = 0;
   flips = 0;
+  tails = 0;
   replacedNodes = 0;
   repaired = 0;
   readonly #log: LogLine[] = [];
@@ -126,6 +131,8 @@ export class Simulation implements NodeWatcher {
   readonly #freeMemories: number[] = [];
   /** The one node whose disk loses bits in this run; all faults that could leave it alone with data are left out then. */
   #flipped: SimNode | null = null;
+  /** Headers rot in the tail of that node's log, too; null: they do not. Of its own, so that it changes nothing else. */
+  readonly #tearing: Prng | null;
   readonly #leaving = new Set<SimNode>();
   /** Is to be taken out of the cluster, drained or (if it is down) by force. */
   #doomed: SimNode | null = null;
@@ -138,6 +145,8 @@ export class Simulation implements NodeWatcher {
     this.network = new Network(this.world);
     this.#isVerbose = options.isVerbose ?? false;
     this.#faultsMs = options.faultsMs ?? 30_000;
+    const tearing = new Prng(options.seed ^ 0x7ea2);
+    this.#tearing = tearing.chance(0.5) ? tearing : null;
     const { random } = this.world;
     this.#nodeCount = options.nodes ?? random.pick([1, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9]);
     this.#pgBits = random.pick([2, 3, 4, 5, 8]);
@@ -173,6 +182,7 @@ export class Simulation implements NodeWatcher {
       crashes: this.crashes,
       failedStores: this.failedStores,
       flips: this.flips,
+      tails: this.tails,
       repaired: this.repaired,
       replacedNodes: this.replacedNodes,
       epoch: this.map?.epoch ?? 0,
@@ -501,7 +511,11 @@ export class Simulation implements NodeWatcher {
     const { random } = this.world;
     switch (random.below(12)) {
       case 0:
-        if (flipped.isRunning) this.#crash(flipped, random.chance(0.5));
+        if (flipped.isRunning) {
+          const isPower = random.chance(0.5);
+          this.#crash(flipped, isPower);
+          if (isPower) this.#loseTail(flipped);
+        }
         return;
       case 1:
       case 2:
@@ -535,6 +549,20 @@ export class Simulation implements NodeWatcher {
       this.flips++;
       return;
     }
+  }
+
+  /**
+   * The power has failed, and in what the node had made durable last there is a header that does not match: nothing says that
+   * it was durable, so the log ends there, and with it go entries of consensus. The others have all of it.
+   */
+  #loseTail(node: SimNode): void {
+    const { map } = this;
+    if (this.#tearing === null || map === null || map.voters.length < 3) return;
+    const at = headOfTail(node.disk, this.#tearing);
+    if (at < 0) return;
+    node.disk.flipBit(at + this.#tearing.below(64), this.#tearing.below(8));
+    this.tails++;
+    this.note(node, "has lost the tail of its log");
   }
 
   /** A partition of any shape, perhaps in one direction only. */

@@ -53,4 +53,35 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "nothing in the product: a lease that was taken by force is given away only after a while",
   },
+  {
+    seed: 70048,
+    faultsMs: 20_000,
+    found:
+      "a bit of a guest's block that rotted in the tail of a store's log took the synced entries of consensus behind it with " +
+      "it, and the node that had lost them was shut out for good",
+  },
+  {
+    seed: 90074,
+    faultsMs: 20_000,
+    found: "the same",
+  },
+  {
+    seed: 90064,
+    faultsMs: 20_000,
+    found:
+      "a chunk that equalled the source's lost its stamp to a live write that was on its way into the store when they were compared",
+  },
+  {
+    seed: 120036,
+    faultsMs: 20_000,
+    found:
+      "a node whose log of consensus had lost its durable tail with a header that rotted was shut out for good by its leader",
+  },
+  {
+    seed: 110112,
+    faultsMs: 20_000,
+    found:
+      "a node to which a link was cut for seconds was kept out of its groups for five minutes: complaints of one cut were counted " +
+      "as many",
+  },
 ];

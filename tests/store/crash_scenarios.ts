@@ -161,6 +161,24 @@ export function bitRot(seed: number): number {
   return rounds;
 }
 
+/**
+ * Bits of users' blocks rot in the tail of the log, and the power fails before anything on the disk
+ * says that they were durable.
+ */
+export function tailRot(seed: number): number {
+  const tight = seed % 2 === 0;
+  const shape: Shape = tight ? { ...SMALL, segments: 38, blocks: 72 } : SMALL;
+  const world = new World(seed, shape, { sync: 20, meta: 10, layer: tight ? 0 : 1 });
+  world.bench.disk.boundary = () => {
+    if (world.crashRandom.chance(0.03)) world.checkTailRot();
+  };
+  for (let step = 0; step < 1200; step++) {
+    world.step();
+    if (world.random.chance(0.002)) world.crash();
+  }
+  return world.crashesChecked;
+}
+
 /** All of them, by name. */
 export const SCENARIOS: Record<string, Scenario> = {
   everyBoundary,
@@ -171,4 +189,5 @@ export const SCENARIOS: Record<string, Scenario> = {
   killThenPowerLoss,
   writeErrors,
   bitRot,
+  tailRot,
 };

@@ -16,6 +16,7 @@ const SEEDS: Record<string, number> = {
   killThenPowerLoss: 3,
   writeErrors: 4,
   bitRot: 10,
+  tailRot: 4,
 };
 
 for (const [name, scenario] of Object.entries(SCENARIOS)) {

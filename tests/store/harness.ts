@@ -27,6 +27,7 @@ export const SLOTS = 24;
 /** Blocks of the largest operation of a workload. */
 export const OPERATION_BLOCKS_MAX = 64;
 const SLOT_BYTES = OPERATION_BLOCKS_MAX * BLOCK_BYTES;
+const EBADMSG = 74;
 /** Steps after which something that must end has not. */
 const STEPS_MAX = 50_000;
 
@@ -82,6 +83,8 @@ export class Bench {
   readonly #slots: Operation[] = [];
   /** Slots in use. */
   busy = 0;
+  /** The crash that its disk has been through may have torn writes, and {@linkcode verify} has not looked yet. */
+  mayBeTorn = false;
 
   constructor(
     readonly machine: 0 | 1,
@@ -331,9 +334,10 @@ export function verify(bench: Bench, model: Model, crashed: boolean): void {
         if (crashed) stamps.forEach((stamp, i) => model.observe(id, chunk, block + i, stamp));
       }
       const content = bench.content(id, chunk, shape.blocks);
-      model.observeChunk(id, chunk, bench.stampOf(id, chunk), content);
+      model.observeChunk(id, chunk, bench.stampOf(id, chunk), content, bench.mayBeTorn);
     }
   }
+  if (crashed) bench.mayBeTorn = false;
   for (const id of store.layers()) {
     if (!model.layers.has(id)) throw new Error(`layer ${id} should not be there`);
   }
@@ -399,6 +403,60 @@ function verifyRot(bench: Bench, model: Model): void {
   }
 }
 
+/** Users' blocks on the disk, those written last first. */
+function newestBlocks({ disk, shape }: Bench): { at: number; stamp: number }[] {
+  const found: { at: number; stamp: number }[] = [];
+  const end = 1024 * 1024 + shape.segments * shape.segmentBytes;
+  for (let at = 1024 * 1024; at < end; at += BLOCK_BYTES) {
+    const words = new Uint32Array(disk.peek(at, BLOCK_BYTES).buffer);
+    const isWhole = words[0] !== 0 &&
+      words.every((word, i) => word === (words[0] ^ i * STEP) >>> 0);
+    if (isWhole) found.push({ at, stamp: words[0] });
+  }
+  return found.sort((a, b) => b.stamp - a.stamp);
+}
+
+/**
+ * Holds a store with some rotten blocks to the model; see {@linkcode World.checkTailRot}.
+ *
+ * @param rotten values of which a copy on the disk is damaged
+ * @returns all that it holds, to be compared with what it holds later
+ */
+function verifyTailRot(bench: Bench, model: Model, rotten: ReadonlySet<number>): string {
+  const { shape, store } = bench;
+  const seen: string[] = [];
+  for (const key of model.meta.keys()) {
+    const value = store.getMeta(key);
+    const text = value === null ? null : new TextDecoder().decode(value);
+    if (!model.allowedMeta(key).includes(text)) throw new Error(`META ${key} is ${text}`);
+    seen.push(`${key}=${text}`);
+  }
+  for (const id of model.layers.keys()) {
+    if (!store.hasLayer(id)) {
+      if (!model.uncertain.has(id)) throw new Error(`layer ${id} is gone`);
+      continue;
+    }
+    for (const chunk of shape.chunks) {
+      const stamp = bench.stampOf(id, chunk);
+      seen.push(`${id}/${chunk} ${stamp}`);
+      for (let block = 0; block < shape.blocks; block++) {
+        const read = bench.read([id], chunk, block, 1);
+        const allowed = model.allowed([id], chunk, block, true);
+        const value = typeof read === "number" ? read : read[0];
+        seen.push(`${value}`);
+        if (typeof read !== "number" && allowed.has(value)) continue;
+        const what = `layer ${id}, chunk ${chunk} under ${stamp}, block ${block}: ${value}, ` +
+          `allowed ${[...allowed]}, rotten ${[...rotten]}`;
+        if (![...allowed].some((each) => rotten.has(each))) throw new Error(what);
+        if (value === -EBADMSG) continue;
+        const isOlder = [...allowed].every((each) => each === 0 || value < each);
+        if (typeof read === "number" || !isOlder || stamp !== UNKNOWN) throw new Error(what);
+      }
+    }
+  }
+  return seen.join();
+}
+
 function compare(
   model: Model,
   layers: readonly number[],
@@ -417,6 +475,12 @@ function compare(
       );
     }
   });
+}
+
+/** Whether a crash may leave writes in part; one that was not looked at yet may have. */
+function tears({ mayBeTorn, disk }: Bench, options: CrashOptions): boolean {
+  const { keep = 0.4, lose = 0.4, processOnly = false } = options;
+  return mayBeTorn || processOnly || keep + lose < 1 || disk.faults.fail !== undefined;
 }
 
 /** How likely each kind of step of a workload is, in parts of their sum. */
@@ -741,7 +805,7 @@ export class World {
     this.crashesChecked++;
     const random = this.crashRandom;
     const model = this.model.clone();
-    let bench = this.#crashed(this.bench.disk);
+    let bench = this.#crashed(this.bench);
     // Crashes inside recovery: as often as it takes.
     for (let tries = 0; tries < 3 && random.chance(0.4); tries++) {
       let isOpen = false;
@@ -753,13 +817,13 @@ export class World {
         bench.store.endTurn();
         bench.disk.pump();
       }
-      bench = this.#crashed(bench.disk);
+      bench = this.#crashed(bench);
     }
     bench.mustOpen();
     verify(bench, model, true);
     if (random.chance(0.3)) {
       // What a reopened store shows is durable, whatever happens next.
-      const again = this.#crashed(bench.disk);
+      const again = this.#crashed(bench);
       again.mustOpen();
       verify(again, model, true);
     } else if (random.chance(0.2)) {
@@ -772,7 +836,7 @@ export class World {
     this.crashesChecked++;
     const random = this.crashRandom;
     const model = this.model.clone();
-    let bench = this.#crashed(this.bench.disk, { processOnly: true });
+    let bench = this.#crashed(this.bench, { processOnly: true });
     let isOpen = false;
     bench.store.open({ hostId: HOST }, (error) => {
       if (error) throw error;
@@ -782,7 +846,7 @@ export class World {
       bench.store.endTurn();
       bench.disk.pump();
     }
-    bench = this.#crashed(bench.disk, { keep: random.fraction(), lose: random.fraction() });
+    bench = this.#crashed(bench, { keep: random.fraction(), lose: random.fraction() });
     bench.mustOpen();
     verify(bench, model, true);
   }
@@ -812,6 +876,33 @@ export class World {
     if (error !== null && error.code !== "DAMAGED" && error.code !== "NOT_A_STORE") throw error;
   }
 
+  /**
+   * The power fails, and bits of the newest users' blocks are wrong. Whatever was known to be
+   * durable or not: nothing is refused, META that was acknowledged is there, a block whose newest
+   * content is not damaged is right, any other is as before or refused, and a chunk with one that is
+   * as before says that nobody knows what it holds.
+   */
+  checkTailRot(): void {
+    this.crashesChecked++;
+    const random = this.crashRandom;
+    const model = this.model.clone();
+    const bench = this.#crashed(this.bench);
+    const rotten = new Set<number>();
+    const blocks = newestBlocks(bench).slice(0, 12);
+    for (let n = random.pick([1, 1, 2, 4]); n > 0 && blocks.length > 0; n--) {
+      const { at, stamp } = random.pick(blocks);
+      if (rotten.has(stamp)) continue;
+      bench.disk.flipBit(at + random.below(BLOCK_BYTES), random.below(8));
+      rotten.add(stamp);
+    }
+    bench.mustOpen();
+    const seen = verifyTailRot(bench, model, rotten);
+    const again = this.#crashed(bench);
+    again.mustOpen();
+    const later = verifyTailRot(again, model, rotten);
+    if (later !== seen) throw new Error(`after another crash: ${later}, not ${seen}`);
+  }
+
   /** A little work on the reopened store, then another crash or a clean close. */
   #goOn(bench: Bench, model: Model): void {
     const random = this.crashRandom;
@@ -839,22 +930,25 @@ export class World {
       if (error) throw error;
       model.synced(model.syncBegins());
     }
-    const again = this.#crashed(bench.disk);
+    const again = this.#crashed(bench);
     again.mustOpen();
     verify(again, model, true);
   }
 
-  #crashed(disk: SimulatedDisk, options: CrashOptions = this.#crashOptions()): Bench {
+  #crashed(before: Bench, options: CrashOptions = this.#crashOptions()): Bench {
     const window = windowOf(1);
-    const clone = disk.crash(this.crashRandom, window.bytes, options);
-    return new Bench(1, clone, this.crashRandom.fork(), this.shape);
+    const clone = before.disk.crash(this.crashRandom, window.bytes, options);
+    const bench = new Bench(1, clone, this.crashRandom.fork(), this.shape);
+    bench.mayBeTorn = tears(before, options);
+    return bench;
   }
 
   /** The machine crashes for good; the workload goes on with what is left. */
   crash(): void {
-    const { disk } = this.bench;
-    const clone = disk.crash(this.crashRandom, windowOf(0).bytes, this.#crashOptions());
-    this.#reopen(clone);
+    const options = this.#crashOptions();
+    const mayBeTorn = tears(this.bench, options);
+    const disk = this.bench.disk.crash(this.crashRandom, windowOf(0).bytes, options);
+    this.#reopen(disk, mayBeTorn);
     verify(this.bench, this.model, true);
   }
 
@@ -873,16 +967,18 @@ export class World {
     bench.until(() => bench.busy === 0, "operations under way at the stop");
     this.onFailure = onFailure;
     this.model.synced(this.model.syncBegins());
-    this.#reopen(bench.disk.crash(this.crashRandom, windowOf(0).bytes, { keep: 0, lose: 1 }));
+    const disk = bench.disk.crash(this.crashRandom, windowOf(0).bytes, { keep: 0, lose: 1 });
+    this.#reopen(disk, false);
     verify(this.bench, this.model, true);
   }
 
-  #reopen(disk: SimulatedDisk): void {
+  #reopen(disk: SimulatedDisk, mayBeTorn: boolean): void {
     const { boundary } = this.bench.disk;
     disk.boundary = boundary;
     const nowMs = this.bench.nowMs;
     this.bench = new Bench(0, disk, this.random.fork(), this.shape);
     this.bench.nowMs = nowMs;
+    this.bench.mayBeTorn = mayBeTorn;
     this.#generation++;
     this.#locked.clear();
     this.bench.mustOpen();

@@ -10,7 +10,8 @@
  * Of each chunk it knows, besides, everything that was asked for since the last sync, in order, with
  * the stamps: after a crash the chunk must be exactly what a prefix of that makes of it, content and
  * stamp together; only the last operation of the prefix may be there in part, and then the stamp is
- * unknown.
+ * unknown. Where writes may have been torn, blocks of any of them may be missing from the prefix, and
+ * then the stamp is unknown, too. So a stamp that is known always means the whole of a prefix.
  *
  * The model relies on the workload never having two operations on one block under way at a time.
  *
@@ -56,6 +57,25 @@ interface Chunk {
 function applyChange(chunk: Chunk, change: ChunkChange): void {
   change.values.forEach((value, i) => chunk.values.set(change.block + i, value));
   if (change.stamp !== KEPT) chunk.stamp = change.stamp;
+}
+
+/** Whether some prefix of what was asked for makes `values` once blocks of its writes are left out. */
+function isTornPrefix({ values: base, later }: Chunk, values: readonly number[]): boolean {
+  const mayHold = (value: number, block: number, end: number): boolean => {
+    for (let i = end - 1; i >= 0; i--) {
+      const written = later[i].values[block - later[i].block];
+      if (written === undefined) continue;
+      if (written === value) return true;
+      // What needs no data is there as a whole.
+      if (written <= 0) return false;
+    }
+    return (base.get(block) ?? ABSENT) === value;
+  };
+  for (let end = 1; end <= later.length; end++) {
+    const hasWrite = later.slice(0, end).some((change) => change.values.some((each) => each > 0));
+    if (hasWrite && values.every((value, block) => mayHold(value, block, end))) return true;
+  }
+  return false;
 }
 
 interface Block {
@@ -139,8 +159,16 @@ export class Model {
   /**
    * After a crash, a chunk holds `values` (from block 0 on) under `stamp`: throws unless some prefix
    * of what was asked for makes that. From now on that is what is there.
+   *
+   * @param mayBeTorn writes may be there in part, also those before the last
    */
-  observeChunk(layer: number, chunk: number, stamp: ModelStamp, values: readonly number[]): void {
+  observeChunk(
+    layer: number,
+    chunk: number,
+    stamp: ModelStamp,
+    values: readonly number[],
+    mayBeTorn: boolean,
+  ): void {
     const known = this.#chunk(layer, chunk);
     const state: Chunk = { stamp: known.stamp, values: new Map(known.values), later: [] };
     const matches = () =>
@@ -162,6 +190,7 @@ export class Model {
       applyChange(state, known.later[i]);
       isFound = matches();
     }
+    if (!isFound && mayBeTorn && stamp === UNKNOWN) isFound = isTornPrefix(known, values);
     if (!isFound) {
       throw new Error(
         `layer ${layer}, chunk ${chunk} holds ${values} under ${stamp}: no prefix of what was asked for; ` +
