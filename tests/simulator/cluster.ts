@@ -26,7 +26,6 @@ import {
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
-import { Prng } from "../../agent/base/prng.ts";
 import { DiskOracle, Guest } from "./guest.ts";
 import { Network, NO_FAULTS } from "./network.ts";
 import { NO_DISK_ERRORS, type NodeWatcher, type Process, SimNode } from "./node.ts";
