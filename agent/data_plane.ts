@@ -308,6 +308,12 @@ export class DataPlane implements DiskServerHost {
    */
   #storeFailed(): void {
     const reason = this.#store.stats().failed ?? "the store has failed";
+    this.#noteFailure();
+    this.#fail(new StoreError("IO", reason));
+  }
+
+  /** What this run of the machine has acknowledged may not all be there any more: see `failure_mark.ts`. */
+  #noteFailure(): void {
     try {
       markFailure(this.#start.runDir);
     } catch (error) {
@@ -315,7 +321,6 @@ export class DataPlane implements DiskServerHost {
         reason: error instanceof Error ? error.message : String(error),
       });
     }
-    this.#fail(new StoreError("IO", reason));
   }
 
   /** Requests for other nodes go out before this node's own part of the work, which theirs then runs beside. */
@@ -555,6 +560,7 @@ export class DataPlane implements DiskServerHost {
       adopt: start.adopt,
       acceptDamage: start.acceptDamage,
       ...(start.capacityBytes === null ? {} : { capacityBytes: start.capacityBytes }),
+      mayHaveLost: () => this.#noteFailure(),
     };
     const opened = (created: boolean) => (error: StoreError | null) => {
       if (error !== null) return this.#fail(error);

@@ -2,8 +2,9 @@
  * The mark that a failed store leaves for the next start of the agent on this machine.
  *
  * After a failed sync the kernel may have dropped what it had taken. Normally an agent that starts again on a machine that has
- * not been rebooted has lost nothing: the page cache outlives it. After such a failure that is not so, and
- * what the agent says of the machine's run (`bootId`) must be another one. The mark lies in the runtime directory, which the
+ * not been rebooted has lost nothing: the page cache outlives it. After such a failure that is not so, nor when a store was
+ * opened of which something could not be read, or was damaged; and what the agent says of the machine's run (`bootId`) must be
+ * another one. The mark lies in the runtime directory, which the
  * system empties when it starts.
  *
  * @module

@@ -17,6 +17,9 @@ import {
 import type { Segments } from "./segments.ts";
 import type { Task, TaskIo } from "./task.ts";
 
+/** Times that a place is read before it counts as one that cannot be. */
+const READ_TRIES = 4;
+
 /** See the head of the file. Reads ahead into one buffer: what it returned before is then gone. */
 export class LogReader {
   readonly #io: TaskIo;
@@ -31,6 +34,8 @@ export class LogReader {
   #end = 0;
   /** errno of the last read that failed, or 0. */
   error = 0;
+  /** Places that could not be read, however often it was tried. */
+  failures = 0;
 
   /**
    * @param options.buffer arena offset
@@ -71,13 +76,14 @@ export class LogReader {
     this.#start = this.#end = 0;
     let result = yield* this.#io.read(location * BLOCK_BYTES, this.#buffer, count << BLOCK_SHIFT);
     let read = count;
-    if (result < 0 && count > blocks) {
-      // What was read ahead may be to blame.
+    // What was read ahead may be to blame; and what the disk could not read once it may read the next time.
+    for (let tries = 1; result < 0 && tries < READ_TRIES; tries++) {
       read = blocks;
       result = yield* this.#io.read(location * BLOCK_BYTES, this.#buffer, blocks << BLOCK_SHIFT);
     }
     if (result < 0) {
       this.error = -result;
+      this.failures++;
       return -1;
     }
     this.#start = location;

@@ -8,7 +8,9 @@
  * 3. Replay (replay.ts). What had been durable and is gone is damage, and refused unless the caller
  *    accepts it.
  *    Where damage is accepted nobody knows what the writes that are gone had changed, so all stamps
- *    become unknown. Blocks that may have been torn: see below.
+ *    become unknown. Blocks that may have been torn: see below. What cannot be read, however often
+ *    it is tried, ends the log like what was torn; but it may have been acknowledged by a process that
+ *    was killed, so the caller is told ({@linkcode OpenOptions.mayHaveLost}).
  * 4. Sync: what was read may so far be in the page cache only, left by a process that was killed.
  *    Everything that follows relies on it, so it must be durable before anything is overwritten.
  * 5. Unless the store was closed cleanly, a checkpoint of the result, so that the torn tail that
@@ -88,6 +90,12 @@ export interface OpenOptions {
   readonly acceptDamage?: boolean;
   /** Grow to this size. */
   readonly capacityBytes?: number;
+  /**
+   * Called before anything is written when more may be missing than what was under way: something could not be read where
+   * the log may go on, or damage was accepted. A start that follows one on the same run of the machine normally finds all that
+   * was acknowledged, and says so to others; this one must not.
+   */
+  readonly mayHaveLost?: () => void;
 }
 
 /** What the store makes once the geometry is known. */
@@ -136,6 +144,8 @@ interface Found {
   readonly end: LogEnd | null;
   readonly lsnMax: number;
   readonly sequenceMax: number;
+  /** See {@linkcode OpenOptions.mayHaveLost}. */
+  readonly mayHaveLost: boolean;
 }
 
 /** Opens the store on `machine.disk`. */
@@ -171,6 +181,7 @@ export function* openStore(
     if (!(older instanceof StoreError)) found = older;
   }
   if (found instanceof StoreError) return found;
+  if (found.mayHaveLost) options.mayHaveLost?.();
   return yield* takeOver(io, machine, newest, found, options, parts);
 }
 
@@ -245,6 +256,7 @@ function* restore(
     bufferBytes: WORK_BYTES,
   });
   const scans: LogScan[] = [];
+  let isDamageAccepted = false;
   let endLsn = 0;
   let end: LogEnd | null = null;
   let lsnMax = superblock.syncedLsn;
@@ -301,10 +313,14 @@ function* restore(
             `backup, or accept the damage to go on with the values from before`,
         );
       }
+      isDamageAccepted = true;
       machine.damage.add({ what: "record", layer: 0, chunk: 0, block: 0, offsetBytes, message });
     }
     // Writes are gone: no content is any longer what its stamp says.
-    if (scan.damage.length > 0) rebuilt.applier.stamps.dropAll();
+    if (scan.damage.length > 0) {
+      isDamageAccepted = true;
+      rebuilt.applier.stamps.dropAll();
+    }
     if (!isLast && walked.endLsn < starts[i + 1].previousEndLsn) {
       return new StoreError(
         "DAMAGED",
@@ -318,7 +334,13 @@ function* restore(
     sequenceMax = Math.max(sequenceMax, scan.sequenceMax);
   }
   forgetDoubtful(rebuilt, machine);
-  return { rebuilt, checkpoint, scans, endLsn, end, lsnMax, sequenceMax };
+  if (reader.failures > 0) {
+    machine.logger.warn("the disk could not read a place that the log's newest part may lie in", {
+      errno: reader.error,
+    });
+  }
+  const mayHaveLost = reader.failures > 0 || isDamageAccepted;
+  return { rebuilt, checkpoint, scans, endLsn, end, lsnMax, sequenceMax, mayHaveLost };
 }
 
 /** Where a log that was closed cleanly ended. */

@@ -196,7 +196,11 @@ export class SimNode implements Station {
       }
       this.#opened(process, arena, random, seeds);
     };
-    if (this.#isFormatted) process.store.open({ hostId: HOST }, opened);
+    const mayHaveLost = () => {
+      this.watcher.note(this, "may have lost what it had acknowledged: its disk cannot be read");
+      this.bootId = `boot-${this.world.random.u32()}`;
+    };
+    if (this.#isFormatted) process.store.open({ hostId: HOST, mayHaveLost }, opened);
     else {
       process.store.format({
         nodeId: new Uint8Array(16).fill(this.id),

@@ -84,4 +84,11 @@ export const REGRESSIONS: readonly Regression[] = [
       "a node to which a link was cut for seconds was kept out of its groups for five minutes: complaints of one cut were counted " +
       "as many",
   },
+  {
+    seed: 130944,
+    faultsMs: 20_000,
+    found:
+      "an agent was killed, and its disk could not read the end of the log at the next start: what was there, acknowledged and " +
+      "not flushed, counted as torn, and the node as one that had lost nothing",
+  },
 ];

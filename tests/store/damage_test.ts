@@ -145,7 +145,9 @@ Deno.test("a damaged record that had been made durable is refused, unless the da
   const error = bench.open();
   assertEquals(error?.code, "DAMAGED");
   assertStringIncludes(error!.message, `record ${lsn}`);
-  assertEquals(bench.open({ acceptDamage: true }), null);
+  let losses = 0;
+  assertEquals(bench.open({ acceptDamage: true, mayHaveLost: () => losses++ }), null);
+  assertEquals(losses, 1);
   assertEquals(bench.store.stats().damage[0].what, "record");
   assertEquals(bench.read([1], 0, 0, 2), [0, 200], "what comes after it is kept");
   bench = another(bench);
@@ -584,4 +586,30 @@ Deno.test("a store that another host owns stays refused after damage", () => {
     (done) => bench.store.open({ hostId, acceptDamage: true }, done),
   );
   assertEquals(error?.code, "OTHER_HOST");
+});
+
+Deno.test("what the disk cannot read in the log's tail is said, and what it can read the next time is there", () => {
+  for (const refusals of [3, Infinity]) {
+    const first = open();
+    first.write(1, 0, 0, stamps(100, 2));
+    first.sync();
+    first.write(1, 0, 5, stamps(200, 2));
+    const disk = first.disk.crash(new Prng(9), first.window.bytes, { processOnly: true });
+    const bench = new Bench(0, disk, new Prng(10), first.shape);
+    // The record of the second write: acknowledged, and not synced.
+    const header = withMagic(disk, RECORD_MAGIC).findLast((at) => at < dataOf(disk, 200))!;
+    let left = refusals;
+    const fail = (kind: string, offset: number, length: number) => {
+      const isHit = kind === "read" && offset <= header && header < offset + length;
+      return isHit && left-- > 0 ? -EIO : 0;
+    };
+    disk.faults = { fail };
+    let losses = 0;
+    bench.mustOpen({ mayHaveLost: () => losses++ });
+    disk.faults = {};
+    const isThere = refusals < Infinity;
+    assertEquals(losses, isThere ? 0 : 1, `${refusals} refusals`);
+    assertEquals(bench.read([1], 0, 5, 2), isThere ? [200, 201] : [0, 0]);
+    assertEquals(bench.read([1], 0, 0, 2), [100, 101]);
+  }
 });

@@ -16,6 +16,7 @@ import { type CrashOptions, SimulatedDisk } from "../../agent/platform/simulated
 import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
 import type { StoreTunables } from "../../agent/store/core.ts";
 import type { StoreError } from "../../agent/store/errors.ts";
+import type { OpenOptions } from "../../agent/store/open.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Store } from "../../agent/store/store.ts";
 import { ABSENT, KEPT, Model, type ModelStamp, stampName, UNKNOWN } from "./model.ts";
@@ -140,13 +141,13 @@ export class Bench {
     if (error) throw error;
   }
 
-  open(options: { acceptDamage?: boolean } = {}): StoreError | null {
+  open(options: Pick<OpenOptions, "acceptDamage" | "mayHaveLost"> = {}): StoreError | null {
     return this.call("open", (done) => this.store.open({ hostId: HOST, ...options }, done));
   }
 
   /** Opens; throws when it cannot. */
-  mustOpen(): void {
-    const error = this.open();
+  mustOpen(options: Pick<OpenOptions, "mayHaveLost"> = {}): void {
+    const error = this.open(options);
     if (error) throw error;
   }
 
