@@ -38,6 +38,11 @@ import type { ClusterView, DiskView, GroupView } from "./view.ts";
 /** Times that a read asks all replicas before it fails: what the disk could not read once it may read the next time. */
 const READ_ROUNDS_MAX = 4;
 
+/** Whether a result says that data cannot be had from where it was looked for. */
+function isMediumError(result: number): boolean {
+  return result === -EBADMSG || result === -EIO;
+}
+
 /** What routers share. */
 export interface RouterHost {
   readonly store: LocalStore;
@@ -791,7 +796,8 @@ export class DiskRouter implements PeerRequestOwner {
       operation.owner.operationDone(operation);
       return;
     }
-    if (status > 0) {
+    // A node that stops, or has no memory, says nothing about the data.
+    if (status > 0 || !isMediumError(status)) {
       this.#waitingReads.push(operation);
       this.host.wantsTick = true;
       return;
@@ -834,10 +840,8 @@ export class DiskRouter implements PeerRequestOwner {
    * @returns false when they were all asked often enough; then the damage is all there is
    */
   recover(operation: Operation): boolean {
-    const isReadError = operation.result === -EBADMSG || operation.result === -EIO;
-    if (operation.kind !== OperationKind.Read || !isReadError || operation === this.#failing) {
-      return false;
-    }
+    const isReadError = operation.kind === OperationKind.Read && isMediumError(operation.result);
+    if (!isReadError || operation === this.#failing) return false;
     return this.#readElsewhere(operation, this.host.view.self);
   }
 

@@ -558,6 +558,19 @@ Deno.test("a read of another node's replica is verified; one that does not match
   assertEquals([at.done, window.bytes[operation.buffer]], [[[1, 0]], 0xdd]);
 });
 
+Deno.test("a read waits for a node that stops, however often that says so, and does not fail", () => {
+  const at = away();
+  at.read(1);
+  for (let round = 0; round < 20; round++) {
+    const [sent] = at.sent(MessageType.Read);
+    at.answer(sent, { status: -19 });
+    assertEquals([at.done, at.sent(MessageType.Read)], [[], []], `round ${round}`);
+    at.tick();
+  }
+  at.answerRead(at.sent(MessageType.Read)[0], 0xdd);
+  assertEquals(at.done, [[1, 0]]);
+});
+
 Deno.test("a read of which every replica is damaged is tried a few more times, and fails then", () => {
   const at = away();
   at.read(1);
