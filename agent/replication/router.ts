@@ -824,10 +824,13 @@ export class DiskRouter implements PeerRequestOwner {
    */
   recover(operation: Operation): boolean {
     const isReadError = operation.result === -EBADMSG || operation.result === -EIO;
-    if (operation.kind !== OperationKind.Read || !isReadError || operation === this.#failing) {
-      return false;
+    if (operation.kind !== OperationKind.Read || operation === this.#failing) return false;
+    if (this.host.store.paths?.isLost(operation.layers[0], operation.chunk) === true) {
+      // The map that says where to read from is on its way, or that there is nowhere: then the guest waits.
+      this.#waitingReads.push(operation);
+      return true;
     }
-    return this.#readElsewhere(operation, this.host.view.self);
+    return isReadError && this.#readElsewhere(operation, this.host.view.self);
   }
 
   #readElsewhere(operation: Operation, failed: number): boolean {
