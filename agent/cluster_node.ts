@@ -148,6 +148,7 @@ export class ClusterNode {
     membership: Membership | null;
     meta: ReadonlyMap<string, Uint8Array>;
     clean: boolean;
+    lost: readonly number[];
     isFounder: boolean;
     listener: ClusterListener;
   }) {
@@ -176,6 +177,7 @@ export class ClusterNode {
       node,
       facts: parts.facts,
       clean: parts.clean,
+      lost: parts.lost,
       raft: loaded,
       seeds: parts.options.join,
       nowMs: clockMs(),
@@ -249,6 +251,7 @@ export class ClusterNode {
       membership,
       meta,
       clean: ready.clean,
+      lost: ready.lost,
       isFounder,
       listener,
     });
@@ -490,6 +493,9 @@ export class ClusterNode {
         });
         return;
       }
+      case "groups-lost":
+        this.control.loseGroups(event.lost, event.capacityBytes);
+        return;
       case "settled": {
         const { node, incarnation } = this.control.status;
         this.control.propose({
@@ -662,6 +668,7 @@ function reportOf(
     stuck: data.joining.stuck ?? "",
     waiting: data.waiting,
     damagedBlocks: store.damagedBlocks,
+    paths: store.paths.map(({ slots: _, ...path }) => path),
   };
 }
 

@@ -9,6 +9,7 @@
  */
 import type { AdminClient } from "../agent/admin_client.ts";
 import { formatSize, parseSize } from "../agent/config.ts";
+import type { PathStatus } from "../agent/http/backend.ts";
 import type { NodeDocument, PlanDocument, PlanRequest } from "../agent/http/documents.ts";
 import {
   type AnyCommand,
@@ -57,8 +58,11 @@ function addList(node: AnyCommand, context: CommandContext): void {
         ["NAME", "STATE", "ROLE", "ZONE", ">WEIGHT", ">USED", ">CAPACITY", "VERSION", "ADDRESS"],
         nodes.map(rowOf),
       );
-      for (const { name, suspectedBecause, stuck } of nodes) {
+      for (const { name, suspectedBecause, stuck, paths } of nodes) {
         const reasons = [
+          ...paths.filter(({ state }) => state !== "ok").map(({ location, state, reason }) =>
+            `lacks data path ${location}: ${state}, ${reason}`
+          ),
           suspectedBecause === null ? "" : `does not answer: ${suspectedBecause}`,
           stuck === null ? "" : `cannot catch up: ${stuck}`,
         ].filter((reason) => reason !== "");
@@ -148,10 +152,21 @@ function printInfo(output: Output, node: NodeDocument): void {
     ["catching up", node.joiningGroups === 0 ? "no" : copying],
     ["open disks", node.openDisks.join(", ") || "none"],
     ["damaged blocks", String(node.damagedBlocks)],
+    ...(node.paths.length < 2 ? [] : node.paths.map(pathField)),
   ]);
   for (const problem of [node.suspectedBecause, node.stuck]) {
     if (problem !== null) output.line(output.styled("bad", printable(problem)));
   }
+}
+
+/** A data path as a line of details. */
+export function pathField(path: PathStatus): [string, string] {
+  const { state, reason, usedBytes, capacityBytes, isFull } = path;
+  const room = `${formatSize(usedBytes)} of ${formatSize(capacityBytes)}`;
+  const text = state === "ok"
+    ? `${room}${isFull ? ", full" : ""}`
+    : `${state}, held up to ${formatSize(capacityBytes)}: ${reason}`;
+  return ["data path", `${path.location}: ${text}`];
 }
 
 // ---------------------------------------------------------------------------------------- changes

@@ -399,12 +399,12 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
 
   /** As `Store.getMeta`. */
   getMeta(key: string): Uint8Array | null {
-    return this.#working[0]?.store!.getMeta(key) ?? null;
+    return this.#working[0].store!.getMeta(key);
   }
 
   /** As `Store.metaKeys`, but for what is this set's own. */
   metaKeys(): string[] {
-    const keys = this.#working[0]?.store!.metaKeys() ?? [];
+    const keys = this.#working[0].store!.metaKeys();
     return keys.filter((key) => key !== RECORD_KEY && key !== COUNT_KEY);
   }
 

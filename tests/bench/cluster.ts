@@ -219,7 +219,7 @@ class Side implements AsyncDisposable {
       secretByte: SECRET_BYTE,
       config: {
         ...CONFIG_DEFAULT,
-        dataPath: data,
+        dataPaths: [data],
         capacityBytes: storeBytes,
         runDir: `${this.dir}/run-${this.name}${i}`,
         cache: "buffered",

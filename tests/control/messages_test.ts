@@ -25,6 +25,24 @@ const REPORT: NodeReport = {
   stuck: "no replica to copy from is up",
   waiting: [{ disk: 7, reason: "1 of at least 2 copies are there" }],
   damagedBlocks: 1,
+  paths: [
+    {
+      location: "/disk1",
+      state: "ok",
+      reason: "",
+      usedBytes: 7,
+      capacityBytes: 2 ** 40,
+      isFull: true,
+    },
+    {
+      location: "/disk2",
+      state: "left-out",
+      reason: "the agent was not given it",
+      usedBytes: 0,
+      capacityBytes: 2 ** 40,
+      isFull: false,
+    },
+  ],
 };
 
 /** One message of each kind. */
