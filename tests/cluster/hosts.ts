@@ -72,6 +72,8 @@ export interface HostsOptions {
   readonly capacity?: string;
   /** What the stores of single hosts may use, by number. */
   readonly capacities?: Readonly<Record<number, string>>;
+  /** How many data paths single hosts have, by number; 1 by default. */
+  readonly paths?: Readonly<Record<number, number>>;
   readonly logLevel?: "debug" | "info";
 }
 
@@ -115,6 +117,7 @@ export class Hosts implements AsyncDisposable {
             bridge,
             secretFile,
             capacity: options.capacities?.[number] ?? capacity,
+            paths: options.paths?.[number] ?? 1,
             logLevel: options.logLevel,
           }),
         );
@@ -284,6 +287,8 @@ export class Host {
   readonly address: string;
   readonly runDir: string;
   readonly dataDir: string;
+  /** The data paths beside that one. */
+  readonly morePaths: readonly string[];
   /** The agent, running or not; null before its first start. */
   agent: AgentProcess | null = null;
   /** What all agents of this host have logged. */
@@ -301,6 +306,7 @@ export class Host {
     bridge: Holder | null;
     secretFile: string;
     capacity: string;
+    paths: number;
     logLevel?: "debug" | "info";
   }) {
     const { number, work } = parts;
@@ -309,6 +315,10 @@ export class Host {
     this.address = `${parts.holder === null ? "127.0.0" : "10.77.0"}.${number}:${PORT}`;
     this.runDir = `${work}/${number}/run`;
     this.dataDir = `${work}/${number}/data`;
+    this.morePaths = Array.from(
+      { length: parts.paths - 1 },
+      (_, index) => `${this.dataDir}${index + 2}`,
+    );
     this.#holder = parts.holder;
     this.#bridge = parts.bridge;
     this.#secretFile = parts.secretFile;
@@ -336,6 +346,7 @@ export class Host {
       arguments: [
         ...["--listen", this.address, "--name", this.name, "--secret-file", this.#secretFile],
         ...["--log-level", this.#logLevel],
+        ...this.morePaths.flatMap((path) => ["--data", path]),
         ...(this.number === 1 ? [] : ["--join", this.address.replace(/\.\d+:/, ".1:")]),
       ],
       prefix: this.#holder?.prefix,
