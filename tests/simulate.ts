@@ -6,13 +6,14 @@
 import { Command } from "@commander-js/extra-typings";
 import { Simulation, type SimulationReport } from "./simulator/cluster.ts";
 
-const { seeds, from, minutes, nodes, faults, verbose } = new Command("simulate")
+const { seeds, from, minutes, nodes, faults, paths, verbose } = new Command("simulate")
   .description("Runs whole clusters under faults and checks that nothing is lost or wrong")
   .option("--seeds <count>", "how many seeds", Number, 100)
   .option("--from <seed>", "the first seed", Number, 1)
   .option("--minutes <minutes>", "stop after this time", Number, Infinity)
   .option("--nodes <count>", "nodes of each cluster (default: 1 to 9)", Number)
   .option("--faults <seconds>", "virtual seconds of faults", Number, 30)
+  .option("--paths", "nodes have up to three data paths, which fail and are missing")
   .option("--verbose", "print what happens")
   .parse(Deno.args, { from: "user" })
   .opts();
@@ -27,8 +28,13 @@ const totals: Record<string, number> = {};
 for (let seed = from; seed < from + seeds; seed++) {
   if (performance.now() - startMs > minutes * 60_000) break;
   try {
-    const report = new Simulation({ seed, nodes, faultsMs: faults * 1000, isVerbose: verbose })
-      .run();
+    const report = new Simulation({
+      seed,
+      nodes,
+      faultsMs: faults * 1000,
+      hasPaths: paths === true,
+      isVerbose: verbose,
+    }).run();
     passed++;
     for (const [name, count] of Object.entries(report) as [keyof SimulationReport, number][]) {
       if (name !== "seed") totals[name] = (totals[name] ?? 0) + Math.round(count);
@@ -36,7 +42,8 @@ for (let seed = from; seed < from + seeds; seed++) {
   } catch (error) {
     failed.push(seed);
     console.log(error instanceof Error ? error.message : error);
-    const more = nodes === undefined ? "" : ` --nodes ${nodes}`;
+    const more = (nodes === undefined ? "" : ` --nodes ${nodes}`) +
+      (paths === true ? " --paths" : "");
     console.log(
       `FAILED: seed ${seed}; repeat it with: ./dev simulate --from ${seed} --seeds 1 ` +
         `--faults ${faults}${more} --verbose`,

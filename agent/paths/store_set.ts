@@ -544,7 +544,8 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     const slots = new Uint32Array(256);
     for (const id of this.#table) slots[id]++;
     return this.#members.map((member): PathStatus => {
-      const stats = member.store?.stats();
+      const { store } = member;
+      const stats = store === null || store.state === "closed" ? undefined : store.stats();
       return {
         location: member.location === "" ? `path ${member.id}` : member.location,
         state: member.state,

@@ -13,6 +13,7 @@
  * @module
  */
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../../agent/base/limits.ts";
+import { Prng } from "../../agent/base/prng.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import {
   checkMap,
@@ -22,6 +23,7 @@ import {
   type PgEntry,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
+import { Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { DiskOracle, Guest } from "./guest.ts";
 import { Network, NO_FAULTS } from "./network.ts";
@@ -34,6 +36,8 @@ export interface SimulationOptions {
   /** Virtual milliseconds of faults. */
   readonly faultsMs?: number;
   readonly nodes?: number;
+  /** Nodes have one to three data paths, which fail, are missing and come back. */
+  readonly hasPaths?: boolean;
   readonly isVerbose?: boolean;
   /** Called for each process that starts, to break something on purpose; see `canary_test.ts`. */
   readonly sabotage?: (run: Process, simulation: Simulation) => void;
@@ -57,6 +61,9 @@ export interface SimulationReport {
   readonly flips: number;
   readonly repaired: number;
   readonly replacedNodes: number;
+  /** Data paths that failed in use, and starts without one. */
+  readonly failedPaths: number;
+  readonly missingPaths: number;
   readonly epoch: number;
 }
 
@@ -105,7 +112,11 @@ export class Simulation implements NodeWatcher {
   failedStores = 0;
   flips = 0;
   replacedNodes = 0;
+  failedPaths = 0;
+  missingPaths = 0;
   repaired = 0;
+  /** Decides about data paths, and nothing else: seeds without them are what they were before there were any. */
+  readonly #pathRandom: Prng;
   readonly #log: LogLine[] = [];
   readonly #isVerbose: boolean;
   readonly #faultsMs: number;
@@ -131,6 +142,7 @@ export class Simulation implements NodeWatcher {
     this.network = new Network(this.world);
     this.#isVerbose = options.isVerbose ?? false;
     this.#faultsMs = options.faultsMs ?? 30_000;
+    this.#pathRandom = new Prng(options.seed ^ 0x70617468);
     const { random } = this.world;
     this.#nodeCount = options.nodes ?? random.pick([1, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9]);
     this.#pgBits = random.pick([2, 3, 4, 5, 8]);
@@ -168,6 +180,8 @@ export class Simulation implements NodeWatcher {
       flips: this.flips,
       repaired: this.repaired,
       replacedNodes: this.replacedNodes,
+      failedPaths: this.failedPaths,
+      missingPaths: this.missingPaths,
       epoch: this.map?.epoch ?? 0,
     };
   }
@@ -269,6 +283,12 @@ export class Simulation implements NodeWatcher {
     });
   }
 
+  /** {@inheritDoc NodeWatcher.pathFailed} */
+  pathFailed(node: SimNode, path: string): void {
+    this.note(node, `its data path ${path} has failed`);
+    this.failedPaths++;
+  }
+
   /** {@inheritDoc NodeWatcher.assembled} */
   assembled(_node: SimNode, process: Process): void {
     this.options.sabotage?.(process, this);
@@ -310,6 +330,9 @@ export class Simulation implements NodeWatcher {
       zone: random.chance(0.3) ? `zone-${id % 3}` : "",
       isWitness: id > 2 && random.chance(0.1),
       pgBits: this.#pgBits,
+      ...(this.options.hasPaths === true
+        ? { paths: { more: this.#pathRandom.below(3), random: this.#pathRandom.fork() } }
+        : {}),
     });
     node.drift = 1 + (random.fraction() - 0.5) * 0.05;
     if (random.chance(0.3)) node.wallOffsetMs = random.fraction() * 7_200_000;
@@ -400,6 +423,7 @@ export class Simulation implements NodeWatcher {
       this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
       this.#retire();
       if (this.#doomed !== null && random.chance(0.5)) this.#remove(this.#doomed);
+      if (this.options.hasPaths === true && this.#flipped === null) this.#stepPaths();
       if (this.#flipped === null) this.#step();
       else this.#stepFlipping(this.#flipped);
     }
@@ -468,6 +492,35 @@ export class Simulation implements NodeWatcher {
         return;
       default:
         return this.#administer(node);
+    }
+  }
+
+  /** Data paths fail, are away when the next process starts, and are back for one after that. */
+  #stepPaths(): void {
+    const random = this.#pathRandom;
+    const node = random.pick(this.nodes);
+    if (node.moreDisks.length === 0 || random.chance(0.5)) return;
+    const path = random.below(node.disks.length);
+    switch (random.below(6)) {
+      case 0:
+        this.note(node, `data path ${path} breaks`);
+        node.broken.add(path);
+        return;
+      case 1:
+        if (node.isRunning) this.#crash(node, random.chance(0.5));
+        this.note(node, `data path ${path} is away`);
+        node.missing.add(path);
+        return;
+      case 2:
+        node.missing.add(path);
+        return;
+      default:
+        if (node.missing.size + node.broken.size === 0) return;
+        this.note(node, "all its data paths are back");
+        node.missing.clear();
+        node.broken.clear();
+        // Only a start finds them.
+        if (node.isRunning && random.chance(0.5)) this.#crash(node, random.chance(0.3));
     }
   }
 
@@ -560,6 +613,7 @@ export class Simulation implements NodeWatcher {
     if (node.process !== null || !this.nodes.includes(node)) return;
     this.note(node, "starts");
     node.start(this.#seeds());
+    if (node.missing.size > 0) this.missingPaths++;
   }
 
   /** Ends an agent in good order, as `systemctl stop` does; its guests go first. */
@@ -767,6 +821,9 @@ export class Simulation implements NodeWatcher {
       node.diskDelayMs = 0.3;
       node.dataLagMs = 0;
       node.diskErrors = NO_DISK_ERRORS;
+      node.missing.clear();
+      node.broken.clear();
+      if (node.isRunning && node.workingPaths < node.disks.length) this.#crash(node, false);
     }
     // What was asked for last is on its way yet, the removal of a node for one.
     this.world.run(this.world.nowMs + ASKED_MS);
@@ -900,7 +957,7 @@ export class Simulation implements NodeWatcher {
           const { uuid } = map.nodes.find((node) => node.id === id)!;
           const node = this.nodes.find((candidate) => candidate.uuid === uuid)!;
           const content = this.#readRaw(node, disk.layers[0], chunk);
-          const found = { generation: 0, sequence: 0 };
+          const found = new Stamp();
           node.process!.store.stampOf(disk.layers[0], chunk, found);
           const stamp = `${found.generation}.${found.sequence}`;
           if (first === null) {
