@@ -85,6 +85,7 @@ export async function startAgent(config: AgentConfig): Promise<Agent> {
   const paths = config.dataPaths.map((location) =>
     prepareDataPath(location, config.dataPaths.length === 1)
   );
+  refuseTwins(paths);
   const plane = new DataPlaneClient(log);
   const ready = await plane.start({
     paths,
@@ -561,6 +562,29 @@ function prepareDataPath(location: string, isOnly: boolean): WorkerPath {
   }
   if (isOnly) makeDirectory(location);
   return path;
+}
+
+/** Two names of one directory would be two stores of which one is not there. */
+function refuseTwins(paths: readonly WorkerPath[]): void {
+  const known = new Map<string, string>();
+  for (const { location } of paths) {
+    if (location.startsWith("/dev/")) continue;
+    let real = location;
+    try {
+      real = Deno.realPathSync(location);
+    } catch {
+      // It is not there, or cannot be reached: whatever opens it says so.
+      continue;
+    }
+    const twin = known.get(real);
+    if (twin !== undefined) {
+      throw new ControlFailure({
+        code: "invalid",
+        message: `--data ${twin} and --data ${location} are the same directory`,
+      });
+    }
+    known.set(real, location);
+  }
 }
 
 /** What tells this host from others: a hash of its machine id; zeros where it has none. */

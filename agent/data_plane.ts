@@ -614,7 +614,13 @@ export class DataPlane implements DiskServerHost {
       ...(start.capacityBytes === null ? {} : { capacityBytes: start.capacityBytes }),
       random: this.#random,
       log: this.log,
-      events: { pathFailed: () => this.#markFailure() },
+      events: {
+        pathFailed: () => {
+          this.#markFailure();
+          // The others must hear of it at once: requests wait for them to.
+          this.#nextTickMs = 0;
+        },
+      },
     }, (error, opened) => {
       isOver = true;
       if (opened === null) return this.#fail(error!);

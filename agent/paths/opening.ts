@@ -9,6 +9,7 @@
  *   mounted.
  * - A path that is known and cannot be opened is missing, and the others go on. A new one that cannot be is refused.
  * - META of the path with the highest count of changes counts; the others are made equal to it before anything else is done.
+ *   The count rises with every start by more than could be under way when the one before ended.
  * - One path that never had others is its store alone: there is nothing to remember, and nothing in between.
  *
  * @module
@@ -33,6 +34,11 @@ import { NO_PATH, SLOTS } from "./slots.ts";
 import { countOf, type SetEvents, type SetPath, StoreSet } from "./store_set.ts";
 
 const ID_BYTES = 16;
+/**
+ * What each start adds to the count of changes: more than changes can be under way at a time. A path that is missing now may have
+ * some that no other has and that were never done; what is done without it must count for more.
+ */
+const COUNT_STEP = 65536;
 
 /** A path that the agent was given. */
 export interface PathCandidate {
@@ -317,7 +323,7 @@ class Opener {
         reason,
       });
     }
-    const count = Math.max(...stores.map(countOf)) + 1;
+    const count = Math.max(...stores.map(countOf)) + COUNT_STEP;
     const value = encodeRecord({ paths, table: record.table });
     this.#agree(stores, value, count, () => {
       const set = new StoreSet({

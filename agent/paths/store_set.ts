@@ -28,7 +28,7 @@
  * @module
  */
 import { mix32 } from "../map/hash.ts";
-import type { ClusterMap } from "../map/map.ts";
+import { type ClusterMap, type DiskEntry, hasDisks, type Pool } from "../map/map.ts";
 import { EIO, ENODEV, type Log } from "../platform/platform.ts";
 import {
   type ChunkList,
@@ -161,8 +161,9 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   /** Epoch of the map that is in force, and of the one that was prepared last. */
   #epoch = -1;
   #preparedEpoch = -1;
-  #mapPools: unknown = null;
-  #mapDisks: unknown = null;
+  /** Pools with disks of the map that was prepared last, and its disks. */
+  #mapPools: readonly Pool[] | null = null;
+  #mapDisks: readonly DiskEntry[] | null = null;
   /** Lost paths that the map in force, and the one prepared last, take this node to hold data on. */
   #owed: ReadonlySet<number> = NONE;
   #owedNext: ReadonlySet<number> = NONE;
@@ -420,9 +421,12 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   prepare(map: ClusterMap, self: number, done: (error: Error | null) => void): boolean {
     this.#noteFailures();
     this.#learnLayers(map);
-    const isSame = map.pools === this.#mapPools && map.disks === this.#mapDisks &&
-      !this.#isSpread;
+    // Leases change often, and who is in a group seldom.
+    const pools = map.pools.filter((pool) => hasDisks(map, pool.copies));
+    const isSame = !this.#isSpread && this.#mapPools?.length === pools.length &&
+      pools.every((pool, index) => pool === this.#mapPools![index]);
     if (isSame) {
+      this.#mapDisks = map.disks;
       this.#preparedEpoch = map.epoch;
       return true;
     }
@@ -447,7 +451,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     );
     const settled = () => {
       this.#owedNext = owed;
-      this.#mapPools = map.pools;
+      this.#mapPools = pools;
       this.#mapDisks = map.disks;
       this.#preparedEpoch = map.epoch;
       this.#isSpread = false;

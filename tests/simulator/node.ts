@@ -293,8 +293,15 @@ export class SimNode implements Station {
         isBlank: !isMissing && !isFormatted,
         reason: isMissing ? "it is away" : "",
         create: () => {
-          this.#formatted.add(path);
-          return { store: make(), capacityBytes: DISK_BYTES };
+          const store = make();
+          // A process that dies before leaves what is blank still.
+          const format = store.format.bind(store);
+          store.format = (options, done) =>
+            format(options, (error) => {
+              if (error === null) this.#formatted.add(path);
+              done(error);
+            });
+          return { store, capacityBytes: DISK_BYTES };
         },
       };
     });
