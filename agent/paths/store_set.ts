@@ -543,11 +543,12 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     return slotsOf(this.#table, new Set(ids));
   }
 
-  /** All paths that are known, for status. */
+  /** All paths that are known, for status; not those that were left out and that nothing is missed of. */
   pathStatus(): PathStatus[] {
     const slots = new Uint32Array(256);
     for (const id of this.#table) slots[id]++;
-    return this.#members.map((member): PathStatus => {
+    const shown = this.#members.filter(({ id, state }) => state !== "left-out" || slots[id] > 0);
+    return shown.map((member): PathStatus => {
       const { store } = member;
       const stats = store === null || store.state === "closed" ? undefined : store.stats();
       return {

@@ -26,6 +26,7 @@
  * | its cable           | its port of the switch goes down                              | namespaces |
  * | one direction of it | a neighbour's entry that names a card that is not there       | namespaces |
  * | a full disk         | its data lies in a tmpfs that is too small                    | namespaces |
+ * | a disk that dies    | an ext4 on a loop device, which is shut down                  | namespaces |
  *
  * A loss of power cannot be made here: what the kernel has is kept when a process dies. The simulator does that.
  *
@@ -34,6 +35,7 @@
 import { formatClusterSecret } from "../../agent/cluster_secret.ts";
 import type { ClusterDocument } from "../../agent/http/documents.ts";
 import { diskSockets } from "../../agent/map/names.ts";
+import { cString, errno, libc, O_CLOEXEC, O_RDONLY } from "../../agent/platform/linux/libc.ts";
 import { until } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
 import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
@@ -46,6 +48,10 @@ const NAMESPACE_TIMEOUT_MS = 5000;
 const NO_CARD = "02:00:00:00:00:fe";
 /** Most hosts: an octet of the address. */
 const HOSTS_MAX = 100;
+
+/** ioctl of ext4 that ends it as a dying disk would, and its way: nothing is written any more. */
+const EXT4_IOC_SHUTDOWN = 0x8004587dn;
+const EXT4_GOING_FLAGS_NOLOGFLUSH = 2;
 
 /** Programs that namespaces need. */
 const TOOLS = ["ip", "nsenter", "setpriv", "unshare", "mount"] as const;
@@ -60,6 +66,12 @@ export async function canMakeNamespaces(): Promise<boolean> {
     stderr: "null",
   }).output();
   return success;
+}
+
+/** Whether hosts can have disks that die here. */
+export async function canMakeDisks(): Promise<boolean> {
+  return find("mkfs.ext4") !== undefined && find("e2fsck") !== undefined &&
+    await canMakeNamespaces();
 }
 
 /** What hosts are made of. */
@@ -443,6 +455,33 @@ export class Host {
     const { holder } = this.#network();
     await Deno.mkdir(this.dataDir, { recursive: true, mode: 0o700 });
     await holder.run(`mount -t tmpfs -o size=${bytes},mode=0700 none '${this.dataDir}'`);
+  }
+
+  /** Makes a data path, which must not be there yet, an ext4 of this size; it is gone with the host. */
+  async mountDisk(path: string, bytes: number): Promise<void> {
+    const { holder } = this.#network();
+    await Deno.mkdir(path, { recursive: true, mode: 0o700 });
+    await holder.run(`truncate -s ${bytes} '${path}.ext4'; mkfs.ext4 -q -F '${path}.ext4'`);
+    await holder.run(`mount -o loop '${path}.ext4' '${path}'`);
+  }
+
+  /** That disk dies: every request fails from now on. */
+  killDisk(path: string): void {
+    const { holder } = this.#network();
+    const fd = libc.open(cString(`/proc/${holder.pid}/root${path}`), O_RDONLY | O_CLOEXEC, 0);
+    const way = new Uint8Array(Uint32Array.of(EXT4_GOING_FLAGS_NOLOGFLUSH).buffer);
+    const result = fd < 0 ? fd : libc.ioctl(fd, EXT4_IOC_SHUTDOWN, way);
+    const code = errno();
+    if (fd >= 0) libc.close(fd);
+    if (result < 0) throw new Error(`the disk at ${path} cannot be killed (errno ${code})`);
+  }
+
+  /** It has been repaired, while no agent ran: what it had written is there again. */
+  async mendDisk(path: string): Promise<void> {
+    const { holder } = this.#network();
+    // e2fsck ends with 1 when it has mended something.
+    await holder.run(`umount '${path}'; e2fsck -fy '${path}.ext4' >/dev/null || [ $? -le 2 ]`);
+    await holder.run(`mount -o loop '${path}.ext4' '${path}'`);
   }
 
   /** Fills what is left of that file system, or gives it free again. */

@@ -287,6 +287,36 @@ Deno.test("a path that is added gets what holds nothing yet, and its own place i
   assertEquals(lostChunks(machine, 24), NUMBERS);
 });
 
+Deno.test("a group that comes back to a node that has nothing of it any more goes where most room is", () => {
+  const { machine, map } = alone(13, "/a");
+  for (const chunk of NUMBERS) machine.write(LAYER, chunk, 1);
+  machine.close();
+  machine.add("/b");
+  machine.mustOpen("/a", "/b");
+  machine.install(map);
+  const [{ slots }] = machine.set!.pathStatus();
+  // Drained: others have it all, and what is here is dropped.
+  machine.install({
+    ...mapWith(1, 2, (pg) => ({ ...pg, target: [2], inSync: [2] })),
+    epoch: map.epoch + 1,
+  });
+  for (const chunk of NUMBERS.slice(0, 20)) {
+    assertEquals(machine.call((done) => machine.store.dropChunk(LAYER, chunk, done)), null);
+  }
+  // Back again.
+  const epoch = map.epoch + 2;
+  machine.install({
+    ...mapWith(1, 2, (pg) => ({ ...pg, inSync: [2], joining: [1], joinedEpochs: [epoch] })),
+    epoch,
+  });
+  assertEquals(slots > 0, true);
+  for (const chunk of NUMBERS) machine.write(LAYER, chunk, 2, 2);
+  const used = machine.set!.pathStatus().map(({ usedBytes }) => usedBytes / 4096);
+  assertEquals(used[0] + used[1], NUMBERS.length);
+  assert(used[0] >= 4 && used[1] >= 6, `${used}`);
+  for (const chunk of NUMBERS) assertEquals(machine.read(LAYER, chunk), 2);
+});
+
 Deno.test("nothing is made where a path that is missing was last", () => {
   const { machine } = alone(7, "/a", "/b");
   machine.close();
@@ -302,6 +332,7 @@ Deno.test("nothing is made where a path that is missing was last", () => {
   machine.close();
   machine.mustOpen("/a", "/b");
   assertEquals(place.isFormatted, true);
+  // Its slots wait for it still: nobody else has them.
   assertEquals(machine.set!.pathStatus().map(({ state }) => state), ["ok", "left-out", "ok"]);
 });
 
