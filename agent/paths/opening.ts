@@ -16,7 +16,7 @@
  */
 import { toHex } from "../base/bytes.ts";
 import type { Log, Random } from "../platform/platform.ts";
-import { type Done, StoreError } from "../store/errors.ts";
+import { type Done, StoreError, type StoreErrorCode } from "../store/errors.ts";
 import type { Store } from "../store/store.ts";
 import type { NodeStore } from "./node_store.ts";
 import {
@@ -39,6 +39,9 @@ const ID_BYTES = 16;
  * some that no other has and that were never done; what is done without it must count for more.
  */
 const COUNT_STEP = 65536;
+
+/** What is wrong with how an agent was started, not with a disk. */
+const FINAL: readonly StoreErrorCode[] = ["OTHER_HOST", "NEWER_FORMAT", "INVALID"];
 
 /** A path that the agent was given. */
 export interface PathCandidate {
@@ -158,7 +161,7 @@ class Opener {
     const isAlone = this.#paths.length === 1;
     // What no other path makes up for.
     const final = this.#paths.find(({ error }) =>
-      error !== null && (isAlone || error.code === "OTHER_HOST" || error.code === "NEWER_FORMAT")
+      error !== null && (isAlone || FINAL.includes(error.code))
     );
     if (final !== undefined) {
       return this.#fail(
@@ -325,15 +328,25 @@ class Opener {
     }
     const count = Math.max(...stores.map(countOf)) + COUNT_STEP;
     const value = encodeRecord({ paths, table: record.table });
-    this.#agree(stores, value, count, () => {
+    this.#agree(stores, value, count, (failed) => {
       const set = new StoreSet({
-        paths,
+        paths: paths.map((path): SetPath => {
+          const error = path.store === null ? undefined : failed.get(path.store);
+          if (error === undefined) return path;
+          return { ...path, store: null, state: "failed", reason: error.message };
+        }),
         table: record.table,
         count,
         isSpread,
         log: this.#options.log,
         events: this.#options.events,
       });
+      for (const [store, error] of failed) {
+        this.#options.log.error("a data path fails; the others go on", {
+          path: this.#paths.find((path) => path.store === store)!.location,
+          reason: error.message,
+        });
+      }
       this.#done(null, { store: set, set, isNew });
     });
   }
@@ -347,16 +360,20 @@ class Opener {
     };
   }
 
-  /** Makes META of all stores equal to that of the first, with the new record and count. */
+  /**
+   * Makes META of all stores equal to that of the first, with the new record and count.
+   *
+   * @param done told those that failed in it; not when all have
+   */
   #agree(
     stores: readonly Store[],
     record: Uint8Array,
     count: number,
-    done: () => void,
+    done: (failed: ReadonlyMap<Store, StoreError>) => void,
   ): void {
     const [best] = stores;
     let left = stores.length;
-    let isOver = false;
+    const failed = new Map<Store, StoreError>();
     const wanted = new Map(best.metaKeys().map((key) => [key, best.getMeta(key)!]));
     wanted.set(RECORD_KEY, record);
     wanted.delete(COUNT_KEY);
@@ -374,13 +391,11 @@ class Opener {
       if (store !== best) entries.push({ key: PARTIAL_KEY, value: null });
       entries.push({ key: COUNT_KEY, value: encodeCount(count) });
       store.setMetaBatch(entries, (error) => {
-        if (isOver) return;
-        if (error !== null) {
-          isOver = true;
-          const location = this.#paths.find((path) => path.store === store)?.location;
-          return this.#fail(error.code, `${location}: ${error.message}`);
-        }
-        if (--left === 0) done();
+        if (error !== null) failed.set(store, error);
+        if (--left > 0) return;
+        const location = this.#paths.find((path) => path.store === best)!.location;
+        if (failed.size < stores.length) return done(failed);
+        this.#fail(failed.get(best)!.code, `${location}: ${failed.get(best)!.message}`);
       });
     }
   }

@@ -253,6 +253,40 @@ Deno.test("a path that fails while it is used is left behind; the others go on, 
   }
 });
 
+Deno.test("a path that fails at any write of its opening, or of being brought in line, is lost, and the others go on", () => {
+  const states = new Set<string>();
+  for (let good = 0; good < 12; good++) {
+    const { machine, map } = alone(14, "/a", "/b", "/c");
+    for (const chunk of NUMBERS) machine.write(LAYER, chunk, chunk + 1);
+    machine.close();
+    // So that /b is behind.
+    const place = machine.places.get("/b")!;
+    const { disk } = place;
+    place.disk = null;
+    machine.mustOpen("/a", "/b", "/c");
+    const value = Uint8Array.of(4);
+    assertEquals(
+      machine.call((done) => machine.store.setMetaBatch([{ key: "k", value }], done)),
+      null,
+    );
+    machine.close();
+    place.disk = machine.again(disk!);
+    let writes = 0;
+    machine.disk("/b").faults = { fail: (kind) => kind === "write" && ++writes > good ? -EIO : 0 };
+    machine.mustOpen("/b", "/a", "/c");
+    const [, { state }] = machine.set!.pathStatus();
+    states.add(state);
+    assertEquals(machine.store.getMeta("k"), value);
+    machine.install(map);
+    const lost = lostChunks(machine, NUMBERS.length);
+    assertEquals(lost.length > 0, machine.set!.pathStatus()[1].state !== "ok");
+    for (const chunk of NUMBERS) {
+      if (!lost.includes(chunk)) assertEquals(machine.read(LAYER, chunk), chunk + 1);
+    }
+  }
+  assertEquals([...states].sort(), ["failed", "missing", "ok"]);
+});
+
 Deno.test("the last path that fails ends the set", () => {
   const { machine } = alone(5, "/a", "/b");
   for (const location of ["/a", "/b"]) machine.disk(location).faults = { fail: () => -EIO };

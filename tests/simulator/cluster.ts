@@ -499,7 +499,7 @@ export class Simulation implements NodeWatcher {
   #stepPaths(): void {
     const random = this.#pathRandom;
     const node = random.pick(this.nodes);
-    if (node.moreDisks.length === 0 || random.chance(0.5)) return;
+    if (node.moreDisks.length === 0 || random.chance(0.2)) return;
     const path = random.below(node.disks.length);
     switch (random.below(6)) {
       case 0:
