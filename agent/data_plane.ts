@@ -613,6 +613,7 @@ export class DataPlane implements DiskServerHost {
       acceptDamage: start.acceptDamage,
       ...(start.capacityBytes === null ? {} : { capacityBytes: start.capacityBytes }),
       random: this.#random,
+      memory: { window: this.memory.windows[0], arena: this.#arena },
       log: this.log,
       events: {
         pathFailed: () => {

@@ -15,7 +15,8 @@
  * @module
  */
 import { toHex } from "../base/bytes.ts";
-import type { Log, Random } from "../platform/platform.ts";
+import type { Arena } from "../base/arena.ts";
+import type { Log, Random, Window } from "../platform/platform.ts";
 import { type Done, StoreError, type StoreErrorCode } from "../store/errors.ts";
 import type { Store } from "../store/store.ts";
 import type { NodeStore } from "./node_store.ts";
@@ -77,6 +78,10 @@ export interface OpenPathsOptions {
   /** Of a node's identity and its cluster's, when they are new. */
   readonly random: Random;
   readonly segmentBytes?: number;
+  /** For copying between paths; left out: groups stay where they are. */
+  readonly memory?: { readonly window: Window; readonly arena: Arena };
+  /** See `store_set.ts`; left out: its own. */
+  readonly differenceMin?: number;
   readonly log: Log;
   readonly events: SetEvents;
 }
@@ -338,6 +343,8 @@ class Opener {
         table: record.table,
         count,
         isSpread,
+        memory: this.#options.memory,
+        differenceMin: this.#options.differenceMin,
         log: this.#options.log,
         events: this.#options.events,
       });

@@ -22,6 +22,8 @@
  * - An operation comes back through its owner exactly once, never from inside `submit`; per I/O there is one look-up of the
  *   layer, and nothing is allocated.
  *
+ * - Where the paths are filled differently, groups move from the fullest to the emptiest (`mover.ts`), one at a time.
+ *
  * What this cannot know: that a path which is there was left behind by others which are all gone now. Who starts an agent
  * with only such a path gets the node as it was when that path was lost (`README.md` says so).
  *
@@ -29,7 +31,8 @@
  */
 import { mix32 } from "../map/hash.ts";
 import { type ClusterMap, type DiskEntry, hasDisks, type Pool } from "../map/map.ts";
-import { EIO, ENODEV, type Log } from "../platform/platform.ts";
+import type { Arena } from "../base/arena.ts";
+import { EIO, ENODEV, type Log, type Window } from "../platform/platform.ts";
 import {
   type ChunkList,
   chunkList,
@@ -53,7 +56,13 @@ import {
   RECORD_KEY,
 } from "./record.ts";
 import { NO_PATH, planSlots, SLOT_MASK, slotsOf } from "./slots.ts";
+import { type Move, Mover } from "./mover.ts";
 import { mergeStats } from "./stats.ts";
+
+/** Milliseconds between looks at whether a group should move to another path. */
+const LOOK_MS = 1000;
+/** Difference of how full two paths are, as a share of their capacity, from which on groups move. */
+const DIFFERENCE_MIN = 0.1;
 
 /** Left-over chunks that are looked at, and dropped, per tick and path. */
 const LEFTOVERS_PER_TICK = 256;
@@ -104,6 +113,11 @@ class Member {
   /** Where the search for what is left over goes on: a layer, and a chunk; −1: it is done. */
   leftoverLayer = 0;
   leftoverChunk = 0;
+  /** …among the chunks of this group, of so many; 1: of all. */
+  leftoverGroup = 0;
+  leftoverGroups = 1;
+  /** Why it does not count though its store works: it refused what the others took; "": it counts. */
+  refusal = "";
   /** Failed in this run: still turned, until what it had is given back. */
   failed: Store | null = null;
 
@@ -175,6 +189,17 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   #drops = 0;
   /** What waits until no left-over chunk is being dropped. */
   readonly #afterDrops: (() => void)[] = [];
+  /** The table is being written. */
+  #isTableBusy = false;
+  /** What waits until it is not. */
+  readonly #afterTable: (() => void)[] = [];
+  readonly #mover: Mover | null;
+  /** What is submitted to the group that moves, while it must not be changed. */
+  readonly #held: (() => void)[] = [];
+  readonly #differenceMin: number;
+  #map: ClusterMap | null = null;
+  #self = 0;
+  #lookMs = 0;
   readonly #lists = new Map<number, ChunkList[]>();
   #isClosing = false;
   /** Clean since before this run. */
@@ -194,11 +219,16 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     isSpread: boolean;
     log: Log;
     events: SetEvents;
+    /** For copying between paths; left out: groups stay where they are. */
+    memory?: { readonly window: Window; readonly arena: Arena };
+    differenceMin?: number;
   }) {
     this.#members = options.paths.map((path) => new Member(path)).sort((a, b) => a.id - b.id);
     this.#table = options.table;
     this.#count = options.count;
     this.#isSpread = options.isSpread;
+    this.#differenceMin = options.differenceMin ?? DIFFERENCE_MIN;
+    this.#mover = options.memory === undefined ? null : this.#makeMover(options.memory);
     this.#log = options.log;
     this.#events = options.events;
     for (const member of this.#members) {
@@ -228,7 +258,13 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   submit(operation: Operation): void {
     if (operation.kind === OperationKind.Sync) return this.#sync(operation);
     const store = this.#storeOf(operation.layers[0], operation.chunk);
-    if (store !== null) return store.submit(operation);
+    if (store !== null) {
+      const isHeld = this.#mover !== null && this.#mover.move !== null &&
+        operation.kind !== OperationKind.Read && this.#isHeld(operation.layers[0], operation.chunk);
+      if (isHeld) this.#held.push(() => this.submit(operation));
+      else store.submit(operation);
+      return;
+    }
     operation.result = -ENODEV;
     this.#finished.push(operation);
   }
@@ -281,7 +317,11 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   /** {@inheritDoc LocalStore.dropChunk} */
   dropChunk(layer: number, chunk: number, done: Done): void {
     const store = this.#storeOf(layer, chunk);
-    if (store !== null) return store.dropChunk(layer, chunk, done);
+    if (store !== null) {
+      if (!this.#isHeld(layer, chunk)) return store.dropChunk(layer, chunk, done);
+      this.#held.push(() => this.dropChunk(layer, chunk, done));
+      return;
+    }
     this.#later(done, new StoreError("IO", "the chunk's path is lost"));
   }
 
@@ -368,20 +408,35 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     return this.#working.reduce((sum, { store }) => sum + store!.layerBytes(layer), 0);
   }
 
-  /** Has something done on some paths; those that fail in it are lost, and count no more. */
-  #onAll(members: readonly Member[], run: (store: Store, each: Done) => void, done: Done): void {
+  /**
+   * Has something done on some paths; those that fail in it are lost, and count no more.
+   *
+   * @param isAlike what some have done and others refuse must not be so: those others are lost, too
+   */
+  #onAll(
+    members: readonly Member[],
+    run: (store: Store, each: Done) => void,
+    done: Done,
+    isAlike = false,
+  ): void {
     if (members.length === 0) return this.#later(done, null);
     let left = members.length;
-    let fault: StoreError | null = null;
-    let loss: StoreError | null = null;
     let isDone = false;
+    let loss: StoreError | null = null;
+    const refusals: [Member, StoreError][] = [];
     for (const member of members) {
       const store = member.store!;
       run(store, (error) => {
         if (error === null) isDone = true;
         else if (store.state === "failed") loss = error;
-        else fault = error;
-        if (--left === 0) done(fault ?? (isDone ? null : loss));
+        else refusals.push([member, error]);
+        if (--left > 0) return;
+        if (isAlike && isDone) {
+          for (const [each, { message }] of refusals) each.refusal = message;
+          this.#noteFailures();
+          return done(null);
+        }
+        done(refusals.length > 0 ? refusals[0][1] : isDone ? null : loss);
       });
     }
   }
@@ -395,7 +450,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   ): void {
     this.#noteFailures();
     const counted = [...entries, { key: COUNT_KEY, value: encodeCount(++this.#count) }];
-    this.#onAll(this.#working, (store, each) => store.setMetaBatch(counted, each), done);
+    this.#onAll(this.#working, (store, each) => store.setMetaBatch(counted, each), done, true);
   }
 
   /** As `Store.getMeta`. */
@@ -415,12 +470,135 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     this.setMetaBatch([{ key: RECORD_KEY, value }], done);
   }
 
+  /** Groups that were moved from one path to another. */
+  get movedGroups(): number {
+    return this.#mover?.moved ?? 0;
+  }
+
+  // ── Moving ─────────────────────────────────────────────────────────────────────────────────────
+
+  #makeMover({ window, arena }: { window: Window; arena: Arena }): Mover {
+    // deno-lint-ignore no-this-alias
+    const set = this;
+    return new Mover({
+      window,
+      arena,
+      get layers() {
+        return set.#mixes;
+      },
+      commit: (group, to, done) => this.#moved(group, to, done),
+      release: () => {
+        for (const run of this.#held.splice(0)) run();
+      },
+      over: ({ group, groups }, path) => {
+        const member = this.#members.find(({ id }) => id === path)!;
+        member.leftoverLayer = 0;
+        member.leftoverChunk = 0;
+        member.leftoverGroup = group;
+        member.leftoverGroups = groups;
+      },
+    });
+  }
+
+  /** Notes that a chunk of the group that moves is changed; true: not now. */
+  #isHeld(layer: number, chunk: number): boolean {
+    const move = this.#mover?.move ?? null;
+    if (move === null) return false;
+    const slot = this.#mixes.get(layer)! + chunk & SLOT_MASK;
+    if ((slot & move.groups - 1) !== move.group) return false;
+    if (this.#mover!.isFrozen) return true;
+    this.#mover!.changed(layer, chunk);
+    return false;
+  }
+
+  /** Writes down that a group is on another path now. */
+  #moved(group: number, to: number, done: (isDone: boolean) => void): void {
+    if (this.#isTableBusy) {
+      this.#afterTable.push(() => this.#moved(group, to, done));
+      return;
+    }
+    const move = this.#mover!.move!;
+    // It may have been lost, or given up, while it waited.
+    if (!this.#mayMove(move)) return done(false);
+    const table = this.#table.slice();
+    for (let slot = group; slot < table.length; slot += move.groups) table[slot] = to;
+    this.#writeTable(table, (error) => {
+      if (error === null) this.#log.debug("a group has moved to another data path", { group, to });
+      done(error === null);
+    });
+  }
+
+  /** Makes a table durable, and uses it then. */
+  #writeTable(table: Uint8Array, done: Done): void {
+    this.#isTableBusy = true;
+    this.#remember(table, (error) => {
+      this.#isTableBusy = false;
+      if (error === null) this.#table = table;
+      done(error);
+      for (const run of this.#afterTable.splice(0)) run();
+    });
+  }
+
+  #mayMove({ group, groups, fromId, from, toId, to }: Move): boolean {
+    const map = this.#map;
+    if (map === null || 2 ** map.pgBits !== groups || this.#isClosing) return false;
+    if (this.#stores[fromId] !== from || this.#stores[toId] !== to) return false;
+    let isHere = false;
+    for (const { copies, pgs } of map.pools) {
+      if (!hasDisks(map, copies)) continue;
+      const { inSync, unclean, joining } = pgs[group];
+      if (joining.includes(this.#self) || unclean.includes(this.#self)) return false;
+      isHere ||= inSync.includes(this.#self);
+    }
+    return isHere && this.#table[group] === fromId;
+  }
+
+  /** Begins to move a group from the fullest path to the emptiest, if that is worth it. */
+  #look(nowMs: number): void {
+    const mover = this.#mover;
+    const map = this.#map;
+    if (mover === null || map === null || mover.move !== null || nowMs < this.#lookMs) return;
+    this.#lookMs = nowMs + LOOK_MS;
+    const working = this.#working;
+    const isBusy = working.length < 2 || this.#epoch < 0 || this.#preparedEpoch !== this.#epoch ||
+      this.#drops > 0 || working.some(({ leftoverLayer }) => leftoverLayer >= 0);
+    if (isBusy) return;
+    const shares = working.map((member) => {
+      const { liveBytes, usableBytes } = member.store!.stats();
+      return { member, liveBytes, usableBytes, share: liveBytes / Math.max(1, usableBytes) };
+    }).sort((a, b) => a.share - b.share);
+    const [to, from] = [shares[0], shares[shares.length - 1]];
+    if (from.share - to.share < this.#differenceMin) return;
+    const groups = 2 ** map.pgBits;
+    const movable: Move[] = [];
+    for (let group = 0; group < groups; group++) {
+      const move = {
+        group,
+        groups,
+        from: from.member.store!,
+        fromId: from.member.id,
+        to: to.member.store!,
+        toId: to.member.id,
+      };
+      if (this.#mayMove(move)) movable.push(move);
+    }
+    // Each holds about as much as the others; one that would only turn the difference around stays.
+    const bytes = from.liveBytes / Math.max(1, movable.length);
+    const isWorthIt = to.share + bytes / to.usableBytes < from.share - bytes / from.usableBytes;
+    const move = movable.find(({ group }) => !mover.unmovable.has(group));
+    if (move !== undefined && isWorthIt) mover.begin(move);
+  }
+
   // ── LocalPaths ─────────────────────────────────────────────────────────────────────────────────
 
   /** {@inheritDoc LocalPaths.prepare} */
   prepare(map: ClusterMap, self: number, done: (error: Error | null) => void): boolean {
     this.#noteFailures();
     this.#learnLayers(map);
+    this.#map = map;
+    this.#self = self;
+    const move = this.#mover?.move ?? null;
+    if (move !== null && !this.#mayMove(move)) this.#mover!.abort();
     // Leases change often, and who is in a group seldom.
     const pools = map.pools.filter((pool) => hasDisks(map, pool.copies));
     const isSame = !this.#isSpread && this.#mapPools?.length === pools.length &&
@@ -429,6 +607,12 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       this.#mapDisks = map.disks;
       this.#preparedEpoch = map.epoch;
       return true;
+    }
+    if (this.#isTableBusy) {
+      this.#afterTable.push(() => {
+        if (this.prepare(map, self, done)) done(null);
+      });
+      return false;
     }
     if (this.#drops > 0) {
       // What is being dropped must not be taken for what a group begins with.
@@ -460,11 +644,8 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       settled();
       return true;
     }
-    this.#remember(table, (error) => {
-      if (error === null) {
-        this.#table = table;
-        settled();
-      }
+    this.#writeTable(table, (error) => {
+      if (error === null) settled();
       done(error);
     });
     return false;
@@ -569,8 +750,9 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   #noteFailures(): void {
     for (let i = 0; i < this.#working.length; i++) {
       const member = this.#working[i];
-      if (member.store!.state !== "failed" || this.#working.length === 1) continue;
-      const reason = member.store!.stats().failed ?? "its store has failed";
+      const isFailed = member.store!.state === "failed" || member.refusal !== "";
+      if (!isFailed || this.#working.length === 1) continue;
+      const reason = member.store!.stats().failed ?? member.refusal;
       member.capacityBytes = member.store!.stats().usableBytes;
       member.failed = member.store;
       member.store = null;
@@ -586,6 +768,8 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
         this.#owed = ids;
         this.#owedNext = new Set([...this.#owedNext, member.id]);
       }
+      const move = this.#mover?.move ?? null;
+      if (move !== null && !this.#mayMove(move)) this.#mover!.abort();
       // The next map has to be looked at, whether its groups have changed or not.
       this.#mapPools = null;
       this.#log.error("a data path has failed; the others go on", {
@@ -624,21 +808,29 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   /** As `Store.tick`, for all paths. */
   tick(nowMs: number): void {
     for (const member of this.#members) (member.store ?? member.failed)?.tick(nowMs);
-    if (!this.#isClosing) { for (const member of this.#working) this.#dropLeftovers(member); }
+    if (!this.#isClosing) {
+      for (const member of this.#working) this.#dropLeftovers(member);
+      this.#look(nowMs);
+    }
+    this.#mover?.tick(nowMs);
     this.endTurn();
   }
 
   /** Nothing that a tick would do soon. */
   get idle(): boolean {
     return this.#finished.count === 0 && this.#answers.length === 0 && this.#drops === 0 &&
+      (this.#mover?.move ?? null) === null &&
       this.#working.every(({ store, leftoverLayer }) => store!.idle && leftoverLayer < 0);
   }
 
-  /** Drops what lies on a path and belongs to another one, a little at a time; once per run, after the first map. */
+  /** Drops what lies on a path and belongs to another one, a little at a time: after the first map, and after a move. */
   #dropLeftovers(member: Member): void {
     if (member.leftoverLayer < 0 || this.#epoch < 0 || this.#drops > 0) return;
     // A map is about to change who holds what.
     if (this.#preparedEpoch !== this.#epoch || this.#afterDrops.length > 0) return;
+    // What a group is copied to is not left over; and reads that wait here may be of what has just moved.
+    if (this.#isTableBusy || (this.#mover?.move ?? null) !== null) return;
+    if (member.store!.stats().queuedOperations > 0) return;
     const layer = this.#layerList.find((each) => each >= member.leftoverLayer);
     if (layer === undefined) {
       member.leftoverLayer = -1;
@@ -650,7 +842,11 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     const [list] = this.#listsOf(LEFTOVERS_PER_TICK);
     list.count = 0;
     list.next = -1;
-    if (store.hasLayer(layer)) store.listChunks(layer, member.leftoverChunk, list);
+    if (store.hasLayer(layer)) {
+      const { leftoverChunk, leftoverGroup, leftoverGroups } = member;
+      const first = leftoverGroup - this.#mixes.get(layer)! & leftoverGroups - 1;
+      store.listChunks(layer, leftoverChunk, list, leftoverGroups, first);
+    }
     for (let i = 0; i < list.count; i++) {
       const chunk = list.chunks[i];
       if (this.#storeOf(layer, chunk) === store) continue;
@@ -670,6 +866,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   /** As `Store.close`, for all paths. */
   close(done: Done): void {
     this.#isClosing = true;
+    this.#mover?.abort();
     const stores = this.#members.map(({ store, failed }) => store ?? failed);
     let left = 0;
     let fault: StoreError | null = null;

@@ -22,6 +22,8 @@ export const HOST = new Uint8Array(16).fill(3);
 const SEGMENT_BYTES = 256 * 1024;
 export const DISK_BYTES = 1024 * 1024 + 64 * SEGMENT_BYTES;
 const STEPS_MAX = 200_000;
+/** Of the one operation at a time, above the arena. */
+const BUFFER = ARENA_BYTES;
 const window = new SimulatedMemory({ sizeBytes: ARENA_BYTES + 1024 * 1024 }).windows[0];
 
 /** A disk somewhere. */
@@ -42,6 +44,8 @@ export class Machine {
   readonly failures: string[] = [];
   readonly warnings: string[] = [];
   nowMs = 1000;
+  /** Groups move between paths that are filled differently. */
+  moves = false;
   #given: Place[] = [];
   #disks: SimulatedDisk[] = [];
   #arena = new Arena(ARENA_BYTES);
@@ -82,6 +86,7 @@ export class Machine {
       hostId: HOST,
       random: this.random,
       segmentBytes: SEGMENT_BYTES,
+      ...(this.moves ? { memory: { window, arena: this.#arena }, differenceMin: 0.001 } : {}),
       log: {
         debug() {},
         info() {},
@@ -97,11 +102,12 @@ export class Machine {
       this.isNew = opened.isNew;
     });
     this.#until(() => result !== null, "opening", () => {
-      for (const store of this.#stores) store.endTurn();
+      for (const store of this.stores) store.endTurn();
     });
     return result!.error;
   }
-  #stores: Store[] = [];
+  /** Of all paths that were reached, in order. */
+  stores: Store[] = [];
 
   #candidate(place: Place): PathCandidate {
     const { location, disk } = place;
@@ -119,7 +125,7 @@ export class Machine {
       });
       disk!.listener = store;
       this.#disks.push(disk!);
-      this.#stores.push(store);
+      this.stores.push(store);
       return store;
     };
     return {
@@ -205,12 +211,12 @@ export class Machine {
     operation.layers = [layer];
     operation.chunk = chunk;
     operation.blockCount = 1;
-    operation.buffer = ARENA_BYTES;
+    operation.buffer = BUFFER;
     operation.generation = 1;
     operation.sequence = sequence;
     if (kind === OperationKind.Write) {
-      window.bytes.fill(fill, ARENA_BYTES, ARENA_BYTES + BLOCK_BYTES);
-      operation.checksums[0] = window.kernel.checksum(ARENA_BYTES, BLOCK_BYTES);
+      window.bytes.fill(fill, BUFFER, BUFFER + BLOCK_BYTES);
+      operation.checksums[0] = window.kernel.checksum(BUFFER, BLOCK_BYTES);
     }
     this.store.submit(operation);
     assert(!finished, "an operation came back from inside submit");
@@ -226,7 +232,7 @@ export class Machine {
   /** What a chunk's first block is full of, or an errno. */
   read(layer: number, chunk: number): number {
     const { result } = this.run(OperationKind.Read, layer, chunk);
-    return result < 0 ? result : window.bytes[ARENA_BYTES];
+    return result < 0 ? result : window.bytes[BUFFER];
   }
 
   sync(): number {
@@ -236,7 +242,7 @@ export class Machine {
   close(): void {
     const error = this.call((done) => this.store.close(done));
     if (error !== null) throw error;
-    this.#stores = [];
+    this.stores = [];
   }
 
   /** The machine loses power: what was not synced is gone. */
@@ -245,7 +251,7 @@ export class Machine {
       if (place.disk === null) continue;
       place.disk = place.disk.crash(this.random, window.bytes, { keep: 0, lose: 1 });
     }
-    this.#stores = [];
+    this.stores = [];
   }
 }
 

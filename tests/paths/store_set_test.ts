@@ -6,6 +6,8 @@
 import { assert, assertAlmostEquals, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import type { ClusterMap } from "../../agent/map/map.ts";
+import { type Store } from "../../agent/store/store.ts";
+import { StoreError } from "../../agent/store/errors.ts";
 import { chunkList } from "../../agent/replication/local_store.ts";
 import { Machine, mapWith } from "./harness.ts";
 
@@ -401,4 +403,32 @@ Deno.test("what a node remembers of its paths is not among what it gives out", (
   machine.mustOpen("/a");
   assertEquals(machine.store.metaKeys(), []);
   assertEquals(machine.set!.pathStatus().map(({ slots }) => slots), [8192, 8192]);
+});
+
+Deno.test("a path that refuses META which the others take is lost: they must not say different things", () => {
+  const { machine } = alone(15, "/a", "/b", "/c");
+  const set = (value: number) =>
+    machine.call((done) =>
+      machine.store.setMetaBatch([{ key: "k", value: Uint8Array.of(value) }], done)
+    );
+  assertEquals(set(1), null);
+  const refuse = (store: Store) => {
+    const take = store.setMetaBatch.bind(store);
+    store.setMetaBatch = (_, done) => done(new StoreError("BUSY", "too much META waits"));
+    return () => store.setMetaBatch = take;
+  };
+  // All of them: nothing has happened, and nothing is lost.
+  const restore = machine.stores.map(refuse);
+  assertEquals((set(2) as StoreError).code, "BUSY");
+  for (const each of restore) each();
+  assertEquals([machine.failures, machine.store.getMeta("k")], [[], Uint8Array.of(1)]);
+  refuse(machine.stores[1]);
+  assertEquals(set(3), null);
+  assertEquals(machine.failures, ["/b"]);
+  const [, { state, reason }] = machine.set!.pathStatus();
+  assertEquals([state, reason], ["failed", "too much META waits"]);
+  assert(lostChunks(machine, 24).length > 0);
+  machine.crash();
+  machine.mustOpen("/b", "/c", "/a");
+  assertEquals(machine.store.getMeta("k"), Uint8Array.of(3));
 });

@@ -64,6 +64,8 @@ export interface SimulationReport {
   /** Data paths that failed in use, and starts without one. */
   readonly failedPaths: number;
   readonly missingPaths: number;
+  /** Groups that moved from one data path to another. */
+  readonly movedGroups: number;
   readonly epoch: number;
 }
 
@@ -114,6 +116,7 @@ export class Simulation implements NodeWatcher {
   replacedNodes = 0;
   failedPaths = 0;
   missingPaths = 0;
+  movedGroups = 0;
   repaired = 0;
   /** Decides about data paths, and nothing else: seeds without them are what they were before there were any. */
   readonly #pathRandom: Prng;
@@ -182,6 +185,10 @@ export class Simulation implements NodeWatcher {
       replacedNodes: this.replacedNodes,
       failedPaths: this.failedPaths,
       missingPaths: this.missingPaths,
+      movedGroups: this.nodes.reduce(
+        (sum, { process }) => sum + (process?.set?.movedGroups ?? 0),
+        this.movedGroups,
+      ),
       epoch: this.map?.epoch ?? 0,
     };
   }
@@ -594,6 +601,7 @@ export class Simulation implements NodeWatcher {
   #crash(node: SimNode, isPower: boolean): void {
     if (!node.isRunning) return;
     this.crashes++;
+    this.movedGroups += node.process?.set?.movedGroups ?? 0;
     this.repaired += node.process?.data?.status.repaired ?? 0;
     this.note(node, isPower ? "loses power" : "is killed");
     for (const [disk, guest] of [...this.guests]) {

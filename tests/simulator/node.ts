@@ -310,6 +310,9 @@ export class SimNode implements Station {
       hostId: HOST,
       random,
       segmentBytes: SEGMENT_BYTES,
+      memory: { window: this.window, arena },
+      // Guests write little here.
+      differenceMin: 0.0005,
       log: this.#log("paths"),
       events: {
         pathFailed: (path) => {
