@@ -470,6 +470,11 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     this.setMetaBatch([{ key: RECORD_KEY, value }], done);
   }
 
+  /** The group that is on its way from one path to another; −1: none. */
+  get movingGroup(): number {
+    return this.#mover?.move?.group ?? -1;
+  }
+
   /** Groups that were moved from one path to another. */
   get movedGroups(): number {
     return this.#mover?.moved ?? 0;

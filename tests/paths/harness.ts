@@ -224,6 +224,46 @@ export class Machine {
     return operation;
   }
 
+  /** Submits a write of a chunk's first block and does not wait; `done` gets 0 or an errno. Up to 200 at a time. */
+  submit(
+    layer: number,
+    chunk: number,
+    fill: number,
+    sequence: number,
+    done: (result: number) => void,
+  ): void {
+    const buffer = this.#buffers.pop() ?? BUFFER + BLOCK_BYTES * ++this.#buffersMade;
+    assert(this.#buffersMade <= 200, "too many writes");
+    const owner = {
+      operationDone: ({ result }: Operation) => {
+        this.#buffers.push(buffer);
+        done(result);
+      },
+    };
+    const operation = new Operation(owner, 1);
+    operation.kind = OperationKind.Write;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.blockCount = 1;
+    operation.buffer = buffer;
+    operation.generation = 1;
+    operation.sequence = sequence;
+    window.bytes.fill(fill, buffer, buffer + BLOCK_BYTES);
+    operation.checksums[0] = window.kernel.checksum(buffer, BLOCK_BYTES);
+    this.store.submit(operation);
+  }
+  readonly #buffers: number[] = [];
+  #buffersMade = 0;
+
+  /** One step: a turn, one completion of some disk, and time now and then. */
+  step(random: Prng, disk = random.pick(this.#disks)): void {
+    this.store.endTurn();
+    disk.pump();
+    if (!random.chance(0.02)) return;
+    this.nowMs += 100;
+    this.store.tick(this.nowMs);
+  }
+
   /** Writes a chunk's first block; 0 or an errno. */
   write(layer: number, chunk: number, fill: number, sequence = 1): number {
     return this.run(OperationKind.Write, layer, chunk, fill, sequence).result;

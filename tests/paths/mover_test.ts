@@ -5,6 +5,7 @@
  */
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
+import { pgOf } from "../../agent/map/hash.ts";
 import { Stamp } from "../../agent/replication/local_store.ts";
 import { OperationKind } from "../../agent/store/operation.ts";
 import { Machine, mapWith } from "./harness.ts";
@@ -108,6 +109,69 @@ Deno.test("what is written while groups move is there, whenever a crash comes", 
     moved += used(machine)[1];
   }
   assert(moved > 200, `${moved}`);
+});
+
+Deno.test("a group that is written to at every moment of its move loses none of it", () => {
+  const { family } = MAP.disks[0];
+  let moved = 0;
+  for (let seed = 0; seed < 25; seed++) {
+    const random = new Prng(seed);
+    const machine = half(seed);
+    machine.mustOpen("/a", "/b");
+    machine.install(MAP);
+    const latest = new Array(CHUNKS).fill(1);
+    const isBusyGuest = random.pick([0.02, 0.1, 0.4]);
+    let sequence = 1;
+    let underWay = 0;
+    for (let step = 0; step < 12_000; step++) {
+      machine.step(random);
+      const group = machine.set!.movingGroup;
+      if (group < 0 || underWay > 100 || !random.chance(isBusyGuest)) continue;
+      const chunk = latest.findIndex((_, index) => pgOf(family, index, 256) === group);
+      if (chunk < 0) continue;
+      const value = 2 + random.below(250);
+      latest[chunk] = value;
+      underWay++;
+      machine.submit(LAYER, chunk, value, ++sequence, (result) => {
+        assertEquals(result, 0);
+        underWay--;
+      });
+    }
+    machine.until(() => underWay === 0, "writes");
+    moved += machine.set!.movedGroups;
+    for (let chunk = 0; chunk < CHUNKS; chunk++) {
+      assertEquals(machine.read(LAYER, chunk), latest[chunk], `seed ${seed}, chunk ${chunk}`);
+    }
+    assertEquals(machine.sync(), 0);
+    machine.crash();
+    machine.mustOpen("/a", "/b");
+    machine.install(MAP);
+    for (let chunk = 0; chunk < CHUNKS; chunk++) {
+      assertEquals(machine.read(LAYER, chunk), latest[chunk], `seed ${seed}, chunk ${chunk}`);
+    }
+  }
+  assert(moved > 60, `${moved}`);
+});
+
+Deno.test("what the old path knows of a move is not ahead of what the new one has", () => {
+  let moved = 0;
+  for (let seed = 0; seed < 150; seed++) {
+    const random = new Prng(seed);
+    const machine = half(seed);
+    machine.mustOpen("/a", "/b");
+    machine.install(MAP);
+    for (let step = 400 + random.below(1500); step > 0; step--) machine.step(random);
+    // The new path hangs from some moment on.
+    for (let step = 0; step < 150; step++) machine.step(random, machine.disk("/a"));
+    moved += machine.set!.movedGroups;
+    machine.crash();
+    machine.mustOpen("/a", "/b");
+    machine.install(MAP);
+    for (let chunk = 0; chunk < CHUNKS; chunk++) {
+      assertEquals(machine.read(LAYER, chunk), 1, `seed ${seed}, chunk ${chunk}`);
+    }
+  }
+  assert(moved > 50, `${moved}`);
 });
 
 Deno.test("a path that fails while a group moves costs its own data at the most", () => {
