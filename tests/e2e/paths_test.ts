@@ -6,6 +6,7 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import { AgentProcess, AgentRefusal, WorkDirectory } from "../tools/agent_process.ts";
+import { Load, longestPauseMs, nowMs } from "../cluster/load.ts";
 import { until } from "../guest/deadline.ts";
 
 const MIB = 1024 * 1024;
@@ -85,6 +86,53 @@ Deno.test("an agent keeps a disk on several paths, waits for one that is missing
     assertMatch(await agent.check("status"), /^healthy/);
     await agent.kill();
   }
+});
+
+Deno.test("data moves to a path that was added while guests use it", async () => {
+  await using work = await WorkDirectory.make();
+  const [a, b] = ["a", "b"].map((name) => `${work.path}/${name}`);
+  const options = { runDir: `${work.path}/run`, dataDir: a, capacity: "1G" };
+  const length = 256 * MIB;
+  const data = randomBytes(4, length);
+  {
+    await using agent = await AgentProcess.start(options);
+    await agent.check("disk", "create", "bulk", "256M");
+    await agent.check("disk", "create", "web", "256M");
+    const written = await agent.runWith({ stdin: data }, "disk", "write", "bulk");
+    assertEquals(written.code, 0, written.stderr);
+    await agent.stop();
+  }
+  await using agent = await AgentProcess.start({ ...options, arguments: ["--data", b] });
+  using client = agent.client();
+  const used = async () => (await client.status()).store!.paths.map(({ usedBytes }) => usedBytes);
+  const [before] = await used();
+  assert(before >= length, `${before}`);
+  await using load = await Load.start({
+    socket: agent.socket("web"),
+    sizeBytes: 256 * MIB,
+    seed: 1,
+    places: 64,
+    ratePerSecond: 300,
+  });
+  const startMs = nowMs();
+  await until(async () => (await used())[1] >= 64 * MIB, {
+    timeoutMs: 60_000,
+    what: () => `nothing moves\n${agent.log}`,
+  });
+  const report = await load.report();
+  assertEquals([...report.errors, ...report.violations], []);
+  console.log(`      the longest wait: ${(longestPauseMs(report, startMs) / 1000).toFixed(2)} s`);
+  await until(async () => {
+    const [first, second] = await used();
+    return first + second < length + 8 * MIB && first - second < 0.1 * 1024 * MIB;
+  }, { timeoutMs: 60_000, what: () => `what has moved is not dropped\n${agent.log}` });
+  await load.drain();
+  await load.readAll(agent.readOnlySocket("web"));
+  await load.close();
+  const { code, stdout, stderr } = await agent.run("disk", "read", "bulk");
+  assertEquals(code, 0, stderr);
+  assertEquals(stdout.findIndex((byte, index) => byte !== data[index]), -1);
+  await agent.stop();
 });
 
 Deno.test("paths of another agent are refused, and what one path held stays where it is when another is added", async () => {
