@@ -23,7 +23,7 @@ import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import { BlockKind, BlockRequest } from "./blk/target.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
 import type { DiskStatus } from "./http/backend.ts";
-import { markFailure } from "./failure_mark.ts";
+import { leastCountOf, markFailure, noteLeastCount } from "./failure_mark.ts";
 import { Logger } from "./logger.ts";
 import { apply, type ClusterMap, type DiskEntry, type MapCommand } from "./map/map.ts";
 import { decodeMap } from "./map/map_codec.ts";
@@ -367,6 +367,16 @@ export class DataPlane implements DiskServerHost {
     this.#fail(new StoreError("IO", reason));
   }
 
+  #noteLeftBehind(count: number): void {
+    try {
+      noteLeastCount(this.#start.runDir, count);
+    } catch (error) {
+      this.log.error("that data paths were left behind cannot be noted", {
+        reason: error instanceof Error ? error.message : String(error),
+      });
+    }
+  }
+
   #markFailure(): void {
     try {
       markFailure(this.#start.runDir);
@@ -613,6 +623,7 @@ export class DataPlane implements DiskServerHost {
       acceptDamage: start.acceptDamage,
       ...(start.capacityBytes === null ? {} : { capacityBytes: start.capacityBytes }),
       random: this.#random,
+      leastCount: leastCountOf(start.runDir),
       memory: { window: this.memory.windows[0], arena: this.#arena },
       log: this.log,
       events: {
@@ -621,6 +632,7 @@ export class DataPlane implements DiskServerHost {
           // The others must hear of it at once: requests wait for them to.
           this.#nextTickMs = 0;
         },
+        leftBehind: (count) => this.#noteLeftBehind(count),
       },
     }, (error, opened) => {
       isOver = true;

@@ -11,6 +11,8 @@
 import { join } from "node:path";
 import { toHex } from "./base/bytes.ts";
 
+/** Name of the file that says how far data paths must have come. */
+const COUNT_NAME = "data-paths";
 /** Name of the mark in the runtime directory. */
 const NAME = "store-failed";
 /** Bytes of chance in a mark. */
@@ -24,6 +26,27 @@ const MARK_BYTES = 6;
 export function markFailure(runDir: string): void {
   const mark = crypto.getRandomValues(new Uint8Array(MARK_BYTES));
   Deno.writeTextFileSync(join(runDir, NAME), toHex(mark));
+}
+
+/**
+ * Notes that data paths were left behind: whatever is there at the next start, one of them must have come this far.
+ *
+ * @param count of changes, see `paths/record.ts`
+ * @throws what the system says when the file cannot be written
+ */
+export function noteLeastCount(runDir: string, count: number): void {
+  Deno.writeTextFileSync(join(runDir, COUNT_NAME), `${count}`);
+}
+
+/** What was noted last since the machine started; 0: nothing. */
+export function leastCountOf(runDir: string): number {
+  try {
+    const count = Number(Deno.readTextFileSync(join(runDir, COUNT_NAME)));
+    return Number.isSafeInteger(count) && count > 0 ? count : 0;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return 0;
+    throw error;
+  }
 }
 
 /**

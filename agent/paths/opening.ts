@@ -22,6 +22,7 @@ import type { Store } from "../store/store.ts";
 import type { NodeStore } from "./node_store.ts";
 import {
   COUNT_KEY,
+  COUNT_STEP,
   decodeRecord,
   encodeCount,
   encodeRecord,
@@ -35,11 +36,6 @@ import { NO_PATH, SLOTS } from "./slots.ts";
 import { countOf, type SetEvents, type SetPath, StoreSet } from "./store_set.ts";
 
 const ID_BYTES = 16;
-/**
- * What each start adds to the count of changes: more than changes can be under way at a time. A path that is missing now may have
- * some that no other has and that were never done; what is done without it must count for more.
- */
-const COUNT_STEP = 65536;
 
 /** What is wrong with how an agent was started, not with a disk. */
 const FINAL: readonly StoreErrorCode[] = ["OTHER_HOST", "NEWER_FORMAT", "INVALID"];
@@ -78,6 +74,8 @@ export interface OpenPathsOptions {
   /** Of a node's identity and its cluster's, when they are new. */
   readonly random: Random;
   readonly segmentBytes?: number;
+  /** What `SetEvents.leftBehind` said last, if that is known: without a path that has come as far the agent must not start. */
+  readonly leastCount?: number;
   /** For copying between paths; left out: groups stay where they are. */
   readonly memory?: { readonly window: Window; readonly arena: Arena };
   /** See `store_set.ts`; left out: its own. */
@@ -246,6 +244,13 @@ class Opener {
     }
     let best = whole[0];
     for (const store of whole) if (countOf(store) > countOf(best)) best = store;
+    if (countOf(best) < (this.#options.leastCount ?? 0)) {
+      const names = opened.map(({ location }) => location).join(", ");
+      return this.#fail(
+        "INVALID",
+        `${names} was left behind when the agent went on with other data paths, which are not there now`,
+      );
+    }
     const bytes = best.getMeta(RECORD_KEY);
     const record = bytes === null ? null : decodeRecord(bytes);
     if (bytes !== null && record === null) {
@@ -354,6 +359,8 @@ class Opener {
           reason: error.message,
         });
       }
+      const isWhole = failed.size === 0 && paths.every(({ state }) => state === "ok");
+      if (!isWhole) this.#options.events.leftBehind(count);
       this.#done(null, { store: set, set, isNew });
     });
   }

@@ -25,6 +25,12 @@ export const RECORD_KEY = "paths", COUNT_KEY = "paths-count";
 /** Key of META that is there while a path is being brought in line with the others. */
 export const PARTIAL_KEY = "paths-partial";
 
+/**
+ * What each start, and each loss of a path, adds to the count of changes: more than changes can be under way at a time. A path that
+ * is missing may have some that no other has and that were never done; what is done without it must count for more.
+ */
+export const COUNT_STEP = 65536;
+
 /** Most paths of one agent. */
 export const PATHS_MAX = 16;
 /** Most paths that are remembered, with those that are gone. */

@@ -24,8 +24,8 @@
  *
  * - Where the paths are filled differently, groups move from the fullest to the emptiest (`mover.ts`), one at a time.
  *
- * What this cannot know: that a path which is there was left behind by others which are all gone now. Who starts an agent
- * with only such a path gets the node as it was when that path was lost (`README.md` says so).
+ * What this cannot know by itself: that a path which is there was left behind by others which are all gone now. Whoever starts
+ * the set says how high the count was (`SetEvents.leftBehind`), as long as that is remembered somewhere else.
  *
  * @module
  */
@@ -49,6 +49,7 @@ import type { Store, StoreIdentity } from "../store/store.ts";
 import type { NodeStore } from "./node_store.ts";
 import {
   COUNT_KEY,
+  COUNT_STEP,
   decodeCount,
   encodeCount,
   encodeRecord,
@@ -97,6 +98,11 @@ export interface SetPath extends KnownPath {
 export interface SetEvents {
   /** A path has failed: the set goes on without it. */
   pathFailed(location: string, reason: string): void;
+  /**
+   * Paths were left behind: whichever are there at a later start, one at least must have a count of changes like this. To be
+   * remembered somewhere else than on the paths, for as long as that can be.
+   */
+  leftBehind(count: number): void;
 }
 
 class Member {
@@ -753,6 +759,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
 
   /** Paths whose store has stopped are lost from now on; the last one is kept, for what it says. */
   #noteFailures(): void {
+    let isLost = false;
     for (let i = 0; i < this.#working.length; i++) {
       const member = this.#working[i];
       const isFailed = member.store!.state === "failed" || member.refusal !== "";
@@ -782,7 +789,15 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
         reason,
       });
       this.#events.pathFailed(member.location, reason);
+      isLost = true;
     }
+    if (!isLost) return;
+    // From here on the others count for more, whatever the one that is lost has still got.
+    this.#count += COUNT_STEP;
+    const count = this.#count + 1;
+    this.#remember(this.#table, (error) => {
+      if (error === null) this.#events.leftBehind(count);
+    });
   }
 
   // ── Life ───────────────────────────────────────────────────────────────────────────────────────

@@ -44,6 +44,8 @@ export class Machine {
   readonly failures: string[] = [];
   readonly warnings: string[] = [];
   nowMs = 1000;
+  /** What is remembered elsewhere of how far a path must have come. */
+  leastCount = 0;
   /** Groups move between paths that are filled differently. */
   moves = false;
   #given: Place[] = [];
@@ -93,7 +95,11 @@ export class Machine {
         warn: (message) => this.warnings.push(message),
         error: (message) => this.warnings.push(message),
       },
-      events: { pathFailed: (location) => this.failures.push(location) },
+      leastCount: this.leastCount,
+      events: {
+        pathFailed: (location) => this.failures.push(location),
+        leftBehind: (count) => this.leastCount = count,
+      },
     }, (error, opened) => {
       result = { error };
       if (opened === null) return;

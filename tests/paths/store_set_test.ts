@@ -405,6 +405,42 @@ Deno.test("what a node remembers of its paths is not among what it gives out", (
   assertEquals(machine.set!.pathStatus().map(({ slots }) => slots), [8192, 8192]);
 });
 
+Deno.test("a path that was left behind does not stand in for those that went on, as long as that is known", () => {
+  for (const how of ["failed", "missing"] as const) {
+    const { machine } = alone(16, "/a", "/b");
+    const value = Uint8Array.of(1);
+    machine.call((done) => machine.store.setMetaBatch([{ key: "k", value }], done));
+    const place = machine.places.get("/b")!;
+    const { disk } = place;
+    if (how === "failed") {
+      machine.disk("/b").faults = { fail: (kind) => kind === "write" ? -EIO : 0 };
+      for (const chunk of NUMBERS) machine.write(LAYER, chunk, 6, 2);
+      machine.disk("/b").faults = {};
+      machine.crash();
+    } else {
+      machine.close();
+      place.disk = null;
+      machine.mustOpen("/a", "/b");
+      machine.close();
+      place.disk = machine.again(disk!);
+    }
+    const [a] = [machine.places.get("/a")!.disk];
+    machine.places.get("/a")!.disk = null;
+    const error = machine.open("/a", "/b");
+    assertEquals(error?.code, "INVALID");
+    assertStringIncludes(error!.message, "/b was left behind");
+    machine.crash();
+    // With the other one all is well; and where nothing is known of it, it is taken for what it says.
+    machine.places.get("/a")!.disk = machine.again(a!);
+    machine.mustOpen("/b", "/a");
+    assertEquals(machine.set!.pathStatus().map(({ state }) => state), ["ok", "ok"]);
+    machine.close();
+    machine.leastCount = 0;
+    machine.mustOpen("/b");
+    assertEquals(machine.store.getMeta("k"), value);
+  }
+});
+
 Deno.test("a path that refuses META which the others take is lost: they must not say different things", () => {
   const { machine } = alone(15, "/a", "/b", "/c");
   const set = (value: number) =>

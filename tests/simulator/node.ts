@@ -103,6 +103,8 @@ export class SimNode implements Station {
   readonly broken = new Set<number>();
   /** Paths that had everything when the process ended: one of them at least has to be there when the next one starts. */
   readonly newest = new Set<number>();
+  /** How far one of them must have come. */
+  #leastCount = 0;
   process: Process | null = null;
   run = 0;
   bootId = "boot-0";
@@ -252,7 +254,8 @@ export class SimNode implements Station {
   #breakDisk(disk: SimulatedDisk, path: number, random: Prng): void {
     disk.faults = {
       fail: (kind) => {
-        if (this.broken.has(path)) return -5;
+        // What cannot be read where there is no other copy is an error for the guest, whatever comes later.
+        if (this.broken.has(path) && kind !== "read") return -5;
         const { read, write, sync } = this.diskErrors;
         const share = kind === "read"
           ? read
@@ -309,6 +312,7 @@ export class SimNode implements Station {
       candidates,
       hostId: HOST,
       random,
+      leastCount: this.#leastCount,
       segmentBytes: SEGMENT_BYTES,
       memory: { window: this.window, arena },
       // Guests write little here.
@@ -320,6 +324,7 @@ export class SimNode implements Station {
           this.bootId = `boot-${this.#pathRandom!.u32()}`;
           this.watcher.pathFailed(this, path);
         },
+        leftBehind: (count) => this.#leastCount = count,
       },
     }, (error, opened) => {
       if (process.isDead) return;
