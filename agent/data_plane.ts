@@ -367,9 +367,9 @@ export class DataPlane implements DiskServerHost {
     this.#fail(new StoreError("IO", reason));
   }
 
-  #noteLeftBehind(count: number): void {
+  #noteLeftBehind(nodeId: string, count: number): void {
     try {
-      noteLeastCount(this.#start.runDir, count);
+      noteLeastCount(this.#start.runDir, nodeId, count);
     } catch (error) {
       this.log.error("that data paths were left behind cannot be noted", {
         reason: error instanceof Error ? error.message : String(error),
@@ -623,7 +623,7 @@ export class DataPlane implements DiskServerHost {
       acceptDamage: start.acceptDamage,
       ...(start.capacityBytes === null ? {} : { capacityBytes: start.capacityBytes }),
       random: this.#random,
-      leastCount: leastCountOf(start.runDir),
+      leastCount: (nodeId) => leastCountOf(start.runDir, nodeId),
       memory: { window: this.memory.windows[0], arena: this.#arena },
       log: this.log,
       events: {
@@ -632,7 +632,7 @@ export class DataPlane implements DiskServerHost {
           // The others must hear of it at once: requests wait for them to.
           this.#nextTickMs = 0;
         },
-        leftBehind: (count) => this.#noteLeftBehind(count),
+        leftBehind: (nodeId, count) => this.#noteLeftBehind(nodeId, count),
       },
     }, (error, opened) => {
       isOver = true;

@@ -31,18 +31,20 @@ export function markFailure(runDir: string): void {
 /**
  * Notes that data paths were left behind: whatever is there at the next start, one of them must have come this far.
  *
+ * @param nodeId whose paths they are
  * @param count of changes, see `paths/record.ts`
  * @throws what the system says when the file cannot be written
  */
-export function noteLeastCount(runDir: string, count: number): void {
-  Deno.writeTextFileSync(join(runDir, COUNT_NAME), `${count}`);
+export function noteLeastCount(runDir: string, nodeId: string, count: number): void {
+  Deno.writeTextFileSync(join(runDir, COUNT_NAME), `${nodeId} ${count}`);
 }
 
-/** What was noted last since the machine started; 0: nothing. */
-export function leastCountOf(runDir: string): number {
+/** What was noted last of a node since the machine started; 0: nothing. */
+export function leastCountOf(runDir: string, nodeId: string): number {
   try {
-    const count = Number(Deno.readTextFileSync(join(runDir, COUNT_NAME)));
-    return Number.isSafeInteger(count) && count > 0 ? count : 0;
+    const [whose, text] = Deno.readTextFileSync(join(runDir, COUNT_NAME)).split(" ");
+    const count = Number(text);
+    return whose === nodeId && Number.isSafeInteger(count) && count > 0 ? count : 0;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return 0;
     throw error;

@@ -74,8 +74,11 @@ export interface OpenPathsOptions {
   /** Of a node's identity and its cluster's, when they are new. */
   readonly random: Random;
   readonly segmentBytes?: number;
-  /** What `SetEvents.leftBehind` said last, if that is known: without a path that has come as far the agent must not start. */
-  readonly leastCount?: number;
+  /**
+   * What `SetEvents.leftBehind` said last of a node, 0 if that is not known: without a path that has come as far its agent must not
+   * start.
+   */
+  leastCount?(nodeId: string): number;
   /** For copying between paths; left out: groups stay where they are. */
   readonly memory?: { readonly window: Window; readonly arena: Arena };
   /** See `store_set.ts`; left out: its own. */
@@ -244,7 +247,8 @@ class Opener {
     }
     let best = whole[0];
     for (const store of whole) if (countOf(store) > countOf(best)) best = store;
-    if (countOf(best) < (this.#options.leastCount ?? 0)) {
+    const nodeId = toHex(best.identity.nodeId);
+    if (countOf(best) < (this.#options.leastCount?.(nodeId) ?? 0)) {
       const names = opened.map(({ location }) => location).join(", ");
       return this.#fail(
         "INVALID",
@@ -283,8 +287,7 @@ class Opener {
     const added = this.#paths.filter(({ store, candidate, location }) =>
       store === null && candidate.isBlank && !isKnown(location)
     );
-    const { nodeId, clusterId } = best.identity;
-    this.#make(added, nodeId, clusterId, () => {
+    this.#make(added, best.identity.nodeId, best.identity.clusterId, () => {
       const all = this.#paths.flatMap(({ store }) => store === null ? [] : [store]);
       this.#assemble([best, ...all.filter((store) => store !== best)], record, false);
     });
@@ -360,7 +363,7 @@ class Opener {
         });
       }
       const isWhole = failed.size === 0 && paths.every(({ state }) => state === "ok");
-      if (!isWhole) this.#options.events.leftBehind(count);
+      if (!isWhole) this.#options.events.leftBehind(toHex(best.identity.nodeId), count);
       this.#done(null, { store: set, set, isNew });
     });
   }

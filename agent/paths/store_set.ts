@@ -29,6 +29,7 @@
  *
  * @module
  */
+import { toHex } from "../base/bytes.ts";
 import { mix32 } from "../map/hash.ts";
 import { type ClusterMap, type DiskEntry, hasDisks, type Pool } from "../map/map.ts";
 import type { Arena } from "../base/arena.ts";
@@ -101,8 +102,10 @@ export interface SetEvents {
   /**
    * Paths were left behind: whichever are there at a later start, one at least must have a count of changes like this. To be
    * remembered somewhere else than on the paths, for as long as that can be.
+   *
+   * @param nodeId whose paths they are: 32 hexadecimal digits
    */
-  leftBehind(count: number): void;
+  leftBehind(nodeId: string, count: number): void;
 }
 
 class Member {
@@ -796,7 +799,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     this.#count += COUNT_STEP;
     const count = this.#count + 1;
     this.#remember(this.#table, (error) => {
-      if (error === null) this.#events.leftBehind(count);
+      if (error === null) this.#events.leftBehind(toHex(this.identity.nodeId), count);
     });
   }
 

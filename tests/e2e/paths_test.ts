@@ -71,7 +71,12 @@ Deno.test("an agent keeps a disk on several paths, waits for one that is missing
     await assertRejects(() => Deno.stat(b), Deno.errors.NotFound);
     await agent.stop();
   }
+  // What was left behind does not stand in for what went on.
   await Deno.rename(`${b}-away`, b);
+  await Deno.rename(a, `${a}-away`);
+  const refused = await assertRejects(() => AgentProcess.start(options), AgentRefusal);
+  assertMatch(refused.stderr, new RegExp(`${b} was left behind when the agent went on`));
+  await Deno.rename(`${a}-away`, a);
   {
     await using agent = await AgentProcess.start(options);
     const { code, stdout, stderr } = await agent.run(

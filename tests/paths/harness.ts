@@ -95,10 +95,10 @@ export class Machine {
         warn: (message) => this.warnings.push(message),
         error: (message) => this.warnings.push(message),
       },
-      leastCount: this.leastCount,
+      leastCount: () => this.leastCount,
       events: {
         pathFailed: (location) => this.failures.push(location),
-        leftBehind: (count) => this.leastCount = count,
+        leftBehind: (_, count) => this.leastCount = count,
       },
     }, (error, opened) => {
       result = { error };

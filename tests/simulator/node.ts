@@ -312,7 +312,7 @@ export class SimNode implements Station {
       candidates,
       hostId: HOST,
       random,
-      leastCount: this.#leastCount,
+      leastCount: () => this.#leastCount,
       segmentBytes: SEGMENT_BYTES,
       memory: { window: this.window, arena },
       // Guests write little here.
@@ -324,7 +324,7 @@ export class SimNode implements Station {
           this.bootId = `boot-${this.#pathRandom!.u32()}`;
           this.watcher.pathFailed(this, path);
         },
-        leftBehind: (count) => this.#leastCount = count,
+        leftBehind: (_, count) => this.#leastCount = count,
       },
     }, (error, opened) => {
       if (process.isDead) return;
