@@ -54,7 +54,7 @@ import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
 import { PROTOCOL, VERSION } from "./version.ts";
-import type { WorkerCheckReport, WorkerStoreStatus } from "./worker_protocol.ts";
+import type { WorkerCheckReport, WorkerPath, WorkerStoreStatus } from "./worker_protocol.ts";
 
 /** File in the data directory. */
 const STORE_FILE = "kelpie.store";
@@ -83,10 +83,13 @@ export async function startAgent(config: AgentConfig): Promise<Agent> {
   makeDirectory(join(config.runDir, "ro"));
   // Before anything is made there: the sockets of its disks would be taken away from a living agent.
   await refuseLivingAgent(config.runDir);
-  const storePath = prepareDataPath(config.dataPath);
+  const paths = config.dataPaths.map((location) =>
+    prepareDataPath(location, config.dataPaths.length === 1)
+  );
+  refuseTwins(paths);
   const plane = new DataPlaneClient(log);
   const ready = await plane.start({
-    storePath,
+    paths,
     direct: config.cache === "direct",
     capacityBytes: config.capacityBytes,
     runDir: config.runDir,
@@ -97,7 +100,7 @@ export async function startAgent(config: AgentConfig): Promise<Agent> {
     logFormat: config.logFormat,
     hostId: hostIdentity(),
   });
-  const agent = new AgentCore(config, storePath, plane, ready, log);
+  const agent = new AgentCore(config, paths, plane, ready, log);
   try {
     await agent.begin();
   } catch (error) {
@@ -110,7 +113,7 @@ export async function startAgent(config: AgentConfig): Promise<Agent> {
 class AgentCore implements Agent, ControlBackend {
   readonly finished: Promise<void>;
   readonly #config: AgentConfig;
-  readonly #storePath: string;
+  readonly #paths: readonly WorkerPath[];
   readonly #plane: DataPlaneClient;
   readonly #ready: Ready;
   readonly #log: Logger;
@@ -123,13 +126,13 @@ class AgentCore implements Agent, ControlBackend {
 
   constructor(
     config: AgentConfig,
-    storePath: string,
+    paths: readonly WorkerPath[],
     plane: DataPlaneClient,
     ready: Ready,
     log: Logger,
   ) {
     this.#config = config;
-    this.#storePath = storePath;
+    this.#paths = paths;
     this.#plane = plane;
     this.#ready = ready;
     this.#log = log;
@@ -185,7 +188,7 @@ class AgentCore implements Agent, ControlBackend {
       {
         version: VERSION,
         node: this.#ready.nodeId,
-        data: this.#storePath,
+        data: this.#paths.map(({ storePath }) => storePath).join(" "),
         runDir: this.#config.runDir,
         disks: cluster.control.map.disks.length,
         nodes: cluster.control.map.nodes.length,
@@ -211,7 +214,8 @@ class AgentCore implements Agent, ControlBackend {
       nodeId: this.#ready.nodeId,
       clusterId: this.map().clusterId || this.#ready.clusterId,
       runDir: this.#config.runDir,
-      dataPath: this.#storePath,
+      dataPath: this.#paths[0].storePath,
+      dataPaths: this.#paths.map(({ storePath }) => storePath),
       logLevel: this.#log.level,
     };
   }
@@ -322,8 +326,9 @@ class AgentCore implements Agent, ControlBackend {
     const status = await this.#plane.request<WorkerStoreStatus>({ kind: "store-status" });
     return {
       ...status,
-      path: this.#storePath,
+      path: this.#paths[0].storePath,
       cache: this.#config.cache,
+      paths: status.paths.map(({ slots: _, ...path }) => path),
       damage: this.#nameDamage(status.damage),
     };
   }
@@ -388,6 +393,7 @@ class AgentCore implements Agent, ControlBackend {
         damagedBlocks: report?.damagedBlocks ?? 0,
         isFull: report?.isFull ?? false,
         hasLostLog: lostLogs.includes(node.id),
+        paths: [...report?.paths ?? []],
       };
     });
     const waiting = [...reports].flatMap(([node, report]) =>
@@ -537,25 +543,56 @@ function makeDirectory(path: string): void {
   }
 }
 
-/** The store's file for a data path: a directory gets one, anything else is it. */
-function prepareDataPath(dataPath: string): string {
+/**
+ * The store's file for a data path: a directory gets one, anything else is it.
+ *
+ * @param isOnly there is no other that could go on without it; of several, one that cannot be reached is said to be so, and made
+ *   by the worker where it is new
+ */
+function prepareDataPath(location: string, isOnly: boolean): WorkerPath {
   // Devices are not for the runtime's own stat, which would need more permissions than the program has.
-  if (dataPath.startsWith("/dev/")) return dataPath;
+  if (location.startsWith("/dev/")) return { location, storePath: location, reason: "" };
+  const path = { location, storePath: join(location, STORE_FILE), reason: "" };
   let info: Deno.FileInfo | null = null;
   try {
-    info = Deno.statSync(dataPath);
+    info = Deno.statSync(location);
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    const isMissing = error instanceof Deno.errors.NotFound;
+    if (!isMissing && isOnly) throw error;
+    if (!isMissing) return { ...path, reason: error instanceof Error ? error.message : `${error}` };
   }
   if (info?.isFile) {
     throw new ControlFailure({
       code: "invalid",
-      message: `--data ${dataPath} is a file`,
+      message: `--data ${location} is a file`,
       hint: `name a directory (it gets the file ${STORE_FILE}) or a block device`,
     });
   }
-  makeDirectory(dataPath);
-  return join(dataPath, STORE_FILE);
+  if (isOnly) makeDirectory(location);
+  return path;
+}
+
+/** Two names of one directory would be two stores of which one is not there. */
+function refuseTwins(paths: readonly WorkerPath[]): void {
+  const known = new Map<string, string>();
+  for (const { location } of paths) {
+    if (location.startsWith("/dev/")) continue;
+    let real = location;
+    try {
+      real = Deno.realPathSync(location);
+    } catch {
+      // It is not there, or cannot be reached: whatever opens it says so.
+      continue;
+    }
+    const twin = known.get(real);
+    if (twin !== undefined) {
+      throw new ControlFailure({
+        code: "invalid",
+        message: `--data ${twin} and --data ${location} are the same directory`,
+      });
+    }
+    known.set(real, location);
+  }
 }
 
 /** What tells this host from others: a hash of its machine id; zeros where it has none. */

@@ -150,6 +150,7 @@ export class ClusterNode {
     membership: Membership | null;
     meta: ReadonlyMap<string, Uint8Array>;
     clean: boolean;
+    lost: readonly number[];
     isFounder: boolean;
     listener: ClusterListener;
   }) {
@@ -179,6 +180,7 @@ export class ClusterNode {
       node,
       facts: parts.facts,
       clean: parts.clean,
+      lost: parts.lost,
       raft: loaded,
       seeds: parts.options.join,
       nowMs: clockMs(),
@@ -252,6 +254,7 @@ export class ClusterNode {
       membership,
       meta,
       clean: ready.clean,
+      lost: ready.lost,
       isFounder,
       listener,
     });
@@ -494,6 +497,9 @@ export class ClusterNode {
         });
         return;
       }
+      case "groups-lost":
+        this.control.loseGroups(event.lost, event.capacityBytes);
+        return;
       case "settled": {
         const { node, incarnation } = this.control.status;
         this.control.propose({
@@ -667,6 +673,7 @@ function reportOf(
     waiting: data.waiting,
     damagedBlocks: store.damagedBlocks,
     lostLogs: [],
+    paths: store.paths.map(({ slots: _, ...path }) => path),
   };
 }
 

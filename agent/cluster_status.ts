@@ -58,6 +58,7 @@ export function nodeStatusOf(
     weight: node.weight,
     capacityBytes: node.capacityBytes,
     usedBytes: null,
+    paths: [],
     // Who answers is alive.
     gossip: node.id === self ? "alive" : "unknown",
     suspectedBecause: null,

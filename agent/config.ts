@@ -21,6 +21,7 @@ import { posix } from "node:path";
 import { type ControlError, ControlFailure } from "./map/errors.ts";
 import { checkAddress, checkNodeName, checkZone } from "./map/fields.ts";
 import { agentSocket, SOCKET_PATH_BYTES_MAX } from "./map/names.ts";
+import { LOCATION_BYTES_MAX, PATHS_MAX } from "./paths/record.ts";
 
 /** How much is logged: the named level and all to its right. */
 export const LOG_LEVELS = ["debug", "info", "warn", "error"] as const;
@@ -72,9 +73,12 @@ const TOML_LENGTH_MAX = 1024 * 1024;
 
 /** The whole configuration of an agent. */
 export interface AgentConfig {
-  /** A directory, which gets the file `kelpie.store`, or a block device, which is used as it is. */
-  readonly dataPath: string;
-  /** Bytes that the store may use; null leaves it to the agent. */
+  /**
+   * Where the data goes, each a directory, which gets the file `kelpie.store`, or a block device, which is used as it is. One
+   * to `PATHS_MAX`; each may fail by itself.
+   */
+  readonly dataPaths: readonly string[];
+  /** Bytes that each of them may use; null leaves it to the agent. */
   readonly capacityBytes: number | null;
   /** Directory of the sockets, without a slash at its end. */
   readonly runDir: string;
@@ -110,7 +114,7 @@ export interface AgentConfig {
 
 /** What an agent does when it is told nothing. */
 export const CONFIG_DEFAULT: AgentConfig = {
-  dataPath: DATA_PATH_DEFAULT,
+  dataPaths: [DATA_PATH_DEFAULT],
   capacityBytes: null,
   runDir: RUN_DIR_DEFAULT,
   cache: "buffered",
@@ -131,7 +135,7 @@ export const CONFIG_DEFAULT: AgentConfig = {
 
 /** Flags of `kelpie agent` as the command line parsed them; what is undefined was not given. */
 export interface ConfigFlags {
-  readonly data?: string;
+  readonly data?: string | readonly string[];
   readonly capacity?: string;
   readonly runDir?: string;
   readonly cache?: string;
@@ -169,7 +173,7 @@ type Reader = (value: unknown, where: string, base: string | undefined) => Parti
 
 /** Every key, by the name that it has in the file; flags are the same with two dashes before. */
 const READERS: Readonly<Record<string, Reader>> = {
-  "data": (value, where, base) => ({ dataPath: readPath(value, where, base) }),
+  "data": (value, where, base) => ({ dataPaths: readPaths(value, where, base) }),
   "capacity": (value, where) => ({ capacityBytes: readCapacity(value, where) }),
   "run-dir": (value, where, base) => ({ runDir: readRunDir(value, where, base) }),
   "cache": (value, where) => ({ cache: readWord(value, where, CACHE_MODES) }),
@@ -313,6 +317,26 @@ function readPath(value: unknown, where: string, base: string | undefined): stri
   const path = posix.isAbsolute(value) || base === undefined ? value : `${base}/${value}`;
   const normal = posix.normalize(path);
   return normal.length > 1 && normal.endsWith("/") ? normal.slice(0, -1) : normal;
+}
+
+/** One path, or a list of them. */
+function readPaths(value: unknown, where: string, base: string | undefined): readonly string[] {
+  if (!Array.isArray(value)) return [readDataPath(value, where, base)];
+  if (value.length === 0) throw invalid(`${where} is an empty list; it must name a path`);
+  if (value.length > PATHS_MAX) {
+    throw invalid(`${where} has ${value.length} paths: ${PATHS_MAX} is the most`);
+  }
+  const paths = value.map((each) => readDataPath(each, where, base));
+  const twin = paths.find((path, index) => paths.indexOf(path) < index);
+  if (twin !== undefined) throw invalid(`${where} names ${twin} twice`);
+  return paths;
+}
+
+function readDataPath(value: unknown, where: string, base: string | undefined): string {
+  const path = readPath(value, where, base);
+  const length = new TextEncoder().encode(path).length;
+  if (length <= LOCATION_BYTES_MAX) return path;
+  throw invalid(`${where} has ${length} bytes: ${LOCATION_BYTES_MAX} is the most`);
 }
 
 function readRunDir(value: unknown, where: string, base: string | undefined): string {

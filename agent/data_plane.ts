@@ -2,6 +2,8 @@
  * The data worker's twin of `agent.ts`: puts the machines of the data path and the Linux platform together, and
  * turns the one loop that drives them.
  *
+ * The store is one, or a set of them where the agent has several data paths (`paths/`): each has a disk of its own on the one ring.
+ *
  *     ┌─▶ ring.enter   submits what was prepared; sleeps until something happens
  *     │   ring.dispatch, disk.deliver    completions: kicks, sockets, disk, mailbox bell
  *     │     └▶ session ▶ queue ▶ device ▶ volume ▶ store
@@ -14,13 +16,14 @@
  *
  * @module
  */
+import { dirname } from "node:path";
 import { Arena } from "./base/arena.ts";
 import { concatenated, toHex } from "./base/bytes.ts";
 import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import { BlockKind, BlockRequest } from "./blk/target.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
 import type { DiskStatus } from "./http/backend.ts";
-import { markFailure } from "./failure_mark.ts";
+import { leastCountOf, markFailure, noteLeastCount } from "./failure_mark.ts";
 import { Logger } from "./logger.ts";
 import { apply, type ClusterMap, type DiskEntry, type MapCommand } from "./map/map.ts";
 import { decodeMap } from "./map/map_codec.ts";
@@ -32,6 +35,7 @@ import {
   openStoreFile,
   type StoreFile,
 } from "./platform/linux/disk.ts";
+import { SystemError } from "./platform/linux/libc.ts";
 import { EventFdWatcher } from "./platform/linux/eventfd.ts";
 import { clockMs } from "./platform/linux/libc.ts";
 import { MailboxReceiver } from "./platform/linux/mailbox.ts";
@@ -40,8 +44,12 @@ import { Peers } from "./platform/linux/peers.ts";
 import { Ring } from "./platform/linux/ring.ts";
 import { SocketWatcher } from "./platform/linux/socket.ts";
 import { LinuxRandom } from "./platform/linux/random.ts";
-import { EIO } from "./platform/platform.ts";
+import { EAGAIN, EIO } from "./platform/platform.ts";
 import type { PeerTransport } from "./platform/network.ts";
+import type { NodeStore } from "./paths/node_store.ts";
+import { openPaths, type PathCandidate } from "./paths/opening.ts";
+import { SLOTS } from "./paths/slots.ts";
+import type { PathStatus, StoreSet } from "./paths/store_set.ts";
 import { DataCore, type DataCoreEvents, type DataCoreStatus } from "./replication/data_core.ts";
 import { StoreError } from "./store/errors.ts";
 import { Operation, OperationKind } from "./store/operation.ts";
@@ -55,6 +63,7 @@ import type {
   WorkerDataStatus,
   WorkerIdentity,
   WorkerMessage,
+  WorkerPath,
   WorkerRequest,
   WorkerStart,
   WorkerStoreStatus,
@@ -71,6 +80,7 @@ const TICK_IDLE_MS = 500;
  * in the next turn, after the rings and sockets had theirs.
  */
 const ROUNDS_MAX = 4;
+const ENOENT = 2, EBUSY = 16;
 /** Share of a file system's free space that a new store takes for its own unless told otherwise. */
 const CAPACITY_SHARE = 0.9;
 /**
@@ -94,6 +104,8 @@ const IDLE_TICKS_TO_TRIM = 20;
 const STALLED_MS = 5000;
 /** Milliseconds between reports of a check's progress. */
 const PROGRESS_MS = 100;
+/** Longest sleep while the stores are being opened, in milliseconds: what they wait for comes from the ring. */
+const OPENING_WAIT_MS = 100;
 /** Longest wait for a disk's lease when it is to be shrunk. */
 const LEASE_MS_MAX = 10_000;
 
@@ -109,12 +121,17 @@ export class DataPlane implements DiskServerHost {
   readonly log: Logger;
   readonly runDir: string;
   readonly #arena = new Arena();
-  readonly #file: StoreFile;
-  readonly #disk: LinuxDisk;
-  readonly #store: Store;
+  /** One for each data path that can be reached. */
+  readonly #disks: LinuxDisk[] = [];
+  /** Stores that are being opened. */
+  readonly #stores: Store[] = [];
+  /** What the data lies in; there once it is open. */
+  #store!: NodeStore;
+  /** The same, where there are several paths. */
+  #set: StoreSet | null = null;
   readonly #pool: TransferPool;
   readonly #servers = new Map<number, DiskServer>();
-  readonly #data: DataCore;
+  #data!: DataCore;
   #peers: Peers | null = null;
   /** Where peers are to be reached, before there is a network to reach them by. */
   readonly #peerAddresses = new Map<number, string | null>();
@@ -156,32 +173,57 @@ export class DataPlane implements DiskServerHost {
     this.runDir = start.runDir;
     this.log = new Logger({ level: start.logLevel, format: start.logFormat });
     this.#mailbox = new MailboxReceiver(start.mailbox);
-    this.#file = openStoreFile({ path: start.storePath, direct: start.direct, create: true });
-    this.#disk = new LinuxDisk({
+    this.#candidates = start.paths.map((path) => this.#candidate(path));
+    this.#pool = new TransferPool(this.#arena);
+  }
+  readonly #candidates: PathCandidate[];
+
+  /** What can be said of a data path before it is opened. Throws SystemError where another program has it. */
+  #candidate({ location, storePath, reason }: WorkerPath): PathCandidate {
+    const isOnly = this.#start.paths.length === 1;
+    const create = () => {
+      if (!storePath.startsWith("/dev/")) {
+        Deno.mkdirSync(dirname(storePath), { recursive: true, mode: 0o700 });
+      }
+      const file = openStoreFile({ path: storePath, direct: this.#start.direct, create: true });
+      const capacityBytes = this.#start.capacityBytes ?? sensibleCapacity(file);
+      return { store: this.#makeStore(file), capacityBytes };
+    };
+    const blank = { location, store: null, isBlank: true, reason: "", create };
+    if (reason !== "") return { ...blank, isBlank: false, reason };
+    try {
+      if (isBlank(storePath)) return blank;
+      const file = openStoreFile({ path: storePath, direct: this.#start.direct, create: false });
+      return { ...blank, store: this.#makeStore(file), isBlank: false };
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      const isDevice = storePath.startsWith("/dev/");
+      if (error.code === ENOENT && !isDevice) return blank;
+      // Somebody else has it, or there is no other that could go on.
+      if (isOnly || error.code === EAGAIN || error.code === EBUSY) throw error;
+      return { ...blank, isBlank: false, reason: error.message };
+    }
+  }
+
+  #makeStore(file: StoreFile): Store {
+    const disk = new LinuxDisk({
       ring: this.#ring,
-      file: this.#file,
-      direct: start.direct,
+      file,
+      direct: this.#start.direct,
       memory: this.memory,
     });
-    this.#store = new Store({
-      disk: this.#disk,
+    const store = new Store({
+      disk,
       window: this.memory.windows[0],
       arena: this.#arena,
       random: this.#random,
       log: this.log,
-      scrubBytesPerSecond: start.scrubRateBytes,
+      scrubBytesPerSecond: this.#start.scrubRateBytes,
     });
-    this.#disk.listener = this.#store;
-    this.#pool = new TransferPool(this.#arena);
-    this.#data = new DataCore({
-      store: this.#store,
-      window: this.memory.windows[0],
-      arena: this.#arena,
-      transport: this.#transport(),
-      log: this.log,
-      events: this.#events(),
-    });
-    this.eventFds.watch(start.bellFd, { eventFdSignalled: () => this.#readMail() });
+    disk.listener = store;
+    this.#disks.push(disk);
+    this.#stores.push(store);
+    return store;
   }
 
   /** Opens the store, then serves until told to stop. */
@@ -204,12 +246,12 @@ export class DataPlane implements DiskServerHost {
       }
       if (this.#data.wantsTick) this.#nextTickMs = Math.min(this.#nextTickMs, now + TICK_URGENT_MS);
       const isBusy = this.#scheduled.length > 0 || this.#later.length > 0 ||
-        this.#disk.hasReady || this.#ring.ready > 0 || this.#peers?.hasWork === true ||
+        this.#hasReady() || this.#ring.ready > 0 || this.#peers?.hasWork === true ||
         (this.#polled.length > 0 && this.#ring.unsubmitted > 0);
       if (isBusy || this.#poll() || this.#stopPolling()) this.#ring.enter(0);
       else this.#sleep(Math.max(1, this.#nextTickMs - now));
     }
-    this.#disk.close();
+    for (const disk of this.#disks) disk.close();
     this.#ring.close();
   }
 
@@ -227,7 +269,7 @@ export class DataPlane implements DiskServerHost {
    */
   #poll(): boolean {
     // What guests wait for comes from elsewhere, whose processor this one may be.
-    if (this.#polled.length === 0 || this.#disk.inFlight > 0 || this.#data.peers.count > 0) {
+    if (this.#polled.length === 0 || this.#inFlight() > 0 || this.#data.peers.count > 0) {
       return false;
     }
     const endMs = performance.now() + this.#pollMs;
@@ -263,7 +305,7 @@ export class DataPlane implements DiskServerHost {
 
   /** After a while without any request the buffers' memory goes back to the system, once. */
   #trimWhenIdle(): void {
-    const idleBytes = this.#disk.inFlight === 0 ? this.#arena.idleBytes : 0;
+    const idleBytes = this.#inFlight() === 0 ? this.#arena.idleBytes : 0;
     const requests = this.#pool.taken;
     if (idleBytes === 0 || requests !== this.#trimmedAt) {
       this.#trimmedAt = requests;
@@ -271,16 +313,35 @@ export class DataPlane implements DiskServerHost {
     } else if (++this.#idleTicks === IDLE_TICKS_TO_TRIM) this.memory.trimArena(idleBytes);
   }
 
+  #hasReady(): boolean {
+    for (let i = 0; i < this.#disks.length; i++) if (this.#disks[i].hasReady) return true;
+    return false;
+  }
+
+  /** Disk requests under way. */
+  #inFlight(): number {
+    let count = 0;
+    for (let i = 0; i < this.#disks.length; i++) count += this.#disks[i].inFlight;
+    return count;
+  }
+
+  /** Delivers what finished without the ring; how many that were. */
+  #deliver(): number {
+    let count = 0;
+    for (let i = 0; i < this.#disks.length; i++) count += this.#disks[i].deliver();
+    return count;
+  }
+
   #turn(): void {
     this.#data.advance(clockMs());
     this.#ring.dispatch();
-    this.#disk.deliver();
+    this.#deliver();
     this.#sendFirst();
     for (let round = 0; round < ROUNDS_MAX; round++) {
       this.#pool.endTurn();
       this.#data.endTurn();
       this.#store.endTurn();
-      if (this.#disk.deliver() === 0) break;
+      if (this.#deliver() === 0) break;
     }
     if (this.#later.length > 0) {
       const later = this.#later;
@@ -308,12 +369,22 @@ export class DataPlane implements DiskServerHost {
    */
   #storeFailed(): void {
     const reason = this.#store.stats().failed ?? "the store has failed";
-    this.#noteFailure();
+    this.#markFailure();
     this.#fail(new StoreError("IO", reason));
   }
 
+  #noteLeftBehind(nodeId: string, count: number): void {
+    try {
+      noteLeastCount(this.#start.runDir, nodeId, count);
+    } catch (error) {
+      this.log.error("that data paths were left behind cannot be noted", {
+        reason: error instanceof Error ? error.message : String(error),
+      });
+    }
+  }
+
   /** What this run of the machine has acknowledged may not all be there any more: see `failure_mark.ts`. */
-  #noteFailure(): void {
+  #markFailure(): void {
     try {
       markFailure(this.#start.runDir);
     } catch (error) {
@@ -398,6 +469,12 @@ export class DataPlane implements DiskServerHost {
       reconciled: (disk, generation) => this.#post({ kind: "reconciled", disk, generation }),
       unreachable: () => this.#post({ kind: "reachability" }),
       linksChanged: () => this.#post({ kind: "reachability" }),
+      groupsLost: (groups) =>
+        this.#post({
+          kind: "groups-lost",
+          lost: [...groups],
+          capacityBytes: this.#store.stats().usableBytes,
+        }),
       memberFailed: (node, errno) => {
         this.log.error("a replica cannot do its work", { node, errno: -errno });
         this.#post({ kind: "reachability" });
@@ -454,6 +531,9 @@ export class DataPlane implements DiskServerHost {
   #takePart(id: number, node: number, incarnation: number): void {
     this.#self = node;
     this.#incarnation = incarnation;
+    // When it is back, what it had is not what it was: the next start must not say that nothing was lost.
+    const isMissing = this.#set?.pathStatus().some(({ state }) => state !== "ok") === true;
+    if (isMissing) this.#markFailure();
     if (this.#map === null) return this.#answer(id);
     this.#newMap(id, this.#map);
   }
@@ -553,47 +633,52 @@ export class DataPlane implements DiskServerHost {
 
   // ------------------------------------------------------------------------------------- opening
 
+  /** Opens the data paths; the loop begins with what they are. */
   #open(): void {
     const start = this.#start;
-    const options = {
+    let isOver = false;
+    openPaths({
+      candidates: this.#candidates,
       hostId: start.hostId,
       adopt: start.adopt,
       acceptDamage: start.acceptDamage,
       ...(start.capacityBytes === null ? {} : { capacityBytes: start.capacityBytes }),
-      mayHaveLost: () => this.#noteFailure(),
-    };
-    const opened = (created: boolean) => (error: StoreError | null) => {
-      if (error !== null) return this.#fail(error);
-      this.#announce(created);
-    };
-    this.#store.open(options, (error) => {
-      if (error === null) return this.#announce(false);
-      // Only what is blank is made into a store: anything else may be somebody's data.
-      if (error.code !== "NOT_A_STORE" || !isBlank(this.#start.storePath)) return this.#fail(error);
-      this.#format(() => this.#store.open(options, opened(true)));
-    });
-  }
-
-  #format(done: () => void): void {
-    const nodeId = new Uint8Array(16), clusterId = new Uint8Array(16);
-    this.#random.fill(nodeId);
-    this.#random.fill(clusterId);
-    this.#store.format(
-      {
-        nodeId,
-        clusterId,
-        hostId: this.#start.hostId,
-        capacityBytes: this.#start.capacityBytes ?? this.#sensibleCapacity(),
+      random: this.#random,
+      mayHaveLost: () => this.#markFailure(),
+      leastCount: (nodeId) => leastCountOf(start.runDir, nodeId),
+      memory: { window: this.memory.windows[0], arena: this.#arena },
+      log: this.log,
+      events: {
+        pathFailed: () => {
+          this.#markFailure();
+          // The others must hear of it at once: requests wait for them to.
+          this.#nextTickMs = 0;
+        },
+        leftBehind: (nodeId, count) => this.#noteLeftBehind(nodeId, count),
       },
-      (error) => error === null ? done() : this.#fail(error),
-    );
-  }
-
-  /** The whole device, or most of what the file system has left. */
-  #sensibleCapacity(): number {
-    return this.#file.isBlockDevice
-      ? this.#file.sizeBytes
-      : Math.floor(availableBytes(this.#file.fd) * CAPACITY_SHARE);
+    }, (error, opened) => {
+      isOver = true;
+      if (opened === null) return this.#fail(error!);
+      this.#store = opened.store;
+      this.#set = opened.set;
+      this.#data = new DataCore({
+        store: this.#store,
+        window: this.memory.windows[0],
+        arena: this.#arena,
+        transport: this.#transport(),
+        log: this.log,
+        events: this.#events(),
+      });
+      this.eventFds.watch(start.bellFd, { eventFdSignalled: () => this.#readMail() });
+      this.#announce(opened.isNew);
+    });
+    while (!isOver) {
+      this.#ring.dispatch();
+      this.#deliver();
+      for (const store of this.#stores) store.endTurn();
+      if (isOver) break;
+      this.#ring.enter(this.#hasReady() || this.#ring.ready > 0 ? 0 : OPENING_WAIT_MS);
+    }
   }
 
   #announce(created: boolean): void {
@@ -605,6 +690,7 @@ export class DataPlane implements DiskServerHost {
       clusterId: toHex(clusterId),
       created,
       clean: this.#store.wasClean,
+      lost: [...this.#set?.lost() ?? []],
       meta: this.#readMeta(),
     });
   }
@@ -761,6 +847,21 @@ export class DataPlane implements DiskServerHost {
         offsetBytes: chunk * CHUNK_BYTES + block * 4096,
       })),
       counters,
+      paths: this.#set?.pathStatus() ?? [this.#onlyPath()],
+    };
+  }
+
+  /** Of a store that is not one of several. */
+  #onlyPath(): PathStatus {
+    const { liveBytes, usableBytes, full, failed } = this.#store.stats();
+    return {
+      location: this.#start.paths[0].location,
+      state: failed === null ? "ok" : "failed",
+      reason: failed ?? "",
+      usedBytes: liveBytes,
+      capacityBytes: usableBytes,
+      isFull: full,
+      slots: SLOTS,
     };
   }
 
@@ -899,6 +1000,11 @@ export class DataPlane implements DiskServerHost {
       this.#stopped = true;
     });
   }
+}
+
+/** The whole device, or most of what the file system has left. */
+function sensibleCapacity(file: StoreFile): number {
+  return file.isBlockDevice ? file.sizeBytes : Math.floor(availableBytes(file.fd) * CAPACITY_SHARE);
 }
 
 /** Keys that version 0.1 wrote with a head of their own. */

@@ -12,6 +12,8 @@
 import { join } from "node:path";
 import { toHex } from "./base/bytes.ts";
 
+/** Name of the file that says how far data paths must have come. */
+const COUNT_NAME = "data-paths";
 /** Name of the mark in the runtime directory. */
 const NAME = "store-failed";
 /** Bytes of chance in a mark. */
@@ -25,6 +27,29 @@ const MARK_BYTES = 6;
 export function markFailure(runDir: string): void {
   const mark = crypto.getRandomValues(new Uint8Array(MARK_BYTES));
   Deno.writeTextFileSync(join(runDir, NAME), toHex(mark));
+}
+
+/**
+ * Notes that data paths were left behind: whatever is there at the next start, one of them must have come this far.
+ *
+ * @param nodeId whose paths they are
+ * @param count of changes, see `paths/record.ts`
+ * @throws what the system says when the file cannot be written
+ */
+export function noteLeastCount(runDir: string, nodeId: string, count: number): void {
+  Deno.writeTextFileSync(join(runDir, COUNT_NAME), `${nodeId} ${count}`);
+}
+
+/** What was noted last of a node since the machine started; 0: nothing. */
+export function leastCountOf(runDir: string, nodeId: string): number {
+  try {
+    const [whose, text] = Deno.readTextFileSync(join(runDir, COUNT_NAME)).split(" ");
+    const count = Number(text);
+    return whose === nodeId && Number.isSafeInteger(count) && count > 0 ? count : 0;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return 0;
+    throw error;
+  }
 }
 
 /**

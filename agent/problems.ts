@@ -14,6 +14,7 @@ import type {
   DiskStatus,
   GroupSummary,
   NodeStatus,
+  PathStatus,
   SessionStatus,
   StoreStatus,
 } from "./http/backend.ts";
@@ -37,6 +38,7 @@ import { type ClusterMap, storageNodes } from "./map/map.ts";
  * | `requests-waiting` | requests of a disk's guest wait in a node |
  * | `damage` | blocks whose data does not match its checksum |
  * | `node-damage` | the same on another node |
+ * | `path-lost` | a data path of a node does not work: the node goes on with the others |
  * | `store-full` | no space for new writes |
  * | `writes-waiting` | writes that guests wait for |
  * | `node-full` | no space for new writes on another node |
@@ -62,6 +64,7 @@ export const PROBLEM_CODES = [
   "requests-waiting",
   "damage",
   "node-damage",
+  "path-lost",
   "store-full",
   "writes-waiting",
   "node-full",
@@ -353,6 +356,7 @@ function nodeProblems(node: NodeStatus, seen: Observations): Problem[] {
   }
   // What this node has of itself is said of its store.
   if (node.isSelf) return problems;
+  for (const path of node.paths) problems.push(...pathProblems(path, name));
   if (node.damagedBlocks > 0) {
     const blocks = count(node.damagedBlocks, "block");
     add(
@@ -442,14 +446,21 @@ function storeProblems(store: StoreStatus | null): Problem[] {
       hint: "look at the disk below it (dmesg, smartctl), then restart the agent",
     });
   }
+  if (store.failed === null) {
+    for (const path of store.paths) problems.push(...pathProblems(path, null));
+  }
   if (store.damagedBlocks > 0) problems.push(damage(store));
   const waiting = count(store.waitingWrites, "write");
   const waits = store.waitingWrites === 1 ? "waits" : "wait";
   if (store.full) {
     const also = store.waitingWrites > 0 ? ` and ${waiting} ${waits}` : "";
+    const full = store.paths.filter((path) => path.isFull).map(({ location }) => location);
+    const what = store.paths.length > 1 && full.length > 0
+      ? `of the store's data paths ${full.join(", ")} ${full.length === 1 ? "is" : "are"} full`
+      : `the store ${store.path} is full`;
     problems.push({
       code: "store-full",
-      message: `the store ${store.path} is full${also}`,
+      message: `${what}${also}`,
       hint: "delete disks, discard in guests (fstrim), or give the store a larger --capacity; " +
         "waiting writes go on by themselves",
     });
@@ -468,6 +479,25 @@ function storeProblems(store: StoreStatus | null): Problem[] {
     });
   }
   return problems;
+}
+
+/** @param node name; null: the node that is asked */
+function pathProblems(path: PathStatus, node: string | null): Problem[] {
+  if (path.state === "ok") return [];
+  const whose = node === null ? "" : ` of node ${node}`;
+  const what = path.state === "failed"
+    ? `has failed: ${path.reason}`
+    : path.state === "missing"
+    ? `is missing: ${path.reason}`
+    : "was left out by whoever started its agent";
+  return [{
+    code: "path-lost",
+    message: `data path ${path.location}${whose} ${what}`,
+    hint:
+      "what it held is copied anew from other nodes, and where nobody else has it guests wait: " +
+      "mend or mount it, and restart the agent",
+    ...(node === null ? {} : { node }),
+  }];
 }
 
 function damage(store: StoreStatus): Problem {

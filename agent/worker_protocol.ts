@@ -8,6 +8,7 @@
  */
 import type { DamagedBlock, DiskStatus } from "./http/backend.ts";
 import type { MapCommand } from "./map/map.ts";
+import type { PathStatus } from "./paths/store_set.ts";
 import type { DataCoreStatus } from "./replication/data_core.ts";
 
 /** How the worker is started; the one message that it gets by `postMessage`. */
@@ -15,9 +16,10 @@ export interface WorkerStart {
   mailbox: SharedArrayBuffer;
   /** Eventfd that rings when the mailbox has something. */
   bellFd: number;
-  storePath: string;
+  /** One or more. */
+  paths: WorkerPath[];
   direct: boolean;
-  /** null: what fits. */
+  /** Of each path; null: what fits. */
   capacityBytes: number | null;
   runDir: string;
   scrubRateBytes: number;
@@ -27,6 +29,16 @@ export interface WorkerStart {
   logFormat: "text" | "json";
   /** Hash of what identifies this host, 16 bytes. */
   hostId: Uint8Array;
+}
+
+/** A data path. */
+export interface WorkerPath {
+  /** As the user wrote it. */
+  location: string;
+  /** The store's file or device. */
+  storePath: string;
+  /** Why it cannot be used; "": nothing is known to be in the way. */
+  reason: string;
 }
 
 /** What the main thread may ask. */
@@ -95,6 +107,8 @@ export type WorkerMessage =
     created: boolean;
     /** The store was closed in good order: everything that was acknowledged is in it. */
     clean: boolean;
+    /** Groups on data paths that are not there: `GroupBits` of `map/model.ts`. */
+    lost: number[];
     meta: Record<string, Uint8Array>;
   }
   /** The worker cannot go on; the last thing it says. */
@@ -110,6 +124,8 @@ export type WorkerMessage =
   | { kind: "reconciled"; disk: number; generation: number }
   | { kind: "in-sync"; copies: number; groups: number[]; epoch: number }
   | { kind: "settled"; copies: number; groups: number[] }
+  /** A data path is lost, and with it these groups; `capacityBytes` of those that are left. */
+  | { kind: "groups-lost"; lost: number[]; capacityBytes: number }
   /** Something that others should know of has changed: see `data-status`. */
   | { kind: "reachability" };
 
@@ -132,6 +148,7 @@ export interface WorkerStoreStatus {
   damagedBlocks: number;
   damage: { layer: number; offsetBytes: number }[];
   counters: Record<string, number>;
+  paths: PathStatus[];
 }
 
 /** Answer to `check`. */

@@ -29,11 +29,13 @@ export function addAgentCommand(program: AnyCommand, context: CommandContext): v
     .option("--config <file>", "TOML file with any of the options below, without the dashes")
     .option(
       "--data <path>",
-      `directory or block device for the data (default: ${DATA_PATH_DEFAULT})`,
+      `directory or block device for the data (default: ${DATA_PATH_DEFAULT}); may come again, ` +
+        "for several disks that may fail by themselves",
+      (path: string, before: string[] | undefined) => [...before ?? [], path],
     )
     .option(
       "--capacity <size>",
-      "what the store may use (default: 90 % of the free space, or the whole block device)",
+      "what each of them may use (default: 90 % of the free space, or the whole block device)",
     )
     .addOption(new Option("--cache <mode>", "how the data is written").choices(CACHE_MODES))
     .addOption(new Option("--log-level <level>", "how much is logged").choices(LOG_LEVELS))
@@ -64,6 +66,7 @@ export function addAgentCommand(program: AnyCommand, context: CommandContext): v
       examples(
         "kelpie agent",
         "kelpie agent --data /srv/kelpie --capacity 500G --cache direct",
+        "kelpie agent --data /disk1 --data /disk2",
         "kelpie agent --config /etc/kelpie.toml",
         "kelpie agent --join host-1 --secret-file /etc/kelpie/secret --zone rack-2",
       ),

@@ -9,6 +9,7 @@
  */
 import type { AdminClient } from "../agent/admin_client.ts";
 import { formatSize, parseSize } from "../agent/config.ts";
+import type { PathStatus } from "../agent/http/backend.ts";
 import type { NodeDocument, PlanDocument, PlanRequest } from "../agent/http/documents.ts";
 import {
   type AnyCommand,
@@ -57,8 +58,11 @@ function addList(node: AnyCommand, context: CommandContext): void {
         ["NAME", "STATE", "ROLE", "ZONE", ">WEIGHT", ">USED", ">CAPACITY", "VERSION", "ADDRESS"],
         nodes.map(rowOf),
       );
-      for (const { name, suspectedBecause, stuck, hasLostLog } of nodes) {
+      for (const { name, suspectedBecause, stuck, hasLostLog, paths } of nodes) {
         const reasons = [
+          ...paths.filter(({ state }) => state !== "ok").map(({ location, state, reason }) =>
+            `lacks data path ${location}: ${state}, ${reason}`
+          ),
           suspectedBecause === null ? "" : `does not answer: ${suspectedBecause}`,
           stuck === null ? "" : `cannot catch up: ${stuck}`,
           hasLostLog ? "has lost a part of the cluster's log, and does not count for now" : "",
@@ -149,6 +153,7 @@ function printInfo(output: Output, node: NodeDocument): void {
     ["catching up", node.joiningGroups === 0 ? "no" : copying],
     ["open disks", node.openDisks.join(", ") || "none"],
     ["damaged blocks", String(node.damagedBlocks)],
+    ...(node.paths.length < 2 ? [] : node.paths.map(pathField)),
   ]);
   for (const problem of [node.suspectedBecause, node.stuck]) {
     if (problem !== null) output.line(output.styled("bad", printable(problem)));
@@ -158,6 +163,16 @@ function printInfo(output: Output, node: NodeDocument): void {
       output.styled("bad", "has lost a part of the cluster's log, and does not count for now"),
     );
   }
+}
+
+/** A data path as a line of details. */
+export function pathField(path: PathStatus): [string, string] {
+  const { state, reason, usedBytes, capacityBytes, isFull } = path;
+  const room = `${formatSize(usedBytes)} of ${formatSize(capacityBytes)}`;
+  const text = state === "ok"
+    ? `${room}${isFull ? ", full" : ""}`
+    : `${state}, held up to ${formatSize(capacityBytes)}: ${reason}`;
+  return ["data path", `${path.location}: ${text}`];
 }
 
 // ---------------------------------------------------------------------------------------- changes

@@ -7,6 +7,7 @@ import { formatSize } from "../agent/config.ts";
 import type { StatusDocument } from "../agent/http/documents.ts";
 import { type AnyCommand, type CommandContext, examples } from "./context.ts";
 import { ExitCode, type Output, printable } from "./output.ts";
+import { pathField } from "./node_commands.ts";
 import { plural } from "./units.ts";
 
 /** Adds `status`. */
@@ -89,6 +90,7 @@ function storeFields(store: StatusDocument["store"]): [string, string][] {
   if (store === null) return [];
   return [
     ["store", `${store.path}, ${store.cache}`],
+    ...(store.paths.length < 2 ? [] : store.paths.map(pathField)),
     ["capacity", formatSize(store.capacityBytes)],
     ["live data", formatSize(store.liveBytes)],
     ["free segments", formatSize(store.freeBytes)],

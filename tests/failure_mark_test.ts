@@ -1,5 +1,5 @@
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert/mod.js";
-import { bootIdOf, markFailure } from "../agent/failure_mark.ts";
+import { bootIdOf, leastCountOf, markFailure, noteLeastCount } from "../agent/failure_mark.ts";
 
 Deno.test("a machine's run is the kernel's until a store fails, and another one after each failure", () => {
   const runDir = Deno.makeTempDirSync();
@@ -13,5 +13,22 @@ Deno.test("a machine's run is the kernel's until a store fails, and another one 
     assertNotEquals(bootIdOf("boot", runDir), first);
   } finally {
     Deno.removeSync(runDir, { recursive: true });
+  }
+});
+
+Deno.test("how far data paths must have come is noted for one node, and rubbish is not believed", async () => {
+  const runDir = await Deno.makeTempDir({ prefix: "kelpie-mark-" });
+  try {
+    const [node, other] = ["a".repeat(32), "b".repeat(32)];
+    assertEquals(leastCountOf(runDir, node), 0);
+    noteLeastCount(runDir, node, 65536);
+    noteLeastCount(runDir, node, 2 ** 40);
+    assertEquals([leastCountOf(runDir, node), leastCountOf(runDir, other)], [2 ** 40, 0]);
+    for (const text of ["", "x", `${node}`, `${node} -1`, `${node} 1e99`, `${node} x`]) {
+      await Deno.writeTextFile(`${runDir}/data-paths`, text);
+      assertEquals(leastCountOf(runDir, node), 0, text);
+    }
+  } finally {
+    await Deno.remove(runDir, { recursive: true });
   }
 });

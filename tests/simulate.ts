@@ -16,7 +16,9 @@ function parseJobs(text: string): number {
   throw new InvalidArgumentError("it must be a whole number from 1 on.");
 }
 
-const { seeds, from, minutes, nodes, faults, moving, verbose, jobs } = new Command("simulate")
+const { seeds, from, minutes, nodes, faults, moving, paths, verbose, jobs } = new Command(
+  "simulate",
+)
   .description("Runs whole clusters under faults and checks that nothing is lost or wrong")
   .option("--seeds <count>", "how many seeds", Number, 100)
   .option("--from <seed>", "the first seed", Number, 1)
@@ -29,6 +31,7 @@ const { seeds, from, minutes, nodes, faults, moving, verbose, jobs } = new Comma
     parseJobs,
   )
   .option("--moving", "guests move while they run")
+  .option("--paths", "nodes have up to three data paths, which fail and are missing")
   .option("--verbose", "print what happens")
   .parse(Deno.args, { from: "user" })
   .opts();
@@ -46,7 +49,8 @@ function count({ seed, report, complaint }: Outcome): void {
   if (report === null) {
     failed.push(seed);
     console.log(complaint);
-    const more = (nodes === undefined ? "" : ` --nodes ${nodes}`) + (moving ? " --moving" : "");
+    const more = (nodes === undefined ? "" : ` --nodes ${nodes}`) + (moving ? " --moving" : "") +
+      (paths ? " --paths" : "");
     console.log(
       `FAILED: seed ${seed}; repeat it with: ./dev simulate --from ${seed} --seeds 1 ` +
         `--faults ${faults}${more} --verbose`,
@@ -65,7 +69,14 @@ function count({ seed, report, complaint }: Outcome): void {
 let seed = from;
 const next = () => {
   if (seed >= from + seeds || performance.now() - startMs > minutes * 60_000) return null;
-  return { seed: seed++, nodes, faultsMs: faults * 1000, areMoving: moving, isVerbose: verbose };
+  return {
+    seed: seed++,
+    nodes,
+    faultsMs: faults * 1000,
+    areMoving: moving,
+    hasPaths: paths,
+    isVerbose: verbose,
+  };
 };
 await runJobs(jobs ?? (verbose ? 1 : navigator.hardwareConcurrency), next, count);
 failed.sort((a, b) => a - b);

@@ -42,6 +42,7 @@ import {
   EMPTY_MAP,
   findNode,
   findNodeByUuid,
+  type GroupBits,
   type MapCommand,
   type MapEffect,
   type NodeEntry,
@@ -144,6 +145,8 @@ export interface ControlOptions {
   readonly facts: NodeFacts;
   /** The run before ended by a clean stop. */
   readonly clean: boolean;
+  /** Groups on data paths that are not there; left out: none. */
+  readonly lost?: GroupBits;
   readonly raft: { readonly state: RaftState; readonly storage: RaftStorage } | null;
   readonly seeds: readonly string[];
   readonly nowMs: number;
@@ -260,6 +263,7 @@ export class Control {
     this.#host = host;
     this.#facts = facts;
     this.#clean = options.clean;
+    this.#lost = options.lost ?? [];
     this.#seeds = options.seeds;
     this.#node = options.node;
     this.#nowMs = nowMs;
@@ -1135,8 +1139,9 @@ export class Control {
       address,
       version,
       protocol,
-      capacityBytes,
+      capacityBytes: this.#capacityBytes ?? capacityBytes,
       name,
+      ...(this.#lost.length > 0 ? { lost: this.#lost } : {}),
       nowMs: this.#host.wallMs(),
     }, (result) => {
       this.#isUpWaiting = false;
@@ -1149,6 +1154,23 @@ export class Control {
     });
   }
   #isUpWaiting = false;
+
+  /**
+   * A data path is lost: what was on it is not held here any more. To be said again until the map has taken notice.
+   *
+   * @param lost groups on all paths that are lost
+   * @param capacityBytes of the others
+   */
+  loseGroups(lost: GroupBits, capacityBytes: number): void {
+    this.#lost = lost;
+    this.#capacityBytes = capacityBytes;
+    const incarnation = this.#incarnation;
+    // Before this run is in the map, its `node-up` says so.
+    if (incarnation === 0 || this.#isUpWaiting) return;
+    this.propose({ kind: "lose-groups", node: this.#node, incarnation, lost, capacityBytes });
+  }
+  #lost: GroupBits;
+  #capacityBytes: number | null = null;
 
   // ----------------------------------------------------------------------------------------- time
 

@@ -406,6 +406,7 @@ export class LeaderDuties {
       }
       for (const id of entry.target) {
         if (entry.inSync.includes(id) || entry.joining.includes(id) || !isUp(id)) continue;
+        if (isWaitingFor(map, pg, id)) continue;
         let may = mayJoin.get(id);
         if (may === undefined) {
           may = this.#mayJoin(situation, nodes.get(id)!);
@@ -490,6 +491,17 @@ function isDue(entry: PgEntry): boolean {
 function isTrimmable(entry: PgEntry): boolean {
   return entry.inSync.length > entry.target.length &&
     entry.target.every((id) => entry.inSync.includes(id));
+}
+
+/**
+ * Whether a node is all that is left of the group of the same number in another pool, and has yet to settle it: the data
+ * path that it keeps for both may be missing.
+ */
+function isWaitingFor(map: ClusterMap, pg: number, id: number): boolean {
+  return map.pools.some(({ pgs }) => {
+    const { unclean, inSync } = pgs[pg];
+    return unclean.length > 0 && inSync.length === 1 && inSync[0] === id;
+  });
 }
 
 function isMember(map: ClusterMap, id: number): boolean {

@@ -61,6 +61,22 @@ export interface NodeReport {
   readonly damagedBlocks: number;
   /** As leader: voters that have come back without a part of the log of consensus that they had acknowledged. */
   readonly lostLogs: readonly number[];
+  /** Its data paths. */
+  readonly paths: readonly PathReport[];
+}
+
+/** States of a data path as they travel: `PathState` of `paths/store_set.ts`. Only appended to. */
+const PATH_STATES = ["ok", "failed", "missing", "left-out"] as const;
+
+/** A data path of a node, for people. */
+export interface PathReport {
+  readonly location: string;
+  readonly state: typeof PATH_STATES[number];
+  /** Why it does not work; "" when it does. */
+  readonly reason: string;
+  readonly usedBytes: number;
+  readonly capacityBytes: number;
+  readonly isFull: boolean;
 }
 
 /** The report of a node that has nothing to tell. */
@@ -79,6 +95,7 @@ export const EMPTY_REPORT: NodeReport = {
   waiting: [],
   damagedBlocks: 0,
   lostLogs: [],
+  paths: [],
 };
 
 /** A control message. */
@@ -194,7 +211,21 @@ function reportFields(report: NodeReport): unknown[] {
     report.copyBytesPerSecond,
     report.epoch,
     // Came later: only where there is something to say.
-    ...(report.lostLogs.length > 0 ? [report.lostLogs.slice(0, REPORT_LIST_MAX)] : []),
+    ...(report.lostLogs.length + report.paths.length > 0
+      ? [report.lostLogs.slice(0, REPORT_LIST_MAX)]
+      : []),
+    ...(report.paths.length > 0 ? [report.paths.slice(0, REPORT_LIST_MAX).map(pathFields)] : []),
+  ];
+}
+
+function pathFields(path: PathReport): unknown[] {
+  return [
+    path.location.slice(0, TEXT_LENGTH_MAX),
+    PATH_STATES.indexOf(path.state),
+    path.reason.slice(0, TEXT_LENGTH_MAX),
+    path.usedBytes,
+    path.capacityBytes,
+    path.isFull,
   ];
 }
 
@@ -278,14 +309,18 @@ function readReport(value: unknown): NodeReport | null {
     copyBytesPerSecond,
     epoch,
     lostLogs = [],
+    // Nodes of version 0.2 have one path, and say nothing of it.
+    paths = [],
   ] = value;
   const isRight = isCounts(unreachable) && isCounts(disconnected) && isCount(usedBytes) &&
     isCount(capacityBytes) && typeof isFull === "boolean" && isCount(joiningGroups) &&
     isCount(chunksLeft) && isCount(copiedBytes) && isText(stuck) &&
     isList(waiting, REPORT_LIST_MAX) && isCount(damagedBlocks) &&
     isCount(copyBytesPerSecond) && isCount(epoch) &&
-    isCounts(lostLogs);
+    isCounts(lostLogs) && isList(paths, REPORT_LIST_MAX);
   if (!isRight) return null;
+  const known = paths.map(readPath);
+  if (known.some((path) => path === null)) return null;
   const waits: { disk: number; reason: string }[] = [];
   for (const item of waiting) {
     if (!Array.isArray(item) || !isCount(item[0]) || !isText(item[1])) return null;
@@ -306,7 +341,17 @@ function readReport(value: unknown): NodeReport | null {
     waiting: waits,
     damagedBlocks,
     lostLogs,
+    paths: known as PathReport[],
   };
+}
+
+function readPath(value: unknown): PathReport | null {
+  if (!Array.isArray(value)) return null;
+  const [location, number, reason, usedBytes, capacityBytes, isFull] = value;
+  const state = isCount(number) ? PATH_STATES[number] : undefined;
+  const isRight = isText(location) && state !== undefined && isText(reason) &&
+    isCount(usedBytes) && isCount(capacityBytes) && typeof isFull === "boolean";
+  return isRight ? { location, state, reason, usedBytes, capacityBytes, isFull } : null;
 }
 
 /** Types only: the map checks the values. */

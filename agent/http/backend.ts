@@ -59,6 +59,23 @@ export interface DamagedBlock {
   offsetBytes: number;
 }
 
+/** How a data path is: `ok`; `failed` since the start; `missing` at the start; `left-out` by whoever started the agent. */
+export const PATH_STATES = ["ok", "failed", "missing", "left-out"] as const;
+
+/** One data path of a node. */
+export interface PathStatus {
+  /** As it was given to the agent. */
+  readonly location: string;
+  readonly state: typeof PATH_STATES[number];
+  /** Why it does not work, in words; "" when it does. */
+  readonly reason: string;
+  /** Bytes of live data; 0 when it does not work. */
+  readonly usedBytes: number;
+  /** Bytes of data that fit; of a path that does not work, what fitted when it did. */
+  readonly capacityBytes: number;
+  readonly isFull: boolean;
+}
+
 /** What the store says of itself. */
 export interface StoreStatus {
   path: string;
@@ -80,6 +97,8 @@ export interface StoreStatus {
   damagedBlocks: number;
   /** The first of them. */
   damage: DamagedBlock[];
+  /** The data paths that the store is made of, one or more. */
+  paths: PathStatus[];
   /** Further counters, for `--json` and metrics: flat names to numbers. */
   counters: Record<string, number>;
 }
@@ -99,7 +118,9 @@ export interface AgentInfo {
   nodeId: string;
   clusterId: string;
   runDir: string;
+  /** The first of the next. */
   dataPath: string;
+  dataPaths: string[];
   logLevel: string;
 }
 
@@ -156,6 +177,8 @@ export interface NodeStatus {
    * does not count for any decision until enough other voters have all of it.
    */
   hasLostLog: boolean;
+  /** Its data paths; empty: it has not reported. */
+  paths: PathStatus[];
 }
 
 /** A disk of which requests wait, on the node where it is open. */

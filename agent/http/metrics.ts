@@ -12,7 +12,14 @@
  */
 
 import { type Problem, PROBLEM_CODES } from "../problems.ts";
-import type { AgentInfo, ClusterStatus, GroupSummary, NodeStatus, StoreStatus } from "./backend.ts";
+import type {
+  AgentInfo,
+  ClusterStatus,
+  GroupSummary,
+  NodeStatus,
+  PathStatus,
+  StoreStatus,
+} from "./backend.ts";
 import type { DiskDocument, StatusDocument } from "./documents.ts";
 
 /** Content type of the format. */
@@ -40,6 +47,14 @@ const STORE_FAMILIES: readonly Family<StoreStatus>[] = [
   gauge("store_waiting_writes", "Writes that wait for space.", (store) => store.waitingWrites),
   gauge("store_failed", "1 when the store has stopped.", (store) => Number(store.failed !== null)),
   gauge("store_damaged_blocks", "Blocks that cannot be read.", (store) => store.damagedBlocks),
+];
+
+/** Of each data path of this node. */
+const PATH_FAMILIES: readonly Family<PathStatus>[] = [
+  gauge("path_up", "1 when the data path works.", (path) => Number(path.state === "ok")),
+  gauge("path_capacity_bytes", "Bytes of data that fit.", (path) => path.capacityBytes),
+  gauge("path_used_bytes", "Bytes of live data.", (path) => path.usedBytes),
+  gauge("path_full", "1 when it takes no new writes.", (path) => Number(path.isFull)),
 ];
 
 const DISK_FAMILIES: readonly Family<DiskDocument>[] = [
@@ -156,6 +171,12 @@ export function formatMetrics(status: StatusDocument): string {
     for (const family of STORE_FAMILIES) {
       writeHead(out, family);
       writeSample(out, family.name, {}, family.value(status.store));
+    }
+    for (const family of PATH_FAMILIES) {
+      writeHead(out, family);
+      for (const path of status.store.paths) {
+        writeSample(out, family.name, { path: path.location }, family.value(path));
+      }
     }
     writeStoreCounters(out, status.store);
   }

@@ -23,7 +23,7 @@ import {
 import { DISK_NAME_LENGTH_MAX, DISK_NAME_PATTERN } from "../map/names.ts";
 import { CACHE_MODES, LOG_LEVELS } from "../config.ts";
 import { PROBLEM_CODES } from "../problems.ts";
-import { GOSSIP_STATES, LOCK_STATES } from "./backend.ts";
+import { GOSSIP_STATES, LOCK_STATES, PATH_STATES } from "./backend.ts";
 
 /** The part of JSON Schema 2020-12 that this API uses. */
 export interface Schema {
@@ -185,6 +185,7 @@ const NODE_STATUS = {
   damagedBlocks: count("Blocks of its store that could not be verified"),
   isFull: flag("Its store takes no new writes"),
   hasLostLog: flag("Came back without a part of the log of consensus: does not count for now"),
+  paths: list(ref("DataPath"), "Its data paths; empty: it has not reported"),
 };
 
 const CLUSTER_STATUS = {
@@ -319,8 +320,20 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     disk: text("Name of the disk, or empty when no disk uses the data any more"),
     offsetBytes: count("Byte offset on the disk"),
   }),
+  DataPath: record("A data path of a node", {
+    location: text("Directory or block device, as it was given to the agent"),
+    state: {
+      type: "string",
+      enum: PATH_STATES,
+      description: "It works; has failed; was missing at the start; was not given to the agent",
+    },
+    reason: text("Why it does not work; empty when it does"),
+    usedBytes: count("Bytes of live data; 0 when it does not work"),
+    capacityBytes: count("Bytes of data that fit"),
+    isFull: flag("It takes no new writes"),
+  }),
   Store: record("The store", {
-    path: text("File or block device"),
+    path: text("File or block device; the first of them"),
     cache: { type: "string", enum: CACHE_MODES, description: "How the file is reached" },
     capacityBytes: count("Bytes that the store may use"),
     liveBytes: count("Bytes of live data"),
@@ -331,6 +344,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     failed: { type: ["string", "null"], description: "Why the store stopped for good, or null" },
     damagedBlocks: count("Blocks whose data could not be verified"),
     damage: list(ref("DamagedBlock"), "The first of them"),
+    paths: list(ref("DataPath"), "The data paths that it is made of"),
     counters: {
       type: "object",
       description: "Further counters; names may come and go",
@@ -344,7 +358,8 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     nodeId: text("Identity of this node"),
     clusterId: text("Identity of the cluster"),
     runDir: text("Directory of the sockets"),
-    dataPath: text("Where the data is"),
+    dataPath: text("Where the data is; the first of dataPaths"),
+    dataPaths: list(text("File or block device"), "Where the data is"),
     logLevel,
   }),
   Problem: record("Something that somebody should look at", {

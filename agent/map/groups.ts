@@ -3,7 +3,7 @@
  *
  *     target    where replicas shall be                 ── set-targets ──
  *     inSync    hold every acknowledged write            ◀── in-sync ── joining ◀── start-joining
- *     joining   get all new writes, pull the old ones     ── node-down, drop-member, drop-unclean, trim ──▶ out
+ *     joining   get all new writes, pull the old ones     ── node-down, drop-member, lose-groups, drop-unclean, trim ──▶ out
  *     unclean   ⊆ inSync, lost unsynced writes in a crash ◀── node-up (another boot, no clean stop)
  *
  *     all of inSync unclean ── unsettle ──▶ unsettled ── settled ──▶ inSync = [settler], joining = the others
@@ -58,6 +58,8 @@
  * `node-down`, `node-leave` and `drop-member` leave an only member in place: the data is only there, so
  * the PG waits until the node is back. When it comes back with its page cache, I/O goes on at once;
  * otherwise it is unclean, alone, is unsettled and settles with itself: what was flushed is there.
+ * The same with `lose-groups` (and `lost` of `node-up`): a node that runs without the data path of a PG of which it is the
+ * only member is unclean, and settles (`joining.ts` sees to that) only when the path is back.
  * `drop-unclean` and `trim` need others that are clean and up. The one way out is `remove-node` with
  * `force` and `acceptLoss`, which is recorded.
  *
@@ -71,12 +73,13 @@
  */
 
 import { changed, stale, unchanged } from "./change.ts";
-import { failure, invalid, type Result, success } from "./errors.ts";
+import { type ControlError, failure, invalid, type Result, success } from "./errors.ts";
 import {
   type Applied,
   type ClusterMap,
   type DiskEntry,
   type DropUnclean,
+  type GroupBits,
   type GroupCommand,
   type Groups,
   type InSync,
@@ -351,6 +354,65 @@ export function poolsAfterStart(
     if (keptAll || !pg.inSync.includes(node) || pg.unclean.includes(node)) return pg;
     return { ...pg, unclean: [...pg.unclean, node], changedEpoch: epoch };
   });
+}
+
+/**
+ * A node has lost a data path: it leaves the PGs that were there, but for those that nobody else holds. Of those it is unclean,
+ * though it has nothing: so they wait until it settles. Pools without disks have nothing to lose.
+ *
+ * @param map the map before
+ * @param node id
+ * @param lost passes {@linkcode checkGroupBits}
+ * @returns the very pools of the map when nothing changed
+ */
+export function poolsAfterLoss(map: ClusterMap, node: number, lost: GroupBits): readonly Pool[] {
+  if (lost.length === 0) return map.pools;
+  const epoch = map.epoch + 1;
+  const isLost = lostGroups(lost, 2 ** map.pgBits);
+  let isChanged = false;
+  const pools = map.pools.map((pool) => {
+    if (!hasDisks(map, pool.copies)) return pool;
+    const done = new Map<PgEntry, PgEntry>();
+    const pgs = pool.pgs.map((pg, index) => {
+      if (!isLost[index]) return pg;
+      let next = done.get(pg);
+      if (next === undefined) done.set(pg, next = withoutLost(pg, node, epoch));
+      return next;
+    });
+    if (pgs.every((pg, index) => pg === pool.pgs[index])) return pool;
+    isChanged = true;
+    return { ...pool, pgs };
+  });
+  return isChanged ? pools : map.pools;
+}
+
+function withoutLost(pg: PgEntry, node: number, epoch: number): PgEntry {
+  const isOnly = pg.inSync.length === 1 && pg.inSync[0] === node;
+  if (!isOnly) {
+    const isMember = pg.inSync.includes(node) || pg.joining.includes(node);
+    return isMember ? withoutMember(pg, node, epoch) : pg;
+  }
+  return pg.unclean.includes(node) ? pg : { ...pg, unclean: [node], changedEpoch: epoch };
+}
+
+/** Which of so many PGs are in a set. */
+function lostGroups(bits: GroupBits, groups: number): Uint8Array {
+  const lost = new Uint8Array(groups);
+  const count = 8 * bits.length;
+  for (let number = 0; number < Math.max(count, groups); number++) {
+    const bit = number % count;
+    if ((bits[bit >>> 3] >>> (bit & 7) & 1) !== 0) lost[number % groups] = 1;
+  }
+  return lost;
+}
+
+/** Why a list of numbers is no set of PGs; null: it is one. */
+export function checkGroupBits(bits: GroupBits): ControlError | null {
+  const { length } = bits;
+  const isLength = length === 0 || (8 * length <= 2 ** PG_BITS_MAX && (length & length - 1) === 0);
+  if (!isLength) return invalid(`a set of PGs cannot have ${length} bytes`);
+  const isRight = bits.every((byte) => Number.isInteger(byte) && byte >= 0 && byte <= 255);
+  return isRight ? null : invalid("a set of PGs is made of bytes");
 }
 
 /** Result of {@linkcode poolsWithoutNode}. */

@@ -80,6 +80,7 @@ export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
     case "node-down":
     case "node-leave":
     case "drop-member":
+    case "lose-groups":
     case "set-availability":
     case "set-weight":
     case "set-zone":

@@ -443,7 +443,29 @@ export interface NodeUp {
   readonly capacityBytes: number;
   /** Another name, made unique; its present one stays when left out. */
   readonly name?: string;
+  /** PGs, of all pools, of which it has nothing: the data path that holds them is not there. */
+  readonly lost?: GroupBits;
   readonly nowMs: number;
+}
+
+/**
+ * Numbers of PGs as a set of bits, in bytes: bit b of byte B stands for every PG that is 8 B + b modulo the number of bits,
+ * which is a power of two. So it means the same after a split, and fits maps with fewer PGs, too: there a PG is among
+ * them when any of the numbers is the PG's modulo theirs. Empty: none.
+ */
+export type GroupBits = readonly number[];
+
+/**
+ * A node has lost a data path while it runs: it leaves the PGs that were on it. Where it is the only one in sync, it stays, as
+ * unclean, and settles when the path is back.
+ */
+export interface LoseGroups {
+  readonly kind: "lose-groups";
+  readonly node: number;
+  readonly incarnation: number;
+  readonly lost: GroupBits;
+  /** Of what is left. */
+  readonly capacityBytes: number;
 }
 
 /** A node is dead, as gossip has confirmed: it leaves every PG that has somebody else in sync. */
@@ -610,6 +632,7 @@ export type NodeCommand =
   | NodeDown
   | NodeLeave
   | DropMember
+  | LoseGroups
   | SetAvailability
   | SetWeight
   | SetZone

@@ -4,7 +4,7 @@
  *     foundCluster ─┐                  ┌── node-up ──┐ (another incarnation)
  *     adopt ────────┴─▶ up, in  ◀──────┘             │
  *     add-node ────────▶   │ ▲ ── node-down, node-leave ──▶ down
- *                          └─┴── drop-member: leaves PGs, stays up
+ *                          └─┴── drop-member, lose-groups: leaves PGs, stays up
  *     any ── set-availability ──▶ in, out, draining          ── remove-node ──▶ forgotten
  *
  * What happens to PGs is in `groups.ts`. Commands about a run of a node name its incarnation and are
@@ -36,8 +36,10 @@ import {
   checkZone,
 } from "./fields.ts";
 import {
+  checkGroupBits,
   isNamed,
   poolOnOneNode,
+  poolsAfterLoss,
   poolsAfterStart,
   poolsWithoutMember,
   poolsWithoutNode,
@@ -50,6 +52,7 @@ import {
   type DropMember,
   EMPTY_MAP,
   ID_MAX,
+  type LoseGroups,
   type LossEntry,
   LOSSES_MAX,
   type MapEffect,
@@ -85,6 +88,8 @@ export function applyNodeCommand(map: ClusterMap, command: NodeCommand): Result<
       return nodeDown(map, node, command);
     case "drop-member":
       return dropMember(map, node, command);
+    case "lose-groups":
+      return loseGroups(map, node, command);
     case "set-availability":
       return setAvailability(map, node, command);
     case "set-weight":
@@ -190,7 +195,9 @@ function addNode(map: ClusterMap, command: AddNode): Result<Applied> {
 
 function nodeUp(map: ClusterMap, node: NodeEntry, command: NodeUp): Result<Applied> {
   const name = command.name ?? node.name;
-  const error = checkBootId(command.bootId) ?? checkAddress(command.address) ??
+  const lost = command.lost ?? [];
+  const error = checkGroupBits(lost) ?? checkBootId(command.bootId) ??
+    checkAddress(command.address) ??
     checkVersion(command.version, command.protocol) ?? checkCapacity(command.capacityBytes) ??
     checkNodeName(name) ?? checkTime(command.nowMs);
   if (error !== null) return { ok: false, error };
@@ -214,7 +221,7 @@ function nodeUp(map: ClusterMap, node: NodeEntry, command: NodeUp): Result<Appli
   const isHeavier = capacityBytes !== node.capacityBytes && node.weight === null;
   return changed(map, {
     nodes: withNode(map, next),
-    pools: poolsAfterStart(map, node.id, keptAll),
+    pools: poolsAfterStart({ ...map, pools: poolsAfterLoss(map, node.id, lost) }, node.id, keptAll),
     targetsEpoch: isHeavier ? map.epoch + 1 : map.targetsEpoch,
   });
 }
@@ -251,6 +258,21 @@ function dropMember(map: ClusterMap, node: NodeEntry, command: DropMember): Resu
   return changed(map, {
     nodes: withNode(map, { ...node, changedMs: command.nowMs }),
     pools,
+  });
+}
+
+function loseGroups(map: ClusterMap, node: NodeEntry, command: LoseGroups): Result<Applied> {
+  const { lost, capacityBytes } = command;
+  const error = checkGroupBits(lost) ?? checkCapacity(capacityBytes);
+  if (error !== null) return { ok: false, error };
+  if (command.incarnation !== node.incarnation) return otherRun(node);
+  const pools = poolsAfterLoss(map, node.id, lost);
+  const isLighter = capacityBytes !== node.capacityBytes;
+  if (pools === map.pools && !isLighter) return unchanged(map);
+  return changed(map, {
+    nodes: isLighter ? withNode(map, { ...node, capacityBytes }) : map.nodes,
+    pools,
+    targetsEpoch: isLighter && node.weight === null ? map.epoch + 1 : map.targetsEpoch,
   });
 }
 

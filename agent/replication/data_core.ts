@@ -41,7 +41,12 @@ export interface DataCoreEvents extends JoiningEvents {
   linksChanged?(): void;
   /** A replica answered with an errno: it cannot do its work. */
   memberFailed(node: number, errno: number): void;
+  /** The map takes this node to hold groups that a lost data path had: bits as of `LocalPaths.owed`. Told until it does not. */
+  groupsLost?(groups: Uint8Array): void;
 }
+
+/** Milliseconds after which a loss that the map has not taken notice of is told again. */
+const LOSS_AGAIN_MS = 2000;
 
 /** What there is to know about replication on this node. */
 export interface DataCoreStatus {
@@ -150,6 +155,7 @@ export class DataCore implements PeerListener, RouterHost {
       const isWitness = map.nodes.some((node) => node.id === self && node.witness);
       const missing = isWitness ? [] : this.#missingLayers(map);
       if (missing.length === 0) {
+        if (!this.#isPrepared(map, self)) return;
         this.#install(this.#maps.shift()!);
         continue;
       }
@@ -165,6 +171,24 @@ export class DataCore implements PeerListener, RouterHost {
       return;
     }
   }
+
+  /** Whether what the map wants to be here has a place; if not, it goes on when it has. */
+  #isPrepared(map: ClusterMap, self: number): boolean {
+    const { paths } = this.store;
+    if (paths === undefined || map === this.#preparedMap) return true;
+    const isReady = paths.prepare(map, self, (error) => {
+      if (error === null) {
+        this.#preparedMap = map;
+        return this.#nextMap();
+      }
+      this.#mustRetryMap = true;
+      this.log.error("places for groups could not be remembered", { reason: error.message });
+    });
+    if (isReady) this.#preparedMap = map;
+    return isReady;
+  }
+  /** The map that data paths are prepared for. */
+  #preparedMap: ClusterMap | null = null;
 
   #missingLayers(map: ClusterMap): number[] {
     const missing: number[] = [];
@@ -193,6 +217,8 @@ export class DataCore implements PeerListener, RouterHost {
     if (before !== null && (map.epoch < before.epoch || isSame)) {
       return this.#events.mapInstalled(before.map);
     }
+    this.store.paths?.installed();
+    this.#lossToldMs = -Infinity;
     const view = new ClusterView(map, self, before);
     const isJump = before !== null && map.epoch > before.epoch + 1;
     this.#view = view;
@@ -426,6 +452,7 @@ export class DataCore implements PeerListener, RouterHost {
       this.#mustRetryMap = false;
       this.#nextMap();
     }
+    this.#tellLoss(nowMs);
     this.joining.tick(nowMs);
     this.repairer.tick();
     this.tidier.tick(nowMs);
@@ -449,6 +476,15 @@ export class DataCore implements PeerListener, RouterHost {
     this.unreachable = silent;
     if (!isSame) this.#events.unreachable(silent);
   }
+
+  /** The map must not go on taking this node to hold what a lost path had. */
+  #tellLoss(nowMs: number): void {
+    const owed = this.store.paths?.owed() ?? null;
+    if (owed === null || nowMs - this.#lossToldMs < LOSS_AGAIN_MS) return;
+    this.#lossToldMs = nowMs;
+    this.#events.groupsLost?.(owed);
+  }
+  #lossToldMs = -Infinity;
 
   /** True while something is under way that time moves. */
   get isBusy(): boolean {

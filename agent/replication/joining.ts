@@ -415,6 +415,12 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   #beginListing(job: GroupJob): boolean {
     const view = this.#view!;
     if (this.isBeingDropped(job.copies, job.group)) return false;
+    const loss = job.isSettling ? this.store.paths?.lossOf(job.group) ?? null : null;
+    if (loss !== null) {
+      // What is lost is not empty: whoever settled now would make it so for everyone.
+      job.stuck = `the only copy of placement group ${job.group} is on ${loss}`;
+      return false;
+    }
     const group = view.pool(job.copies)[job.group];
     const isUp = (node: number) => node !== view.self && view.node(node)?.state === "up";
     if (job.isSettling) {

@@ -8,6 +8,7 @@
  *
  * @module
  */
+import type { ClusterMap } from "../map/map.ts";
 import type { Operation } from "../store/operation.ts";
 
 /** A stamp, filled by the store: (0, 0) is "never written" or "unknown". */
@@ -58,8 +59,39 @@ export function chunkList(length: number): ChunkList {
   };
 }
 
+/**
+ * What replication has to know of a store that is several, each a failure unit of its own: `paths/store_set.ts`.
+ *
+ * Groups are on one path each. What this node holds of them on a path that is lost is not there, and is not empty either: the
+ * map has to take this node out of them, or to wait where nobody else has them.
+ */
+export interface LocalPaths {
+  /**
+   * Finds a path for every group that this node is to hold by a map, before that is in force.
+   *
+   * @param done what was decided is durable, or (an error) could not be made so: then this is to be called again
+   * @returns true when nothing had to be done; then `done` is not called
+   */
+  prepare(map: ClusterMap, self: number, done: (error: Error | null) => void): boolean;
+  /** The map that was prepared last is in force. */
+  installed(): void;
+  /** Some path is lost: syncs may fail until the map has taken notice. */
+  readonly isImpaired: boolean;
+  /** The path of the chunk is lost: what fails on it is to be tried again under another map. */
+  isLost(layer: number, chunk: number): boolean;
+  /** In words, which path of a group is lost, and why; null: none is. */
+  lossOf(group: number): string | null;
+  /**
+   * What the map still takes this node to hold, and is lost: a set of bits by group, see `slotsOf` of `paths/slots.ts`.
+   * Null: nothing.
+   */
+  owed(): Uint8Array | null;
+}
+
 /** See the head of the file, and `store/store.ts` for what each of these promises. */
 export interface LocalStore {
+  /** Left out: there is one path, and it works or all has failed. */
+  readonly paths?: LocalPaths;
   /** Takes an operation; it comes back through its owner exactly once, applied, never from inside this call. */
   submit(operation: Operation): void;
   /** Told of every block that is found damaged or cannot be read, by reads and by the scrub; set by whoever heals. */

@@ -708,7 +708,10 @@ export class Replica {
     const head = this.#head;
     const { view } = this;
     const group = view!.pool(head.copies)[head.group];
-    if (group === undefined || head.epoch < group.entry.changedEpoch || !this.#mayCopy(group)) {
+    // What a lost data path held would look as if it had never been there.
+    const isLost = group !== undefined && (this.#store.paths?.lossOf(group.group) ?? null) !== null;
+    const isOld = group === undefined || head.epoch < group.entry.changedEpoch;
+    if (isOld || isLost || !this.#mayCopy(group)) {
       this.#stale(state);
       return Verdict.Taken;
     }
@@ -778,6 +781,10 @@ export class Replica {
     const head = this.#head;
     const group = this.#guard(state, false);
     if (group === null) return Verdict.Taken;
+    if (this.#store.paths?.isLost(head.layer, head.chunk) === true) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
     if (!this.isDrainedOf(group)) return this.#busy(state);
     const words = this.#scratchWords;
     words.fill(0, 0, DESCRIPTION_WORDS);
@@ -833,6 +840,12 @@ export class Replica {
     this.#free.push(operation);
     this.#isWaiting = true;
     if (state === undefined) return this.#releaseData(offset, bytes);
+    if (result < 0 && this.#isLost(operation)) {
+      // Not this node has failed, but a path of it: the map that says so is on its way.
+      this.#releaseData(offset, bytes);
+      this.counters.stale++;
+      return this.#reply(state, head, Status.Stale, 0, 0, 0, 0);
+    }
     if (!isData) {
       this.#releaseData(offset, bytes);
       if (head.type === MessageType.Read && (result === -EBADMSG || result === -EIO)) {
@@ -848,6 +861,13 @@ export class Replica {
       this.#scratchWords[i] = kernel.checksum(offset + (i << BLOCK_SHIFT), BLOCK_BYTES);
     }
     this.#reply(state, head, Status.Ok, head.count, offset, bytes, bytes);
+  }
+
+  /** Whether an operation failed for the loss of a data path. */
+  #isLost({ head }: RemoteOperation): boolean {
+    const { paths } = this.#store;
+    if (paths === undefined) return false;
+    return head.type === MessageType.Sync ? paths.isImpaired : paths.isLost(head.layer, head.chunk);
   }
 
   #answer(state: Link, status: number): void {

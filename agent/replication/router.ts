@@ -840,9 +840,13 @@ export class DiskRouter implements PeerRequestOwner {
    * @returns false when they were all asked often enough; then the damage is all there is
    */
   recover(operation: Operation): boolean {
-    const isReadError = operation.kind === OperationKind.Read && isMediumError(operation.result);
-    if (!isReadError || operation === this.#failing) return false;
-    return this.#readElsewhere(operation, this.host.view.self);
+    if (operation.kind !== OperationKind.Read || operation === this.#failing) return false;
+    if (this.host.store.paths?.isLost(operation.layers[0], operation.chunk) === true) {
+      // The map that says where to read from is on its way, or that there is nowhere: then the guest waits.
+      this.#waitingReads.push(operation);
+      return true;
+    }
+    return isMediumError(operation.result) && this.#readElsewhere(operation, this.host.view.self);
   }
 
   #readElsewhere(operation: Operation, failed: number): boolean {

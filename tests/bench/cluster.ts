@@ -244,7 +244,7 @@ class Side implements AsyncDisposable {
       root: this.root,
       config: {
         ...CONFIG_DEFAULT,
-        dataPath: data,
+        dataPaths: [data],
         capacityBytes: storeBytes,
         runDir: `${this.dir}/run-${this.name}${i}`,
         cache: "buffered",

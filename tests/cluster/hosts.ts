@@ -26,6 +26,7 @@
  * | its cable           | its port of the switch goes down                              | namespaces |
  * | one direction of it | a neighbour's entry that names a card that is not there       | namespaces |
  * | a full disk         | its data lies in a tmpfs that is too small                    | namespaces |
+ * | a disk that dies    | an ext4 on a loop device, which is shut down                  | namespaces |
  *
  * A loss of power cannot be made here: what the kernel has is kept when a process dies. The simulator does that.
  *
@@ -34,6 +35,7 @@
 import { formatClusterSecret } from "../../agent/cluster_secret.ts";
 import type { ClusterDocument } from "../../agent/http/documents.ts";
 import { diskSockets } from "../../agent/map/names.ts";
+import { cString, errno, libc, O_CLOEXEC, O_RDONLY } from "../../agent/platform/linux/libc.ts";
 import { until } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
 import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
@@ -46,6 +48,10 @@ const NAMESPACE_TIMEOUT_MS = 5000;
 const NO_CARD = "02:00:00:00:00:fe";
 /** Most hosts: an octet of the address. */
 const HOSTS_MAX = 100;
+
+/** ioctl of ext4 that ends it as a dying disk would, and its way: nothing is written any more. */
+const EXT4_IOC_SHUTDOWN = 0x8004587dn;
+const EXT4_GOING_FLAGS_NOLOGFLUSH = 2;
 
 /** Programs that namespaces need. */
 const TOOLS = ["ip", "nsenter", "setpriv", "unshare", "mount"] as const;
@@ -62,6 +68,12 @@ export async function canMakeNamespaces(): Promise<boolean> {
   return success;
 }
 
+/** Whether hosts can have disks that die here. */
+export async function canMakeDisks(): Promise<boolean> {
+  return find("mkfs.ext4") !== undefined && find("e2fsck") !== undefined &&
+    await canMakeNamespaces();
+}
+
 /** What hosts are made of. */
 export interface HostsOptions {
   /** How many; 3 by default. */
@@ -72,6 +84,8 @@ export interface HostsOptions {
   readonly capacity?: string;
   /** What the stores of single hosts may use, by number. */
   readonly capacities?: Readonly<Record<number, string>>;
+  /** How many data paths single hosts have, by number; 1 by default. */
+  readonly paths?: Readonly<Record<number, number>>;
   readonly logLevel?: "debug" | "info";
 }
 
@@ -115,6 +129,7 @@ export class Hosts implements AsyncDisposable {
             bridge,
             secretFile,
             capacity: options.capacities?.[number] ?? capacity,
+            paths: options.paths?.[number] ?? 1,
             logLevel: options.logLevel,
           }),
         );
@@ -284,6 +299,8 @@ export class Host {
   readonly address: string;
   readonly runDir: string;
   readonly dataDir: string;
+  /** The data paths beside that one. */
+  readonly morePaths: readonly string[];
   /** The agent, running or not; null before its first start. */
   agent: AgentProcess | null = null;
   /** What all agents of this host have logged. */
@@ -301,6 +318,7 @@ export class Host {
     bridge: Holder | null;
     secretFile: string;
     capacity: string;
+    paths: number;
     logLevel?: "debug" | "info";
   }) {
     const { number, work } = parts;
@@ -309,6 +327,10 @@ export class Host {
     this.address = `${parts.holder === null ? "127.0.0" : "10.77.0"}.${number}:${PORT}`;
     this.runDir = `${work}/${number}/run`;
     this.dataDir = `${work}/${number}/data`;
+    this.morePaths = Array.from(
+      { length: parts.paths - 1 },
+      (_, index) => `${this.dataDir}${index + 2}`,
+    );
     this.#holder = parts.holder;
     this.#bridge = parts.bridge;
     this.#secretFile = parts.secretFile;
@@ -336,6 +358,7 @@ export class Host {
       arguments: [
         ...["--listen", this.address, "--name", this.name, "--secret-file", this.#secretFile],
         ...["--log-level", this.#logLevel],
+        ...this.morePaths.flatMap((path) => ["--data", path]),
         ...(this.number === 1 ? [] : ["--join", this.address.replace(/\.\d+:/, ".1:")]),
       ],
       prefix: this.#holder?.prefix,
@@ -442,6 +465,33 @@ export class Host {
     const { holder } = this.#network();
     await Deno.mkdir(this.dataDir, { recursive: true, mode: 0o700 });
     await holder.run(`mount -t tmpfs -o size=${bytes},mode=0700 none '${this.dataDir}'`);
+  }
+
+  /** Makes a data path, which must not be there yet, an ext4 of this size; it is gone with the host. */
+  async mountDisk(path: string, bytes: number): Promise<void> {
+    const { holder } = this.#network();
+    await Deno.mkdir(path, { recursive: true, mode: 0o700 });
+    await holder.run(`truncate -s ${bytes} '${path}.ext4'; mkfs.ext4 -q -F '${path}.ext4'`);
+    await holder.run(`mount -o loop '${path}.ext4' '${path}'`);
+  }
+
+  /** That disk dies: every request fails from now on. */
+  killDisk(path: string): void {
+    const { holder } = this.#network();
+    const fd = libc.open(cString(`/proc/${holder.pid}/root${path}`), O_RDONLY | O_CLOEXEC, 0);
+    const way = new Uint8Array(Uint32Array.of(EXT4_GOING_FLAGS_NOLOGFLUSH).buffer);
+    const result = fd < 0 ? fd : libc.ioctl(fd, EXT4_IOC_SHUTDOWN, way);
+    const code = errno();
+    if (fd >= 0) libc.close(fd);
+    if (result < 0) throw new Error(`the disk at ${path} cannot be killed (errno ${code})`);
+  }
+
+  /** It has been repaired, while no agent ran: what it had written is there again. */
+  async mendDisk(path: string): Promise<void> {
+    const { holder } = this.#network();
+    // e2fsck ends with 1 when it has mended something.
+    await holder.run(`umount '${path}'; e2fsck -fy '${path}.ext4' >/dev/null || [ $? -le 2 ]`);
+    await holder.run(`mount -o loop '${path}.ext4' '${path}'`);
   }
 
   /** Fills what is left of that file system, or gives it free again. */

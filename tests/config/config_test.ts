@@ -121,7 +121,7 @@ Deno.test("parseSize() reads what formatSize() writes, to three digits", () => {
 Deno.test("loadConfig() gives the defaults when it is told nothing", () => {
   assertEquals(loadConfig({}), CONFIG_DEFAULT);
   assertEquals(loadConfig({ env: {}, flags: {}, tomlText: "" }), CONFIG_DEFAULT);
-  assertEquals(CONFIG_DEFAULT.dataPath, "/var/lib/kelpie");
+  assertEquals(CONFIG_DEFAULT.dataPaths, ["/var/lib/kelpie"]);
   assertEquals(CONFIG_DEFAULT.runDir, "/run/kelpie");
   assertEquals(CONFIG_DEFAULT.scrubRateBytes, 8 * MIB);
 });
@@ -146,7 +146,7 @@ secret-file = "/etc/kelpie/secret"
 
 Deno.test("loadConfig() reads every key of the file and every flag of the same name", () => {
   const expected = {
-    dataPath: "/srv/blocks",
+    dataPaths: ["/srv/blocks"],
     capacityBytes: 1.5 * TIB,
     runDir: "/run/k2",
     cache: "direct",
@@ -209,11 +209,16 @@ Deno.test("flags are stronger than the environment, that is stronger than the fi
 Deno.test("relative paths refer to the caller's directory, or to the file's", () => {
   const tomlText = 'data = "blocks"';
   const tomlPath = "/etc/kelpie/kelpie.toml";
-  assertEquals(loadConfig({ tomlText, tomlPath, cwd: "/home" }).dataPath, "/etc/kelpie/blocks");
-  assertEquals(loadConfig({ flags: { data: "../b/" }, cwd: "/home/a" }).dataPath, "/home/b");
+  const paths = (sources: ConfigSources) => loadConfig(sources).dataPaths;
+  assertEquals(paths({ tomlText, tomlPath, cwd: "/home" }), ["/etc/kelpie/blocks"]);
+  assertEquals(paths({ flags: { data: "../b/" }, cwd: "/home/a" }), ["/home/b"]);
   assertEquals(loadConfig({ env: { KELPIE_RUN_DIR: "./r" }, cwd: "/t" }).runDir, "/t/r");
-  assertEquals(loadConfig({ flags: { data: "b" } }).dataPath, "b");
-  assertEquals(loadConfig({ flags: { data: "/a//b/../c/" } }).dataPath, "/a/c");
+  assertEquals(paths({ flags: { data: "b" } }), ["b"]);
+  assertEquals(paths({ flags: { data: "/a//b/../c/" } }), ["/a/c"]);
+  // Several: a list in the file, the flag again and again.
+  const several = 'data = ["one", "/dev/vdb"]';
+  assertEquals(paths({ tomlText: several, tomlPath }), ["/etc/kelpie/one", "/dev/vdb"]);
+  assertEquals(paths({ tomlText: several, flags: { data: ["/a", "/b"] } }), ["/a", "/b"]);
 });
 
 Deno.test("whatever is wrong is named with the place where it stands", () => {
@@ -240,6 +245,11 @@ Deno.test("whatever is wrong is named with the place where it stands", () => {
     [{ flags: { logFormat: "JSON" } }, "--log-format", "did you mean 'json'?"],
     [{ flags: { data: "" } }, "--data is empty"],
     [{ flags: { data: "a\0b" } }, "zero character"],
+    [{ flags: { data: ["/a", "/b/../a/"] } }, "--data names /a twice"],
+    [{ flags: { data: Array.from({ length: 17 }, (_, i) => `/d${i}`) } }, "16 is the most"],
+    [{ flags: { data: `/${"d".repeat(512)}` } }, "--data has 513 bytes: 512 is the most"],
+    [{ tomlText: "data = []", tomlPath }, "'data' in /etc/k.toml is an empty list"],
+    [{ tomlText: 'data = ["/a", 1]', tomlPath }, "'data' in /etc/k.toml must be a path"],
     [{ flags: { runDir: "/" } }, "--run-dir is '/'"],
     [{ env: { KELPIE_RUN_DIR: `/${"r".repeat(100)}` } }, "5 bytes too long"],
     [{ flags: { listen: "10.0.0.1" } }, "--listen", "10.0.0.1:7460"],

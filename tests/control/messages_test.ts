@@ -26,6 +26,24 @@ const REPORT: NodeReport = {
   waiting: [{ disk: 7, reason: "1 of at least 2 copies are there" }],
   damagedBlocks: 1,
   lostLogs: [2],
+  paths: [
+    {
+      location: "/disk1",
+      state: "ok",
+      reason: "",
+      usedBytes: 7,
+      capacityBytes: 2 ** 40,
+      isFull: true,
+    },
+    {
+      location: "/disk2",
+      state: "left-out",
+      reason: "the agent was not given it",
+      usedBytes: 0,
+      capacityBytes: 2 ** 40,
+      isFull: false,
+    },
+  ],
 };
 
 /** One message of each kind. */

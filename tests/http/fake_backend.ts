@@ -57,6 +57,14 @@ export const HEALTHY_STORE: StoreStatus = {
   failed: null,
   damagedBlocks: 0,
   damage: [],
+  paths: [{
+    location: "/var/lib/kelpie",
+    state: "ok",
+    reason: "",
+    usedBytes: 12 * 1024 ** 3,
+    capacityBytes: 500 * 1024 ** 3,
+    isFull: false,
+  }],
   counters: { recordsWritten: 7, "odd name": 1.5 },
 };
 
@@ -108,6 +116,7 @@ export class FakeBackend implements ControlBackend {
       clusterId: "fedcba9876543210",
       runDir: this.runDir,
       dataPath: "/var/lib/kelpie",
+      dataPaths: ["/var/lib/kelpie"],
       logLevel: this.logLevel,
     };
   }

@@ -5,7 +5,12 @@
  */
 import { assertEquals, assertStringIncludes } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
-import type { DiskStatus, SessionStatus, StoreStatus } from "../../agent/http/backend.ts";
+import type {
+  DiskStatus,
+  PathStatus,
+  SessionStatus,
+  StoreStatus,
+} from "../../agent/http/backend.ts";
 import {
   findNotes,
   findProblems,
@@ -36,6 +41,19 @@ function seenWith(
     store: store === null ? null : { ...HEALTHY_STORE, ...store },
     disks: new Map(statuses),
   };
+}
+
+/** Two data paths, of which the second is like this. */
+function twoPaths(part: Partial<PathStatus>): PathStatus[] {
+  const path = {
+    location: "/disk1",
+    state: "ok",
+    reason: "",
+    usedBytes: 1,
+    capacityBytes: 2 ** 40,
+    isFull: false,
+  } as const;
+  return [path, { ...path, location: "/disk2", ...part }];
 }
 
 const NOW_MS = 100_000_000;
@@ -86,6 +104,17 @@ Deno.test("each thing that is wrong is a problem of its own kind", () => {
     [seenWith(null), "store-unavailable", "does not answer"],
     [seenWith({ failed: "sync failed: EIO" }), "store-failed", "sync failed: EIO"],
     [seenWith({ full: true }), "store-full", "is full"],
+    [seenWith({ full: true, paths: twoPaths({ isFull: true }) }), "store-full", "/disk2 is full"],
+    [
+      seenWith({ paths: twoPaths({ state: "missing", reason: "is it mounted?" }) }),
+      "path-lost",
+      "data path /disk2 is missing: is it mounted?",
+    ],
+    [
+      seenWith({ paths: twoPaths({ state: "left-out" }) }),
+      "path-lost",
+      "data path /disk2 was left out",
+    ],
     [seenWith({ full: true, waitingWrites: 1 }), "store-full", "1 write waits"],
     [seenWith({ waitingWrites: 2 }), "writes-waiting", "2 writes wait"],
     [seenWith({ liveBytes: 460 * 1024 ** 3 }), "store-nearly-full", "460G of the store's 500G"],
@@ -188,6 +217,11 @@ function clusterCases(): [Observations, string, string][] {
     [clusterSeen(map, {}, { 2: { isFull: true } }), "node-full", "store of node host-2 is full"],
     [clusterSeen(map, {}, { 2: { usedBytes: 9.5e11 } }), "node-nearly-full", "of node host-2"],
     [clusterSeen(map, {}, { 2: { damagedBlocks: 2 } }), "node-damage", "2 blocks of node host-2"],
+    [
+      clusterSeen(map, {}, { 2: { paths: twoPaths({ state: "failed", reason: "EIO" }) } }),
+      "path-lost",
+      "data path /disk2 of node host-2 has failed: EIO",
+    ],
   ];
 }
 

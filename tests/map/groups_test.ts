@@ -299,6 +299,71 @@ Deno.test("a holder drops a member only where a clean one that is up is left", (
   assertEquals(group(runAll(crashed, drop)).inSync, [1, 2, 3], "it has what the others lost");
 });
 
+/** Bits of PGs, as few as there can be. */
+function bitsOf(...groups: number[]): number[] {
+  const bits = new Array(32).fill(0);
+  for (const index of groups) bits[index >>> 3] |= 1 << (index & 7);
+  return bits;
+}
+
+Deno.test("a node that has lost a path leaves what was on it, and stays, unclean, where nobody else has it", () => {
+  const lose = {
+    kind: "lose-groups",
+    node: 2,
+    incarnation: 1,
+    lost: bitsOf(0, 1),
+    capacityBytes: 5e11,
+  } as const;
+  const four = runAll(clusterWithDisk(3, 3), addNode(4));
+  const map = runAll(four, setTargets(four, 3, [0, [1, 2, 4]]), join(4));
+  const after = runAll(map, lose);
+  for (const index of [0, 1]) assertEquals(group(after, index).inSync.toSorted(), [1, 3]);
+  assert(group(after, 2) === group(map, 2), "other groups are left alone");
+  assertEquals(after.nodes[1].capacityBytes, 5e11);
+  assert(after.targetsEpoch === after.epoch, "a lighter node gets fewer groups");
+  same(after, lose);
+  assertEquals(refuse(map, { ...lose, incarnation: 2 }).code, "stale");
+  for (const lost of [[1, 2, 3], new Array(4096).fill(0), [256], [-1], [0.5]]) {
+    assertEquals(refuse(map, { ...lose, lost }).code, "invalid");
+    assertEquals(refuse(map, nodeUp(2, { lost })).code, "invalid");
+  }
+  // Joiners go, too: what they have pulled is gone.
+  const joiner = runAll(map, { ...lose, node: 4 });
+  assertEquals([group(map).joining, group(joiner).joining], [[4], []]);
+  // The last one stays, waits, and settles when it can: until then nothing is read.
+  const alone = runAll(map, down(1), down(3), lose);
+  for (const index of [0, 1]) {
+    assertEquals([group(alone, index).inSync, group(alone, index).unclean], [[2], [2]]);
+    assert(groupCanRead(alone, group(alone, index)) !== null);
+  }
+  assertEquals(groupCanRead(alone, group(alone, 2)), null);
+  const waits = runAll(alone, { kind: "unsettle", pool: 3, pgs: [0, 1] });
+  assertEquals(group(waits).unsettled, true);
+  same(waits, lose);
+  // The same at a start, though everything else was kept.
+  const started = runAll(map, down(1), down(3), nodeUp(2, { clean: true, lost: bitsOf(0) }));
+  assertEquals([group(started, 0).unclean, group(started, 1).unclean], [[2], []]);
+  const others = runAll(map, nodeUp(2, { clean: true, lost: bitsOf(0) }));
+  assertEquals(group(others, 0).inSync.toSorted(), [1, 3]);
+  assertEquals(group(others, 1).inSync.toSorted(), [1, 2, 3]);
+});
+
+Deno.test("bits of PGs mean the same after a split, and in maps with fewer PGs", () => {
+  const map = clusterWithDisk(3, 3);
+  const lose = (lost: readonly number[]) =>
+    ({ kind: "lose-groups", node: 2, incarnation: 1, lost, capacityBytes: 1e12 }) as const;
+  const holders = (after: ClusterMap) =>
+    after.pools[0].pgs.flatMap(({ inSync }, index) => inSync.includes(2) ? [] : [index]);
+  assertEquals(holders(runAll(map, lose([2]))).slice(0, 3), [1, 9, 17]);
+  const finest = new Array(2048).fill(0);
+  finest[2047] = 128; // Slot 16383 is a part of the last PG.
+  assertEquals(holders(runAll(map, lose(finest))), [255]);
+  const split = runAll(map, { kind: "split-groups", pgBits: 8 });
+  assertEquals(holders(runAll(split, lose(bitsOf(7)))), [7, 263]);
+  assertEquals(holders(runAll(split, lose(finest))), [511]);
+  assertEquals(runAll(map, lose([])), map);
+});
+
 Deno.test("split-groups gives both halves the same members, once", () => {
   let map = threeInSync();
   map = runAll(map, setTargets(map, 3, [0, [1, 2, 4]], [7, [5]]), join(4));

@@ -126,6 +126,8 @@ const EVERY: MapCommand[] = [
   { kind: "node-down", node: 1, incarnation: 2, nowMs: 3 },
   { kind: "node-leave", node: 1, incarnation: 2, nowMs: 3 },
   { kind: "drop-member", node: 1, incarnation: 2, by: 3, nowMs: 4 },
+  nodeUp(3, { lost: [255, 0, 1, 128] }),
+  { kind: "lose-groups", node: 1, incarnation: 2, lost: [1, 0], capacityBytes: 5 },
   { kind: "set-availability", node: 1, availability: "draining" },
   { kind: "set-weight", node: 1, weight: null },
   { kind: "set-zone", node: 1, zone: "" },

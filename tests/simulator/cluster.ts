@@ -25,6 +25,7 @@ import {
   type PgEntry,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
+import { Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { DiskOracle, Guest } from "./guest.ts";
 import { Network, NO_FAULTS } from "./network.ts";
@@ -38,6 +39,8 @@ export interface SimulationOptions {
   /** Virtual milliseconds of faults. */
   readonly faultsMs?: number;
   readonly nodes?: number;
+  /** Nodes have one to three data paths, which fail, are missing and come back. */
+  readonly hasPaths?: boolean;
   readonly isVerbose?: boolean;
   /** Guests move while they run, as by live migration, where otherwise they close a disk and another opens it later. */
   readonly areMoving?: boolean;
@@ -65,6 +68,11 @@ export interface SimulationReport {
   readonly tails: number;
   readonly repaired: number;
   readonly replacedNodes: number;
+  /** Data paths that failed in use, and starts without one. */
+  readonly failedPaths: number;
+  readonly missingPaths: number;
+  /** Groups that moved from one data path to another. */
+  readonly movedGroups: number;
   readonly epoch: number;
 }
 
@@ -116,7 +124,12 @@ export class Simulation implements NodeWatcher {
   flips = 0;
   tails = 0;
   replacedNodes = 0;
+  failedPaths = 0;
+  missingPaths = 0;
+  movedGroups = 0;
   repaired = 0;
+  /** Decides about data paths, and nothing else: seeds without them are what they were before there were any. */
+  readonly #pathRandom: Prng;
   readonly #log: LogLine[] = [];
   readonly #isVerbose: boolean;
   readonly #faultsMs: number;
@@ -146,6 +159,7 @@ export class Simulation implements NodeWatcher {
     this.#faultsMs = options.faultsMs ?? 30_000;
     const tearing = new Prng(options.seed ^ 0x7ea2);
     this.#tearing = tearing.chance(0.5) ? tearing : null;
+    this.#pathRandom = new Prng(options.seed ^ 0x70617468);
     const { random } = this.world;
     this.#nodeCount = options.nodes ?? random.pick([1, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9]);
     this.#pgBits = random.pick([2, 3, 4, 5, 8]);
@@ -184,6 +198,12 @@ export class Simulation implements NodeWatcher {
       tails: this.tails,
       repaired: this.repaired,
       replacedNodes: this.replacedNodes,
+      failedPaths: this.failedPaths,
+      missingPaths: this.missingPaths,
+      movedGroups: this.nodes.reduce(
+        (sum, { process }) => sum + (process?.set?.movedGroups ?? 0),
+        this.movedGroups,
+      ),
       epoch: this.map?.epoch ?? 0,
     };
   }
@@ -285,6 +305,12 @@ export class Simulation implements NodeWatcher {
     });
   }
 
+  /** {@inheritDoc NodeWatcher.pathFailed} */
+  pathFailed(node: SimNode, path: string): void {
+    this.note(node, `its data path ${path} has failed`);
+    this.failedPaths++;
+  }
+
   /** {@inheritDoc NodeWatcher.assembled} */
   assembled(_node: SimNode, process: Process): void {
     this.options.sabotage?.(process, this);
@@ -326,6 +352,9 @@ export class Simulation implements NodeWatcher {
       zone: random.chance(0.3) ? `zone-${id % 3}` : "",
       isWitness: id > 2 && random.chance(0.1),
       pgBits: this.#pgBits,
+      ...(this.options.hasPaths === true
+        ? { paths: { more: this.#pathRandom.below(3), random: this.#pathRandom.fork() } }
+        : {}),
     });
     node.drift = 1 + (random.fraction() - 0.5) * 0.05;
     if (random.chance(0.3)) node.wallOffsetMs = random.fraction() * 7_200_000;
@@ -417,6 +446,7 @@ export class Simulation implements NodeWatcher {
       this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
       this.#retire();
       if (this.#doomed !== null && random.chance(0.5)) this.#remove(this.#doomed);
+      if (this.options.hasPaths === true && this.#flipped === null) this.#stepPaths();
       if (this.#flipped === null) this.#step();
       else this.#stepFlipping(this.#flipped);
     }
@@ -502,6 +532,35 @@ export class Simulation implements NodeWatcher {
         return;
       default:
         return this.#administer(node);
+    }
+  }
+
+  /** Data paths fail, are away when the next process starts, and are back for one after that. */
+  #stepPaths(): void {
+    const random = this.#pathRandom;
+    const node = random.pick(this.nodes);
+    if (node.moreDisks.length === 0 || random.chance(0.2)) return;
+    const path = random.below(node.disks.length);
+    switch (random.below(6)) {
+      case 0:
+        this.note(node, `data path ${path} breaks`);
+        node.broken.add(path);
+        return;
+      case 1:
+        if (node.isRunning) this.#crash(node, random.chance(0.5));
+        this.note(node, `data path ${path} is away`);
+        node.missing.add(path);
+        return;
+      case 2:
+        node.missing.add(path);
+        return;
+      default:
+        if (node.missing.size + node.broken.size === 0) return;
+        this.note(node, "all its data paths are back");
+        node.missing.clear();
+        node.broken.clear();
+        // Only a start finds them.
+        if (node.isRunning && random.chance(0.5)) this.#crash(node, random.chance(0.3));
     }
   }
 
@@ -593,6 +652,7 @@ export class Simulation implements NodeWatcher {
   #crash(node: SimNode, isPower: boolean): void {
     if (!node.isRunning) return;
     this.crashes++;
+    this.movedGroups += node.process?.set?.movedGroups ?? 0;
     this.repaired += node.process?.data?.status.repaired ?? 0;
     this.note(node, isPower ? "loses power" : "is killed");
     for (const [disk, guest] of [...this.guests]) {
@@ -612,6 +672,7 @@ export class Simulation implements NodeWatcher {
     if (node.process !== null || !this.nodes.includes(node)) return;
     this.note(node, "starts");
     node.start(this.#seeds());
+    if (node.missing.size > 0) this.missingPaths++;
   }
 
   /** Ends an agent in good order, as `systemctl stop` does; its guests go first. */
@@ -839,6 +900,9 @@ export class Simulation implements NodeWatcher {
       node.diskDelayMs = 0.3;
       node.dataLagMs = 0;
       node.diskErrors = NO_DISK_ERRORS;
+      node.missing.clear();
+      node.broken.clear();
+      if (node.isRunning && node.workingPaths < node.disks.length) this.#crash(node, false);
     }
     // What was asked for last is on its way yet, the removal of a node for one.
     this.world.run(this.world.nowMs + ASKED_MS);
@@ -973,7 +1037,7 @@ export class Simulation implements NodeWatcher {
           const { uuid } = map.nodes.find((node) => node.id === id)!;
           const node = this.nodes.find((candidate) => candidate.uuid === uuid)!;
           const content = this.#readRaw(node, disk.layers[0], chunk);
-          const found = { generation: 0, sequence: 0 };
+          const found = new Stamp();
           node.process!.store.stampOf(disk.layers[0], chunk, found);
           const stamp = `${found.generation}.${found.sequence}`;
           if (first === null) {

@@ -66,6 +66,9 @@ class Cluster implements NodeWatcher {
   failed(_node: SimNode, reason: string): void {
     throw new Error(reason);
   }
+  pathFailed(_node: SimNode, path: string): void {
+    throw new Error(`data path ${path} has failed`);
+  }
   assembled(): void {}
 
   until(isDone: () => boolean, mostMs = 60_000): void {

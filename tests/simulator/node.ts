@@ -18,6 +18,9 @@ import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
 import { DataCore } from "../../agent/replication/data_core.ts";
 import { type StoreError } from "../../agent/store/errors.ts";
 import { type Operation, OperationKind, type OperationOwner } from "../../agent/store/operation.ts";
+import type { NodeStore } from "../../agent/paths/node_store.ts";
+import { openPaths, type PathCandidate } from "../../agent/paths/opening.ts";
+import type { StoreSet } from "../../agent/paths/store_set.ts";
 import { Store } from "../../agent/store/store.ts";
 import { TransferPool } from "../../agent/volume/transfer_pool.ts";
 import { Volume } from "../../agent/volume/volume.ts";
@@ -49,6 +52,8 @@ export interface NodeWatcher {
   fenced(node: SimNode, disk: number): void;
   /** The store has failed, or cannot be opened: the process is about to end. */
   failed(node: SimNode, reason: string): void;
+  /** A data path has failed; the process goes on. */
+  pathFailed(node: SimNode, path: string): void;
   /** A process is put together, and nothing has happened yet: the place to break something on purpose. */
   assembled(node: SimNode, run: Process): void;
 }
@@ -62,7 +67,11 @@ export interface DiskErrors {
 
 /** One run of the agent. */
 export class Process {
-  store!: Store;
+  store!: NodeStore;
+  /** The same, where the node has several data paths; null: one. */
+  set: StoreSet | null = null;
+  /** Of data paths that are being opened. */
+  readonly stores: Store[] = [];
   control: Control | null = null;
   leases: Leases | null = null;
   data: DataCore | null = null;
@@ -89,6 +98,15 @@ export class SimNode implements Station {
   readonly uuid: string;
   readonly window: Window;
   disk: SimulatedDisk;
+  /** Disks of further data paths. */
+  moreDisks: SimulatedDisk[] = [];
+  /** Paths, from 0, that cannot be reached by whoever starts, and those of which every request fails. */
+  readonly missing = new Set<number>();
+  readonly broken = new Set<number>();
+  /** Paths that had everything when the process ended: one of them at least has to be there when the next one starts. */
+  readonly newest = new Set<number>();
+  /** How far one of them must have come. */
+  #leastCount = 0;
   process: Process | null = null;
   run = 0;
   bootId = "boot-0";
@@ -120,7 +138,14 @@ export class SimNode implements Station {
     readonly world: World,
     readonly network: Network,
     readonly watcher: NodeWatcher,
-    options: { zone?: string; isWitness?: boolean; index: number; pgBits?: number } = { index: 0 },
+    options: {
+      zone?: string;
+      isWitness?: boolean;
+      index: number;
+      pgBits?: number;
+      /** Data paths beside the first, and what decides about them: nothing else of a run may depend on it. */
+      paths?: { readonly more: number; readonly random: Prng };
+    } = { index: 0 },
   ) {
     this.address = `node-${id}:7460`;
     this.uuid = id.toString(16).padStart(32, "0");
@@ -134,7 +159,24 @@ export class SimNode implements Station {
       random: world.random.fork(),
       sizeBytes: DISK_BYTES,
     });
+    this.#pathRandom = options.paths?.random ?? null;
+    for (let i = 0; i < (options.paths?.more ?? 0); i++) {
+      this.moreDisks.push(
+        new SimulatedDisk({
+          bytes: this.window.bytes,
+          random: options.paths!.random.fork(),
+          sizeBytes: DISK_BYTES,
+        }),
+      );
+    }
     network.stations.set(this.address, this);
+  }
+  readonly #pathRandom: Prng | null;
+  readonly #formatted = new Set<number>();
+
+  /** Disks of all data paths. */
+  get disks(): readonly SimulatedDisk[] {
+    return [this.disk, ...this.moreDisks];
   }
 
   get isRunning(): boolean {
@@ -161,34 +203,10 @@ export class SimNode implements Station {
     const random = this.world.random.fork();
     const arena = new Arena(ARENA_BYTES);
     process.pool = new TransferPool(arena);
-    process.store = new Store({
-      disk: this.disk,
-      window: this.window,
-      arena,
-      random,
-      log: this.#log("store"),
-      checksumCacheBytes: 65536,
-      checkpointLogBytes: 2 * 1024 * 1024,
-      readySegments: 4,
-      cleanerSegments: 4,
-      crashSegments: 4,
-      scrubBytesPerSecond: 1024 * 1024,
-      scrubPauseMs: 5000,
-    });
-    this.disk.listener = process.store;
-    this.disk.faults = {
-      fail: (kind) => {
-        const { read, write, sync } = this.diskErrors;
-        const share = kind === "read"
-          ? read
-          : kind === "write"
-          ? write
-          : kind === "sync"
-          ? sync
-          : 0;
-        return share > 0 && random.chance(share) ? -5 : 0;
-      },
-    };
+    if (this.moreDisks.length > 0) return this.#startPaths(process, arena, random, seeds);
+    const single = this.#makeStore(this.disk, arena, random, this.#log("store"));
+    process.store = single;
+    this.#breakDisk(this.disk, 0, random);
     const opened = (error: StoreError | null) => {
       if (process.isDead) return;
       if (error !== null) {
@@ -200,9 +218,9 @@ export class SimNode implements Station {
       this.watcher.note(this, "may have lost what it had acknowledged: its disk cannot be read");
       this.bootId = `boot-${this.world.random.u32()}`;
     };
-    if (this.#isFormatted) process.store.open({ hostId: HOST, mayHaveLost }, opened);
+    if (this.#isFormatted) single.open({ hostId: HOST, mayHaveLost }, opened);
     else {
-      process.store.format({
+      single.format({
         nodeId: new Uint8Array(16).fill(this.id),
         clusterId: new Uint8Array(16).fill(2),
         hostId: HOST,
@@ -212,12 +230,140 @@ export class SimNode implements Station {
         if (process.isDead) return;
         if (error !== null) return this.#failed(process, error.message);
         this.#isFormatted = true;
-        process.store.open({ hostId: HOST }, opened);
+        single.open({ hostId: HOST }, opened);
       });
     }
     this.#guardReads(process);
     this.turn();
     this.#tickStore(process);
+  }
+
+  #makeStore(disk: SimulatedDisk, arena: Arena, random: Prng, log: Log): Store {
+    const store = new Store({
+      disk,
+      window: this.window,
+      arena,
+      random,
+      log,
+      checksumCacheBytes: 65536,
+      checkpointLogBytes: 2 * 1024 * 1024,
+      readySegments: 4,
+      cleanerSegments: 4,
+      crashSegments: 4,
+      scrubBytesPerSecond: 1024 * 1024,
+      scrubPauseMs: 5000,
+    });
+    disk.listener = store;
+    return store;
+  }
+
+  #breakDisk(disk: SimulatedDisk, path: number, random: Prng): void {
+    disk.faults = {
+      fail: (kind) => {
+        // What cannot be read where there is no other copy is an error for the guest, whatever comes later.
+        if (this.broken.has(path) && kind !== "read") return -5;
+        const { read, write, sync } = this.diskErrors;
+        const share = kind === "read"
+          ? read
+          : kind === "write"
+          ? write
+          : kind === "sync"
+          ? sync
+          : 0;
+        return share > 0 && random.chance(share) ? -5 : 0;
+      },
+    };
+  }
+
+  /** The same with several data paths, some of which may be missing. */
+  #startPaths(process: Process, arena: Arena, random: Prng, seeds: readonly string[]): void {
+    const isLeft = (path: number) => !this.missing.has(path) && !this.broken.has(path);
+    if (this.newest.size > 0 && ![...this.newest].some(isLeft)) {
+      // All that know what this node has promised are gone: a node of which that is so must not start.
+      const [path] = this.newest;
+      this.missing.delete(path);
+      this.broken.delete(path);
+    }
+    const quiet = (message: string, fields?: Record<string, unknown>) =>
+      this.watcher.note(this, `store: ${message}`, fields);
+    const log: Log = { debug() {}, info: quiet, warn: quiet, error: quiet };
+    const candidates = this.disks.map((disk, path): PathCandidate => {
+      const make = () => {
+        this.#breakDisk(disk, path, random);
+        const store = this.#makeStore(disk, arena, random, log);
+        process.stores.push(store);
+        return store;
+      };
+      const isMissing = this.missing.has(path);
+      const isFormatted = this.#formatted.has(path);
+      return {
+        location: `/disk${path}`,
+        store: !isMissing && isFormatted ? make() : null,
+        isBlank: !isMissing && !isFormatted,
+        reason: isMissing ? "it is away" : "",
+        create: () => {
+          const store = make();
+          // A process that dies before leaves what is blank still.
+          const format = store.format.bind(store);
+          store.format = (options, done) =>
+            format(options, (error) => {
+              if (error === null) this.#formatted.add(path);
+              done(error);
+            });
+          return { store, capacityBytes: DISK_BYTES };
+        },
+      };
+    });
+    openPaths({
+      candidates,
+      hostId: HOST,
+      random,
+      leastCount: () => this.#leastCount,
+      segmentBytes: SEGMENT_BYTES,
+      memory: { window: this.window, arena },
+      mayHaveLost: () => {
+        this.watcher.note(this, "may have lost what it had acknowledged: a disk cannot be read");
+        this.bootId = `boot-${this.#pathRandom!.u32()}`;
+      },
+      // Guests write little here.
+      differenceMin: 0.0005,
+      log: this.#log("paths"),
+      events: {
+        pathFailed: (path) => {
+          // The next start must not say that nothing was lost: see failure_mark.ts.
+          this.bootId = `boot-${this.#pathRandom!.u32()}`;
+          this.watcher.pathFailed(this, path);
+        },
+        leftBehind: (_, count) => this.#leastCount = count,
+      },
+    }, (error, opened) => {
+      if (process.isDead) return;
+      if (opened === null) {
+        return this.#failed(process, `its paths cannot be opened: ${error!.message}`);
+      }
+      process.store = opened.store;
+      process.set = opened.set;
+      this.uuidOf(opened.store.identity.nodeId);
+      this.#guardReads(process);
+      this.#opened(process, arena, random, seeds);
+    });
+    this.turn();
+    this.#tickStore(process);
+  }
+
+  /** The store's identity has to stay what it is. */
+  uuidOf(nodeId: Uint8Array): void {
+    const now = nodeId.join();
+    this.#nodeId ??= now;
+    if (this.#nodeId !== now) throw new Error(`node ${this.id} has another identity`);
+  }
+  #nodeId: string | null = null;
+
+  /** How many of its data paths work; 1 where there is one. */
+  get workingPaths(): number {
+    const { process } = this;
+    if (process?.set === undefined || process.set === null) return 1;
+    return process.set.pathStatus().filter(({ state }) => state === "ok").length;
   }
 
   #failed(process: Process, reason: string): void {
@@ -253,7 +399,7 @@ export class SimNode implements Station {
       name: `node-${this.id}`,
       address: this.address,
       zone: this.zone,
-      capacityBytes: DISK_BYTES,
+      capacityBytes: DISK_BYTES * this.workingPaths,
       witness: this.isWitness,
       version: "1.0.0",
       protocol: 1,
@@ -357,6 +503,11 @@ export class SimNode implements Station {
           }
           this.#toControl(process, () => this.#report(process));
         },
+        groupsLost: (lost) => {
+          const bits = [...lost];
+          const capacityBytes = DISK_BYTES * this.workingPaths;
+          this.#toControl(process, () => process.control!.loseGroups(bits, capacityBytes));
+        },
         memberFailed: () => this.#toControl(process, () => this.#report(process)),
       },
     });
@@ -417,6 +568,7 @@ export class SimNode implements Station {
       node,
       facts: this.#facts(),
       clean: store.wasClean,
+      ...(process.set === null ? {} : { lost: [...process.set.lost()] }),
       raft,
       seeds,
       nowMs: this.nowMs,
@@ -471,6 +623,9 @@ export class SimNode implements Station {
   #started(process: Process, node: number, incarnation: number): void {
     this.incarnation = incarnation;
     process.isStarted = true;
+    // What is missing now may have lost something when it is back.
+    const isMissing = process.set !== null && this.workingPaths < this.disks.length;
+    if (isMissing) this.bootId = `boot-${this.#pathRandom!.u32()}`;
     this.node = node;
     if (process.map !== null) this.#giveMap(process, process.map);
     process.leases!.started(node, incarnation);
@@ -596,7 +751,10 @@ export class SimNode implements Station {
   #tickStore(process: Process): void {
     this.world.after(100, () => {
       if (process.isDead) return;
-      process.store.tick(this.nowMs);
+      process.store?.tick(this.nowMs);
+      if (process.store === undefined) {
+        for (const store of process.stores) store.tick(this.nowMs);
+      }
       this.turn();
       this.#tickStore(process);
     });
@@ -610,9 +768,11 @@ export class SimNode implements Station {
     process.data?.advance(this.nowMs);
     process.pool.endTurn();
     process.data?.endTurn();
-    process.store.endTurn();
+    if (process.store === undefined) { for (const store of process.stores) store.endTurn(); }
+    else process.store.endTurn();
     this.#isTurning = false;
     this.#checkTurn(process);
+    if (process.set?.state === "failed") this.#failed(process, "all its data paths have failed");
     this.#pumpDisk(process);
   }
 
@@ -628,7 +788,11 @@ export class SimNode implements Station {
   }
 
   #pumpDisk(process: Process): void {
-    if (this.#isPumping || this.disk.inFlight === 0) return;
+    const { disks } = this;
+    const inFlight = this.moreDisks.length === 0
+      ? this.disk.inFlight
+      : disks.reduce((sum, disk) => sum + disk.inFlight, 0);
+    if (this.#isPumping || inFlight === 0) return;
     this.#isPumping = true;
     const delayMs = this.diskDelayMs * (0.2 + this.world.random.fraction());
     this.world.after(delayMs, () => {
@@ -637,7 +801,10 @@ export class SimNode implements Station {
         if (this.process !== null) this.#pumpDisk(this.process);
         return;
       }
-      for (let i = this.world.random.below(6); i >= 0; i--) this.disk.pump();
+      for (let i = this.world.random.below(6); i >= 0; i--) {
+        if (disks.length === 1) this.disk.pump();
+        else this.#pathRandom!.pick(disks).pump();
+      }
       this.turn();
     });
   }
@@ -657,6 +824,12 @@ export class SimNode implements Station {
     this.network.died(this, isPower);
     if (isPower) this.bootId = `boot-${this.world.random.u32()}`;
     this.disk = this.disk.crash(this.world.random, this.window.bytes, { processOnly: !isPower });
+    this.moreDisks = this.moreDisks.map((disk) =>
+      disk.crash(this.#pathRandom!, this.window.bytes, { processOnly: !isPower })
+    );
+    const working = process.set?.pathStatus().filter(({ state }) => state === "ok") ?? [];
+    if (working.length > 0) this.newest.clear();
+    for (const { location } of working) this.newest.add(Number(location.slice("/disk".length)));
   }
 
   /** A volume for a guest of this node, which waits for the lease. */

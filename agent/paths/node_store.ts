@@ -1,0 +1,34 @@
+/**
+ * What a node's process needs of where its data lies: one store, or a set of them.
+ *
+ * @module
+ */
+import type { LocalStore } from "../replication/local_store.ts";
+import type { Done } from "../store/errors.ts";
+import type { ScrubProgress } from "../store/scrub.ts";
+import type { StoreState, StoreStats } from "../store/stats.ts";
+import type { StoreIdentity } from "../store/store.ts";
+
+/** `store/store.ts` says what each of these promises; `store_set.ts` is several of them. */
+export interface NodeStore extends LocalStore {
+  readonly state: StoreState;
+  readonly wasClean: boolean;
+  readonly identity: StoreIdentity;
+  readonly idle: boolean;
+  endTurn(): void;
+  tick(nowMs: number): void;
+  close(done: Done): void;
+  getMeta(key: string): Uint8Array | null;
+  metaKeys(): string[];
+  setMetaBatch(
+    entries: readonly { readonly key: string; readonly value: Uint8Array | null }[],
+    done: Done,
+  ): void;
+  layerBytes(layer: number): number;
+  stats(): StoreStats;
+  scrubNow(
+    layers: readonly number[] | null,
+    progress: (progress: ScrubProgress) => boolean | void,
+    done: Done,
+  ): void;
+}
