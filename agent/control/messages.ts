@@ -141,6 +141,7 @@ function fieldsOf(message: ControlMessage): unknown[] {
         facts.protocol,
         facts.bootId,
         facts.nowMs,
+        facts.protocolMin ?? 1,
       ]];
     }
     case ControlKind.Joined:
@@ -306,11 +307,15 @@ function readFacts(value: unknown): NodeFacts | null {
   if (!Array.isArray(value)) return null;
   const [uuid, name, address, zone, capacityBytes, witness, version, protocol, bootId, nowMs] =
     value;
+  const protocolMin = value[10] ?? 1;
   const isRight = isText(uuid) && isText(name) && isText(address) && isText(zone) &&
     isCount(capacityBytes) && typeof witness === "boolean" && isText(version) &&
-    isCount(protocol) && isText(bootId) && isCount(nowMs);
+    isCount(protocol) && isText(bootId) && isCount(nowMs) && isCount(protocolMin);
   if (!isRight) return null;
-  return { uuid, name, address, zone, capacityBytes, witness, version, protocol, bootId, nowMs };
+  return {
+    ...{ uuid, name, address, zone, capacityBytes, witness, version, protocolMin, protocol },
+    ...{ bootId, nowMs },
+  };
 }
 
 function isCount(value: unknown): value is number {
