@@ -52,7 +52,7 @@ import { CHUNK_BYTES } from "./base/limits.ts";
 import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
-import { PROTOCOL, VERSION } from "./version.ts";
+import { VERSION } from "./version.ts";
 import type { WorkerCheckReport, WorkerStoreStatus } from "./worker_protocol.ts";
 
 /** File in the data directory. */
@@ -481,8 +481,6 @@ function clusterOptions(config: AgentConfig): ClusterOptions {
     witness: config.witness,
     weightBytes: config.weightBytes,
     secret: config.secretFile === null ? null : readSecret(config.secretFile),
-    version: VERSION,
-    protocol: PROTOCOL,
     bootId: bootIdOf(readLine("/proc/sys/kernel/random/boot_id"), config.runDir),
   };
 }

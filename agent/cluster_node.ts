@@ -22,6 +22,7 @@ import { load, writeInitial } from "./consensus/storage.ts";
 import type { StorageWrite } from "./consensus/storage.ts";
 import { Control, type ControlHost } from "./control/control.ts";
 import { Leases } from "./control/leases.ts";
+import { decodeLevel, encodeLevel, LEVEL_KEY } from "./control/level_record.ts";
 import type { NodeReport } from "./control/messages.ts";
 import type { DataPlaneClient, Ready, WorkerEvent } from "./data_plane_client.ts";
 import type { Logger } from "./logger.ts";
@@ -46,6 +47,7 @@ import { resolveAddress } from "./platform/linux/resolve.ts";
 import { DATA_PORT_OFFSET } from "./platform/network.ts";
 import { DatagramSeal } from "./wire/datagram_seal.ts";
 import { FEATURE, type Identity, SECRET_BYTES } from "./wire/handshake.ts";
+import { THIS_SPEAKER } from "./version.ts";
 import type { WorkerDataStatus, WorkerStoreStatus } from "./worker_protocol.ts";
 
 /** Keys of the store's META. */
@@ -86,8 +88,6 @@ export interface ClusterOptions {
   readonly weightBytes: number | null;
   /** The cluster's secret, when it was given; null: the store's, or a new one. */
   readonly secret: Uint8Array | null;
-  readonly version: string;
-  readonly protocol: number;
   readonly bootId: string;
 }
 
@@ -148,6 +148,7 @@ export class ClusterNode {
     membership: Membership | null;
     meta: ReadonlyMap<string, Uint8Array>;
     clean: boolean;
+    level: number;
     isFounder: boolean;
     listener: ClusterListener;
   }) {
@@ -179,6 +180,7 @@ export class ClusterNode {
       raft: loaded,
       seeds: parts.options.join,
       nowMs: clockMs(),
+      level: parts.level,
     });
     if (parts.isFounder) this.control.markNewcomer();
     parts.plane.onEvent = (event) => this.#event(event);
@@ -204,8 +206,7 @@ export class ClusterNode {
       zone: options.zone,
       capacityBytes,
       witness: options.witness,
-      version: options.version,
-      protocol: options.protocol,
+      ...THIS_SPEAKER,
       bootId: options.bootId,
       nowMs: Date.now(),
     };
@@ -214,6 +215,7 @@ export class ClusterNode {
     let membership = membershipOf(meta.get(NODE_KEY));
     const oldMap = meta.get(OLD_MAP_KEY);
     if (membership !== null) refuseOtherSecret(stored, options);
+    const level = decodeLevel(meta.get(LEVEL_KEY))?.level ?? 1;
     const writes: StorageWrite[] = [];
     if (stored === undefined || meta.get(SECRET_KEY) === undefined || !isEqual(stored, secret)) {
       writes.push({ key: SECRET_KEY, value: secret.slice() });
@@ -228,10 +230,12 @@ export class ClusterNode {
       const before = oldMap === undefined ? EMPTY_MAP : unwrap(decodeMap(oldMap));
       const map = unwrap(adopt(before, { ...facts, clusterId: ready.clusterId }));
       const raft = Raft.bootstrap(1, unwrap(encodeMap(map)));
-      writes.push(...writeInitial(1, raft), {
-        key: NODE_KEY,
-        value: membershipBytes(membership),
-      });
+      const { version } = facts;
+      writes.push(
+        { key: LEVEL_KEY, value: encodeLevel({ level: map.level, sinceMs: Date.now(), version }) },
+        ...writeInitial(1, raft),
+        { key: NODE_KEY, value: membershipBytes(membership) },
+      );
     }
     if (writes.length > 0) {
       await plane.request({ kind: "persist", writes });
@@ -249,6 +253,7 @@ export class ClusterNode {
       membership,
       meta,
       clean: ready.clean,
+      level: isFounder ? facts.protocol : level,
       isFounder,
       listener,
     });
@@ -316,6 +321,10 @@ export class ClusterNode {
           });
         }
         this.joinProblem = message;
+      },
+      unfit: (message) => {
+        this.stop();
+        this.#listener.failed(new ControlFailure({ code: "limit", message }));
       },
     };
   }

@@ -16,6 +16,9 @@
  *   asking (`SERVE_MS`). A lease is given away only when the holder released it, has started again, or has been down for
  *   longer (`GRANT_MS`) by the clock of whoever leads.
  *
+ * - A level is durable here before anything of it is written here or sent from here (`level_record.ts`). What this version cannot
+ *   read ends it: it would have another map than the others.
+ *
  * Time comes in with `tick`; nothing here knows a clock, a socket or a file.
  *
  * @module
@@ -32,9 +35,12 @@ import { type ControlError, type Result } from "../map/errors.ts";
 import {
   type Applied,
   type ClusterMap,
+  commandLevel,
   EMPTY_MAP,
   findNode,
   findNodeByUuid,
+  isOn,
+  levelErrorIn,
   type MapCommand,
   type MapEffect,
   type NodeEntry,
@@ -47,6 +53,7 @@ import { applyProposal } from "../map/proposals.ts";
 import type { ControlPeer } from "../platform/network.ts";
 import type { Log, Random } from "../platform/platform.ts";
 import { LeaderDuties } from "./leader.ts";
+import { encodeLevel, LEVEL_KEY } from "./level_record.ts";
 import {
   ControlKind,
   type ControlMessage,
@@ -87,6 +94,8 @@ const DUTIES_MS = 100;
 const REPORT_VALID_MS = 5000;
 /** Waiting for reports of others. */
 const ASK_MS = 2000;
+/** Reasons that are remembered as logged; each node has a handful at the most. */
+const WARNINGS_MAX = 1024;
 
 /** What control needs of the world around it. */
 export interface ControlHost {
@@ -121,6 +130,11 @@ export interface ControlHost {
   joined(node: number, clusterId: string): void;
   /** It was refused; it goes on asking. */
   joinRefused(message: string): void;
+  /**
+   * This version cannot take part (any more): what the others say, or have decided, is not for it. Control has stopped; the
+   * agent must end, with this reason.
+   */
+  unfit(message: string): void;
 }
 
 /** How control begins. */
@@ -134,6 +148,8 @@ export interface ControlOptions {
   readonly raft: { readonly state: RaftState; readonly storage: RaftStorage } | null;
   readonly seeds: readonly string[];
   readonly nowMs: number;
+  /** Level that the store remembers (`level_record.ts`); 1 where it is left out. */
+  readonly level?: number;
   readonly gossip?: Partial<GossipConfig>;
 }
 
@@ -226,6 +242,10 @@ export class Control {
   >();
   #askId = 0;
   #isStopped = false;
+  /** What the store remembers, or is about to: levels up to this one may be used. */
+  #level: number;
+  /** Reasons that were logged once. */
+  readonly #warned = new Set<string>();
 
   constructor(options: ControlOptions) {
     const { host, facts, raft, nowMs } = options;
@@ -235,6 +255,7 @@ export class Control {
     this.#seeds = options.seeds;
     this.#node = options.node;
     this.#nowMs = nowMs;
+    this.#level = options.level ?? 1;
     this.#duties = new LeaderDuties();
     this.#idBase = host.random.u32() * 2 ** 20;
     this.gossip = new Gossip({
@@ -340,6 +361,14 @@ export class Control {
       this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
       return;
     }
+    const level = commandLevel(command);
+    if (this.self !== undefined && !isOn(this.#map, level)) {
+      const message =
+        `${command.kind} needs level ${level}, and the cluster speaks ${this.#map.level}: ` +
+        "some of its nodes run an older version";
+      this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
+      return;
+    }
     const id = this.#idBase + ++this.#idCount;
     this.#pending.push({ id, command, isDuty, bytes: null, sequence: 0, done });
     this.#number();
@@ -432,9 +461,13 @@ export class Control {
     if (!this.#isCaughtUp()) return;
     for (const bytes of list) {
       const decoded = decodeProposal(bytes);
-      if (!decoded.ok) return;
-      const { node, sequence, id = 0 } = decoded.value;
+      if (!decoded.ok) return this.#warnOnce(from, decoded.error.message);
+      const { node, sequence, id = 0, command } = decoded.value;
       if (node !== from) return;
+      // Who does not know it would have to stop.
+      if (!isOn(this.#map, commandLevel(command))) {
+        return this.#warnOnce(from, `${command.kind} is above level ${this.#map.level}`);
+      }
       const entry = findNode(this.#map, node);
       if (entry === undefined || sequence <= entry.requestSequence) continue;
       const taken = this.#taken.get(node);
@@ -564,8 +597,7 @@ export class Control {
     if (this.#isStopped) return;
     const message = decodeControl(bytes);
     if (message === null) {
-      this.#host.log.debug("a control message that cannot be right", { from: peer.uuid });
-      return;
+      return this.#warnOnce(peer.node, "a control message that cannot be right, or is newer");
     }
     if (peer.node > 0 && peer.address !== "") this.#noteAddress(peer.node, peer.address);
     this.#handle(peer, message);
@@ -614,6 +646,15 @@ export class Control {
     }
   }
 
+  /** Logs why something that came is not taken: once per node and reason, since it may come again and again. */
+  #warnOnce(node: number, reason: string): void {
+    const key = `${node} ${reason}`;
+    if (this.#warned.has(key) || this.#warned.size >= WARNINGS_MAX) return;
+    this.#warned.add(key);
+    const name = findNode(this.#map, node)?.name ?? node;
+    this.#host.log.warn("something that came from a node is not taken", { node: name, reason });
+  }
+
   #noteAddress(node: number, address: string): void {
     if (this.#addresses.size < ADDRESSES_MAX || this.#addresses.has(node)) {
       this.#addresses.set(node, address);
@@ -624,8 +665,9 @@ export class Control {
     const raft = this.#raft;
     if (raft === null) return;
     const message = decodeMessage(bytes);
+    if (!message.ok) return this.#warnOnce(peer.node, message.error.message);
     // Who speaks is what the channel has proved, not what the message says.
-    if (!message.ok || message.value.from !== peer.node) return;
+    if (message.value.from !== peer.node) return;
     raft.step(message.value);
   }
 
@@ -654,7 +696,10 @@ export class Control {
 
   /** A gossip packet came, opened. */
   gossipReceived(from: string, plaintext: Uint8Array): void {
+    const { refused } = this.gossip.counters;
+    const before = refused.version;
     this.gossip.receive(from, plaintext, this.#nowMs);
+    if (refused.version > before) this.#warnOnce(0, `a gossip packet of another version: ${from}`);
     this.#takeGossip();
   }
 
@@ -705,7 +750,9 @@ export class Control {
     if (isWaiting) return;
     this.#propose({ kind: "add-node", ...facts }, (result) => {
       if (!result.ok) {
-        this.#send(peer.address, { kind: ControlKind.Refused, message: result.error.message });
+        const message = wordsOf(result.error);
+        this.#host.log.warn("a node was not taken in", { name: facts.name, reason: message });
+        this.#send(peer.address, { kind: ControlKind.Refused, message });
         return;
       }
       const added = findNodeByUuid(this.#map, facts.uuid);
@@ -865,8 +912,12 @@ export class Control {
     for (let ready = raft.ready(); ready !== null; ready = raft.ready()) {
       for (const message of ready.messages) this.#sendRaft(message);
       if (ready.persist !== null) this.#persist(ready.persist);
-      if (ready.snapshot !== null) this.#install(ready.snapshot.data);
-      for (const entry of ready.committed) this.#apply(entry);
+      if (ready.snapshot !== null && !this.#isStopped) this.#install(ready.snapshot.data);
+      for (const entry of ready.committed) {
+        if (this.#isStopped) return;
+        this.#apply(entry);
+      }
+      if (this.#isStopped) return;
       for (const read of ready.reads) {
         if (read.index === null) this.#reads.delete(read.context);
         else this.#readDone(read.context);
@@ -885,6 +936,9 @@ export class Control {
   }
 
   #persist(persist: Persist): void {
+    // Another node's map, at a level that this store may not know: it remembers that first.
+    if (persist.snapshot !== null && persist.isLogReplaced) this.#foresee(persist.snapshot.data);
+    if (this.#isStopped) return;
     const writes = this.#storage!.write(persist);
     const underWay = { persist, isDone: false, sinceMs: this.#nowMs };
     this.#persists.push(underWay);
@@ -906,8 +960,38 @@ export class Control {
   readonly #persists: { readonly persist: Persist; isDone: boolean; readonly sinceMs: number }[] =
     [];
 
+  #foresee(data: Uint8Array): void {
+    const map = decodeMap(data);
+    if (map.ok) this.#noteLevel(map.value);
+    else if (map.error.code === "limit") this.#end(map.error.message);
+  }
+
+  /**
+   * Makes the level of a map durable before anything that follows from it is: writes become durable in the order in which they
+   * are given. Ends this agent when it does not speak it.
+   */
+  #noteLevel(map: ClusterMap): void {
+    if (map.level <= this.#level || map.nodes.length === 0) return;
+    const error = levelErrorIn(map, this.#facts);
+    if (error !== null && map.level > this.#facts.protocol) return this.#end(wordsOf(error));
+    this.#level = map.level;
+    const { version } = this.#facts;
+    const value = encodeLevel({ level: map.level, sinceMs: this.#host.wallMs(), version });
+    this.#host.persist([{ key: LEVEL_KEY, value }], () => {});
+    this.#host.log.info("the cluster speaks another level", { level: map.level });
+  }
+
+  /** This version cannot go on: nothing more is applied, sent or proposed. */
+  #end(reason: string): void {
+    if (this.#isStopped) return;
+    this.#host.log.error("this version of Kelpie cannot take part in the cluster", { reason });
+    this.stop();
+    this.#host.unfit(reason);
+  }
+
   #install(data: Uint8Array): void {
     const map = decodeMap(data);
+    if (!map.ok && map.error.code === "limit") return this.#end(map.error.message);
     if (!map.ok) {
       // Made by a leader's encoder and carried under a checksum: an error of the program.
       this.#host.log.error("the cluster map of a snapshot cannot be read", {
@@ -915,6 +999,8 @@ export class Control {
       });
       return;
     }
+    this.#noteLevel(map.value);
+    if (this.#isStopped) return;
     const before = this.#map;
     this.#map = map.value;
     this.#noteStates(before);
@@ -925,6 +1011,8 @@ export class Control {
   #apply(entry: Entry): void {
     if (entry.kind !== ENTRY_DATA) return;
     const decoded = decodeProposal(entry.data);
+    // What this node left out, others apply: it would have another map than they.
+    if (!decoded.ok && decoded.error.code === "limit") return this.#end(decoded.error.message);
     if (!decoded.ok) {
       this.#host.log.error("an entry of the log cannot be read and is left out", {
         index: entry.index,
@@ -934,6 +1022,8 @@ export class Control {
     }
     const before = this.#map;
     const decided = applyProposal(before, decoded.value);
+    this.#noteLevel(decided.map);
+    if (this.#isStopped) return;
     this.#map = decided.map;
     // Taken off the list before anybody is told: whoever hears of it may propose something.
     if (decided.outcome === "applied") this.#noteApplied(decoded.value);
@@ -1033,7 +1123,7 @@ export class Control {
     if (isAgain) this.#host.renewed(-Infinity);
     this.#isUpProposed = true;
     this.#isUpWaiting = true;
-    const { bootId, address, version, protocol, capacityBytes, name } = this.#facts;
+    const { bootId, address, version, protocolMin, protocol, capacityBytes, name } = this.#facts;
     this.propose({
       kind: "node-up",
       node: this.#node,
@@ -1042,6 +1132,7 @@ export class Control {
       clean: isAgain || this.#clean,
       address,
       version,
+      protocolMin,
       protocol,
       capacityBytes,
       name,
@@ -1049,6 +1140,8 @@ export class Control {
     }, (result) => {
       this.#isUpWaiting = false;
       if (!result.ok) {
+        const unfit = levelErrorIn(this.#map, this.#facts);
+        if (unfit !== null) return this.#end(wordsOf(unfit));
         this.#isUpProposed = false;
         this.#host.log.warn("this node was not let in again", { reason: result.error.message });
         return;
@@ -1190,6 +1283,11 @@ export class Control {
     this.#facts = facts;
     this.gossip.update(metaOf(facts, freeBytes));
   }
+}
+
+/** An error for people, with what to do about it. */
+function wordsOf({ message, hint }: ControlError): string {
+  return hint === undefined ? message : `${message}; ${hint}`;
 }
 
 function metaOf(facts: NodeFacts, freeBytes: number): MemberMeta {

@@ -9,6 +9,7 @@
  *    accepts it.
  *    Where damage is accepted nobody knows what the writes that are gone had changed, so all stamps
  *    become unknown.
+ *    Whoever opens the store may look at META and refuse it (`admit`): until here nothing was written.
  * 4. Sync: what was read may so far be in the page cache only, left by a process that was killed.
  *    Everything that follows relies on it, so it must be durable before anything is overwritten.
  * 5. Unless the store was closed cleanly, a checkpoint of the result, so that the torn tail that
@@ -88,6 +89,11 @@ export interface OpenOptions {
   readonly acceptDamage?: boolean;
   /** Grow to this size. */
   readonly capacityBytes?: number;
+  /**
+   * Asked when the values of META are known and nothing has been written yet: why this store must not be opened,
+   * or null.
+   */
+  readonly admit?: (meta: (key: string) => Uint8Array | undefined) => string | null;
 }
 
 /** What the store makes once the geometry is known. */
@@ -167,6 +173,9 @@ export function* openStore(
     if (!(older instanceof StoreError)) found = older;
   }
   if (found instanceof StoreError) return found;
+  const { meta } = found.rebuilt;
+  const unfit = options.admit?.((key) => meta.get(key)) ?? null;
+  if (unfit !== null) return new StoreError("LEVEL", unfit);
   return yield* takeOver(io, machine, newest, found, options, parts);
 }
 

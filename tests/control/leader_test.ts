@@ -113,6 +113,8 @@ function short(command: MapCommand): string {
       return `join ${command.node} to ${command.pgs}`;
     case "drop-member":
       return `drop ${command.node} for ${command.by}`;
+    case "raise-level":
+      return `level ${command.level}`;
     default:
       return command.kind;
   }
@@ -454,4 +456,14 @@ Deno.test("a node joins once the holder of a lease has reported, since it came u
   assertEquals(joins(), [], "its store is full");
   fixture.report(3, { isFull: false });
   assertEquals(joins(), ["join 3 to 0"]);
+});
+
+Deno.test("the level rises when the last node speaks the next one, also one that is down", () => {
+  const fixture = new Fixture(3);
+  for (const id of [1, 2]) fixture.node(id, { protocol: 2 });
+  assertEquals(fixture.look(), []);
+  fixture.node(3, { protocol: 2, state: "down", changedMs: fixture.wallMs });
+  assertEquals(fixture.look(), ["level 2"]);
+  fixture.map = { ...fixture.map, level: 2 };
+  assertEquals(fixture.look(), []);
 });

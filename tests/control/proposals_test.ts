@@ -54,6 +54,9 @@ class Fixture {
         renewed() {},
         joined() {},
         joinRefused() {},
+        unfit(message) {
+          throw new Error(message);
+        },
       },
       node: 1,
       facts: {

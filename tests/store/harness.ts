@@ -16,6 +16,7 @@ import { type CrashOptions, SimulatedDisk } from "../../agent/platform/simulated
 import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
 import type { StoreTunables } from "../../agent/store/core.ts";
 import type { StoreError } from "../../agent/store/errors.ts";
+import type { OpenOptions } from "../../agent/store/open.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Store } from "../../agent/store/store.ts";
 import { ABSENT, KEPT, Model, type ModelStamp, stampName, UNKNOWN } from "./model.ts";
@@ -137,7 +138,7 @@ export class Bench {
     if (error) throw error;
   }
 
-  open(options: { acceptDamage?: boolean } = {}): StoreError | null {
+  open(options: Partial<OpenOptions> = {}): StoreError | null {
     return this.call("open", (done) => this.store.open({ hostId: HOST, ...options }, done));
   }
 
