@@ -1132,7 +1132,8 @@ export class Control {
       clean: isAgain || this.#clean,
       address,
       version,
-      protocolMin,
+      // A field that all have to know belongs to the level that they speak.
+      protocolMin: protocolMin === 1 ? undefined : protocolMin,
       protocol,
       capacityBytes,
       name,

@@ -141,7 +141,7 @@ function fieldsOf(message: ControlMessage): unknown[] {
         facts.protocol,
         facts.bootId,
         facts.nowMs,
-        facts.protocolMin ?? 1,
+        ...((facts.protocolMin ?? 1) === 1 ? [] : [facts.protocolMin]),
       ]];
     }
     case ControlKind.Joined:
@@ -313,8 +313,8 @@ function readFacts(value: unknown): NodeFacts | null {
     isCount(protocol) && isText(bootId) && isCount(nowMs) && isCount(protocolMin);
   if (!isRight) return null;
   return {
-    ...{ uuid, name, address, zone, capacityBytes, witness, version, protocolMin, protocol },
-    ...{ bootId, nowMs },
+    ...{ uuid, name, address, zone, capacityBytes, witness, version, protocol, bootId, nowMs },
+    ...(protocolMin === 1 ? {} : { protocolMin }),
   };
 }
 

@@ -25,7 +25,8 @@
  *     flags of a node:   bit 0 witness, bit 1 down, bits 2–3 availability: 0 in, 1 out, 2 draining
  *     other bits are zero, and checked
  *
- * Version 2 ends after the losses, and its nodes after the time: level and protocol min are 1.
+ * Version 3 is that of levels above 1. Version 2 is that of level 1: it ends after the losses, and its nodes after the time, since
+ * all that speak level 1 speak it as their oldest.
  *
  * Version 1 is that of one host: it ends after the disks, its settings are [ copies ], and its disks end
  * after the attributes. It is read as a map without nodes, in which every disk is a family by itself and
@@ -33,7 +34,7 @@
  * more than `COPIES_MAX` are read as that.
  *
  * Positions are only appended, and only with a new version; a golden file is kept for every version. A version
- * that came with a level is written where the map has that level, and not before.
+ * is written where the map's level is the one that it came with, and not before: whoever reads it can.
  * Decoding trusts nothing: types, ranges, order and every invariant of the map are checked.
  *
  * @module
@@ -61,8 +62,13 @@ import {
   type Settings,
 } from "./model.ts";
 
-/** Version that {@linkcode encodeMap} writes, and the newest that {@linkcode decodeMap} reads. */
+/** The newest version that {@linkcode encodeMap} writes and {@linkcode decodeMap} reads. */
 export const MAP_VERSION = 3;
+
+/** The version that maps of a level are written in. */
+function versionOf(level: number): number {
+  return level === 1 ? 2 : MAP_VERSION;
+}
 
 const MAGIC = "kelpie.map";
 
@@ -89,7 +95,8 @@ const packr = new Packr({ useRecords: false, variableMapSize: true, moreTypes: f
  * `MAP_BYTES_MAX`
  */
 export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
-  const packed = packr.pack([MAGIC, MAP_VERSION, [
+  const version = versionOf(map.level);
+  const packed = packr.pack([MAGIC, version, [
     map.epoch,
     map.nextDisk,
     map.nextLayer,
@@ -97,7 +104,7 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
     map.disks.map(diskFields),
     map.clusterId === "" ? null : bytesOfHex(map.clusterId),
     map.nextNode,
-    map.nodes.map(nodeFields),
+    map.nodes.map((node) => nodeFields(node, version)),
     map.voters,
     map.pgBits,
     map.targetsEpoch,
@@ -105,7 +112,7 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
     map.losses.map((
       { epoch, nowMs, node, name, pool, pgs },
     ) => [epoch, nowMs, node, name, pool, pgs]),
-    map.level,
+    ...(version === 2 ? [] : [map.level]),
   ]]);
   if (packed.length > MAP_BYTES_MAX) {
     return failure(
@@ -145,7 +152,7 @@ function diskFields(disk: DiskEntry): unknown[] {
   ];
 }
 
-function nodeFields(node: NodeEntry): unknown[] {
+function nodeFields(node: NodeEntry, version: number): unknown[] {
   return [
     node.id,
     bytesOfHex(node.uuid),
@@ -162,7 +169,7 @@ function nodeFields(node: NodeEntry): unknown[] {
     node.protocol,
     node.requestSequence,
     node.changedMs,
-    node.protocolMin,
+    ...(version === 2 ? [] : [node.protocolMin]),
   ];
 }
 
@@ -213,6 +220,9 @@ export function decodeMap(bytes: Uint8Array): Result<ClusterMap> {
     ? readMapV2(decoded[2])
     : readMap(decoded[2]);
   if (map === null) return corrupt("a field has the wrong type");
+  if (version >= 2 && version !== versionOf(map.level)) {
+    return corrupt(`version ${version} is not that of level ${map.level}`);
+  }
   const error = checkMap(map);
   return error === null ? success(map) : { ok: false, error };
 }
