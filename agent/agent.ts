@@ -158,6 +158,7 @@ class AgentCore implements Agent, ControlBackend {
           void this.#server?.close();
           this.#fail(error);
         },
+        restartWanted: () => this.shutdown(),
       },
     });
     this.#cluster = cluster;
@@ -380,6 +381,7 @@ class AgentCore implements Agent, ControlBackend {
         stuck: report === undefined || report.stuck === "" ? null : report.stuck,
         damagedBlocks: report?.damagedBlocks ?? 0,
         isFull: report?.isFull ?? false,
+        isProgramNew: report?.isProgramNew ?? null,
       };
     });
     const waiting = [...reports].flatMap(([node, report]) =>
@@ -391,6 +393,7 @@ class AgentCore implements Agent, ControlBackend {
     );
     return {
       epoch: map.epoch,
+      level: map.level,
       leader,
       hasQuorum,
       voters: [...map.voters],
@@ -427,6 +430,11 @@ class AgentCore implements Agent, ControlBackend {
   /** {@inheritDoc ControlBackend.removeNode} */
   removeNode(node: number, options: RemoveNodeOptions): Promise<void> {
     return this.#node.removeNode(node, options);
+  }
+
+  /** {@inheritDoc ControlBackend.restartNode} */
+  restartNode(node: number): void {
+    this.#node.control.askRestart(node);
   }
 
   /** {@inheritDoc ControlBackend.setLogLevel} */

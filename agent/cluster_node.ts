@@ -44,6 +44,7 @@ import { UdpDatagrams } from "./platform/linux/datagrams.ts";
 import { clockMs } from "./platform/linux/libc.ts";
 import { LinuxRandom } from "./platform/linux/random.ts";
 import { resolveAddress } from "./platform/linux/resolve.ts";
+import { ProgramWatch } from "./program.ts";
 import { DATA_PORT_OFFSET } from "./platform/network.ts";
 import { DatagramSeal } from "./wire/datagram_seal.ts";
 import { FEATURE, type Identity, SECRET_BYTES } from "./wire/handshake.ts";
@@ -95,6 +96,8 @@ export interface ClusterOptions {
 export interface ClusterListener {
   /** This node cannot take part any more; it has stopped to. */
   failed(error: Error): void;
+  /** The agent is to end in good order, so that it is started anew. */
+  restartWanted(): void;
 }
 
 /** Number and cluster, as META keeps them: node u16, then 16 bytes. */
@@ -117,6 +120,7 @@ export class ClusterNode {
   readonly #seal: DatagramSeal;
   readonly #listener: ClusterListener;
   readonly #random = new LinuxRandom();
+  readonly #program = ProgramWatch.ofThisProcess();
   #membership: Membership | null;
   #incarnation = 0;
   #isTakingPart = false;
@@ -322,6 +326,7 @@ export class ClusterNode {
         }
         this.joinProblem = message;
       },
+      restartWanted: () => this.#listener.restartWanted(),
       unfit: (message) => {
         this.stop();
         this.#listener.failed(new ControlFailure({ code: "limit", message }));
@@ -538,7 +543,9 @@ export class ClusterNode {
     try {
       const data = await this.#plane.request<WorkerDataStatus>({ kind: "data-status" });
       const store = await this.#plane.request<WorkerStoreStatus>({ kind: "store-status" });
-      this.control.report(reportOf(data, store, this.#copyRate(data.joining.copiedBytes)));
+      const rate = this.#copyRate(data.joining.copiedBytes);
+      const isProgramNew = this.#program.isNew(clockMs());
+      this.control.report({ ...reportOf(data, store, rate), isProgramNew });
     } catch {
       // The data plane is about to end; whoever waits for it hears of it.
     }
@@ -656,7 +663,7 @@ function reportOf(
   data: WorkerDataStatus,
   store: WorkerStoreStatus,
   copyBytesPerSecond: number,
-): NodeReport {
+): Omit<NodeReport, "isProgramNew"> {
   return {
     epoch: data.epoch,
     unreachable: data.unreachable,

@@ -130,6 +130,8 @@ export interface ControlHost {
   joined(node: number, clusterId: string): void;
   /** It was refused; it goes on asking. */
   joinRefused(message: string): void;
+  /** Somebody wants this agent to end in good order, so that whoever looks after it starts it anew. */
+  restartWanted(): void;
   /**
    * This version cannot take part (any more): what the others say, or have decided, is not for it. Control has stopped; the
    * agent must end, with this reason.
@@ -643,7 +645,30 @@ export class Control {
       case ControlKind.Lead:
         this.#leaderHint = message.address;
         this.#noteAddress(message.node, message.address);
+        return;
+      case ControlKind.Restart:
+        if (message.node === this.#node) this.#restartAsked(message.incarnation, peer.node);
     }
+  }
+
+  /** A message that comes late or twice is about a run that is over. */
+  #restartAsked(incarnation: number, by: number): void {
+    const asker = findNode(this.#map, by);
+    if (incarnation === 0 || incarnation !== this.#incarnation || asker === undefined) return;
+    this.#host.log.info("asked to end, to be started anew", { by: asker.name });
+    this.#host.restartWanted();
+  }
+
+  /**
+   * Asks a node's agent to end in good order, so that it is started anew. It may be lost: whoever wants it looks at the map,
+   * which has another incarnation of the node then.
+   */
+  askRestart(node: number): void {
+    const entry = findNode(this.#map, node);
+    if (entry === undefined || this.#isStopped) return;
+    const { incarnation } = entry;
+    if (node === this.#node) this.#soon.push(() => this.#restartAsked(incarnation, node));
+    else this.#send(this.#addressOf(node), { kind: ControlKind.Restart, node, incarnation });
   }
 
   /** Logs why something that came is not taken: once per node and reason, since it may come again and again. */

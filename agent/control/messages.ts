@@ -12,9 +12,14 @@
  *     ask       [ 9, id ]                                       to the leader: what does everybody report?
  *     reports   [ 10, id, [ [ node, report ], … ] ]             answer
  *     lead      [ 11, node, address ]                           to who asks somebody that does not lead: ask there
+ *     restart   [ 12, node, incarnation ]                       to that run of the node: end, to be started anew
  *
  * All of them may be lost or come twice; whoever waits for an answer asks again. The channel has proved that the sender
  * knows the cluster's secret, nothing more: every field is checked.
+ *
+ * The connection carries the version (its handshake: one that both ends speak). Within it, kinds are only appended, and so are fields
+ * at the end of a list: who does not know a kind says so in its log and does nothing, and fields that it does not know are passed over. What
+ * must be understood belongs to a level, and is not sent before the map has it (`map/levels.ts`).
  *
  * @module
  */
@@ -34,6 +39,7 @@ export const enum ControlKind {
   Ask = 9,
   Reports = 10,
   Lead = 11,
+  Restart = 12,
 }
 
 /** What a node tells the leader about itself, once a second. */
@@ -59,6 +65,8 @@ export interface NodeReport {
   /** Disks of which requests wait here, and why. */
   readonly waiting: readonly { readonly disk: number; readonly reason: string }[];
   readonly damagedBlocks: number;
+  /** Another program is installed than the one that runs; null: cannot be said. */
+  readonly isProgramNew: boolean | null;
 }
 
 /** The report of a node that has nothing to tell. */
@@ -76,6 +84,7 @@ export const EMPTY_REPORT: NodeReport = {
   stuck: "",
   waiting: [],
   damagedBlocks: 0,
+  isProgramNew: null,
 };
 
 /** A control message. */
@@ -105,7 +114,8 @@ export type ControlMessage =
     readonly id: number;
     readonly reports: readonly (readonly [node: number, report: NodeReport])[];
   }
-  | { readonly kind: ControlKind.Lead; readonly node: number; readonly address: string };
+  | { readonly kind: ControlKind.Lead; readonly node: number; readonly address: string }
+  | { readonly kind: ControlKind.Restart; readonly node: number; readonly incarnation: number };
 
 /** Proposals of one message. */
 export const PROPOSALS_PER_MESSAGE_MAX = 64;
@@ -170,6 +180,8 @@ function fieldsOf(message: ControlMessage): unknown[] {
       ];
     case ControlKind.Lead:
       return [message.kind, message.node, message.address];
+    case ControlKind.Restart:
+      return [message.kind, message.node, message.incarnation];
   }
 }
 
@@ -191,6 +203,7 @@ function reportFields(report: NodeReport): unknown[] {
     report.damagedBlocks,
     report.copyBytesPerSecond,
     report.epoch,
+    ...(report.isProgramNew === null ? [] : [report.isProgramNew]),
   ];
 }
 
@@ -241,6 +254,8 @@ export function decodeControl(bytes: Uint8Array): ControlMessage | null {
       return isCount(a) && isList(b, LIST_MAX) ? readReports(a, b) : null;
     case ControlKind.Lead:
       return isCount(a) && isText(b) ? { kind, node: a, address: b } : null;
+    case ControlKind.Restart:
+      return isCount(a) && isCount(b) ? { kind, node: a, incarnation: b } : null;
     default:
       return null;
   }
@@ -273,12 +288,14 @@ function readReport(value: unknown): NodeReport | null {
     damagedBlocks,
     copyBytesPerSecond,
     epoch,
+    isProgramNew = null,
   ] = value;
   const isRight = isCounts(unreachable) && isCounts(disconnected) && isCount(usedBytes) &&
     isCount(capacityBytes) && typeof isFull === "boolean" && isCount(joiningGroups) &&
     isCount(chunksLeft) && isCount(copiedBytes) && isText(stuck) &&
     isList(waiting, REPORT_LIST_MAX) && isCount(damagedBlocks) &&
-    isCount(copyBytesPerSecond) && isCount(epoch);
+    isCount(copyBytesPerSecond) && isCount(epoch) &&
+    (isProgramNew === null || typeof isProgramNew === "boolean");
   if (!isRight) return null;
   const waits: { disk: number; reason: string }[] = [];
   for (const item of waiting) {
@@ -299,6 +316,7 @@ function readReport(value: unknown): NodeReport | null {
     stuck,
     waiting: waits,
     damagedBlocks,
+    isProgramNew,
   };
 }
 

@@ -11,6 +11,7 @@ import {
   LEVEL_KEY,
   storeLevelError,
 } from "../../agent/control/level_record.ts";
+import { ControlKind, encodeControl } from "../../agent/control/messages.ts";
 import { unwrap } from "../../agent/map/errors.ts";
 import { foundCluster, type MapCommand, type NodeFacts } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
@@ -53,6 +54,8 @@ class Run {
   /** The calendar goes on from run to run. */
   readonly #beganMs = 1e12 + runs++ * 1e6;
 
+  /** Times that it was to start anew. */
+  restarts = 0;
   /** Why it had to end. */
   unfit: string | null = null;
   /** Levels as they were made durable, and the maps that were durable by then. */
@@ -80,6 +83,7 @@ class Run {
       renewed: (untilMs) => this.servesUntilMs = untilMs,
       joined() {},
       joinRefused() {},
+      restartWanted: () => this.restarts++,
       unfit: (message) => this.unfit = message,
     };
     const { nowMs: _, ...facts } = addNode(1);
@@ -357,4 +361,34 @@ Deno.test("a store is opened by what speaks its level, and refused with what to 
   assertEquals(newer?.message.endsWith("it is too new"), true);
   const strange = storeLevelError(Uint8Array.of(50), { version: "1.0.0", protocol: 1 });
   assertEquals(strange?.code, "limit");
+});
+
+Deno.test("a node is to start anew when it is asked about this very run, by a node of the map", () => {
+  const run = new Run(founded());
+  run.pass();
+  const [incarnation] = run.starts;
+  const from = (node: number) => ({
+    uuid: "f".repeat(32),
+    node,
+    incarnation: 1,
+    clusterId: "c".repeat(32),
+    address: "192.0.2.9:7460",
+  });
+  const ask = (by: number, node: number, of: number) =>
+    run.control.received(
+      from(by),
+      encodeControl({ kind: ControlKind.Restart, node, incarnation: of }),
+    );
+  ask(1, 1, incarnation - 1);
+  ask(1, 2, incarnation);
+  ask(7, 1, incarnation);
+  ask(1, 1, 0);
+  assertEquals(run.restarts, 0);
+  ask(1, 1, incarnation);
+  assertEquals(run.restarts, 1);
+  run.control.askRestart(1);
+  run.control.askRestart(9);
+  assertEquals(run.restarts, 1, "never from inside the call");
+  run.pass(100);
+  assertEquals(run.restarts, 2);
 });

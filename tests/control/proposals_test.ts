@@ -54,6 +54,7 @@ class Fixture {
         renewed() {},
         joined() {},
         joinRefused() {},
+        restartWanted() {},
         unfit(message) {
           throw new Error(message);
         },

@@ -395,6 +395,7 @@ export class SimNode implements Station {
         this.turn();
       },
       joinRefused: (message) => this.watcher.note(this, `refused: ${message}`),
+      restartWanted: () => {},
       unfit: (message) => this.#failed(process, message),
     };
     process.leases = new Leases({
