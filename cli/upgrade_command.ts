@@ -35,6 +35,8 @@ const LOOK_MS = 500;
 const ASK_AGAIN_MS = 5000;
 /** How long nothing must be missing before the next node is asked: what is about to happen has been seen by then. */
 const SETTLED_MS = 1000;
+/** What is waited for is said again at this interval. */
+const SAY_AGAIN_MS = 30_000;
 /** The level rises a moment after the last node is up. */
 const LEVEL_MS = 15_000;
 /** What a node is given to be back, with all copies of its data, unless told otherwise. */
@@ -273,12 +275,19 @@ class Upgrade {
     const startMs = this.#terminal.nowMs();
     let sinceMs = Infinity;
     let missing = "";
+    // What is the same but for its numbers is said again only after a while.
     let said = "";
+    let saidMs = -Infinity;
     const found = await this.#until("", () => true, async () => {
       const now = await this.#client.cluster();
       missing = missingIn(now);
       if (missing !== "") {
-        if (missing !== said && done > 0) this.#output.say(`waits: ${printable(said = missing)}`);
+        const kind = missing.replaceAll(/\d+/g, "#");
+        if (done > 0 && (kind !== said || this.#terminal.nowMs() - saidMs >= SAY_AGAIN_MS)) {
+          this.#output.say(`waits: ${printable(missing)}`);
+          said = kind;
+          saidMs = this.#terminal.nowMs();
+        }
         sinceMs = Infinity;
         return null;
       }

@@ -82,7 +82,7 @@ import {
 import { type LogOwner, RecordLog } from "./log.ts";
 import { POISON } from "./index.ts";
 import { encodeMetaItem, type MetaItem, metaItemBytes } from "./meta.ts";
-import { openStore } from "./open.ts";
+import { type OpenOptions, openStore } from "./open.ts";
 import { Operation, OperationKind, type OperationOwner } from "./operation.ts";
 import { OperationList } from "./operation_list.ts";
 import { READ_TOKEN_BITS, Reads, type ReadsOwner } from "./reads.ts";
@@ -418,19 +418,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   /**
    * Opens the store.
    *
-   * @param options.hostId 16 bytes: the store must belong to this host, or `adopt` be given
-   * @param options.acceptDamage go on although something durable is gone
-   * @param options.capacityBytes grow to this size
+   * @param options see there: 16 bytes say which host this is, and the store must belong to it
    */
-  open(
-    options: {
-      hostId: Uint8Array;
-      adopt?: boolean;
-      acceptDamage?: boolean;
-      capacityBytes?: number;
-    },
-    done: Done,
-  ): void {
+  open(options: OpenOptions, done: Done): void {
     if (this.#state !== "closed") return this.#later(done, this.#busy("open"));
     this.#state = "opening";
     const machine = {

@@ -9,6 +9,7 @@ import { Raft } from "../../agent/consensus/raft.ts";
 import { load, writeInitial } from "../../agent/consensus/storage.ts";
 import { Control, type ControlHost } from "../../agent/control/control.ts";
 import { Leases } from "../../agent/control/leases.ts";
+import { decodeLevel, LEVEL_KEY, storeLevelError } from "../../agent/control/level_record.ts";
 import { EMPTY_REPORT } from "../../agent/control/messages.ts";
 import { type ClusterMap, foundCluster, type NodeFacts } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
@@ -53,6 +54,19 @@ export interface NodeWatcher {
   assembled(node: SimNode, run: Process): void;
 }
 
+/** A version of the code that a host runs. */
+export interface Build {
+  readonly Control: typeof Control;
+  readonly version: string;
+  /** Newest level that it speaks; the oldest is 1. */
+  readonly protocol: number;
+  /** Whether a map has something that only this version knows. */
+  readonly isUsed: (map: ClusterMap) => boolean;
+}
+
+/** The code as it is. */
+export const THIS_BUILD: Build = { Control, version: "1.0.0", protocol: 1, isUsed: () => false };
+
 /** Disk requests that fail, as probabilities. */
 export interface DiskErrors {
   read: number;
@@ -90,6 +104,8 @@ export class SimNode implements Station {
   process: Process | null = null;
   run = 0;
   bootId = "boot-0";
+  /** What it runs from its next start on. */
+  build = THIS_BUILD;
   incarnation = 0;
   node = 0;
   /** Factor of its clock. */
@@ -194,7 +210,10 @@ export class SimNode implements Station {
       }
       this.#opened(process, arena, random, seeds);
     };
-    if (this.#isFormatted) process.store.open({ hostId: HOST }, opened);
+    const { version, protocol } = this.build;
+    const admit = (meta: (key: string) => Uint8Array | undefined) =>
+      storeLevelError(meta(LEVEL_KEY), { version, protocol })?.message ?? null;
+    if (this.#isFormatted) process.store.open({ hostId: HOST, admit }, opened);
     else {
       process.store.format({
         nodeId: new Uint8Array(16).fill(this.id),
@@ -249,8 +268,8 @@ export class SimNode implements Station {
       zone: this.zone,
       capacityBytes: DISK_BYTES,
       witness: this.isWitness,
-      version: "1.0.0",
-      protocol: 1,
+      version: this.build.version,
+      protocol: this.build.protocol,
       bootId: this.bootId,
       nowMs: this.#wallMs(),
     };
@@ -408,7 +427,7 @@ export class SimNode implements Station {
         this.watcher.fenced(this, disk);
       },
     });
-    process.control = new Control({
+    process.control = new this.build.Control({
       host,
       node,
       facts: this.#facts(),
@@ -416,6 +435,7 @@ export class SimNode implements Station {
       raft,
       seeds,
       nowMs: this.nowMs,
+      level: decodeLevel(values.get(LEVEL_KEY))?.level,
     });
     this.watcher.assembled(this, process);
     if (isFounder) process.control.markNewcomer();
