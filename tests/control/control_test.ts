@@ -46,6 +46,7 @@ class Run {
   /** Names of the commands that the map took, with its epoch. */
   readonly applied: string[] = [];
   readonly results: string[] = [];
+  readonly warnings: string[] = [];
   readonly starts: number[] = [];
   servesUntilMs = -Infinity;
   /** What is to be made durable is, and its maker hears of it. */
@@ -64,7 +65,10 @@ class Run {
   /** @param speaks another version of the program */
   constructor(readonly meta: Meta, speaks: Partial<NodeFacts> = {}) {
     const host: ControlHost = {
-      log: silent,
+      log: {
+        ...silent,
+        warn: (message, fields) => this.warnings.push(`${message}: ${fields?.reason}`),
+      },
       random: new Prng(runs),
       wallMs: () => this.#beganMs + this.nowMs,
       sendControl() {},
@@ -391,4 +395,36 @@ Deno.test("a node is to start anew when it is asked about this very run, by a no
   assertEquals(run.restarts, 1, "never from inside the call");
   run.pass(100);
   assertEquals(run.restarts, 2);
+});
+
+Deno.test("what a newer version sends is passed over, and said once", () => {
+  const packr = new Packr({ useRecords: false, variableMapSize: true, moreTypes: false });
+  const run = new Run(founded());
+  run.pass();
+  const before = run.control.map;
+  const peer = {
+    uuid: "f".repeat(32),
+    node: 2,
+    incarnation: 1,
+    clusterId: "c".repeat(32),
+    address: "192.0.2.9:7460",
+  };
+  const newer: [string, Uint8Array][] = [
+    ["a control message that cannot be right, or is newer", packr.pack([99, { what: 1 }])],
+    [
+      "a message of consensus has version 9, and this Kelpie reads 1",
+      packr.pack([ControlKind.Raft, packr.pack([9, 1, 2, 1, 1])]),
+    ],
+    [
+      'a change of the map has the kind "set-colour", which this Kelpie does not know',
+      packr.pack([ControlKind.Propose, [packr.pack([1, 2, 1, "set-colour", {}])]]),
+    ],
+  ];
+  for (const [reason, bytes] of newer.map(([text, each]) => [text, each.slice()] as const)) {
+    run.warnings.length = 0;
+    for (let i = 0; i < 3; i++) run.control.received(peer, bytes);
+    run.pass(100);
+    assertEquals(run.warnings, [`something that came from a node is not taken: ${reason}`]);
+  }
+  assertEquals([run.control.map, run.unfit, run.control.isLeader], [before, null, true]);
 });

@@ -15,6 +15,7 @@
 import { Buffer } from "node:buffer";
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../../agent/base/limits.ts";
 import { Prng } from "../../agent/base/prng.ts";
+import { decodeLevel, LEVEL_KEY } from "../../agent/control/level_record.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import {
   checkMap,
@@ -309,8 +310,26 @@ export class Simulation implements NodeWatcher {
   }
 
   /** {@inheritDoc NodeWatcher.assembled} */
-  assembled(_node: SimNode, process: Process): void {
+  assembled(node: SimNode, process: Process): void {
+    if (this.options.upgrade !== undefined) this.#watchLevel(node, process);
     this.options.sabotage?.(process, this);
+  }
+
+  /** What only a level's versions can read is not given to a store that does not remember the level. */
+  #watchLevel(node: SimNode, { store }: Process): void {
+    let level = decodeLevel(store.getMeta(LEVEL_KEY) ?? undefined)!.level;
+    const set = store.setMetaBatch.bind(store);
+    store.setMetaBatch = (writes, done) => {
+      for (const { key, value } of writes) {
+        if (value === null) continue;
+        if (key === LEVEL_KEY) level = decodeLevel(value)!.level;
+        const at = Buffer.from(value).indexOf("kelpie.map");
+        // Versions 1 and 2 are those of level 1.
+        if (at < 0 || value[at + 10] <= 2 || level > 1) continue;
+        throw new Error(`node ${node.id} keeps a map of a level that its store does not know of`);
+      }
+      set(writes, done);
+    };
   }
 
   // -------------------------------------------------------------------------------------- helpers
