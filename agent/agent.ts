@@ -119,6 +119,7 @@ class AgentCore implements Agent, ControlBackend {
   #stopping: Promise<void> | null = null;
   #finish!: () => void;
   #fail!: (error: Error) => void;
+  #hasFailed = false;
 
   constructor(
     config: AgentConfig,
@@ -134,7 +135,10 @@ class AgentCore implements Agent, ControlBackend {
     this.#log = log;
     this.finished = new Promise((resolve, reject) => {
       this.#finish = resolve;
-      this.#fail = reject;
+      this.#fail = (error) => {
+        this.#hasFailed = true;
+        reject(error);
+      };
     });
     // Whoever waits for `finished` hears of it; until then it is not an unhandled rejection.
     this.finished.catch(() => {});
@@ -173,6 +177,8 @@ class AgentCore implements Agent, ControlBackend {
     const serving = () => serve({ backend: this, log: this.#log, runDir: this.#config.runDir });
     if (!cluster.isAlone) this.#server = await serving();
     const isIn = await cluster.started();
+    // It cannot take part; `finished` says why. Not a clean stop: the map does not know of this run.
+    if (this.#hasFailed) return;
     if (isIn) await cluster.delivered();
     this.#server ??= await serving();
     if (!isIn) {

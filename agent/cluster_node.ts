@@ -282,7 +282,7 @@ export class ClusterNode {
     this.#tick();
   }
 
-  /** Resolves when the map knows this start, or after a while in which it could not. */
+  /** Resolves when the map knows this start, or will not, or after a while in which it could not. */
   async started(): Promise<boolean> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<void>((resolve) => timer = setTimeout(resolve, START_MS_MAX));
@@ -330,6 +330,7 @@ export class ClusterNode {
       unfit: (message) => {
         this.stop();
         this.#listener.failed(new ControlFailure({ code: "limit", message }));
+        this.#markStarted();
       },
     };
   }

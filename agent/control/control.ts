@@ -134,7 +134,7 @@ export interface ControlHost {
   restartWanted(): void;
   /**
    * This version cannot take part (any more): what the others say, or have decided, is not for it. Control has stopped; the
-   * agent must end, with this reason.
+   * agent must end, with this reason. Never from inside a call other than `tick`.
    */
   unfit(message: string): void;
 }
@@ -988,7 +988,7 @@ export class Control {
   #foresee(data: Uint8Array): void {
     const map = decodeMap(data);
     if (map.ok) this.#noteLevel(map.value);
-    else if (map.error.code === "limit") this.#end(map.error.message);
+    else if (map.error.code === "limit") this.#end(wordsOf(map.error));
   }
 
   /**
@@ -1011,12 +1011,12 @@ export class Control {
     if (this.#isStopped) return;
     this.#host.log.error("this version of Kelpie cannot take part in the cluster", { reason });
     this.stop();
-    this.#host.unfit(reason);
+    this.#soon.push(() => this.#host.unfit(reason));
   }
 
   #install(data: Uint8Array): void {
     const map = decodeMap(data);
-    if (!map.ok && map.error.code === "limit") return this.#end(map.error.message);
+    if (!map.ok && map.error.code === "limit") return this.#end(wordsOf(map.error));
     if (!map.ok) {
       // Made by a leader's encoder and carried under a checksum: an error of the program.
       this.#host.log.error("the cluster map of a snapshot cannot be read", {
@@ -1037,7 +1037,7 @@ export class Control {
     if (entry.kind !== ENTRY_DATA) return;
     const decoded = decodeProposal(entry.data);
     // What this node left out, others apply: it would have another map than they.
-    if (!decoded.ok && decoded.error.code === "limit") return this.#end(decoded.error.message);
+    if (!decoded.ok && decoded.error.code === "limit") return this.#end(wordsOf(decoded.error));
     if (!decoded.ok) {
       this.#host.log.error("an entry of the log cannot be read and is left out", {
         index: entry.index,

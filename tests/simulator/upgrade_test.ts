@@ -16,7 +16,7 @@ import { Simulation } from "./cluster.ts";
 import type { Build } from "./node.ts";
 
 /** Seeds that are run. */
-const SEEDS = 4;
+const SEEDS = 3;
 /** Seeds within which a mistake must be noticed. */
 const SEEDS_MAX = 10;
 
