@@ -246,6 +246,14 @@ export class AdminClient implements Disposable {
     await this.#ask({ method: "DELETE", path });
   }
 
+  /**
+   * Asks a node's agent to end in good order, so that whoever looks after it starts it anew. It may be lost: the
+   * node's `incarnation` says whether it was heard.
+   */
+  async restartNode(node: string): Promise<void> {
+    await this.#ask({ method: "POST", path: `${nodePath(node)}/restart` });
+  }
+
   /** What the store says of itself. */
   store(): Promise<StoreStatus> {
     return this.#ask({ method: "GET", path: "/v1/store" });

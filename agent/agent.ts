@@ -53,7 +53,7 @@ import { CHUNK_BYTES } from "./base/limits.ts";
 import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
-import { PROTOCOL, VERSION } from "./version.ts";
+import { VERSION } from "./version.ts";
 import type { WorkerCheckReport, WorkerPath, WorkerStoreStatus } from "./worker_protocol.ts";
 
 /** File in the data directory. */
@@ -123,6 +123,7 @@ class AgentCore implements Agent, ControlBackend {
   #stopping: Promise<void> | null = null;
   #finish!: () => void;
   #fail!: (error: Error) => void;
+  #hasFailed = false;
 
   constructor(
     config: AgentConfig,
@@ -138,7 +139,10 @@ class AgentCore implements Agent, ControlBackend {
     this.#log = log;
     this.finished = new Promise((resolve, reject) => {
       this.#finish = resolve;
-      this.#fail = reject;
+      this.#fail = (error) => {
+        this.#hasFailed = true;
+        reject(error);
+      };
     });
     // Whoever waits for `finished` hears of it; until then it is not an unhandled rejection.
     this.finished.catch(() => {});
@@ -162,6 +166,7 @@ class AgentCore implements Agent, ControlBackend {
           void this.#server?.close();
           this.#fail(error);
         },
+        restartWanted: () => this.shutdown(),
       },
     });
     this.#cluster = cluster;
@@ -176,6 +181,8 @@ class AgentCore implements Agent, ControlBackend {
     const serving = () => serve({ backend: this, log: this.#log, runDir: this.#config.runDir });
     if (!cluster.isAlone) this.#server = await serving();
     const isIn = await cluster.started();
+    // It cannot take part; `finished` says why. Not a clean stop: the map does not know of this run.
+    if (this.#hasFailed) return;
     if (isIn) await cluster.delivered();
     this.#server ??= await serving();
     if (!isIn) {
@@ -394,6 +401,7 @@ class AgentCore implements Agent, ControlBackend {
         isFull: report?.isFull ?? false,
         hasLostLog: lostLogs.includes(node.id),
         paths: [...report?.paths ?? []],
+        isProgramNew: report?.isProgramNew ?? null,
       };
     });
     const waiting = [...reports].flatMap(([node, report]) =>
@@ -405,6 +413,7 @@ class AgentCore implements Agent, ControlBackend {
     );
     return {
       epoch: map.epoch,
+      level: map.level,
       leader,
       hasQuorum,
       voters: [...map.voters],
@@ -441,6 +450,11 @@ class AgentCore implements Agent, ControlBackend {
   /** {@inheritDoc ControlBackend.removeNode} */
   removeNode(node: number, options: RemoveNodeOptions): Promise<void> {
     return this.#node.removeNode(node, options);
+  }
+
+  /** {@inheritDoc ControlBackend.restartNode} */
+  restartNode(node: number): void {
+    this.#node.control.askRestart(node);
   }
 
   /** {@inheritDoc ControlBackend.setLogLevel} */
@@ -495,8 +509,6 @@ function clusterOptions(config: AgentConfig): ClusterOptions {
     witness: config.witness,
     weightBytes: config.weightBytes,
     secret: config.secretFile === null ? null : readSecret(config.secretFile),
-    version: VERSION,
-    protocol: PROTOCOL,
     bootId: bootIdOf(readLine("/proc/sys/kernel/random/boot_id"), config.runDir),
   };
 }

@@ -23,6 +23,7 @@ import type { StorageWrite } from "./consensus/storage.ts";
 import { Control, type ControlHost } from "./control/control.ts";
 import { LeaseTimes } from "./control/lease_times.ts";
 import { Leases } from "./control/leases.ts";
+import { decodeLevel, encodeLevel, LEVEL_KEY } from "./control/level_record.ts";
 import type { NodeReport } from "./control/messages.ts";
 import type { DataPlaneClient, Ready, WorkerEvent } from "./data_plane_client.ts";
 import type { Logger } from "./logger.ts";
@@ -44,9 +45,11 @@ import { UdpDatagrams } from "./platform/linux/datagrams.ts";
 import { clockMs } from "./platform/linux/libc.ts";
 import { LinuxRandom } from "./platform/linux/random.ts";
 import { resolveAddress } from "./platform/linux/resolve.ts";
+import { ProgramWatch } from "./program.ts";
 import { DATA_PORT_OFFSET } from "./platform/network.ts";
 import { DatagramSeal } from "./wire/datagram_seal.ts";
 import { FEATURE, type Identity, SECRET_BYTES } from "./wire/handshake.ts";
+import { THIS_SPEAKER } from "./version.ts";
 import type { WorkerDataStatus, WorkerStoreStatus } from "./worker_protocol.ts";
 
 /** Keys of the store's META. */
@@ -87,8 +90,6 @@ export interface ClusterOptions {
   readonly weightBytes: number | null;
   /** The cluster's secret, when it was given; null: the store's, or a new one. */
   readonly secret: Uint8Array | null;
-  readonly version: string;
-  readonly protocol: number;
   readonly bootId: string;
 }
 
@@ -96,6 +97,8 @@ export interface ClusterOptions {
 export interface ClusterListener {
   /** This node cannot take part any more; it has stopped to. */
   failed(error: Error): void;
+  /** The agent is to end in good order, so that it is started anew. */
+  restartWanted(): void;
 }
 
 /** Number and cluster, as META keeps them: node u16, then 16 bytes. */
@@ -119,6 +122,7 @@ export class ClusterNode {
   readonly #seal: DatagramSeal;
   readonly #listener: ClusterListener;
   readonly #random = new LinuxRandom();
+  readonly #program = ProgramWatch.ofThisProcess();
   #membership: Membership | null;
   #incarnation = 0;
   #isTakingPart = false;
@@ -151,6 +155,7 @@ export class ClusterNode {
     meta: ReadonlyMap<string, Uint8Array>;
     clean: boolean;
     lost: readonly number[];
+    level: number;
     isFounder: boolean;
     listener: ClusterListener;
   }) {
@@ -184,6 +189,7 @@ export class ClusterNode {
       raft: loaded,
       seeds: parts.options.join,
       nowMs: clockMs(),
+      level: parts.level,
     });
     if (parts.isFounder) this.control.markNewcomer();
     parts.plane.onEvent = (event) => this.#event(event);
@@ -209,8 +215,7 @@ export class ClusterNode {
       zone: options.zone,
       capacityBytes,
       witness: options.witness,
-      version: options.version,
-      protocol: options.protocol,
+      ...THIS_SPEAKER,
       bootId: options.bootId,
       nowMs: Date.now(),
     };
@@ -219,6 +224,7 @@ export class ClusterNode {
     let membership = membershipOf(meta.get(NODE_KEY));
     const oldMap = meta.get(OLD_MAP_KEY);
     if (membership !== null) refuseOtherSecret(stored, options);
+    const level = decodeLevel(meta.get(LEVEL_KEY))?.level ?? 1;
     const writes: StorageWrite[] = [];
     if (stored === undefined || meta.get(SECRET_KEY) === undefined || !isEqual(stored, secret)) {
       writes.push({ key: SECRET_KEY, value: secret.slice() });
@@ -233,10 +239,12 @@ export class ClusterNode {
       const before = oldMap === undefined ? EMPTY_MAP : unwrap(decodeMap(oldMap));
       const map = unwrap(adopt(before, { ...facts, clusterId: ready.clusterId }));
       const raft = Raft.bootstrap(1, unwrap(encodeMap(map)));
-      writes.push(...writeInitial(1, raft), {
-        key: NODE_KEY,
-        value: membershipBytes(membership),
-      });
+      const { version } = facts;
+      writes.push(
+        { key: LEVEL_KEY, value: encodeLevel({ level: map.level, sinceMs: Date.now(), version }) },
+        ...writeInitial(1, raft),
+        { key: NODE_KEY, value: membershipBytes(membership) },
+      );
     }
     if (writes.length > 0) {
       await plane.request({ kind: "persist", writes });
@@ -255,6 +263,7 @@ export class ClusterNode {
       meta,
       clean: ready.clean,
       lost: ready.lost,
+      level: isFounder ? facts.protocol : level,
       isFounder,
       listener,
     });
@@ -279,7 +288,7 @@ export class ClusterNode {
     this.#tick();
   }
 
-  /** Resolves when the map knows this start, or after a while in which it could not. */
+  /** Resolves when the map knows this start, or will not, or after a while in which it could not. */
   async started(): Promise<boolean> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<void>((resolve) => timer = setTimeout(resolve, START_MS_MAX));
@@ -322,6 +331,12 @@ export class ClusterNode {
           });
         }
         this.joinProblem = message;
+      },
+      restartWanted: () => this.#listener.restartWanted(),
+      unfit: (message) => {
+        this.stop();
+        this.#listener.failed(new ControlFailure({ code: "limit", message }));
+        this.#markStarted();
       },
     };
   }
@@ -539,7 +554,9 @@ export class ClusterNode {
     try {
       const data = await this.#plane.request<WorkerDataStatus>({ kind: "data-status" });
       const store = await this.#plane.request<WorkerStoreStatus>({ kind: "store-status" });
-      this.control.report(reportOf(data, store, this.#copyRate(data.joining.copiedBytes)));
+      const rate = this.#copyRate(data.joining.copiedBytes);
+      const isProgramNew = this.#program.isNew(clockMs());
+      this.control.report({ ...reportOf(data, store, rate), isProgramNew });
     } catch {
       // The data plane is about to end; whoever waits for it hears of it.
     }
@@ -657,7 +674,7 @@ function reportOf(
   data: WorkerDataStatus,
   store: WorkerStoreStatus,
   copyBytesPerSecond: number,
-): NodeReport {
+): Omit<NodeReport, "isProgramNew"> {
   return {
     epoch: data.epoch,
     unreachable: data.unreachable,

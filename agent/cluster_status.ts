@@ -28,6 +28,7 @@ import type { ClusterMap, NodeEntry } from "./map/map.ts";
 export function clusterStatusOf(map: ClusterMap, self: number, leader: number): ClusterStatus {
   return {
     epoch: map.epoch,
+    level: map.level,
     leader,
     hasQuorum: leader !== 0,
     voters: [...map.voters],
@@ -55,6 +56,9 @@ export function nodeStatusOf(
     isLeader: node.id === leader,
     isSelf: node.id === self,
     version: node.version,
+    levelMin: node.protocolMin,
+    levelMax: node.protocol,
+    incarnation: node.incarnation,
     weight: node.weight,
     capacityBytes: node.capacityBytes,
     usedBytes: null,
@@ -71,5 +75,6 @@ export function nodeStatusOf(
     damagedBlocks: 0,
     isFull: false,
     hasLostLog: false,
+    isProgramNew: null,
   };
 }

@@ -21,6 +21,7 @@ import { Arena } from "./base/arena.ts";
 import { concatenated, toHex } from "./base/bytes.ts";
 import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import { BlockKind, BlockRequest } from "./blk/target.ts";
+import { decodeLevel, LEVEL_KEY, storeLevelError } from "./control/level_record.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
 import type { DiskStatus } from "./http/backend.ts";
 import { leastCountOf, markFailure, noteLeastCount } from "./failure_mark.ts";
@@ -57,6 +58,7 @@ import { Store } from "./store/store.ts";
 import type { VhostSession } from "./vhost/session.ts";
 import { TransferPool } from "./volume/transfer_pool.ts";
 import { Volume, VOLUME_COUNTERS_ZERO } from "./volume/volume.ts";
+import { THIS_SPEAKER } from "./version.ts";
 import type {
   NumberedRequest,
   WorkerCheckReport,
@@ -642,6 +644,7 @@ export class DataPlane implements DiskServerHost {
       hostId: start.hostId,
       adopt: start.adopt,
       acceptDamage: start.acceptDamage,
+      admit: refusalOf,
       ...(start.capacityBytes === null ? {} : { capacityBytes: start.capacityBytes }),
       random: this.#random,
       mayHaveLost: () => this.#markFailure(),
@@ -1005,6 +1008,16 @@ export class DataPlane implements DiskServerHost {
 /** The whole device, or most of what the file system has left. */
 function sensibleCapacity(file: StoreFile): number {
   return file.isBlockDevice ? file.sizeBytes : Math.floor(availableBytes(file.fd) * CAPACITY_SHARE);
+}
+
+/** Why this agent must not open a store that remembers this, in a line; null: it may. */
+function refusalOf(meta: (key: string) => Uint8Array | undefined): string | null {
+  const value = meta(LEVEL_KEY);
+  const error = storeLevelError(value, THIS_SPEAKER);
+  if (error === null) return null;
+  const sinceMs = decodeLevel(value)?.sinceMs ?? 0;
+  const since = sinceMs === 0 ? "" : ` (since ${new Date(sinceMs).toISOString()})`;
+  return `this store is not opened: ${error.message}${since}; ${error.hint}`;
 }
 
 /** Keys that version 0.1 wrote with a head of their own. */

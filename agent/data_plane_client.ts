@@ -193,6 +193,8 @@ function failureOf(code: string, message: string): ControlFailure {
         message,
         hint: "restore it from a backup, or start the agent once with --accept-damage",
       });
+    case "LEVEL":
+      return new ControlFailure({ code: "limit", message });
     case "NOT_A_STORE":
     case "NEWER_FORMAT":
       return new ControlFailure({ code: "corrupt", message });

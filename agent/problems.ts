@@ -194,6 +194,15 @@ export function findNotes(map: ClusterMap): string[] {
         `'kelpie node undrain ${name}' gives it data again`,
     );
   }
+  const versions = [...new Set(map.nodes.map(({ version }) => version))];
+  if (versions.length > 1) {
+    notes.push(
+      `nodes run different versions (${
+        versions.slice(0, 3).join(", ")
+      }): what is new in the newest ` +
+        "is off until all can do it; 'kelpie cluster upgrade' shows who is behind",
+    );
+  }
   for (const { nowMs, name, pgs } of map.losses) {
     const date = new Date(nowMs).toISOString().slice(0, 10);
     notes.push(

@@ -1,5 +1,5 @@
 /**
- * `kelpie cluster secret` and `settings`: what all nodes share.
+ * `kelpie cluster secret`, `recover`, `settings` and (in its own file) `upgrade`: what all nodes share.
  *
  * @module
  */
@@ -11,6 +11,7 @@ import type { Settings } from "../agent/map/map.ts";
 import { type AnyCommand, type CommandContext, examples } from "./context.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { formatDuration } from "./units.ts";
+import { addUpgradeCommand } from "./upgrade_command.ts";
 
 /** A setting as people write it. */
 interface Setting {
@@ -98,6 +99,7 @@ export function addClusterCommands(cluster: AnyCommand, context: CommandContext)
       await client.recoverCluster();
       context.output.say("this node decides alone from its next start on: start its agent again");
     });
+  addUpgradeCommand(cluster, context);
   cluster.command("settings")
     .summary("show or change settings")
     .description(

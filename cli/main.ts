@@ -69,7 +69,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .addHelpText("after", examples("kelpie node list", "kelpie node drain host-1 --wait"));
   addNodeCommands(node as unknown as CommandUnknownOpts, context);
   const cluster = root.command("cluster")
-    .summary("secret and settings of the cluster")
+    .summary("secret, settings and version of the cluster")
     .description("What all nodes of the cluster share.")
     .addHelpText("after", examples("kelpie cluster settings"));
   addClusterCommands(cluster as unknown as CommandUnknownOpts, context);

@@ -58,8 +58,10 @@ function addList(node: AnyCommand, context: CommandContext): void {
         ["NAME", "STATE", "ROLE", "ZONE", ">WEIGHT", ">USED", ">CAPACITY", "VERSION", "ADDRESS"],
         nodes.map(rowOf),
       );
-      for (const { name, suspectedBecause, stuck, hasLostLog, paths } of nodes) {
+      for (const node of nodes) {
+        const { name, version, isProgramNew, suspectedBecause, stuck, hasLostLog, paths } = node;
         const reasons = [
+          isProgramNew === true ? `runs ${version}, and another program is installed there` : "",
           ...paths.filter(({ state }) => state !== "ok").map(({ location, state, reason }) =>
             `lacks data path ${location}: ${state}, ${reason}`
           ),
@@ -109,6 +111,10 @@ function roleOf({ isLeader, isVoter, witness }: NodeDocument): string {
   return words.filter((word) => word !== "").join(", ") || "-";
 }
 
+function levelsText({ levelMin, levelMax }: NodeDocument): string {
+  return levelMin === levelMax ? `level ${levelMax}` : `levels ${levelMin} to ${levelMax}`;
+}
+
 function weightText(weight: number | null): string {
   return weight === null ? "auto" : weight === 0 ? "0" : formatSize(weight);
 }
@@ -145,7 +151,7 @@ function printInfo(output: Output, node: NodeDocument): void {
     ["gossip", node.isSelf ? "-" : node.gossip],
     ["address", node.address],
     ["zone", node.zone || "a zone of its own"],
-    ["version", node.version],
+    ["version", `${node.version}, which speaks ${levelsText(node)}`],
     ["weight", node.weight === null ? "from capacity" : weightText(node.weight)],
     ["used", node.witness ? "nothing: a witness" : `${used} of ${formatSize(capacityBytes)}`],
     ["placement groups", `${node.groups} there, ${node.groupsWanted} wanted`],

@@ -22,6 +22,9 @@
  *   of the log does the rest: nobody applies the taking without having applied the release, and if that is refused because
  *   the lease had ended before, the taking is checked like any other.
  *
+ * - A level is durable here before anything of it is written here or sent from here (`level_record.ts`). What this version cannot
+ *   read ends it: it would have another map than the others.
+ *
  * Time comes in with `tick`; nothing here knows a clock, a socket or a file.
  *
  * @module
@@ -38,11 +41,14 @@ import { type ControlError, type Result } from "../map/errors.ts";
 import {
   type Applied,
   type ClusterMap,
+  commandLevel,
   type DiskEntry,
   EMPTY_MAP,
   findNode,
   findNodeByUuid,
   type GroupBits,
+  isOn,
+  levelErrorIn,
   type MapCommand,
   type MapEffect,
   type NodeEntry,
@@ -56,6 +62,7 @@ import { applyProposal } from "../map/proposals.ts";
 import type { ControlPeer } from "../platform/network.ts";
 import type { Log, Random } from "../platform/platform.ts";
 import { LeaderDuties } from "./leader.ts";
+import { encodeLevel, LEVEL_KEY } from "./level_record.ts";
 import {
   ControlKind,
   type ControlMessage,
@@ -101,6 +108,8 @@ const DUTIES_MS = 100;
 const REPORT_VALID_MS = 5000;
 /** Waiting for reports of others. */
 const ASK_MS = 2000;
+/** Reasons that are remembered as logged; each node has a handful at the most. */
+const WARNINGS_MAX = 1024;
 
 /** What control needs of the world around it. */
 export interface ControlHost {
@@ -135,6 +144,13 @@ export interface ControlHost {
   joined(node: number, clusterId: string): void;
   /** It was refused; it goes on asking. */
   joinRefused(message: string): void;
+  /** Somebody wants this agent to end in good order, so that whoever looks after it starts it anew. */
+  restartWanted(): void;
+  /**
+   * This version cannot take part (any more): what the others say, or have decided, is not for it. Control has stopped; the
+   * agent must end, with this reason. Never from inside a call other than `tick`.
+   */
+  unfit(message: string): void;
 }
 
 /** How control begins. */
@@ -150,6 +166,8 @@ export interface ControlOptions {
   readonly raft: { readonly state: RaftState; readonly storage: RaftStorage } | null;
   readonly seeds: readonly string[];
   readonly nowMs: number;
+  /** Level that the store remembers (`level_record.ts`); 1 where it is left out. */
+  readonly level?: number;
   readonly gossip?: Partial<GossipConfig>;
 }
 
@@ -257,6 +275,10 @@ export class Control {
   >();
   #askId = 0;
   #isStopped = false;
+  /** What the store remembers, or is about to: levels up to this one may be used. */
+  #level: number;
+  /** Reasons that were logged once. */
+  readonly #warned = new Set<string>();
 
   constructor(options: ControlOptions) {
     const { host, facts, raft, nowMs } = options;
@@ -267,6 +289,7 @@ export class Control {
     this.#seeds = options.seeds;
     this.#node = options.node;
     this.#nowMs = nowMs;
+    this.#level = options.level ?? 1;
     this.#duties = new LeaderDuties();
     this.#idBase = host.random.u32() * 2 ** 20;
     this.gossip = new Gossip({
@@ -372,6 +395,14 @@ export class Control {
       this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
       return;
     }
+    const level = commandLevel(command);
+    if (this.self !== undefined && !isOn(this.#map, level)) {
+      const message =
+        `${command.kind} needs level ${level}, and the cluster speaks ${this.#map.level}: ` +
+        "some of its nodes run an older version";
+      this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
+      return;
+    }
     const id = this.#idBase + ++this.#idCount;
     this.#pending.push({ id, command, isDuty, bytes: null, sequence: 0, done });
     this.#number();
@@ -471,9 +502,13 @@ export class Control {
     if (!this.#isCaughtUp()) return;
     for (const bytes of list) {
       const decoded = decodeProposal(bytes);
-      if (!decoded.ok) return;
-      const { node, sequence, id = 0 } = decoded.value;
+      if (!decoded.ok) return this.#warnOnce(from, decoded.error.message);
+      const { node, sequence, id = 0, command } = decoded.value;
       if (node !== from) return;
+      // Who does not know it would have to stop.
+      if (!isOn(this.#map, commandLevel(command))) {
+        return this.#warnOnce(from, `${command.kind} is above level ${this.#map.level}`);
+      }
       const entry = findNode(this.#map, node);
       if (entry === undefined || sequence <= entry.requestSequence) continue;
       const taken = this.#taken.get(node);
@@ -647,8 +682,7 @@ export class Control {
     if (this.#isStopped) return;
     const message = decodeControl(bytes);
     if (message === null) {
-      this.#host.log.debug("a control message that cannot be right", { from: peer.uuid });
-      return;
+      return this.#warnOnce(peer.node, "a control message that cannot be right, or is newer");
     }
     if (peer.node > 0 && peer.address !== "") this.#noteAddress(peer.node, peer.address);
     this.#handle(peer, message);
@@ -694,7 +728,39 @@ export class Control {
       case ControlKind.Lead:
         this.#leaderHint = message.address;
         this.#noteAddress(message.node, message.address);
+        return;
+      case ControlKind.Restart:
+        if (message.node === this.#node) this.#restartAsked(message.incarnation, peer.node);
     }
+  }
+
+  /** A message that comes late or twice is about a run that is over. */
+  #restartAsked(incarnation: number, by: number): void {
+    const asker = findNode(this.#map, by);
+    if (incarnation === 0 || incarnation !== this.#incarnation || asker === undefined) return;
+    this.#host.log.info("asked to end, to be started anew", { by: asker.name });
+    this.#host.restartWanted();
+  }
+
+  /**
+   * Asks a node's agent to end in good order, so that it is started anew. It may be lost: whoever wants it looks at the map,
+   * which has another incarnation of the node then.
+   */
+  askRestart(node: number): void {
+    const entry = findNode(this.#map, node);
+    if (entry === undefined || this.#isStopped) return;
+    const { incarnation } = entry;
+    if (node === this.#node) this.#soon.push(() => this.#restartAsked(incarnation, node));
+    else this.#send(this.#addressOf(node), { kind: ControlKind.Restart, node, incarnation });
+  }
+
+  /** Logs why something that came is not taken: once per node and reason, since it may come again and again. */
+  #warnOnce(node: number, reason: string): void {
+    const key = `${node} ${reason}`;
+    if (this.#warned.has(key) || this.#warned.size >= WARNINGS_MAX) return;
+    this.#warned.add(key);
+    const name = findNode(this.#map, node)?.name ?? node;
+    this.#host.log.warn("something that came from a node is not taken", { node: name, reason });
   }
 
   #noteAddress(node: number, address: string): void {
@@ -707,8 +773,9 @@ export class Control {
     const raft = this.#raft;
     if (raft === null) return;
     const message = decodeMessage(bytes);
+    if (!message.ok) return this.#warnOnce(peer.node, message.error.message);
     // Who speaks is what the channel has proved, not what the message says.
-    if (!message.ok || message.value.from !== peer.node) return;
+    if (message.value.from !== peer.node) return;
     raft.step(message.value);
   }
 
@@ -737,7 +804,10 @@ export class Control {
 
   /** A gossip packet came, opened. */
   gossipReceived(from: string, plaintext: Uint8Array): void {
+    const { refused } = this.gossip.counters;
+    const before = refused.version;
     this.gossip.receive(from, plaintext, this.#nowMs);
+    if (refused.version > before) this.#warnOnce(0, `a gossip packet of another version: ${from}`);
     this.#takeGossip();
   }
 
@@ -788,7 +858,9 @@ export class Control {
     if (isWaiting) return;
     this.#propose({ kind: "add-node", ...facts }, (result) => {
       if (!result.ok) {
-        this.#send(peer.address, { kind: ControlKind.Refused, message: result.error.message });
+        const message = wordsOf(result.error);
+        this.#host.log.warn("a node was not taken in", { name: facts.name, reason: message });
+        this.#send(peer.address, { kind: ControlKind.Refused, message });
         return;
       }
       const added = findNodeByUuid(this.#map, facts.uuid);
@@ -958,8 +1030,12 @@ export class Control {
     for (let ready = raft.ready(); ready !== null; ready = raft.ready()) {
       for (const message of ready.messages) this.#sendRaft(message);
       if (ready.persist !== null) this.#persist(ready.persist);
-      if (ready.snapshot !== null) this.#install(ready.snapshot.data);
-      for (const entry of ready.committed) this.#apply(entry);
+      if (ready.snapshot !== null && !this.#isStopped) this.#install(ready.snapshot.data);
+      for (const entry of ready.committed) {
+        if (this.#isStopped) return;
+        this.#apply(entry);
+      }
+      if (this.#isStopped) return;
       for (const read of ready.reads) {
         if (read.index === null) this.#reads.delete(read.context);
         else this.#readDone(read.context);
@@ -978,6 +1054,9 @@ export class Control {
   }
 
   #persist(persist: Persist): void {
+    // Another node's map, at a level that this store may not know: it remembers that first.
+    if (persist.snapshot !== null && persist.isLogReplaced) this.#foresee(persist.snapshot.data);
+    if (this.#isStopped) return;
     const writes = this.#storage!.write(persist);
     const underWay = { persist, isDone: false, sinceMs: this.#nowMs };
     this.#persists.push(underWay);
@@ -999,8 +1078,38 @@ export class Control {
   readonly #persists: { readonly persist: Persist; isDone: boolean; readonly sinceMs: number }[] =
     [];
 
+  #foresee(data: Uint8Array): void {
+    const map = decodeMap(data);
+    if (map.ok) this.#noteLevel(map.value);
+    else if (map.error.code === "limit") this.#end(wordsOf(map.error));
+  }
+
+  /**
+   * Makes the level of a map durable before anything that follows from it is: writes become durable in the order in which they
+   * are given. Ends this agent when it does not speak it.
+   */
+  #noteLevel(map: ClusterMap): void {
+    if (map.level <= this.#level || map.nodes.length === 0) return;
+    const error = levelErrorIn(map, this.#facts);
+    if (error !== null && map.level > this.#facts.protocol) return this.#end(wordsOf(error));
+    this.#level = map.level;
+    const { version } = this.#facts;
+    const value = encodeLevel({ level: map.level, sinceMs: this.#host.wallMs(), version });
+    this.#host.persist([{ key: LEVEL_KEY, value }], () => {});
+    this.#host.log.info("the cluster speaks another level", { level: map.level });
+  }
+
+  /** This version cannot go on: nothing more is applied, sent or proposed. */
+  #end(reason: string): void {
+    if (this.#isStopped) return;
+    this.#host.log.error("this version of Kelpie cannot take part in the cluster", { reason });
+    this.stop();
+    this.#soon.push(() => this.#host.unfit(reason));
+  }
+
   #install(data: Uint8Array): void {
     const map = decodeMap(data);
+    if (!map.ok && map.error.code === "limit") return this.#end(wordsOf(map.error));
     if (!map.ok) {
       // Made by a leader's encoder and carried under a checksum: an error of the program.
       this.#host.log.error("the cluster map of a snapshot cannot be read", {
@@ -1008,6 +1117,8 @@ export class Control {
       });
       return;
     }
+    this.#noteLevel(map.value);
+    if (this.#isStopped) return;
     const before = this.#map;
     this.#map = map.value;
     this.#noteStates(before);
@@ -1018,6 +1129,8 @@ export class Control {
   #apply(entry: Entry): void {
     if (entry.kind !== ENTRY_DATA) return;
     const decoded = decodeProposal(entry.data);
+    // What this node left out, others apply: it would have another map than they.
+    if (!decoded.ok && decoded.error.code === "limit") return this.#end(wordsOf(decoded.error));
     if (!decoded.ok) {
       this.#host.log.error("an entry of the log cannot be read and is left out", {
         index: entry.index,
@@ -1027,6 +1140,8 @@ export class Control {
     }
     const before = this.#map;
     const decided = applyProposal(before, decoded.value);
+    this.#noteLevel(decided.map);
+    if (this.#isStopped) return;
     this.#map = decided.map;
     const { command } = decoded.value;
     if (command.kind === "release-lease") this.#releasing.delete(command.id);
@@ -1129,7 +1244,7 @@ export class Control {
     if (isAgain) this.#host.renewed(-Infinity);
     this.#isUpProposed = true;
     this.#isUpWaiting = true;
-    const { bootId, address, version, protocol, capacityBytes, name } = this.#facts;
+    const { bootId, address, version, protocolMin, protocol, capacityBytes, name } = this.#facts;
     this.propose({
       kind: "node-up",
       node: this.#node,
@@ -1138,6 +1253,8 @@ export class Control {
       clean: isAgain || this.#clean,
       address,
       version,
+      // A field that all have to know belongs to the level that they speak.
+      protocolMin: protocolMin === 1 ? undefined : protocolMin,
       protocol,
       capacityBytes: this.#capacityBytes ?? capacityBytes,
       name,
@@ -1146,6 +1263,8 @@ export class Control {
     }, (result) => {
       this.#isUpWaiting = false;
       if (!result.ok) {
+        const unfit = levelErrorIn(this.#map, this.#facts);
+        if (unfit !== null) return this.#end(wordsOf(unfit));
         this.#isUpProposed = false;
         this.#host.log.warn("this node was not let in again", { reason: result.error.message });
         return;
@@ -1306,6 +1425,11 @@ export class Control {
     this.#facts = facts;
     this.gossip.update(metaOf(facts, freeBytes));
   }
+}
+
+/** An error for people, with what to do about it. */
+function wordsOf({ message, hint }: ControlError): string {
+  return hint === undefined ? message : `${message}; ${hint}`;
 }
 
 function metaOf(facts: NodeFacts, freeBytes: number): MemberMeta {

@@ -4,6 +4,7 @@
  *     who is alive     node-down, availability (out after a while, back in)
  *     who holds data   drop-unclean, unsettle, set-targets, start-joining, trim, split-groups, drop-member
  *     who votes        changes of consensus' configuration, set-voters
+ *     what is spoken   raise-level, when the last node can speak the next
  *
  * Invariants:
  * - Nothing here makes anything safe: every command is checked again when it is applied, against the map as it is then. A leader
@@ -20,6 +21,7 @@ import type { RaftStatus } from "../consensus/ready.ts";
 import type { MemberView } from "../gossip/gossip.ts";
 import {
   type ClusterMap,
+  commonLevel,
   findNode,
   type MapCommand,
   type NodeEntry,
@@ -114,6 +116,7 @@ export class LeaderDuties {
     const commands: MapCommand[] = [];
     const notes: string[] = [];
     this.#lookAtNodes(situation, commands, notes);
+    this.#lookAtLevel(situation.map, commands, notes);
     if (commands.length === 0) this.#lookAtComplaints(situation, commands, notes);
     if (commands.length === 0) this.#lookAtTargets(situation, commands);
     for (const pool of situation.map.pools) {
@@ -223,6 +226,14 @@ export class LeaderDuties {
       const availability = isOut ? "out" : "in";
       commands.push({ kind: "set-availability", node: node.id, availability });
     }
+  }
+
+  /** What is new is switched on as soon as everybody has it: also nodes that are down, which may come back as they are. */
+  #lookAtLevel(map: ClusterMap, commands: MapCommand[], notes: string[]): void {
+    const level = commonLevel(map);
+    if (level <= map.level) return;
+    notes.push(`every node speaks level ${level} now: so does the cluster from here on`);
+    commands.push({ kind: "raise-level", level });
   }
 
   #isDead({ members, reports, nowMs }: LeaderSituation, node: NodeEntry): boolean {

@@ -12,9 +12,14 @@
  *     ask       [ 9, id ]                                       to the leader: what does everybody report?
  *     reports   [ 10, id, [ [ node, report ], … ] ]             answer
  *     lead      [ 11, node, address ]                           to who asks somebody that does not lead: ask there
+ *     restart   [ 12, node, incarnation ]                       to that run of the node: end, to be started anew
  *
  * All of them may be lost or come twice; whoever waits for an answer asks again. The channel has proved that the sender
  * knows the cluster's secret, nothing more: every field is checked.
+ *
+ * The connection carries the version (its handshake: one that both ends speak). Within it, kinds are only appended, and so are fields
+ * at the end of a list: who does not know a kind says so in its log and does nothing, and fields that it does not know are passed over. What
+ * must be understood belongs to a level, and is not sent before the map has it (`map/levels.ts`).
  *
  * @module
  */
@@ -34,6 +39,7 @@ export const enum ControlKind {
   Ask = 9,
   Reports = 10,
   Lead = 11,
+  Restart = 12,
 }
 
 /** What a node tells the leader about itself, once a second. */
@@ -63,6 +69,8 @@ export interface NodeReport {
   readonly lostLogs: readonly number[];
   /** Its data paths. */
   readonly paths: readonly PathReport[];
+  /** Another program is installed than the one that runs; null: cannot be said. */
+  readonly isProgramNew: boolean | null;
 }
 
 /** States of a data path as they travel: `PathState` of `paths/store_set.ts`. Only appended to. */
@@ -96,6 +104,7 @@ export const EMPTY_REPORT: NodeReport = {
   damagedBlocks: 0,
   lostLogs: [],
   paths: [],
+  isProgramNew: null,
 };
 
 /** A control message. */
@@ -125,7 +134,8 @@ export type ControlMessage =
     readonly id: number;
     readonly reports: readonly (readonly [node: number, report: NodeReport])[];
   }
-  | { readonly kind: ControlKind.Lead; readonly node: number; readonly address: string };
+  | { readonly kind: ControlKind.Lead; readonly node: number; readonly address: string }
+  | { readonly kind: ControlKind.Restart; readonly node: number; readonly incarnation: number };
 
 /** Proposals of one message. */
 export const PROPOSALS_PER_MESSAGE_MAX = 64;
@@ -161,6 +171,7 @@ function fieldsOf(message: ControlMessage): unknown[] {
         facts.protocol,
         facts.bootId,
         facts.nowMs,
+        ...((facts.protocolMin ?? 1) === 1 ? [] : [facts.protocolMin]),
       ]];
     }
     case ControlKind.Joined:
@@ -189,6 +200,8 @@ function fieldsOf(message: ControlMessage): unknown[] {
       ];
     case ControlKind.Lead:
       return [message.kind, message.node, message.address];
+    case ControlKind.Restart:
+      return [message.kind, message.node, message.incarnation];
   }
 }
 
@@ -210,11 +223,17 @@ function reportFields(report: NodeReport): unknown[] {
     report.damagedBlocks,
     report.copyBytesPerSecond,
     report.epoch,
-    // Came later: only where there is something to say.
-    ...(report.lostLogs.length + report.paths.length > 0
-      ? [report.lostLogs.slice(0, REPORT_LIST_MAX)]
-      : []),
-    ...(report.paths.length > 0 ? [report.paths.slice(0, REPORT_LIST_MAX).map(pathFields)] : []),
+    ...laterFields(report),
+  ];
+}
+
+/** What came later: only where there is something to say. */
+function laterFields({ lostLogs, paths, isProgramNew }: NodeReport): unknown[] {
+  if (lostLogs.length + paths.length === 0 && isProgramNew === null) return [];
+  return [
+    lostLogs.slice(0, REPORT_LIST_MAX),
+    paths.slice(0, REPORT_LIST_MAX).map(pathFields),
+    isProgramNew,
   ];
 }
 
@@ -276,6 +295,8 @@ export function decodeControl(bytes: Uint8Array): ControlMessage | null {
       return isCount(a) && isList(b, LIST_MAX) ? readReports(a, b) : null;
     case ControlKind.Lead:
       return isCount(a) && isText(b) ? { kind, node: a, address: b } : null;
+    case ControlKind.Restart:
+      return isCount(a) && isCount(b) ? { kind, node: a, incarnation: b } : null;
     default:
       return null;
   }
@@ -309,15 +330,16 @@ function readReport(value: unknown): NodeReport | null {
     copyBytesPerSecond,
     epoch,
     lostLogs = [],
-    // Nodes of version 0.2 have one path, and say nothing of it.
     paths = [],
+    isProgramNew = null,
   ] = value;
   const isRight = isCounts(unreachable) && isCounts(disconnected) && isCount(usedBytes) &&
     isCount(capacityBytes) && typeof isFull === "boolean" && isCount(joiningGroups) &&
     isCount(chunksLeft) && isCount(copiedBytes) && isText(stuck) &&
     isList(waiting, REPORT_LIST_MAX) && isCount(damagedBlocks) &&
     isCount(copyBytesPerSecond) && isCount(epoch) &&
-    isCounts(lostLogs) && isList(paths, REPORT_LIST_MAX);
+    isCounts(lostLogs) && isList(paths, REPORT_LIST_MAX) &&
+    (isProgramNew === null || typeof isProgramNew === "boolean");
   if (!isRight) return null;
   const known = paths.map(readPath);
   if (known.some((path) => path === null)) return null;
@@ -342,6 +364,7 @@ function readReport(value: unknown): NodeReport | null {
     damagedBlocks,
     lostLogs,
     paths: known as PathReport[],
+    isProgramNew,
   };
 }
 
@@ -359,11 +382,15 @@ function readFacts(value: unknown): NodeFacts | null {
   if (!Array.isArray(value)) return null;
   const [uuid, name, address, zone, capacityBytes, witness, version, protocol, bootId, nowMs] =
     value;
+  const protocolMin = value[10] ?? 1;
   const isRight = isText(uuid) && isText(name) && isText(address) && isText(zone) &&
     isCount(capacityBytes) && typeof witness === "boolean" && isText(version) &&
-    isCount(protocol) && isText(bootId) && isCount(nowMs);
+    isCount(protocol) && isText(bootId) && isCount(nowMs) && isCount(protocolMin);
   if (!isRight) return null;
-  return { uuid, name, address, zone, capacityBytes, witness, version, protocol, bootId, nowMs };
+  return {
+    ...{ uuid, name, address, zone, capacityBytes, witness, version, protocol, bootId, nowMs },
+    ...(protocolMin === 1 ? {} : { protocolMin }),
+  };
 }
 
 function isCount(value: unknown): value is number {

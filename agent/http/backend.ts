@@ -147,6 +147,11 @@ export interface NodeStatus {
   /** The node that was asked. */
   isSelf: boolean;
   version: string;
+  /** Oldest and newest level that its agent speaks: see `base/levels.ts`. */
+  levelMin: number;
+  levelMax: number;
+  /** Counts its starts, from 1. */
+  incarnation: number;
   /** Set by hand; null: from capacity. */
   weight: number | null;
   /** Bytes of data that its store may hold. */
@@ -179,6 +184,8 @@ export interface NodeStatus {
   hasLostLog: boolean;
   /** Its data paths; empty: it has not reported. */
   paths: PathStatus[];
+  /** Another program is installed there than the one that runs; null: cannot be said. */
+  isProgramNew: boolean | null;
 }
 
 /** A disk of which requests wait, on the node where it is open. */
@@ -195,6 +202,8 @@ export interface WaitingDisk {
 export interface ClusterStatus {
   /** Version of its map. */
   epoch: number;
+  /** What the cluster speaks: see `base/levels.ts`. */
+  level: number;
   /** Id of the node that leads; 0: none is known. */
   leader: number;
   /** A leader that a majority of voters follows can be reached: changes are possible, leases are renewed. */
@@ -278,6 +287,11 @@ export interface ControlBackend {
    * has. The agent stops afterwards. Rejects with `busy` while the cluster can decide.
    */
   recover(): Promise<void>;
+  /**
+   * Asks a node's agent to end in good order, so that whoever looks after it starts it anew, perhaps as another version. The
+   * question may be lost; when it was heard, the node's `incarnation` is another soon.
+   */
+  restartNode(id: number): void;
   setLogLevel(level: "debug" | "info" | "warn" | "error"): void;
   /** Begins a clean stop; resolves at once. */
   shutdown(): void;

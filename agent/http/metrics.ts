@@ -77,6 +77,7 @@ const DISK_FAMILIES: readonly Family<DiskDocument>[] = [
 
 const CLUSTER_FAMILIES: readonly Family<ClusterStatus>[] = [
   gauge("cluster_has_quorum", "1 when a majority of voters answers.", (of) => Number(of.hasQuorum)),
+  gauge("cluster_level", "Level of the protocol that the cluster speaks.", (of) => of.level),
   gauge("cluster_leader", "Id of the node that leads; 0 when none is known.", (of) => of.leader),
   gauge("cluster_nodes", "Nodes of the cluster.", (of) => of.nodes.length),
   gauge("cluster_voters", "Nodes that vote.", (of) => of.voters.length),
@@ -129,6 +130,7 @@ const NODE_FAMILIES: readonly Family<NodeStatus>[] = [
   gauge("node_capacity_bytes", "Bytes that its store may hold.", (of) => of.capacityBytes),
   gauge("node_used_bytes", "Bytes of live data; -1 when not reported.", (of) => of.usedBytes ?? -1),
   gauge("node_full", "1 when it takes no new writes.", (of) => Number(of.isFull)),
+  gauge("node_level_max", "Newest level that its agent speaks.", (of) => of.levelMax),
   gauge("node_damaged_blocks", "Blocks that cannot be read.", (of) => of.damagedBlocks),
   gauge("node_joining_groups", "Placement groups that catch up on it.", (of) => of.joiningGroups),
   gauge("node_chunks_left", "Chunks that it still needs.", (of) => of.chunksLeft),

@@ -171,6 +171,9 @@ const NODE_STATUS = {
   isLeader: flag("Leads the cluster"),
   isSelf: flag("The node that was asked"),
   version: text("Version of its agent"),
+  levelMin: count("Oldest level of the cluster's protocol that its agent speaks"),
+  levelMax: count("The newest"),
+  incarnation: count("Counts the starts of its agent"),
   weight,
   capacityBytes: count("Bytes of data that its store may hold"),
   usedBytes: maybeCount("Bytes of live data; null: it has not reported for a while"),
@@ -186,10 +189,15 @@ const NODE_STATUS = {
   isFull: flag("Its store takes no new writes"),
   hasLostLog: flag("Came back without a part of the log of consensus: does not count for now"),
   paths: list(ref("DataPath"), "Its data paths; empty: it has not reported"),
+  isProgramNew: {
+    type: ["boolean", "null"],
+    description: "Another program is installed there than the one that runs; null: not known",
+  },
 };
 
 const CLUSTER_STATUS = {
   epoch: count("Version of the cluster map"),
+  level: count("Level of the protocol that the cluster speaks"),
   leader: count("Id of the node that leads; 0: none is known"),
   hasQuorum: flag("A majority of the voters can be reached: changes are possible"),
   voters: list(nodeId, "Ids of the nodes that vote"),
@@ -695,6 +703,15 @@ export const OPENAPI = {
           "Says what a change about a node would move, how much and how long; changes nothing",
         requestBody: body("PlanRequest"),
         responses: answer(200, "Plan", "The plan"),
+      },
+    },
+    "/v1/nodes/{node}/restart": {
+      parameters: [nodeParameter],
+      post: {
+        operationId: "restartNode",
+        summary:
+          "Asks a node's agent to end in good order, so that whoever looks after it starts it anew; may be lost",
+        responses: nothing("It was asked; when it has started anew, its incarnation is another"),
       },
     },
     "/v1/store": {

@@ -124,6 +124,7 @@ export const ROUTES: readonly Route[] = [
     handle: removeNode,
   },
   { method: "POST", path: "/v1/nodes/{node}/plan", body: "PlanRequest", handle: planNode },
+  { method: "POST", path: "/v1/nodes/{node}/restart", handle: restartNode },
   { method: "GET", path: "/v1/store", handle: getStore },
   { method: "PUT", path: "/v1/log-level", body: "LogLevel", handle: setLogLevel },
   { method: "POST", path: "/v1/shutdown", handle: shutdown },
@@ -419,6 +420,20 @@ async function removeNode(call: Call): Promise<Response> {
     });
   }
   await call.backend.removeNode(findNamed(call).id, { force, acceptLoss });
+  return new Response(null, { status: 204 });
+}
+
+/** Down, it cannot hear it, and is about to start anyhow. */
+function restartNode(call: Call): Response {
+  const { id, name, state } = findNamed(call);
+  if (state === "down") {
+    throw new ControlFailure({
+      code: "unavailable",
+      message: `node ${name} is down`,
+      hint: "start its agent",
+    });
+  }
+  call.backend.restartNode(id);
   return new Response(null, { status: 204 });
 }
 

@@ -23,6 +23,7 @@ import {
   TOKEN_LENGTH_MAX,
   WEIGHT_MAX,
 } from "./model.ts";
+import type { Speaker } from "./levels.ts";
 
 /**
  * Says what is wrong with a disk's size.
@@ -175,11 +176,17 @@ export function checkBootId(bootId: string): ControlError | null {
   return bootId === "" || isToken(bootId) ? null : invalid(`${shown(bootId)} is no id of a boot`);
 }
 
-/** A version of the program, and of the protocol that it speaks. */
-export function checkVersion(version: string, protocol: number): ControlError | null {
+/** A version of the program, and the levels that it speaks. */
+export function checkVersion(
+  { version, protocolMin = 1, protocol }: Speaker,
+): ControlError | null {
   if (!isToken(version)) return invalid(`${shown(version)} is no version of Kelpie`);
-  if (Number.isInteger(protocol) && protocol >= 1 && protocol <= PROTOCOL_MAX) return null;
-  return invalid(`${protocol} is no version of the protocol: 1 to ${PROTOCOL_MAX} are possible`);
+  const stray = [protocolMin, protocol].find((level) => !isLevel(level));
+  if (stray !== undefined) {
+    return invalid(`${stray} is no version of the protocol: 1 to ${PROTOCOL_MAX} are possible`);
+  }
+  if (protocolMin <= protocol) return null;
+  return invalid(`there are no versions of the protocol from ${protocolMin} to ${protocol}`);
 }
 
 function isToken(text: string): boolean {
@@ -192,7 +199,12 @@ const TOKEN = /^[a-zA-Z0-9][a-zA-Z0-9.+_-]*$/;
 export function checkFacts(facts: Omit<NodeFacts, "nowMs">): ControlError | null {
   return checkUuid(facts.uuid) ?? checkNodeName(facts.name) ?? checkAddress(facts.address) ??
     checkZone(facts.zone) ?? checkCapacity(facts.capacityBytes) ?? checkBootId(facts.bootId) ??
-    checkVersion(facts.version, facts.protocol);
+    checkVersion(facts);
+}
+
+/** Whether something can be a level: 1…{@linkcode PROTOCOL_MAX}. */
+export function isLevel(level: number): boolean {
+  return Number.isInteger(level) && level >= 1 && level <= PROTOCOL_MAX;
 }
 
 /** Text from anywhere as it is safe to print: control characters escaped, cut where it gets long. */

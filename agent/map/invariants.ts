@@ -15,6 +15,7 @@ import {
   checkTime,
   checkUuid,
   checkWeight,
+  isLevel,
 } from "./fields.ts";
 import {
   type ClusterMap,
@@ -52,6 +53,7 @@ export function checkMap(map: ClusterMap): ControlError | null {
 
 function reasonAgainstCounters(map: ClusterMap): string | null {
   if (!isCount(map.epoch)) return `its epoch is ${map.epoch}`;
+  if (!isLevel(map.level)) return `its level is ${map.level}`;
   if (!isNext(map.nextDisk, ID_MAX)) return `its next disk id is ${map.nextDisk}`;
   if (!isNext(map.nextLayer, ID_MAX)) return `its next layer id is ${map.nextLayer}`;
   if (!isNext(map.nextNode, NODE_ID_MAX)) return `its next node id is ${map.nextNode}`;
@@ -94,6 +96,9 @@ function reasonAgainstNode(node: NodeEntry, map: ClusterMap): string | null {
   if (error !== null) return error.message;
   if (!isIdBelow(node.id, map.nextNode)) return "its id was never given";
   if (!isIdBelow(node.incarnation, ID_MAX + 1)) return `its incarnation is ${node.incarnation}`;
+  if (node.protocolMin > map.level || node.protocol < map.level) {
+    return `it speaks levels ${node.protocolMin} to ${node.protocol}, and the cluster ${map.level}`;
+  }
   return isCount(node.requestSequence) ? null : `its last request is ${node.requestSequence}`;
 }
 

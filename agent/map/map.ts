@@ -8,6 +8,7 @@
  *     queries.ts     questions to a map                     nodes.ts    nodes; founding, adopting
  *     invariants.ts  checkMap                               groups.ts   who holds which PG
  *     fields.ts      what single fields may be              proposals.ts  exactly once
+ *     levels.ts      what the cluster speaks
  *
  * The same map and the same command give the same result everywhere: time comes with the command,
  * identities are counted in the map. Whoever holds the map commits it durably first and carries the
@@ -20,7 +21,7 @@
  * - a layer belongs to exactly one disk; ids of disks, layers and nodes are never used twice;
  * - a map without nodes (nobody has founded a cluster, or it is a version 1 map that nobody has adopted)
  *   has no pools and no leases; every other map has a pool for the copies of each disk;
- * - what `groups.ts` says of PGs;
+ * - what `groups.ts` says of PGs, and `levels.ts` of levels;
  * - maps are immutable: a change makes a new one that shares what stayed.
  *
  * @module
@@ -37,6 +38,7 @@ export { checkMap } from "./invariants.ts";
 export * from "./model.ts";
 export { adopt, foundCluster, type Founder } from "./nodes.ts";
 export { settlerOf } from "./groups.ts";
+export * from "./levels.ts";
 export * from "./queries.ts";
 
 /**
@@ -85,6 +87,7 @@ export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
     case "set-weight":
     case "set-zone":
     case "remove-node":
+    case "raise-level":
     case "set-voters":
       return applyNodeCommand(map, command);
     case "drop-unclean":

@@ -1,7 +1,7 @@
 /**
  * The cluster map as bytes: MessagePack, versioned, the same bytes for the same map everywhere.
  *
- *     [ "kelpie.map", version,                 version 2:
+ *     [ "kelpie.map", version,                 version 3:
  *       [ epoch, next disk, next layer,
  *         settings,
  *         [ disk, … ],                         sorted by name
@@ -9,14 +9,15 @@
  *         [ node, … ],                         sorted by id
  *         [ voter, … ], PG bits, targets epoch,
  *         [ [ copies, PGs ], … ],              sorted by copies; PGs are bytes: groups_codec.ts
- *         [ loss, … ] ] ]
+ *         [ loss, … ],
+ *         level ] ]
  *
  *     settings: [ copies, copiesMin or null, outAfterMs, flags ]
  *     disk: [ id, name, size in bytes, [ layer, … ], created in ms, flags, copies, generation,
  *             { key: value, … },               attributes, sorted by key
  *             copiesMin or null, family, [ node, incarnation ] or null, settled ]
  *     node: [ id, uuid (16 bytes), name, address, zone, capacity in bytes, weight or null, flags,
- *             incarnation, boot id, version, protocol, request sequence, changed in ms ]
+ *             incarnation, boot id, version, protocol, request sequence, changed in ms, protocol min ]
  *     loss: [ epoch, ms, node, name, copies, PGs ]
  *
  *     flags of settings: bit 0 trusted network
@@ -24,12 +25,16 @@
  *     flags of a node:   bit 0 witness, bit 1 down, bits 2–3 availability: 0 in, 1 out, 2 draining
  *     other bits are zero, and checked
  *
+ * Version 3 is that of levels above 1. Version 2 is that of level 1: it ends after the losses, and its nodes after the time, since
+ * all that speak level 1 speak it as their oldest.
+ *
  * Version 1 is that of one host: it ends after the disks, its settings are [ copies ], and its disks end
  * after the attributes. It is read as a map without nodes, in which every disk is a family by itself and
  * settled; `adopt` makes it a cluster of one. It allowed up to 8 copies, which one host never made:
  * more than `COPIES_MAX` are read as that.
  *
- * Positions are only appended, and only with a new version; a golden file is kept for every version.
+ * Positions are only appended, and only with a new version; a golden file is kept for every version. A version
+ * is written where the map's level is the one that it came with, and not before: whoever reads it can.
  * Decoding trusts nothing: types, ranges, order and every invariant of the map are checked.
  *
  * @module
@@ -57,8 +62,13 @@ import {
   type Settings,
 } from "./model.ts";
 
-/** Version that {@linkcode encodeMap} writes, and the newest that {@linkcode decodeMap} reads. */
-export const MAP_VERSION = 2;
+/** The newest version that {@linkcode encodeMap} writes and {@linkcode decodeMap} reads. */
+export const MAP_VERSION = 3;
+
+/** The version that maps of a level are written in. */
+function versionOf(level: number): number {
+  return level === 1 ? 2 : MAP_VERSION;
+}
 
 const MAGIC = "kelpie.map";
 
@@ -85,7 +95,8 @@ const packr = new Packr({ useRecords: false, variableMapSize: true, moreTypes: f
  * `MAP_BYTES_MAX`
  */
 export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
-  const packed = packr.pack([MAGIC, MAP_VERSION, [
+  const version = versionOf(map.level);
+  const packed = packr.pack([MAGIC, version, [
     map.epoch,
     map.nextDisk,
     map.nextLayer,
@@ -93,7 +104,7 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
     map.disks.map(diskFields),
     map.clusterId === "" ? null : bytesOfHex(map.clusterId),
     map.nextNode,
-    map.nodes.map(nodeFields),
+    map.nodes.map((node) => nodeFields(node, version)),
     map.voters,
     map.pgBits,
     map.targetsEpoch,
@@ -101,6 +112,7 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
     map.losses.map((
       { epoch, nowMs, node, name, pool, pgs },
     ) => [epoch, nowMs, node, name, pool, pgs]),
+    ...(version === 2 ? [] : [map.level]),
   ]]);
   if (packed.length > MAP_BYTES_MAX) {
     return failure(
@@ -140,7 +152,7 @@ function diskFields(disk: DiskEntry): unknown[] {
   ];
 }
 
-function nodeFields(node: NodeEntry): unknown[] {
+function nodeFields(node: NodeEntry, version: number): unknown[] {
   return [
     node.id,
     bytesOfHex(node.uuid),
@@ -157,6 +169,7 @@ function nodeFields(node: NodeEntry): unknown[] {
     node.protocol,
     node.requestSequence,
     node.changedMs,
+    ...(version === 2 ? [] : [node.protocolMin]),
   ];
 }
 
@@ -201,8 +214,15 @@ export function decodeMap(bytes: Uint8Array): Result<ClusterMap> {
       "use the Kelpie that wrote it, or a newer one",
     );
   }
-  const map = version === 1 ? readMapV1(decoded[2]) : readMap(decoded[2]);
+  const map = version === 1
+    ? readMapV1(decoded[2])
+    : version === 2
+    ? readMapV2(decoded[2])
+    : readMap(decoded[2]);
   if (map === null) return corrupt("a field has the wrong type");
+  if (version >= 2 && version !== versionOf(map.level)) {
+    return corrupt(`version ${version} is not that of level ${map.level}`);
+  }
   const error = checkMap(map);
   return error === null ? success(map) : { ok: false, error };
 }
@@ -211,8 +231,19 @@ function corrupt(reason: string): Result<ClusterMap> {
   return failure("corrupt", `the cluster map is damaged: ${reason}`);
 }
 
+/** The same without what version 3 appended. */
+function readMapV2(value: unknown): ClusterMap | null {
+  if (!Array.isArray(value) || value.length !== 13 || !Array.isArray(value[7])) return null;
+  const nodes: unknown[] = [];
+  for (const node of value[7]) {
+    if (!Array.isArray(node) || node.length !== 14) return null;
+    nodes.push([...node, 1]);
+  }
+  return readMap([...value.with(7, nodes), 1]);
+}
+
 function readMap(value: unknown): ClusterMap | null {
-  if (!Array.isArray(value) || value.length !== 13) return null;
+  if (!Array.isArray(value) || value.length !== 14) return null;
   const [epoch, nextDisk, nextLayer] = value;
   const settings = readSettings(value[3]);
   const disks = readList(value[4], readDisk);
@@ -222,7 +253,8 @@ function readMap(value: unknown): ClusterMap | null {
   const voters = value[8];
   const pgBits = value[9];
   const targetsEpoch = value[10];
-  if (!isNumbers([epoch, nextDisk, nextLayer, nextNode, pgBits, targetsEpoch])) return null;
+  const level = value[13];
+  if (!isNumbers([epoch, nextDisk, nextLayer, nextNode, pgBits, targetsEpoch, level])) return null;
   if (!(pgBits >= 0 && pgBits <= PG_BITS_MAX)) return null;
   const pools = readList(value[11], (item) => readPool(item, 2 ** pgBits));
   const losses = readList(value[12], readLoss);
@@ -231,6 +263,7 @@ function readMap(value: unknown): ClusterMap | null {
   if (!readable) return null;
   return {
     epoch,
+    level,
     clusterId,
     nextDisk,
     nextLayer,
@@ -317,12 +350,12 @@ function copiesOfV1(copies: number): number {
 }
 
 function readNode(value: unknown): NodeEntry | null {
-  if (!Array.isArray(value) || value.length !== 14) return null;
+  if (!Array.isArray(value) || value.length !== 15) return null;
   const uuid = readUuid(value[1]);
   const [id, , name, address, zone, capacityBytes, weight, flags, incarnation, bootId] = value;
-  const [version, protocol, requestSequence, changedMs] = value.slice(10);
+  const [version, protocol, requestSequence, changedMs, protocolMin] = value.slice(10);
   const numbers = [id, capacityBytes, flags, incarnation, protocol, requestSequence, changedMs];
-  const readable = isNumbers(numbers) && isNumberOrNull(weight) &&
+  const readable = isNumbers([...numbers, protocolMin]) && isNumberOrNull(weight) &&
     [name, address, zone, bootId, version].every((each) => typeof each === "string");
   const availability = AVAILABILITIES[flags >> AVAILABILITY_SHIFT];
   if (!readable || uuid === null || availability === undefined || !Number.isInteger(flags)) {
@@ -342,6 +375,7 @@ function readNode(value: unknown): NodeEntry | null {
     incarnation,
     bootId,
     version,
+    protocolMin,
     protocol,
     requestSequence,
     changedMs,

@@ -183,7 +183,8 @@ export interface NodeEntry {
   /** The kernel boot of its last start; "" when unknown, which is the same as no other. */
   readonly bootId: string;
   readonly version: string;
-  /** Newest version of the protocol between nodes that it speaks. */
+  /** Oldest and newest level that it speaks: see `levels.ts`. */
+  readonly protocolMin: number;
   readonly protocol: number;
   /** Number of its last proposal that was applied: see `proposals.ts`. */
   readonly requestSequence: number;
@@ -241,6 +242,8 @@ export interface LossEntry {
 export interface ClusterMap {
   /** Version: 0 for the empty map, and one more with every change that a command makes. */
   readonly epoch: number;
+  /** What the cluster speaks: see `levels.ts`. */
+  readonly level: number;
   /** 32 hexadecimal digits; "" only in a map that has no nodes. */
   readonly clusterId: string;
   /** Id of the next disk. */
@@ -280,6 +283,7 @@ export const DEFAULT_SETTINGS: Settings = {
 /** The map in which nothing has happened yet and that nobody has founded: see `foundCluster`. */
 export const EMPTY_MAP: ClusterMap = {
   epoch: 0,
+  level: 1,
   clusterId: "",
   nextDisk: 1,
   nextLayer: 1,
@@ -415,6 +419,8 @@ export interface NodeFacts {
   readonly capacityBytes: number;
   readonly witness: boolean;
   readonly version: string;
+  /** Oldest and newest level that it speaks; 1 where the oldest is left out. */
+  readonly protocolMin?: number;
   readonly protocol: number;
   /** The kernel's boot; "" when unknown. */
   readonly bootId: string;
@@ -439,6 +445,8 @@ export interface NodeUp {
   readonly clean: boolean;
   readonly address: string;
   readonly version: string;
+  /** As in {@linkcode NodeFacts}. */
+  readonly protocolMin?: number;
   readonly protocol: number;
   readonly capacityBytes: number;
   /** Another name, made unique; its present one stays when left out. */
@@ -534,6 +542,13 @@ export interface RemoveNode {
   /** Only with `force`. */
   readonly acceptLoss?: boolean;
   readonly nowMs: number;
+}
+
+/** What every node of the map speaks becomes what the cluster speaks. There is no way back. */
+export interface RaiseLevel {
+  readonly kind: "raise-level";
+  /** Refused as stale when some node does not speak it; nothing happens when the map has it already. */
+  readonly level: number;
 }
 
 /** Tells everybody who votes. */
@@ -637,6 +652,7 @@ export type NodeCommand =
   | SetWeight
   | SetZone
   | RemoveNode
+  | RaiseLevel
   | SetVoters;
 
 /** Everything that can be asked of the map about PGs. */

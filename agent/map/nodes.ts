@@ -34,6 +34,7 @@ import {
   checkVersion,
   checkWeight,
   checkZone,
+  isLevel,
 } from "./fields.ts";
 import {
   checkGroupBits,
@@ -44,6 +45,7 @@ import {
   poolsWithoutMember,
   poolsWithoutNode,
 } from "./groups.ts";
+import { commonLevel, levelErrorIn } from "./levels.ts";
 import {
   type AddNode,
   type Applied,
@@ -65,6 +67,7 @@ import {
   type NodeLeave,
   NODES_MAX,
   type NodeUp,
+  type RaiseLevel,
   type RemoveNode,
   type SetAvailability,
   type SetVoters,
@@ -78,6 +81,7 @@ import { findNode, findNodeByName, findNodeByUuid, nodeMissing } from "./queries
 export function applyNodeCommand(map: ClusterMap, command: NodeCommand): Result<Applied> {
   if (command.kind === "add-node") return addNode(map, command);
   if (command.kind === "set-voters") return setVoters(map, command);
+  if (command.kind === "raise-level") return raiseLevel(map, command);
   const node = findNode(map, command.node);
   if (node === undefined) return { ok: false, error: nodeMissing(command.node) };
   switch (command.kind) {
@@ -160,6 +164,8 @@ export function adopt(map: ClusterMap, founder: Founder): Result<ClusterMap> {
   return success({
     ...map,
     epoch,
+    // Alone it speaks what it can.
+    level: Math.max(map.level, founder.protocol),
     clusterId: founder.clusterId,
     nextNode: node.id + 1,
     nodes: [node],
@@ -179,6 +185,8 @@ function addNode(map: ClusterMap, command: AddNode): Result<Applied> {
     return failure("unavailable", "there is no cluster yet that a node could be added to");
   }
   if (findNodeByUuid(map, command.uuid) !== undefined) return unchanged(map);
+  const problem = levelErrorIn(map, command);
+  if (problem !== null) return { ok: false, error: problem };
   if (map.nodes.length >= NODES_MAX) {
     return failure("limit", `there are ${NODES_MAX} nodes, which is the most`);
   }
@@ -197,19 +205,20 @@ function nodeUp(map: ClusterMap, node: NodeEntry, command: NodeUp): Result<Appli
   const name = command.name ?? node.name;
   const lost = command.lost ?? [];
   const error = checkGroupBits(lost) ?? checkBootId(command.bootId) ??
-    checkAddress(command.address) ??
-    checkVersion(command.version, command.protocol) ?? checkCapacity(command.capacityBytes) ??
-    checkNodeName(name) ?? checkTime(command.nowMs);
+    checkAddress(command.address) ?? checkVersion(command) ??
+    checkCapacity(command.capacityBytes) ?? checkNodeName(name) ?? checkTime(command.nowMs) ??
+    levelErrorIn(map, command);
   if (error !== null) return { ok: false, error };
   if (node.incarnation >= ID_MAX) {
     return failure("limit", `node ${node.name} has used all ${ID_MAX} incarnations`);
   }
-  const { bootId, address, version, protocol, capacityBytes } = command;
+  const { bootId, address, version, protocolMin = 1, protocol, capacityBytes } = command;
   const next: NodeEntry = {
     ...node,
     name: uniqueName(map, name, node.id),
     address,
     version,
+    protocolMin,
     protocol,
     capacityBytes,
     bootId,
@@ -384,6 +393,15 @@ function forgetNode(map: ClusterMap, node: NodeEntry, command: RemoveNode): Resu
   }, effects);
 }
 
+function raiseLevel(map: ClusterMap, { level }: RaiseLevel): Result<Applied> {
+  if (!isLevel(level)) return failure("invalid", `${level} cannot be a level`);
+  if (level <= map.level) return unchanged(map);
+  const common = commonLevel(map);
+  return level <= common
+    ? changed(map, { level })
+    : stale(`not every node speaks level ${level}: ${common} is the newest that all do`);
+}
+
 function setVoters(map: ClusterMap, command: SetVoters): Result<Applied> {
   if (command.voters.length < 1 || command.voters.length > VOTERS_MAX) {
     return failure("invalid", `there cannot be ${command.voters.length} voters`);
@@ -416,6 +434,7 @@ function nodeOf(map: ClusterMap, facts: NodeFacts): NodeEntry {
     incarnation: 1,
     bootId: facts.bootId,
     version: facts.version,
+    protocolMin: facts.protocolMin ?? 1,
     protocol: facts.protocol,
     requestSequence: 0,
     changedMs: facts.nowMs,

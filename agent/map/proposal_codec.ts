@@ -7,8 +7,8 @@
  * every list, and that there are no fields but the known ones; what the values may be is checked when the
  * command is applied.
  *
- * Kinds and fields are only added. A node that does not know one cannot apply what the others apply, so
- * the decoder says `limit` and the agent has to stop until it is upgraded.
+ * Kinds and fields are only added, and only with a level (`levels.ts`). A node that does not know one cannot
+ * apply what the others apply, so the decoder says `limit` and the agent has to stop until it is upgraded.
  *
  * @module
  */
@@ -91,6 +91,7 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     capacityBytes: "number",
     witness: "boolean",
     version: "text",
+    "protocolMin?": "number",
     protocol: "number",
     bootId: "text",
     nowMs: "number",
@@ -101,6 +102,7 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     clean: "boolean",
     address: "text",
     version: "text",
+    "protocolMin?": "number",
     protocol: "number",
     capacityBytes: "number",
     "name?": "text",
@@ -125,6 +127,7 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     "acceptLoss?": "boolean",
     nowMs: "number",
   },
+  "raise-level": { level: "number" },
   "set-voters": { voters: "numbers" },
   "drop-unclean": { pool: "number", pgs: "numbers", node: "number" },
   "unsettle": { pool: "number", pgs: "numbers" },
@@ -178,8 +181,8 @@ export function encodeProposal(proposal: Proposal): Result<Uint8Array<ArrayBuffe
  * Decodes a proposal.
  *
  * @param bytes anything; not kept
- * @returns the proposal, or an error: `corrupt` for bytes that are none, `limit` for a newer version or
- * an unknown kind
+ * @returns the proposal, or an error: `corrupt` for bytes that are none, `limit` for a newer version, an
+ * unknown kind or an unknown field
  */
 export function decodeProposal(bytes: Uint8Array): Result<Proposal> {
   if (bytes.length > PROPOSAL_BYTES_MAX) return corrupt(`it has ${bytes.length} bytes`);
@@ -209,7 +212,7 @@ export function decodeProposal(bytes: Uint8Array): Result<Proposal> {
  *
  * @param kind anything
  * @param fields anything; what is taken from it is not copied
- * @returns the command, or an error: `corrupt`, or `limit` for an unknown kind
+ * @returns the command, or an error: `corrupt`, or `limit` for an unknown kind or field
  */
 export function readCommand(kind: unknown, fields: unknown): Result<MapCommand> {
   if (typeof kind !== "string" || kind.length > TEXT_LENGTH_MAX) return corrupt("it has no kind");
@@ -229,7 +232,7 @@ export function readCommand(kind: unknown, fields: unknown): Result<MapCommand> 
     command[name] = fields[name];
     left--;
   }
-  if (left > 0) return corrupt(`${kind} has unknown fields`);
+  if (left > 0) return tooNew(`a field of ${kind}`);
   // Every field that the kind has was checked against the table, which the compiler cannot follow.
   return success(command as unknown as MapCommand);
 }

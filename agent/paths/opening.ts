@@ -38,7 +38,7 @@ import { countOf, type SetEvents, type SetPath, StoreSet } from "./store_set.ts"
 const ID_BYTES = 16;
 
 /** What is wrong with how an agent was started, not with a disk. */
-const FINAL: readonly StoreErrorCode[] = ["OTHER_HOST", "NEWER_FORMAT", "INVALID"];
+const FINAL: readonly StoreErrorCode[] = ["OTHER_HOST", "NEWER_FORMAT", "INVALID", "LEVEL"];
 
 /** A path that the agent was given. */
 export interface PathCandidate {
@@ -85,6 +85,8 @@ export interface OpenPathsOptions {
   readonly differenceMin?: number;
   /** As `mayHaveLost` of `OpenOptions` in `store/open.ts`, of any of the stores. */
   readonly mayHaveLost?: () => void;
+  /** As `admit` of `OpenOptions`, asked of each of the stores. */
+  readonly admit?: (meta: (key: string) => Uint8Array | undefined) => string | null;
   readonly log: Log;
   readonly events: SetEvents;
 }
@@ -146,12 +148,13 @@ class Opener {
   }
 
   #open(store: Store, done: Done): void {
-    const { hostId, adopt, acceptDamage, capacityBytes, mayHaveLost } = this.#options;
+    const { hostId, adopt, acceptDamage, capacityBytes, mayHaveLost, admit } = this.#options;
     store.open({
       hostId,
       adopt,
       acceptDamage,
       mayHaveLost,
+      admit,
       ...(capacityBytes === undefined ? {} : { capacityBytes }),
     }, done);
   }

@@ -11,6 +11,8 @@ export type StoreErrorCode =
   | "NOT_A_STORE"
   /** Made by a newer version. */
   | "NEWER_FORMAT"
+  /** Whoever opens it does not speak what its cluster speaks. */
+  | "LEVEL"
   /** Belongs to another host. */
   | "OTHER_HOST"
   /** What had been made durable cannot be read back. */

@@ -11,6 +11,7 @@
  *    become unknown. Blocks that may have been torn: see below. What cannot be read, however often
  *    it is tried, ends the log like what was torn; but it may have been acknowledged by a process that
  *    was killed, so the caller is told ({@linkcode OpenOptions.mayHaveLost}).
+ *    Whoever opens the store may look at META and refuse it (`admit`): until here nothing was written.
  * 4. Sync: what was read may so far be in the page cache only, left by a process that was killed.
  *    Everything that follows relies on it, so it must be durable before anything is overwritten.
  * 5. Unless the store was closed cleanly, a checkpoint of the result, so that the torn tail that
@@ -96,6 +97,11 @@ export interface OpenOptions {
    * was acknowledged, and says so to others; this one must not.
    */
   readonly mayHaveLost?: () => void;
+  /**
+   * Asked when the values of META are known and nothing has been written yet: why this store must not be opened,
+   * or null.
+   */
+  readonly admit?: (meta: (key: string) => Uint8Array | undefined) => string | null;
 }
 
 /** What the store makes once the geometry is known. */
@@ -181,6 +187,9 @@ export function* openStore(
     if (!(older instanceof StoreError)) found = older;
   }
   if (found instanceof StoreError) return found;
+  const { meta } = found.rebuilt;
+  const unfit = options.admit?.((key) => meta.get(key)) ?? null;
+  if (unfit !== null) return new StoreError("LEVEL", unfit);
   if (found.mayHaveLost) options.mayHaveLost?.();
   return yield* takeOver(io, machine, newest, found, options, parts);
 }

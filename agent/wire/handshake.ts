@@ -41,6 +41,7 @@
  */
 import { Buffer } from "node:buffer";
 import { concatenated, getU32, setU32, toHex } from "../base/bytes.ts";
+import { LEVEL_MAX, LEVEL_MIN } from "../base/levels.ts";
 import {
   createHash,
   createHmac,
@@ -56,8 +57,8 @@ import { KEY_BYTES, nodeCipherSuite, NONCE_BYTES, TAG_BYTES } from "./cipher.ts"
 
 /** Bytes of the cluster's secret. */
 export const SECRET_BYTES = 32;
-/** Oldest and newest protocol that this version speaks. */
-export const PROTOCOL_MIN = 1, PROTOCOL_MAX = 1;
+/** Oldest and newest protocol that this version speaks: its levels (`base/levels.ts`). */
+export const PROTOCOL_MIN = LEVEL_MIN, PROTOCOL_MAX = LEVEL_MAX;
 /** Connections that may be in their handshake at once; the oldest makes room for one more. */
 export const HANDSHAKES_MAX = 32;
 /** Milliseconds that connecting and the handshake together may take. */

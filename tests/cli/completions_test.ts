@@ -81,7 +81,7 @@ Deno.test("bash completes commands, options, choices and names of disks and node
     ["kelpie node weight host-1 ", []],
     ["kelpie node remove --force host-2", ["host-2"]],
     ["kelpie cluster settings out", ["out-after"]],
-    ["kelpie cluster ", ["recover", "secret", "settings"]],
+    ["kelpie cluster ", ["recover", "secret", "settings", "upgrade"]],
     ["kelpie disk rename ", ["data", "db-main", "web"]],
     ["kelpie disk rename d", ["data", "db-main"]],
     ["kelpie disk rename web ", []],

@@ -303,6 +303,8 @@ export class Host {
   readonly morePaths: readonly string[];
   /** The agent, running or not; null before its first start. */
   agent: AgentProcess | null = null;
+  /** The program that is installed: what its agent is at its next start; undefined: this source. */
+  program: string | undefined;
   /** What all agents of this host have logged. */
   readonly logs: AgentProcess[] = [];
   readonly #holder: Holder | null;
@@ -348,12 +350,17 @@ export class Host {
     return agent;
   }
 
-  /** Starts its agent and does not wait. */
-  async launch(): Promise<AgentProcess> {
+  /**
+   * Starts its agent and does not wait.
+   *
+   * @param dataDir another one than the host's, which is a host without data
+   */
+  async launch(dataDir = this.dataDir): Promise<AgentProcess> {
     await Deno.mkdir(this.runDir.slice(0, -4), { recursive: true });
     const agent = await AgentProcess.launch({
       runDir: this.runDir,
-      dataDir: this.dataDir,
+      dataDir,
+      program: this.program,
       capacity: this.#capacity,
       arguments: [
         ...["--listen", this.address, "--name", this.name, "--secret-file", this.#secretFile],
@@ -403,6 +410,22 @@ export class Host {
   async kill(): Promise<void> {
     await this.agent?.kill();
     this.agent = null;
+  }
+
+  /**
+   * Looks after its agent as a service manager does, until it is ended by `kill` or `stop`: what ends by itself is started anew, as
+   * the program that is installed by then.
+   *
+   * @returns rejects when an agent ends with an error
+   */
+  async supervise(): Promise<void> {
+    while (this.agent !== null) {
+      const { agent } = this;
+      const { code } = await agent.exited;
+      if (this.agent !== agent) return;
+      if (code !== 0) throw new Error(`${this.name} ended with ${code}:\n${agent.log}`);
+      await this.start();
+    }
   }
 
   /** SIGTERM; resolves when it is gone, rejects when it ended with an error. */

@@ -1,10 +1,19 @@
 import { assertEquals } from "@std/assert/mod.js";
+import { Packr } from "msgpackr";
 import { Prng } from "../../agent/base/prng.ts";
+import { ENTRY_DATA, type EntryKind } from "../../agent/consensus/log.ts";
 import { Raft } from "../../agent/consensus/raft.ts";
 import { load, type StorageWrite, writeInitial } from "../../agent/consensus/storage.ts";
 import { Control, type ControlHost } from "../../agent/control/control.ts";
+import {
+  decodeLevel,
+  encodeLevel,
+  LEVEL_KEY,
+  storeLevelError,
+} from "../../agent/control/level_record.ts";
+import { ControlKind, encodeControl } from "../../agent/control/messages.ts";
 import { unwrap } from "../../agent/map/errors.ts";
-import { foundCluster, type MapCommand } from "../../agent/map/map.ts";
+import { foundCluster, type MapCommand, type NodeFacts } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
 import { addNode } from "../map/cluster.ts";
 import { silent } from "../replication/harness.ts";
@@ -37,6 +46,7 @@ class Run {
   /** Names of the commands that the map took, with its epoch. */
   readonly applied: string[] = [];
   readonly results: string[] = [];
+  readonly warnings: string[] = [];
   readonly starts: number[] = [];
   servesUntilMs = -Infinity;
   /** What is to be made durable is, and its maker hears of it. */
@@ -45,9 +55,20 @@ class Run {
   /** The calendar goes on from run to run. */
   readonly #beganMs = 1e12 + runs++ * 1e6;
 
-  constructor(readonly meta: Meta) {
+  /** Times that it was to start anew. */
+  restarts = 0;
+  /** Why it had to end. */
+  unfit: string | null = null;
+  /** Levels as they were made durable, and the maps that were durable by then. */
+  readonly levels: string[] = [];
+
+  /** @param speaks another version of the program */
+  constructor(readonly meta: Meta, speaks: Partial<NodeFacts> = {}) {
     const host: ControlHost = {
-      log: silent,
+      log: {
+        ...silent,
+        warn: (message, fields) => this.warnings.push(`${message}: ${fields?.reason}`),
+      },
       random: new Prng(runs),
       wallMs: () => this.#beganMs + this.nowMs,
       sendControl() {},
@@ -55,6 +76,9 @@ class Run {
       persist: (writes, done) => {
         put(meta, writes);
         this.persists.push(done);
+        if (writes.some(({ key }) => key === LEVEL_KEY)) {
+          this.levels.push(new TextDecoder().decode(meta.get(LEVEL_KEY)));
+        }
       },
       mapChanged: (map, _effects, _isJump, proposal) => {
         if (proposal !== null) this.applied.push(`${map.epoch} ${proposal.command.kind}`);
@@ -63,16 +87,19 @@ class Run {
       renewed: (untilMs) => this.servesUntilMs = untilMs,
       joined() {},
       joinRefused() {},
+      restartWanted: () => this.restarts++,
+      unfit: (message) => this.unfit = message,
     };
     const { nowMs: _, ...facts } = addNode(1);
     this.control = new Control({
       host,
       node: 1,
-      facts: { ...facts, nowMs: 0 },
+      facts: { ...facts, ...speaks, nowMs: 0 },
       clean: false,
       raft: unwrap(load(meta, 1)),
       seeds: [],
       nowMs: 0,
+      level: decodeLevel(meta.get(LEVEL_KEY))!.level,
     });
   }
 
@@ -101,6 +128,8 @@ class Run {
     return this.control.map.disks.map(({ name }) => name).sort();
   }
 }
+
+const NEXT = { version: "2.0.0", protocol: 2 } as const;
 
 function createDisk(name: string): MapCommand {
   return { kind: "create-disk", name, sizeBytes: 2 ** 30, nowMs: 0, copies: 1 };
@@ -220,4 +249,182 @@ Deno.test("rubbish from peers is left out", () => {
   run.propose(createDisk("a"));
   run.pass();
   assertEquals([run.names, run.control.isLeader], [["a"], true]);
+});
+
+Deno.test("the level rises with the program, once, and is durable before it is used", () => {
+  const meta = founded();
+  const old = new Run(meta);
+  old.pass();
+  assertEquals([old.control.map.level, old.levels], [1, []], "nothing to remember");
+  old.control.stop();
+  const next = new Run(meta, NEXT);
+  next.pass();
+  assertEquals([next.control.map.level, next.unfit], [2, null]);
+  assertEquals(next.levels.map((level) => level.split(" ").with(2, "?").join(" ")), [
+    "1 2 ? 2.0.0",
+  ]);
+  assertEquals(next.applied.filter((each) => each.endsWith("raise-level")).length, 1);
+  next.control.stop();
+  const again = new Run(meta, NEXT);
+  again.pass();
+  assertEquals([again.control.map.level, again.levels], [2, []]);
+});
+
+Deno.test("a version that went back finds the level in the log and ends, whatever its store remembers", () => {
+  const meta = founded();
+  const next = new Run(meta, NEXT);
+  next.pass();
+  next.control.stop();
+  // As if it had crashed with the entry in its log, before it applied it.
+  meta.delete(LEVEL_KEY);
+  const old = new Run(meta);
+  old.pass();
+  assertEquals(
+    old.unfit?.startsWith(
+      "the cluster speaks level 2, and Kelpie 1.0.0 speaks only 1: it is too old",
+    ),
+    true,
+    `${old.unfit}`,
+  );
+  assertEquals([old.starts, old.control.map.level], [[], 1], "nothing of it was used");
+  assertEquals(meta.get(LEVEL_KEY), undefined);
+  // And what it did has not harmed whoever speaks it.
+  const again = new Run(meta, NEXT);
+  again.pass();
+  assertEquals([again.control.map.level, again.starts.length, again.unfit], [2, 1, null]);
+});
+
+Deno.test("a version that is too old or too new for the map it goes on with ends at its start", () => {
+  const meta = founded();
+  const next = new Run(meta, NEXT);
+  next.pass();
+  next.control.stop();
+  for (
+    const [speaks, what] of [
+      [{}, "speaks only 1: it is too old"],
+      [{ version: "4.0.0", protocolMin: 3, protocol: 4 }, "speaks 3 to 4: it is too new"],
+    ] as const
+  ) {
+    const run = new Run(new Map(meta), speaks);
+    run.pass();
+    assertEquals(run.unfit?.includes(what), true, `${run.unfit}`);
+    assertEquals(run.starts, []);
+  }
+});
+
+Deno.test("an entry of the log that this version does not know ends it: leaving it out would be another map", () => {
+  const packr = new Packr({ useRecords: false, variableMapSize: true, moreTypes: false });
+  for (
+    const unknown of [
+      [1, 1, 1, "set-colour", { colour: "red" }],
+      [1, 1, 1, "set-zone", { node: 1, zone: "a", colour: "red" }],
+      [2, 1, 1, "set-zone", { node: 1, zone: "a" }],
+    ]
+  ) {
+    const map = unwrap(foundCluster({ ...addNode(1), clusterId: "c".repeat(32) }));
+    const state = Raft.bootstrap(1, unwrap(encodeMap(map)));
+    const { index, term } = state.snapshot;
+    const entry = {
+      index: index + 1,
+      term,
+      kind: ENTRY_DATA as EntryKind,
+      data: new Uint8Array(packr.pack(unknown)),
+    };
+    const meta: Meta = new Map();
+    put(meta, writeInitial(1, { ...state, entries: [entry], commit: entry.index }));
+    const run = new Run(meta);
+    run.pass();
+    assertEquals(run.unfit?.includes("which this Kelpie does not know"), true, `${run.unfit}`);
+    assertEquals(run.starts, []);
+  }
+});
+
+Deno.test("what a store remembers of its level comes back as it was, and is this text, for ever", () => {
+  const record = { level: 3, sinceMs: 1_700_000_000_000, version: "2.0.0-rc.1" };
+  const bytes = encodeLevel(record);
+  assertEquals(new TextDecoder().decode(bytes), "1 3 1700000000000 2.0.0-rc.1");
+  assertEquals(decodeLevel(bytes), record);
+  assertEquals(decodeLevel(undefined)?.level, 1);
+  for (const text of ["", "2 3 0 x", "1 0 0 x", "1 3 0 ", "1 3 0 x y", "1 3 -1 x", "1 x 0 x"]) {
+    assertEquals(decodeLevel(new TextEncoder().encode(text)), null, text);
+  }
+});
+
+Deno.test("a store is opened by what speaks its level, and refused with what to do otherwise", () => {
+  const value = encodeLevel({ level: 3, sinceMs: 5, version: "3.0.0" });
+  assertEquals(storeLevelError(value, { version: "3.0.0", protocolMin: 2, protocol: 3 }), null);
+  assertEquals(storeLevelError(undefined, { version: "1.0.0", protocol: 1 }), null);
+  const old = storeLevelError(value, { version: "2.0.0", protocolMin: 1, protocol: 2 });
+  assertEquals(old?.code, "limit");
+  assertEquals(
+    old?.message,
+    "the cluster speaks level 3, and Kelpie 2.0.0 speaks 1 to 2: it is too old",
+  );
+  assertEquals(old?.hint, "install version 3.0.0, or a newer one; nothing was changed");
+  const newer = storeLevelError(value, { version: "5.0.0", protocolMin: 4, protocol: 5 });
+  assertEquals(newer?.message.endsWith("it is too new"), true);
+  const strange = storeLevelError(Uint8Array.of(50), { version: "1.0.0", protocol: 1 });
+  assertEquals(strange?.code, "limit");
+});
+
+Deno.test("a node is to start anew when it is asked about this very run, by a node of the map", () => {
+  const run = new Run(founded());
+  run.pass();
+  const [incarnation] = run.starts;
+  const from = (node: number) => ({
+    uuid: "f".repeat(32),
+    node,
+    incarnation: 1,
+    clusterId: "c".repeat(32),
+    address: "192.0.2.9:7460",
+  });
+  const ask = (by: number, node: number, of: number) =>
+    run.control.received(
+      from(by),
+      encodeControl({ kind: ControlKind.Restart, node, incarnation: of }),
+    );
+  ask(1, 1, incarnation - 1);
+  ask(1, 2, incarnation);
+  ask(7, 1, incarnation);
+  ask(1, 1, 0);
+  assertEquals(run.restarts, 0);
+  ask(1, 1, incarnation);
+  assertEquals(run.restarts, 1);
+  run.control.askRestart(1);
+  run.control.askRestart(9);
+  assertEquals(run.restarts, 1, "never from inside the call");
+  run.pass(100);
+  assertEquals(run.restarts, 2);
+});
+
+Deno.test("what a newer version sends is passed over, and said once", () => {
+  const packr = new Packr({ useRecords: false, variableMapSize: true, moreTypes: false });
+  const run = new Run(founded());
+  run.pass();
+  const before = run.control.map;
+  const peer = {
+    uuid: "f".repeat(32),
+    node: 2,
+    incarnation: 1,
+    clusterId: "c".repeat(32),
+    address: "192.0.2.9:7460",
+  };
+  const newer: [string, Uint8Array][] = [
+    ["a control message that cannot be right, or is newer", packr.pack([99, { what: 1 }])],
+    [
+      "a message of consensus has version 9, and this Kelpie reads 1",
+      packr.pack([ControlKind.Raft, packr.pack([9, 1, 2, 1, 1])]),
+    ],
+    [
+      'a change of the map has the kind "set-colour", which this Kelpie does not know',
+      packr.pack([ControlKind.Propose, [packr.pack([1, 2, 1, "set-colour", {}])]]),
+    ],
+  ];
+  for (const [reason, bytes] of newer.map(([text, each]) => [text, each.slice()] as const)) {
+    run.warnings.length = 0;
+    for (let i = 0; i < 3; i++) run.control.received(peer, bytes);
+    run.pass(100);
+    assertEquals(run.warnings, [`something that came from a node is not taken: ${reason}`]);
+  }
+  assertEquals([run.control.map, run.unfit, run.control.isLeader], [before, null, true]);
 });

@@ -53,6 +53,10 @@ export class Fixture {
         renewed() {},
         joined() {},
         joinRefused() {},
+        restartWanted() {},
+        unfit(message) {
+          throw new Error(message);
+        },
       },
       node: 1,
       facts: {

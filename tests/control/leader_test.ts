@@ -113,6 +113,8 @@ function short(command: MapCommand): string {
       return `join ${command.node} to ${command.pgs}`;
     case "drop-member":
       return `drop ${command.node} for ${command.by}`;
+    case "raise-level":
+      return `level ${command.level}`;
     default:
       return command.kind;
   }
@@ -483,4 +485,14 @@ Deno.test("who leads says once that a voter has lost its log, and again when it 
     return at.duties.look({ ...situation, raft: { ...situation.raft, members } }).notes.length;
   };
   assertEquals([false, true, true, false, true].map(look), [0, 1, 0, 0, 1]);
+});
+
+Deno.test("the level rises when the last node speaks the next one, also one that is down", () => {
+  const fixture = new Fixture(3);
+  for (const id of [1, 2]) fixture.node(id, { protocol: 2 });
+  assertEquals(fixture.look(), []);
+  fixture.node(3, { protocol: 2, state: "down", changedMs: fixture.wallMs });
+  assertEquals(fixture.look(), ["level 2"]);
+  fixture.map = { ...fixture.map, level: 2 };
+  assertEquals(fixture.look(), []);
 });

@@ -44,6 +44,7 @@ const REPORT: NodeReport = {
       isFull: false,
     },
   ],
+  isProgramNew: null,
 };
 
 /** One message of each kind. */
@@ -60,7 +61,8 @@ const MESSAGES: readonly ControlMessage[] = [
       capacityBytes: 1e12,
       witness: true,
       version: "1.0.0",
-      protocol: 1,
+      protocolMin: 2,
+      protocol: 3,
       bootId: "boot",
       nowMs: 1e12,
     },
@@ -73,6 +75,12 @@ const MESSAGES: readonly ControlMessage[] = [
   { kind: ControlKind.Ask, id: 1 },
   { kind: ControlKind.Reports, id: 1, reports: [[1, REPORT], [2, EMPTY_REPORT]] },
   { kind: ControlKind.Lead, node: 3, address: "192.0.2.3:7460" },
+  { kind: ControlKind.Restart, node: 3, incarnation: 7 },
+  {
+    kind: ControlKind.Reports,
+    id: 2,
+    reports: [[1, { ...REPORT, isProgramNew: true }], [2, { ...REPORT, isProgramNew: false }]],
+  },
 ];
 
 for (const each of MESSAGES) {
@@ -90,6 +98,7 @@ Deno.test("control messages are these bytes, for ever", () => {
     "94080102cd012c",
   );
   assertEquals(hex({ kind: ControlKind.Lead, node: 3, address: "a:1" }), "930b03a3613a31");
+  assertEquals(hex({ kind: ControlKind.Restart, node: 3, incarnation: 7 }), "930c0307");
   assertEquals(
     hex({ kind: ControlKind.Renew, node: 1, incarnation: 1, id: 1, report: EMPTY_REPORT }),
     "95060101019d90900000c2000000a090000000",

@@ -196,6 +196,15 @@ export class FakeBackend implements ControlBackend {
     await this.propose({ kind: "remove-node", node: id, ...options, nowMs: 1000 });
   }
 
+  /** Ids of nodes that were asked to start anew. */
+  readonly restarts: number[] = [];
+  /** Runs when a node was asked to. */
+  onRestart: (id: number) => void = () => {};
+  restartNode(id: number): void {
+    this.restarts.push(id);
+    this.onRestart(id);
+  }
+
   setLogLevel(level: string): void {
     this.logLevel = level;
   }

@@ -417,3 +417,12 @@ Deno.test("no cluster is healthy while a PG lacks, moves or waits, a node is gon
   }
   assertEquals(healthy > 20, true);
 });
+
+Deno.test("nodes of different versions are worth a note, one version is not", () => {
+  const map = clusterWithDisk(3, 2);
+  assertEquals(findNotes(map), []);
+  const nodes = map.nodes.map((node) => node.id === 2 ? { ...node, version: "2.0.0" } : node);
+  const [note, ...others] = findNotes({ ...map, nodes });
+  assertEquals(others, []);
+  assertEquals(note.startsWith("nodes run different versions (1.0.0, 2.0.0): "), true, note);
+});

@@ -13,7 +13,7 @@ import type {
 } from "../../agent/http/documents.ts";
 import { BODY_BYTES_MAX, CHECKS_MAX, createHandler, STATUS_OF } from "../../agent/http/server.ts";
 import { CONTROL_ERROR_CODES, type ControlError, ControlFailure } from "../../agent/map/errors.ts";
-import { clusterWithDisk } from "../map/cluster.ts";
+import { clusterOf, clusterWithDisk } from "../map/cluster.ts";
 import { FakeBackend, FakeLog, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
 
 const GIB = 1024 ** 3;
@@ -364,6 +364,20 @@ Deno.test("a node is found by its name before it is found by its number", async 
   backend.clusterMap = { ...map, nodes: map.nodes.with(1, { ...map.nodes[1], name: "3" }) };
   assertEquals((await ask<NodeDocument>(200, "GET", "/v1/nodes/3")).id, 2);
   assertEquals((await ask<NodeDocument>(200, "GET", "/v1/nodes/1")).id, 1);
+});
+
+Deno.test("a node is asked to start anew by name or id, unless it is down or unknown", async () => {
+  const harness = new Harness();
+  const { backend } = harness;
+  backend.clusterMap = clusterOf(3);
+  await harness.ask(204, "POST", "/v1/nodes/host-2/restart");
+  await harness.ask(204, "POST", "/v1/nodes/1/restart");
+  assertEquals(backend.restarts, [2, 1]);
+  await backend.propose({ kind: "node-down", node: 3, incarnation: 1, nowMs: 9 });
+  const down = await harness.refused(503, "POST", "/v1/nodes/host-3/restart");
+  assertEquals([down.code, down.message], ["unavailable", "node host-3 is down"]);
+  await harness.refused(404, "POST", "/v1/nodes/host-9/restart");
+  assertEquals(backend.restarts, [2, 1]);
 });
 
 Deno.test("a plan is made and nothing is changed", async () => {

@@ -43,6 +43,17 @@ const COMMANDS_V1: MapCommand[] = [
   { kind: "delete-disk", name: "x" },
 ];
 
+/** The map that the golden file of version 3 holds: that of version 2, once all nodes speak level 2. */
+function mapV3(): ClusterMap {
+  const map = mapV2();
+  return runAll(
+    map,
+    ...map.nodes.map(({ id }) => nodeUp(id, { protocolMin: 1, protocol: 2 + id % 3 })),
+    { kind: "raise-level", level: 2 },
+    nodeUp(3, { protocolMin: 2, protocol: 3 }),
+  );
+}
+
 /** The map that the golden file of version 2 holds: something of everything. */
 function mapV2(): ClusterMap {
   let map = runAll(
@@ -85,9 +96,18 @@ function pack(value: unknown): Uint8Array {
   return new Uint8Array(packr.pack(value));
 }
 
-Deno.test("the golden file of version 2 reads as it did, and is what is written", () => {
-  assertEquals(MAP_VERSION, 2, "a new version needs a golden file and a line here");
+Deno.test("the golden file of version 3 reads as it did, and is what is written", () => {
+  assertEquals(MAP_VERSION, 3, "a new version needs a golden file and a line here");
+  const map = mapV3();
+  assertEquals(map.level, 2);
+  assertEquals(checkMap(map), null);
+  assertEquals(unwrap(decodeMap(golden(3))), map);
+  assertEquals(unwrap(encodeMap(map)), golden(3));
+});
+
+Deno.test("the golden file of version 2 reads as a map of level 1, and is what is written of one", () => {
   const map = mapV2();
+  assertEquals([map.level, ...map.nodes.map(({ protocolMin }) => protocolMin)], [1, 1, 1, 1, 1, 1]);
   assertEquals(checkMap(map), null);
   assertEquals(unwrap(decodeMap(golden(2))), map);
   assertEquals(unwrap(encodeMap(map)), golden(2));
@@ -190,7 +210,7 @@ Deno.test("bytes that were encoded are not overwritten by the next map", () => {
 });
 
 Deno.test("what is cut short or longer is refused", () => {
-  for (const bytes of [golden(1), golden(2)]) {
+  for (const bytes of [golden(1), golden(2), golden(3)]) {
     for (let length = 0; length < bytes.length; length++) {
       const result = decodeMap(bytes.subarray(0, length));
       assertEquals(result.ok ? "" : result.error.code, "corrupt", `${length} bytes`);
@@ -202,7 +222,7 @@ Deno.test("what is cut short or longer is refused", () => {
 });
 
 Deno.test("damage gives an error or a map that keeps every invariant, and never throws", () => {
-  for (const bytes of [golden(1), golden(2)]) {
+  for (const bytes of [golden(1), golden(2), golden(3)]) {
     const random = new Prng(bytes.length);
     const check = (damaged: Uint8Array, what: string) => {
       const result = decodeMap(damaged);
@@ -285,8 +305,14 @@ Deno.test("fields of the wrong kind, number or place are refused", () => {
   }
 });
 
-Deno.test("fields of version 2 of the wrong kind, number or place are refused", () => {
-  const [magic, version, body] = packr.unpack(golden(2)) as [string, number, unknown[]];
+Deno.test("fields of version 2 of the wrong kind, number or place are refused", () =>
+  checkFields(2));
+
+Deno.test("fields of version 3 of the wrong kind, number or place are refused", () =>
+  checkFields(3));
+
+function checkFields(goldenVersion: number): void {
+  const [magic, version, body] = packr.unpack(golden(goldenVersion)) as [string, number, unknown[]];
   const check = (what: string, changed: unknown) => {
     const result = decodeMap(pack([magic, version, changed]));
     assertEquals(result.ok ? "" : result.error.code, "corrupt", what);
@@ -313,10 +339,10 @@ Deno.test("fields of version 2 of the wrong kind, number or place are refused", 
       }
     }
   }
-});
+}
 
 Deno.test("a newer version is told from damage", () => {
-  const result = decodeMap(pack(["kelpie.map", 3, ["whatever"]]));
+  const result = decodeMap(pack(["kelpie.map", MAP_VERSION + 1, ["whatever"]]));
   assertEquals(result.ok ? "" : result.error.code, "limit");
 });
 

@@ -16,6 +16,7 @@
 import { Buffer } from "node:buffer";
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../../agent/base/limits.ts";
 import { Prng } from "../../agent/base/prng.ts";
+import { decodeLevel, LEVEL_KEY } from "../../agent/control/level_record.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import {
   checkMap,
@@ -29,7 +30,14 @@ import { Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { DiskOracle, Guest } from "./guest.ts";
 import { Network, NO_FAULTS } from "./network.ts";
-import { NO_DISK_ERRORS, type NodeWatcher, type Process, SimNode } from "./node.ts";
+import {
+  type Build,
+  NO_DISK_ERRORS,
+  type NodeWatcher,
+  type Process,
+  SimNode,
+  THIS_BUILD,
+} from "./node.ts";
 import { headOfTail } from "./tail.ts";
 import { World } from "./world.ts";
 
@@ -44,6 +52,8 @@ export interface SimulationOptions {
   readonly isVerbose?: boolean;
   /** Guests move while they run, as by live migration, where otherwise they close a disk and another opens it later. */
   readonly areMoving?: boolean;
+  /** The next version, to which hosts go over as they start, some of them back again, all of them in the end. */
+  readonly upgrade?: Build;
   /** Called for each process that starts, to break something on purpose; see `canary_test.ts`. */
   readonly sabotage?: (run: Process, simulation: Simulation) => void;
 }
@@ -130,6 +140,12 @@ export class Simulation implements NodeWatcher {
   repaired = 0;
   /** Decides about data paths, and nothing else: seeds without them are what they were before there were any. */
   readonly #pathRandom: Prng;
+  /** Starts that were refused for being too old. */
+  refused = 0;
+  /** Times that a host was started as another version than before. */
+  changes = 0;
+  /** Chance of its own: whoever upgrades nothing has the same run as before there were versions. */
+  readonly #versions: Prng;
   readonly #log: LogLine[] = [];
   readonly #isVerbose: boolean;
   readonly #faultsMs: number;
@@ -154,6 +170,7 @@ export class Simulation implements NodeWatcher {
 
   constructor(readonly options: SimulationOptions) {
     this.world = new World(options.seed);
+    this.#versions = new Prng(options.seed ^ 0x5eed);
     this.network = new Network(this.world);
     this.#isVerbose = options.isVerbose ?? false;
     this.#faultsMs = options.faultsMs ?? 30_000;
@@ -223,6 +240,7 @@ export class Simulation implements NodeWatcher {
   mapChanged(node: SimNode, map: ClusterMap): void {
     if (map.epoch % MAP_CHECK_EVERY === 0) this.#compareMaps(node, map);
     if (this.map !== null && map.epoch <= this.map.epoch) return;
+    if (this.options.upgrade !== undefined) this.#checkLevel(map, this.options.upgrade);
     const { map: old } = this;
     this.map = map;
     for (const { uuid } of map.nodes) this.#known.add(uuid);
@@ -245,6 +263,23 @@ export class Simulation implements NodeWatcher {
           (chunk) => lost.has(pgOf(disk.family, chunk, pool.pgs.length)),
         );
       }
+    }
+  }
+
+  /** The level never falls, is what all can speak, and what is new has waited for it. */
+  #checkLevel(map: ClusterMap, upgrade: Build): void {
+    const { level } = map;
+    if (level < (this.map?.level ?? 1)) throw new Error(`the level fell to ${level}`);
+    if (upgrade.isUsed(map) && level < upgrade.protocol) {
+      throw new Error(`what is new in level ${upgrade.protocol} is in a map of level ${level}`);
+    }
+    for (const { uuid, name, protocol } of map.nodes) {
+      if (protocol < level) throw new Error(`${name} does not speak level ${level}`);
+      const node = this.nodes.find((each) => each.uuid === uuid);
+      if (node === undefined || node.incarnation === 0 || node.build.protocol >= level) continue;
+      // Its next start is in the log behind this: it finds out there.
+      if (node.incarnation > map.nodes.find((each) => each.uuid === uuid)!.incarnation) continue;
+      throw new Error(`${name} serves at level ${level}, and speaks ${node.build.protocol}`);
     }
   }
 
@@ -294,7 +329,8 @@ export class Simulation implements NodeWatcher {
   /** {@inheritDoc NodeWatcher.failed} */
   failed(node: SimNode, reason: string): void {
     this.note(node, `its process ends: ${reason}`);
-    this.failedStores++;
+    if (this.options.upgrade !== undefined && reason.includes("it is too old")) this.refused++;
+    else this.failedStores++;
     const { process } = node;
     this.world.after(this.world.random.fraction() * 50, () => {
       if (node.process !== process || process === null) return;
@@ -312,8 +348,26 @@ export class Simulation implements NodeWatcher {
   }
 
   /** {@inheritDoc NodeWatcher.assembled} */
-  assembled(_node: SimNode, process: Process): void {
+  assembled(node: SimNode, process: Process): void {
+    if (this.options.upgrade !== undefined) this.#watchLevel(node, process);
     this.options.sabotage?.(process, this);
+  }
+
+  /** What only a level's versions can read is not given to a store that does not remember the level. */
+  #watchLevel(node: SimNode, { store }: Process): void {
+    let level = decodeLevel(store.getMeta(LEVEL_KEY) ?? undefined)!.level;
+    const set = store.setMetaBatch.bind(store);
+    store.setMetaBatch = (writes, done) => {
+      for (const { key, value } of writes) {
+        if (value === null) continue;
+        if (key === LEVEL_KEY) level = decodeLevel(value)!.level;
+        const at = Buffer.from(value).indexOf("kelpie.map");
+        // Versions 1 and 2 are those of level 1.
+        if (at < 0 || value[at + 10] <= 2 || level > 1) continue;
+        throw new Error(`node ${node.id} keeps a map of a level that its store does not know of`);
+      }
+      set(writes, done);
+    };
   }
 
   // -------------------------------------------------------------------------------------- helpers
@@ -396,7 +450,7 @@ export class Simulation implements NodeWatcher {
     // Some disks are older than the cluster.
     for (let i = 0; i < disks; i++) if (random.chance(0.3)) make(i);
     for (let i = 1; i < this.#nodeCount; i++) {
-      this.#addNode().start(this.#seeds().slice(0, 1));
+      this.#start(this.#addNode(), this.#seeds().slice(0, 1));
       if (random.chance(0.5)) this.world.run(this.world.nowMs + random.below(2000));
     }
     this.until("all nodes belong", () => this.nodes.every((node) => node.incarnation > 0));
@@ -671,7 +725,23 @@ export class Simulation implements NodeWatcher {
   #restart(node: SimNode): void {
     if (node.process !== null || !this.nodes.includes(node)) return;
     this.note(node, "starts");
-    node.start(this.#seeds());
+    this.#start(node, this.#seeds());
+  }
+
+  /** Starts a host, as another version perhaps. */
+  #start(node: SimNode, seeds: readonly string[]): void {
+    const { upgrade } = this.options;
+    if (upgrade !== undefined) {
+      const before = node.build;
+      // Back is possible as long as the level has not risen; that it may rise meanwhile is what it finds out.
+      const isBound = this.#isHealing || this.map?.level === upgrade.protocol;
+      node.build = isBound || this.#versions.chance(0.6) ? upgrade : THIS_BUILD;
+      if (node.build !== before) {
+        this.changes++;
+        this.note(node, `runs version ${node.build.version} from here on`);
+      }
+    }
+    node.start(seeds);
     if (node.missing.size > 0) this.missingPaths++;
   }
 
@@ -868,7 +938,7 @@ export class Simulation implements NodeWatcher {
     const seeds = this.#seeds();
     const node = this.#addNode();
     this.note(node, "is new");
-    node.start(seeds);
+    this.#start(node, seeds);
     return node;
   }
 
@@ -924,6 +994,25 @@ export class Simulation implements NodeWatcher {
       this.propose({ kind: "set-availability", node: entry.id, availability: "in" });
     }
     this.until("every group is whole", () => this.isWhole(), QUIET_MS_MAX);
+    if (this.options.upgrade !== undefined) this.#upgradeRest(this.options.upgrade);
+  }
+
+  /** What still runs the old version starts as the new one, one after the other, and then it is all switched on. */
+  #upgradeRest(upgrade: Build): void {
+    for (const node of [...this.nodes]) {
+      if (node.build === upgrade || !this.nodes.includes(node)) continue;
+      if (this.map!.level >= upgrade.protocol) throw new Error(`the level rose without ${node.id}`);
+      this.#stop(node);
+      this.until("an old one has stopped", () => node.process === null, QUIET_MS_MAX);
+      this.#restart(node);
+      this.until("every group is whole again", () => this.isWhole(), QUIET_MS_MAX);
+    }
+    const isOn = ({ process }: SimNode) => {
+      const map = process?.map ?? null;
+      return map !== null && map.level === upgrade.protocol && upgrade.isUsed(map);
+    };
+    this.until("what is new is used", () => this.nodes.every(isOn));
+    this.until("every group is whole at last", () => this.isWhole(), QUIET_MS_MAX);
   }
 
   /** Every node is up, every group has its replicas where they belong, in sync, and every node has the newest map. */

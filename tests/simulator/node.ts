@@ -9,6 +9,7 @@ import { Raft } from "../../agent/consensus/raft.ts";
 import { load, writeInitial } from "../../agent/consensus/storage.ts";
 import { Control, type ControlHost } from "../../agent/control/control.ts";
 import { Leases } from "../../agent/control/leases.ts";
+import { decodeLevel, LEVEL_KEY, storeLevelError } from "../../agent/control/level_record.ts";
 import { EMPTY_REPORT } from "../../agent/control/messages.ts";
 import { type ClusterMap, foundCluster, type NodeFacts } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
@@ -57,6 +58,19 @@ export interface NodeWatcher {
   /** A process is put together, and nothing has happened yet: the place to break something on purpose. */
   assembled(node: SimNode, run: Process): void;
 }
+
+/** A version of the code that a host runs. */
+export interface Build {
+  readonly Control: typeof Control;
+  readonly version: string;
+  /** Newest level that it speaks; the oldest is 1. */
+  readonly protocol: number;
+  /** Whether a map has something that only this version knows. */
+  readonly isUsed: (map: ClusterMap) => boolean;
+}
+
+/** The code as it is. */
+export const THIS_BUILD: Build = { Control, version: "1.0.0", protocol: 1, isUsed: () => false };
 
 /** Disk requests that fail, as probabilities. */
 export interface DiskErrors {
@@ -110,6 +124,8 @@ export class SimNode implements Station {
   process: Process | null = null;
   run = 0;
   bootId = "boot-0";
+  /** What it runs from its next start on. */
+  build = THIS_BUILD;
   incarnation = 0;
   node = 0;
   /** Factor of its clock. */
@@ -218,8 +234,9 @@ export class SimNode implements Station {
       this.watcher.note(this, "may have lost what it had acknowledged: its disk cannot be read");
       this.bootId = `boot-${this.world.random.u32()}`;
     };
-    if (this.#isFormatted) single.open({ hostId: HOST, mayHaveLost }, opened);
-    else {
+    if (this.#isFormatted) {
+      single.open({ hostId: HOST, mayHaveLost, admit: (meta) => this.#refusalOf(meta) }, opened);
+    } else {
       single.format({
         nodeId: new Uint8Array(16).fill(this.id),
         clusterId: new Uint8Array(16).fill(2),
@@ -275,6 +292,12 @@ export class SimNode implements Station {
     };
   }
 
+  /** Why the version that runs here must not open a store that remembers this; null: it may. */
+  #refusalOf(meta: (key: string) => Uint8Array | undefined): string | null {
+    const { version, protocol } = this.build;
+    return storeLevelError(meta(LEVEL_KEY), { version, protocol })?.message ?? null;
+  }
+
   /** The same with several data paths, some of which may be missing. */
   #startPaths(process: Process, arena: Arena, random: Prng, seeds: readonly string[]): void {
     const isLeft = (path: number) => !this.missing.has(path) && !this.broken.has(path);
@@ -321,6 +344,7 @@ export class SimNode implements Station {
       leastCount: () => this.#leastCount,
       segmentBytes: SEGMENT_BYTES,
       memory: { window: this.window, arena },
+      admit: (meta) => this.#refusalOf(meta),
       mayHaveLost: () => {
         this.watcher.note(this, "may have lost what it had acknowledged: a disk cannot be read");
         this.bootId = `boot-${this.#pathRandom!.u32()}`;
@@ -401,8 +425,8 @@ export class SimNode implements Station {
       zone: this.zone,
       capacityBytes: DISK_BYTES * this.workingPaths,
       witness: this.isWitness,
-      version: "1.0.0",
-      protocol: 1,
+      version: this.build.version,
+      protocol: this.build.protocol,
       bootId: this.bootId,
       nowMs: this.#wallMs(),
     };
@@ -552,6 +576,8 @@ export class SimNode implements Station {
         this.turn();
       },
       joinRefused: (message) => this.watcher.note(this, `refused: ${message}`),
+      restartWanted: () => {},
+      unfit: (message) => this.#failed(process, message),
     };
     process.leases = new Leases({
       wantLease: (disk) => process.control!.wantLease(disk),
@@ -563,7 +589,7 @@ export class SimNode implements Station {
         this.watcher.fenced(this, disk);
       },
     });
-    process.control = new Control({
+    process.control = new this.build.Control({
       host,
       node,
       facts: this.#facts(),
@@ -572,6 +598,7 @@ export class SimNode implements Station {
       raft,
       seeds,
       nowMs: this.nowMs,
+      level: decodeLevel(values.get(LEVEL_KEY))?.level,
     });
     this.watcher.assembled(this, process);
     if (isFounder) process.control.markNewcomer();

@@ -141,7 +141,7 @@ export class Bench {
     if (error) throw error;
   }
 
-  open(options: Pick<OpenOptions, "acceptDamage" | "mayHaveLost"> = {}): StoreError | null {
+  open(options: Partial<OpenOptions> = {}): StoreError | null {
     return this.call("open", (done) => this.store.open({ hostId: HOST, ...options }, done));
   }
 

@@ -250,3 +250,32 @@ Deno.test("decodeMetaItems() takes what encodeMetaItem() wrote, and no rubbish",
     for (const [key] of decode(length, 4) ?? []) assert(key.length >= 1);
   }
 });
+
+Deno.test("a store that its opener refuses for what META holds is not touched, clean or crashed", () => {
+  for (const isClean of [true, false]) {
+    const bench = open();
+    const error = bench.call(
+      "setMeta",
+      (done) => bench.store.setMeta("level", text.encode("7"), done),
+    );
+    assertEquals(error, null);
+    if (isClean) assertEquals(bench.close(), null);
+    const other = otherBytes();
+    const disk = bench.disk.crash(new Prng(2), other, { keep: 1, lose: 0, reorder: false });
+    const next = new Bench(1, disk, new Prng(3), SMALL);
+    const touched: string[] = [];
+    disk.boundary = (kind) => touched.push(kind);
+    const asked: string[] = [];
+    const admit = (meta: (key: string) => Uint8Array | undefined) => {
+      asked.push(new TextDecoder().decode(meta("level")));
+      return asked.length === 1 ? "it is not for me" : null;
+    };
+    const refused = next.open({ admit });
+    assertEquals([refused?.code, refused?.message], ["LEVEL", "it is not for me"]);
+    assertEquals(touched, [], isClean ? "clean" : "crashed");
+    const after = new Bench(1, disk, new Prng(4), SMALL);
+    assertEquals(after.open({ admit }), null);
+    assertEquals(asked, ["7", "7"]);
+    assert(touched.length > 0, "an opening that goes on does write");
+  }
+});
