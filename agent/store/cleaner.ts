@@ -92,6 +92,12 @@ export interface CleanerSituation {
   isDropping: boolean;
 }
 
+/**
+ * Times that a block is read before it is given up for good: where somebody reads it, what the disk could not read once is
+ * there the next time; here it would be gone.
+ */
+const READ_TRIES = 6;
+
 /** See the head of the file. */
 export class Cleaner {
   /** A victim is being cleaned. */
@@ -420,13 +426,16 @@ export class Cleaner {
     }
   }
 
-  /** Checks one block of the window; reads it again by itself when it does not match. */
+  /** Checks one block of the window; reads it again by itself when it does not match, or was not read. */
   *#isGood(io: TaskIo, place: number, isRead: boolean): Task<boolean> {
     const { window: { kernel }, buffers } = this.#core;
     const at = buffers.work + place * BLOCK_BYTES;
     if (isRead && kernel.checksum(at, BLOCK_BYTES) === this.#sums[place]) return true;
-    const result = yield* io.read((this.#windowStart + place) * BLOCK_BYTES, at, BLOCK_BYTES);
-    return result >= 0 && kernel.checksum(at, BLOCK_BYTES) === this.#sums[place];
+    for (let tries = 0; tries < READ_TRIES; tries++) {
+      const result = yield* io.read((this.#windowStart + place) * BLOCK_BYTES, at, BLOCK_BYTES);
+      if (result >= 0) return kernel.checksum(at, BLOCK_BYTES) === this.#sums[place];
+    }
+    return false;
   }
 
   *#appendCopies(piece: number, first: number, count: number): Task {

@@ -519,6 +519,27 @@ Deno.test("the cleaner keeps damage known: a damaged block stays refused whereve
   assertEquals(bench.read([1], 0, 3, 1), [777]);
 });
 
+Deno.test("a block that the disk cannot read for a while is not given up by the cleaner, and one that it never can is", () => {
+  for (const refusals of [5, Infinity]) {
+    const bench = open({ ...SMALL, segments: 40 });
+    bench.write(1, 0, 0, [100]);
+    bench.write(1, 7, 0, stamps(5000, 16));
+    bench.sync();
+    const place = dataOf(bench.disk, 100);
+    let left = refusals;
+    const fail = (kind: string, offset: number, length: number) => {
+      const isHit = kind === "read" && offset <= place && place < offset + length;
+      return isHit && left-- > 0 ? -EIO : 0;
+    };
+    bench.disk.faults = { fail };
+    churn(bench, () => dataOf(bench.disk, 100) !== place || bench.store.stats().damageCount > 0);
+    bench.disk.faults = {};
+    bench.sync();
+    const isKept = refusals < Infinity;
+    assertEquals(bench.read([1], 0, 0, 1), isKept ? [100] : -EBADMSG, `${refusals} refusals`);
+  }
+});
+
 Deno.test("the cleaner empties a segment whose headers are damaged", () => {
   const shape = { ...SMALL, segments: 40 };
   const bench = open(shape);
