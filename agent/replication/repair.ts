@@ -128,11 +128,20 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
 
   /** Time passes. */
   tick(): void {
+    this.#isPutOff = false;
     this.#next();
   }
 
+  /** The other node's guests come first: again a little later. */
+  #putOff(): void {
+    this.#queue.push(this.#block!);
+    this.#isPutOff = true;
+    this.#over();
+  }
+  #isPutOff = false;
+
   #next(): void {
-    if (this.#step !== Step.Idle || this.#queue.length === 0) return;
+    if (this.#isPutOff || this.#step !== Step.Idle || this.#queue.length === 0) return;
     if (this.#look < 0) {
       const both = this.#arena.allocate(BLOCK_BYTES);
       if (both < 0) return;
@@ -232,6 +241,7 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
         new DataView(extra.buffer, extra.byteOffset).getUint32(0, true);
     if (!isGood) {
       if (dataBytes > 0) this.#arena.release(dataOffset, dataBytes);
+      if (head.status === Status.Busy) return this.#putOff();
       return this.#fetch();
     }
     this.#good = dataOffset;

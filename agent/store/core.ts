@@ -150,6 +150,12 @@ export class DamageList {
     this.list.length = kept;
   }
 
+  /** The block at this place of the disk matches its checksum: if it was listed, the disk had only failed to read it. */
+  matches(offsetBytes: number): void {
+    if (this.list.length === 0) return;
+    this.prune((damage) => damage.what !== "block" || damage.offsetBytes !== offsetBytes);
+  }
+
   /** Adds one, unless the same place is listed already. */
   add(damage: Damage): boolean {
     const known = this.list.some((other) =>

@@ -208,7 +208,7 @@ export class Scrub {
 
   /** Reads and checks up to `wanted` blocks of one run; returns how many. */
   *#check(io: TaskIo, layer: number, chunk: number, block: number, wanted: number): Task<number> {
-    const { index, segments, window: { kernel }, buffers } = this.#core;
+    const { index, segments, window: { kernel }, buffers, damage } = this.#core;
     const count = index.find(layer, chunk, block, wanted);
     if (index.kind !== IndexKind.Direct && index.kind !== IndexKind.Run) return 0;
     const { location } = index;
@@ -219,12 +219,17 @@ export class Scrub {
     const result = yield* io.read(location * BLOCK_BYTES, buffers.scrub, bytes);
     for (let i = 0; i < count; i++) {
       const at = buffers.scrub + i * BLOCK_BYTES;
-      if (result >= 0 && kernel.checksum(at, BLOCK_BYTES) === sums[i]) continue;
-      const again = yield* io.read((location + i) * BLOCK_BYTES, at, BLOCK_BYTES);
-      if (again >= 0 && kernel.checksum(at, BLOCK_BYTES) === sums[i]) continue;
+      let isRead = result >= 0;
+      if (!isRead || kernel.checksum(at, BLOCK_BYTES) !== sums[i]) {
+        isRead = (yield* io.read((location + i) * BLOCK_BYTES, at, BLOCK_BYTES)) >= 0;
+      }
+      if (isRead && kernel.checksum(at, BLOCK_BYTES) === sums[i]) {
+        damage.matches((location + i) * BLOCK_BYTES);
+        continue;
+      }
       // If it was overwritten meanwhile, nobody needs it any more.
       if (index.locate(layer, chunk, block + i) !== location + i) continue;
-      this.#bad(layer, chunk, block + i, location + i, again < 0 ? EIO : EBADMSG);
+      this.#bad(layer, chunk, block + i, location + i, isRead ? EBADMSG : EIO);
     }
     segments.unpin(segment);
     this.blocksChecked += count;

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
-import { MessageType } from "../../agent/replication/messages.ts";
+import { MessageType, Status } from "../../agent/replication/messages.ts";
 import { Peers } from "../../agent/replication/peers.ts";
 import { Repairer } from "../../agent/replication/repair.ts";
 import { LocalWrite, Replica } from "../../agent/replication/replica.ts";
@@ -100,6 +100,24 @@ Deno.test("a damaged block is healed from another replica, and the chunk's stamp
   at.answer(read, 0xaa);
   at.store.run();
   assertEquals(at.state, [0xaa, false, GENERATION, 9]);
+  assertEquals([at.repairer.repaired, at.repairer.waiting, at.arena.usedBytes], [1, 0, 0]);
+});
+
+Deno.test("a node whose guests come first is asked again after a while, and not forgotten", () => {
+  const at = new Fixture();
+  at.report();
+  for (let round = 0; round < 3; round++) {
+    at.store.run();
+    const [read] = at.transport.take();
+    const bytes = answerTo(read, { status: Status.Busy });
+    at.peers.received(read.link, bytes, bytes.length, 0, 0, () => {});
+    at.store.run();
+    assertEquals([at.transport.take(), at.repairer.waiting], [[], 1], "not before time has passed");
+    at.repairer.tick();
+  }
+  at.store.run();
+  at.answer(at.transport.take()[0], 0xaa);
+  at.store.run();
   assertEquals([at.repairer.repaired, at.repairer.waiting, at.arena.usedBytes], [1, 0, 0]);
 });
 

@@ -117,6 +117,12 @@ Deno.test("what cannot be read at first is read once more", () => {
   assertEquals(bench.read([1], 0, 0, 3), -EIO);
   failures = 0;
   assertEquals(bench.read([1], 0, 0, 3), stamps(100, 3));
+  // That it can be read again is found by the scrub, which looks at everything.
+  assertEquals(bench.store.stats().damage.length > 0, true);
+  let isDone = false;
+  bench.store.scrubNow(null, () => true, () => isDone = true);
+  bench.until(() => isDone, "a scrub");
+  assertEquals(bench.store.stats().damage, []);
 });
 
 Deno.test("checksums that cannot be read make their blocks fail, not others", () => {
