@@ -408,8 +408,10 @@ export class Host {
 
   /** `kill -9`; resolves when it is gone. */
   async kill(): Promise<void> {
-    await this.agent?.kill();
+    const { agent } = this;
+    // Before it ends: whoever looks after it must not start another one.
     this.agent = null;
+    await agent?.kill();
   }
 
   /**
@@ -430,8 +432,9 @@ export class Host {
 
   /** SIGTERM; resolves when it is gone, rejects when it ended with an error. */
   async stop(): Promise<void> {
-    await this.agent?.stop();
+    const { agent } = this;
     this.agent = null;
+    await agent?.stop();
   }
 
   /** Whether it was frozen. */
