@@ -157,9 +157,12 @@ export class Hosts implements AsyncDisposable {
   /**
    * Waits until every node is up and every group has all its copies, as some running agent sees it.
    *
+   * @param options.nodes how many there shall be; all hosts unless given
    * @returns what it saw then
    */
-  async untilWhole({ timeoutMs = 60_000 }: { timeoutMs?: number } = {}): Promise<ClusterDocument> {
+  async untilWhole(
+    { timeoutMs = 60_000, nodes = this.list.length }: { timeoutMs?: number; nodes?: number } = {},
+  ): Promise<ClusterDocument> {
     let last: ClusterDocument | null = null;
     let reason = "no agent runs";
     await until(async () => {
@@ -171,7 +174,7 @@ export class Hosts implements AsyncDisposable {
         reason = (error as Error).message;
         last = null;
       }
-      return last !== null && last.nodes.length === this.list.length && isWhole(last);
+      return last !== null && last.nodes.length === nodes && isWhole(last);
     }, {
       timeoutMs,
       what: () => last === null ? reason : `the cluster is not whole: ${describe(last)}`,

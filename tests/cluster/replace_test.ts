@@ -1,0 +1,86 @@
+/**
+ * Every part of a cluster is replaced, one after the other, while a guest writes, reads and checks all the time.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert/mod.js";
+import { until } from "../guest/deadline.ts";
+import { type Host, Hosts } from "./hosts.ts";
+import { Load, longestPauseMs, nowMs } from "./load.ts";
+import { compareReplicas } from "./replicas.ts";
+
+const MIB = 1024 * 1024;
+const DISK = "web";
+const SIZE_BYTES = 128 * MIB;
+/** Longest wait of a guest while data moves away from under it, in milliseconds: nothing dies here. */
+const PAUSE_MS_MAX = 5000;
+
+Deno.test("all nodes of a cluster are replaced by new ones, one by one, under a guest that notices pauses at the most", async (t) => {
+  await using hosts = await Hosts.make({ count: 6, capacity: "512M" });
+  const [first, second, third, fourth, fifth, sixth] = hosts.list;
+  for (const host of [first, second, third]) await host.start();
+  await first.running.check("disk", "create", DISK, `${SIZE_BYTES}`, "--copies", "3");
+  await hosts.untilWhole({ nodes: 3 });
+  const seed = crypto.getRandomValues(new Uint32Array(1))[0];
+  console.log(`      hosts in ${hosts.network}, seed ${seed}`);
+  await using load = await Load.start({
+    socket: first.socket(DISK),
+    sizeBytes: SIZE_BYTES,
+    seed,
+    places: 24,
+    ratePerSecond: 200,
+  });
+  const logs = () =>
+    hosts.list.map((host) => `--- ${host.name}\n${host.log.slice(-3000)}`).join("\n");
+  const check = async () => {
+    const { errors, violations } = await load.report();
+    assertEquals([...errors, ...violations], [], logs());
+  };
+
+  /** `by` takes the place of `old`: joins, gets its data, and the old one goes for good. */
+  const replace = async (old: Host, by: Host, admin: Host, leave = () => Promise.resolve()) => {
+    const startedMs = nowMs();
+    await by.start();
+    await leave();
+    await admin.running.check("node", "drain", old.name, "--wait", "--yes");
+    await old.stop();
+    await admin.running.check("node", "remove", old.name, "--yes");
+    const { nodes } = await hosts.untilWhole({ nodes: 3 });
+    assertEquals(nodes.some(({ name }) => name === old.name), false);
+    const { writes } = await load.report();
+    await until(async () => (await load.report()).writes >= writes + 100, {
+      timeoutMs: 20_000,
+      what: () => `the guest does not get on\n${logs()}`,
+    });
+    await check();
+    const pauseMs = longestPauseMs(await load.report(), startedMs);
+    const seconds = (ms: number) => (ms / 1000).toFixed(2);
+    console.log(
+      `      ${old.name} by ${by.name} in ${seconds(nowMs() - startedMs)} s, ` +
+        `the longest wait ${seconds(pauseMs)} s`,
+    );
+    assert(pauseMs <= PAUSE_MS_MAX, `${pauseMs} ms\n${logs()}`);
+  };
+
+  await t.step("the second and the third", async () => {
+    await replace(second, fourth, first);
+    await replace(third, fifth, first);
+  });
+
+  await t.step("the first, which the guest leaves before", async () => {
+    await replace(first, sixth, fourth, () => load.attach(fourth.socket(DISK)));
+  });
+
+  await t.step("nothing is lost, and all replicas are equal", async () => {
+    await load.drain();
+    const running = [fourth, fifth, sixth];
+    const seen: Uint32Array[] = [];
+    for (const host of running) seen.push(await load.readAll(host.readOnlySocket(DISK)));
+    for (const values of seen) assertEquals(values, seen[0]);
+    await check();
+    await load.close();
+    for (const host of running) await host.stop();
+    const { blocks } = compareReplicas(running.map((host) => `${host.dataDir}/kelpie.store`));
+    assert(blocks > 0, `${blocks} blocks`);
+  });
+});
