@@ -1,7 +1,8 @@
 /**
  * `./dev demo`: the main job, with nothing else typed. Three hosts become a cluster; a Linux guest on one of them works on a disk of
  * which every host keeps a copy; the agent of another host is killed in the middle of its writes, and the guest does not
- * notice; it comes back, and all copies are there again.
+ * notice; it comes back, and all copies are there again. Then the guest moves to another host while it writes, and the
+ * host that it has left is replaced by a new one.
  *
  * As root the hosts have networks of their own (namespaces), else they are three loopback addresses. Says what it does in
  * plain lines on standard output, with what `kelpie status` says at each point. Ends with 0 only when everything that it
@@ -12,6 +13,7 @@
 import { formatSize } from "../agent/config.ts";
 import { type Host, Hosts } from "./cluster/hosts.ts";
 import { until } from "./guest/deadline.ts";
+import { writerScript } from "./guest/files.ts";
 import { Guest, type GuestJob } from "./guest/guest.ts";
 import { ensureGuestFiles, ensurePackages } from "./guest/install.ts";
 
@@ -62,7 +64,7 @@ async function demo(hosts: Hosts): Promise<void> {
   await ensurePackages(["qemu-system-x86_64", "mke2fs", "e2fsck"]);
   const { kernelVersion } = await ensureGuestFiles();
 
-  const [here, other, third] = hosts.list;
+  const [here, other, third, fourth] = hosts.list;
   say(
     hosts.network === "namespaces"
       ? `three hosts, each a network namespace on one bridge, with their files in ${hosts.work.path}`
@@ -75,10 +77,10 @@ async function demo(hosts: Hosts): Promise<void> {
     say(`${host.name}: kelpie agent --join ${here.address} --secret-file …`);
   }
   await Promise.all([other.start(), third.start()]);
-  await hosts.untilWhole();
+  await hosts.untilWhole({ nodes: 3 });
   say(`${here.name}: kelpie disk create ${DISK} ${DISK_SIZE}`);
   await here.running.check("disk", "create", DISK, DISK_SIZE);
-  await hosts.untilWhole();
+  await hosts.untilWhole({ nodes: 3 });
   await showStatus(here);
   const { nodes } = await here.cluster();
   claim(nodes.length === 3, "three nodes are one cluster, and every one of them keeps a copy");
@@ -120,7 +122,7 @@ async function demo(hosts: Hosts): Promise<void> {
   say(`${other.name}: starting the agent again, on the same data`);
   await other.start();
   const startedMs = performance.now();
-  await hosts.untilWhole();
+  await hosts.untilWhole({ nodes: 3 });
   const wholeMs = performance.now() - startedMs;
   claim(true, `its copy is complete again, ${(wholeMs / 1000).toFixed(1)} s later`);
   await until(async () => (await statusOf(here)).startsWith("healthy"), {
@@ -143,13 +145,80 @@ async function demo(hosts: Hosts): Promise<void> {
   claim(bad.length === 0, `all ${sums.size} synced files are there with their checksums${bad}`);
   const errors = await guest.ioErrors();
   claim(errors.length === 0, `the guest's kernel saw no I/O error${errors.join("\n")}`);
-  await guest.shutdown();
 
-  for (const host of hosts.list) {
+  await using moved = await moveGuest(hosts, guest, here, third);
+  say(`${fourth.name}: kelpie agent --join ${here.address} --secret-file …`);
+  await fourth.start();
+  say(`${third.name}: kelpie node drain ${here.name} --wait; kelpie node remove ${here.name}`);
+  await third.running.check("node", "drain", here.name, "--wait", "--yes");
+  await here.stop();
+  await third.running.check("node", "remove", here.name, "--yes");
+  await hosts.untilWhole({ nodes: 3 });
+  await showStatus(third);
+  await saysMore(moved, WRITTEN_MIN);
+  claim(true, `${here.name} is gone, ${fourth.name} has its copies, and the writer never stopped`);
+  await moved.check("touch /tmp/stop; until [ -e /tmp/ended ]; do sleep 0.1; done");
+  await moved.check("umount /mnt && echo 3 >/proc/sys/vm/drop_caches");
+  await moved.check("e2fsck -fn /dev/vda && mount -t ext4 /dev/vda /mnt");
+  const checked = await moved.run("cd /mnt && sha256sum -c -s /tmp/said");
+  const count = await moved.check("wc -l </tmp/said");
+  claim(
+    checked.status === 0,
+    `all ${count} files that it has synced since are there with their checksums`,
+  );
+  const more = await moved.ioErrors();
+  claim(more.length === 0, `the guest's kernel saw no I/O error${more.join("\n")}`);
+  await moved.shutdown();
+
+  for (const host of [other, third, fourth]) {
     say(`${host.name}: kelpie disk check ${DISK}`);
     say(`  ${await host.running.check("disk", "check", DISK)}`);
   }
-  await Promise.all(hosts.list.map((host) => host.stop()));
+  await Promise.all([other, third, fourth].map((host) => host.stop()));
+}
+
+/**
+ * Moves the guest to another host while it writes.
+ *
+ * @returns the guest, where it is now
+ */
+async function moveGuest(hosts: Hosts, guest: Guest, from: Host, to: Host): Promise<Guest> {
+  say("starting another writer in the guest, which goes wherever the guest goes");
+  await guest.check("mkdir /mnt/w");
+  guest.start(`( ${writerScript(1)} ) >/tmp/said; touch /tmp/ended`);
+  await saysMore(guest, 2);
+  const uri = `unix:${hosts.work.path}/migration`;
+  say(`${to.name}: qemu-system-x86_64 … -incoming ${uri}`);
+  const target = await Guest.boot({
+    disks: [{ socket: to.socket(DISK), queues: 2 }],
+    cpus: 2,
+    boot: "incoming",
+    qemuArguments: ["-S", "-incoming", uri],
+  });
+  try {
+    say(`${from.name}: (qemu) migrate ${uri}`);
+    await guest.migrate(target, uri);
+    await saysMore(target, 2);
+    say(`${to.name}: kelpie disk lock list`);
+    const locks = await to.running.check("disk", "lock", "list");
+    for (const line of locks.split("\n")) say(`  │ ${line}`);
+    claim(locks.includes(to.name), `the guest writes on ${to.name} now, and its disk came with it`);
+    return target;
+  } catch (error) {
+    await target.kill();
+    throw error;
+  }
+}
+
+/** Waits until the second writer has said so many files more. */
+async function saysMore(guest: Guest, files: number): Promise<void> {
+  const count = async () => Number(await guest.check("touch /tmp/said; wc -l </tmp/said"));
+  const before = await count();
+  let now = before;
+  await until(async () => (now = await count()) >= before + files, {
+    timeoutMs: WRITER_TIMEOUT_MS,
+    what: () => `the writer has said ${now - before} files, not ${files}`,
+  });
 }
 
 /** What `kelpie status` says on a host, well or not. */
@@ -234,7 +303,7 @@ function interrupted(): Promise<never> {
 
 /** Whatever still runs when the demo is interrupted ends with this process. */
 async function main(): Promise<number> {
-  await using hosts = await Hosts.make({ count: 3, capacity: CAPACITY });
+  await using hosts = await Hosts.make({ count: 4, capacity: CAPACITY });
   try {
     await Promise.race([demo(hosts), interrupted()]);
     say("the demo has shown what it claims");
