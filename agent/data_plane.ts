@@ -997,6 +997,12 @@ export class DataPlane implements DiskServerHost {
       this.#data.router(disk).abandon(-EIO);
     }
     this.#peers?.close();
+    if (!this.#store.wasClean && this.#incarnation === 0) {
+      // Nobody has been told that the run before this one did not end in good order: the next start has to find that, too.
+      this.#answer(id);
+      this.#stopped = true;
+      return;
+    }
     this.#store.close((error) => {
       if (error === null) this.#answer(id);
       else this.#refuse(id, error);

@@ -7,6 +7,7 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert/mod.js";
 import { BackEndError } from "../../agent/frontend/error.ts";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
+import { formatClusterSecret } from "../../agent/cluster_secret.ts";
 import { Prng } from "../../agent/base/prng.ts";
 import { until } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
@@ -82,6 +83,25 @@ Deno.test("an agent makes its identity at its first start and keeps it and all d
     await agent[end]();
     assertEquals(readSuperblock(options.dataDir).clean, end === "stop");
   }
+});
+
+Deno.test("a start that is refused does not hide that the run before it was killed", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  {
+    await using agent = await AgentProcess.start(options);
+    await agent.kill();
+  }
+  assertEquals(readSuperblock(options.dataDir).clean, false);
+  const secretFile = `${work.path}/secret`;
+  const secret = formatClusterSecret(new Uint8Array(32).fill(9));
+  await Deno.writeTextFile(secretFile, `${secret}\n`, { mode: 0o600 });
+  const refused = AgentProcess.start({ ...options, arguments: ["--secret-file", secretFile] });
+  await assertRejects(() => refused, Error, "another secret");
+  assertEquals(readSuperblock(options.dataDir).clean, false);
+  await using agent = await AgentProcess.start(options);
+  await agent.stop();
+  assertEquals(readSuperblock(options.dataDir).clean, true);
 });
 
 Deno.test("an agent refuses data that another agent uses, that another host wrote, or that a newer one wrote", async () => {
