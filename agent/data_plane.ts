@@ -36,9 +36,8 @@ import {
   openStoreFile,
   type StoreFile,
 } from "./platform/linux/disk.ts";
-import { SystemError } from "./platform/linux/libc.ts";
 import { EventFdWatcher } from "./platform/linux/eventfd.ts";
-import { clockMs } from "./platform/linux/libc.ts";
+import { clockMs, SystemError } from "./platform/linux/libc.ts";
 import { MailboxReceiver } from "./platform/linux/mailbox.ts";
 import { LinuxMemory } from "./platform/linux/memory.ts";
 import { Peers } from "./platform/linux/peers.ts";

@@ -523,8 +523,8 @@ export class Control {
       const proposed = raft.propose(new Uint8Array(bytes));
       if (!proposed.ok) return;
       this.#taken.set(node, { sequence, id });
-      if (this.#noteReleasing(node, decoded.value.command)) {
-        released.push((decoded.value.command as ReleaseLease).id);
+      if (this.#noteReleasing(node, command)) {
+        released.push((command as ReleaseLease).id);
       }
     }
   }
@@ -1150,7 +1150,7 @@ export class Control {
     const isOurs = decoded.value.node === this.#node && decided.outcome === "applied";
     const own = isOurs ? this.#takeOwn(decoded.value) : null;
     if (decided.map.epoch !== before.epoch) {
-      if (decoded.value.command.kind === "node-up") this.#upEpoch = decided.map.epoch;
+      if (command.kind === "node-up") this.#upEpoch = decided.map.epoch;
       this.#noteStates(before);
       this.#noteForced(before, decoded.value);
       this.#host.mapChanged(decided.map, decided.effects, false, decoded.value);

@@ -14,7 +14,7 @@
  *
  * @module
  */
-import { toHex } from "../base/bytes.ts";
+import { isEqual, toHex } from "../base/bytes.ts";
 import type { Arena } from "../base/arena.ts";
 import type { Log, Random, Window } from "../platform/platform.ts";
 import { type Done, StoreError, type StoreErrorCode } from "../store/errors.ts";
@@ -409,7 +409,8 @@ class Opener {
         if (!wanted.has(key) && !isOwn) entries.push({ key, value: null });
       }
       for (const [key, value] of wanted) {
-        if (!isSame(store.getMeta(key), value)) entries.push({ key, value });
+        const present = store.getMeta(key);
+        if (present === null || !isEqual(present, value)) entries.push({ key, value });
       }
       if (store !== best) entries.push({ key: PARTIAL_KEY, value: null });
       entries.push({ key: COUNT_KEY, value: encodeCount(count) });
@@ -457,8 +458,4 @@ function freeId(paths: readonly SetPath[], used: ReadonlySet<number>): number {
     if (!used.has(id) && !paths.some((path) => path.id === id)) return id;
   }
   return NO_PATH;
-}
-
-function isSame(a: Uint8Array | null, b: Uint8Array): boolean {
-  return a !== null && a.length === b.length && a.every((byte, index) => byte === b[index]);
 }

@@ -57,7 +57,7 @@ import {
   type KnownPath,
   RECORD_KEY,
 } from "./record.ts";
-import { NO_PATH, planSlots, SLOT_MASK, slotsOf } from "./slots.ts";
+import { planSlots, SLOT_MASK, slotsOf } from "./slots.ts";
 import { type Move, Mover } from "./mover.ts";
 import { mergeStats } from "./stats.ts";
 
@@ -622,15 +622,10 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       this.#preparedEpoch = map.epoch;
       return true;
     }
-    if (this.#isTableBusy) {
-      this.#afterTable.push(() => {
-        if (this.prepare(map, self, done)) done(null);
-      });
-      return false;
-    }
-    if (this.#drops > 0) {
-      // What is being dropped must not be taken for what a group begins with.
-      this.#afterDrops.push(() => {
+    // What is being dropped must not be taken for what a group begins with.
+    if (this.#isTableBusy || this.#drops > 0) {
+      const waiting = this.#isTableBusy ? this.#afterTable : this.#afterDrops;
+      waiting.push(() => {
         if (this.prepare(map, self, done)) done(null);
       });
       return false;
@@ -954,5 +949,3 @@ function describeLoss({ id, location, state, reason }: Member): string {
 export function countOf(store: Store): number {
   return decodeCount(store.getMeta(COUNT_KEY));
 }
-
-export { NO_PATH };

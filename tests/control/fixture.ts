@@ -10,7 +10,7 @@ import { load, writeInitial } from "../../agent/consensus/storage.ts";
 import { Control } from "../../agent/control/control.ts";
 import { type ControlMessage, decodeControl, encodeControl } from "../../agent/control/messages.ts";
 import { unwrap } from "../../agent/map/errors.ts";
-import { type ClusterMap, findNode, type MapCommand } from "../../agent/map/map.ts";
+import { type ClusterMap, findNode, type MapCommand, type NodeEntry } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
 import { encodeProposal } from "../../agent/map/proposal_codec.ts";
 import { clusterOf } from "../map/cluster.ts";
@@ -37,7 +37,6 @@ export class Fixture {
     const values = new Map<string, Uint8Array>();
     for (const { key, value } of initial) if (value !== null) values.set(key, value);
     const raft = unwrap(load(values, 1));
-    const { uuid, name, address, zone, capacityBytes, witness, version, protocol } = map.nodes[0];
     this.control = new Control({
       host: {
         log: silent,
@@ -60,15 +59,7 @@ export class Fixture {
       },
       node: 1,
       facts: {
-        uuid,
-        name,
-        address,
-        zone,
-        capacityBytes,
-        witness,
-        version,
-        protocol,
-        bootId: "",
+        ...factsOf(map.nodes[0]),
         nowMs: 1,
       },
       clean: true,
@@ -125,4 +116,10 @@ export function createDisk(name: string): MapCommand {
 /** A proposal as another run, or another node, numbers it. */
 export function proposal(node: number, sequence: number, command: MapCommand, id = 0): Uint8Array {
   return unwrap(encodeProposal({ node, sequence, id, command }));
+}
+
+/** What a node says of itself, as the map has it, but for its clock. */
+export function factsOf(entry: NodeEntry) {
+  const { uuid, name, address, zone, capacityBytes, witness, version, protocol } = entry;
+  return { uuid, name, address, zone, capacityBytes, witness, version, protocol, bootId: "" };
 }

@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert/mod.js";
 import { ControlKind } from "../../agent/control/messages.ts";
 import { findNode, type MapCommand } from "../../agent/map/map.ts";
 import { clusterOf } from "../map/cluster.ts";
-import { createDisk, Fixture, proposal } from "./fixture.ts";
+import { createDisk, factsOf, Fixture, proposal } from "./fixture.ts";
 
 const WEIGHT: MapCommand = { kind: "set-weight", node: 1, weight: 5e11 };
 
@@ -82,18 +82,7 @@ Deno.test("who has run before is not told a number again when it asks to join wi
   const at = new Fixture(clusterOf(2));
   at.pass(3000);
   const entry = () => findNode(at.control.map, 2)!;
-  const { uuid, name, address, zone, capacityBytes, witness, version, protocol } = entry();
-  const facts = {
-    uuid,
-    name,
-    address,
-    zone,
-    capacityBytes,
-    witness,
-    version,
-    protocol,
-    bootId: "",
-  };
+  const facts = factsOf(entry());
   const ask = () => {
     at.sent.length = 0;
     at.receive(0, { kind: ControlKind.Join, facts: { ...facts, nowMs: 1 } });

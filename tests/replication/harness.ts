@@ -13,6 +13,7 @@ import type { ClusterMap, DiskEntry, PgEntry } from "../../agent/map/map.ts";
 import type { PeerTransport } from "../../agent/platform/network.ts";
 import { EBADMSG, type Log } from "../../agent/platform/platform.ts";
 import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
+import { DataCore, type DataCoreEvents } from "../../agent/replication/data_core.ts";
 import type { ChunkList, LocalStore, Stamp } from "../../agent/replication/local_store.ts";
 import { ANSWER, Head, HEAD_BYTES } from "../../agent/replication/messages.ts";
 import { type Operation, OperationKind } from "../../agent/store/operation.ts";
@@ -319,4 +320,35 @@ export function mapOf(options: MapOptions = {}): ClusterMap {
       ...disk,
     })),
   };
+}
+
+/**
+ * The data core of node `self` with a map in force and a link to each of the nodes 1 to 4 that bears that node's
+ * number. Events that are not given are not listened to.
+ */
+export function coreOf(
+  { store, arena, transport }: { store: LocalStore; arena: Arena; transport: PeerTransport },
+  map: ClusterMap,
+  self: number,
+  events: Partial<DataCoreEvents>,
+): DataCore {
+  const core = new DataCore({
+    store,
+    window,
+    arena,
+    transport,
+    log: silent,
+    events: {
+      mapInstalled() {},
+      reconciled() {},
+      unreachable() {},
+      inSync() {},
+      settled() {},
+      memberFailed() {},
+      ...events,
+    },
+  });
+  core.setMap(map, self, 1);
+  for (const node of [1, 2, 3, 4]) if (node !== self) core.linkUp(node, node, true, 1);
+  return core;
 }

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
-import { DataCore } from "../../agent/replication/data_core.ts";
+import type { DataCore } from "../../agent/replication/data_core.ts";
 import {
   DESCRIPTION_WORDS,
   MessageFlag,
@@ -12,6 +12,7 @@ import {
 import {
   answerTo,
   buffer,
+  coreOf,
   EPOCH,
   FakeStore,
   FakeTransport,
@@ -20,7 +21,6 @@ import {
   type MapOptions,
   message,
   type Sent,
-  silent,
   sumOf,
   window,
 } from "./harness.ts";
@@ -56,26 +56,13 @@ class Fixture {
   #described = 0;
 
   constructor(options: MapOptions, self = SELF) {
-    this.core = new DataCore({
-      store: this.store,
-      window,
-      arena: this.arena,
-      transport: this.transport,
-      log: silent,
-      events: {
-        mapInstalled() {},
-        reconciled: (_, generation) => this.reconciled.push(generation),
-        unreachable() {},
-        inSync: (_, groups) => {
-          this.reported.push(...groups);
-          this.reports.push({ atMs: this.nowMs, groups: groups.length });
-        },
-        settled() {},
-        memberFailed() {},
+    this.core = coreOf(this, mapOf(options), self, {
+      reconciled: (_, generation) => this.reconciled.push(generation),
+      inSync: (_, groups) => {
+        this.reported.push(...groups);
+        this.reports.push({ atMs: this.nowMs, groups: groups.length });
       },
     });
-    this.core.setMap(mapOf(options), self, 1);
-    for (const node of [1, 2, 3, 4]) if (node !== self) this.core.linkUp(node, node, true, 1);
     this.core.linkUp(THEIRS, HOLDER, false, 1);
     this.core.tick(this.nowMs);
     this.core.renew(Infinity);

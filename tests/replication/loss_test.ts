@@ -6,12 +6,13 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
-import { DataCore } from "../../agent/replication/data_core.ts";
+import type { DataCore } from "../../agent/replication/data_core.ts";
 import type { LocalPaths } from "../../agent/replication/local_store.ts";
 import { MessageFlag, MessageType, Status } from "../../agent/replication/messages.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import {
   buffer,
+  coreOf,
   EPOCH,
   FakeStore,
   FakeTransport,
@@ -19,9 +20,7 @@ import {
   mapOf,
   type MapOptions,
   message,
-  silent,
   sumOf,
-  window,
 } from "./harness.ts";
 
 const EIO = 5;
@@ -77,24 +76,11 @@ class Fixture {
   nowMs = 1000;
 
   constructor(options: MapOptions, self: number) {
-    this.core = new DataCore({
-      store: this.store,
-      window,
-      arena: this.arena,
-      transport: this.transport,
-      log: silent,
-      events: {
-        mapInstalled() {},
-        reconciled() {},
-        unreachable: (nodes) => this.unreachable.push(...nodes),
-        inSync() {},
-        settled: (_, groups) => this.settled.push(...groups),
-        memberFailed() {},
-        groupsLost: (groups) => this.told.push([...groups]),
-      },
+    this.core = coreOf(this, mapOf(options), self, {
+      unreachable: (nodes) => this.unreachable.push(...nodes),
+      settled: (_, groups) => this.settled.push(...groups),
+      groupsLost: (groups) => this.told.push([...groups]),
     });
-    this.core.setMap(mapOf(options), self, 1);
-    for (const node of [1, 2, 3, 4]) if (node !== self) this.core.linkUp(node, node, true, 1);
     this.core.linkUp(PEER, 1, false, 1);
     this.core.renew(Infinity);
     this.tick();

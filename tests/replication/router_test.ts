@@ -1,13 +1,14 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
-import { DataCore } from "../../agent/replication/data_core.ts";
+import type { DataCore } from "../../agent/replication/data_core.ts";
 import { MessageFlag, MessageType, Status } from "../../agent/replication/messages.ts";
 import type { DiskRouter } from "../../agent/replication/router.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import {
   answerTo,
   buffer,
+  coreOf,
   EPOCH,
   FakeStore,
   FakeTransport,
@@ -17,7 +18,6 @@ import {
   type MapOptions,
   message,
   type Sent,
-  silent,
   sumOf,
   window,
 } from "./harness.ts";
@@ -38,23 +38,9 @@ class Fixture {
   #nowMs = 1000;
 
   constructor(options: MapOptions = {}, { self = 1 } = {}) {
-    this.core = new DataCore({
-      store: this.store,
-      window,
-      arena: this.arena,
-      transport: this.transport,
-      log: silent,
-      events: {
-        mapInstalled() {},
-        reconciled() {},
-        unreachable() {},
-        inSync() {},
-        settled() {},
-        memberFailed: (node, errno) => this.failed.push([node, errno]),
-      },
+    this.core = coreOf(this, mapOf({ holder: self, ...options }), self, {
+      memberFailed: (node, errno) => this.failed.push([node, errno]),
     });
-    this.core.setMap(mapOf({ holder: self, ...options }), self, 1);
-    for (const node of [1, 2, 3, 4]) if (node !== self) this.core.linkUp(node, node, true, 1);
     this.core.tick(this.#nowMs);
     this.core.renew(Infinity);
     this.core.openDisk(1, GENERATION);
