@@ -19,6 +19,9 @@
  *   source alone. (A disk that came into the pool meanwhile was in sync here before: its chunks are complete, too.)
  * - A pulled chunk with live writes is complete only when those have reached the source's stamp: a live write that is in what
  *   was copied and still on its way here must not be mistaken for one that was applied.
+ * - Such writes are waited for only while their run can still send them. Once its lease is over, or its node is not up, the chunk
+ *   is copied afresh: what had come here live is at the source too (it was below the stamp that was waited for), or was
+ *   acknowledged to nobody.
  * - A group is reported only after a sync that covers everything pulled.
  * - Fewest copies first; within a group in the order of the list.
  *
@@ -283,12 +286,10 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
           continue;
         }
         if (state.isComplete) continue;
-        // The writer is gone. What it left here may be nowhere else: the new one settles it, at the source too.
         const { live, awaited } = state;
-        const isOver = (stamp: Stamp | null | undefined) =>
-          stamp !== null && stamp !== undefined && isKnown(stamp) &&
-          stamp.generation < disk.entry.generation;
-        if (!isOver(live?.last) && !isOver(awaited)) continue;
+        const isLeftOver = live !== null && isKnown(live.last) && isOver(view, disk, live.last);
+        const isVain = awaited !== null && !isComing(view, disk, awaited);
+        if (!isLeftOver && !isVain) continue;
         this.#endPull(job, state);
         state.awaited = null;
         state.live = null;
@@ -638,10 +639,16 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const isMoved = compareStamps(pull.start, pull.end) !== 0;
     const isAwaited = isBehind && !job.isSettling &&
       (isMoved || (live !== null && isKnown(live.last)));
-    if (isAwaited) {
+    const disk = isAwaited ? this.#view!.diskOfLayer(layer) : undefined;
+    if (!isAwaited) this.#complete(job, layer, chunk, state, pull.start);
+    else if (disk !== undefined && isComing(this.#view!, disk, pull.end)) {
       state.awaited = new Stamp();
       state.awaited.set(pull.end.generation, pull.end.sequence);
-    } else this.#complete(job, layer, chunk, state, pull.start);
+    } else {
+      state.live = null;
+      state.mustPull = true;
+      this.#enqueue(job, layer, chunk, state);
+    }
     this.#step();
   }
 
@@ -865,4 +872,17 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     }
     this.#startSync();
   }
+}
+
+/** Whether the run that wrote with this stamp cannot write any more: its lease has been given back, or taken. What it left here may be nowhere else. */
+function isOver(view: ClusterView, { entry }: DiskView, { generation }: Stamp): boolean {
+  const { lease } = entry;
+  return generation < entry.generation || lease === null ||
+    view.node(lease.node)?.incarnation !== lease.incarnation;
+}
+
+/** Whether a write with this stamp is still to be expected here, as one that was accepted elsewhere. */
+function isComing(view: ClusterView, disk: DiskView, stamp: Stamp): boolean {
+  return isKnown(stamp) && !isOver(view, disk, stamp) &&
+    view.node(disk.holder)?.state === "up";
 }

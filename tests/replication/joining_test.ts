@@ -299,6 +299,35 @@ Deno.test("what a dead lease has left at a joining replica is replaced by what t
   }
 });
 
+const ENDS: { [how: string]: MapOptions } = {
+  "has been given back": { holder: 0 },
+  "is of a run that has ended": { disk: { lease: { node: HOLDER, incarnation: 0 } } },
+  "is held by a node that is down": { down: [HOLDER] },
+};
+for (const [how, end] of Object.entries(ENDS)) {
+  for (const when of ["while it is awaited", "while it is copied"]) {
+    Deno.test(`a write of the source's is not awaited for ever where the lease ${how} ${when}`, () => {
+      const at = new Fixture(JOINING);
+      const source: Source = { fill: 0xaa, stamp: [7, 70], end: [7, 72] };
+      const map = mapOf({ ...JOINING, epoch: EPOCH + 1, ...end });
+      const read = at.serve(source, isRead)!;
+      at.live(71, 0x71, GENERATION, BLOCK + 1);
+      if (when === "while it is copied") at.core.setMap(map, SELF, 1);
+      at.answerAs(read, source);
+      // As long as its run can send what is missing, the copy is not made again.
+      if (when === "while it is awaited") {
+        at.serve(source);
+        assertEquals([at.chunk.generation, at.reported.includes(at.group)], [0, false]);
+        at.core.setMap(map, SELF, 1);
+      }
+      at.serve({ fill: 0xbb, stamp: [7, 72] });
+      const { generation, sequence, blocks } = at.chunk;
+      assertEquals([generation, sequence, blocks.get(BLOCK)], [7, 72, 0xbb]);
+      assertEquals([blocks.get(BLOCK + 1), at.reported.includes(at.group)], [undefined, true]);
+    });
+  }
+}
+
 Deno.test("what was copied from a source that turns out to have lost writes is copied again", () => {
   const at = new Fixture({ ...JOINING, group: { ...JOINING.group, inSync: [3] } });
   const old: Source = { fill: 0xbb, stamp: [7, 70] };

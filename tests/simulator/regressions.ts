@@ -91,4 +91,10 @@ export const REGRESSIONS: readonly Regression[] = [
       "an agent was killed, and its disk could not read the end of the log at the next start: what was there, acknowledged and " +
       "not flushed, counted as torn, and the node as one that had lost nothing",
   },
+  {
+    seed: 200019,
+    faultsMs: 20_000,
+    found:
+      "a joining replica waited for writes of a run that had ended, until the disk was opened again",
+  },
 ];
