@@ -6,7 +6,7 @@
  * What must hold, always: blocks are linearizable and flushed writes stay (`history.ts`); a write is acknowledged under the newest lease
  * only; no replica serves reads that is not in sync; no guest sees an I/O error, but a flush may fail when all replicas of
  * something have crashed; what is done is given back in the same turn; one epoch of the map is the same everywhere, and is one that
- * `checkMap` lets through.
+ * `checkMap` lets through; nobody has committed what its leader has not.
  *
  * Once the faults have ended: all nodes come back, every group becomes whole, damaged blocks heal, guests get on, leases go back,
  * another node reads it all, and all replicas have equal bytes and stamps.
@@ -16,6 +16,7 @@
 import { Buffer } from "node:buffer";
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../../agent/base/limits.ts";
 import { Prng } from "../../agent/base/prng.ts";
+import type { RaftStatus } from "../../agent/consensus/ready.ts";
 import { decodeLevel, LEVEL_KEY } from "../../agent/control/level_record.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import {
@@ -376,7 +377,10 @@ export class Simulation implements NodeWatcher {
   until(what: string, isDone: () => boolean, mostMs = 60_000): void {
     const endMs = this.world.nowMs + mostMs;
     while (!isDone()) {
-      if (this.world.nowMs >= endMs) throw new Error(`${what}: not within ${mostMs} ms`);
+      if (this.world.nowMs >= endMs) {
+        this.#checkHistory();
+        throw new Error(`${what}: not within ${mostMs} ms`);
+      }
       this.world.run(this.world.nowMs + 50);
     }
   }
@@ -498,6 +502,7 @@ export class Simulation implements NodeWatcher {
     if (!isFlipping) this.#stallThreads(endMs);
     while (this.world.nowMs < endMs) {
       this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
+      this.#checkHistory();
       this.#retire();
       if (this.#doomed !== null && random.chance(0.5)) this.#remove(this.#doomed);
       if (this.options.hasPaths === true && this.#flipped === null) this.#stepPaths();
@@ -625,8 +630,9 @@ export class Simulation implements NodeWatcher {
       case 0:
         if (flipped.isRunning) {
           const isPower = random.chance(0.5);
+          const isKept = this.#isKeptByOthers(flipped);
           this.#crash(flipped, isPower);
-          if (isPower) this.#loseTail(flipped);
+          if (isPower && isKept) this.#loseTail(flipped);
         }
         return;
       case 1:
@@ -665,7 +671,8 @@ export class Simulation implements NodeWatcher {
 
   /**
    * The power has failed, and in what the node had made durable last there is a header that does not match: nothing says that
-   * it was durable, so the log ends there, and with it go entries of consensus. The others have all of it.
+   * it was durable, so the log ends there, and with it go entries of consensus. Only for what the others keep
+   * ({@linkcode #isKeptByOthers}).
    */
   #loseTail(node: SimNode): void {
     const { map } = this;
@@ -675,6 +682,49 @@ export class Simulation implements NodeWatcher {
     node.disk.flipBit(at + this.#tearing.below(64), this.#tearing.below(8));
     this.tails++;
     this.note(node, "has lost the tail of its log");
+  }
+
+  /**
+   * Whether the others keep whatever the node has promised to consensus. Nobody is safe from a voter that forgets more than that,
+   * before it is noticed (the head of `consensus/raft.ts`): an entry that only it and one more of three have, and that is
+   * committed, would not be where the two that are left elect a leader, and the third would be shut out for good.
+   *
+   * So a majority without it must have all that is in its log, and every other voter must follow its leader in its very term: then
+   * the vote that it may forget could only be given again to somebody who stands in that term no more.
+   */
+  #isKeptByOthers(node: SimNode): boolean {
+    const states = new Map<number, RaftStatus>();
+    for (const each of this.nodes) {
+      const raft = each.isRunning ? each.process!.control?.status.raft ?? null : null;
+      if (raft !== null) states.set(raft.id, raft);
+    }
+    const own = states.get(node.process?.control?.node ?? 0);
+    const leader = states.get(own?.leader ?? 0);
+    if (own === undefined || leader?.role !== "leader" || leader.term !== own.term) return false;
+    if (leader.configurationIndex > leader.commit) return false;
+    const { voters } = leader.configuration;
+    const others = voters.filter((voter) => voter !== own.id);
+    const isFollowing = (voter: number) => {
+      const state = states.get(voter);
+      return state?.term === leader.term && state.leader === leader.id;
+    };
+    // The leader knows of whom it has compared the log with its own.
+    const has = (voter: number) => {
+      const member = leader.members.find((each) => each.node === voter);
+      return (voter === leader.id ? leader.durable : member?.match ?? 0) >= own.lastIndex;
+    };
+    return others.every(isFollowing) && others.filter(has).length > voters.length / 2;
+  }
+
+  /** No node's committed log contradicts that of its leader: there is one history. */
+  #checkHistory(): void {
+    for (const node of this.nodes) {
+      const raft = node.process?.control?.status.raft ?? null;
+      if (raft === null || raft.contradictions === 0) continue;
+      throw new Error(
+        `node ${node.id} has committed what others have not: ${JSON.stringify(raft)}`,
+      );
+    }
   }
 
   /** A partition of any shape, perhaps in one direction only. */
@@ -1078,6 +1128,7 @@ export class Simulation implements NodeWatcher {
       guest.node.detach(oracle.id, guest.volume);
     }
     this.until("every group is whole still", () => this.isWhole(), QUIET_MS_MAX);
+    this.#checkHistory();
     for (const node of this.nodes) this.repaired += node.process!.data!.status.repaired;
     this.compareReplicas();
   }
