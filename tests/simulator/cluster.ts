@@ -14,7 +14,7 @@
  * @module
  */
 import { Buffer } from "node:buffer";
-import { BLOCK_BYTES, CHUNK_BLOCKS } from "../../agent/base/limits.ts";
+import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES } from "../../agent/base/limits.ts";
 import { Prng } from "../../agent/base/prng.ts";
 import type { RaftStatus } from "../../agent/consensus/ready.ts";
 import { decodeLevel, LEVEL_KEY } from "../../agent/control/level_record.ts";
@@ -160,6 +160,8 @@ export class Simulation implements NodeWatcher {
   readonly #freeMemories: number[] = [];
   /** The one node whose disk loses bits in this run; all faults that could leave it alone with data are left out then. */
   #flipped: SimNode | null = null;
+  /** Guests' blocks that have rotted on its disk, oldest first: as they were, and as they are since. */
+  #rot: { readonly offset: number; readonly before: Uint8Array; readonly after: Uint8Array }[] = [];
   /** Headers rot in the tail of that node's log, too; null: they do not. Of its own, so that it changes nothing else. */
   readonly #tearing: Prng | null;
   readonly #leaving = new Set<SimNode>();
@@ -245,6 +247,7 @@ export class Simulation implements NodeWatcher {
     const { map: old } = this;
     this.map = map;
     for (const { uuid } of map.nodes) this.#known.add(uuid);
+    if (this.#flipped !== null && this.#isAlone(this.#flipped)) this.#unrot(this.#flipped);
     for (const pool of map.pools) {
       if (old?.pools.includes(pool)) continue;
       const lost = new Set<number>();
@@ -623,7 +626,10 @@ export class Simulation implements NodeWatcher {
     }
   }
 
-  /** Only faults that leave every group somebody in sync whose disk is sound. */
+  /**
+   * Only faults that leave every group somebody in sync whose disk is sound. The network is as bad as ever, and may cost a group
+   * its sound replicas: nothing rots while the disk that rots has the only one left, and what has rotted before is readable again.
+   */
   #stepFlipping(flipped: SimNode): void {
     const { random } = this.world;
     switch (random.below(12)) {
@@ -653,9 +659,36 @@ export class Simulation implements NodeWatcher {
     }
   }
 
+  /** Whether there is a group with guests' data that nobody else has in sync: nobody could heal it. */
+  #isAlone(node: SimNode): boolean {
+    const id = this.#nodeIdOf(node);
+    const { map } = this;
+    return id !== 0 && map !== null && this.oracles.some((oracle) => {
+      const disk = this.#entryOf(oracle);
+      const pool = map.pools.find(({ copies }) => copies === disk?.copies);
+      return disk !== undefined && pool !== undefined && oracle.places.some((place) => {
+        const { pgs } = pool;
+        const { inSync, unclean } =
+          pgs[pgOf(disk.family, Math.floor(place / CHUNK_BYTES), pgs.length)];
+        return inSync.includes(id) &&
+          !inSync.some((other) => other !== id && !unclean.includes(other));
+      });
+    });
+  }
+
+  /** The medium gives again what it should, wherever nothing else was written since. */
+  #unrot(node: SimNode): void {
+    for (const { offset, before, after } of this.#rot.reverse()) {
+      const now = node.disk.peek(offset, BLOCK_BYTES);
+      if (Buffer.compare(now, after) === 0) node.disk.poke(offset, before);
+    }
+    this.#rot = [];
+  }
+
   /** Inverts a bit of a guest's block, somewhere on the disk. */
   #flip(node: SimNode): void {
     const { random } = this.world;
+    if (this.#isAlone(node)) return;
     for (let i = 0; i < FLIP_TRIES; i++) {
       const offset = random.below(node.disk.sizeBytesMax / BLOCK_BYTES) * BLOCK_BYTES;
       const words = new Uint32Array(node.disk.peek(offset, BLOCK_BYTES).buffer);
@@ -663,7 +696,9 @@ export class Simulation implements NodeWatcher {
       if (words[0] === 0 || words.some((word) => word !== words[0])) continue;
       // A medium loses what is on it. In the tail of the log, not synced, it would pass for a write that was cut short.
       if (!node.disk.isDurable(offset, BLOCK_BYTES)) continue;
+      const before = node.disk.peek(offset, BLOCK_BYTES);
       node.disk.flipBit(offset + random.below(BLOCK_BYTES), random.below(8));
+      this.#rot.push({ offset, before, after: node.disk.peek(offset, BLOCK_BYTES) });
       this.flips++;
       return;
     }
@@ -677,6 +712,7 @@ export class Simulation implements NodeWatcher {
   #loseTail(node: SimNode): void {
     const { map } = this;
     if (this.#tearing === null || map === null || map.voters.length < 3) return;
+    if (this.#isAlone(node)) return;
     const at = headOfTail(node.disk, this.#tearing);
     if (at < 0) return;
     node.disk.flipBit(at + this.#tearing.below(64), this.#tearing.below(8));
@@ -1169,7 +1205,7 @@ export class Simulation implements NodeWatcher {
       // What a holder that crashed has left is brought in line when the disk is opened again.
       if (disk.settled < disk.generation) continue;
       const pool = map.pools.find((candidate) => candidate.copies === disk.copies)!;
-      const chunks = new Set(oracle.places.map((place) => Math.floor(place / 4194304)));
+      const chunks = new Set(oracle.places.map((place) => Math.floor(place / CHUNK_BYTES)));
       for (const chunk of chunks) {
         const entry = pool.pgs[pgOf(disk.family, chunk, pool.pgs.length)];
         let first: { node: number; content: Map<number, Uint8Array>; stamp: string } | null = null;
