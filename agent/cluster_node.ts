@@ -512,6 +512,19 @@ export class ClusterNode {
         });
         return;
       }
+      case "snapshot-drained":
+        this.control.propose({
+          kind: "snapshot-taken",
+          id: event.disk,
+          layer: event.layer,
+          generation: event.generation,
+        });
+        return;
+      case "absorbed": {
+        const { node, incarnation } = this.control.status;
+        this.control.propose({ kind: "absorbed", node, incarnation, layers: event.layers });
+        return;
+      }
       case "groups-lost":
         this.control.loseGroups(event.lost, event.capacityBytes);
         return;

@@ -26,7 +26,13 @@ import { DiskServer, type DiskServerHost } from "./disk_server.ts";
 import type { DiskStatus } from "./http/backend.ts";
 import { leastCountOf, markFailure, noteLeastCount } from "./failure_mark.ts";
 import { Logger } from "./logger.ts";
-import { apply, type ClusterMap, type DiskEntry, type MapCommand } from "./map/map.ts";
+import {
+  apply,
+  type ClusterMap,
+  type DiskEntry,
+  type MapCommand,
+  type SnapshotEntry,
+} from "./map/map.ts";
 import { decodeMap } from "./map/map_codec.ts";
 import { unwrap } from "./map/errors.ts";
 import {
@@ -132,6 +138,8 @@ export class DataPlane implements DiskServerHost {
   #set: StoreSet | null = null;
   readonly #pool: TransferPool;
   readonly #servers = new Map<number, DiskServer>();
+  /** Of snapshots, by their layers. */
+  readonly #snapshots = new Map<number, DiskServer>();
   #data!: DataCore;
   #peers: Peers | null = null;
   /** Where peers are to be reached, before there is a network to reach them by. */
@@ -470,6 +478,9 @@ export class DataPlane implements DiskServerHost {
       reconciled: (disk, generation) => this.#post({ kind: "reconciled", disk, generation }),
       unreachable: () => this.#post({ kind: "reachability" }),
       linksChanged: () => this.#post({ kind: "reachability" }),
+      snapshotDrained: (disk, layer, generation) =>
+        this.#post({ kind: "snapshot-drained", disk, layer, generation }),
+      absorbed: (layers) => this.#post({ kind: "absorbed", layers: [...layers] }),
       groupsLost: (groups) =>
         this.#post({
           kind: "groups-lost",
@@ -558,6 +569,7 @@ export class DataPlane implements DiskServerHost {
       server.abandonSessions();
       server.stop(() => this.#data.forgetDisk(id));
     }
+    this.#serveSnapshots(map);
     for (const disk of map.disks) {
       const server = this.#servers.get(disk.id);
       try {
@@ -582,6 +594,51 @@ export class DataPlane implements DiskServerHost {
       sink: this.#data.router(disk.id),
     });
     this.#servers.set(disk.id, new DiskServer(this, disk, volume));
+  }
+
+  /** Every complete snapshot has a socket of its own, for reading. */
+  #serveSnapshots(map: ClusterMap): void {
+    const wanted = new Map<number, { disk: DiskEntry; snapshot: SnapshotEntry }>();
+    for (const disk of map.disks) {
+      for (const snapshot of disk.snapshots) {
+        if (snapshot.taking === 0) wanted.set(snapshot.layer, { disk, snapshot });
+      }
+    }
+    for (const [layer, server] of [...this.#snapshots]) {
+      if (wanted.get(layer)?.disk.id === server.disk.id) continue;
+      this.#snapshots.delete(layer);
+      server.abandonSessions();
+      server.stop(() => {});
+    }
+    for (const [layer, { disk, snapshot }] of wanted) {
+      const server = this.#snapshots.get(layer);
+      const layers = this.#data.view.chain(layer);
+      try {
+        if (server === undefined) this.#serveSnapshot(disk, snapshot, layers);
+        else {
+          if (server.disk !== disk) server.update(disk, snapshot);
+          server.volume.layers = layers;
+        }
+      } catch (error) {
+        this.log.error("a snapshot cannot be served here", {
+          disk: disk.name,
+          snapshot: snapshot.name,
+          reason: error instanceof Error ? error.message : String(error),
+        });
+      }
+    }
+  }
+
+  #serveSnapshot(disk: DiskEntry, snapshot: SnapshotEntry, layers: readonly number[]): void {
+    const volume = new Volume({
+      sizeBytes: snapshot.sizeBytes,
+      serial: `kelpie-${disk.id}-${snapshot.layer}`,
+      layers,
+      windows: this.memory.windows,
+      pool: this.#pool,
+      sink: this.#data.router(disk.id),
+    });
+    this.#snapshots.set(snapshot.layer, new DiskServer(this, disk, volume, snapshot));
   }
 
   #update(server: DiskServer, disk: DiskEntry): void {
@@ -976,14 +1033,15 @@ export class DataPlane implements DiskServerHost {
       sync.kind = OperationKind.Sync;
       this.#store.submit(sync);
     };
-    let left = this.#servers.size;
+    const servers = [...this.#servers.values(), ...this.#snapshots.values()];
+    let left = servers.length;
     if (left === 0) return drained();
     this.#stopDeadlineMs = this.monotonicMs() + DRAIN_MS_MAX;
     this.#forceStop = () => {
-      for (const server of this.#servers.values()) server.abandonSessions();
+      for (const server of servers) server.abandonSessions();
       drained();
     };
-    for (const server of this.#servers.values()) {
+    for (const server of servers) {
       server.stop(() => {
         if (--left === 0) drained();
       });
@@ -991,6 +1049,7 @@ export class DataPlane implements DiskServerHost {
   }
 
   #stop(id: number): void {
+    for (const server of this.#snapshots.values()) server.abandonSessions();
     for (const [disk, server] of this.#servers) {
       server.abandonSessions();
       this.#data.router(disk).abandon(-EIO);

@@ -126,6 +126,10 @@ export type WorkerMessage =
   | { kind: "settled"; copies: number; groups: number[] }
   /** A data path is lost, and with it these groups; `capacityBytes` of those that are left. */
   | { kind: "groups-lost"; lost: number[]; capacityBytes: number }
+  /** Nothing is on its way any more into the layer that a snapshot is taken of, and all of it is synced. */
+  | { kind: "snapshot-drained"; disk: number; layer: number; generation: number }
+  /** Layers are absorbed into their children here, durably. */
+  | { kind: "absorbed"; layers: number[] }
   /** Something that others should know of has changed: see `data-status`. */
   | { kind: "reachability" };
 

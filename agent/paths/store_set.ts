@@ -31,7 +31,13 @@
  */
 import { toHex } from "../base/bytes.ts";
 import { mix32 } from "../map/hash.ts";
-import { type ClusterMap, type DiskEntry, hasDisks, type Pool } from "../map/map.ts";
+import {
+  type ClusterMap,
+  disksOfLayers,
+  hasDisks,
+  type LayerEntry,
+  type Pool,
+} from "../map/map.ts";
 import type { Arena } from "../base/arena.ts";
 import { EIO, ENODEV, type Log, type Window } from "../platform/platform.ts";
 import {
@@ -186,7 +192,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   #preparedEpoch = -1;
   /** Pools with disks of the map that was prepared last, and its disks. */
   #mapPools: readonly Pool[] | null = null;
-  #mapDisks: readonly DiskEntry[] | null = null;
+  #mapLayers: readonly LayerEntry[] | null = null;
   /** Lost paths that the map in force, and the one prepared last, take this node to hold data on. */
   #owed: ReadonlySet<number> = NONE;
   #owedNext: ReadonlySet<number> = NONE;
@@ -618,7 +624,6 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     const isSame = !this.#isSpread && this.#mapPools?.length === pools.length &&
       pools.every((pool, index) => pool === this.#mapPools![index]);
     if (isSame) {
-      this.#mapDisks = map.disks;
       this.#preparedEpoch = map.epoch;
       return true;
     }
@@ -645,7 +650,6 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     const settled = () => {
       this.#owedNext = owed;
       this.#mapPools = pools;
-      this.#mapDisks = map.disks;
       this.#preparedEpoch = map.epoch;
       this.#isSpread = false;
     };
@@ -661,12 +665,10 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   }
 
   #learnLayers(map: ClusterMap): void {
-    if (map.disks === this.#mapDisks) return;
+    if (map.layers === this.#mapLayers) return;
+    this.#mapLayers = map.layers;
     const mixes = new Map<number, number>();
-    for (const disk of map.disks) {
-      const mix = mix32(disk.family);
-      for (const layer of disk.layers) mixes.set(layer, mix);
-    }
+    for (const [layer, { family }] of disksOfLayers(map)) mixes.set(layer, mix32(family));
     // Those of disks that have gone are kept until they are deleted here.
     for (const [layer, mix] of this.#mixes) {
       if (!mixes.has(layer) && this.#working.some(({ store }) => store!.hasLayer(layer))) {

@@ -16,6 +16,7 @@ import type { ClusterMap } from "../map/map.ts";
 import type { PeerListener, PeerTransport } from "../platform/network.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import type { LocalStore } from "./local_store.ts";
+import { Absorbing } from "./absorbing.ts";
 import { Joining, type JoiningEvents, type JoiningProgress } from "./joining.ts";
 import { Opening } from "./opening.ts";
 import { Pace, REQUEST_BYTES } from "./pace.ts";
@@ -24,7 +25,7 @@ import { Repairer } from "./repair.ts";
 import { Replica, type ReplicaCounters } from "./replica.ts";
 import { DiskRouter, type RouterHost, WriteSlot } from "./router.ts";
 import { Tidier } from "./tidy.ts";
-import { ClusterView, type DiskView } from "./view.ts";
+import { ClusterView } from "./view.ts";
 
 /** Milliseconds without an answer after which a node is reported as unreachable from here. */
 export const UNREACHABLE_MS = 2000;
@@ -43,10 +44,17 @@ export interface DataCoreEvents extends JoiningEvents {
   memberFailed(node: number, errno: number): void;
   /** The map takes this node to hold groups that a lost data path had: bits as of `LocalPaths.owed`. Told until it does not. */
   groupsLost?(groups: Uint8Array): void;
+  /** Nothing is on its way any more into the layer of a snapshot that is being taken, and all of it is synced. Told until the map has it. */
+  snapshotDrained?(disk: number, layer: number, generation: number): void;
+  /** Layers are absorbed into their children here, durably. Told until the map has it. */
+  absorbed?(layers: readonly number[]): void;
 }
 
 /** Milliseconds after which a loss that the map has not taken notice of is told again. */
 const LOSS_AGAIN_MS = 2000;
+
+/** …and the same for a layer that is drained. */
+const DRAINED_AGAIN_MS = 500;
 
 /** What there is to know about replication on this node. */
 export interface DataCoreStatus {
@@ -70,6 +78,7 @@ export class DataCore implements PeerListener, RouterHost {
   readonly joining: Joining;
   readonly repairer: Repairer;
   readonly tidier: Tidier;
+  readonly absorbing: Absorbing;
   incarnation = 0;
   wantsTick = false;
 
@@ -125,11 +134,15 @@ export class DataCore implements PeerListener, RouterHost {
     this.joining = new Joining({ store, peers, window, arena, replica, log, events, pace });
     this.repairer = new Repairer({ store, replica, peers, window, arena, log });
     this.tidier = new Tidier({ store, log });
+    this.absorbing = new Absorbing({
+      store,
+      absorbed: (layers) => events.absorbed?.(layers),
+    });
     this.joining.isBeingDropped = (copies, group) => this.tidier.isBusyWith(copies, group);
     replica.joining = this.joining;
     replica.puller = this.joining;
-    replica.damaged = (disk, chunk, block, count) =>
-      this.repairer.report(disk, chunk, block, count);
+    replica.damaged = (layers, chunk, block, count) =>
+      this.repairer.report(layers, chunk, block, count);
     store.damageListener = (layer, chunk, block) => this.repairer.reportBlock(layer, chunk, block);
   }
 
@@ -192,9 +205,7 @@ export class DataCore implements PeerListener, RouterHost {
 
   #missingLayers(map: ClusterMap): number[] {
     const missing: number[] = [];
-    for (const disk of map.disks) {
-      for (const layer of disk.layers) if (!this.store.hasLayer(layer)) missing.push(layer);
-    }
+    for (const { id } of map.layers) if (!this.store.hasLayer(id)) missing.push(id);
     return missing;
   }
 
@@ -226,6 +237,7 @@ export class DataCore implements PeerListener, RouterHost {
     this.peers.epoch = view.epoch;
     this.tidier.mapChanged(view);
     this.joining.mapChanged(view);
+    this.absorbing.mapChanged(view);
     this.repairer.mapChanged(view);
     // All of them first, without a completion: what a guest gets back may bring new requests, for any disk.
     for (const router of this.#routers.values()) router.mapChanged(isJump);
@@ -238,7 +250,7 @@ export class DataCore implements PeerListener, RouterHost {
     for (const [node, incarnation] of this.#failed) {
       if (view.node(node)?.incarnation !== incarnation) this.#failed.delete(node);
     }
-    if (before === null || before.map.disks !== map.disks) this.#dropLayers(view);
+    if (before === null || before.map.layers !== map.layers) this.#dropLayers(view);
     this.#events.mapInstalled(map);
   }
 
@@ -342,13 +354,28 @@ export class DataCore implements PeerListener, RouterHost {
   }
 
   /** {@inheritDoc RouterHost.damaged} */
-  damaged(disk: DiskView, chunk: number, block: number, blockCount: number): void {
-    this.repairer.report(disk, chunk, block, blockCount);
+  damaged(layers: readonly number[], chunk: number, block: number, blockCount: number): void {
+    this.repairer.report(layers, chunk, block, blockCount);
   }
 
   /** {@inheritDoc RouterHost.worked} */
   worked(bytes: number): void {
     this.#guestWork += REQUEST_BYTES + bytes;
+  }
+
+  /** {@inheritDoc RouterHost.drained} */
+  drained(router: DiskRouter): void {
+    this.#drainsToldMs = this.#nowMs;
+    this.#events.snapshotDrained?.(router.diskId, router.drainedLayer, router.generation);
+  }
+  /** When it was told last that layers are drained: what is told may be lost on its way to the map. */
+  #drainsToldMs = -Infinity;
+
+  #tellDrained(nowMs: number): void {
+    if (nowMs - this.#drainsToldMs < DRAINED_AGAIN_MS) return;
+    for (const router of this.#routers.values()) {
+      if (router.drainedLayer !== 0) this.drained(router);
+    }
   }
 
   /** {@inheritDoc RouterHost.takeSlot} */
@@ -453,7 +480,9 @@ export class DataCore implements PeerListener, RouterHost {
       this.#nextMap();
     }
     this.#tellLoss(nowMs);
+    this.#tellDrained(nowMs);
     this.joining.tick(nowMs);
+    this.absorbing.tick(nowMs);
     this.repairer.tick();
     this.tidier.tick(nowMs);
     for (const router of this.#routers.values()) router.tick();
@@ -488,7 +517,8 @@ export class DataCore implements PeerListener, RouterHost {
 
   /** True while something is under way that time moves. */
   get isBusy(): boolean {
-    return this.wantsTick || this.joining.isBusy || this.#openings.size > 0;
+    return this.wantsTick || this.joining.isBusy || this.#openings.size > 0 ||
+      this.absorbing.isBusy;
   }
 
   /** What there is to know. */

@@ -43,6 +43,8 @@ export const enum OperationKind {
    * Ignores blocks. Never durable before what was submitted for the chunk before it.
    */
   Stamp = 5,
+  /** Merges a chunk of `layers[1]` into that of `layers[0]`. */
+  Absorb = 6,
 }
 
 /** Receives finished operations. Called from the store's turn, never from inside the submission. */

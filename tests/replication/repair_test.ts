@@ -54,7 +54,7 @@ class Fixture {
   }
 
   report(): void {
-    this.repairer.report(this.view.disk(1)!, CHUNK, BLOCK - 1, 4);
+    this.repairer.report(this.view.disk(1)!.entry.layers, CHUNK, BLOCK - 1, 4);
   }
 
   answer(sent: Sent, fill: number, sum = sumOf(fill)): void {

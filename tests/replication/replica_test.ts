@@ -371,7 +371,7 @@ Deno.test("a read gives data and its checksums, and only from a replica that is 
 Deno.test("a damaged block is an errno that names it, and is reported here", () => {
   const at = new Fixture();
   const reported: number[][] = [];
-  at.replica.damaged = (disk, ...rest) => reported.push([disk.entry.id, ...rest]);
+  at.replica.damaged = (layers, ...rest) => reported.push([...layers, ...rest]);
   at.write(1, 0xaa);
   at.run();
   at.answers();

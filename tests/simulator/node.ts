@@ -499,7 +499,20 @@ export class SimNode implements Station {
       transport,
       log: this.#log("data"),
       events: {
-        mapInstalled: () => {},
+        mapInstalled: () => {
+          for (const [disk, volume] of process.volumes) {
+            volume.layers = data.view.disk(disk)?.entry.layers ?? volume.layers;
+          }
+        },
+        snapshotDrained: (id, layer, generation) =>
+          this.#toControl(process, () => {
+            process.control!.propose({ kind: "snapshot-taken", id, layer, generation });
+          }),
+        absorbed: (layers) =>
+          this.#toControl(process, () => {
+            const { node, incarnation } = process.control!;
+            process.control!.propose({ kind: "absorbed", node, incarnation, layers });
+          }),
         inSync: (pool, pgs, epoch) =>
           this.#toControl(process, () => {
             process.control!.propose({
