@@ -41,6 +41,7 @@ import { type ControlError, type Result } from "../map/errors.ts";
 import {
   type Applied,
   type ClusterMap,
+  commandError,
   commandLevel,
   type DiskEntry,
   EMPTY_MAP,
@@ -397,10 +398,8 @@ export class Control {
     }
     const level = commandLevel(command);
     if (this.self !== undefined && !isOn(this.#map, level)) {
-      const message =
-        `${command.kind} needs level ${level}, and the cluster speaks ${this.#map.level}: ` +
-        "some of its nodes run an older version";
-      this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
+      const error = commandError(this.#map, command);
+      this.#soon.push(() => done({ ok: false, error }));
       return;
     }
     const id = this.#idBase + ++this.#idCount;

@@ -67,11 +67,17 @@ import {
   type Settings,
   SNAPSHOTS_MAX,
   type TakeLease,
-  TRASH_MAX,
 } from "./model.ts";
 import { checkDiskName } from "./names.ts";
 import { diskIndexOf, diskMissing, findDisk, findNode, nodeMissing } from "./queries.ts";
-import { drained, drainingLayer, trashed } from "./snapshots.ts";
+import {
+  completed,
+  drained,
+  drainingLayer,
+  reasonAgainstTrash,
+  takingOf,
+  trashed,
+} from "./snapshots.ts";
 
 /** Carries out a command about disks; see `apply`. */
 export function applyDiskCommand(map: ClusterMap, command: DiskCommand): Result<Applied> {
@@ -165,24 +171,20 @@ function deleteDisk(map: ClusterMap, command: DeleteDisk): Result<Applied> {
       `'kelpie disk snapshot unprotect ${disk.name}@${kept.name}' first`,
     );
   }
-  const disks = without(map.disks, disk);
+  let { trash } = map;
   const removed: MapEffect = { kind: "disk-removed", disk };
   if (command.trashedMs !== undefined && map.settings.trashMs > 0) {
     const error = checkTime(command.trashedMs);
     if (error !== null) return { ok: false, error };
-    if (map.trash.length >= TRASH_MAX) {
-      return failure(
-        "limit",
-        `there are ${TRASH_MAX} disks in the trash, which is the most`,
-        "delete it for good, or empty the trash",
-      );
-    }
+    const full = reasonAgainstTrash(map);
+    if (full !== null) return full;
     const entry = trashed(map, disk, command.trashedMs);
-    const trash = [...map.trash, entry].toSorted((a, b) => a.disk.id - b.disk.id);
-    return changed(map, { disks, trash }, [removed]);
+    trash = [...map.trash, entry].toSorted((a, b) => a.disk.id - b.disk.id);
   }
-  const collected = collectLayers({ ...map, disks });
-  return changed(map, collected.fields, [removed, ...collected.effects]);
+  // Snapshots that were begun together with one of this disk do not wait for it.
+  const together = completed(without(map.disks, disk), takingOf(disk)?.taking ?? 0);
+  const collected = collectLayers({ ...map, disks: together.disks, trash });
+  return changed(map, collected.fields, [removed, ...together.effects, ...collected.effects]);
 }
 
 function resizeDisk(map: ClusterMap, command: ResizeDisk): Result<Applied> {
@@ -301,9 +303,11 @@ function withJoinersAfresh(map: ClusterMap, copies: number): readonly Pool[] {
   });
 }
 
-/** Limits from a command: their numbers in order. What is missing is no number, and refused as such. */
+/** Limits from a command: their numbers in order. What is missing or too much is no number, and refused as such. */
 function limitsOf(numbers: readonly number[]): Limits {
-  const [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds] = numbers;
+  const five = numbers.length <= 5 ? numbers : [];
+  const [iops = NaN, bytesPerSecond = NaN, burstIops = NaN, burstBytesPerSecond = NaN] = five;
+  const burstSeconds = five[4] ?? NaN;
   return { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds };
 }
 
@@ -313,14 +317,18 @@ function releaseLease(map: ClusterMap, command: ReleaseLease): Result<Applied> {
   if (disk.lease?.node !== command.node || disk.generation !== command.generation) {
     return stale(`generation ${command.generation} of disk ${disk.name} is over already`);
   }
-  const result = released(map, disk, command.generation);
+  if (drainingLayer(disk) === 0) return released(map, disk, command.generation);
   // Everything that it gave out has come back, also what belongs to a snapshot that is being taken.
-  if (!result.ok || drainingLayer(disk) === 0) return result;
   const done = drained(map, { ...disk, lease: null, settled: command.generation });
   if (!done.ok) return done;
+  const { disks } = done.value.map;
+  const next = disks.find((each) => each.id === disk.id)!;
   return success({
     map: done.value.map,
-    effects: [...result.value.effects, ...done.value.effects],
+    effects: [
+      { kind: "lease-released", disk: next, previous: disk.lease },
+      ...done.value.effects,
+    ],
   });
 }
 

@@ -42,7 +42,6 @@ import {
   TRASH_MAX,
   VOTERS_MAX,
 } from "./model.ts";
-import { chainOf, findLayer } from "./layers.ts";
 import { checkDiskName, checkSnapshotName } from "./names.ts";
 import { disksWithData } from "./queries.ts";
 
@@ -53,9 +52,10 @@ import { disksWithData } from "./queries.ts";
  * @returns null for a map that `apply` could have made, else an error with code `corrupt`
  */
 export function checkMap(map: ClusterMap): ControlError | null {
+  const places = new Map<number, Place>();
   const reason = reasonAgainstCounters(map) ?? reasonAgainstNodes(map) ??
-    reasonAgainstLayers(map) ?? reasonAgainstDisks(map) ?? reasonAgainstPools(map) ??
-    reasonAgainstLosses(map);
+    reasonAgainstLayers(map, places) ?? reasonAgainstDisks(map, places) ??
+    reasonAgainstPools(map) ?? reasonAgainstLosses(map);
   return reason === null
     ? null
     : { code: "corrupt", message: `the cluster map is damaged: ${reason}` };
@@ -123,84 +123,138 @@ function reasonAgainstVoters(map: ClusterMap): string | null {
   return null;
 }
 
-function reasonAgainstLayers(map: ClusterMap): string | null {
-  if (map.layers.length > SNAPSHOTS_MAX + 1) return `it has ${map.layers.length} layers`;
-  const ids = new Set<number>();
-  const children = new Map<number, LayerEntry[]>();
+/** What has to be known of a layer, so that nobody has to walk through its chain. */
+interface Place {
+  readonly layer: LayerEntry;
+  /** The oldest layer of its chain. */
+  readonly root: number;
+  /** How many layers its chain has. */
+  readonly depth: number;
+  /** How many layers lie right above it, and the last of them. */
+  children: number;
+  child: LayerEntry | null;
+}
+
+/** Puts the layers in order into `places`, which is empty before. */
+function reasonAgainstLayers(map: ClusterMap, places: Map<number, Place>): string | null {
+  if (map.layers.length > SNAPSHOTS_MAX) return `it has ${map.layers.length} layers`;
   let previous = 0;
   for (const layer of map.layers) {
     const { id, parent, absorbedBy } = layer;
     if (!isIdBelow(id, map.nextLayer)) return `layer ${id} was never given`;
     if (id <= previous) return `layer ${id} is out of order or there twice`;
     previous = id;
-    ids.add(id);
-    if (parent !== 0 && !ids.has(parent)) {
+    const below = places.get(parent);
+    if (parent !== 0 && below === undefined) {
       return `layer ${id} lies above ${parent}, which is unknown`;
     }
-    if (parent !== 0) children.set(parent, [...children.get(parent) ?? [], layer]);
+    const { root, depth } = below ?? { root: id, depth: 0 };
+    places.set(id, { layer, root, depth: depth + 1, children: 0, child: null });
+    if (below !== undefined) {
+      below.children++;
+      below.child = layer;
+    }
     const isSorted = absorbedBy?.every((node, at) =>
       isIdBelow(node, map.nextNode) && (at === 0 || node > absorbedBy[at - 1])
     );
     if (isSorted === false) return `layer ${id}: who has absorbed it is not in order`;
   }
-  for (const { id, absorbedBy } of map.layers) {
+  for (const { layer: { id, absorbedBy }, children, child } of places.values()) {
     if (absorbedBy === null) continue;
-    const above = children.get(id) ?? [];
-    if (above.length !== 1) {
-      return `layer ${id} is being absorbed, and has ${above.length} children`;
-    }
-    if (above[0].absorbedBy !== null) return `layer ${id} is absorbed into one that is, too`;
+    if (children !== 1) return `layer ${id} is being absorbed, and has ${children} children`;
+    if (child!.absorbedBy !== null) return `layer ${id} is absorbed into one that is, too`;
   }
   return null;
 }
 
-function reasonAgainstDisks(map: ClusterMap): string | null {
-  if (map.disks.length > DISKS_MAX) return `it has ${map.disks.length} disks`;
-  if (map.trash.length > TRASH_MAX) return `there are ${map.trash.length} disks in the trash`;
-  const ids = new Set<number>();
-  const newest = new Set<number>();
-  const parents = new Set(map.layers.map(({ parent }) => parent));
-  const absorbed = new Set(
-    map.layers.filter(({ absorbedBy }) => absorbedBy !== null).map(({ id }) => id),
-  );
-  const familyOfRoot = new Map<number, number>();
-  const nodes = new Set(map.nodes.map((node) => node.id));
-  const copiesOfFamily = new Map<number, number>();
-  let previousName = "";
-  let previousId = 0;
-  for (const { name } of map.disks) {
-    if (name <= previousName) return `disk ${name} is out of order or there twice`;
-    previousName = name;
+/** That nothing is kept which nobody needs: see the head of `layers.ts`. */
+function reasonAgainstLeftovers(
+  places: ReadonlyMap<number, Place>,
+  needed: ReadonlySet<number>,
+): string | null {
+  for (const { layer: { id, parent, absorbedBy }, children, child } of places.values()) {
+    if (needed.has(id) || absorbedBy !== null || children > 1) continue;
+    if (children === 0) return `layer ${id} is nobody's`;
+    const absorbs = places.get(parent)?.layer.absorbedBy != null;
+    if (!absorbs && child!.absorbedBy === null) return `layer ${id} is not needed, nor absorbed`;
   }
-  for (const { disk, deletedMs, expiresMs } of map.trash) {
+  return null;
+}
+
+function reasonAgainstTrash({ trash }: ClusterMap): string | null {
+  if (trash.length > TRASH_MAX) return `there are ${trash.length} disks in the trash`;
+  let previousId = 0;
+  for (const { disk, deletedMs, expiresMs } of trash) {
     if (disk.id <= previousId) return `disk ${disk.id} in the trash is out of order or there twice`;
     previousId = disk.id;
     const error = checkTime(deletedMs) ?? checkTime(expiresMs);
     if (error !== null) return `disk ${disk.id} in the trash: ${error.message}`;
     if (disk.lease !== null) return `disk ${disk.id} in the trash is open`;
+    if (disk.snapshots.some(({ taking, isAborted }) => taking !== 0 && !isAborted)) {
+      return `a snapshot of disk ${disk.id} in the trash is being taken`;
+    }
   }
+  return null;
+}
+
+function reasonAgainstDisks(map: ClusterMap, places: ReadonlyMap<number, Place>): string | null {
+  if (map.disks.length > DISKS_MAX) return `it has ${map.disks.length} disks`;
+  let previousName = "";
+  for (const { name } of map.disks) {
+    if (name <= previousName) return `disk ${name} is out of order or there twice`;
+    previousName = name;
+  }
+  const reason = reasonAgainstTrash(map);
+  if (reason !== null) return reason;
+  const ids = new Set<number>();
+  const newest = new Set<number>();
+  const familyOfRoot = new Map<number, number>();
+  const nodes = new Set(map.nodes.map((node) => node.id));
+  const copiesOfFamily = new Map<number, number>();
+  let snapshots = 0;
   for (const disk of disksWithData(map)) {
-    const reason = reasonAgainstDisk(disk, map, nodes) ?? reasonAgainstSnapshots(disk, map);
+    const reason = reasonAgainstDisk(disk, map, nodes) ?? reasonAgainstChain(disk, places) ??
+      reasonAgainstSnapshots(disk, map);
     if (reason !== null) return `disk ${JSON.stringify(disk.name)}: ${reason}`;
     if (ids.has(disk.id)) return `disk id ${disk.id} is there twice`;
     ids.add(disk.id);
-    if (parents.has(disk.layers[0])) return `disk ${disk.name}: others lie above its newest layer`;
-    for (const layer of [disk.layers[0], ...disk.snapshots.map((each) => each.layer)]) {
-      if (newest.has(layer)) return `layer ${layer} is the newest of two disks or snapshots`;
-      newest.add(layer);
-      if (absorbed.has(layer)) return `layer ${layer} is needed, and being absorbed`;
-      const root = chainOf(map.layers, layer).at(-1)!;
-      const family = familyOfRoot.get(root) ?? disk.family;
-      if (family !== disk.family) {
-        return `layer ${layer} is of families ${family} and ${disk.family}`;
+    snapshots += disk.snapshots.length;
+    const [top] = disk.layers;
+    if (places.get(top)!.children > 0) return `disk ${disk.name}: others lie above layer ${top}`;
+    for (const id of [top, ...disk.snapshots.map(({ layer }) => layer)]) {
+      const place = places.get(id);
+      // A disk is made of a snapshot with one layer more.
+      if (place === undefined || (id !== top && place.depth >= LAYERS_MAX)) {
+        return `layer ${id} of a snapshot of disk ${disk.name} is unknown, or too high up`;
       }
-      familyOfRoot.set(root, family);
+      if (newest.has(id)) return `layer ${id} is the newest of two disks or snapshots`;
+      newest.add(id);
+      if (place.layer.absorbedBy !== null) return `layer ${id} is needed, and being absorbed`;
+      const family = familyOfRoot.get(place.root) ?? disk.family;
+      if (family !== disk.family) return `layer ${id} is of families ${family} and ${disk.family}`;
+      familyOfRoot.set(place.root, family);
     }
     const copies = copiesOfFamily.get(disk.family) ?? disk.copies;
     if (copies !== disk.copies) {
       return `family ${disk.family} has ${copies} and ${disk.copies} copies`;
     }
     copiesOfFamily.set(disk.family, copies);
+  }
+  if (snapshots > SNAPSHOTS_MAX) return `it has ${snapshots} snapshots`;
+  return reasonAgainstTaking(map) ?? reasonAgainstLeftovers(places, newest);
+}
+
+/** That somebody will complete what is being taken. */
+function reasonAgainstTaking({ disks }: ClusterMap): string | null {
+  const begun = new Set<number>();
+  const waiting = new Set<number>();
+  for (const { snapshots } of disks) {
+    const last = snapshots.at(-1);
+    if (last === undefined || last.taking === 0 || last.isAborted) continue;
+    (last.isDrained ? begun : waiting).add(last.taking);
+  }
+  for (const taking of begun) {
+    if (!waiting.has(taking)) return `snapshots of epoch ${taking} wait for nobody`;
   }
   return null;
 }
@@ -228,14 +282,18 @@ function reasonAgainstDisk(
     if (!isIdBelow(incarnation, ID_MAX + 1)) return `its lease is of incarnation ${incarnation}`;
     if (disk.generation === 0) return "it has a lease without a generation";
   }
-  if (disk.layers.length < 1 || disk.layers.length > LAYERS_MAX) {
-    return `it has ${disk.layers.length} layers`;
-  }
-  const chain = chainOf(map.layers, disk.layers[0]);
-  const isChain = chain.length === disk.layers.length &&
-    chain.every((layer, at) => layer === disk.layers[at]);
-  if (!isChain) return `its layers are ${disk.layers.slice(0, 9).join(", ")}`;
   return checkLimits(disk.limits)?.message ?? null;
+}
+
+function reasonAgainstChain(
+  { layers }: DiskEntry,
+  places: ReadonlyMap<number, Place>,
+): string | null {
+  if (layers.length < 1 || layers.length > LAYERS_MAX) return `it has ${layers.length} layers`;
+  const isChain = layers.every((id, at) =>
+    places.get(id)?.layer.parent === (at + 1 < layers.length ? layers[at + 1] : 0)
+  );
+  return isChain ? null : `its layers are ${layers.slice(0, 9).join(", ")}`;
 }
 
 function reasonAgainstSnapshots(disk: DiskEntry, map: ClusterMap): string | null {
@@ -249,7 +307,6 @@ function reasonAgainstSnapshots(disk: DiskEntry, map: ClusterMap): string | null
     if (error !== null) return error.message;
     if (names.has(name) && !isAborted) return `its snapshot ${name} is there twice`;
     names.add(name);
-    if (findLayer(map.layers, layer) === undefined) return `snapshot ${name} has no layer`;
     if (!isCount(taking) || taking > map.epoch) {
       return `snapshot ${name} is taken in epoch ${taking}`;
     }
@@ -258,6 +315,7 @@ function reasonAgainstSnapshots(disk: DiskEntry, map: ClusterMap): string | null
       return `snapshot ${name} is being taken, and not the newest`;
     }
     if (taking === 0 && (!isDrained || isAborted)) return `snapshot ${name} is complete and is not`;
+    if (isDrained && isAborted) return `snapshot ${name} was given up and is still there`;
   }
   for (const [index, schedule] of schedules.entries()) {
     const error = checkSchedule(schedule);

@@ -52,6 +52,28 @@ export function commandLevel(command: MapCommand): number {
   return level;
 }
 
+/**
+ * Why a command cannot be proposed yet, and what to do.
+ *
+ * @param map that speaks a lower level than the command's
+ * @param command of a higher level than the map's
+ * @returns an error with code `limit`, for people
+ */
+export function commandError(map: ClusterMap, command: MapCommand): ControlError {
+  const level = commandLevel(command);
+  const old = map.nodes.filter(({ protocol }) => protocol < level);
+  const names = old.slice(0, 3).map(({ name, version }) => `${name} (${version})`).join(", ");
+  const more = old.length > 3 ? ` and ${old.length - 3} more` : "";
+  return {
+    code: "limit",
+    message: `${command.kind} needs level ${level}, and the cluster speaks ${map.level}` +
+      (old.length === 0 ? "" : `: ${names}${more} cannot speak it`),
+    hint: old.length === 0
+      ? "every node can speak it: try again in a moment"
+      : "upgrade every node first: 'kelpie cluster upgrade' shows what is to be done",
+  };
+}
+
 /** The newest level that every node of the map speaks; that of the map where it has no nodes. */
 export function commonLevel(map: ClusterMap): number {
   return map.nodes.length === 0

@@ -55,7 +55,6 @@ import { toHex } from "../base/bytes.ts";
 import { failure, type Result, success } from "./errors.ts";
 import { decodeGroups, encodeGroups } from "./groups_codec.ts";
 import { checkMap } from "./invariants.ts";
-import { findLayer } from "./layers.ts";
 import {
   type Attributes,
   type Availability,
@@ -63,20 +62,27 @@ import {
   COPIES_MAX,
   DEFAULT_SETTINGS,
   type DiskEntry,
+  DISKS_MAX,
   EMPTY_MAP,
   type LayerEntry,
   LAYERS_MAX,
   type Lease,
   type Limits,
   type LossEntry,
+  LOSSES_MAX,
   MAP_BYTES_MAX,
   NO_LIMITS,
   type NodeEntry,
+  NODES_MAX,
   PG_BITS_MAX,
   type Pool,
   type Schedule,
+  SCHEDULES_MAX,
   type Settings,
   type SnapshotEntry,
+  SNAPSHOTS_MAX,
+  SNAPSHOTS_PER_DISK_MAX,
+  TRASH_MAX,
   type TrashEntry,
 } from "./model.ts";
 
@@ -280,7 +286,7 @@ export function decodeMap(bytes: Uint8Array): Result<ClusterMap> {
     : version === 2
     ? readMapV2(decoded[2])
     : readMap(decoded[2]);
-  if (map === null) return corrupt("a field has the wrong type");
+  if (map === null) return corrupt("a field has the wrong type, or too many entries");
   if (version >= 2 && version !== versionOf(map.level)) {
     return corrupt(`version ${version} is not that of level ${map.level}`);
   }
@@ -325,21 +331,22 @@ function readMap(value: unknown): ClusterMap | null {
   if (!Array.isArray(value) || value.length !== 16) return null;
   const [epoch, nextDisk, nextLayer] = value;
   const settings = readSettings(value[3]);
-  const layers = readList(value[14], readLayer);
+  const layers = readList(value[14], readLayer, SNAPSHOTS_MAX);
   if (layers === null) return null;
-  const disks = readList(value[4], (disk) => readDisk(disk, layers));
-  const trash = readList(value[15], (entry) => readTrash(entry, layers));
+  const parents = new Map(layers.map(({ id, parent }) => [id, parent]));
+  const disks = readList(value[4], (disk) => readDisk(disk, parents), DISKS_MAX);
+  const trash = readList(value[15], (entry) => readTrash(entry, parents), TRASH_MAX);
   const clusterId = value[5] === null ? "" : readUuid(value[5]);
   const nextNode = value[6];
-  const nodes = readList(value[7], readNode);
+  const nodes = readList(value[7], readNode, NODES_MAX);
   const voters = value[8];
   const pgBits = value[9];
   const targetsEpoch = value[10];
   const level = value[13];
   if (!isNumbers([epoch, nextDisk, nextLayer, nextNode, pgBits, targetsEpoch, level])) return null;
   if (!(pgBits >= 0 && pgBits <= PG_BITS_MAX)) return null;
-  const pools = readList(value[11], (item) => readPool(item, 2 ** pgBits));
-  const losses = readList(value[12], readLoss);
+  const pools = readList(value[11], (item) => readPool(item, 2 ** pgBits), COPIES_MAX);
+  const losses = readList(value[12], readLoss, LOSSES_MAX);
   const readable = settings !== null && disks !== null && clusterId !== null && nodes !== null &&
     isNumbers(voters) && pools !== null && losses !== null && trash !== null;
   if (!readable) return null;
@@ -365,14 +372,15 @@ function readMap(value: unknown): ClusterMap | null {
 
 function readLayer(value: unknown): LayerEntry | null {
   if (!Array.isArray(value) || value.length < 2 || value.length > 3) return null;
-  const [id, parent, absorbedBy = null] = value;
-  if (!isNumbers([id, parent]) || (absorbedBy !== null && !isNumbers(absorbedBy))) return null;
-  return { id, parent, absorbedBy };
+  const [id, parent, absorbedBy] = value;
+  if (!isNumbers([id, parent])) return null;
+  if (value.length === 2) return { id, parent, absorbedBy: null };
+  return isNumbers(absorbedBy) ? { id, parent, absorbedBy } : null;
 }
 
-function readTrash(value: unknown, layers: readonly LayerEntry[]): TrashEntry | null {
+function readTrash(value: unknown, parents: Parents): TrashEntry | null {
   if (!Array.isArray(value) || value.length !== 3) return null;
-  const disk = readDisk(value[0], layers);
+  const disk = readDisk(value[0], parents);
   const [, deletedMs, expiresMs] = value;
   return disk === null || !isNumbers([deletedMs, expiresMs])
     ? null
@@ -383,7 +391,7 @@ function readMapV1(value: unknown): ClusterMap | null {
   if (!Array.isArray(value) || value.length !== 5) return null;
   const [epoch, nextDisk, nextLayer] = value;
   const settings = readSettingsV1(value[3]);
-  const disks = readList(value[4], readDiskV1);
+  const disks = readList(value[4], readDiskV1, DISKS_MAX);
   if (!isNumbers([epoch, nextDisk, nextLayer]) || settings === null || disks === null) return null;
   const layers = disks.flatMap((disk) => disk.layers).toSorted((a, b) => a - b)
     .map((id): LayerEntry => ({ id, parent: 0, absorbedBy: null }));
@@ -404,14 +412,17 @@ function readSettingsV1(value: unknown): Settings | null {
   return { ...DEFAULT_SETTINGS, copies: copiesOfV1(value[0]) };
 }
 
-function readDisk(value: unknown, layers: readonly LayerEntry[]): DiskEntry | null {
+/** Of each layer the one below. */
+type Parents = ReadonlyMap<number, number>;
+
+function readDisk(value: unknown, parents: Parents): DiskEntry | null {
   if (!Array.isArray(value) || value.length !== 16) return null;
   const flags = value[5];
   if (flags !== (flags & (FLAG_READ_ONLY | FLAG_DETECT_ZEROES))) return null;
   const disk = readDiskV1(value.slice(0, 9).with(5, flags & FLAG_READ_ONLY));
-  const snapshots = readList(value[13], readSnapshot);
+  const snapshots = readList(value[13], readSnapshot, SNAPSHOTS_PER_DISK_MAX);
   const limits = value[14] === null ? NO_LIMITS : readLimits(value[14]);
-  const schedules = readList(value[15], readSchedule);
+  const schedules = readList(value[15], readSchedule, SCHEDULES_MAX);
   const copiesMin = value[9];
   const lease = value[11] === null ? null : readLease(value[11]);
   const [family, settled] = [value[10], value[12]];
@@ -420,7 +431,7 @@ function readDisk(value: unknown, layers: readonly LayerEntry[]): DiskEntry | nu
   if (snapshots === null || limits === null || schedules === null) return null;
   return {
     ...disk,
-    layers: boundedChain(layers, disk.layers[0]),
+    layers: boundedChain(parents, disk.layers[0]),
     copies: value[6],
     copiesMin,
     family,
@@ -434,12 +445,14 @@ function readDisk(value: unknown, layers: readonly LayerEntry[]): DiskEntry | nu
 }
 
 /** The chain of a layer that comes from anywhere: what is no tree is not followed for ever, and refused by `checkMap`. */
-function boundedChain(layers: readonly LayerEntry[], newest: number): number[] {
+function boundedChain(parents: Parents, newest: number): number[] {
   const chain = [newest];
-  let at = findLayer(layers, newest);
-  while (at !== undefined && at.parent !== 0 && at.parent < at.id && chain.length <= LAYERS_MAX) {
-    chain.push(at.parent);
-    at = findLayer(layers, at.parent);
+  let at = newest;
+  while (chain.length <= LAYERS_MAX) {
+    const parent = parents.get(at) ?? 0;
+    if (parent === 0 || parent >= at) break;
+    chain.push(parent);
+    at = parent;
   }
   return chain;
 }
@@ -579,8 +592,13 @@ function readAttributes(value: unknown): Attributes | null {
   return entries.every(([, each]) => typeof each === "string") ? Object.fromEntries(entries) : null;
 }
 
-function readList<T>(value: unknown, read: (item: unknown) => T | null): T[] | null {
-  if (!Array.isArray(value)) return null;
+/** Reads a list of at most `lengthMax` items; nothing is read of one that is longer. */
+function readList<T>(
+  value: unknown,
+  read: (item: unknown) => T | null,
+  lengthMax: number,
+): T[] | null {
+  if (!Array.isArray(value) || value.length > lengthMax) return null;
   const items: T[] = [];
   for (const each of value) {
     const item = read(each);

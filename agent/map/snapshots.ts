@@ -16,9 +16,14 @@
  * A guest that has not got the answer to a write cannot have made another one because of it, so no disk's snapshot holds a write
  * that depends on one that another disk's lacks.
  *
+ * A disk that is deleted meanwhile is not waited for: the others are complete without it. In the trash nobody would finish what is on
+ * its way, so its own snapshot is given up; if it is restored, whoever has it next brings its layers in line.
+ *
  * Invariants:
  * - a complete snapshot's layers are never written to; all replicas hold the same in them, synced;
  * - only a disk's newest snapshot may be "taking", and a disk takes one at a time;
+ * - of those that are taken together and were not given up, at least one is not drained, and its disk is not in the trash: there is
+ *   always somebody whose word, or whose end, completes them;
  * - a snapshot that is not complete can be neither read, cloned nor rolled back to.
  *
  * # Rolling back
@@ -66,6 +71,7 @@ import {
   SNAPSHOTS_MAX,
   SNAPSHOTS_PER_DISK_MAX,
   type SnapshotTaken,
+  TRASH_MAX,
   type TrashEntry,
 } from "./model.ts";
 import { checkDiskName, checkSnapshotName } from "./names.ts";
@@ -132,38 +138,19 @@ function createSnapshots(map: ClusterMap, command: CreateSnapshots): Result<Appl
       `a snapshot of ${count} disks at once cannot be taken: 1 to ${SNAPSHOT_DISKS_MAX} can, each once`,
     );
   }
-  const epoch = map.epoch + 1;
-  let { disks, layers, nextLayer } = map;
-  const effects: MapEffect[] = [];
+  const byId = new Map(map.disks.map((disk) => [disk.id, disk]));
+  const chosen: DiskEntry[] = [];
   for (const id of command.disks) {
-    const at = disks.findIndex((disk) => disk.id === id);
-    if (at < 0) return failure("missing", `there is no disk with id ${id}`);
-    const disk = disks[at];
+    const disk = byId.get(id);
+    if (disk === undefined) return failure("missing", `there is no disk with id ${id}`);
     const refusal = reasonAgainstSnapshot(map, disk, command.name);
     if (refusal !== null) return refusal;
-    if (nextLayer > ID_MAX) return failure("limit", `all ${ID_MAX} layer ids have been used`);
-    const layer = nextLayer++;
-    const isOpen = disk.lease !== null;
-    const snapshot: SnapshotEntry = {
-      name: command.name,
-      layer: disk.layers[0],
-      sizeBytes: disk.sizeBytes,
-      createdMs: command.nowMs,
-      isProtected: false,
-      taking: isOpen ? epoch : 0,
-      isDrained: !isOpen,
-      isAborted: false,
-    };
-    const next: DiskEntry = {
-      ...disk,
-      layers: [layer, ...disk.layers],
-      snapshots: [...disk.snapshots, snapshot],
-    };
-    layers = withLayer(layers, layer, disk.layers[0]);
-    disks = disks.with(at, next);
-    effects.push({ kind: "layer-created", layer }, { kind: "snapshots-changed", disk: next });
+    chosen.push(disk);
   }
-  if (count + snapshotCount(map) > SNAPSHOTS_MAX || layers.length > SNAPSHOTS_MAX) {
+  if (map.nextLayer + count - 1 > ID_MAX) {
+    return failure("limit", `all ${ID_MAX} layer ids have been used`);
+  }
+  if (snapshotCount(map) + count > SNAPSHOTS_MAX || map.layers.length + count > SNAPSHOTS_MAX) {
     return failure(
       "limit",
       `${SNAPSHOTS_MAX} snapshots and layers are the most of one cluster`,
@@ -171,13 +158,32 @@ function createSnapshots(map: ClusterMap, command: CreateSnapshots): Result<Appl
     );
   }
   // Where one of them has to be waited for, the others are complete only together with it.
-  const isWaiting = disks.some((disk) => takingOf(disk)?.taking === epoch);
-  if (isWaiting) {
-    disks = disks.map((disk) =>
-      command.disks.includes(disk.id) ? withNewest(disk, { taking: epoch }) : disk
-    );
+  const taking = chosen.some((disk) => disk.lease !== null) ? map.epoch + 1 : 0;
+  const layers = [...map.layers];
+  const effects: MapEffect[] = [];
+  for (const [index, disk] of chosen.entries()) {
+    const layer = map.nextLayer + index;
+    const snapshot: SnapshotEntry = {
+      name: command.name,
+      layer: disk.layers[0],
+      sizeBytes: disk.sizeBytes,
+      createdMs: command.nowMs,
+      isProtected: false,
+      taking,
+      isDrained: disk.lease === null,
+      isAborted: false,
+    };
+    const next: DiskEntry = {
+      ...disk,
+      layers: [layer, ...disk.layers],
+      snapshots: [...disk.snapshots, snapshot],
+    };
+    byId.set(disk.id, next);
+    layers.push({ id: layer, parent: disk.layers[0], absorbedBy: null });
+    effects.push({ kind: "layer-created", layer }, { kind: "snapshots-changed", disk: next });
   }
-  return changed(map, { disks, layers, nextLayer }, effects);
+  const disks = map.disks.map((disk) => byId.get(disk.id)!);
+  return changed(map, { disks, layers, nextLayer: map.nextLayer + count }, effects);
 }
 
 function reasonAgainstSnapshot(
@@ -221,10 +227,11 @@ function reasonAgainstSnapshot(
       "open it once, for example with 'kelpie disk read'",
     );
   }
-  if (lease !== null && findNode(map, lease.node)?.incarnation !== lease.incarnation) {
+  const holder = lease === null ? undefined : findNode(map, lease.node);
+  if (lease !== null && (holder?.incarnation !== lease.incarnation || holder.state !== "up")) {
     return failure(
       "busy",
-      `the agent that had disk ${disk.name} open has ended, and its replicas may differ`,
+      `the agent that had disk ${disk.name} open is not there any more, and its replicas may differ`,
       "open it once, for example with 'kelpie disk read'",
     );
   }
@@ -251,7 +258,9 @@ function withNewest(disk: DiskEntry, change: Partial<SnapshotEntry>): DiskEntry 
 function snapshotTaken(map: ClusterMap, command: SnapshotTaken): Result<Applied> {
   const disk = map.disks.find((each) => each.id === command.id);
   if (disk === undefined) return failure("missing", `there is no disk with id ${command.id}`);
-  if (disk.generation !== command.generation || drainingLayer(disk) !== command.layer) {
+  const layer = drainingLayer(disk);
+  const isHolder = disk.lease !== null && disk.generation === command.generation;
+  if (!isHolder || layer === 0 || layer !== command.layer) {
     return stale(`the snapshot of disk ${disk.name} is not waited for any more`);
   }
   return drained(map, disk);
@@ -261,28 +270,63 @@ function snapshotTaken(map: ClusterMap, command: SnapshotTaken): Result<Applied>
  * Nothing is on its way any more into the snapshot that is being taken of a disk.
  *
  * @param map of which `disk` is an entry, or will be: it takes the place of the one with its id
+ * @param disk of which a snapshot is waited for: it has a {@linkcode drainingLayer}
  */
 export function drained(map: ClusterMap, disk: DiskEntry): Result<Applied> {
-  const drainedDisk = withNewest(disk, { isDrained: true });
-  const { taking } = takingOf(drainedDisk)!;
-  let disks = map.disks.map((each) => each.id === disk.id ? drainedDisk : each);
-  const isTogether = (each: DiskEntry) => takingOf(each)?.taking === taking;
-  const isWaiting = disks.some((each) => isTogether(each) && !takingOf(each)!.isDrained);
-  const isAborted = takingOf(drainedDisk)!.isAborted;
-  const effects: MapEffect[] = [];
-  if (!isWaiting || isAborted) {
-    disks = disks.map((each) => {
-      if (!isTogether(each) || !takingOf(each)!.isDrained) return each;
-      const next = takingOf(each)!.isAborted
-        ? { ...each, snapshots: each.snapshots.slice(0, -1) }
-        : withNewest(each, { taking: 0 });
-      effects.push({ kind: "snapshots-changed", disk: next });
-      return next;
-    });
+  const { taking, isAborted } = takingOf(disk)!;
+  const next = isAborted ? withoutNewest(disk) : withNewest(disk, { isDrained: true });
+  const disks = map.disks.map((each) => each.id === disk.id ? next : each);
+  const effects: MapEffect[] = [{ kind: "snapshots-changed", disk: next }];
+  if (!isAborted) {
+    const together = completed(disks, taking);
+    return changed(map, { disks: together.disks }, [
+      // The disk's own is among them when they are complete.
+      ...(together.effects.length === 0 ? effects : together.effects),
+    ]);
   }
-  if (!isAborted) return changed(map, { disks }, effects);
   const collected = collectLayers({ ...map, disks });
   return changed(map, collected.fields, [...effects, ...collected.effects]);
+}
+
+/**
+ * Completes the snapshots that were begun together, if nobody is waited for any more.
+ *
+ * @param disks of the map as a command has left it
+ * @param taking in which epoch they were begun
+ * @returns the disks, and an effect for each that has a snapshot more
+ */
+export function completed(
+  disks: readonly DiskEntry[],
+  taking: number,
+): { disks: readonly DiskEntry[]; effects: MapEffect[] } {
+  const members = new Set(disks.filter((disk) => {
+    const last = takingOf(disk);
+    return last !== undefined && last.taking === taking && !last.isAborted;
+  }));
+  const effects: MapEffect[] = [];
+  for (const disk of members) if (drainingLayer(disk) !== 0) return { disks, effects };
+  if (members.size === 0) return { disks, effects };
+  const next = disks.map((disk) => {
+    if (!members.has(disk)) return disk;
+    const complete = withNewest(disk, { taking: 0 });
+    effects.push({ kind: "snapshots-changed", disk: complete });
+    return complete;
+  });
+  return { disks: next, effects };
+}
+
+/**
+ * The disk without the snapshot that is being taken of it: gone at once where nothing is on its way into it, else when that has
+ * arrived. The same disk where none is.
+ */
+export function givenUp(disk: DiskEntry): DiskEntry {
+  const last = takingOf(disk);
+  if (last === undefined || last.isAborted) return disk;
+  return last.isDrained ? withoutNewest(disk) : withNewest(disk, { isAborted: true });
+}
+
+function withoutNewest(disk: DiskEntry): DiskEntry {
+  return { ...disk, snapshots: disk.snapshots.slice(0, -1) };
 }
 
 function abortSnapshots(map: ClusterMap, { taking }: AbortSnapshots): Result<Applied> {
@@ -296,9 +340,7 @@ function abortSnapshots(map: ClusterMap, { taking }: AbortSnapshots): Result<App
   const effects: MapEffect[] = [];
   const disks = map.disks.map((disk) => {
     if (!isMeant(disk)) return disk;
-    const next = takingOf(disk)!.isDrained
-      ? { ...disk, snapshots: disk.snapshots.slice(0, -1) }
-      : withNewest(disk, { isAborted: true });
+    const next = givenUp(disk);
     effects.push({ kind: "snapshots-changed", disk: next });
     return next;
   });
@@ -464,6 +506,11 @@ function rollbackDisk(map: ClusterMap, command: RollbackDisk): Result<Applied> {
   if (map.nextLayer > ID_MAX || map.nextDisk > ID_MAX) {
     return failure("limit", `all ${ID_MAX} disk or layer ids have been used`);
   }
+  if (map.layers.length >= SNAPSHOTS_MAX) {
+    return failure("limit", `${SNAPSHOTS_MAX} layers are the most of one cluster`);
+  }
+  const full = reasonAgainstTrash(map);
+  if (full !== null) return full;
   const layer = map.nextLayer;
   const next: DiskEntry = {
     ...disk,
@@ -495,6 +542,13 @@ function detachDisk(map: ClusterMap, command: DetachDisk): Result<Applied> {
     disk.layers.every((layer, at) => layer === command.layers[at]);
   if (!isSame) return stale(`disk ${disk.name} is read through other layers by now`);
   if (disk.layers.length === 1) return unchanged(map);
+  if (takingOf(disk) !== undefined) {
+    return failure(
+      "busy",
+      `a snapshot of disk ${disk.name} is being taken`,
+      "try again in a moment",
+    );
+  }
   const [top] = disk.layers;
   const next = { ...disk, layers: [top] };
   const layers = map.layers.map((layer) => layer.id === top ? { ...layer, parent: 0 } : layer);
@@ -504,19 +558,28 @@ function detachDisk(map: ClusterMap, command: DetachDisk): Result<Applied> {
     disks: map.disks.with(map.disks.indexOf(disk), next),
   });
   return changed(map, collected.fields, [
-    { kind: "snapshots-changed", disk: next },
+    { kind: "snapshots-changed", disk: collectedDisk(collected.fields.disks, next) },
     ...collected.effects,
   ]);
 }
 
 // ------------------------------------------------------------------------------------------- trash
 
+/** Why nothing can go to the trash. */
+export function reasonAgainstTrash(map: ClusterMap): Result<Applied> | null {
+  return map.trash.length < TRASH_MAX ? null : failure(
+    "limit",
+    `there are ${TRASH_MAX} disks in the trash, which is the most`,
+    "empty the trash, or take out of it what is needed",
+  );
+}
+
 /** An entry of the trash, for as long as the settings say; never so that it expires before it is there. */
 export function trashed(map: ClusterMap, disk: DiskEntry, nowMs: number): TrashEntry {
   return {
-    disk: { ...disk, lease: null },
+    disk: { ...givenUp(disk), lease: null },
     deletedMs: nowMs,
-    expiresMs: nowMs + map.settings.trashMs,
+    expiresMs: Math.min(nowMs + map.settings.trashMs, Number.MAX_SAFE_INTEGER),
   };
 }
 

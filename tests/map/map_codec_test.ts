@@ -13,9 +13,13 @@ import {
   apply,
   checkMap,
   type ClusterMap,
+  drainingLayer,
   EMPTY_MAP,
+  findDisk,
+  findNode,
   MAP_BYTES_MAX,
   type MapCommand,
+  takingOf,
 } from "../../agent/map/map.ts";
 import { decodeMap, encodeMap, MAP_VERSION } from "../../agent/map/map_codec.ts";
 import { addNode, clusterOf, clusterWithDisk, nodeUp, runAll, setTargets } from "./cluster.ts";
@@ -43,14 +47,74 @@ const COMMANDS_V1: MapCommand[] = [
   { kind: "delete-disk", name: "x" },
 ];
 
-/** The map that the golden file of version 3 holds: that of version 2, once all nodes speak level 2. */
-function mapV3(): ClusterMap {
-  const map = mapV2();
-  return runAll(
-    map,
-    ...map.nodes.map(({ id }) => nodeUp(id, { protocolMin: 1, protocol: 2 + id % 3 })),
+/** The map that the golden file of version 4 holds: that of version 2, once all nodes speak level 2, and what came with that. */
+function mapV4(): ClusterMap {
+  const before = mapV2();
+  let map = runAll(
+    before,
+    ...before.nodes.map(({ id }) => nodeUp(id, { protocolMin: 1, protocol: 2 + id % 3 })),
     { kind: "raise-level", level: 2 },
     nodeUp(3, { protocolMin: 2, protocol: 3 }),
+    ...["base", "app", "log", "old"].map((name) =>
+      ({ kind: "create-disk", name, sizeBytes: 2 ** 30, nowMs: 8 }) as const
+    ),
+  );
+  const idOf = (name: string) => findDisk(map, name)!.id;
+  const snapshot = (name: string, ...disks: string[]) => {
+    map = runAll(map, { kind: "create-snapshots", disks: disks.map(idOf), name, nowMs: 1.7e12 });
+  };
+  const open = (name: string, node: number) => {
+    const { incarnation } = findNode(map, node)!;
+    map = runAll(map, { kind: "take-lease", id: idOf(name), node, incarnation });
+  };
+  for (const name of ["monday", "tuesday", "wednesday"]) snapshot(name, "base");
+  const schedule = { kind: "set-schedule", disk: "base", keepWeekly: 4, keepMonthly: 12 } as const;
+  map = runAll(
+    map,
+    {
+      kind: "clone-disk",
+      disk: "base",
+      snapshot: "monday",
+      name: "clone",
+      nowMs: 1.7e12 + 1,
+      readOnly: true,
+      attributes: { of: "base" },
+    },
+    {
+      kind: "change-snapshot",
+      disk: "base",
+      name: "monday",
+      newName: "gold",
+      isProtected: true,
+    },
+    { kind: "delete-snapshot", disk: "base", name: "tuesday" },
+    { kind: "change-disk", name: "base", limits: [500, 0, 1000, 0, 30], detectZeroes: true },
+    { ...schedule, name: "hourly", everyMs: 3_600_000, keep: 24, keepDaily: 7, nowMs: 9 },
+    { ...schedule, name: "five", everyMs: 300_000, keep: 12, keepDaily: 0, nowMs: 10 },
+    { kind: "change-settings", trashMs: 3_600_000 },
+  );
+  const absorbed = map.layers.filter(({ absorbedBy }) => absorbedBy !== null).map(({ id }) => id);
+  for (const node of [3, 1]) {
+    const { incarnation } = findNode(map, node)!;
+    map = runAll(map, { kind: "absorbed", node, incarnation, layers: absorbed });
+  }
+  open("app", 1);
+  open("log", 2);
+  snapshot("together", "base", "app", "log");
+  map = runAll(map, {
+    kind: "snapshot-taken",
+    id: idOf("app"),
+    layer: drainingLayer(findDisk(map, "app")!),
+    generation: 1,
+  });
+  open("clone", 3);
+  snapshot("never", "clone");
+  snapshot("s", "db");
+  return runAll(
+    map,
+    { kind: "abort-snapshots", taking: takingOf(findDisk(map, "clone")!)!.taking },
+    { kind: "rollback-disk", disk: "db", snapshot: "s", nowMs: 1.7e12 + 2 },
+    { kind: "delete-disk", name: "old", trashedMs: 1.7e12 + 3 },
   );
 }
 
@@ -96,13 +160,28 @@ function pack(value: unknown): Uint8Array {
   return new Uint8Array(packr.pack(value));
 }
 
-Deno.test("the golden file of version 3 reads as it did, and is what is written", () => {
-  assertEquals(MAP_VERSION, 3, "a new version needs a golden file and a line here");
-  const map = mapV3();
+Deno.test("the golden file of version 4 reads as it did, and is what is written", () => {
+  assertEquals(MAP_VERSION, 4, "a new version needs a golden file and a line here");
+  const map = mapV4();
   assertEquals(map.level, 2);
   assertEquals(checkMap(map), null);
-  assertEquals(unwrap(decodeMap(golden(3))), map);
-  assertEquals(unwrap(encodeMap(map)), golden(3));
+  assertEquals(unwrap(decodeMap(golden(4))), map);
+  assertEquals(unwrap(encodeMap(map)), golden(4));
+});
+
+Deno.test("version 3 was never that of a release, and is refused", () => {
+  const [magic, , body] = packr.unpack(golden(4));
+  const result = decodeMap(pack([magic, 3, body]));
+  assertEquals(result.ok ? "" : result.error.code, "corrupt");
+  assertEquals(result.ok ? "" : result.error.message.includes("version 3 was never"), true);
+});
+
+Deno.test("a version is that of the map's level, and no other", () => {
+  const [magic, version, body] = packr.unpack(golden(4));
+  for (const level of [1, 0, 1.5]) {
+    const result = decodeMap(pack([magic, version, body.with(13, level)]));
+    assertEquals(result.ok ? "" : result.error.code, "corrupt", `level ${level}`);
+  }
 });
 
 Deno.test("the golden file of version 2 reads as a map of level 1, and is what is written of one", () => {
@@ -210,7 +289,7 @@ Deno.test("bytes that were encoded are not overwritten by the next map", () => {
 });
 
 Deno.test("what is cut short or longer is refused", () => {
-  for (const bytes of [golden(1), golden(2), golden(3)]) {
+  for (const bytes of [golden(1), golden(2), golden(4)]) {
     for (let length = 0; length < bytes.length; length++) {
       const result = decodeMap(bytes.subarray(0, length));
       assertEquals(result.ok ? "" : result.error.code, "corrupt", `${length} bytes`);
@@ -222,7 +301,7 @@ Deno.test("what is cut short or longer is refused", () => {
 });
 
 Deno.test("damage gives an error or a map that keeps every invariant, and never throws", () => {
-  for (const bytes of [golden(1), golden(2), golden(3)]) {
+  for (const bytes of [golden(1), golden(2), golden(4)]) {
     const random = new Prng(bytes.length);
     const check = (damaged: Uint8Array, what: string) => {
       const result = decodeMap(damaged);
@@ -308,8 +387,8 @@ Deno.test("fields of the wrong kind, number or place are refused", () => {
 Deno.test("fields of version 2 of the wrong kind, number or place are refused", () =>
   checkFields(2));
 
-Deno.test("fields of version 3 of the wrong kind, number or place are refused", () =>
-  checkFields(3));
+Deno.test("fields of version 4 of the wrong kind, number or place are refused", () =>
+  checkFields(4));
 
 function checkFields(goldenVersion: number): void {
   const [magic, version, body] = packr.unpack(golden(goldenVersion)) as [string, number, unknown[]];
@@ -326,6 +405,7 @@ function checkFields(goldenVersion: number): void {
     }
   }
   const lists: [number, number][] = [[4, 0], [7, 0], [11, 0], [12, 0]];
+  if (version === 4) lists.push([4, 1], [14, 2], [15, 0]);
   for (const [list, entry] of lists) {
     const entries = body[list] as unknown[][];
     const put = (next: unknown) => body.with(list, entries.with(entry, next as unknown[]));
@@ -339,6 +419,35 @@ function checkFields(goldenVersion: number): void {
       }
     }
   }
+  if (version !== 4) return;
+  const at = map4At(body, "base");
+  const disks = body[4] as unknown[][];
+  const [snapshots, limits, schedules] = disks[at].slice(13) as [
+    unknown[][],
+    number[],
+    unknown[][],
+  ];
+  const inDisk = (what: string, index: number, value: unknown) =>
+    check(what, body.with(4, disks.with(at, disks[at].with(index, value))));
+  inDisk("an unknown flag of a disk", 5, 4);
+  inDisk("limits that are too few", 14, limits.slice(1));
+  inDisk("limits that are none", 14, [0, 0, "0", 0, 0]);
+  for (const [index, list] of [[13, snapshots], [15, schedules]] as const) {
+    inDisk("one more", index, [[...list[0], 0], ...list.slice(1)]);
+    for (let field = 0; field < list[0].length; field++) {
+      for (const wrong of [true, -1, NaN, { x: 1 }, ["x"], null]) {
+        const next = list.with(0, list[0].with(field, wrong));
+        inDisk(`${field} of an entry of ${index} is ${wrong}`, index, next);
+      }
+    }
+  }
+  inDisk("an unknown flag of a snapshot", 13, snapshots.with(0, snapshots[0].with(4, 8 + 2)));
+  const layers = body[14] as unknown[][];
+  check("a layer that nobody has absorbed, said twice", body.with(14, [[...layers[0], null]]));
+}
+
+function map4At(body: unknown[], name: string): number {
+  return (body[4] as unknown[][]).findIndex((disk) => disk[1] === name);
 }
 
 Deno.test("a newer version is told from damage", () => {

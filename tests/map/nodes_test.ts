@@ -21,6 +21,7 @@ import {
   NODES_MAX,
   storageNodes,
   type TakeLease,
+  TRASH_MS_MAX,
 } from "../../agent/map/map.ts";
 import {
   addNode,
@@ -348,16 +349,22 @@ Deno.test("settings of the cluster are checked and changed one by one", () => {
     { kind: "change-settings", trustedNetwork: true },
     { kind: "change-settings", copiesMin: 2 },
     { kind: "change-settings", copies: 2 },
+    { kind: "change-settings", trashMs: 0 },
   );
   assertEquals(next.settings, {
     copies: 2,
     copiesMin: 2,
     outAfterMs: 20_000,
     trustedNetwork: true,
+    trashMs: 0,
   });
   assertEquals(runAll(next, { kind: "change-settings", copiesMin: null }).settings.copiesMin, null);
   for (const outAfterMs of [0, 9999, 0.5, NaN, Infinity]) {
     assertEquals(refuse(map, { kind: "change-settings", outAfterMs }).code, "invalid");
   }
   assertEquals(refuse(map, { kind: "change-settings", copiesMin: 0 }).code, "invalid");
+  for (const trashMs of [-1, 0.5, NaN, Infinity, TRASH_MS_MAX + 1]) {
+    assertEquals(refuse(map, { kind: "change-settings", trashMs }).code, "invalid");
+  }
+  assertEquals(runAll(map, { kind: "change-settings", trashMs: map.settings.trashMs }), map);
 });

@@ -56,6 +56,8 @@ export interface SimulationOptions {
   readonly hasSnapshots?: boolean;
   /** Guests move while they run, as by live migration, where otherwise they close a disk and another opens it later. */
   readonly areMoving?: boolean;
+  /** The version that hosts begin with; by default the code as it is, at level 1. */
+  readonly build?: Build;
   /** The next version, to which hosts go over as they start, some of them back again, all of them in the end. */
   readonly upgrade?: Build;
   /** Called for each process that starts, to break something on purpose; see `canary_test.ts`. */
@@ -399,8 +401,8 @@ export class Simulation implements NodeWatcher {
         if (value === null) continue;
         if (key === LEVEL_KEY) level = decodeLevel(value)!.level;
         const at = Buffer.from(value).indexOf("kelpie.map");
-        // Versions 1 and 2 are those of level 1.
-        if (at < 0 || value[at + 10] <= 2 || level > 1) continue;
+        // Versions 1 and 2 are those of level 1, version 4 that of level 2, and so on.
+        if (at < 0 || level >= Math.max(1, value[at + 10] - 2)) continue;
         throw new Error(`node ${node.id} keeps a map of a level that its store does not know of`);
       }
       set(writes, done);
@@ -450,6 +452,7 @@ export class Simulation implements NodeWatcher {
         ? { paths: { more: this.#pathRandom.below(3), random: this.#pathRandom.fork() } }
         : {}),
     });
+    node.build = this.options.build ?? THIS_BUILD;
     node.drift = 1 + (random.fraction() - 0.5) * 0.05;
     if (random.chance(0.3)) node.wallOffsetMs = random.fraction() * 7_200_000;
     this.nodes.push(node);
@@ -855,7 +858,9 @@ export class Simulation implements NodeWatcher {
       const before = node.build;
       // Back is possible as long as the level has not risen; that it may rise meanwhile is what it finds out.
       const isBound = this.#isHealing || this.map?.level === upgrade.protocol;
-      node.build = isBound || this.#versions.chance(0.6) ? upgrade : THIS_BUILD;
+      node.build = isBound || this.#versions.chance(0.6)
+        ? upgrade
+        : this.options.build ?? THIS_BUILD;
       if (node.build !== before) {
         this.changes++;
         this.note(node, `runs version ${node.build.version} from here on`);

@@ -4,14 +4,18 @@
  * @module
  */
 import { assert, assertMatch } from "@std/assert/mod.js";
+import { LEVEL_MAX } from "../../agent/base/levels.ts";
+import { Control } from "../../agent/control/control.ts";
+import { VERSION } from "../../agent/version.ts";
 import {
-  type Changes,
   mottoOf,
   NEXT_LEVEL,
   NEXT_MOTTO,
   NEXT_VERSION,
   NextVersion,
 } from "../upgrade/next_version.ts";
+import { PREVIOUS_LEVEL, PREVIOUS_VERSION, PreviousVersion } from "../upgrade/previous_version.ts";
+import type { Changes } from "../upgrade/source_copy.ts";
 import { Simulation } from "./cluster.ts";
 import type { Build } from "./node.ts";
 
@@ -19,6 +23,14 @@ import type { Build } from "./node.ts";
 const SEEDS = 3;
 /** Seeds within which a mistake must be noticed. */
 const SEEDS_MAX = 10;
+
+/** This version, as what is upgraded or is upgraded to. */
+const THIS: Build = {
+  Control,
+  version: VERSION,
+  protocol: LEVEL_MAX,
+  isUsed: (map) => map.level >= LEVEL_MAX,
+};
 
 async function buildOf(next: NextVersion): Promise<Build> {
   return {
@@ -31,10 +43,24 @@ async function buildOf(next: NextVersion): Promise<Build> {
 
 Deno.test("hosts go over to the next version under faults: the level rises when all have, and nothing is lost", async () => {
   await using next = await NextVersion.make();
-  const upgrade = await buildOf(next);
+  expectUpgrades(THIS, await buildOf(next));
+});
+
+Deno.test("hosts of the previous version go over to this one under faults, and nothing is lost", async () => {
+  await using previous = await PreviousVersion.make();
+  const build: Build = {
+    Control: await previous.control(),
+    version: PREVIOUS_VERSION,
+    protocol: PREVIOUS_LEVEL,
+    isUsed: () => false,
+  };
+  expectUpgrades(build, THIS);
+});
+
+function expectUpgrades(build: Build, upgrade: Build): void {
   let changes = 0, refused = 0, writes = 0;
   for (let seed = 1; seed <= SEEDS; seed++) {
-    const simulation = new Simulation({ seed, faultsMs: 8000, upgrade });
+    const simulation = new Simulation({ seed, faultsMs: 8000, build, upgrade });
     const report = simulation.run();
     changes += simulation.changes;
     refused += simulation.refused;
@@ -42,7 +68,7 @@ Deno.test("hosts go over to the next version under faults: the level rises when 
   }
   console.log(`      ${writes} writes, ${changes} changes of version, ${refused} starts refused`);
   assert(changes > SEEDS && writes > 100, `${changes} changes, ${writes} writes`);
-});
+}
 
 /** What is said of a next version with a mistake, by the first seed that has something to say. */
 async function complaintAbout(mistake: Changes): Promise<string> {
@@ -50,7 +76,7 @@ async function complaintAbout(mistake: Changes): Promise<string> {
   const upgrade = await buildOf(next);
   for (let seed = 1; seed <= SEEDS_MAX; seed++) {
     try {
-      new Simulation({ seed, nodes: 3, faultsMs: 5000, upgrade }).run();
+      new Simulation({ seed, nodes: 3, faultsMs: 5000, build: THIS, upgrade }).run();
     } catch (error) {
       return (error as Error).message.split("\n")[0];
     }
@@ -60,10 +86,10 @@ async function complaintAbout(mistake: Changes): Promise<string> {
 
 Deno.test("a next version that uses what is new before its level is noticed", async () => {
   const complaint = await complaintAbout({
-    "agent/control/leader.ts": [["map.level >= 2 &&", "map.level >= 1 &&"]],
+    "agent/control/leader.ts": [["map.level >= 3 &&", "map.level >= 2 &&"]],
     "agent/map/levels.ts": [["  return map.level >= level;", "  return level > 0;"]],
   });
-  assertMatch(complaint, /in a map of level 1/);
+  assertMatch(complaint, /in a map of level 2/);
 });
 
 Deno.test("a next version that raises the level when most speak it is noticed", async () => {
@@ -73,5 +99,8 @@ Deno.test("a next version that raises the level when most speak it is noticed", 
       "    : Math.max(...map.nodes.map(",
     ]],
   });
-  assertMatch(complaint, /does not speak level 2|serves at level 2|is too old/);
+  assertMatch(
+    complaint,
+    /does not speak level 3|serves at level 3|is too old|it speaks levels 1 to 2, and the cluster 3/,
+  );
 });

@@ -32,7 +32,7 @@ Deno.test("an agent that finds a map it cannot read ends at once, says why, and 
     const { code } = await within(old.exited, END_MS_MAX, () => `it does not end:\n${old.log}`);
     assertEquals(code, 1);
     await old.kill();
-    assertStringIncludes(old.log, "the cluster map has version 4, and this Kelpie reads up to 3");
+    assertStringIncludes(old.log, "the cluster map has version 5, and this Kelpie reads up to 4");
     assertStringIncludes(old.log, "use the Kelpie that wrote it, or a newer one");
     assertEquals(old.log.includes("the agent is ready"), false, old.log);
   }
