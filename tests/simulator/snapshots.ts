@@ -132,9 +132,13 @@ export class Snapshots {
       if (taken.isAborted || taken.completeMs < Infinity) continue;
       const entries = taken.parts.map(({ oracle }) =>
         map.disks.find(({ id }) => id === oracle.id)?.snapshots
-          .find((each) => each.name === taken.name)
+          .find((each) => each.name === taken.name && !each.isAborted)
       );
-      if (entries.every((entry) => entry === undefined)) continue;
+      if (entries.every((entry) => entry === undefined)) {
+        // It was there, and is given up.
+        if (taken.parts[0].layer !== 0) taken.isAborted = true;
+        continue;
+      }
       if (entries.some((entry) => entry === undefined)) {
         throw new Error(`snapshot ${taken.name} is of some disks, and not of others`);
       }
@@ -147,8 +151,7 @@ export class Snapshots {
         taken.completeMs = host.nowMs;
         this.taken++;
         host.note(`snapshot ${taken.name} is complete`);
-      } else if (entries.every((entry) => entry!.isAborted)) taken.isAborted = true;
-      else if (host.nowMs - taken.beginMs > GIVE_UP_MS && !taken.isAbortAsked) {
+      } else if (host.nowMs - taken.beginMs > GIVE_UP_MS && !taken.isAbortAsked) {
         taken.isAbortAsked = true;
         host.propose(
           { kind: "abort-snapshots", taking: entries[0]!.taking },
