@@ -39,7 +39,7 @@ import {
   type Pool,
 } from "../map/map.ts";
 import type { Arena } from "../base/arena.ts";
-import { EIO, ENODEV, type Log, type Window } from "../platform/platform.ts";
+import { EINVAL, EIO, ENODEV, type Log, type Window } from "../platform/platform.ts";
 import {
   type ChunkList,
   chunkList,
@@ -272,10 +272,17 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   /** {@inheritDoc LocalStore.submit} */
   submit(operation: Operation): void {
     if (operation.kind === OperationKind.Sync) return this.#sync(operation);
-    const store = this.#storeOf(operation.layers[0], operation.chunk);
+    const { layers, chunk } = operation;
+    const store = this.#storeOf(layers[0], chunk);
+    // Only layers of one family have their chunks on one path.
+    if (operation.kind === OperationKind.Absorb && this.#storeOf(layers[1], chunk) !== store) {
+      operation.result = -EINVAL;
+      this.#finished.push(operation);
+      return;
+    }
     if (store !== null) {
       const isHeld = this.#mover !== null && this.#mover.move !== null &&
-        operation.kind !== OperationKind.Read && this.#isHeld(operation.layers[0], operation.chunk);
+        operation.kind !== OperationKind.Read && this.#isChangeHeld(operation);
       if (isHeld) this.#held.push(() => this.submit(operation));
       else store.submit(operation);
       return;
@@ -518,6 +525,13 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
         member.leftoverGroups = groups;
       },
     });
+  }
+
+  /** The same for a change, which an absorb is of two chunks: of one family, and so of one group. */
+  #isChangeHeld({ kind, layers, chunk }: Operation): boolean {
+    const isHeld = this.#isHeld(layers[0], chunk);
+    if (kind !== OperationKind.Absorb) return isHeld;
+    return this.#isHeld(layers[1], chunk) || isHeld;
   }
 
   /** Notes that a chunk of the group that moves is changed; true: not now. */

@@ -92,7 +92,10 @@ export interface LocalPaths {
 export interface LocalStore {
   /** Left out: there is one path, and it works or all has failed. */
   readonly paths?: LocalPaths;
-  /** Takes an operation; it comes back through its owner exactly once, applied, never from inside this call. */
+  /**
+   * Takes an operation; it comes back through its owner exactly once, applied, never from inside this call. `OperationKind.Absorb`
+   * is for layers of one family, and for clusters of level 2.
+   */
   submit(operation: Operation): void;
   /** Told of every block that is found damaged or cannot be read, by reads and by the scrub; set by whoever heals. */
   damageListener: ((layer: number, chunk: number, block: number) => void) | null;

@@ -31,6 +31,17 @@ class Oracle {
     else this.blocks.set(key, value);
   }
 
+  absorb(into: number, from: number, chunk: number): void {
+    for (let block = 0; block < 1024; block++) {
+      const value = this.get(from, chunk, block);
+      if (value === undefined) continue;
+      const isHole = this.get(into, chunk, block) === undefined;
+      if (isHole) this.blocks.delete(`${from}/${chunk}/${block}`);
+      else this.set(from, chunk, block, null);
+      if (isHole) this.set(into, chunk, block, value);
+    }
+  }
+
   get(layer: number, chunk: number, block: number): Value | undefined {
     return this.blocks.get(`${layer}/${chunk}/${block}`);
   }
@@ -117,7 +128,7 @@ Deno.test("random changes of every kind agree with a plain map, in every form of
       const block = random.below(span);
       const long = random.chance(0.03) ? span : random.chance(0.2) ? 64 : 4;
       const count = 1 + random.below(Math.min(long, span - block));
-      switch (random.below(12)) {
+      switch (random.below(13)) {
         case 0:
           index.free(layer, chunk, block, count);
           for (let i = 0; i < count; i++) oracle.set(layer, chunk, block + i, null);
@@ -161,6 +172,14 @@ Deno.test("random changes of every kind agree with a plain map, in every form of
           next++;
           break;
         }
+        case 7:
+          if (random.chance(0.9)) break;
+          index.absorb(layer, 16 - layer, chunk);
+          oracle.absorb(layer, 16 - layer, chunk);
+          compare(index, oracle, 16 - layer, chunk, 0, span);
+          assertEquals(index.hasChunk(16 - layer, chunk), false);
+          assertEquals(index.blockCount, index.layerBlockCount(7) + index.layerBlockCount(9));
+          break;
         default:
           for (let i = 0; i < Math.min(count, 3); i++) {
             const sum = random.u32();
