@@ -502,6 +502,7 @@ Deno.test("every command refuses what does not fit, with its code", () => {
     // No snapshot is being taken, and there is no layer 0.
     ["stale", { kind: "snapshot-taken", id: web.id, layer: 0, generation: 0 }],
     ["stale", { kind: "snapshot-taken", id: disk(map, "db").id, layer: 0, generation: 0 }],
+    ["stale", { kind: "snapshot-taken", id: disk(map, "down").id, layer: 0, generation: 1 }],
     ["stale", { kind: "abort-snapshots", taking: 0 }],
     ["stale", { kind: "abort-snapshots", taking: map.epoch + 1 }],
     ["stale", { kind: "abort-snapshots", taking: NaN }],
@@ -765,6 +766,13 @@ Deno.test("snapshots of open and closed disks are complete together, when the la
   assertEquals(state(two.map), "a: s; b: s; c: s; d: ");
 });
 
+Deno.test("a group waits for whoever is open, wherever it is named", () => {
+  const map = open(clusterAtLevelTwo(1, "a", "b", "c"), "b");
+  const begun = snapped(map, "s", "a", "b", "c");
+  assertEquals(state(begun), "a: s(drained); b: s(open); c: s(drained)");
+  assertEquals(state(all(begun, taken(begun, "b"))), "a: s; b: s; c: s");
+});
+
 Deno.test("two groups at once do not wait for each other", () => {
   let map = open(together(), "d", 3);
   map = snapped(map, "t", "d");
@@ -904,6 +912,7 @@ Deno.test("a disk in the trash takes no snapshot, and comes back as one that can
   );
   assertEquals(state(map), "a: s(aborted); b: s(open); c: ; d: ");
   // It is no part of those that are still being taken.
+  assertEquals(state(all(map, taken(map, "b"))), "a: s(aborted); b: s; c: ; d: ");
   map = open(map, "a", 3);
   map = all(map, taken(map, "a"));
   assertEquals(state(map), "a: ; b: s(open); c: ; d: ");
