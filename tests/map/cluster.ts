@@ -3,11 +3,13 @@
  *
  * @module
  */
+import { assert, assertEquals } from "@std/assert/mod.js";
 import { type ControlError, unwrap } from "../../agent/map/errors.ts";
 import {
   type AddNode,
   type Applied,
   apply,
+  checkMap,
   type ClusterMap,
   foundCluster,
   type MapCommand,
@@ -105,4 +107,55 @@ export function freeze(map: ClusterMap): ClusterMap {
   };
   deep(map);
   return map;
+}
+
+/** The same cluster once every node speaks level 2, and the map, too. */
+export function atLevelTwo(map: ClusterMap): ClusterMap {
+  const nodes = map.nodes.map((node) => ({ ...node, protocol: 2 }));
+  return run({ ...map, nodes }, { kind: "raise-level", level: 2 }).map;
+}
+
+/** A cluster of so many nodes at level 2, with disks of these names: ids 1…, 1 GiB, two copies or fewer. */
+export function clusterAtLevelTwo(count: number, ...names: string[]): ClusterMap {
+  const copies = Math.min(count, 2);
+  return runAll(
+    atLevelTwo(clusterOf(count)),
+    ...names.map((name) =>
+      ({ kind: "create-disk", name, sizeBytes: 2 ** 30, nowMs: 0, copies }) as const
+    ),
+  );
+}
+
+/**
+ * Applies a command to a map that nobody may write to, and checks what holds of every change: the map keeps its invariants, and
+ * effects speak of the disks as they are now.
+ */
+export function step(map: ClusterMap, command: MapCommand): Applied {
+  const applied = run(freeze(map), command);
+  checkApplied(map, applied);
+  return applied;
+}
+
+/** See {@linkcode step}. */
+export function checkApplied(before: ClusterMap, { map, effects }: Applied): void {
+  assertEquals(map.epoch - before.epoch, map === before ? 0 : 1);
+  assertEquals(checkMap(map), null);
+  const layers = new Set(map.layers.map(({ id }) => id));
+  for (const effect of effects) {
+    if (effect.kind === "layer-created") assert(layers.has(effect.layer));
+    if (effect.kind === "layer-dropped") assert(!layers.has(effect.layer));
+    if (!("disk" in effect) || effect.kind === "disk-removed") continue;
+    const { disk } = effect;
+    assertEquals(disk, map.disks.find(({ id }) => id === disk.id), effect.kind);
+  }
+  const dropped = effects.flatMap((effect) =>
+    effect.kind === "layer-dropped" ? [effect.layer] : []
+  );
+  const gone = before.layers.filter(({ id }) => !layers.has(id)).map(({ id }) => id);
+  assertEquals(dropped, gone, "every layer that is gone is said to be, once");
+  const created = effects.flatMap((effect) =>
+    effect.kind === "layer-created" ? [effect.layer] : []
+  );
+  const isNew = map.layers.filter(({ id }) => id >= before.nextLayer).map(({ id }) => id);
+  assertEquals(created, isNew, "every layer that is new is said to be, once");
 }
