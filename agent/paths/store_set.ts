@@ -336,6 +336,20 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     return 0;
   }
 
+  /** {@inheritDoc LocalStore.describeChain} Layers of one family have a chunk on one path. */
+  describeChain(
+    layers: readonly number[],
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number {
+    const store = layers.length === 0 ? null : this.#storeOf(layers[0], chunk);
+    if (store !== null) return store.describeChain(layers, chunk, data, zeros, poisoned);
+    for (const words of [data, zeros, poisoned]) words.fill(0);
+    return 0;
+  }
+
   /** {@inheritDoc LocalStore.dropChunk} */
   dropChunk(layer: number, chunk: number, done: Done): void {
     const store = this.#storeOf(layer, chunk);

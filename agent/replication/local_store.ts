@@ -122,4 +122,17 @@ export interface LocalStore {
     zeros: Uint32Array,
     poisoned: Uint32Array,
   ): number;
+  /**
+   * The same of what a read through `layers`, newest first, comes upon: of each block what the first layer says that is no hole
+   * there. Layers of one family.
+   *
+   * @returns blocks with data
+   */
+  describeChain(
+    layers: readonly number[],
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number;
 }

@@ -189,6 +189,8 @@ export class Index implements MoveListener {
   readonly #auxes = new Uint32Array(CHUNK_BLOCKS + 2);
   readonly #directs = new Uint8Array(CHUNK_BLOCKS + 2);
   #entries = 0;
+  /** What one layer of several holds: {@linkcode describeChain}. */
+  readonly #maps = [0, 1, 2].map(() => new Uint32Array(BITMAP_WORDS));
   /** Made when the first chunk is absorbed that needs it. */
   #spread: Spread | null = null;
 
@@ -713,6 +715,39 @@ export class Index implements MoveListener {
       setBits(map, key & 1023, length);
       if (map === data) blocks += length;
     }
+    return blocks;
+  }
+
+  /**
+   * The same of what a read through several layers, newest first, comes upon: of each block what the first layer says that is no
+   * hole there.
+   */
+  describeChain(
+    layers: readonly number[],
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number {
+    data.fill(0, 0, BITMAP_WORDS);
+    zeros.fill(0, 0, BITMAP_WORDS);
+    poisoned.fill(0, 0, BITMAP_WORDS);
+    const maps = this.#maps;
+    let open = CHUNK_BLOCKS;
+    for (let i = 0; i < layers.length && open > 0; i++) {
+      if (!this.hasChunk(layers[i], chunk)) continue;
+      this.describe(layers[i], chunk, maps[0], maps[1], maps[2]);
+      open = 0;
+      for (let w = 0; w < BITMAP_WORDS; w++) {
+        const holes = ~(data[w] | zeros[w] | poisoned[w]);
+        data[w] |= maps[0][w] & holes;
+        zeros[w] |= maps[1][w] & holes;
+        poisoned[w] |= maps[2][w] & holes;
+        open += popcount(~(data[w] | zeros[w] | poisoned[w]));
+      }
+    }
+    let blocks = 0;
+    for (let w = 0; w < BITMAP_WORDS; w++) blocks += popcount(data[w]);
     return blocks;
   }
 

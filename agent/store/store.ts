@@ -1467,6 +1467,21 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   }
 
   /**
+   * The same as {@linkcode describeChunk} of what a read through several layers comes upon.
+   *
+   * @param layers newest first; one that is not there holds nothing
+   */
+  describeChain(
+    layers: readonly number[],
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number {
+    return this.#opened().index.describeChain(layers, chunk, data, zeros, poisoned);
+  }
+
+  /**
    * Frees all blocks of a chunk and forgets its stamp, after everything that was submitted for the
    * chunk before. Durable with the next sync; may be repeated; nothing to do where there is no such
    * layer.

@@ -100,6 +100,24 @@ function compareMaps(index: Index, oracle: Oracle, layer: number, chunk: number)
   assertEquals(blocks, data);
 }
 
+/** Compares what `describeChain` says of a whole chunk. */
+function compareChain(index: Index, oracle: Oracle, layers: number[], chunk: number): void {
+  const maps = [0, 1, 2].map(() => new Uint32Array(32).fill(0xaaaaaaaa));
+  const blocks = index.describeChain(layers, chunk, maps[0], maps[1], maps[2]);
+  let data = 0;
+  for (let block = 0; block < 1024; block++) {
+    const owner = layers.find((layer) => oracle.get(layer, chunk, block) !== undefined);
+    const location = owner === undefined ? undefined : oracle.get(owner, chunk, block)!.location;
+    const isData = location !== undefined && location < POISON;
+    if (isData) data++;
+    assertEquals(
+      maps.map((map) => map[block >>> 5] >>> (block & 31) & 1),
+      [isData, location === ZERO, location === POISON].map(Number),
+    );
+  }
+  assertEquals(blocks, data);
+}
+
 function dataBlocks(oracle: Oracle): number {
   return [...oracle.blocks.values()].filter((value) => value.location < POISON).length;
 }
@@ -194,6 +212,7 @@ Deno.test("random changes of every kind agree with a plain map, in every form of
     for (const layer of [7, 9]) {
       for (const chunk of [0, 1, 1500]) compareMaps(index, oracle, layer, chunk);
     }
+    for (const chain of [[7, 9], [9, 8, 7], [9]]) compareChain(index, oracle, chain, 1500);
     assertEquals(dead, oracle.dead, `seed ${seed}: displaced blocks`);
     assertEquals(index.blockCount, dataBlocks(oracle));
     assertEquals(index.blockCount, index.layerBlockCount(7) + index.layerBlockCount(9));
