@@ -20,7 +20,8 @@ import type {
 } from "./http/backend.ts";
 import { groupsOfNodes } from "./map/group_summary.ts";
 import { isNamed } from "./map/groups.ts";
-import { type ClusterMap, storageNodes } from "./map/map.ts";
+import { type ClusterMap, copiesMinOfPool, hasDisks, storageNodes } from "./map/map.ts";
+import { weightOf } from "./map/targets.ts";
 
 /**
  * Kinds of problems, the worst first. Kinds are added, and none is taken away or renamed: programs may rely on these.
@@ -321,10 +322,22 @@ function drainProblems(map: ClusterMap): Problem[] {
     return [{
       code: "moving",
       message: `node ${name} is being drained: ${count(left, "placement group")} left`,
-      hint: `it goes on by itself; 'kelpie node undrain ${name}' takes it back`,
+      hint: isHeld(map, id)
+        ? "too few other nodes take data: add a node, undrain one with 'kelpie node undrain', or take out those " +
+          "that are drained with 'kelpie node remove'"
+        : `it goes on by itself; 'kelpie node undrain ${name}' takes it back`,
       node: name,
     }];
   });
+}
+
+/** Whether a node that is being drained keeps data that disks could not be written without (`map/targets.ts`). */
+function isHeld(map: ClusterMap, node: number): boolean {
+  const takers = map.nodes.filter((each) => weightOf(each) > 0).length;
+  return map.pools.some((pool) =>
+    hasDisks(map, pool.copies) && takers < copiesMinOfPool(map, pool) &&
+    pool.pgs.some(({ target }) => target.includes(node))
+  );
 }
 
 function waitingProblems({ waiting, nodes }: ClusterStatus): Problem[] {

@@ -322,8 +322,8 @@ async function change(
   const plan = await client.planNode(name, request);
   if (!show(context.output, plan, options)) return false;
   if (request.availability === "draining" && plan.groupsImmovable > 0) {
-    throw new CommandError(ExitCode.Failure, `no other node takes the data of node ${name}`, {
-      hint: "add a node first, or undrain another",
+    throw new CommandError(ExitCode.Failure, `too few other nodes take the data of node ${name}`, {
+      hint: "add a node first, undrain another, or remove those that are drained",
     });
   }
   const consequences = [
@@ -397,7 +397,7 @@ function warningLines(plan: PlanDocument): string[] {
   if (groupsWithFewer > 0) lines.push(fewerText(plan));
   if (groupsImmovable > 0) {
     const groups = plural(groupsImmovable, "placement group stays", "placement groups stay");
-    lines.push(`${groups} where they are: no node takes any data`);
+    lines.push(`${groups} where they are: too few other nodes take data`);
   }
   return lines;
 }

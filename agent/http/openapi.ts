@@ -476,7 +476,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     isRateMeasured: flag("The rate is that of the copying that goes on now; else it is assumed"),
     replicasWithoutSource: count("Copies that nobody who is there can give"),
     groupsWithFewer: count("Placement groups that will have fewer copies than now"),
-    groupsImmovable: count("Placement groups that stay: no node takes any data"),
+    groupsImmovable: count("Placement groups that stay: too few nodes take data"),
     onlyCopies: count("Placement groups of which the node has the only complete copy"),
     openDisks: list(text("Name of a disk"), "Disks that are open on the node"),
     nodes: list(

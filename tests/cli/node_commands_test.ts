@@ -192,8 +192,14 @@ Deno.test("a plan says when copies become fewer, and a drain is refused where da
   await using alone = await start(1, 1);
   const nowhere = await alone.run("node drain host-1 --yes");
   assertEquals(nowhere.code, 1);
-  assertMatch(nowhere.stderr, /no other node takes the data of node host-1/);
+  assertMatch(nowhere.stderr, /too few other nodes take the data of node host-1/);
   assertEquals(nodeOf(alone.backend, 1).availability, "in");
+  // Two of three copies are the fewest to write to.
+  assertEquals((await agent.run("node drain host-2 --yes")).code, 0);
+  const second = await agent.run("node drain host-3 --yes");
+  assertEquals(second.code, 1);
+  assertMatch(second.stderr, /too few other nodes take the data of node host-3/);
+  assertEquals(nodeOf(agent.backend, 3).availability, "in");
 });
 
 Deno.test("a plan says that amounts are not known while no node has reported", async () => {

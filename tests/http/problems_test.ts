@@ -239,6 +239,20 @@ Deno.test("each thing that is wrong with a cluster is a problem, with who and wh
   }
 });
 
+Deno.test("a drain that waits for room says so", () => {
+  const drained = (node: number) =>
+    ({ kind: "set-availability", node, availability: "draining" }) as const;
+  const one = runAll(clusterWithDisk(3, 3), drained(2));
+  assertEquals(findProblems(clusterSeen(one)).map(({ hint }) => hint), [
+    "it goes on by itself; 'kelpie node undrain host-2' takes it back",
+  ]);
+  // Two of three copies are the fewest to write to.
+  for (const { code, hint } of findProblems(clusterSeen(runAll(one, drained(3))))) {
+    assertEquals(code, "moving");
+    assertStringIncludes(hint, "too few other nodes take data: add a node");
+  }
+});
+
 Deno.test("a cluster in which all is well is one line", () => {
   const seen = clusterSeen(clusterWithDisk(3, 3));
   assertEquals(findProblems(seen), []);
