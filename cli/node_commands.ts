@@ -59,7 +59,7 @@ function addList(node: AnyCommand, context: CommandContext): void {
         nodes.map(rowOf),
       );
       for (const node of nodes) {
-        const { name, version, isProgramNew, suspectedBecause, stuck, hasLostLog, paths } = node;
+        const { name, version, isProgramNew, suspectedBecause, stuck, paths } = node;
         const reasons = [
           isProgramNew === true ? `runs ${version}, and another program is installed there` : "",
           ...paths.filter(({ state }) => state !== "ok").map(({ location, state, reason }) =>
@@ -67,7 +67,7 @@ function addList(node: AnyCommand, context: CommandContext): void {
           ),
           suspectedBecause === null ? "" : `does not answer: ${suspectedBecause}`,
           stuck === null ? "" : `cannot catch up: ${stuck}`,
-          hasLostLog ? "has lost a part of the cluster's log, and does not count for now" : "",
+          ...logReasons(node),
         ].filter((reason) => reason !== "");
         for (const reason of reasons) {
           output.line(output.styled("warning", `${name} ${printable(reason)}`));
@@ -164,11 +164,15 @@ function printInfo(output: Output, node: NodeDocument): void {
   for (const problem of [node.suspectedBecause, node.stuck]) {
     if (problem !== null) output.line(output.styled("bad", printable(problem)));
   }
-  if (node.hasLostLog) {
-    output.line(
-      output.styled("bad", "has lost a part of the cluster's log, and does not count for now"),
-    );
-  }
+  for (const reason of logReasons(node)) output.line(output.styled("bad", reason));
+}
+
+/** What is wrong with its log of consensus. */
+function logReasons({ hasLostLog, hasOtherLog }: NodeDocument): string[] {
+  return [
+    ...(hasOtherLog ? ["has another log than the cluster, and takes no part any more"] : []),
+    ...(hasLostLog ? ["has lost a part of the cluster's log, and does not count for now"] : []),
+  ];
 }
 
 /** A data path as a line of details. */

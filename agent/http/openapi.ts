@@ -188,6 +188,9 @@ const NODE_STATUS = {
   damagedBlocks: count("Blocks of its store that could not be verified"),
   isFull: flag("Its store takes no new writes"),
   hasLostLog: flag("Came back without a part of the log of consensus: does not count for now"),
+  hasOtherLog: flag(
+    "Its log of consensus is not the cluster's: has to join anew, with an empty store",
+  ),
   paths: list(ref("DataPath"), "Its data paths; empty: it has not reported"),
   isProgramNew: {
     type: ["boolean", "null"],

@@ -63,6 +63,7 @@ Deno.test("node list has state, role, zone, weight, usage, version and address o
   });
   backend.nodeParts.set(4, { joiningGroups: 3, stuck: "no source is up", isFull: true });
   backend.nodeParts.set(1, { hasLostLog: true });
+  backend.nodeParts.set(5, { hasOtherLog: true });
   const { stdout, stderr } = await agent.runWell("node list");
   assertEquals(stderr, "");
   assertEquals(
@@ -77,6 +78,7 @@ Deno.test("node list has state, role, zone, weight, usage, version and address o
       "host-1 has lost a part of the cluster's log, and does not count for now",
       "host-2 does not answer: host-1 probed it in vain?, for 2 s",
       "host-4 cannot catch up: no source is up",
+      "host-5 has another log than the cluster, and takes no part any more",
       "",
     ].join("\n"),
   );

@@ -205,6 +205,11 @@ function clusterCases(): [Observations, string, string][] {
     [clusterSeen(map, {}, { 2: { stuck: "no source" } }), "copying-stuck", "cannot catch up: no"],
     [clusterSeen(map, {}, { 2: { hasLostLog: true } }), "log-lost", "it counts again in a moment"],
     [
+      clusterSeen(map, {}, { 2: { hasOtherLog: true } }),
+      "log-contradicted",
+      "node host-2 has another log than its cluster",
+    ],
+    [
       clusterSeen(withGroup(map, { target: [first, second] })),
       "moving",
       "1 of 256 placement groups moves to where it should be",
