@@ -400,6 +400,10 @@ class AgentCore implements Agent, ControlBackend {
         damagedBlocks: report?.damagedBlocks ?? 0,
         isFull: report?.isFull ?? false,
         hasLostLog: lostLogs.includes(node.id),
+        // Of itself a node knows it, whomever it reaches.
+        hasOtherLog: node.id === self
+          ? control.status.raft?.hasOtherLog ?? false
+          : report?.hasOtherLog ?? false,
         paths: [...report?.paths ?? []],
         isProgramNew: report?.isProgramNew ?? null,
       };

@@ -702,7 +702,9 @@ function reportOf(
     stuck: data.joining.stuck ?? "",
     waiting: data.waiting,
     damagedBlocks: store.damagedBlocks,
+    // What consensus knows, control adds by itself.
     lostLogs: [],
+    hasOtherLog: false,
     paths: store.paths.map(({ slots: _, ...path }) => path),
   };
 }

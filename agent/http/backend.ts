@@ -182,6 +182,11 @@ export interface NodeStatus {
    * does not count for any decision until enough other voters have all of it.
    */
   hasLostLog: boolean;
+  /**
+   * Its log of consensus contradicts that of the cluster, which has been recovered without it: it takes
+   * no part any more, and has to join anew with an empty store.
+   */
+  hasOtherLog: boolean;
   /** Its data paths; empty: it has not reported. */
   paths: PathStatus[];
   /** Another program is installed there than the one that runs; null: cannot be said. */

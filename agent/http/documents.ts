@@ -224,7 +224,7 @@ export interface PlanDocument {
   readonly replicasWithoutSource: number;
   /** PGs that will have fewer copies than now: there are not enough nodes for them. */
   readonly groupsWithFewer: number;
-  /** PGs that stay where they are, because no node takes any data. */
+  /** PGs that stay where they are, because no node takes data, or too few do to be written to. */
   readonly groupsImmovable: number;
   /** PGs of which the node has the only complete copy. */
   readonly onlyCopies: number;

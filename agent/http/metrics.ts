@@ -149,6 +149,11 @@ const NODE_FAMILIES: readonly Family<NodeStatus>[] = [
     "1 when it came back without a part of the log of consensus, and does not count for now.",
     (of) => Number(of.hasLostLog),
   ),
+  gauge(
+    "node_other_log",
+    "1 when its log of consensus is not the cluster's: it has to join anew, with an empty store.",
+    (of) => Number(of.hasOtherLog),
+  ),
 ];
 
 function gauge<T>(name: string, help: string, value: (of: T) => number): Family<T> {

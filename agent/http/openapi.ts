@@ -188,6 +188,9 @@ const NODE_STATUS = {
   damagedBlocks: count("Blocks of its store that could not be verified"),
   isFull: flag("Its store takes no new writes"),
   hasLostLog: flag("Came back without a part of the log of consensus: does not count for now"),
+  hasOtherLog: flag(
+    "Its log of consensus is not the cluster's: has to join anew, with an empty store",
+  ),
   paths: list(ref("DataPath"), "Its data paths; empty: it has not reported"),
   isProgramNew: {
     type: ["boolean", "null"],
@@ -477,7 +480,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     isRateMeasured: flag("The rate is that of the copying that goes on now; else it is assumed"),
     replicasWithoutSource: count("Copies that nobody who is there can give"),
     groupsWithFewer: count("Placement groups that will have fewer copies than now"),
-    groupsImmovable: count("Placement groups that stay: no node takes any data"),
+    groupsImmovable: count("Placement groups that stay: too few nodes take data"),
     onlyCopies: count("Placement groups of which the node has the only complete copy"),
     openDisks: list(text("Name of a disk"), "Disks that are open on the node"),
     nodes: list(

@@ -98,6 +98,7 @@ function fullBackend(): FakeBackend {
     secondsLeft: 12.5,
     stuck: "no source",
     hasLostLog: true,
+    hasOtherLog: true,
     usedBytes: null,
   });
   backend.clusterPart = {

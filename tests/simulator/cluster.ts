@@ -24,6 +24,7 @@ import {
   type ClusterMap,
   type DiskEntry,
   type MapCommand,
+  type NodeEntry,
   type PgEntry,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
@@ -1114,13 +1115,20 @@ export class Simulation implements NodeWatcher {
       },
       QUIET_MS_MAX,
     );
-    for (const entry of this.map!.nodes) {
-      if (entry.availability !== "draining") continue;
-      this.propose({ kind: "set-availability", node: entry.id, availability: "in" });
-    }
     this.until("every group is whole", () => this.isWhole(), QUIET_MS_MAX);
     if (this.options.upgrade !== undefined) this.#upgradeRest(this.options.upgrade);
   }
+
+  /** Nobody is drained any more, whatever was asked for and comes late: who was asked may have stood still for a while. */
+  #undrain(): void {
+    for (const { id, availability } of this.map!.nodes) {
+      if (availability !== "draining" || this.#undrained.has(id)) continue;
+      this.#undrained.add(id);
+      this.world.after(ASKED_MS, () => this.#undrained.delete(id));
+      this.propose({ kind: "set-availability", node: id, availability: "in" });
+    }
+  }
+  readonly #undrained = new Set<number>();
 
   /** What still runs the old version starts as the new one, one after the other, and then it is all switched on. */
   #upgradeRest(upgrade: Build): void {
@@ -1143,8 +1151,11 @@ export class Simulation implements NodeWatcher {
   /** Every node is up, every group has its replicas where they belong, in sync, and every node has the newest map. */
   isWhole(): boolean {
     this.#retire();
+    if (this.#isHealing) this.#undrain();
     const { map } = this;
-    if (map === null || map.nodes.some((node) => node.state !== "up")) return false;
+    const isServing = ({ state, availability }: NodeEntry) =>
+      state === "up" && availability !== "draining";
+    if (map === null || !map.nodes.every(isServing)) return false;
     const isGood = (entry: PgEntry) =>
       entry.unclean.length === 0 && !entry.unsettled && entry.joining.length === 0 &&
       entry.inSync.length === entry.target.length &&
