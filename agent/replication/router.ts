@@ -159,6 +159,15 @@ class SyncSlot implements PeerRequestOwner, OperationOwner {
   }
 }
 
+/** What stands in the way of a read. */
+const enum Obstacle {
+  None,
+  /** A write of this disk that is under way and overlaps it. */
+  OwnWrite,
+  /** The map, the lease, or the right to serve. */
+  State,
+}
+
 /** A read that replicas could not answer. */
 interface ReadTrouble {
   /** Who failed in this round. */
@@ -225,26 +234,45 @@ export class DiskRouter implements PeerRequestOwner {
 
   // ------------------------------------------------------------------------------------- state
 
-  /** Requests that wait for something else than a replica's answer. */
+  /**
+   * Requests that wait for something else than a replica's answer. A read behind a write that is under way waits for that write's
+   * answers: it is the guest's own doing, as is a flush that comes back at the end of this turn.
+   */
   get waiting(): number {
-    let syncs = 0;
-    for (const sync of this.#syncs) if (sync.pending.size === 0) syncs++;
-    return this.#waitingWrites + this.#waitingReads.count + syncs;
+    let count = this.#waitingWrites;
+    for (let read = this.#waitingReads.first; read !== null; read = read.next) {
+      if (this.#obstacleTo(read) !== Obstacle.OwnWrite) count++;
+    }
+    for (const sync of this.#syncs) if (this.#isStuck(sync)) count++;
+    return count;
   }
 
   /** Why requests wait, in words; null when none does. */
   get waitingReason(): string | null {
     if (this.waiting === 0) return null;
-    if (!this.host.mayServe) return "this node is cut off from the majority of the cluster";
-    const disk = this.host.view.disk(this.diskId);
+    const { mayServe, view } = this.host;
+    if (!mayServe) return "this node is cut off from the majority of the cluster";
+    const disk = view.disk(this.diskId);
     if (disk === undefined) return "the disk is gone";
     if (!this.isOpen) return "the replicas are being brought in line after an unclean hand-over";
+    const settling = "replicas are being settled after a crash";
     for (let slot = this.#first; slot !== null; slot = slot.next) {
       if (slot.isStarted) continue;
       const group = disk.groups[slot.group];
-      if (!group.isOpen) return "replicas are being settled after a crash";
+      if (!group.isOpen) return settling;
       if (group.entry.inSync.length < disk.copiesMin) {
         return `${group.entry.inSync.length} of at least ${disk.copiesMin} copies are there`;
+      }
+    }
+    let reads = 0;
+    for (let read = this.#waitingReads.first; read !== null; read = read.next) {
+      if (!view.groupOf(disk, read.chunk).isOpen) return settling;
+      if (this.#obstacleTo(read) !== Obstacle.OwnWrite) reads++;
+    }
+    if (this.#syncs.some((sync) => this.#isStuck(sync))) {
+      if (this.#dirtyGroups.some((group) => !disk.groups[group].isOpen)) return settling;
+      if (reads + this.#waitingWrites === 0) {
+        return "a replica has started anew, or its store has failed, and has to be asked to sync again";
       }
     }
     return "no replica that is in sync can be reached";
@@ -785,24 +813,31 @@ export class DiskRouter implements PeerRequestOwner {
   // --------------------------------------------------------------------------------------- reads
 
   #read(operation: Operation): void {
+    const obstacle = this.#obstacleTo(operation);
+    if (obstacle !== Obstacle.None) {
+      if (obstacle === Obstacle.OwnWrite) this.#isReadBlocked = true;
+      return this.#waitingReads.push(operation);
+    }
+    const { view } = this.host;
+    const { readFrom } = view.groupOf(view.disk(this.diskId)!, operation.chunk);
+    if (readFrom === view.self) this.host.store.submit(operation);
+    else this.#readFrom(operation, readFrom);
+  }
+
+  /** What a read has to wait for before a replica can be asked. */
+  #obstacleTo(operation: Operation): Obstacle {
     const { view, mayServe } = this.host;
     const disk = view.disk(this.diskId);
-    if (disk === undefined || !mayServe) return this.#waitingReads.push(operation);
+    if (disk === undefined || !mayServe) return Obstacle.State;
     // A read-only view of a disk that is open elsewhere has no lease, and needs none.
     const isHolder = this.generation > 0;
-    if (isHolder && (!this.isOpen || !this.#holdsLease(disk))) {
-      return this.#waitingReads.push(operation);
-    }
+    if (isHolder && (!this.isOpen || !this.#holdsLease(disk))) return Obstacle.State;
     const group = view.groupOf(disk, operation.chunk);
-    if (group.readFrom === 0) return this.#waitingReads.push(operation);
+    if (group.readFrom === 0) return Obstacle.State;
     const { members } = group;
     const isAlone = members.length === 1 && members[0] === view.self;
-    if (!isAlone && this.#first !== null && this.#overlapsWrite(operation)) {
-      this.#isReadBlocked = true;
-      return this.#waitingReads.push(operation);
-    }
-    if (group.readFrom === view.self) this.host.store.submit(operation);
-    else this.#readFrom(operation, group.readFrom);
+    const isBehind = !isAlone && this.#first !== null && this.#overlapsWrite(operation);
+    return isBehind ? Obstacle.OwnWrite : Obstacle.None;
   }
 
   #overlapsWrite(operation: Operation): boolean {
@@ -1051,6 +1086,11 @@ export class DiskRouter implements PeerRequestOwner {
       return;
     }
     this.#syncStep(sync);
+  }
+
+  /** Whether a sync waits and nobody has been asked who would answer. */
+  #isStuck(sync: SyncSlot): boolean {
+    return sync.pending.size === 0 && !sync.isFresh;
   }
 
   #abandonSync(sync: SyncSlot): void {

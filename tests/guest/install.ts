@@ -23,6 +23,9 @@ const PACKAGES = {
   "xz": ["xz-utils"],
   "zstd": ["zstd"],
   "fio": ["fio"],
+  // Without what starts it at boot.
+  "libvirtd": ["libvirt-daemon", "libvirt-daemon-driver-qemu"],
+  "virsh": ["libvirt-clients"],
 } as const;
 
 /** The name of a program that {@linkcode ensurePackages} can provide. */

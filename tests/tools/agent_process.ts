@@ -234,12 +234,14 @@ export class AgentProcess implements AsyncDisposable {
  * Runs the command line to its end.
  *
  * @param options.program the compiled program; the source by default
+ * @param options.prefix what runs the program, as in {@linkcode AgentOptions}
  */
 export async function kelpie(
   args: readonly string[],
   options: {
     readonly stdin?: Uint8Array<ArrayBuffer>;
     readonly program?: string;
+    readonly prefix?: readonly string[];
     readonly env?: Readonly<Record<string, string>>;
   } = {},
 ): Promise<Ended> {
