@@ -12,7 +12,6 @@
  * @module
  */
 import type { AdminClient } from "../agent/admin_client.ts";
-import { turn } from "../agent/frontend/back_end_socket.ts";
 import { runsOf } from "../agent/nbd/extents.ts";
 import {
   type Agreement,
@@ -24,6 +23,7 @@ import type { ByteStream } from "../agent/nbd/protocol.ts";
 import { type NbdRequest, Transmission, type TransmissionHost } from "../agent/nbd/transmission.ts";
 import { EventFdWatcher } from "../agent/platform/linux/eventfd.ts";
 import { Ring } from "../agent/platform/linux/ring.ts";
+import { runtimeTurn } from "../agent/platform/linux/runtime_turn.ts";
 import { Tcp, type TcpConnection, type TcpHandler } from "../agent/platform/linux/tcp.ts";
 import type { TlsContext, TlsStream } from "../agent/platform/linux/tls.ts";
 import { type Acquired, Exports, type Session } from "./nbd_exports.ts";
@@ -40,6 +40,8 @@ const HANDSHAKE_MS = 20_000;
 const LINGER_MS = 5_000;
 /** Part of an export that is asked for at once; the agent says less where it is much. */
 const EXTENTS_BYTES_MAX = 16 * 1024 ** 3;
+/** Complaints about clients in {@linkcode COMPLAINTS_MS}: whoever can connect must not be able to fill a log. */
+const COMPLAINTS_MAX = 10, COMPLAINTS_MS = 10_000;
 /** A client's host that does not answer for half a minute is gone; one that only does not read is waited for. */
 const PATIENCE = { userTimeoutMs: 0, keepaliveIdleS: 30 };
 
@@ -72,6 +74,8 @@ export class NbdServer {
   readonly #clients = new Set<Client>();
   /** Asynchronous work under way. */
   #jobs = 0;
+  #complaints = 0;
+  #complaintsEndMs = 0;
   #stopsAtMs = Infinity;
   #nextTickMs = 0;
   #nextTurnMs = 0;
@@ -147,6 +151,13 @@ export class NbdServer {
     client.start();
   }
 
+  /** Says why a client was cut off, unless there are too many of the kind. */
+  complain(address: string, reason: string): void {
+    if (++this.#complaints > COMPLAINTS_MAX) return;
+    const rest = this.#complaints < COMPLAINTS_MAX ? "" : "; more of the kind are not told for now";
+    this.options.warn(`the client at ${address} was cut off: ${reason}${rest}`);
+  }
+
   /** A client is gone, and nothing of it is under way. */
   forget(client: Client): void {
     this.#clients.delete(client);
@@ -154,36 +165,34 @@ export class NbdServer {
 
   async #turn(): Promise<void> {
     this.#ring.dispatch();
-    const isBusy = this.#serve();
+    this.#serve();
     for (const client of this.#clients) client.endTurn();
     this.tcp.deliverClosed();
     this.tcp.flush();
     const nowMs = performance.now();
     if (nowMs >= this.#nextTickMs) this.#tick(nowMs);
-    this.#sleep(isBusy);
+    this.#sleep();
     if (this.#jobs > 0 || nowMs >= this.#nextTurnMs) {
       this.#nextTurnMs = nowMs + SLEEP_MS;
-      await turn();
+      await runtimeTurn();
     }
   }
 
-  /** What the disks have done, and what can be begun therefore. True: there is more at once. */
-  #serve(): boolean {
+  /** What the disks have done, and what can be begun therefore. */
+  #serve(): void {
     const { open } = this.exports;
-    let count = 0;
     for (let i = 0; i < open.length; i++) {
       const session = open[i];
       session.publish();
-      count += session.reap();
+      session.reap();
       session.queue.resume();
       session.publish();
     }
-    return count > 0;
   }
 
-  #sleep(isBusy: boolean): void {
+  #sleep(): void {
     const { open } = this.exports;
-    let isReady = isBusy && this.#ring.ready > 0;
+    let isReady = false;
     for (let i = 0; i < open.length; i++) isReady = open[i].arm() || isReady;
     this.#ring.enter(isReady ? 0 : this.#jobs > 0 ? SLEEP_BUSY_MS : SLEEP_MS);
     for (let i = 0; i < open.length; i++) open[i].disarm();
@@ -194,6 +203,9 @@ export class NbdServer {
     for (const session of this.exports.open) session.check();
     for (const client of this.#clients) client.tick(nowMs);
     this.tcp.trim();
+    if (nowMs < this.#complaintsEndMs) return;
+    this.#complaintsEndMs = nowMs + COMPLAINTS_MS;
+    this.#complaints = 0;
   }
 }
 
@@ -254,7 +266,7 @@ class Client implements TcpHandler, HandshakeHost, TransmissionHost {
       }
       const before = this.connection.inputStart;
       const problem = tls.receive();
-      if (problem !== null) return this.close(problem);
+      if (problem !== null) return this.close(problem === "" ? null : problem);
       const start = tls.inputStart;
       this.#step();
       const hasMoved = tls.inputStart !== start || this.connection.inputStart !== before;
@@ -280,8 +292,11 @@ class Client implements TcpHandler, HandshakeHost, TransmissionHost {
     const failure = this.#acquired?.session.failure ?? null;
     if (failure !== null) this.close(failure);
     if (this.#isStopping && (this.#transmission?.inFlight ?? 0) === 0) this.close(null);
-    if (this.#closesAtMs > 0 && this.#isSent()) connection.close(this.#reason);
-    else if (!connection.isReceiving && !connection.isPaused) this.#server.tcp.dirty(connection);
+    if (this.#closesAtMs > 0 && this.#isSent()) {
+      this.#tls?.close();
+      this.#server.tcp.flushNow(connection);
+      connection.close(this.#reason);
+    } else if (!connection.isReceiving && !connection.isPaused) this.#server.tcp.dirty(connection);
   }
 
   #isSent(): boolean {
@@ -307,12 +322,12 @@ class Client implements TcpHandler, HandshakeHost, TransmissionHost {
   /** {@inheritDoc HandshakeHost.close} */
   close(reason: string | null): void {
     if (this.#closesAtMs > 0 || this.#isGone) return;
+    if (reason !== null) this.#server.complain(this.connection.address, reason);
     this.#closesAtMs = performance.now() + LINGER_MS;
     this.#reason = reason ?? "in good order";
     this.connection.pause(true);
     if (this.#tls !== null) {
       this.#tls.send();
-      if (this.#stream.queuedBytes === 0) this.#tls.close();
     }
   }
 

@@ -95,8 +95,8 @@ export interface HandshakeHost {
   startTls(): void;
   /** The handshake is over; what is left in the input are requests. */
   agreed(agreement: Agreement): void;
-  /** The connection is to be closed, once what is queued has gone out. */
-  close(reason: string): void;
+  /** The connection is to be closed, once what is queued has gone out; null: as the client has asked for. */
+  close(reason: string | null): void;
 }
 
 /** How TLS is to be used on a connection. */
@@ -248,7 +248,7 @@ export class Handshake {
   #option(option: number, data: Uint8Array<ArrayBuffer>): void {
     if (option === Option.Abort) {
       this.#answer(option, Answer.Ack);
-      return this.#end("the client ended the handshake");
+      return this.#end(null);
     }
     if (this.#tls === "required" && !this.#isSecure && option !== Option.StartTls) {
       // ExportName has no answer but the export.
@@ -454,7 +454,7 @@ export class Handshake {
     this.#stream.commit(at, bytes);
   }
 
-  #end(reason: string): void {
+  #end(reason: string | null): void {
     if (this.#state === State.Over) return;
     this.#state = State.Over;
     this.#host.close(reason);

@@ -274,7 +274,7 @@ export class TlsStream {
   /**
    * Opens what the connection has received, as far as there is room.
    *
-   * @returns null: all is well; else why the connection has to end
+   * @returns null: all is well; else why the connection has to end, "" being that the other end has closed it
    */
   receive(): string | null {
     const ssl = this.#ssl;
@@ -293,7 +293,7 @@ export class TlsStream {
         continue;
       }
       const error = ssl.getError(this.#session, result);
-      if (error === ERROR_ZERO_RETURN) return "the other end closed it";
+      if (error === ERROR_ZERO_RETURN) return "";
       if (error !== ERROR_WANT_READ) {
         // The alert that says so is on its way.
         this.send();
