@@ -74,8 +74,10 @@ export class ExportQueue {
   #inFlight = 0;
   #blocked: SlotOwner[] = [];
   #stepping: SlotOwner[] = [];
+  readonly #served: SlotOwner[] = [];
   #isResuming = false;
-  #first = 0;
+  /** Slots that were ever taken. */
+  #takes = 0;
   #alone: SlotOwner | null = null;
   #wantsAlone: SlotOwner | null = null;
 
@@ -111,7 +113,9 @@ export class ExportQueue {
       if (this.#blocked.length > 0 && !this.#isResuming) return -1;
     }
     const slot = this.#port.takeSlot();
-    if (slot >= 0) this.#owners[slot] = owner;
+    if (slot < 0) return -1;
+    this.#owners[slot] = owner;
+    this.#takes++;
     return slot;
   }
 
@@ -175,12 +179,19 @@ export class ExportQueue {
     this.#blocked = this.#stepping;
     this.#stepping = stepping;
     this.#isResuming = true;
-    // Each time another one is first: it may take all slots that there are.
-    this.#first++;
-    const count = stepping.length;
-    for (let i = 0; i < count; i++) stepping[(this.#first + i) % count].step();
+    for (let i = 0; i < stepping.length; i++) {
+      const owner = stepping[i];
+      const before = this.#takes;
+      owner.step();
+      // Whoever has got slots and wants more waits behind those who have got none.
+      if (this.#takes > before && this.#blocked.at(-1) === owner) {
+        this.#served.push(this.#blocked.pop()!);
+      }
+    }
     this.#isResuming = false;
     stepping.length = 0;
+    for (let i = 0; i < this.#served.length; i++) this.#blocked.push(this.#served[i]);
+    this.#served.length = 0;
   }
 
   /** True once `owner` has the export for itself; until then nothing new begins, and it has to ask again. */

@@ -13,8 +13,9 @@ interface Pending {
   readonly offset: number;
   readonly length: number;
   readonly unmap: boolean;
-  /** Of a flush: content as it was when it was submitted. */
+  /** Of a flush: content as it was when it was submitted, and which flush it is. */
   readonly content: Uint8Array<ArrayBuffer> | null;
+  readonly flush: number;
 }
 
 /** See the head of the file. */
@@ -28,6 +29,9 @@ export class FakePort implements BlockPort {
   readonly #taken = new Set<number>();
   readonly #done: number[] = [];
   readonly #statuses: number[] = [];
+  #flushes = 0;
+  /** The newest flush that is done: an older one that is done later takes nothing back. */
+  #flushed = 0;
 
   constructor(
     readonly slotCount: number,
@@ -64,7 +68,8 @@ export class FakePort implements BlockPort {
 
   submit(slot: number, type: number, sector: number, length: number): void {
     const content = type === 4 ? this.disk.slice() : null;
-    this.#add({ slot, type, offset: sector * 512, length, unmap: false, content });
+    const flush = type === 4 ? ++this.#flushes : 0;
+    this.#add({ slot, type, offset: sector * 512, length, unmap: false, content, flush });
   }
 
   submitRange(
@@ -74,7 +79,7 @@ export class FakePort implements BlockPort {
   ): void {
     const { sector, sectorCount, unmap } = range;
     const place = { offset: sector * 512, length: sectorCount * 512 };
-    this.#add({ slot, type, ...place, unmap, content: null });
+    this.#add({ slot, type, ...place, unmap, content: null, flush: 0 });
   }
 
   #add(pending: Pending): void {
@@ -95,13 +100,15 @@ export class FakePort implements BlockPort {
    * @param status 0: well; anything else: nothing is done, and that is its status
    */
   complete(at = 0, status = 0): void {
-    const [{ slot, type, offset, length, content }] = this.pending.splice(at, 1);
+    const [{ slot, type, offset, length, content, flush }] = this.pending.splice(at, 1);
     const data = this.dataOffset(slot);
     if (status === 0) {
       if (type === 0) this.bytes.set(this.disk.subarray(offset, offset + length), data);
       else if (type === 1) this.disk.set(this.bytes.subarray(data, data + length), offset);
-      else if (type === 4) this.durable.set(content!);
-      else this.disk.fill(0, offset, offset + length);
+      else if (type === 4) {
+        if (flush > this.#flushed) this.durable.set(content!);
+        this.#flushed = Math.max(this.#flushed, flush);
+      } else this.disk.fill(0, offset, offset + length);
     } else this.bytes.fill(0xee, data, data + (type === 0 ? length : 0));
     this.#statuses[slot] = status;
     this.#done.push(slot);
