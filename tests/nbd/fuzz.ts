@@ -268,6 +268,7 @@ class Run {
       for (const client of good) client.turn(port.durable);
     }
     mad?.transmission.close();
+    for (const asked of mad?.asked ?? []) mad!.transmission.extents(asked, [1, 0]);
     for (const { meeting } of good) meeting.transmission.close();
     for (let i = 0; i < 100; i++) {
       port.completeAll();
