@@ -19,6 +19,8 @@ import type {
   CreateDiskRequest,
   DiskDocument,
   DiskListDocument,
+  ExtentsDocument,
+  ExtentsRequest,
   LockDocument,
   LockListDocument,
   NodeDocument,
@@ -130,6 +132,11 @@ export class AdminClient implements Disposable {
   /** One disk; fails with `missing` when it is not there. */
   async disk(name: string): Promise<DiskDocument> {
     return await this.#ask({ method: "GET", path: diskPath(name) });
+  }
+
+  /** Which parts of a disk hold data, as far as the agent's node knows: see `ExtentsDocument`. */
+  async diskExtents(name: string, range: ExtentsRequest): Promise<ExtentsDocument> {
+    return await this.#ask({ method: "POST", path: `${diskPath(name)}/extents`, body: range });
   }
 
   /** Makes an empty disk. */

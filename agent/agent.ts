@@ -28,12 +28,14 @@ import type {
   ControlBackend,
   DamagedBlock,
   DiskStatus,
+  Extent,
   GroupSummary,
   LeaseTime,
   NodeStatus,
   RemoveNodeOptions,
   StoreStatus,
 } from "./http/backend.ts";
+import { EXTENT_STATES } from "./http/backend.ts";
 import { refuseLivingAgent, serve, type Server } from "./http/server.ts";
 import { Logger } from "./logger.ts";
 import { bootIdOf } from "./failure_mark.ts";
@@ -49,7 +51,7 @@ import {
   NODE_NAME_LENGTH_MAX,
 } from "./map/map.ts";
 import { checkSocketPaths } from "./map/names.ts";
-import { CHUNK_BYTES } from "./base/limits.ts";
+import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
@@ -321,6 +323,30 @@ class AgentCore implements Agent, ControlBackend {
     });
     for (const session of status.sessions) session.command = commandOf(session.pid);
     return status;
+  }
+
+  /** {@inheritDoc ControlBackend.extents} */
+  async extents(
+    name: string,
+    { offsetBytes, lengthBytes }: { readonly offsetBytes: number; readonly lengthBytes: number },
+  ): Promise<Extent[]> {
+    const startBytes = offsetBytes - offsetBytes % BLOCK_BYTES;
+    const endBytes = Math.ceil((offsetBytes + lengthBytes) / BLOCK_BYTES) * BLOCK_BYTES;
+    const disk = this.#find(name).id;
+    const request = { kind: "extents", disk, startBytes, endBytes } as const;
+    const runs = await this.#plane.request<number[]>(request);
+    // The store knows blocks; what is too much at either end is cut off.
+    const extents: Extent[] = [];
+    let at = startBytes;
+    for (let i = 0; i < runs.length; i += 2) {
+      const end = Math.min(at + runs[i], offsetBytes + lengthBytes);
+      const extentBytes = end - Math.max(at, offsetBytes);
+      if (extentBytes > 0) {
+        extents.push({ lengthBytes: extentBytes, state: EXTENT_STATES[runs[i + 1]] });
+      }
+      at += runs[i];
+    }
+    return extents;
   }
 
   /** {@inheritDoc ControlBackend.closeSessions} */

@@ -826,6 +826,11 @@ export class DataPlane implements DiskServerHost {
         return this.#zero(id, request.disk, request.startBytes, request.endBytes);
       case "disk-status":
         return this.#answer(id, this.#diskStatus(request.disk));
+      case "extents": {
+        const { disk, startBytes, endBytes } = request;
+        const isServed = this.#servers.has(disk);
+        return this.#answer(id, isServed ? this.#data.extentsOf(disk, startBytes, endBytes) : []);
+      }
       case "close-sessions":
         return this.#server(request.disk).closeSessions(() => this.#answer(id));
       case "store-status":

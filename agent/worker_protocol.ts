@@ -68,6 +68,8 @@ export type WorkerRequest =
   /** Forget a range of an idle disk's blocks, on all replicas: what a shrink cuts off must not come back. */
   | { kind: "zero"; disk: number; startBytes: number; endBytes: number }
   | { kind: "disk-status"; disk: number }
+  /** Which parts of a disk hold data; both are multiples of 4096. */
+  | { kind: "extents"; disk: number; startBytes: number; endBytes: number }
   | { kind: "close-sessions"; disk: number }
   | { kind: "store-status" }
   | { kind: "data-status" }
@@ -165,6 +167,8 @@ export interface WorkerCheckReport {
 /** Answers by kind of request; requests that are not named answer null. */
 export interface WorkerAnswers {
   "disk-status": DiskStatus;
+  /** `describeExtents` of `replication/extents.ts`. */
+  "extents": number[];
   "store-status": WorkerStoreStatus;
   "data-status": WorkerDataStatus;
   "check": WorkerCheckReport;

@@ -18,6 +18,7 @@ import { CommandContext, examples } from "./context.ts";
 import { addDiskCommands } from "./disk_commands.ts";
 import { addDataCommands } from "./disk_data.ts";
 import { addGuestCommands } from "./guest_config.ts";
+import { addNbdCommand } from "./nbd_command.ts";
 import { addNodeCommands } from "./node_commands.ts";
 import { describeError, ExitCode } from "./output.ts";
 import { addStatusCommand } from "./status_command.ts";
@@ -73,6 +74,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .description("What all nodes of the cluster share.")
     .addHelpText("after", examples("kelpie cluster settings"));
   addClusterCommands(cluster as unknown as CommandUnknownOpts, context);
+  addNbdCommand(root, context);
   addBenchCommand(root, context);
   addCompletionsCommand(root, context);
   root.command("version")

@@ -51,6 +51,19 @@ export interface DiskStatus {
   counters: DiskCounters;
 }
 
+/** What a part of a disk is. */
+export const EXTENT_STATES = ["data", "zero", "hole", "unknown"] as const;
+/** One of {@linkcode EXTENT_STATES}. */
+export type ExtentState = typeof EXTENT_STATES[number];
+
+/** A part of a disk that is all of one kind. */
+export interface Extent {
+  /** Bytes, > 0. */
+  readonly lengthBytes: number;
+  /** `data`; `zero`: zeros that were put there; `hole`: nothing was; `unknown`: this node cannot say. */
+  readonly state: ExtentState;
+}
+
 /** A block whose data could not be verified. */
 export interface DamagedBlock {
   /** Disk name, or "" when no disk uses the layer any more. */
@@ -256,6 +269,16 @@ export interface ControlBackend {
   leaseTime(disk: DiskEntry): LeaseTime | null;
   /** Rejects when the disk does not exist. */
   diskStatus(name: string): Promise<DiskStatus>;
+  /**
+   * Which parts of a disk hold data, as far as this node's own copies tell. Rejects when the disk does not exist.
+   *
+   * @param range within the disk
+   * @returns one after the other from the range's first byte on: all of the range, or as much as one answer holds
+   */
+  extents(
+    name: string,
+    range: { readonly offsetBytes: number; readonly lengthBytes: number },
+  ): Promise<Extent[]>;
   /**
    * Ends every session of a disk: what is under way is finished first, then the front ends are
    * disconnected. Resolves when none is left; rejects when the disk does not exist.

@@ -17,6 +17,7 @@ import type {
   CheckReport,
   ClusterStatus,
   DiskCounters,
+  Extent,
   LockState,
   NodeStatus,
   SessionStatus,
@@ -61,6 +62,20 @@ export interface DiskDocument {
   /** Front ends that are connected. */
   readonly sessions: readonly SessionStatus[];
   readonly counters: DiskCounters;
+}
+
+/** Body of `POST /v1/disks/{name}/extents`. */
+export interface ExtentsRequest {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+/** Answer to `POST /v1/disks/{name}/extents`. */
+export interface ExtentsDocument {
+  /** As it was asked for. */
+  readonly offsetBytes: number;
+  /** One after the other from there on: all of what was asked for, or as much of it as one answer holds. */
+  readonly extents: readonly Extent[];
 }
 
 /** Who has a disk open, in `GET /v1/locks`. */

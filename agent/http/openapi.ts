@@ -23,7 +23,7 @@ import {
 import { DISK_NAME_LENGTH_MAX, DISK_NAME_PATTERN } from "../map/names.ts";
 import { CACHE_MODES, LOG_LEVELS } from "../config.ts";
 import { PROBLEM_CODES } from "../problems.ts";
-import { GOSSIP_STATES, LOCK_STATES, PATH_STATES } from "./backend.ts";
+import { EXTENT_STATES, GOSSIP_STATES, LOCK_STATES, PATH_STATES } from "./backend.ts";
 
 /** The part of JSON Schema 2020-12 that this API uses. */
 export interface Schema {
@@ -280,6 +280,26 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     readOnlySocket: text("The same, to look on without taking the lease"),
     sessions: list(ref("Session"), "Front ends that are connected"),
     counters: ref("DiskCounters"),
+  }),
+  ExtentsRequest: record("A part of a disk", {
+    offsetBytes: count("Its first byte"),
+    lengthBytes: { type: "integer", minimum: 1, description: "How many bytes" },
+  }),
+  Extent: record("A part of a disk that is all of one kind", {
+    lengthBytes: { type: "integer", minimum: 1, description: "How many bytes" },
+    state: {
+      type: "string",
+      enum: EXTENT_STATES,
+      description: "data; zero: zeros that were put there; hole: nothing was; unknown: this node " +
+        "has no copy of it, or none that could be read now",
+    },
+  }),
+  Extents: record("What a part of a disk is made of", {
+    offsetBytes: count("First byte, as it was asked for"),
+    extents: list(
+      ref("Extent"),
+      "One after the other; all of what was asked for, or as much of it as one answer holds",
+    ),
   }),
   DiskList: record("All disks", { disks: list(ref("Disk"), "Sorted by name") }),
   Lock: record("Who has a disk open for writing", {
@@ -623,6 +643,15 @@ export const OPENAPI = {
         operationId: "releaseDisk",
         summary: "Takes a disk away from the node where it is open, whatever goes on there",
         responses: answer(200, "Disk", "The disk as it is now"),
+      },
+    },
+    "/v1/disks/{name}/extents": {
+      parameters: [nameParameter],
+      post: {
+        operationId: "findExtents",
+        summary: "Which parts of a disk hold data, as far as this node knows; changes nothing",
+        requestBody: body("ExtentsRequest"),
+        responses: answer(200, "Extents", "The extents"),
       },
     },
     "/v1/locks": {

@@ -41,6 +41,8 @@ import type {
   ClusterDocument,
   CreateDiskRequest,
   DiskDocument,
+  ExtentsDocument,
+  ExtentsRequest,
   LockDocument,
   LockListDocument,
   LogLevelDocument,
@@ -102,6 +104,12 @@ export const ROUTES: readonly Route[] = [
   { method: "PATCH", path: "/v1/disks/{name}", body: "ChangeDisk", handle: changeDisk },
   { method: "DELETE", path: "/v1/disks/{name}", query: ["force"], handle: deleteDisk },
   { method: "POST", path: "/v1/disks/{name}/release", handle: releaseDisk },
+  {
+    method: "POST",
+    path: "/v1/disks/{name}/extents",
+    body: "ExtentsRequest",
+    handle: findExtents,
+  },
   { method: "GET", path: "/v1/locks", handle: listLocks },
   { method: "POST", path: "/v1/disks/{name}/check", streams: true, handle: checkDisk },
   { method: "POST", path: "/v1/check", streams: true, handle: (call) => checkEvents(call, null) },
@@ -248,6 +256,22 @@ async function releaseDisk(call: Call): Promise<Response> {
   const { id, lease, generation } = requireDisk(call.backend.map(), call.name);
   if (lease !== null) await call.backend.propose({ kind: "force-release-lease", id, generation });
   return answerDisk(200, call, call.name);
+}
+
+/** A question, though it is a POST: what it asks for is in its body. */
+async function findExtents({ backend, name, body, statusTimeoutMs }: Call): Promise<Response> {
+  const range = body as ExtentsRequest;
+  const { sizeBytes } = requireDisk(backend.map(), name);
+  const { offsetBytes, lengthBytes } = range;
+  if (offsetBytes < 0 || lengthBytes < 1 || offsetBytes + lengthBytes > sizeBytes) {
+    throw new ControlFailure({
+      code: "invalid",
+      message: `${lengthBytes} bytes at ${offsetBytes} are not within disk ${name} of ` +
+        `${sizeBytes} bytes`,
+    });
+  }
+  const extents = await new Deadline(statusTimeoutMs).race(backend.extents(name, range));
+  return json(200, { offsetBytes, extents } satisfies ExtentsDocument);
 }
 
 /** Answers without the data plane: who asks for it may well be after one that hangs. */

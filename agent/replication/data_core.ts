@@ -17,6 +17,7 @@ import type { PeerListener, PeerTransport } from "../platform/network.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import type { LocalStore } from "./local_store.ts";
 import { Absorbing } from "./absorbing.ts";
+import { describeExtents } from "./extents.ts";
 import { Joining, type JoiningEvents, type JoiningProgress } from "./joining.ts";
 import { Opening } from "./opening.ts";
 import { Pace, REQUEST_BYTES } from "./pace.ts";
@@ -287,6 +288,26 @@ export class DataCore implements PeerListener, RouterHost {
       this.#routers.set(disk, router);
     }
     return router;
+  }
+
+  /**
+   * Which parts of a disk hold data, from `startBytes` on: `describeExtents`. Of a disk that is not in the map, nothing.
+   *
+   * @param startBytes a multiple of 4096
+   */
+  extentsOf(disk: number, startBytes: number, endBytes: number): number[] {
+    const view = this.view.disk(disk);
+    if (view === undefined) return [];
+    const router = this.#routers.get(disk);
+    const isOpen = router === undefined || router.generation === 0 || router.isOpen;
+    return describeExtents({
+      view: this.view,
+      store: this.store,
+      disk: view,
+      mayRead: this.mayServe && isOpen,
+      startBytes,
+      endBytes,
+    });
   }
 
   /** All routers that there are. */

@@ -18,6 +18,11 @@ const PACKAGES = {
   // Debian has moved it from one of these packages to the other.
   "qemu-storage-daemon": ["qemu-system-common", "qemu-utils"],
   "qemu-img": ["qemu-utils"],
+  "qemu-io": ["qemu-utils"],
+  "qemu-nbd": ["qemu-utils"],
+  "nbdinfo": ["libnbd-bin"],
+  "nbdcopy": ["libnbd-bin"],
+  "openssl": ["openssl"],
   "mke2fs": ["e2fsprogs"],
   "e2fsck": ["e2fsprogs"],
   "xz": ["xz-utils"],

@@ -9,6 +9,7 @@ import type {
   ClusterStatus,
   ControlBackend,
   DiskStatus,
+  Extent,
   GroupSummary,
   LeaseTime,
   NodeStatus,
@@ -153,6 +154,17 @@ export class FakeBackend implements ControlBackend {
       return Promise.reject(new ControlFailure(diskMissing(name)));
     }
     return Promise.resolve(this.statuses.get(name) ?? IDLE_DISK);
+  }
+
+  extents(
+    _name: string,
+    { lengthBytes }: { readonly lengthBytes: number },
+  ): Promise<Extent[]> {
+    if (lengthBytes <= 4096) return Promise.resolve([{ lengthBytes, state: "data" }]);
+    return Promise.resolve([
+      { lengthBytes: 4096, state: "data" },
+      { lengthBytes: lengthBytes - 4096, state: "hole" },
+    ]);
   }
 
   closeSessions(name: string): Promise<void> {

@@ -149,6 +149,7 @@ const REQUESTS: Record<string, { body?: unknown; query?: string }> = {
     body: { sizeBytes: 512, shrink: true, readOnly: true, name: "x", attributes: {}, copies: 1 },
   },
   "DELETE /v1/disks/{name}": { query: "?force=1" },
+  "POST /v1/disks/{name}/extents": { body: { offsetBytes: 0, lengthBytes: 8192 } },
   "PATCH /v1/cluster/settings": { body: { copies: 2, copiesMin: null, outAfterMs: 60_000 } },
   "PATCH /v1/nodes/{node}": { body: { weight: null, zone: "z", availability: "in" } },
   "POST /v1/nodes/{node}/plan": { body: { remove: true } },
@@ -178,6 +179,7 @@ function breakAll(backend: FakeBackend): void {
   Object.assign(backend, {
     propose: fail,
     diskStatus: fail,
+    extents: fail,
     storeStatus: fail,
     onCheck: fail,
     cluster: fail,

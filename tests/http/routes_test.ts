@@ -58,6 +58,25 @@ Deno.test("every error code has the status that its table names", async () => {
   assertEquals(Object.keys(STATUS_OF), [...CONTROL_ERROR_CODES]);
 });
 
+Deno.test("POST /v1/disks/{name}/extents tells what a part of a disk is made of, and of nothing else", async () => {
+  const { ask, refused, backend } = bound(new Harness());
+  backend.add("web", GIB);
+  const path = "/v1/disks/web/extents";
+  assertEquals(await ask(200, "POST", path, { offsetBytes: 4096, lengthBytes: GIB - 4096 }), {
+    offsetBytes: 4096,
+    extents: [
+      { lengthBytes: 4096, state: "data" },
+      { lengthBytes: GIB - 8192, state: "hole" },
+    ],
+  });
+  for (const [offsetBytes, lengthBytes] of [[0, 0], [0, GIB + 1], [GIB, 1], [-1, 1], [0, -1]]) {
+    const { code } = await refused(400, "POST", path, { offsetBytes, lengthBytes });
+    assertEquals(code, "invalid", `${offsetBytes} ${lengthBytes}`);
+  }
+  await refused(404, "POST", "/v1/disks/db/extents", { offsetBytes: 0, lengthBytes: 1 });
+  await refused(400, "POST", path, { offsetBytes: 0 });
+});
+
 Deno.test("POST /v1/disks makes a disk that GET shows", async () => {
   const { ask, send, backend } = bound(new Harness());
   const attributes = { owner: "anna" };
