@@ -22,4 +22,4 @@
 export const LEVEL_MIN = 1;
 
 /** The newest level that this agent speaks. */
-export const LEVEL_MAX = 1;
+export const LEVEL_MAX = 2;

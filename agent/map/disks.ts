@@ -31,16 +31,18 @@
  */
 
 import { changed, stale, unchanged } from "./change.ts";
-import { failure, type Result } from "./errors.ts";
+import { failure, type Result, success } from "./errors.ts";
 import {
   checkAttributes,
   checkCopies,
   checkCopiesMin,
+  checkLimits,
   checkSettings,
   checkSize,
   checkTime,
 } from "./fields.ts";
 import { poolsForDisk, poolsForOtherCopies } from "./groups.ts";
+import { collectLayers, withLayer } from "./layers.ts";
 import {
   type Applied,
   type Attributes,
@@ -54,17 +56,22 @@ import {
   DISKS_MAX,
   type ForceReleaseLease,
   ID_MAX,
+  type Limits,
   type MapEffect,
+  NO_LIMITS,
   type Pool,
   type Reconciled,
   type ReleaseLease,
   type RenameDisk,
   type ResizeDisk,
   type Settings,
+  SNAPSHOTS_MAX,
   type TakeLease,
+  TRASH_MAX,
 } from "./model.ts";
 import { checkDiskName } from "./names.ts";
 import { diskIndexOf, diskMissing, findDisk, findNode, nodeMissing } from "./queries.ts";
+import { drained, drainingLayer, trashed } from "./snapshots.ts";
 
 /** Carries out a command about disks; see `apply`. */
 export function applyDiskCommand(map: ClusterMap, command: DiskCommand): Result<Applied> {
@@ -106,6 +113,9 @@ function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
   if (map.nextDisk > ID_MAX || map.nextLayer > ID_MAX) {
     return failure("limit", `all ${ID_MAX} disk or layer ids have been used`);
   }
+  if (map.layers.length >= SNAPSHOTS_MAX) {
+    return failure("limit", `${SNAPSHOTS_MAX} layers are the most of one cluster`);
+  }
   const layer = map.nextLayer;
   const disk: DiskEntry = {
     id: map.nextDisk,
@@ -121,12 +131,17 @@ function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
     lease: null,
     settled: 0,
     attributes: { ...command.attributes },
+    snapshots: [],
+    limits: NO_LIMITS,
+    schedules: [],
+    detectZeroes: false,
   };
   const pools = poolsForDisk(map, copies);
   if (!pools.ok) return pools;
   const fields = {
     nextDisk: map.nextDisk + 1,
     nextLayer: layer + 1,
+    layers: withLayer(map.layers, layer, 0),
     ...withPools(map, pools.value),
     disks: insert(map.disks, disk),
   };
@@ -142,11 +157,32 @@ function deleteDisk(map: ClusterMap, command: DeleteDisk): Result<Applied> {
   if (command.id !== undefined && command.id !== disk.id) {
     return stale(`disk ${disk.name} is another one by now`);
   }
-  const dropped = disk.layers.map((layer): MapEffect => ({ kind: "layer-dropped", layer }));
-  return changed(map, { disks: without(map.disks, disk) }, [
-    { kind: "disk-removed", disk },
-    ...dropped,
-  ]);
+  const kept = disk.snapshots.find((snapshot) => snapshot.isProtected);
+  if (kept !== undefined) {
+    return failure(
+      "busy",
+      `snapshot ${disk.name}@${kept.name} is protected`,
+      `'kelpie disk snapshot unprotect ${disk.name}@${kept.name}' first`,
+    );
+  }
+  const disks = without(map.disks, disk);
+  const removed: MapEffect = { kind: "disk-removed", disk };
+  if (command.trashedMs !== undefined && map.settings.trashMs > 0) {
+    const error = checkTime(command.trashedMs);
+    if (error !== null) return { ok: false, error };
+    if (map.trash.length >= TRASH_MAX) {
+      return failure(
+        "limit",
+        `there are ${TRASH_MAX} disks in the trash, which is the most`,
+        "delete it for good, or empty the trash",
+      );
+    }
+    const entry = trashed(map, disk, command.trashedMs);
+    const trash = [...map.trash, entry].toSorted((a, b) => a.disk.id - b.disk.id);
+    return changed(map, { disks, trash }, [removed]);
+  }
+  const collected = collectLayers({ ...map, disks });
+  return changed(map, collected.fields, [removed, ...collected.effects]);
 }
 
 function resizeDisk(map: ClusterMap, command: ResizeDisk): Result<Applied> {
@@ -192,12 +228,15 @@ function changeDisk(map: ClusterMap, command: ChangeDisk): Result<Applied> {
     copies: command.copies ?? disk.copies,
     copiesMin: command.copiesMin === undefined ? disk.copiesMin : command.copiesMin,
     attributes: command.attributes === undefined ? disk.attributes : { ...command.attributes },
+    limits: command.limits === undefined ? disk.limits : limitsOf(command.limits),
+    detectZeroes: command.detectZeroes ?? disk.detectZeroes,
   };
   const error = checkCopies(next.copies) ?? checkCopiesMin(next.copiesMin, next.copies) ??
-    checkAttributes(next.attributes);
+    checkAttributes(next.attributes) ?? checkLimits(next.limits);
   if (error !== null) return { ok: false, error };
   const same = next.readOnly === disk.readOnly && next.copies === disk.copies &&
-    next.copiesMin === disk.copiesMin && sameAttributes(next.attributes, disk.attributes);
+    next.copiesMin === disk.copiesMin && sameAttributes(next.attributes, disk.attributes) &&
+    next.detectZeroes === disk.detectZeroes && sameLimits(next.limits, disk.limits);
   if (same) return unchanged(map);
   const pools = poolsForOtherCopies(map, disk, next.copies);
   if (!pools.ok) return pools;
@@ -262,13 +301,27 @@ function withJoinersAfresh(map: ClusterMap, copies: number): readonly Pool[] {
   });
 }
 
+/** Limits from a command: their numbers in order. What is missing is no number, and refused as such. */
+function limitsOf(numbers: readonly number[]): Limits {
+  const [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds] = numbers;
+  return { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds };
+}
+
 function releaseLease(map: ClusterMap, command: ReleaseLease): Result<Applied> {
   const disk = map.disks.find((each) => each.id === command.id);
   if (disk === undefined) return diskGone(command.id);
   if (disk.lease?.node !== command.node || disk.generation !== command.generation) {
     return stale(`generation ${command.generation} of disk ${disk.name} is over already`);
   }
-  return released(map, disk, command.generation);
+  const result = released(map, disk, command.generation);
+  // Everything that it gave out has come back, also what belongs to a snapshot that is being taken.
+  if (!result.ok || drainingLayer(disk) === 0) return result;
+  const done = drained(map, { ...disk, lease: null, settled: command.generation });
+  if (!done.ok) return done;
+  return success({
+    map: done.value.map,
+    effects: [...result.value.effects, ...done.value.effects],
+  });
 }
 
 function forceReleaseLease(map: ClusterMap, command: ForceReleaseLease): Result<Applied> {
@@ -307,11 +360,13 @@ function changeSettings(map: ClusterMap, command: ChangeSettings): Result<Applie
     copiesMin: command.copiesMin === undefined ? old.copiesMin : command.copiesMin,
     outAfterMs: command.outAfterMs ?? old.outAfterMs,
     trustedNetwork: command.trustedNetwork ?? old.trustedNetwork,
+    trashMs: command.trashMs ?? old.trashMs,
   };
   const error = checkSettings(settings);
   if (error !== null) return { ok: false, error };
   const same = settings.copies === old.copies && settings.copiesMin === old.copiesMin &&
-    settings.outAfterMs === old.outAfterMs && settings.trustedNetwork === old.trustedNetwork;
+    settings.outAfterMs === old.outAfterMs && settings.trustedNetwork === old.trustedNetwork &&
+    settings.trashMs === old.trashMs;
   return same ? unchanged(map) : changed(map, { settings });
 }
 
@@ -343,4 +398,10 @@ function replaced(
 function sameAttributes(a: Attributes, b: Attributes): boolean {
   const keys = Object.keys(a);
   return keys.length === Object.keys(b).length && keys.every((key) => a[key] === b[key]);
+}
+
+function sameLimits(a: Limits, b: Limits): boolean {
+  return a.iops === b.iops && a.bytesPerSecond === b.bytesPerSecond &&
+    a.burstIops === b.burstIops && a.burstBytesPerSecond === b.burstBytesPerSecond &&
+    a.burstSeconds === b.burstSeconds;
 }

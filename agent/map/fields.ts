@@ -13,16 +13,24 @@ import {
   ATTRIBUTE_VALUE_LENGTH_MAX,
   type Attributes,
   ATTRIBUTES_MAX,
+  BURST_SECONDS_MAX,
   COPIES_MAX,
+  LIMIT_MAX,
+  type Limits,
   NODE_NAME_LENGTH_MAX,
   type NodeFacts,
   OUT_AFTER_MS_MAX,
   OUT_AFTER_MS_MIN,
   PROTOCOL_MAX,
+  type Schedule,
+  SCHEDULE_EVERY_MS_MIN,
   type Settings,
+  SNAPSHOTS_PER_DISK_MAX,
   TOKEN_LENGTH_MAX,
+  TRASH_MS_MAX,
   WEIGHT_MAX,
 } from "./model.ts";
+import { checkSnapshotName } from "./names.ts";
 import type { Speaker } from "./levels.ts";
 
 /**
@@ -108,7 +116,82 @@ export function checkSettings(settings: Settings): ControlError | null {
         `${OUT_AFTER_MS_MIN} to ${OUT_AFTER_MS_MAX} are possible`,
     );
   }
+  if (!isWhole(settings.trashMs, 0, TRASH_MS_MAX)) {
+    return invalid(
+      `deleted disks cannot stay in the trash for ${settings.trashMs} ms: 0 to ${TRASH_MS_MAX} are possible`,
+    );
+  }
   return null;
+}
+
+/** Limits of a disk. */
+export function checkLimits(limits: Limits): ControlError | null {
+  const { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds } = limits;
+  for (const value of [iops, bytesPerSecond, burstIops, burstBytesPerSecond]) {
+    if (!isWhole(value, 0, LIMIT_MAX)) {
+      return invalid(
+        `${value} cannot be a limit: 0 (none) to ${LIMIT_MAX} for each second are possible`,
+      );
+    }
+  }
+  if (!isWhole(burstSeconds, 0, BURST_SECONDS_MAX)) {
+    return invalid(`bursts of ${burstSeconds} s are not possible: 0 to ${BURST_SECONDS_MAX} are`);
+  }
+  for (const [limit, burst] of [[iops, burstIops], [bytesPerSecond, burstBytesPerSecond]]) {
+    if (burst !== 0 && (limit === 0 || burst < limit)) {
+      return invalid(
+        `bursts of ${burst} for each second make no sense beside a limit of ${limit}`,
+        "allow bursts that are above the limit, or none",
+      );
+    }
+  }
+  const isBurst = burstIops !== 0 || burstBytesPerSecond !== 0;
+  return isBurst === (burstSeconds !== 0)
+    ? null
+    : invalid("bursts need a length in seconds, and a length needs bursts");
+}
+
+/** A schedule of snapshots. */
+export function checkSchedule(schedule: Schedule): ControlError | null {
+  const error = checkSnapshotName(schedule.name) ?? checkTime(schedule.createdMs);
+  if (error !== null) return error;
+  if (schedule.name.length > SCHEDULE_NAME_LENGTH_MAX) {
+    return invalid(
+      `${
+        shown(schedule.name)
+      } is too long for a schedule: ${SCHEDULE_NAME_LENGTH_MAX} characters are the most`,
+    );
+  }
+  if (!isWhole(schedule.everyMs, SCHEDULE_EVERY_MS_MIN, OUT_AFTER_MS_MAX)) {
+    return invalid(
+      `a snapshot every ${schedule.everyMs} ms is not possible: ` +
+        `${SCHEDULE_EVERY_MS_MIN} to ${OUT_AFTER_MS_MAX} are`,
+    );
+  }
+  const { keep, keepDaily, keepWeekly, keepMonthly } = schedule;
+  if (!isWhole(keep, 1, SNAPSHOTS_PER_DISK_MAX)) {
+    return invalid(
+      `a schedule cannot keep ${keep} snapshots: 1 to ${SNAPSHOTS_PER_DISK_MAX} it can`,
+    );
+  }
+  for (const kept of [keepDaily, keepWeekly, keepMonthly]) {
+    if (!isWhole(kept, 0, SNAPSHOTS_PER_DISK_MAX)) {
+      return invalid(
+        `a schedule cannot keep ${kept} snapshots: 0 to ${SNAPSHOTS_PER_DISK_MAX} it can`,
+      );
+    }
+  }
+  return keep + keepDaily + keepWeekly + keepMonthly <= SNAPSHOTS_PER_DISK_MAX ? null : invalid(
+    `a schedule cannot keep more than ${SNAPSHOTS_PER_DISK_MAX} snapshots in all, ` +
+      "which is the most that a disk can have",
+  );
+}
+
+/** Longest name of a schedule: its snapshots' names have 17 characters more. */
+const SCHEDULE_NAME_LENGTH_MAX = 40;
+
+function isWhole(value: number, least: number, most: number): boolean {
+  return Number.isInteger(value) && value >= least && value <= most;
 }
 
 /** A UUID of a store or a cluster: 32 hexadecimal digits, lower case. */

@@ -95,7 +95,7 @@ import {
   type Trim,
   type Unsettle,
 } from "./model.ts";
-import { findNode, findPool, hasDisks, nodeMissing } from "./queries.ts";
+import { disksWithData, findNode, findPool, hasDisks, nodeMissing } from "./queries.ts";
 
 /** Carries out a command about PGs; see `apply`. */
 export function applyGroupCommand(map: ClusterMap, command: GroupCommand): Result<Applied> {
@@ -529,7 +529,8 @@ export function poolsForOtherCopies(
   copies: number,
 ): Result<readonly Pool[]> {
   if (copies === disk.copies) return success(map.pools);
-  if (map.disks.some((each) => each.family === disk.family && each.id !== disk.id)) {
+  const isRelative = (each: DiskEntry) => each.family === disk.family && each.id !== disk.id;
+  if (disksWithData(map).some(isRelative)) {
     return failure(
       "invalid",
       `disk ${disk.name} shares data with others, which need as many copies`,

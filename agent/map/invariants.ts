@@ -10,6 +10,8 @@ import {
   checkCopies,
   checkCopiesMin,
   checkFacts,
+  checkLimits,
+  checkSchedule,
   checkSettings,
   checkSize,
   checkTime,
@@ -22,6 +24,7 @@ import {
   type DiskEntry,
   DISKS_MAX,
   ID_MAX,
+  type LayerEntry,
   LAYERS_MAX,
   type LossEntry,
   LOSSES_MAX,
@@ -33,9 +36,15 @@ import {
   PG_BITS_MIN,
   type PgEntry,
   type Pool,
+  SCHEDULES_MAX,
+  SNAPSHOTS_MAX,
+  SNAPSHOTS_PER_DISK_MAX,
+  TRASH_MAX,
   VOTERS_MAX,
 } from "./model.ts";
-import { checkDiskName } from "./names.ts";
+import { chainOf, findLayer } from "./layers.ts";
+import { checkDiskName, checkSnapshotName } from "./names.ts";
+import { disksWithData } from "./queries.ts";
 
 /**
  * Checks every invariant of a map, as after decoding: types are right already, values may be anything.
@@ -45,7 +54,8 @@ import { checkDiskName } from "./names.ts";
  */
 export function checkMap(map: ClusterMap): ControlError | null {
   const reason = reasonAgainstCounters(map) ?? reasonAgainstNodes(map) ??
-    reasonAgainstDisks(map) ?? reasonAgainstPools(map) ?? reasonAgainstLosses(map);
+    reasonAgainstLayers(map) ?? reasonAgainstDisks(map) ?? reasonAgainstPools(map) ??
+    reasonAgainstLosses(map);
   return reason === null
     ? null
     : { code: "corrupt", message: `the cluster map is damaged: ${reason}` };
@@ -113,23 +123,78 @@ function reasonAgainstVoters(map: ClusterMap): string | null {
   return null;
 }
 
+function reasonAgainstLayers(map: ClusterMap): string | null {
+  if (map.layers.length > SNAPSHOTS_MAX + 1) return `it has ${map.layers.length} layers`;
+  const ids = new Set<number>();
+  const children = new Map<number, LayerEntry[]>();
+  let previous = 0;
+  for (const layer of map.layers) {
+    const { id, parent, absorbedBy } = layer;
+    if (!isIdBelow(id, map.nextLayer)) return `layer ${id} was never given`;
+    if (id <= previous) return `layer ${id} is out of order or there twice`;
+    previous = id;
+    ids.add(id);
+    if (parent !== 0 && !ids.has(parent)) {
+      return `layer ${id} lies above ${parent}, which is unknown`;
+    }
+    if (parent !== 0) children.set(parent, [...children.get(parent) ?? [], layer]);
+    const isSorted = absorbedBy?.every((node, at) =>
+      isIdBelow(node, map.nextNode) && (at === 0 || node > absorbedBy[at - 1])
+    );
+    if (isSorted === false) return `layer ${id}: who has absorbed it is not in order`;
+  }
+  for (const { id, absorbedBy } of map.layers) {
+    if (absorbedBy === null) continue;
+    const above = children.get(id) ?? [];
+    if (above.length !== 1) {
+      return `layer ${id} is being absorbed, and has ${above.length} children`;
+    }
+    if (above[0].absorbedBy !== null) return `layer ${id} is absorbed into one that is, too`;
+  }
+  return null;
+}
+
 function reasonAgainstDisks(map: ClusterMap): string | null {
   if (map.disks.length > DISKS_MAX) return `it has ${map.disks.length} disks`;
+  if (map.trash.length > TRASH_MAX) return `there are ${map.trash.length} disks in the trash`;
   const ids = new Set<number>();
-  const layers = new Set<number>();
+  const newest = new Set<number>();
+  const parents = new Set(map.layers.map(({ parent }) => parent));
+  const absorbed = new Set(
+    map.layers.filter(({ absorbedBy }) => absorbedBy !== null).map(({ id }) => id),
+  );
+  const familyOfRoot = new Map<number, number>();
   const nodes = new Set(map.nodes.map((node) => node.id));
   const copiesOfFamily = new Map<number, number>();
   let previousName = "";
-  for (const disk of map.disks) {
-    const reason = reasonAgainstDisk(disk, map, nodes);
+  let previousId = 0;
+  for (const { name } of map.disks) {
+    if (name <= previousName) return `disk ${name} is out of order or there twice`;
+    previousName = name;
+  }
+  for (const { disk, deletedMs, expiresMs } of map.trash) {
+    if (disk.id <= previousId) return `disk ${disk.id} in the trash is out of order or there twice`;
+    previousId = disk.id;
+    const error = checkTime(deletedMs) ?? checkTime(expiresMs);
+    if (error !== null) return `disk ${disk.id} in the trash: ${error.message}`;
+    if (disk.lease !== null) return `disk ${disk.id} in the trash is open`;
+  }
+  for (const disk of disksWithData(map)) {
+    const reason = reasonAgainstDisk(disk, map, nodes) ?? reasonAgainstSnapshots(disk, map);
     if (reason !== null) return `disk ${JSON.stringify(disk.name)}: ${reason}`;
-    if (disk.name <= previousName) return `disk ${disk.name} is out of order or there twice`;
-    previousName = disk.name;
     if (ids.has(disk.id)) return `disk id ${disk.id} is there twice`;
     ids.add(disk.id);
-    for (const layer of disk.layers) {
-      if (layers.has(layer)) return `layer ${layer} is there twice`;
-      layers.add(layer);
+    if (parents.has(disk.layers[0])) return `disk ${disk.name}: others lie above its newest layer`;
+    for (const layer of [disk.layers[0], ...disk.snapshots.map((each) => each.layer)]) {
+      if (newest.has(layer)) return `layer ${layer} is the newest of two disks or snapshots`;
+      newest.add(layer);
+      if (absorbed.has(layer)) return `layer ${layer} is needed, and being absorbed`;
+      const root = chainOf(map.layers, layer).at(-1)!;
+      const family = familyOfRoot.get(root) ?? disk.family;
+      if (family !== disk.family) {
+        return `layer ${layer} is of families ${family} and ${disk.family}`;
+      }
+      familyOfRoot.set(root, family);
     }
     const copies = copiesOfFamily.get(disk.family) ?? disk.copies;
     if (copies !== disk.copies) {
@@ -166,8 +231,42 @@ function reasonAgainstDisk(
   if (disk.layers.length < 1 || disk.layers.length > LAYERS_MAX) {
     return `it has ${disk.layers.length} layers`;
   }
-  const stray = disk.layers.find((layer) => !isIdBelow(layer, map.nextLayer));
-  return stray === undefined ? null : `one of its layers is ${stray}`;
+  const chain = chainOf(map.layers, disk.layers[0]);
+  const isChain = chain.length === disk.layers.length &&
+    chain.every((layer, at) => layer === disk.layers[at]);
+  if (!isChain) return `its layers are ${disk.layers.slice(0, 9).join(", ")}`;
+  return checkLimits(disk.limits)?.message ?? null;
+}
+
+function reasonAgainstSnapshots(disk: DiskEntry, map: ClusterMap): string | null {
+  const { snapshots, schedules } = disk;
+  if (snapshots.length > SNAPSHOTS_PER_DISK_MAX) return `it has ${snapshots.length} snapshots`;
+  if (schedules.length > SCHEDULES_MAX) return `it has ${schedules.length} schedules`;
+  const names = new Set<string>();
+  for (const [index, snapshot] of snapshots.entries()) {
+    const { name, layer, sizeBytes, createdMs, taking, isDrained, isAborted } = snapshot;
+    const error = checkSnapshotName(name) ?? checkSize(sizeBytes) ?? checkTime(createdMs);
+    if (error !== null) return error.message;
+    if (names.has(name) && !isAborted) return `its snapshot ${name} is there twice`;
+    names.add(name);
+    if (findLayer(map.layers, layer) === undefined) return `snapshot ${name} has no layer`;
+    if (!isCount(taking) || taking > map.epoch) {
+      return `snapshot ${name} is taken in epoch ${taking}`;
+    }
+    const isLast = index === snapshots.length - 1;
+    if (taking !== 0 && (!isLast || layer !== disk.layers[1])) {
+      return `snapshot ${name} is being taken, and not the newest`;
+    }
+    if (taking === 0 && (!isDrained || isAborted)) return `snapshot ${name} is complete and is not`;
+  }
+  for (const [index, schedule] of schedules.entries()) {
+    const error = checkSchedule(schedule);
+    if (error !== null) return error.message;
+    if (index > 0 && schedule.name <= schedules[index - 1].name) {
+      return `schedule ${schedule.name} is out of order or there twice`;
+    }
+  }
+  return null;
 }
 
 function reasonAgainstPools(map: ClusterMap): string | null {
@@ -183,7 +282,7 @@ function reasonAgainstPools(map: ClusterMap): string | null {
   }
   if (map.nodes.length === 0) return null;
   const copies = new Set(map.pools.map((pool) => pool.copies));
-  const stray = map.disks.find((disk) => !copies.has(disk.copies));
+  const stray = disksWithData(map).find((disk) => !copies.has(disk.copies));
   return stray === undefined
     ? null
     : `disk ${stray.name}: there is no pool of ${stray.copies} copies`;

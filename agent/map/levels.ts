@@ -17,7 +17,25 @@ import type { ClusterMap, MapCommand } from "./model.ts";
  * Levels of commands (`"move-disk"`) and of fields that were added to them (`"create-disk.colour"`) that are above 1.
  * Everything that is added to `MapCommand` gets a line here.
  */
-const LEVELS: Readonly<Record<string, number>> = {};
+const LEVELS: Readonly<Record<string, number>> = {
+  "create-snapshots": 2,
+  "snapshot-taken": 2,
+  "abort-snapshots": 2,
+  "delete-snapshot": 2,
+  "change-snapshot": 2,
+  "clone-disk": 2,
+  "rollback-disk": 2,
+  "detach-disk": 2,
+  "restore-disk": 2,
+  "purge-disk": 2,
+  "absorbed": 2,
+  "set-schedule": 2,
+  "delete-schedule": 2,
+  "delete-disk.trashedMs": 2,
+  "change-disk.limits": 2,
+  "change-disk.detectZeroes": 2,
+  "change-settings.trashMs": 2,
+};
 
 /** Whether what belongs to a level may be sent, written and proposed. */
 export function isOn(map: ClusterMap, level: number): boolean {

@@ -8,7 +8,8 @@
  *     queries.ts     questions to a map                     nodes.ts    nodes; founding, adopting
  *     invariants.ts  checkMap                               groups.ts   who holds which PG
  *     fields.ts      what single fields may be              proposals.ts  exactly once
- *     levels.ts      what the cluster speaks
+ *     levels.ts      what the cluster speaks                layers.ts   trees of layers
+ *                                                           snapshots.ts  snapshots, clones, trash
  *
  * The same map and the same command give the same result everywhere: time comes with the command,
  * identities are counted in the map. Whoever holds the map commits it durably first and carries the
@@ -18,7 +19,7 @@
  *
  * - `epoch` rises by one with every change that a command makes and never otherwise;
  * - disks are sorted by name (code units), nodes by id, pools by copies; names and ids are unique;
- * - a layer belongs to exactly one disk; ids of disks, layers and nodes are never used twice;
+ * - what `layers.ts` says of layers and `snapshots.ts` of snapshots; ids of disks, layers and nodes are never used twice;
  * - a map without nodes (nobody has founded a cluster, or it is a version 1 map that nobody has adopted)
  *   has no pools and no leases; every other map has a pool for the copies of each disk;
  * - what `groups.ts` says of PGs, and `levels.ts` of levels;
@@ -32,6 +33,7 @@ import type { Result } from "./errors.ts";
 import { applyGroupCommand } from "./groups.ts";
 import type { Applied, ClusterMap, MapCommand } from "./model.ts";
 import { applyNodeCommand } from "./nodes.ts";
+import { applySnapshotCommand } from "./snapshots.ts";
 
 export { checkSize } from "./fields.ts";
 export { checkMap } from "./invariants.ts";
@@ -40,6 +42,8 @@ export { adopt, foundCluster, type Founder } from "./nodes.ts";
 export { settlerOf } from "./groups.ts";
 export * from "./levels.ts";
 export * from "./queries.ts";
+export { absorberOf, chainOf, findLayer } from "./layers.ts";
+export { drainingLayer, findSnapshot, takingOf } from "./snapshots.ts";
 
 /**
  * Applies one command to a map.
@@ -77,6 +81,20 @@ export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
     case "reconciled":
     case "change-settings":
       return applyDiskCommand(map, command);
+    case "create-snapshots":
+    case "snapshot-taken":
+    case "abort-snapshots":
+    case "delete-snapshot":
+    case "change-snapshot":
+    case "clone-disk":
+    case "rollback-disk":
+    case "detach-disk":
+    case "restore-disk":
+    case "purge-disk":
+    case "absorbed":
+    case "set-schedule":
+    case "delete-schedule":
+      return applySnapshotCommand(map, command);
     case "add-node":
     case "node-up":
     case "node-down":

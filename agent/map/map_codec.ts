@@ -1,7 +1,7 @@
 /**
  * The cluster map as bytes: MessagePack, versioned, the same bytes for the same map everywhere.
  *
- *     [ "kelpie.map", version,                 version 3:
+ *     [ "kelpie.map", version,                 version 4:
  *       [ epoch, next disk, next layer,
  *         settings,
  *         [ disk, … ],                         sorted by name
@@ -10,23 +10,33 @@
  *         [ voter, … ], PG bits, targets epoch,
  *         [ [ copies, PGs ], … ],              sorted by copies; PGs are bytes: groups_codec.ts
  *         [ loss, … ],
- *         level ] ]
+ *         level,
+ *         [ layer, … ],                        sorted by id
+ *         [ [ disk, deleted in ms, expires in ms ], … ] ] ]     the trash, sorted by the disks' ids
  *
- *     settings: [ copies, copiesMin or null, outAfterMs, flags ]
- *     disk: [ id, name, size in bytes, [ layer, … ], created in ms, flags, copies, generation,
+ *     settings: [ copies, copiesMin or null, outAfterMs, flags, trashMs ]
+ *     disk: [ id, name, size in bytes, [ newest layer ], created in ms, flags, copies, generation,
  *             { key: value, … },               attributes, sorted by key
- *             copiesMin or null, family, [ node, incarnation ] or null, settled ]
+ *             copiesMin or null, family, [ node, incarnation ] or null, settled,
+ *             [ snapshot, … ],                 oldest first
+ *             [ iops, bytes/s, burst iops, burst bytes/s, burst s ] or null, where there are no limits
+ *             [ schedule, … ] ]                sorted by name
+ *     snapshot: [ name, layer, size in bytes, created in ms, flags, taking ]
+ *     schedule: [ name, every ms, keep, daily, weekly, monthly, created in ms ]
+ *     layer: [ id, parent, absorbed by: [ node, … ] or left out ]
  *     node: [ id, uuid (16 bytes), name, address, zone, capacity in bytes, weight or null, flags,
  *             incarnation, boot id, version, protocol, request sequence, changed in ms, protocol min ]
  *     loss: [ epoch, ms, node, name, copies, PGs ]
  *
  *     flags of settings: bit 0 trusted network
- *     flags of a disk:   bit 0 read-only
+ *     flags of a disk:   bit 0 read-only, bit 1 zeroes are detected
+ *     flags of a snapshot: bit 0 protected, bit 1 drained, bit 2 aborted
  *     flags of a node:   bit 0 witness, bit 1 down, bits 2–3 availability: 0 in, 1 out, 2 draining
  *     other bits are zero, and checked
  *
- * Version 3 is that of levels above 1. Version 2 is that of level 1: it ends after the losses, and its nodes after the time, since
- * all that speak level 1 speak it as their oldest.
+ * Version 4 is that of levels above 1. Version 3 never was of a level that a release had; it is not read. Version 2 is that of level 1: it
+ * ends after the losses, its settings after the flags, its disks after `settled`, and its nodes after the time, since all that speak level 1
+ * speak it as their oldest. Disks have one layer there, all of them, and nothing of what came with level 2.
  *
  * Version 1 is that of one host: it ends after the disks, its settings are [ copies ], and its disks end
  * after the attributes. It is read as a map without nodes, in which every disk is a family by itself and
@@ -45,6 +55,7 @@ import { toHex } from "../base/bytes.ts";
 import { failure, type Result, success } from "./errors.ts";
 import { decodeGroups, encodeGroups } from "./groups_codec.ts";
 import { checkMap } from "./invariants.ts";
+import { findLayer } from "./layers.ts";
 import {
   type Attributes,
   type Availability,
@@ -53,17 +64,24 @@ import {
   DEFAULT_SETTINGS,
   type DiskEntry,
   EMPTY_MAP,
+  type LayerEntry,
+  LAYERS_MAX,
   type Lease,
+  type Limits,
   type LossEntry,
   MAP_BYTES_MAX,
+  NO_LIMITS,
   type NodeEntry,
   PG_BITS_MAX,
   type Pool,
+  type Schedule,
   type Settings,
+  type SnapshotEntry,
+  type TrashEntry,
 } from "./model.ts";
 
 /** The newest version that {@linkcode encodeMap} writes and {@linkcode decodeMap} reads. */
-export const MAP_VERSION = 3;
+export const MAP_VERSION = 4;
 
 /** The version that maps of a level are written in. */
 function versionOf(level: number): number {
@@ -76,6 +94,11 @@ const MAGIC = "kelpie.map";
 const FLAG_TRUSTED_NETWORK = 1;
 /** Of a disk. */
 const FLAG_READ_ONLY = 1;
+const FLAG_DETECT_ZEROES = 2;
+/** Of a snapshot. */
+const FLAG_PROTECTED = 1;
+const FLAG_DRAINED = 2;
+const FLAG_ABORTED = 4;
 /** Of a node. */
 const FLAG_WITNESS = 1;
 const FLAG_DOWN = 2;
@@ -100,8 +123,8 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
     map.epoch,
     map.nextDisk,
     map.nextLayer,
-    settingsFields(map.settings),
-    map.disks.map(diskFields),
+    settingsFields(map.settings, version),
+    map.disks.map((disk) => diskFields(disk, version)),
     map.clusterId === "" ? null : bytesOfHex(map.clusterId),
     map.nextNode,
     map.nodes.map((node) => nodeFields(node, version)),
@@ -112,7 +135,15 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
     map.losses.map((
       { epoch, nowMs, node, name, pool, pgs },
     ) => [epoch, nowMs, node, name, pool, pgs]),
-    ...(version === 2 ? [] : [map.level]),
+    ...(version === 2 ? [] : [
+      map.level,
+      map.layers.map(layerFields),
+      map.trash.map(({ disk, deletedMs, expiresMs }) => [
+        diskFields(disk, version),
+        deletedMs,
+        expiresMs,
+      ]),
+    ]),
   ]]);
   if (packed.length > MAP_BYTES_MAX) {
     return failure(
@@ -125,23 +156,29 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
   return success(new Uint8Array(packed));
 }
 
-function settingsFields(settings: Settings): unknown[] {
+function layerFields({ id, parent, absorbedBy }: LayerEntry): unknown[] {
+  return absorbedBy === null ? [id, parent] : [id, parent, absorbedBy];
+}
+
+function settingsFields(settings: Settings, version: number): unknown[] {
   return [
     settings.copies,
     settings.copiesMin,
     settings.outAfterMs,
     settings.trustedNetwork ? FLAG_TRUSTED_NETWORK : 0,
+    ...(version === 2 ? [] : [settings.trashMs]),
   ];
 }
 
-function diskFields(disk: DiskEntry): unknown[] {
+function diskFields(disk: DiskEntry, version: number): unknown[] {
   return [
     disk.id,
     disk.name,
     disk.sizeBytes,
-    disk.layers,
+    // The others follow from the trees of layers.
+    disk.layers.slice(0, 1),
     disk.createdMs,
-    disk.readOnly ? FLAG_READ_ONLY : 0,
+    (disk.readOnly ? FLAG_READ_ONLY : 0) | (disk.detectZeroes ? FLAG_DETECT_ZEROES : 0),
     disk.copies,
     disk.generation,
     Object.fromEntries(Object.entries(disk.attributes).toSorted(byKey)),
@@ -149,7 +186,30 @@ function diskFields(disk: DiskEntry): unknown[] {
     disk.family,
     disk.lease === null ? null : [disk.lease.node, disk.lease.incarnation],
     disk.settled,
+    ...(version === 2 ? [] : [
+      disk.snapshots.map(snapshotFields),
+      limitsFields(disk.limits),
+      disk.schedules.map(scheduleFields),
+    ]),
   ];
+}
+
+function snapshotFields(snapshot: SnapshotEntry): unknown[] {
+  const { name, layer, sizeBytes, createdMs, isProtected, taking, isDrained, isAborted } = snapshot;
+  const flags = (isProtected ? FLAG_PROTECTED : 0) | (isDrained ? FLAG_DRAINED : 0) |
+    (isAborted ? FLAG_ABORTED : 0);
+  return [name, layer, sizeBytes, createdMs, flags, taking];
+}
+
+function limitsFields(limits: Limits): number[] | null {
+  const { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds } = limits;
+  const fields = [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds];
+  return fields.every((each) => each === 0) ? null : fields;
+}
+
+function scheduleFields(schedule: Schedule): unknown[] {
+  const { name, everyMs, keep, keepDaily, keepWeekly, keepMonthly, createdMs } = schedule;
+  return [name, everyMs, keep, keepDaily, keepWeekly, keepMonthly, createdMs];
 }
 
 function nodeFields(node: NodeEntry, version: number): unknown[] {
@@ -214,6 +274,7 @@ export function decodeMap(bytes: Uint8Array): Result<ClusterMap> {
       "use the Kelpie that wrote it, or a newer one",
     );
   }
+  if (version === 3) return corrupt("version 3 was never that of a release");
   const map = version === 1
     ? readMapV1(decoded[2])
     : version === 2
@@ -231,22 +292,43 @@ function corrupt(reason: string): Result<ClusterMap> {
   return failure("corrupt", `the cluster map is damaged: ${reason}`);
 }
 
-/** The same without what version 3 appended. */
+/** The same without what version 4 appended. */
 function readMapV2(value: unknown): ClusterMap | null {
-  if (!Array.isArray(value) || value.length !== 13 || !Array.isArray(value[7])) return null;
-  const nodes: unknown[] = [];
-  for (const node of value[7]) {
-    if (!Array.isArray(node) || node.length !== 14) return null;
-    nodes.push([...node, 1]);
-  }
-  return readMap([...value.with(7, nodes), 1]);
+  if (!Array.isArray(value) || value.length !== 13) return null;
+  const nodes = extended(value[7], 14, [1]);
+  const disks = extended(value[4], 13, [[], null, []]);
+  const settings = extended([value[3]], 4, [DEFAULT_SETTINGS.trashMs])?.[0];
+  if (nodes === null || disks === null || settings === undefined) return null;
+  const layers = layersOfV2(value[4]);
+  return readMap([
+    ...value.with(7, nodes).with(4, disks).with(3, settings),
+    1,
+    layers,
+    [],
+  ]);
+}
+
+/** A list of lists of a length, each of them with more at its end. */
+function extended(value: unknown, length: number, more: unknown[]): unknown[][] | null {
+  if (!Array.isArray(value)) return null;
+  const isRight = value.every((each) => Array.isArray(each) && each.length === length);
+  return isRight ? value.map((each) => [...each, ...more]) : null;
+}
+
+/** Every disk has one layer of its own. */
+function layersOfV2(disks: unknown[][]): unknown[] {
+  const layers = disks.flatMap((disk) => isNumbers(disk[3]) ? disk[3].slice(0, 1) : []);
+  return layers.toSorted((a, b) => a - b).map((id) => [id, 0]);
 }
 
 function readMap(value: unknown): ClusterMap | null {
-  if (!Array.isArray(value) || value.length !== 14) return null;
+  if (!Array.isArray(value) || value.length !== 16) return null;
   const [epoch, nextDisk, nextLayer] = value;
   const settings = readSettings(value[3]);
-  const disks = readList(value[4], readDisk);
+  const layers = readList(value[14], readLayer);
+  if (layers === null) return null;
+  const disks = readList(value[4], (disk) => readDisk(disk, layers));
+  const trash = readList(value[15], (entry) => readTrash(entry, layers));
   const clusterId = value[5] === null ? "" : readUuid(value[5]);
   const nextNode = value[6];
   const nodes = readList(value[7], readNode);
@@ -259,7 +341,7 @@ function readMap(value: unknown): ClusterMap | null {
   const pools = readList(value[11], (item) => readPool(item, 2 ** pgBits));
   const losses = readList(value[12], readLoss);
   const readable = settings !== null && disks !== null && clusterId !== null && nodes !== null &&
-    isNumbers(voters) && pools !== null && losses !== null;
+    isNumbers(voters) && pools !== null && losses !== null && trash !== null;
   if (!readable) return null;
   return {
     epoch,
@@ -275,8 +357,26 @@ function readMap(value: unknown): ClusterMap | null {
     targetsEpoch,
     pools,
     disks,
+    layers,
+    trash,
     losses,
   };
+}
+
+function readLayer(value: unknown): LayerEntry | null {
+  if (!Array.isArray(value) || value.length < 2 || value.length > 3) return null;
+  const [id, parent, absorbedBy = null] = value;
+  if (!isNumbers([id, parent]) || (absorbedBy !== null && !isNumbers(absorbedBy))) return null;
+  return { id, parent, absorbedBy };
+}
+
+function readTrash(value: unknown, layers: readonly LayerEntry[]): TrashEntry | null {
+  if (!Array.isArray(value) || value.length !== 3) return null;
+  const disk = readDisk(value[0], layers);
+  const [, deletedMs, expiresMs] = value;
+  return disk === null || !isNumbers([deletedMs, expiresMs])
+    ? null
+    : { disk, deletedMs, expiresMs };
 }
 
 function readMapV1(value: unknown): ClusterMap | null {
@@ -285,16 +385,18 @@ function readMapV1(value: unknown): ClusterMap | null {
   const settings = readSettingsV1(value[3]);
   const disks = readList(value[4], readDiskV1);
   if (!isNumbers([epoch, nextDisk, nextLayer]) || settings === null || disks === null) return null;
-  return { ...EMPTY_MAP, epoch, nextDisk, nextLayer, settings, disks };
+  const layers = disks.flatMap((disk) => disk.layers).toSorted((a, b) => a - b)
+    .map((id): LayerEntry => ({ id, parent: 0, absorbedBy: null }));
+  return { ...EMPTY_MAP, epoch, nextDisk, nextLayer, settings, disks, layers };
 }
 
 function readSettings(value: unknown): Settings | null {
-  if (!Array.isArray(value) || value.length !== 4) return null;
-  const [copies, copiesMin, outAfterMs, flags] = value;
-  const readable = isNumbers([copies, outAfterMs]) && isNumberOrNull(copiesMin) &&
+  if (!Array.isArray(value) || value.length !== 5) return null;
+  const [copies, copiesMin, outAfterMs, flags, trashMs] = value;
+  const readable = isNumbers([copies, outAfterMs, trashMs]) && isNumberOrNull(copiesMin) &&
     (flags === 0 || flags === FLAG_TRUSTED_NETWORK);
   if (!readable) return null;
-  return { copies, copiesMin, outAfterMs, trustedNetwork: flags === FLAG_TRUSTED_NETWORK };
+  return { copies, copiesMin, outAfterMs, trustedNetwork: flags === FLAG_TRUSTED_NETWORK, trashMs };
 }
 
 function readSettingsV1(value: unknown): Settings | null {
@@ -302,15 +404,78 @@ function readSettingsV1(value: unknown): Settings | null {
   return { ...DEFAULT_SETTINGS, copies: copiesOfV1(value[0]) };
 }
 
-function readDisk(value: unknown): DiskEntry | null {
-  if (!Array.isArray(value) || value.length !== 13) return null;
-  const disk = readDiskV1(value.slice(0, 9));
+function readDisk(value: unknown, layers: readonly LayerEntry[]): DiskEntry | null {
+  if (!Array.isArray(value) || value.length !== 16) return null;
+  const flags = value[5];
+  if (flags !== (flags & (FLAG_READ_ONLY | FLAG_DETECT_ZEROES))) return null;
+  const disk = readDiskV1(value.slice(0, 9).with(5, flags & FLAG_READ_ONLY));
+  const snapshots = readList(value[13], readSnapshot);
+  const limits = value[14] === null ? NO_LIMITS : readLimits(value[14]);
+  const schedules = readList(value[15], readSchedule);
   const copiesMin = value[9];
   const lease = value[11] === null ? null : readLease(value[11]);
   const [family, settled] = [value[10], value[12]];
   const readable = isNumbers([family, settled]) && isNumberOrNull(copiesMin) && lease !== undefined;
-  if (disk === null || !readable) return null;
-  return { ...disk, copies: value[6], copiesMin, family, lease, settled };
+  if (disk === null || !readable || disk.layers.length !== 1) return null;
+  if (snapshots === null || limits === null || schedules === null) return null;
+  return {
+    ...disk,
+    layers: boundedChain(layers, disk.layers[0]),
+    copies: value[6],
+    copiesMin,
+    family,
+    lease,
+    settled,
+    snapshots,
+    limits,
+    schedules,
+    detectZeroes: (flags & FLAG_DETECT_ZEROES) !== 0,
+  };
+}
+
+/** The chain of a layer that comes from anywhere: what is no tree is not followed for ever, and refused by `checkMap`. */
+function boundedChain(layers: readonly LayerEntry[], newest: number): number[] {
+  const chain = [newest];
+  let at = findLayer(layers, newest);
+  while (at !== undefined && at.parent !== 0 && at.parent < at.id && chain.length <= LAYERS_MAX) {
+    chain.push(at.parent);
+    at = findLayer(layers, at.parent);
+  }
+  return chain;
+}
+
+function readSnapshot(value: unknown): SnapshotEntry | null {
+  if (!Array.isArray(value) || value.length !== 6) return null;
+  const [name, layer, sizeBytes, createdMs, flags, taking] = value;
+  const readable = typeof name === "string" &&
+    isNumbers([layer, sizeBytes, createdMs, flags, taking]) &&
+    flags === (flags & (FLAG_PROTECTED | FLAG_DRAINED | FLAG_ABORTED));
+  return readable
+    ? {
+      name,
+      layer,
+      sizeBytes,
+      createdMs,
+      isProtected: (flags & FLAG_PROTECTED) !== 0,
+      taking,
+      isDrained: (flags & FLAG_DRAINED) !== 0,
+      isAborted: (flags & FLAG_ABORTED) !== 0,
+    }
+    : null;
+}
+
+function readLimits(value: unknown): Limits | null {
+  if (!isNumbers(value) || value.length !== 5) return null;
+  const [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds] = value;
+  return { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds };
+}
+
+function readSchedule(value: unknown): Schedule | null {
+  if (!Array.isArray(value) || value.length !== 7) return null;
+  const [name, ...numbers] = value;
+  if (typeof name !== "string" || !isNumbers(numbers)) return null;
+  const [everyMs, keep, keepDaily, keepWeekly, keepMonthly, createdMs] = numbers;
+  return { name, everyMs, keep, keepDaily, keepWeekly, keepMonthly, createdMs };
 }
 
 function readLease(value: unknown): Lease | undefined {
@@ -339,6 +504,10 @@ function readDiskV1(value: unknown): DiskEntry | null {
     lease: null,
     settled: generation,
     attributes,
+    snapshots: [],
+    limits: NO_LIMITS,
+    schedules: [],
+    detectZeroes: false,
   };
 }
 

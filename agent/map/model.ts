@@ -27,8 +27,38 @@ export const DISKS_MAX = 4096;
  */
 export const MAP_BYTES_MAX = 4 * 1024 * 1024;
 
-/** Most layers of one disk: reads fall through them one by one. */
-export const LAYERS_MAX = 128;
+/**
+ * Most layers of one chain: one for each snapshot in use, and those that wait to be absorbed. Each costs a few bytes in the map;
+ * the store finds its way through long chains by `store/reads.ts`.
+ */
+export const LAYERS_MAX = 2048;
+
+/** Most snapshots of one disk. */
+export const SNAPSHOTS_PER_DISK_MAX = 1024;
+
+/** Most snapshots of one map, and most layers: with names of usual length they take half of {@linkcode MAP_BYTES_MAX}. */
+export const SNAPSHOTS_MAX = 32_768;
+
+/** Most disks and snapshots that one command takes a snapshot of. */
+export const SNAPSHOT_DISKS_MAX = 256;
+
+/** Most disks in the trash. */
+export const TRASH_MAX = 4096;
+
+/** Most schedules of one disk. */
+export const SCHEDULES_MAX = 8;
+
+/** Shortest time between two snapshots of a schedule, in milliseconds: a minute. */
+export const SCHEDULE_EVERY_MS_MIN = 60_000;
+
+/** Longest `trashMs`: ten years. */
+export const TRASH_MS_MAX = 10 * 365 * 24 * 3600 * 1000;
+
+/** Most I/O requests, and most bytes, that a limit may allow for each second. */
+export const LIMIT_MAX = 1e12;
+
+/** Longest time for which a disk may go as fast as its burst limits, in seconds. */
+export const BURST_SECONDS_MAX = 3600;
 
 /** Most copies that a disk may ask for: there is one pool, and one table of PGs, for each number. */
 export const COPIES_MAX = 5;
@@ -103,6 +133,76 @@ export interface Lease {
   readonly incarnation: number;
 }
 
+/**
+ * One layer: a part of a disk's content. Layers form trees, one for each family of disks and snapshots: reads of a layer fall
+ * through to its parent, and so on. Only the newest layer of a disk is written to; one that has a child never is (see
+ * {@linkcode SnapshotEntry.isTaking} for the moment between).
+ */
+export interface LayerEntry {
+  /** 1…{@linkcode ID_MAX}, above its parent's. */
+  readonly id: number;
+  /** The layer below; 0: none. */
+  readonly parent: number;
+  /**
+   * Nodes that have absorbed it into its child, the only one that it has: null while somebody needs it. The child then stands for
+   * both wherever content is copied; when every storage node of the map is here, the layer goes. Sorted.
+   */
+  readonly absorbedBy: readonly number[] | null;
+}
+
+/** One snapshot of a disk. */
+export interface SnapshotEntry {
+  /** Of the same form as a disk's name; unique among the disk's. */
+  readonly name: string;
+  /** Its newest layer, which no other snapshot and no disk has as its newest: it is known by this. */
+  readonly layer: number;
+  /** Size of the disk when it was taken. */
+  readonly sizeBytes: number;
+  /** Milliseconds since 1970. */
+  readonly createdMs: number;
+  /** It cannot be deleted. */
+  readonly isProtected: boolean;
+  /**
+   * Writes that had been given out before are still on their way into it. 0: it is complete; else the epoch of the map in which it
+   * was begun, the same for all that were begun together.
+   */
+  readonly taking: number;
+  /** While it is being taken: nothing is on its way into it any more; others that were begun together are still waited for. */
+  readonly isDrained: boolean;
+  /** While it is being taken: it was given up, and goes as soon as nothing is on its way into it. */
+  readonly isAborted: boolean;
+}
+
+/** How fast a disk may be used. 0: without a limit. */
+export interface Limits {
+  /** Requests for each second. */
+  readonly iops: number;
+  /** Bytes for each second. */
+  readonly bytesPerSecond: number;
+  /** What is allowed for {@linkcode Limits.burstSeconds} after a time of less use; at least the limit itself, or 0: no bursts. */
+  readonly burstIops: number;
+  /** The same for bytes. */
+  readonly burstBytesPerSecond: number;
+  /** 0…{@linkcode BURST_SECONDS_MAX}. */
+  readonly burstSeconds: number;
+}
+
+/** Snapshots that the cluster takes and deletes by itself. */
+export interface Schedule {
+  /** Of the same form as a disk's name; its snapshots are named after it: `NAME-20260102T030405Z`. */
+  readonly name: string;
+  /** Time between two, in milliseconds: at multiples of it since 1970. */
+  readonly everyMs: number;
+  /** How many of the newest are kept. */
+  readonly keep: number;
+  /** Of those that are older, the newest one of so many days, weeks and months (UTC) is kept. */
+  readonly keepDaily: number;
+  readonly keepWeekly: number;
+  readonly keepMonthly: number;
+  /** When it was made: nothing before is missed. Milliseconds since 1970. */
+  readonly createdMs: number;
+}
+
 /** One disk. */
 export interface DiskEntry {
   /** 1…{@linkcode ID_MAX}, never used twice. */
@@ -111,7 +211,7 @@ export interface DiskEntry {
   readonly name: string;
   /** A multiple of 512, up to `DISK_BYTES_MAX`. */
   readonly sizeBytes: number;
-  /** Layer ids, newest first: writes go to the first, reads fall through. */
+  /** Layer ids, newest first: writes go to the first, reads fall through. Follows from {@linkcode ClusterMap.layers}. */
   readonly layers: readonly number[];
   /** Milliseconds since 1970. */
   readonly createdMs: number;
@@ -135,6 +235,23 @@ export interface DiskEntry {
   /** All writes of this generation and of older ones are the same on all members. */
   readonly settled: number;
   readonly attributes: Attributes;
+  /** Oldest first. At most one is being taken, the newest. */
+  readonly snapshots: readonly SnapshotEntry[];
+  readonly limits: Limits;
+  /** Sorted by name. */
+  readonly schedules: readonly Schedule[];
+  /** Blocks of zeros that guests write are kept as holes. */
+  readonly detectZeroes: boolean;
+}
+
+/** A disk that was deleted, and can be had back. */
+export interface TrashEntry {
+  /** As it was. Its name may be another disk's by now; nobody holds its lease. */
+  readonly disk: DiskEntry;
+  /** Milliseconds since 1970. */
+  readonly deletedMs: number;
+  /** When it goes for good. */
+  readonly expiresMs: number;
 }
 
 /** What holds for the whole cluster. */
@@ -147,6 +264,8 @@ export interface Settings {
   readonly outAfterMs: number;
   /** Data between nodes is authenticated but not encrypted. */
   readonly trustedNetwork: boolean;
+  /** How long deleted disks stay in the trash, in milliseconds; 0: they go at once. */
+  readonly trashMs: number;
 }
 
 /** Whether a node takes part: known to be running, or not. */
@@ -268,6 +387,10 @@ export interface ClusterMap {
   readonly pools: readonly Pool[];
   /** Sorted by name. */
   readonly disks: readonly DiskEntry[];
+  /** Sorted by id. See `layers.ts`. */
+  readonly layers: readonly LayerEntry[];
+  /** Sorted by the disks' ids. */
+  readonly trash: readonly TrashEntry[];
   /** The newest {@linkcode LOSSES_MAX}, oldest first. */
   readonly losses: readonly LossEntry[];
 }
@@ -278,6 +401,16 @@ export const DEFAULT_SETTINGS: Settings = {
   copiesMin: null,
   outAfterMs: 600_000,
   trustedNetwork: false,
+  trashMs: 24 * 3600 * 1000,
+};
+
+/** Limits of a disk that has none. */
+export const NO_LIMITS: Limits = {
+  iops: 0,
+  bytesPerSecond: 0,
+  burstIops: 0,
+  burstBytesPerSecond: 0,
+  burstSeconds: 0,
 };
 
 /** The map in which nothing has happened yet and that nobody has founded: see `foundCluster`. */
@@ -295,6 +428,8 @@ export const EMPTY_MAP: ClusterMap = {
   targetsEpoch: 0,
   pools: [],
   disks: [],
+  layers: [],
+  trash: [],
   losses: [],
 };
 
@@ -314,12 +449,130 @@ export interface CreateDisk {
   readonly attributes?: Attributes;
 }
 
-/** Deletes a disk and its layers, whoever holds its lease. */
+/** Deletes a disk and its snapshots, whoever holds its lease. */
 export interface DeleteDisk {
   readonly kind: "delete-disk";
   readonly name: string;
   /** The disk that was meant; another one that has got its name meanwhile stays. */
   readonly id?: number;
+  /** It goes to the trash, as long as the settings say. Now, in milliseconds since 1970. Left out: for good. */
+  readonly trashedMs?: number;
+}
+
+/** Takes a disk out of the trash. */
+export interface RestoreDisk {
+  readonly kind: "restore-disk";
+  readonly id: number;
+  /** What it is called from now on. */
+  readonly name: string;
+}
+
+/** Ends a disk in the trash for good. */
+export interface PurgeDisk {
+  readonly kind: "purge-disk";
+  readonly id: number;
+}
+
+/**
+ * Takes a snapshot of each disk, all of them or none, at one point in time: where somebody has one of them open for writing,
+ * the snapshots are complete only when every holder has said {@link SnapshotTaken}.
+ */
+export interface CreateSnapshots {
+  readonly kind: "create-snapshots";
+  /** Ids, each once; 1…{@linkcode SNAPSHOT_DISKS_MAX} of them. */
+  readonly disks: readonly number[];
+  readonly name: string;
+  readonly nowMs: number;
+}
+
+/** The holder of a disk has given every write of before the snapshot back. */
+export interface SnapshotTaken {
+  readonly kind: "snapshot-taken";
+  readonly id: number;
+  readonly layer: number;
+  readonly generation: number;
+}
+
+/** Gives up snapshots that are not complete yet: those that were begun together, by the epoch in which they were. */
+export interface AbortSnapshots {
+  readonly kind: "abort-snapshots";
+  readonly taking: number;
+}
+
+/** Deletes a snapshot. What other snapshots and disks need stays. */
+export interface DeleteSnapshot {
+  readonly kind: "delete-snapshot";
+  readonly disk: string;
+  readonly name: string;
+  /** The one that was meant. */
+  readonly layer?: number;
+}
+
+/** Renames, protects or gives free a snapshot. */
+export interface ChangeSnapshot {
+  readonly kind: "change-snapshot";
+  readonly disk: string;
+  readonly name: string;
+  readonly newName?: string;
+  readonly isProtected?: boolean;
+}
+
+/** Makes a disk that begins as a snapshot is. */
+export interface CloneDisk {
+  readonly kind: "clone-disk";
+  readonly disk: string;
+  readonly snapshot: string;
+  readonly name: string;
+  readonly nowMs: number;
+  readonly readOnly?: boolean;
+  readonly attributes?: Attributes;
+}
+
+/**
+ * Makes a disk that nobody has open as it was when a snapshot was taken; what it holds now goes to the trash, as a disk of the same
+ * name.
+ */
+export interface RollbackDisk {
+  readonly kind: "rollback-disk";
+  readonly disk: string;
+  readonly snapshot: string;
+  readonly nowMs: number;
+}
+
+/** The disk holds all of its content in its newest layer by now: it descends from nothing any more. */
+export interface DetachDisk {
+  readonly kind: "detach-disk";
+  readonly id: number;
+  /** Layers that the content was read through; refused as stale when they are others now. */
+  readonly layers: readonly number[];
+}
+
+/** A node has, synced, absorbed these layers into their children. */
+export interface Absorbed {
+  readonly kind: "absorbed";
+  readonly node: number;
+  readonly incarnation: number;
+  readonly layers: readonly number[];
+}
+
+/** Makes a schedule, or changes the one of this name. */
+export interface SetSchedule {
+  readonly kind: "set-schedule";
+  readonly disk: string;
+  readonly name: string;
+  readonly everyMs: number;
+  readonly keep: number;
+  readonly keepDaily: number;
+  readonly keepWeekly: number;
+  readonly keepMonthly: number;
+  readonly nowMs: number;
+}
+
+/** Ends a schedule; its snapshots stay. */
+export interface DeleteSchedule {
+  readonly kind: "delete-schedule";
+  readonly disk: string;
+  readonly name: string;
 }
 
 /** Changes a disk's size. */
@@ -351,6 +604,9 @@ export interface ChangeDisk {
   readonly copiesMin?: number | null;
   /** Replaces all attributes. */
   readonly attributes?: Attributes;
+  /** Limits, in the order of {@linkcode Limits}: all of them. */
+  readonly limits?: readonly number[];
+  readonly detectZeroes?: boolean;
 }
 
 /**
@@ -403,6 +659,7 @@ export interface ChangeSettings {
   readonly copiesMin?: number | null;
   readonly outAfterMs?: number;
   readonly trustedNetwork?: boolean;
+  readonly trashMs?: number;
 }
 
 // ------------------------------------------------------------------------------------ node commands
@@ -640,6 +897,22 @@ export type DiskCommand =
   | Reconciled
   | ChangeSettings;
 
+/** Everything that can be asked of the map about snapshots, clones, the trash and schedules. */
+export type SnapshotCommand =
+  | CreateSnapshots
+  | SnapshotTaken
+  | AbortSnapshots
+  | DeleteSnapshot
+  | ChangeSnapshot
+  | CloneDisk
+  | RollbackDisk
+  | DetachDisk
+  | RestoreDisk
+  | PurgeDisk
+  | Absorbed
+  | SetSchedule
+  | DeleteSchedule;
+
 /** Everything that can be asked of the map about nodes. */
 export type NodeCommand =
   | AddNode
@@ -667,7 +940,7 @@ export type GroupCommand =
   | SplitGroups;
 
 /** Everything that can be asked of the map. */
-export type MapCommand = DiskCommand | NodeCommand | GroupCommand;
+export type MapCommand = DiskCommand | SnapshotCommand | NodeCommand | GroupCommand;
 
 /**
  * What has to be done because the map changed, in the order in which it has to be done. What can be
@@ -690,6 +963,7 @@ export type MapEffect =
   | { readonly kind: "lease-taken"; readonly disk: DiskEntry }
   | { readonly kind: "lease-released"; readonly disk: DiskEntry; readonly previous: Lease }
   | { readonly kind: "disk-reconciled"; readonly disk: DiskEntry }
+  | { readonly kind: "snapshots-changed"; readonly disk: DiskEntry }
   | { readonly kind: "groups-lost"; readonly loss: LossEntry };
 
 /** The next map and what follows from it. */

@@ -4,9 +4,10 @@
  *     RUN_DIR/agent.sock      the agent's HTTP API
  *     RUN_DIR/NAME.sock       the disk, read-write: starting its rings takes the lease
  *     RUN_DIR/ro/NAME.sock    the disk, read-only: takes no lease
+ *     RUN_DIR/NAME@SNAP.sock  a snapshot of it, read-only
  *
  * Invariant: no name that passes {@linkcode checkDiskName} can leave the run directory, hide its
- * socket, or collide with the agent's own socket. `@` stays free for snapshots (`disk@snap`).
+ * socket, or collide with the agent's own socket. Neither part of a snapshot's name has an `@`, so `disk@snap` has one.
  *
  * @module
  */
@@ -57,6 +58,23 @@ export function checkDiskName(name: string): ControlError | null {
   };
 }
 
+/**
+ * Says what is wrong with a snapshot's name: the part behind the `@`, of the same form as a disk's name.
+ *
+ * @param name any string, from anywhere
+ * @returns null when the name may be used, else an error with code `invalid`
+ */
+export function checkSnapshotName(name: string): ControlError | null {
+  const reason = name.toLowerCase() === "agent" ? null : reasonAgainst(name);
+  if (reason === null) return null;
+  return {
+    code: "invalid",
+    message: `${quoted(name)} cannot be the name of a snapshot: ${reason}`,
+    hint: `use 1 to ${DISK_NAME_LENGTH_MAX} letters, digits, '.', '_' or '-', ` +
+      "beginning with a letter or digit",
+  };
+}
+
 function reasonAgainst(name: string): string | null {
   if (name.length === 0) return "it is empty";
   if (name.length > DISK_NAME_LENGTH_MAX) {
@@ -91,6 +109,17 @@ export interface DiskSockets {
  */
 export function diskSockets(runDir: string, name: string): DiskSockets {
   return { readWrite: `${runDir}/${name}.sock`, readOnly: `${runDir}/ro/${name}.sock` };
+}
+
+/**
+ * Where a snapshot's socket is.
+ *
+ * @param runDir the agent's run directory, without a slash at its end
+ * @param disk name of its disk
+ * @param snapshot a name that passed {@linkcode checkSnapshotName}
+ */
+export function snapshotSocket(runDir: string, disk: string, snapshot: string): string {
+  return `${runDir}/${disk}@${snapshot}.sock`;
 }
 
 /**

@@ -45,6 +45,7 @@ import {
   poolsWithoutMember,
   poolsWithoutNode,
 } from "./groups.ts";
+import { collectLayers } from "./layers.ts";
 import { commonLevel, levelErrorIn } from "./levels.ts";
 import {
   type AddNode,
@@ -345,10 +346,14 @@ function dismissNode(map: ClusterMap, node: NodeEntry): Result<Applied> {
       "stop the guest first",
     );
   }
+  const nodes = map.nodes.filter((each) => each !== node);
+  // Layers that only this one had not absorbed yet are done with.
+  const collected = collectLayers({ ...map, nodes });
   return changed(map, {
-    nodes: map.nodes.filter((each) => each !== node),
+    ...collected.fields,
+    nodes,
     targetsEpoch: map.epoch + 1,
-  });
+  }, collected.effects);
 }
 
 /** It will not come back, whatever is on it. */
@@ -384,11 +389,14 @@ function forgetNode(map: ClusterMap, node: NodeEntry, command: RemoveNode): Resu
     return next;
   });
   for (const loss of losses) effects.push({ kind: "groups-lost", loss });
+  const nodes = map.nodes.filter((each) => each !== node);
+  const collected = collectLayers({ ...map, nodes, disks });
+  effects.push(...collected.effects);
   return changed(map, {
-    nodes: map.nodes.filter((each) => each !== node),
+    ...collected.fields,
+    nodes,
     targetsEpoch: map.epoch + 1,
     pools: forgotten.pools,
-    disks,
     losses: [...map.losses, ...losses].slice(-LOSSES_MAX),
   }, effects);
 }

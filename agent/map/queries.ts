@@ -74,7 +74,7 @@ export function nodeMissing(id: number): ControlError {
 }
 
 /** Nodes that may hold data, up or down, in or out: all but witnesses. */
-export function storageNodes(map: ClusterMap): readonly NodeEntry[] {
+export function storageNodes(map: Pick<ClusterMap, "nodes">): readonly NodeEntry[] {
   return map.nodes.filter((node) => !node.witness);
 }
 
@@ -83,9 +83,15 @@ export function findPool(map: ClusterMap, copies: number): Pool | undefined {
   return map.pools.find((pool) => pool.copies === copies);
 }
 
-/** Whether a pool has a disk; without one nobody was ever promised anything about its data. */
+/** Whether a pool has a disk, in the trash or not; without one nobody was ever promised anything about its data. */
 export function hasDisks(map: ClusterMap, copies: number): boolean {
-  return map.disks.some((disk) => disk.copies === copies);
+  return map.disks.some((disk) => disk.copies === copies) ||
+    map.trash.some(({ disk }) => disk.copies === copies);
+}
+
+/** Every disk that has data: those that there are, and those in the trash. */
+export function disksWithData(map: Pick<ClusterMap, "disks" | "trash">): readonly DiskEntry[] {
+  return map.trash.length === 0 ? map.disks : [...map.disks, ...map.trash.map(({ disk }) => disk)];
 }
 
 /**
