@@ -78,8 +78,12 @@ export type {
   ChangeDiskRequest,
   ChangeNodeRequest,
   ChangeSettingsRequest,
+  ChangeSnapshotRequest,
+  CloneDiskRequest,
   ClusterDocument,
   CreateDiskRequest,
+  CreateSnapshotsRequest,
+  DeletedDiskDocument,
   DiskDocument,
   ExtentsDocument,
   ExtentsRequest,
@@ -88,11 +92,15 @@ export type {
   PlanDocument,
   PlanNode,
   PlanRequest,
+  RestoreDiskRequest,
+  ScheduleDocument,
+  ScheduleRequest,
+  SnapshotDocument,
   StatusDocument,
   VersionDocument,
 } from "./agent/http/documents.ts";
 export { type ControlError, type ControlErrorCode, ControlFailure } from "./agent/map/errors.ts";
-export type { Attributes, LossEntry, Settings } from "./agent/map/map.ts";
+export type { Attributes, Limits, LossEntry, Settings } from "./agent/map/map.ts";
 export type { Problem, ProblemCode } from "./agent/problems.ts";
 export { VERSION } from "./agent/version.ts";
 export type { Agent } from "./agent/agent.ts";

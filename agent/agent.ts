@@ -126,6 +126,7 @@ class AgentCore implements Agent, ControlBackend {
   #finish!: () => void;
   #fail!: (error: Error) => void;
   #hasFailed = false;
+  #nextMap = Promise.withResolvers<ClusterMap>();
 
   constructor(
     config: AgentConfig,
@@ -169,6 +170,11 @@ class AgentCore implements Agent, ControlBackend {
           this.#fail(error);
         },
         restartWanted: () => this.shutdown(),
+        mapChanged: (map) => {
+          const next = this.#nextMap;
+          this.#nextMap = Promise.withResolvers();
+          next.resolve(map);
+        },
       },
     });
     this.#cluster = cluster;
@@ -234,9 +240,15 @@ class AgentCore implements Agent, ControlBackend {
     return this.#node.control.map;
   }
 
+  /** {@inheritDoc ControlBackend.nextMap} */
+  nextMap(): Promise<ClusterMap> {
+    return this.#nextMap.promise;
+  }
+
   /** {@inheritDoc ControlBackend.propose} */
   async propose(command: MapCommand): Promise<ClusterMap> {
-    if (this.#stopping !== null) {
+    // What was begun is brought to an end: the cluster is left last.
+    if (this.#stopping !== null && command.kind !== "abort-snapshots") {
       throw new ControlFailure({ code: "unavailable", message: "the agent is stopping" });
     }
     await this.#checkCommand(command);
@@ -252,36 +264,41 @@ class AgentCore implements Agent, ControlBackend {
 
   /** What the map alone cannot know. */
   async #checkCommand(command: MapCommand): Promise<void> {
-    const newName = command.kind === "create-disk"
-      ? command.name
-      : command.kind === "rename-disk"
-      ? command.newName
-      : null;
+    const newName = newNameOf(command);
     if (newName !== null) {
       const error = checkSocketPaths(this.#config.runDir, newName);
       if (error !== null) throw new ControlFailure(error);
     }
-    if (command.kind !== "delete-disk" && !this.#isShrink(command)) return;
-    const disk = findDisk(this.map(), command.name);
+    const name = this.#nameUnused(command);
+    const disk = name === null ? undefined : findDisk(this.map(), name);
     if (disk === undefined) return;
-    const { sessions } = await this.diskStatus(command.name);
+    const { sessions } = await this.diskStatus(disk.name);
     if (sessions.length > 0) {
       throw new ControlFailure({
         code: "busy",
-        message: `disk ${command.name} is in use by process ${
+        message: `disk ${disk.name} is in use by process ${
           sessions.map((session) => session.pid).join(", ")
         }`,
-        hint: "stop the guest, or use --force to disconnect it",
+        hint: command.kind === "delete-disk"
+          ? "stop the guest, or use --force to disconnect it"
+          : "stop the guest first",
       });
     }
     const holder = disk.lease === null ? undefined : findNode(this.map(), disk.lease.node);
     if (holder !== undefined && holder.uuid !== this.#ready.nodeId) {
       throw new ControlFailure({
         code: "busy",
-        message: `disk ${command.name} is open on node ${holder.name}`,
+        message: `disk ${disk.name} is open on node ${holder.name}`,
         hint: "stop the guest there",
       });
     }
+  }
+
+  /** The disk that a command takes something away from, so that nobody may use it; null: there is none. */
+  #nameUnused(command: MapCommand): string | null {
+    if (command.kind === "delete-disk") return command.name;
+    if (command.kind === "rollback-disk") return command.disk;
+    return this.#isShrink(command) ? command.name : null;
   }
 
   #isShrink(command: MapCommand): command is Extract<MapCommand, { kind: "resize-disk" }> {
@@ -522,6 +539,20 @@ class AgentCore implements Agent, ControlBackend {
       this.#fail(failure);
       throw failure;
     }
+  }
+}
+
+/** The name that a disk gets by a command; null: none does. */
+function newNameOf(command: MapCommand): string | null {
+  switch (command.kind) {
+    case "create-disk":
+    case "clone-disk":
+    case "restore-disk":
+      return command.name;
+    case "rename-disk":
+      return command.newName;
+    default:
+      return null;
   }
 }
 

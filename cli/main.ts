@@ -14,6 +14,7 @@ import { addAgentCommand } from "./agent_command.ts";
 import { addBenchCommand } from "./bench_command.ts";
 import { addClusterCommands } from "./cluster_commands.ts";
 import { addCompletionsCommand } from "./completions.ts";
+import { addCloneCommand } from "./clone_command.ts";
 import { CommandContext, examples } from "./context.ts";
 import { addDiskCommands } from "./disk_commands.ts";
 import { addDataCommands } from "./disk_data.ts";
@@ -21,8 +22,12 @@ import { addGuestCommands } from "./guest_config.ts";
 import { addNbdCommand } from "./nbd_command.ts";
 import { addNodeCommands } from "./node_commands.ts";
 import { describeError, ExitCode } from "./output.ts";
+import { addScheduleCommands } from "./schedule_commands.ts";
+import { addSnapshotCommands } from "./snapshot_commands.ts";
 import { addStatusCommand } from "./status_command.ts";
 import { systemTerminal, type Terminal } from "./terminal.ts";
+import { addTrashCommands } from "./trash_commands.ts";
+import { addTreeCommand } from "./tree_command.ts";
 
 /** Makes the tree of commands. */
 export function createProgram(context: CommandContext): CommandUnknownOpts {
@@ -64,6 +69,11 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
   addDiskCommands(disk as unknown as CommandUnknownOpts, context);
   addDataCommands(disk as unknown as CommandUnknownOpts, context);
   addGuestCommands(disk as unknown as CommandUnknownOpts, context);
+  addSnapshotCommands(disk as unknown as CommandUnknownOpts, context);
+  addCloneCommand(disk as unknown as CommandUnknownOpts, context);
+  addTreeCommand(disk as unknown as CommandUnknownOpts, context);
+  addTrashCommands(disk as unknown as CommandUnknownOpts, context);
+  addScheduleCommands(disk as unknown as CommandUnknownOpts, context);
   const node = root.command("node")
     .summary("look at and change nodes")
     .description("Looks at the nodes of the cluster, and changes where data belongs.")

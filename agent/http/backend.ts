@@ -260,6 +260,8 @@ export interface ControlBackend {
   info(): AgentInfo;
   /** The map now; never changed in place. */
   map(): ClusterMap;
+  /** Resolves with the map that follows the one now; stays open while nothing changes. */
+  nextMap(): Promise<ClusterMap>;
   /**
    * Applies a command: durable and carried out (sockets, layers) when this resolves.
    * Rejects with the map's own error when the command does not fit, and then nothing has changed.

@@ -356,6 +356,7 @@ Deno.test("cluster settings shows and changes what holds for all", async () => {
       "copies:          3 (of a new disk that does not say)",
       "copies-min:      auto (a majority; 1 of 2)",
       "out-after:       10 min",
+      "trash:           1 d",
       "trusted-network: off",
       "",
     ].join("\n"),
@@ -366,7 +367,10 @@ Deno.test("cluster settings shows and changes what holds for all", async () => {
     ["copies-min auto", "copiesMin", null],
     ["out-after 30m", "outAfterMs", 1_800_000],
     ["trusted-network on", "trustedNetwork", true],
+    ["trash 7d", "trashMs", 7 * 24 * 3_600_000],
+    ["trash off", "trashMs", 0],
   ];
+  backend.clusterMap = { ...backend.clusterMap, level: 2 };
   for (const [words, key, value] of cases) {
     const { stdout, stderr } = await agent.runWell(`cluster settings ${words}`);
     assertEquals(stdout, "");

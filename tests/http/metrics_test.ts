@@ -4,6 +4,7 @@
  * @module
  */
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
+import { NO_LIMITS } from "../../agent/map/map.ts";
 import type { DiskDocument, StatusDocument } from "../../agent/http/documents.ts";
 import { formatMetrics } from "../../agent/http/metrics.ts";
 import { clusterStatusOf } from "../../agent/cluster_status.ts";
@@ -24,6 +25,12 @@ function diskNamed(name: string): DiskDocument {
     openOn: null,
     createdMs: 0,
     generation: 0,
+    family: 1,
+    origin: null,
+    snapshots: [],
+    schedules: [],
+    limits: NO_LIMITS,
+    detectZeroes: false,
     layers: [1],
     attributes: {},
     socket: "",
