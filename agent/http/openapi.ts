@@ -613,7 +613,6 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     copiesMin: copiesMinOrDefault,
     outAfterMs: count("How long a node may be down before its data is made anew elsewhere"),
     trustedNetwork: flag("Data between nodes is authenticated, and not encrypted"),
-    trashMs: count("How long deleted disks stay in the trash, in milliseconds; 0: they go at once"),
     trashMs,
   }),
   ChangeSettings: {
