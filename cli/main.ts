@@ -17,6 +17,7 @@ import { addCompletionsCommand } from "./completions.ts";
 import { CommandContext, examples } from "./context.ts";
 import { addDiskCommands } from "./disk_commands.ts";
 import { addDataCommands } from "./disk_data.ts";
+import { addDiskSettingCommands } from "./disk_settings.ts";
 import { addGuestCommands } from "./guest_config.ts";
 import { addNodeCommands } from "./node_commands.ts";
 import { describeError, ExitCode } from "./output.ts";
@@ -61,6 +62,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .description("Makes, looks at and changes disks.")
     .addHelpText("after", examples("kelpie disk create web 20G", "kelpie disk list"));
   addDiskCommands(disk as unknown as CommandUnknownOpts, context);
+  addDiskSettingCommands(disk as unknown as CommandUnknownOpts, context);
   addDataCommands(disk as unknown as CommandUnknownOpts, context);
   addGuestCommands(disk as unknown as CommandUnknownOpts, context);
   const node = root.command("node")

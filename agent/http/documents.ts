@@ -10,7 +10,7 @@
 
 import type { ControlError } from "../map/errors.ts";
 import type { GroupSummary } from "../map/group_summary.ts";
-import type { Attributes, LossEntry, Settings } from "../map/map.ts";
+import type { Attributes, Limits, LossEntry, Settings } from "../map/map.ts";
 import type { Problem } from "../problems.ts";
 import type {
   AgentInfo,
@@ -54,6 +54,10 @@ export interface DiskDocument {
   /** Layer ids, newest first. */
   readonly layers: readonly number[];
   readonly attributes: Attributes;
+  /** How fast it may be used. */
+  readonly limits: Limits;
+  /** Blocks of zeros that guests write are kept as holes. */
+  readonly detectZeroes: boolean;
   /** Where QEMU connects. */
   readonly socket: string;
   /** The same, to look on without taking the lease. */
@@ -127,6 +131,7 @@ export interface CreateDiskRequest {
   /** Fewest copies with which it may be written. */
   readonly copiesMin?: number;
   readonly attributes?: Attributes;
+  readonly detectZeroes?: boolean;
 }
 
 /** Body of `PATCH /v1/disks/{name}`: what is left out stays as it is. */
@@ -143,6 +148,9 @@ export interface ChangeDiskRequest {
   readonly copiesMin?: number | null;
   /** Replaces all attributes. */
   readonly attributes?: Attributes;
+  /** Replaces all limits; what is left out is 0: none. */
+  readonly limits?: Partial<Limits>;
+  readonly detectZeroes?: boolean;
 }
 
 /** `GET /v1/cluster`: what the node that was asked knows of its cluster. */

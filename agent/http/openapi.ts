@@ -11,9 +11,11 @@ import {
   ATTRIBUTE_KEY_LENGTH_MAX,
   ATTRIBUTE_VALUE_LENGTH_MAX,
   ATTRIBUTES_MAX,
+  BURST_SECONDS_MAX,
   COPIES_MAX,
   ID_MAX,
   LAYERS_MAX,
+  LIMIT_MAX,
   NODE_ID_MAX,
   NODE_NAME_LENGTH_MAX,
   OUT_AFTER_MS_MAX,
@@ -206,6 +208,28 @@ const CLUSTER_STATUS = {
   notes: list(text("One line"), "What else people should know"),
 };
 
+const limit = (description: string): Schema => ({
+  type: "integer",
+  minimum: 0,
+  maximum: LIMIT_MAX,
+  description: `${description}; 0: no limit`,
+});
+
+const LIMITS = {
+  iops: limit("Requests per second"),
+  bytesPerSecond: limit("Bytes per second that are read and written"),
+  burstIops: limit("Requests per second for burstSeconds after a time of less use"),
+  burstBytesPerSecond: limit("Bytes per second for burstSeconds after a time of less use"),
+  burstSeconds: {
+    type: "integer",
+    minimum: 0,
+    maximum: BURST_SECONDS_MAX,
+    description: "How long bursts may be, at their full rate; 0: there are none",
+  },
+} satisfies Readonly<Record<string, Schema>>;
+
+const detectZeroes = flag("Blocks of zeros that guests write are kept as holes");
+
 const CHANGE_NODE = {
   availability: {
     type: "string",
@@ -252,7 +276,15 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     readBytes: count("Bytes read"),
     writtenBytes: count("Bytes written"),
     errors: count("Requests that failed"),
+    heldRequests: count("Requests that the disk's limits held back"),
+    heldMs: count("For how long they held any back, in milliseconds"),
   }),
+  Limits: record("How fast a disk may be used, by all its front ends together", LIMITS),
+  ChangeLimits: record(
+    "New limits of a disk; what is left out is 0: no limit",
+    LIMITS,
+    Object.keys(LIMITS),
+  ),
   Disk: record("A disk", {
     name: diskName,
     id: { type: "integer", minimum: 1, maximum: ID_MAX, description: "Never used twice" },
@@ -273,6 +305,8 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
       description: "Layer ids, newest first",
     },
     attributes: ref("Attributes"),
+    limits: ref("Limits"),
+    detectZeroes,
     socket: text("Where QEMU connects"),
     readOnlySocket: text("The same, to look on without taking the lease"),
     sessions: list(ref("Session"), "Front ends that are connected"),
@@ -307,7 +341,8 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     copies,
     copiesMin,
     attributes: ref("Attributes"),
-  }, ["readOnly", "copies", "copiesMin", "attributes"]),
+    detectZeroes,
+  }, ["readOnly", "copies", "copiesMin", "attributes", "detectZeroes"]),
   ChangeDisk: {
     ...record(
       "What to change about a disk; all of it fits, or nothing is changed",
@@ -319,8 +354,20 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
         copies,
         copiesMin: copiesMinOrDefault,
         attributes: ref("Attributes"),
+        limits: ref("ChangeLimits"),
+        detectZeroes,
       },
-      ["name", "sizeBytes", "shrink", "readOnly", "copies", "copiesMin", "attributes"],
+      [
+        "name",
+        "sizeBytes",
+        "shrink",
+        "readOnly",
+        "copies",
+        "copiesMin",
+        "attributes",
+        "limits",
+        "detectZeroes",
+      ],
     ),
     minProperties: 1,
   },

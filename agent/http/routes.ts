@@ -19,6 +19,8 @@ import {
   findDisk,
   findNode,
   findNodeByName,
+  type Limits,
+  NO_LIMITS,
   type NodeEntry,
 } from "../map/map.ts";
 import type { MapCommand } from "../map/map.ts";
@@ -204,15 +206,24 @@ async function changeDisk(call: Call): Promise<Response> {
 
 /** The commands of a change. The new name comes last: the others go by the old one. */
 function commandsFor(name: string, request: ChangeDiskRequest): readonly MapCommand[] {
-  const { sizeBytes, shrink, name: newName, readOnly, copies, copiesMin, attributes } = request;
+  const { sizeBytes, shrink, name: newName, limits, ...rest } = request;
   const commands: MapCommand[] = [];
-  const others = { readOnly, copies, copiesMin, attributes };
+  const others = { ...rest, limits: limits === undefined ? undefined : limitNumbers(limits) };
   if (Object.values(others).some((value) => value !== undefined)) {
     commands.push({ kind: "change-disk", name, ...others });
   }
   if (sizeBytes !== undefined) commands.push({ kind: "resize-disk", name, sizeBytes, shrink });
   if (newName !== undefined) commands.push({ kind: "rename-disk", name, newName });
   return commands;
+}
+
+/** Limits as a command has them. */
+function limitNumbers(limits: Partial<Limits>): readonly number[] {
+  const { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds } = {
+    ...NO_LIMITS,
+    ...limits,
+  };
+  return [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds];
 }
 
 function checkSockets(backend: ControlBackend, name: string): void {
@@ -592,6 +603,8 @@ function diskDescriber(
       generation: disk.generation,
       layers: disk.layers,
       attributes: disk.attributes,
+      limits: disk.limits,
+      detectZeroes: disk.detectZeroes,
       socket: readWrite,
       readOnlySocket: readOnly,
       sessions: status.sessions,
