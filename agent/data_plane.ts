@@ -61,6 +61,7 @@ import { StoreError } from "./store/errors.ts";
 import { Operation, OperationKind } from "./store/operation.ts";
 import { Store } from "./store/store.ts";
 import type { VhostSession } from "./vhost/session.ts";
+import type { Throttle } from "./volume/throttle.ts";
 import { TransferPool } from "./volume/transfer_pool.ts";
 import { Volume, VOLUME_COUNTERS_ZERO } from "./volume/volume.ts";
 import { THIS_SPEAKER } from "./version.ts";
@@ -113,6 +114,11 @@ const STALLED_MS = 5000;
 const PROGRESS_MS = 100;
 /** Longest sleep while the stores are being opened, in milliseconds: what they wait for comes from the ring. */
 const OPENING_WAIT_MS = 100;
+/**
+ * Shortest sleep until a disk that is held back may go on, in milliseconds: what is allowed meanwhile is taken together then,
+ * which is what makes fast disks cheap to hold back.
+ */
+const THROTTLE_SLEEP_MS_MIN = 1;
 /** Longest wait for a disk's lease when it is to be shrunk. */
 const LEASE_MS_MAX = 10_000;
 
@@ -161,6 +167,8 @@ export class DataPlane implements DiskServerHost {
   #scheduled: VhostSession[] = [];
   #turning: VhostSession[] = [];
   #later: (() => void)[] = [];
+  /** Those that somebody waits for. */
+  readonly #throttled: Throttle[] = [];
   /** Sessions with rings that ask for no kick. */
   readonly #polled: VhostSession[] = [];
   /** How long to look at rings before sleeping. */
@@ -258,7 +266,7 @@ export class DataPlane implements DiskServerHost {
         this.#hasReady() || this.#ring.ready > 0 || this.#peers?.hasWork === true ||
         (this.#polled.length > 0 && this.#ring.unsubmitted > 0);
       if (isBusy || this.#poll() || this.#stopPolling()) this.#ring.enter(0);
-      else this.#sleep(Math.max(1, this.#nextTickMs - now));
+      else this.#sleep(Math.max(1, Math.min(this.#nextTickMs - now, this.#throttledMs(now))));
     }
     for (const disk of this.#disks) disk.close();
     this.#ring.close();
@@ -322,6 +330,27 @@ export class DataPlane implements DiskServerHost {
     } else if (++this.#idleTicks === IDLE_TICKS_TO_TRIM) this.memory.trimArena(idleBytes);
   }
 
+  /** Lets requests go on that limits have held back. */
+  #resumeThrottled(): void {
+    const now = this.monotonicMs();
+    for (let i = this.#throttled.length - 1; i >= 0; i--) {
+      const throttle = this.#throttled[i];
+      throttle.resume(now);
+      if (throttle.isHolding) continue;
+      this.#throttled[i] = this.#throttled[this.#throttled.length - 1];
+      this.#throttled.pop();
+    }
+  }
+
+  /** Time until the first of them may go on, in milliseconds. */
+  #throttledMs(nowMs: number): number {
+    let first = Infinity;
+    for (let i = 0; i < this.#throttled.length; i++) {
+      first = Math.min(first, this.#throttled[i].opensMs - nowMs);
+    }
+    return Math.max(THROTTLE_SLEEP_MS_MIN, first);
+  }
+
   #hasReady(): boolean {
     for (let i = 0; i < this.#disks.length; i++) if (this.#disks[i].hasReady) return true;
     return false;
@@ -343,6 +372,8 @@ export class DataPlane implements DiskServerHost {
 
   #turn(): void {
     this.#data.advance(clockMs());
+    // Before anybody new comes: those that wait are first.
+    if (this.#throttled.length > 0) this.#resumeThrottled();
     this.#ring.dispatch();
     this.#deliver();
     this.#sendFirst();
@@ -427,7 +458,7 @@ export class DataPlane implements DiskServerHost {
     this.#polled.push(session);
   }
 
-  /** Milliseconds since some moment; never goes back. */
+  /** {@inheritDoc DiskServerHost.monotonicMs} */
   monotonicMs(): number {
     return performance.now();
   }
@@ -435,6 +466,11 @@ export class DataPlane implements DiskServerHost {
   /** {@inheritDoc DiskServerHost.schedule} */
   schedule(session: VhostSession): void {
     this.#scheduled.push(session);
+  }
+
+  /** {@inheritDoc DiskServerHost.throttled} */
+  throttled(throttle: Throttle): void {
+    if (!this.#throttled.includes(throttle)) this.#throttled.push(throttle);
   }
 
   /** {@inheritDoc DiskServerHost.later} */

@@ -27,6 +27,7 @@ import type { Log } from "./platform/platform.ts";
 import type { MappedPiece, VhostHost } from "./vhost/host.ts";
 import { VhostSession } from "./vhost/session.ts";
 import { ProgressWatch } from "./volume/progress_watch.ts";
+import type { Throttle, ThrottleWaiter } from "./volume/throttle.ts";
 import { ReadOnlyVolume, type Volume } from "./volume/volume.ts";
 
 /** Front ends on one socket: one serves a guest, one its migration; the rest is for tools. */
@@ -41,6 +42,10 @@ export interface DiskServerHost {
   readonly runDir: string;
   /** Milliseconds since 1970. */
   nowMs(): number;
+  /** Milliseconds since some moment; never goes back. */
+  monotonicMs(): number;
+  /** Somebody waits for a throttle: `resume()` is called in time, until nobody does. */
+  throttled(throttle: Throttle): void;
   /** Runs `session.turn()` at the end of this turn. */
   schedule(session: VhostSession): void;
   /** See `VhostHost.isPolling`. */
@@ -56,7 +61,7 @@ export interface DiskServerHost {
 }
 
 /** One front end. */
-class FrontEndSession implements VhostHost {
+class FrontEndSession implements VhostHost, ThrottleWaiter {
   readonly session: VhostSession;
   readonly connectedMs: number;
   brokenReason: string | null = null;
@@ -152,6 +157,17 @@ class FrontEndSession implements VhostHost {
 
   polled(session: VhostSession): void {
     this.server.host.polled(session);
+  }
+
+  admit(_session: VhostSession): boolean {
+    const { host, volume } = this.server;
+    if (volume.admission.admit(this, host.monotonicMs())) return true;
+    host.throttled(volume.admission);
+    return false;
+  }
+
+  resume(): void {
+    this.session.resume();
   }
 
   acquire(_session: VhostSession): void {
@@ -254,6 +270,7 @@ export class DiskServer {
     this.volume = volume;
     this.#snapshot = snapshot;
     this.progress = new ProgressWatch(volume);
+    volume.admission.setLimits(disk.limits, host.monotonicMs());
     this.#readOnlyView = new ReadOnlyVolume(volume);
     this.#listen();
   }
@@ -481,6 +498,7 @@ export class DiskServer {
     }
     if (snapshot !== null) return;
     this.volume.layers = disk.layers;
+    this.volume.admission.setLimits(disk.limits, this.host.monotonicMs());
     if (disk.sizeBytes !== old.sizeBytes) {
       this.volume.sizeBytes = disk.sizeBytes;
       for (const session of this.#sessions) session.session.resized();
@@ -518,6 +536,7 @@ export class DiskServer {
   /** A session is over. */
   remove(session: FrontEndSession): void {
     this.release(session);
+    this.volume.admission.leave(session, this.host.monotonicMs());
     this.#sessions.delete(session);
     if (this.#sessions.size > 0) return;
     const done = this.#whenEmpty;
@@ -527,9 +546,14 @@ export class DiskServer {
 
   /** What there is to know, but for the bytes that only the store knows. */
   get status(): Omit<DiskStatus, "allocatedBytes"> {
+    const { counters, admission } = this.volume;
     return {
       sessions: [...this.#sessions].map((session) => session.status),
-      counters: { ...this.volume.counters },
+      counters: {
+        ...counters,
+        heldRequests: admission.heldRequests,
+        heldMs: Math.round(admission.heldMs(this.host.monotonicMs())),
+      },
     };
   }
 }

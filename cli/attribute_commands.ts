@@ -1,13 +1,14 @@
 /**
- * `kelpie disk set`: attributes of disks, which are notes of their users: pairs of a key and a value.
+ * `kelpie disk set`: what can be changed about a disk while guests use it. Attributes of disks are notes of their users: pairs of a key
+ * and a value.
  *
  * @module
  */
-import { InvalidArgumentError } from "@commander-js/extra-typings";
+import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
 import type { DiskDocument } from "../agent/http/documents.ts";
 import { checkAttributes } from "../agent/map/fields.ts";
 import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
-import { printable } from "./output.ts";
+import { CommandError, ExitCode, printable } from "./output.ts";
 
 /** An attribute as people write it: `KEY=VALUE`. */
 export interface Pair {
@@ -19,26 +20,51 @@ export interface Pair {
 /** Adds `set` to `kelpie disk`. */
 export function addAttributeCommand(disk: AnyCommand, context: CommandContext): void {
   disk.command("set")
-    .summary("note something about a disk")
+    .summary("change a property of a disk, or note something about it")
     .description(
-      "Sets attributes of a disk: notes of yours, such as whose it is. KEY= takes one away. 'kelpie disk list --where " +
-        "KEY=VALUE' finds disks by them.",
+      "Sets properties of a disk, also while a guest uses it, and attributes: notes of yours, such as whose it is. KEY= takes " +
+        "one away; 'kelpie disk list --where KEY=VALUE' finds disks by them.",
     )
     .argument("<name>", "the disk", diskArgument)
-    .argument("<attribute...>", "KEY=VALUE, or KEY= to take it away", pairsArgument)
+    .argument("[attribute...]", "KEY=VALUE, or KEY= to take it away", pairsArgument)
+    .addOption(
+      new Option(
+        "--detect-zeroes <state>",
+        "blocks of zeros that guests write are kept as holes, which take no space",
+      ).choices(["on", "off"]),
+    )
     .option("--json", "print the disk as JSON")
     .addHelpText(
       "after",
-      examples("kelpie disk set web owner=anna tier=gold", "kelpie disk set web tier="),
+      examples(
+        "kelpie disk set web owner=anna tier=gold",
+        "kelpie disk set web tier=",
+        "kelpie disk set web --detect-zeroes on",
+      ),
     )
-    .action(async (name, pairs, { json }) => {
+    .action(async (name, attributes, { json, detectZeroes }) => {
+      // Without any, commander gives an empty list.
+      const pairs: readonly Pair[] = attributes ?? [];
+      if (pairs.length === 0 && detectZeroes === undefined) {
+        throw new CommandError(ExitCode.Usage, "nothing is to be set", {
+          hint: "name attributes as KEY=VALUE, or an option",
+        });
+      }
       using client = context.client();
       const setAttributes = Object.fromEntries(
         pairs.map(({ key, value }) => [key, value === "" ? null : value]),
       );
-      const changed = await client.changeDisk(name, { setAttributes });
+      const changed = await client.changeDisk(name, {
+        ...(pairs.length === 0 ? {} : { setAttributes }),
+        ...(detectZeroes === undefined ? {} : { detectZeroes: detectZeroes === "on" }),
+      });
       if (json) return context.output.json(changed);
-      context.output.say(`disk ${name}: ${attributesText(changed) || "no attributes"}`);
+      if (detectZeroes !== undefined) {
+        context.output.say(`disk ${name}: detect-zeroes is ${detectZeroes}`);
+      }
+      if (pairs.length > 0) {
+        context.output.say(`disk ${name}: ${attributesText(changed) || "no attributes"}`);
+      }
     });
 }
 

@@ -19,6 +19,7 @@ import {
   sizeArgument,
   sizeText,
 } from "./context.ts";
+import { limitsText } from "./limit_command.ts";
 import { CommandError, ExitCode, type Output, printable } from "./output.ts";
 import { Progress } from "./progress.ts";
 import { trashTimeMs } from "./trash_commands.ts";
@@ -58,14 +59,15 @@ function addCreate(disk: AnyCommand, context: CommandContext): void {
       countArgument({ min: 1, max: COPIES_MAX }),
     )
     .option("--read-only", "guests may only read")
+    .option("--detect-zeroes", "blocks of zeros that guests write take no space")
     .option("--json", "print the disk as JSON")
     .addHelpText(
       "after",
       examples("kelpie disk create web 20G", "kelpie disk create scratch 1T --copies 1"),
     )
-    .action(async (name, sizeBytes, { readOnly, copies, copiesMin, json }) => {
+    .action(async (name, sizeBytes, { json, ...options }) => {
       using client = context.client();
-      const created = await client.createDisk({ name, sizeBytes, readOnly, copies, copiesMin });
+      const created = await client.createDisk({ name, sizeBytes, ...options });
       if (json) return context.output.json(created);
       context.output.say(`disk ${name} of ${formatSize(created.sizeBytes)} at ${created.socket}`);
     });
@@ -161,6 +163,9 @@ function printInfo(output: Output, disk: DiskDocument): void {
     ["open on", disk.openOn ?? "no node"],
     ["created", new Date(disk.createdMs).toISOString()],
     ["access", disk.readOnly ? "read-only" : "read-write"],
+    ["limits", limitsText(disk.limits)],
+    ["held back", heldText(counters)],
+    ["zeros", disk.detectZeroes ? "kept as holes" : "kept as they are written"],
     ["socket", disk.socket],
     ["read-only socket", disk.readOnlySocket],
     ["clone of", disk.origin ?? "nothing"],
@@ -180,6 +185,12 @@ function printInfo(output: Output, disk: DiskDocument): void {
     const who = processName({ ...session, broken });
     output.line(output.styled("bad", `the device of ${who} stands still: ${printable(broken)}`));
   }
+}
+
+/** What limits did, for people. */
+function heldText({ heldRequests, heldMs }: DiskDocument["counters"]): string {
+  if (heldMs === 0) return "nothing";
+  return `${formatCount(heldRequests)} requests, within ${formatDuration(heldMs)}`;
 }
 
 function addDelete(disk: AnyCommand, context: CommandContext): void {

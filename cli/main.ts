@@ -18,6 +18,7 @@ import { addCloneCommand } from "./clone_command.ts";
 import { CommandContext, examples } from "./context.ts";
 import { addDiskCommands } from "./disk_commands.ts";
 import { addDataCommands } from "./disk_data.ts";
+import { addLimitCommand } from "./limit_command.ts";
 import { addGuestCommands } from "./guest_config.ts";
 import { addNbdCommand } from "./nbd_command.ts";
 import { addNodeCommands } from "./node_commands.ts";
@@ -67,6 +68,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .description("Makes, looks at and changes disks.")
     .addHelpText("after", examples("kelpie disk create web 20G", "kelpie disk list"));
   addDiskCommands(disk as unknown as CommandUnknownOpts, context);
+  addLimitCommand(disk as unknown as CommandUnknownOpts, context);
   addDataCommands(disk as unknown as CommandUnknownOpts, context);
   addGuestCommands(disk as unknown as CommandUnknownOpts, context);
   addSnapshotCommands(disk as unknown as CommandUnknownOpts, context);

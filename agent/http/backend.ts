@@ -41,6 +41,10 @@ export interface DiskCounters {
   readBytes: number;
   writtenBytes: number;
   errors: number;
+  /** Requests that the disk's limits held back. */
+  heldRequests: number;
+  /** For how long they held any back, in milliseconds. */
+  heldMs: number;
 }
 
 /** What the data plane knows of one disk. */

@@ -276,6 +276,7 @@ export interface CreateDiskRequest {
   /** Fewest copies with which it may be written. */
   readonly copiesMin?: number;
   readonly attributes?: Attributes;
+  readonly detectZeroes?: boolean;
 }
 
 /** Body of `PATCH /v1/disks/{name}`: what is left out stays as it is. */
@@ -294,6 +295,9 @@ export interface ChangeDiskRequest {
   readonly attributes?: Attributes;
   /** Changes single attributes, after `attributes`: their new values, or null for those that go. */
   readonly setAttributes?: Readonly<Record<string, string | null>>;
+  /** Replaces all limits; what is left out is 0: none. */
+  readonly limits?: Partial<Limits>;
+  readonly detectZeroes?: boolean;
 }
 
 /** `GET /v1/cluster`: what the node that was asked knows of its cluster. */

@@ -273,6 +273,21 @@ const CLUSTER_STATUS = {
   notes: list(text("One line"), "What else people should know"),
 };
 
+const LIMITS = {
+  iops: limit("Requests per second"),
+  bytesPerSecond: limit("Bytes per second that are read and written"),
+  burstIops: limit("Requests per second for burstSeconds after a time of less use"),
+  burstBytesPerSecond: limit("Bytes per second for burstSeconds after a time of less use"),
+  burstSeconds: {
+    type: "integer",
+    minimum: 0,
+    maximum: BURST_SECONDS_MAX,
+    description: "How long bursts may be, at their full rate; 0: there are none",
+  },
+} satisfies Readonly<Record<string, Schema>>;
+
+const detectZeroes = flag("Blocks of zeros that guests write are kept as holes");
+
 const CHANGE_NODE = {
   availability: {
     type: "string",
@@ -319,7 +334,15 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     readBytes: count("Bytes read"),
     writtenBytes: count("Bytes written"),
     errors: count("Requests that failed"),
+    heldRequests: count("Requests that the disk's limits held back"),
+    heldMs: count("For how long they held any back, in milliseconds"),
   }),
+  Limits: record("How fast a disk may be used, by all its front ends together", LIMITS),
+  ChangeLimits: record(
+    "New limits of a disk; what is left out is 0: no limit",
+    LIMITS,
+    Object.keys(LIMITS),
+  ),
   Disk: record("A disk", {
     name: diskName,
     id: diskId,
@@ -346,9 +369,9 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     origin: fullSnapshotName("Nearest snapshot of another disk that it goes on from"),
     snapshots: list(snapshotName, "Oldest first"),
     schedules: list(scheduleName, "By name"),
-    limits: ref("Limits"),
-    detectZeroes: flag("Blocks of zeros that guests write are kept as holes"),
     attributes: ref("Attributes"),
+    limits: ref("Limits"),
+    detectZeroes,
     socket: text("Where QEMU connects"),
     readOnlySocket: text("The same, to look on without taking the lease"),
     sessions: list(ref("Session"), "Front ends that are connected"),
@@ -373,18 +396,6 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
       ref("Extent"),
       "One after the other; all of what was asked for, or as much of it as one answer holds",
     ),
-  }),
-  Limits: record("How fast a disk may be used", {
-    iops: limit("Requests for each second"),
-    bytesPerSecond: limit("Bytes for each second"),
-    burstIops: limit("Requests for each second while it may go faster"),
-    burstBytesPerSecond: limit("Bytes for each second while it may go faster"),
-    burstSeconds: {
-      type: "integer",
-      minimum: 0,
-      maximum: BURST_SECONDS_MAX,
-      description: "For how long it may go faster after a time of less use; 0: never",
-    },
   }),
   DiskList: record("All disks", { disks: list(ref("Disk"), "Sorted by name") }),
   Snapshot: record("A snapshot of a disk", {
@@ -488,7 +499,8 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     copies,
     copiesMin,
     attributes: ref("Attributes"),
-  }, ["readOnly", "copies", "copiesMin", "attributes"]),
+    detectZeroes,
+  }, ["readOnly", "copies", "copiesMin", "attributes", "detectZeroes"]),
   ChangeDisk: {
     ...record(
       "What to change about a disk; all of it fits, or nothing is changed",
@@ -508,6 +520,8 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
             maxLength: ATTRIBUTE_VALUE_LENGTH_MAX,
           },
         },
+        limits: ref("ChangeLimits"),
+        detectZeroes,
       },
       [
         "name",
@@ -518,6 +532,8 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
         "copiesMin",
         "attributes",
         "setAttributes",
+        "limits",
+        "detectZeroes",
       ],
     ),
     minProperties: 1,

@@ -16,6 +16,8 @@ import {
   type ClusterMap,
   findNode,
   findNodeByName,
+  type Limits,
+  NO_LIMITS,
   type NodeEntry,
 } from "../map/map.ts";
 import type { MapCommand } from "../map/map.ts";
@@ -201,14 +203,31 @@ function attributesFor(
 /** The commands of a change. The new name comes last: the others go by the old one. */
 function commandsFor(name: string, request: ChangeDiskRequest): readonly MapCommand[] {
   const { sizeBytes, shrink, name: newName, readOnly, copies, copiesMin, attributes } = request;
+  const { limits, detectZeroes } = request;
   const commands: MapCommand[] = [];
-  const others = { readOnly, copies, copiesMin, attributes };
+  const others = {
+    readOnly,
+    copies,
+    copiesMin,
+    attributes,
+    limits: limits === undefined ? undefined : limitNumbers(limits),
+    detectZeroes,
+  };
   if (Object.values(others).some((value) => value !== undefined)) {
     commands.push({ kind: "change-disk", name, ...others });
   }
   if (sizeBytes !== undefined) commands.push({ kind: "resize-disk", name, sizeBytes, shrink });
   if (newName !== undefined) commands.push({ kind: "rename-disk", name, newName });
   return commands;
+}
+
+/** Limits as a command has them. */
+function limitNumbers(limits: Partial<Limits>): readonly number[] {
+  const { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds } = {
+    ...NO_LIMITS,
+    ...limits,
+  };
+  return [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds];
 }
 
 async function deleteDisk(call: Call): Promise<Response> {

@@ -45,6 +45,8 @@ export const IDLE_DISK: DiskStatus = {
     readBytes: 0,
     writtenBytes: 0,
     errors: 0,
+    heldRequests: 0,
+    heldMs: 0,
   },
 };
 

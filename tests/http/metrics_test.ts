@@ -29,14 +29,20 @@ function diskNamed(name: string): DiskDocument {
     origin: null,
     snapshots: [],
     schedules: [],
-    limits: NO_LIMITS,
+    limits: { ...NO_LIMITS, iops: 500, bytesPerSecond: 2 ** 20 },
     detectZeroes: false,
     layers: [1],
     attributes: {},
     socket: "",
     readOnlySocket: "",
     sessions: [sessionWith({ inFlight: 2 }), sessionWith({ inFlight: 3 })],
-    counters: { ...IDLE_DISK.counters, reads: 12, readBytes: 2 ** 53 },
+    counters: {
+      ...IDLE_DISK.counters,
+      reads: 12,
+      readBytes: 2 ** 53,
+      heldRequests: 7,
+      heldMs: 1500,
+    },
   };
 }
 
@@ -101,6 +107,10 @@ Deno.test("metrics have the values of the status", () => {
     'kelpie_disk_read_bytes_total{disk="db"}': 2 ** 53,
     'kelpie_disk_sessions{disk="web"}': 2,
     'kelpie_disk_requests_in_flight{disk="web"}': 5,
+    'kelpie_disk_held_requests_total{disk="web"}': 7,
+    'kelpie_disk_held_seconds_total{disk="web"}': 1.5,
+    'kelpie_disk_limit_iops{disk="web"}': 500,
+    'kelpie_disk_limit_bytes_per_second{disk="db"}': 2 ** 20,
   };
   for (const [key, value] of Object.entries(expected)) assertEquals(samples.get(key), value, key);
 });

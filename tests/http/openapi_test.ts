@@ -161,10 +161,26 @@ function clusterWithOddities(): ClusterMap {
 /** A request for every route that goes well, by "METHOD path". */
 const REQUESTS: Record<string, { body?: unknown; query?: string }> = {
   "POST /v1/disks": {
-    body: { name: "new", sizeBytes: 512, readOnly: true, copies: 2, attributes: { a: "b" } },
+    body: {
+      name: "new",
+      sizeBytes: 512,
+      readOnly: true,
+      copies: 2,
+      attributes: { a: "b" },
+      detectZeroes: true,
+    },
   },
   "PATCH /v1/disks/{name}": {
-    body: { sizeBytes: 512, shrink: true, readOnly: true, name: "x", attributes: {}, copies: 1 },
+    body: {
+      sizeBytes: 512,
+      shrink: true,
+      readOnly: true,
+      name: "x",
+      attributes: {},
+      copies: 1,
+      limits: { iops: 500 },
+      detectZeroes: true,
+    },
   },
   "DELETE /v1/disks/{name}": { query: "?force=1" },
   "POST /v1/disks/{name}/extents": { body: { offsetBytes: 0, lengthBytes: 8192 } },

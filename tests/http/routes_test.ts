@@ -197,6 +197,33 @@ Deno.test("PATCH makes no part of a change that does not fit as a whole", async 
   assertEquals(missing.code, "missing");
 });
 
+Deno.test("PATCH replaces all limits, and leaves them alone where it names none", async () => {
+  const { ask, refused, backend } = bound(new Harness());
+  backend.add("web", GIB);
+  const path = "/v1/disks/web";
+  const none = (await ask<DiskDocument>(200, "GET", path)).limits;
+  assertEquals(none, {
+    iops: 0,
+    bytesPerSecond: 0,
+    burstIops: 0,
+    burstBytesPerSecond: 0,
+    burstSeconds: 0,
+  });
+  const limits = { iops: 500, bytesPerSecond: 2 ** 20, burstIops: 1000, burstSeconds: 9 };
+  const limited = await ask<DiskDocument>(200, "PATCH", path, { limits });
+  assertEquals(limited.limits, { ...none, ...limits });
+  const other = await ask<DiskDocument>(200, "PATCH", path, { detectZeroes: true });
+  assertEquals([other.limits, other.detectZeroes], [{ ...none, ...limits }, true]);
+  const error = await refused(400, "PATCH", path, { limits: { iops: 10, burstIops: 5 } });
+  assertStringIncludes(error.message, "bursts of 5");
+  await refused(400, "PATCH", path, { limits: { iops: 1.5 } });
+  await refused(400, "PATCH", path, { limits: { iops: -1 } });
+  const fewer = await ask<DiskDocument>(200, "PATCH", path, { limits: { iops: 10 } });
+  assertEquals([fewer.limits, fewer.detectZeroes], [{ ...none, iops: 10 }, true]);
+  const free = await ask<DiskDocument>(200, "PATCH", path, { limits: {}, detectZeroes: false });
+  assertEquals([free.limits, free.detectZeroes], [none, false]);
+});
+
 Deno.test("shrinking needs shrink=true", async () => {
   const { ask, refused, backend } = bound(new Harness());
   backend.add("web", GIB);
