@@ -672,7 +672,7 @@ export class DataPlane implements DiskServerHost {
       layers,
       windows: this.memory.windows,
       pool: this.#pool,
-      sink: this.#data.router(disk.id),
+      sink: this.#data.reader(disk.id),
     });
     this.#snapshots.set(snapshot.layer, new DiskServer(this, disk, volume, snapshot));
   }

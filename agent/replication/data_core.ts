@@ -91,6 +91,7 @@ export class DataCore implements PeerListener, RouterHost {
   /** False from the moment at which something could have been held back until the right to serve is there again. */
   #didServe = false;
   readonly #routers = new Map<number, DiskRouter>();
+  readonly #readers = new Map<number, DiskRouter>();
   readonly #openings = new Map<number, Opening>();
   /** Write slots that are free. */
   readonly #slots: WriteSlot[] = [];
@@ -241,10 +242,10 @@ export class DataCore implements PeerListener, RouterHost {
     this.absorbing.mapChanged(view);
     this.repairer.mapChanged(view);
     // All of them first, without a completion: what a guest gets back may bring new requests, for any disk.
-    for (const router of this.#routers.values()) router.mapChanged(isJump);
+    for (const router of this.#all()) router.mapChanged(isJump);
     for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
     this.replica.mapChanged(view, incarnation);
-    for (const router of [...this.#routers.values()]) router.resume();
+    for (const router of this.#all()) router.resume();
     for (const node of [...this.#addresses.keys()]) {
       if (view.node(node) === undefined) this.setAddress(node, null);
     }
@@ -275,7 +276,7 @@ export class DataCore implements PeerListener, RouterHost {
     if (!this.mayServe || this.#didServe) return;
     this.#didServe = true;
     // Also those that wait for nothing else: what was acknowledged without the right to serve has not been given back.
-    for (const router of [...this.#routers.values()]) router.resume();
+    for (const router of this.#all()) router.resume();
   }
 
   // ---------------------------------------------------------------------------------------- disks
@@ -310,7 +311,25 @@ export class DataCore implements PeerListener, RouterHost {
     });
   }
 
-  /** All routers that there are. */
+  /**
+   * The way to what a disk's snapshots hold: it needs no lease, and what becomes of the disk's lease on this node is none of its
+   * business.
+   */
+  reader(disk: number): DiskRouter {
+    let reader = this.#readers.get(disk);
+    if (reader === undefined) {
+      reader = new DiskRouter(this, disk, true);
+      this.#readers.set(disk, reader);
+    }
+    return reader;
+  }
+
+  /** All routers that there are, readers as well. */
+  #all(): readonly DiskRouter[] {
+    return [...this.#routers.values(), ...this.#readers.values()];
+  }
+
+  /** All routers that can write. */
   routersInUse(): IterableIterator<DiskRouter> {
     return this.#routers.values();
   }
@@ -347,6 +366,7 @@ export class DataCore implements PeerListener, RouterHost {
   forgetDisk(disk: number): void {
     this.closeDisk(disk);
     this.#routers.delete(disk);
+    this.#readers.delete(disk);
   }
 
   // ------------------------------------------------------------------------------------ RouterHost
@@ -506,7 +526,7 @@ export class DataCore implements PeerListener, RouterHost {
     this.absorbing.tick(nowMs);
     this.repairer.tick();
     this.tidier.tick(nowMs);
-    for (const router of this.#routers.values()) router.tick();
+    for (const router of this.#all()) router.tick();
     for (const opening of [...this.#openings.values()]) opening.tick();
     const silent: number[] = [];
     this.peers.tick(nowMs, (node, forMs) => {
@@ -545,7 +565,7 @@ export class DataCore implements PeerListener, RouterHost {
   /** What there is to know. */
   get status(): DataCoreStatus {
     const waiting: { disk: number; reason: string }[] = [];
-    for (const router of this.#routers.values()) {
+    for (const router of this.#all()) {
       const reason = router.waitingReason;
       if (reason !== null) waiting.push({ disk: router.diskId, reason });
     }

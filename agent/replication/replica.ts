@@ -63,6 +63,8 @@ export class LocalWrite implements OperationOwner {
   epoch = 0;
   /** Place among all that were accepted. */
   serial = 0;
+  /** Writes that were accepted before this one, and came once more: done when this one is. */
+  followers: LocalWrite[] | null = null;
   next: LocalWrite | null = null;
   previous: LocalWrite | null = null;
   replica: Replica | null = null;
@@ -70,7 +72,10 @@ export class LocalWrite implements OperationOwner {
   /** {@inheritDoc OperationOwner.operationDone} */
   operationDone(operation: Operation): void {
     this.replica!.writeDone(this);
+    const { followers } = this;
+    this.followers = null;
     this.target!.localWriteDone(this, operation.result);
+    for (const write of followers ?? []) write.target!.localWriteDone(write, operation.result);
   }
 }
 
@@ -262,8 +267,14 @@ export class Replica {
    * Applies a write, discard or zeroing of a disk that is served here, or of a peer that has passed the guard. The
    * operation's `layers`, chunk, blocks, buffer, checksums, generation and sequence are set; the write comes back to its
    * target, never from inside this call.
+   *
+   * Writes of one chunk come in order, but one may come once more when the map has changed. It must not be applied behind one
+   * that was accepted after it and is still on its way into the store: the chunk's stamp does not tell of that yet, or tells of
+   * nothing, while a write that the log had to cut is there in part.
+   *
+   * @param isAgain it may have come before
    */
-  apply(write: LocalWrite, group: GroupView): void {
+  apply(write: LocalWrite, group: GroupView, isAgain: boolean): void {
     const { operation } = write;
     write.replica = this;
     operation.stampUnknown = false;
@@ -274,9 +285,25 @@ export class Replica {
     } else {
       this.#store.stampOf(operation.layers[0], operation.chunk, this.#stamp);
       if (compareStamps(operation, this.#stamp) <= 0) return this.#repeated(write);
+      const later = isAgain ? this.#laterOnItsWay(operation) : null;
+      if (later !== null) {
+        this.counters.repeated++;
+        (later.followers ??= []).push(write);
+        return;
+      }
     }
     this.#track(write);
     this.#store.submit(operation);
+  }
+
+  /** The last write on its way into the store that is of the same chunk, and not before this one; null: none. */
+  #laterOnItsWay(operation: Operation): LocalWrite | null {
+    for (let other = this.#last; other !== null; other = other.previous) {
+      const isSame = other.operation.layers[0] === operation.layers[0] &&
+        other.operation.chunk === operation.chunk;
+      if (isSame) return compareStamps(other.operation, operation) >= 0 ? other : null;
+    }
+    return null;
   }
 
   /** A write that is not above its chunk's stamp: what it would do has been done, and perhaps overwritten. */
@@ -611,7 +638,7 @@ export class Replica {
       : OperationKind.Zero;
     target.generation = head.generation;
     target.sequence = head.sequence;
-    this.apply(write, group);
+    this.apply(write, group, (head.flags & MessageFlag.Again) !== 0);
     return Verdict.Taken;
   }
 

@@ -103,6 +103,8 @@ export class WriteSlot implements LocalWriteOwner, PeerRequestOwner {
   isLocalUnderWay = false;
   /** …and it is to be applied once more after that. */
   isLocalAgain = false;
+  /** This node's replica has been given it before. */
+  wasLocal = false;
   /** The errno with which it ends as soon as its buffers are free; 0: none. */
   failure = 0;
   next: WriteSlot | null = null;
@@ -230,7 +232,8 @@ export class DiskRouter implements PeerRequestOwner {
   #drainingLayer = 0;
   readonly #drainSync: Operation = new Operation({ operationDone: () => this.#drainSynced() }, 0);
 
-  constructor(readonly host: RouterHost, readonly diskId: number) {}
+  /** @param isReader it only reads what is never written to: it has no lease, and nothing to sync */
+  constructor(readonly host: RouterHost, readonly diskId: number, readonly isReader = false) {}
 
   // ------------------------------------------------------------------------------------- state
 
@@ -254,7 +257,9 @@ export class DiskRouter implements PeerRequestOwner {
     if (!mayServe) return "this node is cut off from the majority of the cluster";
     const disk = view.disk(this.diskId);
     if (disk === undefined) return "the disk is gone";
-    if (!this.isOpen) return "the replicas are being brought in line after an unclean hand-over";
+    if (!this.isOpen && !this.isReader) {
+      return "the replicas are being brought in line after an unclean hand-over";
+    }
     const settling = "replicas are being settled after a crash";
     for (let slot = this.#first; slot !== null; slot = slot.next) {
       if (slot.isStarted) continue;
@@ -527,6 +532,7 @@ export class DiskRouter implements PeerRequestOwner {
     slot.operation = operation;
     slot.isStarted = false;
     slot.isLocalAgain = false;
+    slot.wasLocal = false;
     slot.failure = 0;
     slot.nodeCount = 0;
     slot.previous = this.#last;
@@ -618,7 +624,9 @@ export class DiskRouter implements PeerRequestOwner {
     local.sequence = operation.sequence;
     slot.isLocalUnderWay = true;
     const disk = this.host.view.disk(this.diskId)!;
-    this.host.replica.apply(slot.local, this.host.view.groupOf(disk, operation.chunk));
+    const group = this.host.view.groupOf(disk, operation.chunk);
+    this.host.replica.apply(slot.local, group, slot.wasLocal);
+    slot.wasLocal = true;
   }
 
   #sendRemote(slot: WriteSlot, index: number, node: number): void {
@@ -1015,6 +1023,10 @@ export class DiskRouter implements PeerRequestOwner {
   /** Asks every node that a sync needs and that has not been asked, and finishes it when none is left. */
   #syncStep(sync: SyncSlot): void {
     if (sync.failure !== 0) return this.#abandonSync(sync);
+    if (this.isReader) {
+      if (!sync.isFresh) this.#endSync(sync, 0);
+      return;
+    }
     const { view, mayServe } = this.host;
     const disk = view.disk(this.diskId);
     if (disk === undefined || !mayServe || !this.isOpen || !this.#holdsLease(disk)) return;

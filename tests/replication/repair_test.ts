@@ -78,7 +78,7 @@ class Fixture {
     operation.checksums = Uint32Array.of(sumOf(fill));
     operation.generation = GENERATION;
     operation.sequence = 10;
-    this.replica.apply(write, this.view.groupOf(this.view.disk(1)!, CHUNK));
+    this.replica.apply(write, this.view.groupOf(this.view.disk(1)!, CHUNK), false);
   }
 
   get chunk() {

@@ -234,24 +234,25 @@ export class Snapshots {
       layers: data.view.chain(layer),
       windows: [node.window],
       pool: process.pool,
-      sink: data.router(disk.entry.id),
+      sink: data.reader(disk.entry.id),
     });
     let left = oracle.places.length;
     const content: number[] = [];
     const start = BUFFER_OFFSET + this.host.oracles.indexOf(oracle) * 1024 * 1024 +
-      (this.#next++ % 16) * 65_536;
+      (this.#next++ % 8) * 131_072;
     let isFailed = false;
     oracle.places.forEach((place, at) => {
       const request = new BlockRequest({
         requestDone: () => {
+          if (node.process !== process) return left-- === 1 ? done(false) : undefined;
           if (request.result !== 0) isFailed = true;
           else this.#take4(node, content, start, at);
           if (--left > 0) return;
           const isGone = data.view.diskOfLayer(layer) === undefined;
-          if (isFailed && !isGone && node.process === process) {
+          if (isFailed && !isGone) {
             throw new Error(`${oracle.name}: reading layer ${layer} failed with ${request.result}`);
           }
-          if (isFailed || isGone || node.process !== process) return done(false);
+          if (isFailed || isGone) return done(false);
           this.#check(part, content);
           this.read++;
           done(true);
