@@ -505,7 +505,7 @@ export class DiskRouter implements PeerRequestOwner {
   /** Whether anything is on its way to a layer. */
   #hasWrites(layer: number): boolean {
     for (let slot = this.#first; slot !== null; slot = slot.next) {
-      if (slot.operation!.layers[0] === layer) return true;
+      if (slot.isStarted && slot.operation!.layers[0] === layer) return true;
     }
     return false;
   }
@@ -518,15 +518,6 @@ export class DiskRouter implements PeerRequestOwner {
   // -------------------------------------------------------------------------------------- writes
 
   #write(operation: Operation): void {
-    const disk = this.host.view.disk(this.diskId);
-    if (disk !== undefined) {
-      // Whatever it was made for: a snapshot that has begun meanwhile gets no write that comes only now.
-      operation.layers = disk.entry.layers;
-      // Where older layers lie below, forgetting blocks would bring their content back.
-      if (operation.kind === OperationKind.Free && operation.layers.length > 1) {
-        operation.kind = OperationKind.Zero;
-      }
-    }
     const slot = this.host.takeSlot();
     slot.router = this;
     slot.operation = operation;
@@ -585,6 +576,12 @@ export class DiskRouter implements PeerRequestOwner {
     slot.group = group.group;
     // A map that this router has not been told of yet: what is under way has to be looked at first.
     if (view.epoch !== this.#epoch || !this.#canWrite(disk, group)) return;
+    // Whatever it was made for: a snapshot that has begun meanwhile gets no write that is sent only now.
+    operation.layers = disk.entry.layers;
+    // Where older layers lie below, forgetting blocks would bring their content back.
+    if (operation.kind === OperationKind.Free && operation.layers.length > 1) {
+      operation.kind = OperationKind.Zero;
+    }
     slot.isStarted = true;
     this.#waitingWrites--;
     slot.epoch = view.epoch;
