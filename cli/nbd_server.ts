@@ -33,8 +33,8 @@ import {
 import type { TlsContext, TlsStream } from "../agent/platform/linux/tls.ts";
 import { type Acquired, Exports, type Session } from "./nbd_exports.ts";
 
-/** Longest sleep: signals are looked at in between. */
-const SLEEP_MS = 100;
+/** Longest sleep: signals are looked at in between, more often where somebody is connected. */
+const SLEEP_MS = 100, SLEEP_ALONE_MS = 250;
 /** Sleep while something asynchronous is under way: the runtime gets a turn after each. */
 const SLEEP_BUSY_MS = 1;
 /** Between looks at what only time tells. */
@@ -178,7 +178,7 @@ export class NbdServer {
     if (nowMs >= this.#nextTickMs) this.#tick(nowMs);
     this.#sleep();
     if (this.#jobs > 0 || nowMs >= this.#nextTurnMs) {
-      this.#nextTurnMs = nowMs + SLEEP_MS;
+      this.#nextTurnMs = nowMs + this.#restMs;
       await runtimeTurn();
     }
   }
@@ -199,8 +199,13 @@ export class NbdServer {
     const { open } = this.exports;
     let isReady = false;
     for (let i = 0; i < open.length; i++) isReady = open[i].arm() || isReady;
-    this.#ring.enter(isReady ? 0 : this.#jobs > 0 ? SLEEP_BUSY_MS : SLEEP_MS);
+    this.#ring.enter(isReady ? 0 : this.#jobs > 0 ? SLEEP_BUSY_MS : this.#restMs);
     for (let i = 0; i < open.length; i++) open[i].disarm();
+  }
+
+  /** Longest time between two turns of the runtime. */
+  get #restMs(): number {
+    return this.#clients.size > 0 ? SLEEP_MS : SLEEP_ALONE_MS;
   }
 
   #tick(nowMs: number): void {
