@@ -20,7 +20,16 @@ import type {
 } from "./http/backend.ts";
 import { groupsOfNodes } from "./map/group_summary.ts";
 import { isNamed } from "./map/groups.ts";
-import { type ClusterMap, storageNodes } from "./map/map.ts";
+import {
+  apply,
+  type ClusterMap,
+  type DiskEntry,
+  findNode,
+  type Schedule,
+  storageNodes,
+  takingOf,
+} from "./map/map.ts";
+import { dueSlot, lateSince, scheduledName } from "./map/schedules.ts";
 
 /**
  * Kinds of problems, the worst first. Kinds are added, and none is taken away or renamed: programs may rely on these.
@@ -48,7 +57,10 @@ import { type ClusterMap, storageNodes } from "./map/map.ts";
  * | `copying-stuck` | a node cannot catch up |
  * | `session-broken` | a guest broke the rules and its device stands still |
  * | `lease-waiting` | a guest waits for another to let go of the disk |
+ * | `snapshot-waiting` | a snapshot is being taken for long: the node where its disk is open has not finished |
+ * | `schedule-late` | a snapshot that a schedule should have taken is not there |
  * | `moving` | data is on its way to where it should be; all copies are there |
+ * | `layers-waiting` | deleted snapshots cannot be merged, because of nodes that are down |
  * | `store-nearly-full` | little space is left |
  * | `node-nearly-full` | little space is left on another node |
  */
@@ -74,7 +86,10 @@ export const PROBLEM_CODES = [
   "copying-stuck",
   "session-broken",
   "lease-waiting",
+  "snapshot-waiting",
+  "schedule-late",
   "moving",
+  "layers-waiting",
   "store-nearly-full",
   "node-nearly-full",
 ] as const;
@@ -104,6 +119,12 @@ const DAMAGE_NAMED_MAX = 3;
 /** Disks whose requests wait that are problems of their own; more are one problem together. */
 const WAITING_NAMED_MAX = 8;
 
+/** Schedules that are late, or snapshots that wait, that are problems of their own; more are one problem together. */
+const SNAPSHOTS_NAMED_MAX = 8;
+
+/** Time that a snapshot may take before it is worth a word, in milliseconds. */
+const TAKING_MS_MAX = 5000;
+
 /** What the parts said. */
 export interface Observations {
   readonly map: ClusterMap;
@@ -125,7 +146,12 @@ export interface Observations {
  * @param seen disks of the map that `seen.disks` lacks count as unobserved, not as broken
  */
 export function findProblems(seen: Observations): Problem[] {
-  const problems: Problem[] = [...storeProblems(seen.store), ...clusterProblems(seen)];
+  const problems: Problem[] = [
+    ...storeProblems(seen.store),
+    ...clusterProblems(seen),
+    ...snapshotProblems(seen),
+    ...layerProblems(seen.map),
+  ];
   for (const { name } of seen.map.disks) {
     const status = seen.disks.get(name);
     if (status === undefined) continue;
@@ -524,6 +550,128 @@ function damage(store: StoreStatus): Problem {
       "'kelpie disk check' finds all there are",
     ...(only === "" ? {} : { disk: only }),
   };
+}
+
+// -------------------------------------------------------------------------------------- snapshots
+
+function snapshotProblems({ map, nowMs }: Observations): Problem[] {
+  const waiting: Problem[] = [];
+  const late: Problem[] = [];
+  for (const disk of map.disks) {
+    const snapshot = takingOf(disk);
+    if (snapshot !== undefined && nowMs - snapshot.createdMs > TAKING_MS_MAX) {
+      waiting.push(snapshotWaiting(map, disk, nowMs - snapshot.createdMs));
+    }
+    for (const schedule of disk.schedules) {
+      const sinceMs = lateSince(disk, schedule, nowMs);
+      if (sinceMs !== null) late.push(scheduleLate(map, disk, schedule, { sinceMs, nowMs }));
+    }
+  }
+  return [
+    ...bounded(waiting, (rest) => `${count(rest, "more snapshot")} ${does(rest)} not get complete`),
+    ...bounded(late, (rest) => `${count(rest, "more schedule")} ${rest === 1 ? "is" : "are"} late`),
+  ];
+}
+
+/** The first of several problems of one kind, and one for the others. */
+function bounded(problems: readonly Problem[], restOf: (rest: number) => string): Problem[] {
+  const shown = problems.slice(0, SNAPSHOTS_NAMED_MAX);
+  const rest = problems.length - shown.length;
+  if (rest === 0) return shown;
+  const { code, hint } = problems[0];
+  return [...shown, { code, message: restOf(rest), hint }];
+}
+
+function snapshotWaiting(map: ClusterMap, disk: DiskEntry, forMs: number): Problem {
+  const { name, isAborted } = takingOf(disk)!;
+  const what = isAborted
+    ? `a snapshot of disk ${disk.name} was given up, and another one has to wait`
+    : `snapshot ${disk.name}@${name} is being taken for ${formatDuration(forMs)}`;
+  return {
+    code: "snapshot-waiting",
+    message: `${what}: ${takingReason(map, disk)}`,
+    hint: isAborted
+      ? "it is over when that is done; nothing is lost"
+      : "guests that write may wait for it; it is given up after half a minute, and can be taken again",
+    disk: disk.name,
+  };
+}
+
+/** What a snapshot that is being taken waits for. */
+function takingReason(map: ClusterMap, disk: DiskEntry): string {
+  const { isDrained, taking } = takingOf(disk)!;
+  if (isDrained) {
+    const others = map.disks.filter((each) => {
+      const other = takingOf(each);
+      return other?.taking === taking && !other.isDrained;
+    });
+    const [first] = others;
+    return first === undefined ? "it ends in a moment" : `it was begun with that of ${first.name}`;
+  }
+  if (disk.lease === null) {
+    return "the disk was not closed in good order; it ends when the disk is opened again";
+  }
+  const node = findNode(map, disk.lease.node);
+  return `node ${
+    node?.name ?? disk.lease.node
+  }, where it is open, has yet to finish what came before`;
+}
+
+function scheduleLate(
+  map: ClusterMap,
+  disk: DiskEntry,
+  schedule: Schedule,
+  { sinceMs, nowMs }: { readonly sinceMs: number; readonly nowMs: number },
+): Problem {
+  const since = new Date(sinceMs).toISOString();
+  return {
+    code: "schedule-late",
+    message:
+      `schedule ${schedule.name} of disk ${disk.name} has taken no snapshot since ${since}: ` +
+      lateReason(map, disk, schedule, nowMs),
+    hint:
+      `it is tried again by itself; 'kelpie disk schedule list ${disk.name}' shows how it is set`,
+    disk: disk.name,
+  };
+}
+
+/** Why the snapshot of a schedule is not there: what the map says of it now. */
+function lateReason(
+  map: ClusterMap,
+  disk: DiskEntry,
+  schedule: Schedule,
+  nowMs: number,
+): string {
+  if (takingOf(disk) !== undefined) return takingReason(map, disk);
+  const slotMs = dueSlot(disk, schedule, nowMs);
+  if (slotMs === null) return "it is due in a moment";
+  const name = scheduledName(schedule, slotMs);
+  const tried = apply(map, { kind: "create-snapshots", disks: [disk.id], name, nowMs });
+  return tried.ok ? "no leader has got to it, or holders were not ready" : tried.error.message;
+}
+
+/** Layers that nobody needs, and that are still there only because nodes that are down have not absorbed them. */
+function layerProblems(map: ClusterMap): Problem[] {
+  const storage = storageNodes(map);
+  const missing = new Set<string>();
+  let layers = 0;
+  for (const { absorbedBy } of map.layers) {
+    if (absorbedBy === null) continue;
+    const left = storage.filter(({ id }) => !absorbedBy.includes(id));
+    if (left.length === 0 || left.some(({ state }) => state === "up")) continue;
+    layers++;
+    for (const { name } of left) missing.add(name);
+  }
+  if (layers === 0) return [];
+  const names = [...missing];
+  const which = names.length === 1 ? `node ${names[0]} is` : `nodes ${joined(names)} are`;
+  return [{
+    code: "layers-waiting",
+    message: `${count(layers, "deleted snapshot")} cannot be merged until ${which} back or removed`,
+    hint: "guests are served meanwhile, and space has been given back; start the node, or " +
+      "'kelpie node remove NODE --force' if it is gone for good",
+    ...(names.length === 1 ? { node: names[0] } : {}),
+  }];
 }
 
 function diskUnavailable(disk: string, reason: string): Problem {
