@@ -405,7 +405,7 @@ function nodeProblems(node: NodeStatus, seen: Observations): Problem[] {
     add(
       "node-full",
       `the store of node ${name} is full`,
-      "delete disks, discard in guests (fstrim), or add nodes; waiting writes go on by themselves",
+      "delete disks for good (--now, or purge the trash), discard in guests (fstrim), or add nodes; waiting writes go on by themselves",
     );
   } else if (
     usedBytes !== null && usedBytes > 0 && usedBytes >= capacityBytes * NEARLY_FULL_SHARE
@@ -413,7 +413,7 @@ function nodeProblems(node: NodeStatus, seen: Observations): Problem[] {
     add(
       "node-nearly-full",
       `${formatSize(usedBytes)} of the ${formatSize(capacityBytes)} of node ${name} are used`,
-      "delete disks, discard in guests (fstrim), or add nodes",
+      "delete disks for good (--now, or purge the trash), discard in guests (fstrim), or add nodes",
     );
   }
   return problems;
@@ -496,7 +496,8 @@ function storeProblems(store: StoreStatus | null): Problem[] {
     problems.push({
       code: "store-full",
       message: `${what}${also}`,
-      hint: "delete disks, discard in guests (fstrim), or give the store a larger --capacity; " +
+      hint:
+        "delete disks for good (--now, or purge the trash), discard in guests (fstrim), or give the store a larger --capacity; " +
         "waiting writes go on by themselves",
     });
   } else if (store.waitingWrites > 0) {
@@ -510,7 +511,8 @@ function storeProblems(store: StoreStatus | null): Problem[] {
       code: "store-nearly-full",
       message: `${formatSize(store.liveBytes)} of the store's ` +
         `${formatSize(store.capacityBytes)} are used`,
-      hint: "delete disks, discard in guests (fstrim), or give the store a larger --capacity",
+      hint:
+        "delete disks for good (--now, or purge the trash), discard in guests (fstrim), or give the store a larger --capacity",
     });
   }
   return problems;
