@@ -257,6 +257,16 @@ Deno.test("a disk that was had back and deleted again has its time anew", () => 
     { kind: "delete-disk", name: "web", trashedMs: at.wallMs },
   );
   assertEquals(at.look(), []);
+  // Also where that time is over before anybody looks.
+  const short = new Fixture({ kind: "change-settings", trashMs: 1 });
+  const deleted = () => ({ kind: "delete-disk", name: "web", trashedMs: short.wallMs }) as const;
+  short.do(deleted());
+  short.pass(1);
+  short.look();
+  short.pass(PURGE_AFTER_MS);
+  short.do({ kind: "restore-disk", id: 1, name: "web" }, deleted());
+  short.pass(1);
+  assertEquals(short.look(), []);
 });
 
 Deno.test("one look does not propose more than others have to wait for, and all of it gets done", () => {
