@@ -211,14 +211,12 @@ function reasonAgainstDisks(map: ClusterMap, places: ReadonlyMap<number, Place>)
   const familyOfRoot = new Map<number, number>();
   const nodes = new Set(map.nodes.map((node) => node.id));
   const copiesOfFamily = new Map<number, number>();
-  let snapshots = 0;
   for (const disk of disksWithData(map)) {
     const reason = reasonAgainstDisk(disk, map, nodes) ?? reasonAgainstChain(disk, places) ??
       reasonAgainstSnapshots(disk, map);
     if (reason !== null) return `disk ${JSON.stringify(disk.name)}: ${reason}`;
     if (ids.has(disk.id)) return `disk id ${disk.id} is there twice`;
     ids.add(disk.id);
-    snapshots += disk.snapshots.length;
     const [top] = disk.layers;
     if (places.get(top)!.children > 0) return `disk ${disk.name}: others lie above layer ${top}`;
     for (const id of [top, ...disk.snapshots.map(({ layer }) => layer)]) {
@@ -240,7 +238,6 @@ function reasonAgainstDisks(map: ClusterMap, places: ReadonlyMap<number, Place>)
     }
     copiesOfFamily.set(disk.family, copies);
   }
-  if (snapshots > SNAPSHOTS_MAX) return `it has ${snapshots} snapshots`;
   return reasonAgainstTaking(map) ?? reasonAgainstLeftovers(places, newest);
 }
 
