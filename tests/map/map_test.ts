@@ -397,6 +397,7 @@ Deno.test("checkMap() sees every invariant of layers, snapshots, the trash and s
     ["layer 8 is nobody's", trash()],
     ["family 1 has 2 and 1 copies", trash({ ...d, disk: { ...d.disk, copies: 1 } })],
     ["stay in the trash for -1 ms", { ...map, settings: { ...map.settings, trashMs: -1 } }],
+    ["it has 4097 disks", { ...map, disks: many(4097).map(() => a) }],
     ["there are 4097 disks in the trash", trash(...many(4097).map(() => d))],
     ["it has 32769 layers", { ...map, layers: many(32_769).map((id) => ({ ...single, id })) }],
   ];
