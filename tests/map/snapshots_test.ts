@@ -979,7 +979,7 @@ Deno.test("a removed node is not waited for by what is being absorbed", () => {
   }
   assertEquals(tree(map), "1 2<1*1+2 3<2");
   map = all(
-    map,
+    open(map, "web", 3),
     { kind: "set-voters", voters: [1, 2] },
     { kind: "node-down", node: 3, incarnation: 1, nowMs: 1 },
   );
