@@ -138,6 +138,8 @@ interface Place {
 /** Puts the layers in order into `places`, which is empty before. */
 function reasonAgainstLayers(map: ClusterMap, places: Map<number, Place>): string | null {
   if (map.layers.length > SNAPSHOTS_MAX) return `it has ${map.layers.length} layers`;
+  // Many layers may have one list.
+  const sorted = new Set<readonly number[]>();
   let previous = 0;
   for (const layer of map.layers) {
     const { id, parent, absorbedBy } = layer;
@@ -154,10 +156,12 @@ function reasonAgainstLayers(map: ClusterMap, places: Map<number, Place>): strin
       below.children++;
       below.child = layer;
     }
-    const isSorted = absorbedBy?.every((node, at) =>
+    if (absorbedBy === null || sorted.has(absorbedBy)) continue;
+    const isSorted = absorbedBy.every((node, at) =>
       isIdBelow(node, map.nextNode) && (at === 0 || node > absorbedBy[at - 1])
     );
-    if (isSorted === false) return `layer ${id}: who has absorbed it is not in order`;
+    if (!isSorted) return `layer ${id}: who has absorbed it is not in order`;
+    sorted.add(absorbedBy);
   }
   for (const { layer: { id, absorbedBy }, children, child } of places.values()) {
     if (absorbedBy === null) continue;

@@ -104,6 +104,41 @@ export function collectLayers(
   };
 }
 
+/** Has not been absorbed anywhere yet. */
+const NOBODY: readonly number[] = [];
+
+/** Whether a list has all ids of another one; both are sorted. */
+function hasAll(list: readonly number[], ids: readonly number[]): boolean {
+  let at = 0;
+  return ids.every((id) => {
+    while (at < list.length && list[at] < id) at++;
+    return list[at] === id;
+  });
+}
+
+/**
+ * The layers, of which a node has absorbed some more. Lists that were one stay one: thousands of layers may wait for the same nodes.
+ *
+ * @param ids of layers that are being absorbed, and not by this node yet
+ */
+export function withAbsorbed(
+  layers: readonly LayerEntry[],
+  ids: ReadonlySet<number>,
+  node: number,
+): readonly LayerEntry[] {
+  const lists = new Map<readonly number[], readonly number[]>();
+  return layers.map((layer) => {
+    const { id, absorbedBy } = layer;
+    if (absorbedBy === null || !ids.has(id)) return layer;
+    let next = lists.get(absorbedBy);
+    if (next === undefined) {
+      next = [...absorbedBy, node].toSorted((a, b) => a - b);
+      lists.set(absorbedBy, next);
+    }
+    return { ...layer, absorbedBy: next };
+  });
+}
+
 /** Layers by their places in the list, while some of them go: there are tens of thousands, and a command may not take long. */
 class Forest {
   readonly #layers: readonly LayerEntry[];
@@ -136,10 +171,18 @@ class Forest {
   /** Layers that every node has absorbed are taken out from between their children and parents. Says whether there are any. */
   end(storage: readonly number[]): boolean {
     const { length } = this.#layers;
+    // Many layers have one list in common.
+    const isEverybody = new Map<readonly number[], boolean>();
     let hasEnded = false;
     for (let at = 0; at < length; at++) {
       const { absorbedBy } = this.#layers[at];
-      if (absorbedBy === null || !storage.every((node) => absorbedBy.includes(node))) continue;
+      if (absorbedBy === null) continue;
+      let isDone = isEverybody.get(absorbedBy);
+      if (isDone === undefined) {
+        isDone = hasAll(absorbedBy, storage);
+        isEverybody.set(absorbedBy, isDone);
+      }
+      if (!isDone) continue;
       this.#isGone[at] = 1;
       hasEnded = true;
     }
@@ -207,7 +250,7 @@ class Forest {
       layers.push(
         parent === layer.parent && !begins
           ? layer
-          : { ...layer, parent, absorbedBy: begins ? [] : layer.absorbedBy },
+          : { ...layer, parent, absorbedBy: begins ? NOBODY : layer.absorbedBy },
       );
     }
     return { layers, gone };

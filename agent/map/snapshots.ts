@@ -41,7 +41,7 @@
 import { changed, stale, unchanged } from "./change.ts";
 import { failure, type Result } from "./errors.ts";
 import { checkAttributes, checkSchedule, checkTime } from "./fields.ts";
-import { chainOf, collectLayers, findLayer, withLayer } from "./layers.ts";
+import { chainOf, collectLayers, findLayer, withAbsorbed, withLayer } from "./layers.ts";
 import {
   type AbortSnapshots,
   type Absorbed,
@@ -628,14 +628,7 @@ function absorbed(map: ClusterMap, command: Absorbed): Result<Applied> {
     }),
   );
   if (isMeant.size === 0) return unchanged(map);
-  const layers = map.layers.map((layer) =>
-    isMeant.has(layer.id)
-      ? {
-        ...layer,
-        absorbedBy: [...layer.absorbedBy!, node.id].toSorted((a, b) => a - b),
-      }
-      : layer
-  );
+  const layers = withAbsorbed(map.layers, isMeant, node.id);
   const collected = collectLayers({ ...map, layers });
   return changed(map, collected.fields, collected.effects);
 }

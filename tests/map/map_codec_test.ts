@@ -474,7 +474,7 @@ function withTree(
     body[4][0].with(0, index + 1).with(1, `d${String(index).padStart(6, "0")}`).with(3, [layer])
       .with(10, 1)
   );
-  const next = body.with(1, 1e6).with(2, 1e6).with(4, disks).with(14, layers);
+  const next = body.with(1, 1e6).with(2, 1e6).with(4, disks).with(14, layers).with(16, [[]]);
   for (const [index, value] of Object.entries(part)) next[index] = value;
   return pack([magic, version, next]);
 }
@@ -484,7 +484,7 @@ Deno.test("trees that are none are refused, however they go round", () => {
   const chain = (length: number): unknown[] =>
     Array.from(
       { length },
-      (_, at) => at % 2 === 0 && at < length - 1 ? [at + 1, at, []] : [at + 1, at],
+      (_, at) => at % 2 === 0 && at < length - 1 ? [at + 1, at, 0] : [at + 1, at],
     );
   assertEquals(decodeMap(withTree([[1, 0], [2, 1], [3, 1]], [2, 3])).ok, true);
   assertEquals(decodeMap(withTree(chain(LAYERS_MAX), [LAYERS_MAX])).ok, true);
@@ -504,8 +504,12 @@ Deno.test("trees that are none are refused, however they go round", () => {
     ["is the newest of two", withTree([[1, 0]], [1, 1])],
     ["layer 2 is nobody's", withTree([[1, 0], [2, 1], [3, 1]], [3])],
     ["layer 1 is not needed, nor absorbed", withTree([[1, 0], [2, 1]], [2])],
-    ["and has 2 children", withTree([[1, 0, []], [2, 1], [3, 1]], [2, 3])],
-    ["who has absorbed it", withTree([[1, 0, list(60_000)], [2, 1]], [2])],
+    ["and has 2 children", withTree([[1, 0, 0], [2, 1], [3, 1]], [2, 3])],
+    ["who has absorbed it", withTree([[1, 0, 0], [2, 1]], [2], { 16: [list(60_000)] })],
+    ["wrong type", withTree([[1, 0, 1], [2, 1]], [2])],
+    ["wrong type", withTree([[1, 0, -1], [2, 1]], [2])],
+    ["wrong type", withTree([[1, 0, 0.5], [2, 1]], [2])],
+    ["wrong type", withTree([[1, 0, []], [2, 1]], [2])],
     ["it has 2049 layers", withTree(chain(LAYERS_MAX + 1), [LAYERS_MAX + 1])],
     // Nothing is read of lists that are too long: each of these disks would have a chain of 2,048.
     ["too many entries", withTree(chain(LAYERS_MAX), list(DISKS_MAX + 1).map(() => LAYERS_MAX))],
@@ -517,6 +521,34 @@ Deno.test("trees that are none are refused, however they go round", () => {
     assertEquals(result.ok ? "" : result.error.code, "corrupt", part);
     assertStringIncludes(result.ok ? "" : result.error.message, part);
   }
+});
+
+Deno.test("what waits for a node that is down takes little, however many layers and nodes there are", () => {
+  const map = clusterAtLevelTwo(1, "web");
+  // Every second layer has been absorbed by all but one of a thousand nodes.
+  const most = Array.from({ length: 999 }, (_, index) => index + 1);
+  const count = 2000;
+  const layers = Array.from({ length: count }, (_, at) => ({
+    id: at + 1,
+    parent: at,
+    absorbedBy: at % 2 === 0 ? [...most] : null,
+  }));
+  const disks = [{ ...map.disks[0], layers: layers.map(({ id }) => id).toReversed() }];
+  const waiting = { ...map, nextNode: 1001, nextLayer: count + 1, layers, disks };
+  const bytes = unwrap(encodeMap(waiting));
+  assert(bytes.length < 32 * 1024, `${bytes.length} bytes`);
+  const read = unwrap(decodeMap(bytes));
+  assertEquals(read, waiting);
+  assertEquals(new Set(read.layers.map(({ absorbedBy }) => absorbedBy)).size, 2);
+  // They stay one list as more is absorbed.
+  const node = addNode(1000, { protocol: 2 });
+  const { layers: next } = runAll({ ...read, nextNode: 1000 }, node, {
+    kind: "absorbed",
+    node: 1000,
+    incarnation: 1,
+    layers: layers.slice(0, 1000).map(({ id }) => id),
+  });
+  assertEquals(next.length, count - 500);
 });
 
 Deno.test("chains that are as long and as many as can be are read and checked in one walk each", () => {
