@@ -177,10 +177,16 @@ function randomSnapshotCommand(random: Prng, map: ClusterMap): MapCommand {
       return { kind: "rollback-disk", disk, snapshot, nowMs };
     case 10:
       return { kind: "detach-disk", id: entry?.id ?? 1, layers: entry?.layers ?? [] };
-    case 11:
+    case 11: {
+      // Mostly one of which a snapshot is being taken.
+      const victims = map.disks.filter((each) => takingOf(each) !== undefined);
+      const victim = victims.length > 0 && !chance(3) ? pick(victims).name : disk;
       return chance(2)
-        ? { kind: "delete-disk", name: disk, trashedMs: nowMs }
+        ? { kind: "delete-disk", name: victim, trashedMs: nowMs }
+        : chance(4)
+        ? { kind: "delete-disk", name: victim }
         : { kind: "restore-disk", id: trashed, name };
+    }
     case 12:
       return chance(2) ? { kind: "purge-disk", id: trashed } : {
         kind: "set-schedule",

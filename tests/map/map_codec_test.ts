@@ -455,7 +455,10 @@ function checkFields(goldenVersion: number): void {
   }
   inDisk("an unknown flag of a snapshot", 13, snapshots.with(0, snapshots[0].with(4, 8 + 2)));
   const layers = body[14] as unknown[][];
-  check("a layer that nobody has absorbed, said twice", body.with(14, [[...layers[0], null]]));
+  check(
+    "a layer that nobody has absorbed, said twice",
+    body.with(14, layers.with(0, [...layers[0], null])),
+  );
 }
 
 function map4At(body: unknown[], name: string): number {
