@@ -67,6 +67,7 @@ export type {
   ClusterStatus,
   DamagedBlock,
   DiskCounters,
+  Extent,
   GroupSummary,
   NodeStatus,
   SessionStatus,
@@ -77,19 +78,29 @@ export type {
   ChangeDiskRequest,
   ChangeNodeRequest,
   ChangeSettingsRequest,
+  ChangeSnapshotRequest,
+  CloneDiskRequest,
   ClusterDocument,
   CreateDiskRequest,
+  CreateSnapshotsRequest,
+  DeletedDiskDocument,
   DiskDocument,
+  ExtentsDocument,
+  ExtentsRequest,
   LockDocument,
   NodeDocument,
   PlanDocument,
   PlanNode,
   PlanRequest,
+  RestoreDiskRequest,
+  ScheduleDocument,
+  ScheduleRequest,
+  SnapshotDocument,
   StatusDocument,
   VersionDocument,
 } from "./agent/http/documents.ts";
 export { type ControlError, type ControlErrorCode, ControlFailure } from "./agent/map/errors.ts";
-export type { Attributes, LossEntry, Settings } from "./agent/map/map.ts";
+export type { Attributes, Limits, LossEntry, Settings } from "./agent/map/map.ts";
 export type { Problem, ProblemCode } from "./agent/problems.ts";
 export { VERSION } from "./agent/version.ts";
 export type { Agent } from "./agent/agent.ts";

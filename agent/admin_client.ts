@@ -14,19 +14,32 @@ import type {
   ChangeDiskRequest,
   ChangeNodeRequest,
   ChangeSettingsRequest,
+  ChangeSnapshotRequest,
   CheckEvent,
+  CloneDiskRequest,
   ClusterDocument,
   CreateDiskRequest,
+  CreateSnapshotsRequest,
+  DeletedDiskDocument,
   DiskDocument,
   DiskListDocument,
+  ExtentsDocument,
+  ExtentsRequest,
   LockDocument,
   LockListDocument,
   NodeDocument,
   NodeListDocument,
   PlanDocument,
   PlanRequest,
+  RestoreDiskRequest,
+  ScheduleDocument,
+  ScheduleListDocument,
+  ScheduleRequest,
   SecretDocument,
+  SnapshotDocument,
+  SnapshotListDocument,
   StatusDocument,
+  TrashDocument,
   VersionDocument,
 } from "./http/documents.ts";
 import {
@@ -37,7 +50,7 @@ import {
 } from "./map/errors.ts";
 import { checkNodeName } from "./map/fields.ts";
 import type { Settings } from "./map/map.ts";
-import { agentSocket, checkDiskName } from "./map/names.ts";
+import { agentSocket, checkDiskName, checkSnapshotName } from "./map/names.ts";
 
 /** Patience with an agent that took the request, in milliseconds: closing a busy disk takes seconds. */
 export const REQUEST_TIMEOUT_MS = 120_000;
@@ -132,6 +145,11 @@ export class AdminClient implements Disposable {
     return await this.#ask({ method: "GET", path: diskPath(name) });
   }
 
+  /** Which parts of a disk hold data, as far as the agent's node knows: see `ExtentsDocument`. */
+  async diskExtents(name: string, range: ExtentsRequest): Promise<ExtentsDocument> {
+    return await this.#ask({ method: "POST", path: `${diskPath(name)}/extents`, body: range });
+  }
+
   /** Makes an empty disk. */
   createDisk(request: CreateDiskRequest): Promise<DiskDocument> {
     return this.#ask({ method: "POST", path: "/v1/disks", body: request });
@@ -143,14 +161,113 @@ export class AdminClient implements Disposable {
   }
 
   /**
-   * Deletes a disk and its data.
+   * Deletes a disk and its snapshots: into the trash, where the cluster has one (from level 2 on).
    *
    * @param name the disk
-   * @param options `force` disconnects the guests that use it first; else they make it `busy`
+   * @param options `force` disconnects the guests that use it first; else they make it `busy`. `now`: for good
    */
-  async deleteDisk(name: string, options: { force?: boolean } = {}): Promise<void> {
-    const query = options.force === true ? "?force=1" : "";
-    await this.#ask({ method: "DELETE", path: diskPath(name) + query });
+  async deleteDisk(
+    name: string,
+    options: { force?: boolean; now?: boolean } = {},
+  ): Promise<void> {
+    const path = withFlags(diskPath(name), { force: options.force, now: options.now });
+    await this.#ask({ method: "DELETE", path });
+  }
+
+  /**
+   * Snapshots, each disk's oldest first.
+   *
+   * @param name of a disk; without it those of all disks
+   */
+  async snapshots(name?: string): Promise<readonly SnapshotDocument[]> {
+    const path = name === undefined ? "/v1/snapshots" : `${diskPath(name)}/snapshots`;
+    return (await this.#ask<SnapshotListDocument>({ method: "GET", path })).snapshots;
+  }
+
+  /** One snapshot; fails with `missing` when it is not there. */
+  async snapshot(disk: string, name: string): Promise<SnapshotDocument> {
+    return await this.#ask({ method: "GET", path: snapshotPath(disk, name) });
+  }
+
+  /**
+   * Takes a snapshot of each disk, at one point in time across all of them. Resolves when they are complete, a moment later where
+   * guests write; when it fails there is none, unless the error says that it is not known.
+   */
+  async createSnapshots(request: CreateSnapshotsRequest): Promise<readonly SnapshotDocument[]> {
+    const parts = { method: "POST", path: "/v1/snapshots", body: request };
+    return (await this.#ask<SnapshotListDocument>(parts)).snapshots;
+  }
+
+  /** Renames a snapshot, protects it or gives it free. */
+  async changeSnapshot(
+    disk: string,
+    name: string,
+    request: ChangeSnapshotRequest,
+  ): Promise<SnapshotDocument> {
+    return await this.#ask({ method: "PATCH", path: snapshotPath(disk, name), body: request });
+  }
+
+  /** Deletes a snapshot, for good; what other snapshots and clones need of it stays. */
+  async deleteSnapshot(disk: string, name: string): Promise<void> {
+    await this.#ask({ method: "DELETE", path: snapshotPath(disk, name) });
+  }
+
+  /** Makes a disk that begins as a snapshot is, at once and without copying. */
+  async cloneDisk(disk: string, name: string, request: CloneDiskRequest): Promise<DiskDocument> {
+    const path = `${snapshotPath(disk, name)}/clone`;
+    return await this.#ask({ method: "POST", path, body: request });
+  }
+
+  /**
+   * Makes a disk that nobody uses as it was when a snapshot was taken. What it held until then goes to the trash, as a disk of the
+   * same name.
+   */
+  async rollbackDisk(disk: string, name: string): Promise<DiskDocument> {
+    return await this.#ask({ method: "POST", path: `${snapshotPath(disk, name)}/rollback` });
+  }
+
+  /** Disks that were deleted, and can be had back. */
+  async trash(): Promise<readonly DeletedDiskDocument[]> {
+    return (await this.#ask<TrashDocument>({ method: "GET", path: "/v1/trash" })).disks;
+  }
+
+  /**
+   * Takes a disk out of the trash, with its snapshots.
+   *
+   * @param deleted its name, where only one in the trash has it, or its id; the same below
+   */
+  async restoreDisk(deleted: string, request: RestoreDiskRequest = {}): Promise<DiskDocument> {
+    const path = `${deletedPath(deleted)}/restore`;
+    return await this.#ask({ method: "POST", path, body: request });
+  }
+
+  /** Ends a disk in the trash for good. */
+  async purgeDisk(deleted: string): Promise<void> {
+    await this.#ask({ method: "DELETE", path: deletedPath(deleted) });
+  }
+
+  /**
+   * Schedules of snapshots.
+   *
+   * @param name of a disk; without it those of all disks
+   */
+  async schedules(name?: string): Promise<readonly ScheduleDocument[]> {
+    const path = name === undefined ? "/v1/schedules" : `${diskPath(name)}/schedules`;
+    return (await this.#ask<ScheduleListDocument>({ method: "GET", path })).schedules;
+  }
+
+  /** Makes a schedule, or changes the one of this name. */
+  async setSchedule(
+    disk: string,
+    name: string,
+    request: ScheduleRequest,
+  ): Promise<ScheduleDocument> {
+    return await this.#ask({ method: "PUT", path: schedulePath(disk, name), body: request });
+  }
+
+  /** Ends a schedule; the snapshots that it has taken stay. */
+  async deleteSchedule(disk: string, name: string): Promise<void> {
+    await this.#ask({ method: "DELETE", path: schedulePath(disk, name) });
   }
 
   /**
@@ -238,12 +355,8 @@ export class AdminClient implements Disposable {
     node: string,
     options: { force?: boolean; acceptLoss?: boolean } = {},
   ): Promise<void> {
-    const query = [
-      ...(options.force === true ? ["force=1"] : []),
-      ...(options.acceptLoss === true ? ["accept-loss=1"] : []),
-    ].join("&");
-    const path = nodePath(node) + (query === "" ? "" : `?${query}`);
-    await this.#ask({ method: "DELETE", path });
+    const flags = { "force": options.force, "accept-loss": options.acceptLoss };
+    await this.#ask({ method: "DELETE", path: withFlags(nodePath(node), flags) });
   }
 
   /**
@@ -392,15 +505,39 @@ export class AdminClient implements Disposable {
   }
 }
 
+/** A path with those flags that are set as its query. */
+function withFlags(path: string, flags: Readonly<Record<string, boolean | undefined>>): string {
+  const set = Object.keys(flags).filter((key) => flags[key] === true).map((key) => `${key}=1`);
+  return set.length === 0 ? path : `${path}?${set.join("&")}`;
+}
+
 function diskPath(name: string): string {
-  const error = checkDiskName(name);
-  if (error !== null) throw new AdminError(error);
+  throwIfWrong(checkDiskName(name));
   return `/v1/disks/${name}`;
 }
 
-function nodePath(node: string): string {
-  const error = checkNodeName(node);
+function snapshotPath(disk: string, name: string): string {
+  throwIfWrong(checkSnapshotName(name));
+  return `${diskPath(disk)}/snapshots/${name}`;
+}
+
+function schedulePath(disk: string, name: string): string {
+  throwIfWrong(checkSnapshotName(name));
+  return `${diskPath(disk)}/schedules/${name}`;
+}
+
+/** An id is of the same form as a name. */
+function deletedPath(deleted: string): string {
+  throwIfWrong(checkDiskName(deleted));
+  return `/v1/trash/${deleted}`;
+}
+
+function throwIfWrong(error: ControlError | null): void {
   if (error !== null) throw new AdminError(error);
+}
+
+function nodePath(node: string): string {
+  throwIfWrong(checkNodeName(node));
   return `/v1/nodes/${node}`;
 }
 

@@ -28,12 +28,14 @@ import type {
   ControlBackend,
   DamagedBlock,
   DiskStatus,
+  Extent,
   GroupSummary,
   LeaseTime,
   NodeStatus,
   RemoveNodeOptions,
   StoreStatus,
 } from "./http/backend.ts";
+import { EXTENT_STATES } from "./http/backend.ts";
 import { refuseLivingAgent, serve, type Server } from "./http/server.ts";
 import { Logger } from "./logger.ts";
 import { bootIdOf } from "./failure_mark.ts";
@@ -49,7 +51,7 @@ import {
   NODE_NAME_LENGTH_MAX,
 } from "./map/map.ts";
 import { checkSocketPaths } from "./map/names.ts";
-import { CHUNK_BYTES } from "./base/limits.ts";
+import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
@@ -124,6 +126,7 @@ class AgentCore implements Agent, ControlBackend {
   #finish!: () => void;
   #fail!: (error: Error) => void;
   #hasFailed = false;
+  #nextMap = Promise.withResolvers<ClusterMap>();
 
   constructor(
     config: AgentConfig,
@@ -167,6 +170,11 @@ class AgentCore implements Agent, ControlBackend {
           this.#fail(error);
         },
         restartWanted: () => this.shutdown(),
+        mapChanged: (map) => {
+          const next = this.#nextMap;
+          this.#nextMap = Promise.withResolvers();
+          next.resolve(map);
+        },
       },
     });
     this.#cluster = cluster;
@@ -232,9 +240,15 @@ class AgentCore implements Agent, ControlBackend {
     return this.#node.control.map;
   }
 
+  /** {@inheritDoc ControlBackend.nextMap} */
+  nextMap(): Promise<ClusterMap> {
+    return this.#nextMap.promise;
+  }
+
   /** {@inheritDoc ControlBackend.propose} */
   async propose(command: MapCommand): Promise<ClusterMap> {
-    if (this.#stopping !== null) {
+    // What was begun is brought to an end: the cluster is left last.
+    if (this.#stopping !== null && command.kind !== "abort-snapshots") {
       throw new ControlFailure({ code: "unavailable", message: "the agent is stopping" });
     }
     await this.#checkCommand(command);
@@ -250,36 +264,41 @@ class AgentCore implements Agent, ControlBackend {
 
   /** What the map alone cannot know. */
   async #checkCommand(command: MapCommand): Promise<void> {
-    const newName = command.kind === "create-disk"
-      ? command.name
-      : command.kind === "rename-disk"
-      ? command.newName
-      : null;
+    const newName = newNameOf(command);
     if (newName !== null) {
       const error = checkSocketPaths(this.#config.runDir, newName);
       if (error !== null) throw new ControlFailure(error);
     }
-    if (command.kind !== "delete-disk" && !this.#isShrink(command)) return;
-    const disk = findDisk(this.map(), command.name);
+    const name = this.#nameUnused(command);
+    const disk = name === null ? undefined : findDisk(this.map(), name);
     if (disk === undefined) return;
-    const { sessions } = await this.diskStatus(command.name);
+    const { sessions } = await this.diskStatus(disk.name);
     if (sessions.length > 0) {
       throw new ControlFailure({
         code: "busy",
-        message: `disk ${command.name} is in use by process ${
+        message: `disk ${disk.name} is in use by process ${
           sessions.map((session) => session.pid).join(", ")
         }`,
-        hint: "stop the guest, or use --force to disconnect it",
+        hint: command.kind === "delete-disk"
+          ? "stop the guest, or use --force to disconnect it"
+          : "stop the guest first",
       });
     }
     const holder = disk.lease === null ? undefined : findNode(this.map(), disk.lease.node);
     if (holder !== undefined && holder.uuid !== this.#ready.nodeId) {
       throw new ControlFailure({
         code: "busy",
-        message: `disk ${command.name} is open on node ${holder.name}`,
+        message: `disk ${disk.name} is open on node ${holder.name}`,
         hint: "stop the guest there",
       });
     }
+  }
+
+  /** The disk that a command takes something away from, so that nobody may use it; null: there is none. */
+  #nameUnused(command: MapCommand): string | null {
+    if (command.kind === "delete-disk") return command.name;
+    if (command.kind === "rollback-disk") return command.disk;
+    return this.#isShrink(command) ? command.name : null;
   }
 
   #isShrink(command: MapCommand): command is Extract<MapCommand, { kind: "resize-disk" }> {
@@ -321,6 +340,30 @@ class AgentCore implements Agent, ControlBackend {
     });
     for (const session of status.sessions) session.command = commandOf(session.pid);
     return status;
+  }
+
+  /** {@inheritDoc ControlBackend.extents} */
+  async extents(
+    name: string,
+    { offsetBytes, lengthBytes }: { readonly offsetBytes: number; readonly lengthBytes: number },
+  ): Promise<Extent[]> {
+    const startBytes = offsetBytes - offsetBytes % BLOCK_BYTES;
+    const endBytes = Math.ceil((offsetBytes + lengthBytes) / BLOCK_BYTES) * BLOCK_BYTES;
+    const disk = this.#find(name).id;
+    const request = { kind: "extents", disk, startBytes, endBytes } as const;
+    const runs = await this.#plane.request<number[]>(request);
+    // The store knows blocks; what is too much at either end is cut off.
+    const extents: Extent[] = [];
+    let at = startBytes;
+    for (let i = 0; i < runs.length; i += 2) {
+      const end = Math.min(at + runs[i], offsetBytes + lengthBytes);
+      const extentBytes = end - Math.max(at, offsetBytes);
+      if (extentBytes > 0) {
+        extents.push({ lengthBytes: extentBytes, state: EXTENT_STATES[runs[i + 1]] });
+      }
+      at += runs[i];
+    }
+    return extents;
   }
 
   /** {@inheritDoc ControlBackend.closeSessions} */
@@ -400,6 +443,10 @@ class AgentCore implements Agent, ControlBackend {
         damagedBlocks: report?.damagedBlocks ?? 0,
         isFull: report?.isFull ?? false,
         hasLostLog: lostLogs.includes(node.id),
+        // Of itself a node knows it, whomever it reaches.
+        hasOtherLog: node.id === self
+          ? control.status.raft?.hasOtherLog ?? false
+          : report?.hasOtherLog ?? false,
         paths: [...report?.paths ?? []],
         isProgramNew: report?.isProgramNew ?? null,
       };
@@ -492,6 +539,20 @@ class AgentCore implements Agent, ControlBackend {
       this.#fail(failure);
       throw failure;
     }
+  }
+}
+
+/** The name that a disk gets by a command; null: none does. */
+function newNameOf(command: MapCommand): string | null {
+  switch (command.kind) {
+    case "create-disk":
+    case "clone-disk":
+    case "restore-disk":
+      return command.name;
+    case "rename-disk":
+      return command.newName;
+    default:
+      return null;
   }
 }
 

@@ -99,6 +99,8 @@ export interface ClusterListener {
   failed(error: Error): void;
   /** The agent is to end in good order, so that it is started anew. */
   restartWanted(): void;
+  /** `control.map` is another one. */
+  mapChanged(map: ClusterMap): void;
 }
 
 /** Number and cluster, as META keeps them: node u16, then 16 bytes. */
@@ -377,6 +379,7 @@ export class ClusterNode {
       this.leases.mapChanged(map);
       if (map.settings.trustedNetwork !== this.#isTrusting) this.#introduce();
     }
+    this.#listener.mapChanged(map);
     void this.#addresses(map);
     // Whether the node is connected is what the leader waits for.
     if (proposal?.command.kind === "node-up") void this.#report();
@@ -510,6 +513,19 @@ export class ClusterNode {
           incarnation,
           basedOnEpoch: event.epoch,
         });
+        return;
+      }
+      case "snapshot-drained":
+        this.control.propose({
+          kind: "snapshot-taken",
+          id: event.disk,
+          layer: event.layer,
+          generation: event.generation,
+        });
+        return;
+      case "absorbed": {
+        const { node, incarnation } = this.control.status;
+        this.control.propose({ kind: "absorbed", node, incarnation, layers: event.layers });
         return;
       }
       case "groups-lost":
@@ -689,7 +705,9 @@ function reportOf(
     stuck: data.joining.stuck ?? "",
     waiting: data.waiting,
     damagedBlocks: store.damagedBlocks,
+    // What consensus knows, control adds by itself.
     lostLogs: [],
+    hasOtherLog: false,
     paths: store.paths.map(({ slots: _, ...path }) => path),
   };
 }

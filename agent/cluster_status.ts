@@ -75,6 +75,7 @@ export function nodeStatusOf(
     damagedBlocks: 0,
     isFull: false,
     hasLostLog: false,
+    hasOtherLog: false,
     isProgramNew: null,
   };
 }

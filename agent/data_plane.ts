@@ -26,7 +26,13 @@ import { DiskServer, type DiskServerHost } from "./disk_server.ts";
 import type { DiskStatus } from "./http/backend.ts";
 import { leastCountOf, markFailure, noteLeastCount } from "./failure_mark.ts";
 import { Logger } from "./logger.ts";
-import { apply, type ClusterMap, type DiskEntry, type MapCommand } from "./map/map.ts";
+import {
+  apply,
+  type ClusterMap,
+  type DiskEntry,
+  type MapCommand,
+  type SnapshotEntry,
+} from "./map/map.ts";
 import { decodeMap } from "./map/map_codec.ts";
 import { unwrap } from "./map/errors.ts";
 import {
@@ -55,6 +61,7 @@ import { StoreError } from "./store/errors.ts";
 import { Operation, OperationKind } from "./store/operation.ts";
 import { Store } from "./store/store.ts";
 import type { VhostSession } from "./vhost/session.ts";
+import type { Throttle } from "./volume/throttle.ts";
 import { TransferPool } from "./volume/transfer_pool.ts";
 import { Volume, VOLUME_COUNTERS_ZERO } from "./volume/volume.ts";
 import { THIS_SPEAKER } from "./version.ts";
@@ -107,6 +114,11 @@ const STALLED_MS = 5000;
 const PROGRESS_MS = 100;
 /** Longest sleep while the stores are being opened, in milliseconds: what they wait for comes from the ring. */
 const OPENING_WAIT_MS = 100;
+/**
+ * Shortest sleep until a disk that is held back may go on, in milliseconds: what is allowed meanwhile is taken together then,
+ * which is what makes fast disks cheap to hold back.
+ */
+const THROTTLE_SLEEP_MS_MIN = 1;
 /** Longest wait for a disk's lease when it is to be shrunk. */
 const LEASE_MS_MAX = 10_000;
 
@@ -132,6 +144,8 @@ export class DataPlane implements DiskServerHost {
   #set: StoreSet | null = null;
   readonly #pool: TransferPool;
   readonly #servers = new Map<number, DiskServer>();
+  /** Of snapshots, by their layers. */
+  readonly #snapshots = new Map<number, DiskServer>();
   #data!: DataCore;
   #peers: Peers | null = null;
   /** Where peers are to be reached, before there is a network to reach them by. */
@@ -153,6 +167,8 @@ export class DataPlane implements DiskServerHost {
   #scheduled: VhostSession[] = [];
   #turning: VhostSession[] = [];
   #later: (() => void)[] = [];
+  /** Those that somebody waits for. */
+  readonly #throttled: Throttle[] = [];
   /** Sessions with rings that ask for no kick. */
   readonly #polled: VhostSession[] = [];
   /** How long to look at rings before sleeping. */
@@ -250,7 +266,7 @@ export class DataPlane implements DiskServerHost {
         this.#hasReady() || this.#ring.ready > 0 || this.#peers?.hasWork === true ||
         (this.#polled.length > 0 && this.#ring.unsubmitted > 0);
       if (isBusy || this.#poll() || this.#stopPolling()) this.#ring.enter(0);
-      else this.#sleep(Math.max(1, this.#nextTickMs - now));
+      else this.#sleep(Math.max(1, Math.min(this.#nextTickMs - now, this.#throttledMs(now))));
     }
     for (const disk of this.#disks) disk.close();
     this.#ring.close();
@@ -314,6 +330,27 @@ export class DataPlane implements DiskServerHost {
     } else if (++this.#idleTicks === IDLE_TICKS_TO_TRIM) this.memory.trimArena(idleBytes);
   }
 
+  /** Lets requests go on that limits have held back. */
+  #resumeThrottled(): void {
+    const now = this.monotonicMs();
+    for (let i = this.#throttled.length - 1; i >= 0; i--) {
+      const throttle = this.#throttled[i];
+      throttle.resume(now);
+      if (throttle.isHolding) continue;
+      this.#throttled[i] = this.#throttled[this.#throttled.length - 1];
+      this.#throttled.pop();
+    }
+  }
+
+  /** Time until the first of them may go on, in milliseconds. */
+  #throttledMs(nowMs: number): number {
+    let first = Infinity;
+    for (let i = 0; i < this.#throttled.length; i++) {
+      first = Math.min(first, this.#throttled[i].opensMs - nowMs);
+    }
+    return Math.max(THROTTLE_SLEEP_MS_MIN, first);
+  }
+
   #hasReady(): boolean {
     for (let i = 0; i < this.#disks.length; i++) if (this.#disks[i].hasReady) return true;
     return false;
@@ -335,6 +372,8 @@ export class DataPlane implements DiskServerHost {
 
   #turn(): void {
     this.#data.advance(clockMs());
+    // Before anybody new comes: those that wait are first.
+    if (this.#throttled.length > 0) this.#resumeThrottled();
     this.#ring.dispatch();
     this.#deliver();
     this.#sendFirst();
@@ -419,7 +458,7 @@ export class DataPlane implements DiskServerHost {
     this.#polled.push(session);
   }
 
-  /** Milliseconds since some moment; never goes back. */
+  /** {@inheritDoc DiskServerHost.monotonicMs} */
   monotonicMs(): number {
     return performance.now();
   }
@@ -427,6 +466,11 @@ export class DataPlane implements DiskServerHost {
   /** {@inheritDoc DiskServerHost.schedule} */
   schedule(session: VhostSession): void {
     this.#scheduled.push(session);
+  }
+
+  /** {@inheritDoc DiskServerHost.throttled} */
+  throttled(throttle: Throttle): void {
+    if (!this.#throttled.includes(throttle)) this.#throttled.push(throttle);
   }
 
   /** {@inheritDoc DiskServerHost.later} */
@@ -470,6 +514,9 @@ export class DataPlane implements DiskServerHost {
       reconciled: (disk, generation) => this.#post({ kind: "reconciled", disk, generation }),
       unreachable: () => this.#post({ kind: "reachability" }),
       linksChanged: () => this.#post({ kind: "reachability" }),
+      snapshotDrained: (disk, layer, generation) =>
+        this.#post({ kind: "snapshot-drained", disk, layer, generation }),
+      absorbed: (layers) => this.#post({ kind: "absorbed", layers: [...layers] }),
       groupsLost: (groups) =>
         this.#post({
           kind: "groups-lost",
@@ -558,6 +605,7 @@ export class DataPlane implements DiskServerHost {
       server.abandonSessions();
       server.stop(() => this.#data.forgetDisk(id));
     }
+    this.#serveSnapshots(map);
     for (const disk of map.disks) {
       const server = this.#servers.get(disk.id);
       try {
@@ -582,6 +630,51 @@ export class DataPlane implements DiskServerHost {
       sink: this.#data.router(disk.id),
     });
     this.#servers.set(disk.id, new DiskServer(this, disk, volume));
+  }
+
+  /** Every complete snapshot has a socket of its own, for reading. */
+  #serveSnapshots(map: ClusterMap): void {
+    const wanted = new Map<number, { disk: DiskEntry; snapshot: SnapshotEntry }>();
+    for (const disk of map.disks) {
+      for (const snapshot of disk.snapshots) {
+        if (snapshot.taking === 0) wanted.set(snapshot.layer, { disk, snapshot });
+      }
+    }
+    for (const [layer, server] of [...this.#snapshots]) {
+      if (wanted.get(layer)?.disk.id === server.disk.id) continue;
+      this.#snapshots.delete(layer);
+      server.abandonSessions();
+      server.stop(() => {});
+    }
+    for (const [layer, { disk, snapshot }] of wanted) {
+      const server = this.#snapshots.get(layer);
+      const layers = this.#data.view.chain(layer);
+      try {
+        if (server === undefined) this.#serveSnapshot(disk, snapshot, layers);
+        else {
+          if (server.disk !== disk) server.update(disk, snapshot);
+          server.volume.layers = layers;
+        }
+      } catch (error) {
+        this.log.error("a snapshot cannot be served here", {
+          disk: disk.name,
+          snapshot: snapshot.name,
+          reason: error instanceof Error ? error.message : String(error),
+        });
+      }
+    }
+  }
+
+  #serveSnapshot(disk: DiskEntry, snapshot: SnapshotEntry, layers: readonly number[]): void {
+    const volume = new Volume({
+      sizeBytes: snapshot.sizeBytes,
+      serial: `kelpie-${disk.id}-${snapshot.layer}`,
+      layers,
+      windows: this.memory.windows,
+      pool: this.#pool,
+      sink: this.#data.reader(disk.id),
+    });
+    this.#snapshots.set(snapshot.layer, new DiskServer(this, disk, volume, snapshot));
   }
 
   #update(server: DiskServer, disk: DiskEntry): void {
@@ -769,6 +862,11 @@ export class DataPlane implements DiskServerHost {
         return this.#zero(id, request.disk, request.startBytes, request.endBytes);
       case "disk-status":
         return this.#answer(id, this.#diskStatus(request.disk));
+      case "extents": {
+        const { disk, startBytes, endBytes } = request;
+        const isServed = this.#servers.has(disk);
+        return this.#answer(id, isServed ? this.#data.extentsOf(disk, startBytes, endBytes) : []);
+      }
       case "close-sessions":
         return this.#server(request.disk).closeSessions(() => this.#answer(id));
       case "store-status":
@@ -976,14 +1074,15 @@ export class DataPlane implements DiskServerHost {
       sync.kind = OperationKind.Sync;
       this.#store.submit(sync);
     };
-    let left = this.#servers.size;
+    const servers = [...this.#servers.values(), ...this.#snapshots.values()];
+    let left = servers.length;
     if (left === 0) return drained();
     this.#stopDeadlineMs = this.monotonicMs() + DRAIN_MS_MAX;
     this.#forceStop = () => {
-      for (const server of this.#servers.values()) server.abandonSessions();
+      for (const server of servers) server.abandonSessions();
       drained();
     };
-    for (const server of this.#servers.values()) {
+    for (const server of servers) {
       server.stop(() => {
         if (--left === 0) drained();
       });
@@ -991,6 +1090,7 @@ export class DataPlane implements DiskServerHost {
   }
 
   #stop(id: number): void {
+    for (const server of this.#snapshots.values()) server.abandonSessions();
     for (const [disk, server] of this.#servers) {
       server.abandonSessions();
       this.#data.router(disk).abandon(-EIO);

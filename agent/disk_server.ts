@@ -1,7 +1,7 @@
 /**
  * A disk's sockets, the sessions on them, and whose turn it is.
  *
- * Two sockets per disk: `NAME.sock` reads and writes and needs the disk's lease while its rings run;
+ * A snapshot has one socket, `NAME@SNAPSHOT.sock`, which only reads and needs no lease. A disk has two: `NAME.sock` reads and writes and needs the disk's lease while its rings run;
  * `ro/NAME.sock` only reads and needs none. Any number of front ends may connect. Of those that write, one at a time holds the
  * lease; the others wait in order of arrival, their guests paused. That is also how QEMU hands a disk over in a live migration on
  * one host: the destination waits until the source has stopped its rings.
@@ -16,8 +16,8 @@
 import { BlockDevice } from "./blk/device.ts";
 import type { BlockTarget } from "./blk/target.ts";
 import type { DiskStatus, SessionStatus } from "./http/backend.ts";
-import type { DiskEntry } from "./map/map.ts";
-import { diskSockets } from "./map/names.ts";
+import type { DiskEntry, SnapshotEntry } from "./map/map.ts";
+import { diskSockets, snapshotSocket } from "./map/names.ts";
 import type { EventFdWatcher } from "./platform/linux/eventfd.ts";
 import { closeFd, libc, signalEventFd } from "./platform/linux/libc.ts";
 import { isSealed, type LinuxMemory } from "./platform/linux/memory.ts";
@@ -27,6 +27,7 @@ import type { Log } from "./platform/platform.ts";
 import type { MappedPiece, VhostHost } from "./vhost/host.ts";
 import { VhostSession } from "./vhost/session.ts";
 import { ProgressWatch } from "./volume/progress_watch.ts";
+import type { Throttle, ThrottleWaiter } from "./volume/throttle.ts";
 import { ReadOnlyVolume, type Volume } from "./volume/volume.ts";
 
 /** Front ends on one socket: one serves a guest, one its migration; the rest is for tools. */
@@ -41,6 +42,10 @@ export interface DiskServerHost {
   readonly runDir: string;
   /** Milliseconds since 1970. */
   nowMs(): number;
+  /** Milliseconds since some moment; never goes back. */
+  monotonicMs(): number;
+  /** Somebody waits for a throttle: `resume()` is called in time, until nobody does. */
+  throttled(throttle: Throttle): void;
   /** Runs `session.turn()` at the end of this turn. */
   schedule(session: VhostSession): void;
   /** See `VhostHost.isPolling`. */
@@ -56,7 +61,7 @@ export interface DiskServerHost {
 }
 
 /** One front end. */
-class FrontEndSession implements VhostHost {
+class FrontEndSession implements VhostHost, ThrottleWaiter {
   readonly session: VhostSession;
   readonly connectedMs: number;
   brokenReason: string | null = null;
@@ -154,6 +159,17 @@ class FrontEndSession implements VhostHost {
     this.server.host.polled(session);
   }
 
+  admit(_session: VhostSession): boolean {
+    const { host, volume } = this.server;
+    if (volume.admission.admit(this, host.monotonicMs())) return true;
+    host.throttled(volume.admission);
+    return false;
+  }
+
+  resume(): void {
+    this.session.resume();
+  }
+
   acquire(_session: VhostSession): void {
     this.server.acquire(this);
   }
@@ -213,7 +229,7 @@ class FrontEndSession implements VhostHost {
   }
 }
 
-/** Serves one disk. */
+/** Serves one disk, or one snapshot of it. */
 export class DiskServer {
   disk: DiskEntry;
   readonly host: DiskServerHost;
@@ -236,18 +252,41 @@ export class DiskServer {
   readonly #fenced = new Set<number>();
   #stopListening: (() => void)[] = [];
   #whenEmpty: (() => void) | null = null;
+  #snapshot: SnapshotEntry | null;
 
-  /** Throws when the sockets cannot be made. */
-  constructor(host: DiskServerHost, disk: DiskEntry, volume: Volume) {
+  /**
+   * Throws when the sockets cannot be made.
+   *
+   * @param snapshot of the disk, to be served in its place: `volume` is what it holds
+   */
+  constructor(
+    host: DiskServerHost,
+    disk: DiskEntry,
+    volume: Volume,
+    snapshot: SnapshotEntry | null = null,
+  ) {
     this.host = host;
     this.disk = disk;
     this.volume = volume;
+    this.#snapshot = snapshot;
     this.progress = new ProgressWatch(volume);
+    volume.admission.setLimits(disk.limits, host.monotonicMs());
     this.#readOnlyView = new ReadOnlyVolume(volume);
     this.#listen();
   }
 
+  /** What is served, for people. */
+  get name(): string {
+    return this.#snapshot === null ? this.disk.name : `${this.disk.name}@${this.#snapshot.name}`;
+  }
+
   #listen(): void {
+    if (this.#snapshot !== null) {
+      const path = snapshotSocket(this.host.runDir, this.disk.name, this.#snapshot.name);
+      const stop = this.host.sockets.listen(path, (connection) => this.#accept(connection, true));
+      this.#stopListening = [stop];
+      return;
+    }
     const paths = diskSockets(this.host.runDir, this.disk.name);
     const stops: (() => void)[] = [];
     try {
@@ -276,7 +315,7 @@ export class DiskServer {
     const isFenced = !readOnly && this.#fenced.has(connection.peerPid);
     if (this.#closedReason !== null || isFenced) {
       this.host.log.warn("a front end was sent away", {
-        disk: this.disk.name,
+        disk: this.name,
         pid: connection.peerPid,
         reason: this.#closedReason ?? "another host has opened the disk since: end this guest",
       });
@@ -285,7 +324,7 @@ export class DiskServer {
     }
     if (this.#sessions.size >= SESSIONS_MAX) {
       this.host.log.warn("too many front ends on one disk", {
-        disk: this.disk.name,
+        disk: this.name,
         pid: connection.peerPid,
         limit: SESSIONS_MAX,
       });
@@ -306,7 +345,7 @@ export class DiskServer {
     fields: Record<string, unknown>,
   ): void {
     this.host.log[level](message, {
-      disk: this.disk.name,
+      disk: this.name,
       pid: session.connection.peerPid,
       readOnly: session.readOnly,
       ...fields,
@@ -434,22 +473,32 @@ export class DiskServer {
 
   // ---------------------------------------------------------------------------- administration
 
-  /** The disk's entry changed. Throws when a new name's sockets cannot be made; then nothing has changed. */
-  update(disk: DiskEntry): void {
+  /**
+   * The disk's entry changed. Throws when a new name's sockets cannot be made; then nothing has changed.
+   *
+   * @param snapshot the entry of the snapshot that is served, where one is
+   */
+  update(disk: DiskEntry, snapshot: SnapshotEntry | null = null): void {
     const old = this.disk;
+    const oldName = this.name;
+    const oldSnapshot = this.#snapshot;
     this.disk = disk;
-    if (disk.name !== old.name) {
+    this.#snapshot = snapshot;
+    if (this.name !== oldName) {
       const stops = this.#stopListening;
       try {
         this.#listen();
       } catch (error) {
         this.disk = old;
+        this.#snapshot = oldSnapshot;
         this.#stopListening = stops;
         throw error;
       }
       for (const stop of stops) stop();
     }
+    if (snapshot !== null) return;
     this.volume.layers = disk.layers;
+    this.volume.admission.setLimits(disk.limits, this.host.monotonicMs());
     if (disk.sizeBytes !== old.sizeBytes) {
       this.volume.sizeBytes = disk.sizeBytes;
       for (const session of this.#sessions) session.session.resized();
@@ -487,6 +536,7 @@ export class DiskServer {
   /** A session is over. */
   remove(session: FrontEndSession): void {
     this.release(session);
+    this.volume.admission.leave(session, this.host.monotonicMs());
     this.#sessions.delete(session);
     if (this.#sessions.size > 0) return;
     const done = this.#whenEmpty;
@@ -496,9 +546,14 @@ export class DiskServer {
 
   /** What there is to know, but for the bytes that only the store knows. */
   get status(): Omit<DiskStatus, "allocatedBytes"> {
+    const { counters, admission } = this.volume;
     return {
       sessions: [...this.#sessions].map((session) => session.status),
-      counters: { ...this.volume.counters },
+      counters: {
+        ...counters,
+        heldRequests: admission.heldRequests,
+        heldMs: Math.round(admission.heldMs(this.host.monotonicMs())),
+      },
     };
   }
 }

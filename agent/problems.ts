@@ -20,7 +20,8 @@ import type {
 } from "./http/backend.ts";
 import { groupsOfNodes } from "./map/group_summary.ts";
 import { isNamed } from "./map/groups.ts";
-import { type ClusterMap, storageNodes } from "./map/map.ts";
+import { type ClusterMap, copiesMinOfPool, hasDisks, storageNodes } from "./map/map.ts";
+import { weightOf } from "./map/targets.ts";
 
 /**
  * Kinds of problems, the worst first. Kinds are added, and none is taken away or renamed: programs may rely on these.
@@ -32,6 +33,7 @@ import { type ClusterMap, storageNodes } from "./map/map.ts";
  * | `cluster-unavailable` | the agent does not say how its cluster is |
  * | `data-unreadable` | data that no node can give now: guests that touch it wait |
  * | `no-quorum` | no majority of voters: nothing can be changed, and disks stop being served |
+ * | `log-contradicted` | a node's log is not that of its cluster: it takes no part any more until it joins anew |
  * | `log-lost` | a voter came back without a part of what it had acknowledged: it does not count for now |
  * | `disk-unavailable` | one disk's data plane does not answer |
  * | `writes-stalled` | data with too few copies to be written: guests that write it wait |
@@ -58,6 +60,7 @@ export const PROBLEM_CODES = [
   "cluster-unavailable",
   "data-unreadable",
   "no-quorum",
+  "log-contradicted",
   "log-lost",
   "disk-unavailable",
   "writes-stalled",
@@ -321,10 +324,22 @@ function drainProblems(map: ClusterMap): Problem[] {
     return [{
       code: "moving",
       message: `node ${name} is being drained: ${count(left, "placement group")} left`,
-      hint: `it goes on by itself; 'kelpie node undrain ${name}' takes it back`,
+      hint: isHeld(map, id)
+        ? "too few other nodes take data: add a node, undrain one with 'kelpie node undrain', or take out those " +
+          "that are drained with 'kelpie node remove'"
+        : `it goes on by itself; 'kelpie node undrain ${name}' takes it back`,
       node: name,
     }];
   });
+}
+
+/** Whether a node that is being drained keeps data that disks could not be written without (`map/targets.ts`). */
+function isHeld(map: ClusterMap, node: number): boolean {
+  const takers = map.nodes.filter((each) => weightOf(each) > 0).length;
+  return map.pools.some((pool) =>
+    hasDisks(map, pool.copies) && takers < copiesMinOfPool(map, pool) &&
+    pool.pgs.some(({ target }) => target.includes(node))
+  );
 }
 
 function waitingProblems({ waiting, nodes }: ClusterStatus): Problem[] {
@@ -359,6 +374,7 @@ function nodeProblems(node: NodeStatus, seen: Observations): Problem[] {
     const why = node.suspectedBecause ?? GOSSIP_WORDS[node.gossip];
     add("node-suspected", `node ${name} does not answer: ${why}`, "look at it, and at the network");
   }
+  if (node.hasOtherLog) add("log-contradicted", otherLogText(node), otherLogHint(node));
   if (node.hasLostLog) add("log-lost", lostLogText(node, seen), lostLogHint(seen));
   if (node.stuck !== null) {
     add("copying-stuck", `node ${name} cannot catch up: ${node.stuck}`, "look at its agent's log");
@@ -391,6 +407,17 @@ function nodeProblems(node: NodeStatus, seen: Observations): Problem[] {
     );
   }
   return problems;
+}
+
+function otherLogText({ name }: NodeStatus): string {
+  return `node ${name} has another log than its cluster, which has decided otherwise than ${name} ` +
+    "knows: nothing that is decided gets there any more";
+}
+
+function otherLogHint({ name }: NodeStatus): string {
+  return `the cluster was recovered without ${name}, or a voter lost what it had made durable; stop the agent of ${name}, ` +
+    `'kelpie node remove ${name} --force' on another node, and let it join anew with an empty store; ` +
+    "keep the old one until all data can be read without it";
 }
 
 function lostLogText({ name }: NodeStatus, seen: Observations): string {

@@ -68,6 +68,8 @@ export type WorkerRequest =
   /** Forget a range of an idle disk's blocks, on all replicas: what a shrink cuts off must not come back. */
   | { kind: "zero"; disk: number; startBytes: number; endBytes: number }
   | { kind: "disk-status"; disk: number }
+  /** Which parts of a disk hold data; both are multiples of 4096. */
+  | { kind: "extents"; disk: number; startBytes: number; endBytes: number }
   | { kind: "close-sessions"; disk: number }
   | { kind: "store-status" }
   | { kind: "data-status" }
@@ -126,6 +128,10 @@ export type WorkerMessage =
   | { kind: "settled"; copies: number; groups: number[] }
   /** A data path is lost, and with it these groups; `capacityBytes` of those that are left. */
   | { kind: "groups-lost"; lost: number[]; capacityBytes: number }
+  /** Nothing is on its way any more into the layer that a snapshot is taken of, and all of it is synced. */
+  | { kind: "snapshot-drained"; disk: number; layer: number; generation: number }
+  /** Layers are absorbed into their children here, durably. */
+  | { kind: "absorbed"; layers: number[] }
   /** Something that others should know of has changed: see `data-status`. */
   | { kind: "reachability" };
 
@@ -161,6 +167,8 @@ export interface WorkerCheckReport {
 /** Answers by kind of request; requests that are not named answer null. */
 export interface WorkerAnswers {
   "disk-status": DiskStatus;
+  /** `describeExtents` of `replication/extents.ts`. */
+  "extents": number[];
   "store-status": WorkerStoreStatus;
   "data-status": WorkerDataStatus;
   "check": WorkerCheckReport;

@@ -37,6 +37,16 @@ const SETTINGS = {
       return { outAfterMs: duration.value };
     },
   },
+  "trash": {
+    describe: ({ trashMs }) =>
+      trashMs === 0 ? "off (deleted disks go at once)" : formatDuration(trashMs),
+    parse: (text) => {
+      if (text === "off") return { trashMs: 0 };
+      const duration = parseDuration(text);
+      if (!duration.ok) throw usage("trash", duration.error);
+      return { trashMs: duration.value };
+    },
+  },
   "trusted-network": {
     describe: ({ trustedNetwork }) =>
       trustedNetwork ? "on (data between nodes is not encrypted)" : "off",
@@ -105,7 +115,8 @@ export function addClusterCommands(cluster: AnyCommand, context: CommandContext)
     .description(
       "Shows what holds for the whole cluster, or changes it: copies of new disks, copies-min (the fewest " +
         "complete copies with which disks are written: a number or auto), out-after (how long a node may be " +
-        "down before its data is made anew elsewhere: 10m, 2h), trusted-network (on: data between nodes is " +
+        "down before its data is made anew elsewhere: 10m, 2h), trash (how long disks that are deleted can be had back: " +
+        "7d, or off), trusted-network (on: data between nodes is " +
         "authenticated, and not encrypted).",
     )
     .addArgument(new Argument("[key]", "the setting").choices(KEYS))
@@ -113,7 +124,11 @@ export function addClusterCommands(cluster: AnyCommand, context: CommandContext)
     .option("--json", "print JSON")
     .addHelpText(
       "after",
-      examples("kelpie cluster settings", "kelpie cluster settings out-after 30m"),
+      examples(
+        "kelpie cluster settings",
+        "kelpie cluster settings out-after 30m",
+        "kelpie cluster settings trash 7d",
+      ),
     )
     .action(async (key, value, { json }) => {
       const { output } = context;

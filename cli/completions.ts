@@ -1,10 +1,10 @@
 /**
  * `kelpie completions`: scripts that teach a shell to complete this command line.
  *
- * They are made from the tree of commands, so they know what it knows. Names of disks and nodes are asked of
- * `kelpie disk list --names` and `kelpie node list --names` while one types; without an agent there are none to complete.
+ * They are made from the tree of commands, so they know what it knows. Names of disks, snapshots and nodes are asked of
+ * `kelpie disk list --names` and the like while one types; without an agent there are none to complete.
  *
- *     commands  options  values: choices · files · directories · names of disks and nodes
+ *     commands  options  values: choices · files · directories · names of disks, snapshots and nodes
  *
  * @module
  */
@@ -16,11 +16,21 @@ export const SHELLS = ["bash", "zsh", "fish"] as const;
 /** One of {@linkcode SHELLS}. */
 export type Shell = typeof SHELLS[number];
 
+/** Names that are asked for, and the commands that tell them. */
+const NAME_COMMANDS = {
+  "disk": "disk list --names",
+  "node": "node list --names",
+  "snapshot": "disk snapshot list --names",
+  "deleted": "disk trash --names",
+} as const;
+type NameKind = keyof typeof NAME_COMMANDS;
+
 /** What can stand at a place. */
 type Value =
   | { readonly kind: "none" }
-  | { readonly kind: "disk" }
-  | { readonly kind: "node" }
+  | { readonly kind: NameKind }
+  /** A disk's name, an `@`, and something new. */
+  | { readonly kind: "new-snapshot" }
   | { readonly kind: "file" }
   | { readonly kind: "directory" }
   | { readonly kind: "choice"; readonly choices: readonly string[] };
@@ -118,11 +128,17 @@ function nodeOf(
 function valueOf(name: string, choices: readonly string[] | undefined): Value {
   if (choices !== undefined) return { kind: "choice", choices };
   if (["name", "disk"].includes(name)) return { kind: "disk" };
-  if (name === "node") return { kind: "node" };
+  if (isNameKind(name) || name === "new-snapshot") return { kind: name };
   if (["file", "path"].includes(name)) return { kind: "file" };
   if (name === "dir") return { kind: "directory" };
   return { kind: "none" };
 }
+
+function isNameKind(name: string): name is NameKind {
+  return Object.hasOwn(NAME_COMMANDS, name);
+}
+
+const NAME_KINDS = Object.keys(NAME_COMMANDS) as NameKind[];
 
 function allNodes(node: CommandNode): CommandNode[] {
   return [node, ...node.children.flatMap(allNodes)];
@@ -141,20 +157,30 @@ function bashScript(root: CommandNode): string {
   const flags = [...new Set(valued.flatMap((option) => option.flags))];
   return `# bash completion for kelpie: source <(kelpie completions bash)
 
-# _kelpie_names WHAT: names of the disks or nodes that there are
+# An @ would end a word, and DISK@NAME is one.
+COMP_WORDBREAKS=\${COMP_WORDBREAKS//@/}
+
+# _kelpie_names WHAT: names of the disks, snapshots or nodes that there are
 _kelpie_names() {
-  local run_dir=()
+  local run_dir=() command=()
   local i
+  case $1 in
+${NAME_KINDS.map((kind) => `    ${kind}) command=(${NAME_COMMANDS[kind]}) ;;`).join("\n")}
+  esac
   for ((i = 1; i < COMP_CWORD - 1; i++)); do
     [[ \${COMP_WORDS[i]} == --run-dir ]] && run_dir=(--run-dir "\${COMP_WORDS[i + 1]}")
   done
-  "\${COMP_WORDS[0]}" "\${run_dir[@]}" "$1" list --names 2>/dev/null
+  "\${COMP_WORDS[0]}" "\${run_dir[@]}" "\${command[@]}" 2>/dev/null
 }
 
 # _kelpie_values VALUE: what can stand for it
 _kelpie_values() {
   case $1 in
-    disk | node) COMPREPLY=($(compgen -W "$(_kelpie_names "$1")" -- "$current")) ;;
+    new-snapshot)
+      compopt -o nospace 2>/dev/null
+      COMPREPLY=($(compgen -S @ -W "$(_kelpie_names disk)" -- "$current"))
+      ;;
+    ${NAME_KINDS.join(" | ")}) COMPREPLY=($(compgen -W "$(_kelpie_names "$1")" -- "$current")) ;;
     file)
       compopt -o filenames 2>/dev/null
       mapfile -t COMPREPLY < <(compgen -f -- "$current")
@@ -252,16 +278,18 @@ _kelpie_names() {
   local -a run_dir names
   local at=\${words[(I)--run-dir]}
   ((at > 0 && at < $#words)) && run_dir=(--run-dir "\${words[at + 1]}")
-  names=("\${(@f)$(kelpie "\${run_dir[@]}" $1 list --names 2>/dev/null)}")
-  compadd -a names
+  names=("\${(@f)$(kelpie "\${run_dir[@]}" \${=2} 2>/dev/null)}")
+  compadd -S "$1" -a names
 }
 
-_kelpie_disks() {
-  _kelpie_names disk
-}
+${
+    NAME_KINDS.map((kind) =>
+      `_kelpie_${kind}_names() {\n  _kelpie_names ' ' ${quoted(NAME_COMMANDS[kind])}\n}`
+    ).join("\n\n")
+  }
 
-_kelpie_nodes() {
-  _kelpie_names node
+_kelpie_new-snapshot_names() {
+  _kelpie_names @ ${quoted(NAME_COMMANDS.disk)}
 }
 
 ${allNodes(root).map(zshFunction).join("\n\n")}
@@ -322,9 +350,11 @@ ${children.map((child) => `        ${child.name}) ${zshName(child.path)} ;;`).jo
 function zshAction(value: Value): string {
   switch (value.kind) {
     case "disk":
-      return "_kelpie_disks";
     case "node":
-      return "_kelpie_nodes";
+    case "snapshot":
+    case "deleted":
+    case "new-snapshot":
+      return `_kelpie_${value.kind}_names`;
     case "file":
       return "_files";
     case "directory":
@@ -376,7 +406,7 @@ function __kelpie_names
     if set -l at (contains -i -- --run-dir $words)
         set run_dir --run-dir $words[(math $at + 1)]
     end
-    kelpie $run_dir $argv[1] list --names 2>/dev/null
+    kelpie $run_dir $argv 2>/dev/null
 end
 
 complete -c kelpie -f
@@ -409,9 +439,12 @@ function fishLines({ path, options, args, children }: CommandNode): string[] {
 function fishValue(value: Value): string {
   switch (value.kind) {
     case "disk":
-      return " -a '(__kelpie_names disk)'";
     case "node":
-      return " -a '(__kelpie_names node)'";
+    case "snapshot":
+    case "deleted":
+      return ` -a '(__kelpie_names ${NAME_COMMANDS[value.kind]})'`;
+    case "new-snapshot":
+      return ` -a '(__kelpie_names ${NAME_COMMANDS.disk})@'`;
     case "file":
       return " -F";
     case "directory":

@@ -9,7 +9,7 @@ import { findRunDir, parseSize, RUN_DIR_VARIABLE, SECRET_FILE_VARIABLE } from ".
 import type { SessionStatus } from "../agent/http/backend.ts";
 import { ControlFailure } from "../agent/map/errors.ts";
 import { checkNodeName, checkZone } from "../agent/map/fields.ts";
-import { checkDiskName } from "../agent/map/names.ts";
+import { checkDiskName, checkSnapshotName } from "../agent/map/names.ts";
 import { Output, printable } from "./output.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -80,6 +80,47 @@ export function diskArgument(name: string): string {
     return name;
   });
 }
+
+/** A snapshot as people write it: `DISK@NAME`. */
+export interface SnapshotName {
+  readonly disk: string;
+  readonly name: string;
+}
+
+/** A snapshot on the command line: `DISK@NAME`. */
+export function snapshotArgument(text: string): SnapshotName {
+  const at = text.indexOf("@");
+  if (at < 0) {
+    throw new InvalidArgumentError(
+      `${JSON.stringify(text)} is no snapshot\nwrite DISK@NAME, such as web@monday`,
+    );
+  }
+  const disk = diskArgument(text.slice(0, at));
+  return { disk, name: snapshotNameArgument(text.slice(at + 1)) };
+}
+
+/** Several of them, each once. */
+export function snapshotsArgument(
+  text: string,
+  previous: SnapshotName[] | undefined,
+): SnapshotName[] {
+  const next = snapshotArgument(text);
+  const others = previous ?? [];
+  const isThere = others.some(({ disk, name }) => disk === next.disk && name === next.name);
+  return isThere ? others : [...others, next];
+}
+
+/** The name of a snapshot or a schedule on the command line, without its disk's. */
+export function snapshotNameArgument(name: string): string {
+  return checked(() => {
+    const error = checkSnapshotName(name);
+    if (error !== null) throw new ControlFailure(error);
+    return name;
+  });
+}
+
+/** A disk in the trash on the command line: its name or its id, which is of the same form. */
+export const deletedArgument = diskArgument;
 
 /** A node's name or id on the command line: checked here, since it becomes part of a path. */
 export function nodeArgument(name: string): string {

@@ -8,6 +8,7 @@ import { formatSize, parseSize } from "../agent/config.ts";
 import type { CheckReport } from "../agent/http/backend.ts";
 import type { DiskDocument, LockDocument } from "../agent/http/documents.ts";
 import { COPIES_MAX } from "../agent/map/map.ts";
+import { addAttributeCommand, hasAttributes, pairsArgument } from "./attribute_commands.ts";
 import {
   type AnyCommand,
   type CommandContext,
@@ -18,9 +19,11 @@ import {
   sizeArgument,
   sizeText,
 } from "./context.ts";
+import { limitsText } from "./limit_command.ts";
 import { CommandError, ExitCode, type Output, printable } from "./output.ts";
 import { Progress } from "./progress.ts";
-import { formatCount, plural } from "./units.ts";
+import { trashTimeMs } from "./trash_commands.ts";
+import { formatCount, formatDuration, plural } from "./units.ts";
 
 /** Damaged blocks that a check lists; `--json` has all that the agent names. */
 const DAMAGE_LISTED_MAX = 100;
@@ -33,6 +36,7 @@ export function addDiskCommands(disk: AnyCommand, context: CommandContext): void
   addDelete(disk, context);
   addResize(disk, context);
   addRename(disk, context);
+  addAttributeCommand(disk, context);
   addRelease(disk, context);
   addLock(disk, context);
   addCheck(disk, context);
@@ -55,14 +59,15 @@ function addCreate(disk: AnyCommand, context: CommandContext): void {
       countArgument({ min: 1, max: COPIES_MAX }),
     )
     .option("--read-only", "guests may only read")
+    .option("--detect-zeroes", "blocks of zeros that guests write take no space")
     .option("--json", "print the disk as JSON")
     .addHelpText(
       "after",
       examples("kelpie disk create web 20G", "kelpie disk create scratch 1T --copies 1"),
     )
-    .action(async (name, sizeBytes, { readOnly, copies, copiesMin, json }) => {
+    .action(async (name, sizeBytes, { json, ...options }) => {
       using client = context.client();
-      const created = await client.createDisk({ name, sizeBytes, readOnly, copies, copiesMin });
+      const created = await client.createDisk({ name, sizeBytes, ...options });
       if (json) return context.output.json(created);
       context.output.say(`disk ${name} of ${formatSize(created.sizeBytes)} at ${created.socket}`);
     });
@@ -73,15 +78,28 @@ function addList(disk: AnyCommand, context: CommandContext): void {
     .alias("ls")
     .summary("list the disks")
     .description("Lists the disks.")
+    .option(
+      "--where <attribute>",
+      "only those with this attribute, KEY=VALUE, or without it, KEY=; may be given more than once",
+      pairsArgument,
+    )
     .option("--names", "only names, one per line")
     .option("--json", "print JSON")
-    .addHelpText("after", examples("kelpie disk list", "kelpie disk list --json"))
-    .action(async ({ names, json }) => {
+    .addHelpText(
+      "after",
+      examples(
+        "kelpie disk list",
+        "kelpie disk list --json",
+        "kelpie disk list --where owner=anna",
+      ),
+    )
+    .action(async ({ where = [], names, json }) => {
       const { output } = context;
       using client = context.client();
-      const disks = await client.disks();
+      const disks = (await client.disks()).filter((disk) => hasAttributes(disk, where));
       if (json) return output.json(disks);
       if (names) return disks.forEach(({ name }) => output.line(name));
+      if (disks.length === 0 && where.length > 0) return output.say("no disk is like that");
       if (disks.length === 0) {
         return output.say("there is no disk yet; 'kelpie disk create NAME SIZE' makes one");
       }
@@ -99,12 +117,12 @@ function rowOf(disk: DiskDocument): string[] {
     formatSize(disk.allocatedBytes),
     `${disk.copiesInSync}/${disk.copies}`,
     disk.openOn ?? "-",
-    users(disk).join(", ") || "-",
+    usersOf(disk).join(", ") || "-",
   ];
 }
 
 /** Who is connected, and how. */
-function users({ sessions }: DiskDocument): string[] {
+function usersOf({ sessions }: DiskDocument): string[] {
   return sessions.map((session) => {
     const states = [
       session.readOnly ? "reads only" : "",
@@ -131,7 +149,7 @@ function addInfo(disk: AnyCommand, context: CommandContext): void {
 
 function printInfo(output: Output, disk: DiskDocument): void {
   const { counters } = disk;
-  const used = users(disk);
+  const used = usersOf(disk);
   const attributes = Object.entries(disk.attributes);
   output.fields([
     ["name", disk.name],
@@ -145,8 +163,14 @@ function printInfo(output: Output, disk: DiskDocument): void {
     ["open on", disk.openOn ?? "no node"],
     ["created", new Date(disk.createdMs).toISOString()],
     ["access", disk.readOnly ? "read-only" : "read-write"],
+    ["limits", limitsText(disk.limits)],
+    ["held back", heldText(counters)],
+    ["zeros", disk.detectZeroes ? "kept as holes" : "kept as they are written"],
     ["socket", disk.socket],
     ["read-only socket", disk.readOnlySocket],
+    ["clone of", disk.origin ?? "nothing"],
+    ["snapshots", disk.snapshots.length === 0 ? "none" : String(disk.snapshots.length)],
+    ["schedules", disk.schedules.join(", ") || "none"],
     ["in use by", used.join(", ") || "nobody"],
     ["generation", String(disk.generation)],
     ["reads", `${formatCount(counters.reads)}, ${formatSize(counters.readBytes)}`],
@@ -163,28 +187,44 @@ function printInfo(output: Output, disk: DiskDocument): void {
   }
 }
 
+/** What limits did, for people. */
+function heldText({ heldRequests, heldMs }: DiskDocument["counters"]): string {
+  if (heldMs === 0) return "nothing";
+  return `${formatCount(heldRequests)} requests, within ${formatDuration(heldMs)}`;
+}
+
 function addDelete(disk: AnyCommand, context: CommandContext): void {
   disk.command("delete")
     .alias("rm")
     .summary("delete a disk")
-    .description("Deletes a disk and its data.")
+    .description(
+      "Deletes a disk and its snapshots. It goes to the trash, and can be had back with 'kelpie disk undelete' for as long as " +
+        "'kelpie cluster settings trash' says.",
+    )
     .argument("<name>", "the disk", diskArgument)
+    .option("--now", "for good, not into the trash: its space comes back at once")
     .option("--force", "even when it is in use: those who use it are disconnected")
     .option("--yes", "do not ask")
-    .addHelpText("after", examples("kelpie disk delete web --yes"))
-    .action(async (name, { force, yes = false }) => {
+    .addHelpText("after", examples("kelpie disk delete web --yes", "kelpie disk delete web --now"))
+    .action(async (name, { now = false, force, yes = false }) => {
       using client = context.client();
       const found = await client.disk(name);
-      const used = users(found);
+      const used = usersOf(found);
       if (used.length > 0 && !force) throw inUse(name, used);
-      context.output.confirm({
-        yes,
-        action: `delete disk ${name}`,
-        loss: `its ${formatSize(found.allocatedBytes)} of data` +
-          (used.length > 0 ? `, which ${used.join(" and ")} uses` : ""),
-      });
-      await client.deleteDisk(name, { force });
-      context.output.say(`deleted disk ${name}`);
+      const keptMs = now ? 0 : await trashTimeMs(client);
+      const action = `delete disk ${name}`;
+      const users = used.length > 0 ? `, which ${used.join(" and ")} uses` : "";
+      const data = `${formatSize(found.allocatedBytes)} of data`;
+      const backText = `can be had back for ${formatDuration(keptMs)}`;
+      context.output.confirm(
+        keptMs === 0
+          ? { yes, action, loss: `its ${data}${users}` }
+          : { yes, action, consequence: `the disk with its ${data}${users}, ${backText}` },
+      );
+      await client.deleteDisk(name, { force, now });
+      context.output.say(
+        keptMs === 0 ? `deleted disk ${name}` : `deleted disk ${name}, which ${backText}`,
+      );
     });
 }
 

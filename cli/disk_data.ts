@@ -32,8 +32,9 @@ import { convertImage, type ImageInfo, inspectImage, temporaryDirectory } from "
  * Length and number of the requests of a copy: 4 MiB under way keep any store busy, and zeros are left
  * out in runs of this length.
  */
-const COPY_BYTES = 128 * 1024;
-const COPY_DEPTH = 32;
+export const COPY_BYTES = 128 * 1024;
+/** See {@linkcode COPY_BYTES}. */
+export const COPY_DEPTH = 32;
 
 /** Where temporary images go when the environment does not say: large files, kept over no reboot. */
 const TEMPORARY_DIRECTORY = "/var/tmp";
@@ -57,7 +58,7 @@ export function addDataCommands(disk: AnyCommand, context: CommandContext): void
  *
  * @param access `write` refuses a disk that is in use
  */
-async function withDisk<T>(
+export async function withDisk<T>(
   context: CommandContext,
   name: string,
   access: "read" | "write",
@@ -488,9 +489,10 @@ async function importInto(
   }
 }
 
-async function forgetDisk(context: CommandContext, name: string): Promise<void> {
+/** Takes a disk away that was made for nothing; where that fails too, says so. */
+export async function forgetDisk(context: CommandContext, name: string): Promise<void> {
   using client = context.client();
-  await client.deleteDisk(name).catch((error) => {
+  await client.deleteDisk(name, { now: true }).catch((error) => {
     context.output.warn(`disk ${name} is incomplete and could not be deleted: ${error.message}`);
   });
 }

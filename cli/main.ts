@@ -14,14 +14,21 @@ import { addAgentCommand } from "./agent_command.ts";
 import { addBenchCommand } from "./bench_command.ts";
 import { addClusterCommands } from "./cluster_commands.ts";
 import { addCompletionsCommand } from "./completions.ts";
+import { addCloneCommand } from "./clone_command.ts";
 import { CommandContext, examples } from "./context.ts";
 import { addDiskCommands } from "./disk_commands.ts";
 import { addDataCommands } from "./disk_data.ts";
+import { addLimitCommand } from "./limit_command.ts";
 import { addGuestCommands } from "./guest_config.ts";
+import { addNbdCommand } from "./nbd_command.ts";
 import { addNodeCommands } from "./node_commands.ts";
 import { describeError, ExitCode } from "./output.ts";
+import { addScheduleCommands } from "./schedule_commands.ts";
+import { addSnapshotCommands } from "./snapshot_commands.ts";
 import { addStatusCommand } from "./status_command.ts";
 import { systemTerminal, type Terminal } from "./terminal.ts";
+import { addTrashCommands } from "./trash_commands.ts";
+import { addTreeCommand } from "./tree_command.ts";
 
 /** Makes the tree of commands. */
 export function createProgram(context: CommandContext): CommandUnknownOpts {
@@ -61,8 +68,14 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .description("Makes, looks at and changes disks.")
     .addHelpText("after", examples("kelpie disk create web 20G", "kelpie disk list"));
   addDiskCommands(disk as unknown as CommandUnknownOpts, context);
+  addLimitCommand(disk as unknown as CommandUnknownOpts, context);
   addDataCommands(disk as unknown as CommandUnknownOpts, context);
   addGuestCommands(disk as unknown as CommandUnknownOpts, context);
+  addSnapshotCommands(disk as unknown as CommandUnknownOpts, context);
+  addCloneCommand(disk as unknown as CommandUnknownOpts, context);
+  addTreeCommand(disk as unknown as CommandUnknownOpts, context);
+  addTrashCommands(disk as unknown as CommandUnknownOpts, context);
+  addScheduleCommands(disk as unknown as CommandUnknownOpts, context);
   const node = root.command("node")
     .summary("look at and change nodes")
     .description("Looks at the nodes of the cluster, and changes where data belongs.")
@@ -73,6 +86,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .description("What all nodes of the cluster share.")
     .addHelpText("after", examples("kelpie cluster settings"));
   addClusterCommands(cluster as unknown as CommandUnknownOpts, context);
+  addNbdCommand(root, context);
   addBenchCommand(root, context);
   addCompletionsCommand(root, context);
   root.command("version")

@@ -59,7 +59,7 @@ function addList(node: AnyCommand, context: CommandContext): void {
         nodes.map(rowOf),
       );
       for (const node of nodes) {
-        const { name, version, isProgramNew, suspectedBecause, stuck, hasLostLog, paths } = node;
+        const { name, version, isProgramNew, suspectedBecause, stuck, paths } = node;
         const reasons = [
           isProgramNew === true ? `runs ${version}, and another program is installed there` : "",
           ...paths.filter(({ state }) => state !== "ok").map(({ location, state, reason }) =>
@@ -67,7 +67,7 @@ function addList(node: AnyCommand, context: CommandContext): void {
           ),
           suspectedBecause === null ? "" : `does not answer: ${suspectedBecause}`,
           stuck === null ? "" : `cannot catch up: ${stuck}`,
-          hasLostLog ? "has lost a part of the cluster's log, and does not count for now" : "",
+          ...logReasons(node),
         ].filter((reason) => reason !== "");
         for (const reason of reasons) {
           output.line(output.styled("warning", `${name} ${printable(reason)}`));
@@ -164,11 +164,15 @@ function printInfo(output: Output, node: NodeDocument): void {
   for (const problem of [node.suspectedBecause, node.stuck]) {
     if (problem !== null) output.line(output.styled("bad", printable(problem)));
   }
-  if (node.hasLostLog) {
-    output.line(
-      output.styled("bad", "has lost a part of the cluster's log, and does not count for now"),
-    );
-  }
+  for (const reason of logReasons(node)) output.line(output.styled("bad", reason));
+}
+
+/** What is wrong with its log of consensus. */
+function logReasons({ hasLostLog, hasOtherLog }: NodeDocument): string[] {
+  return [
+    ...(hasOtherLog ? ["has another log than the cluster, and takes no part any more"] : []),
+    ...(hasLostLog ? ["has lost a part of the cluster's log, and does not count for now"] : []),
+  ];
 }
 
 /** A data path as a line of details. */
@@ -322,8 +326,8 @@ async function change(
   const plan = await client.planNode(name, request);
   if (!show(context.output, plan, options)) return false;
   if (request.availability === "draining" && plan.groupsImmovable > 0) {
-    throw new CommandError(ExitCode.Failure, `no other node takes the data of node ${name}`, {
-      hint: "add a node first, or undrain another",
+    throw new CommandError(ExitCode.Failure, `too few other nodes take the data of node ${name}`, {
+      hint: "add a node first, undrain another, or remove those that are drained",
     });
   }
   const consequences = [
@@ -397,7 +401,7 @@ function warningLines(plan: PlanDocument): string[] {
   if (groupsWithFewer > 0) lines.push(fewerText(plan));
   if (groupsImmovable > 0) {
     const groups = plural(groupsImmovable, "placement group stays", "placement groups stay");
-    lines.push(`${groups} where they are: no node takes any data`);
+    lines.push(`${groups} where they are: too few other nodes take data`);
   }
   return lines;
 }

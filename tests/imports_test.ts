@@ -40,6 +40,7 @@ const ALLOWED: Record<string, string[]> = {
   "blk": ["base", "platform/platform.ts", "vhost"],
   "vhost": ["base", "platform/platform.ts"],
   "http": ["base", "map", "config.ts", "problems.ts", "platform/platform.ts"],
+  "nbd": ["base"],
   "frontend": ["base", "platform/linux", "platform/platform.ts"],
 };
 
@@ -57,6 +58,7 @@ const PURE = [
   "volume",
   "blk",
   "vhost",
+  "nbd",
 ];
 
 /** What a pure part must not name: the runtime, timers, the clock, unseeded chance, promises. */

@@ -16,25 +16,27 @@ function parseJobs(text: string): number {
   throw new InvalidArgumentError("it must be a whole number from 1 on.");
 }
 
-const { seeds, from, minutes, nodes, faults, moving, paths, verbose, jobs } = new Command(
-  "simulate",
-)
-  .description("Runs whole clusters under faults and checks that nothing is lost or wrong")
-  .option("--seeds <count>", "how many seeds", Number, 100)
-  .option("--from <seed>", "the first seed", Number, 1)
-  .option("--minutes <minutes>", "stop after this time", Number, Infinity)
-  .option("--nodes <count>", "nodes of each cluster (default: 1 to 9)", Number)
-  .option("--faults <seconds>", "virtual seconds of faults", Number, 30)
-  .option(
-    "--jobs <count>",
-    "seeds that run at a time (default: one per core, with --verbose one)",
-    parseJobs,
+const { seeds, from, minutes, nodes, faults, moving, paths, snapshots, verbose, jobs } =
+  new Command(
+    "simulate",
   )
-  .option("--moving", "guests move while they run")
-  .option("--paths", "nodes have up to three data paths, which fail and are missing")
-  .option("--verbose", "print what happens")
-  .parse(Deno.args, { from: "user" })
-  .opts();
+    .description("Runs whole clusters under faults and checks that nothing is lost or wrong")
+    .option("--seeds <count>", "how many seeds", Number, 100)
+    .option("--from <seed>", "the first seed", Number, 1)
+    .option("--minutes <minutes>", "stop after this time", Number, Infinity)
+    .option("--nodes <count>", "nodes of each cluster (default: 1 to 9)", Number)
+    .option("--faults <seconds>", "virtual seconds of faults", Number, 30)
+    .option(
+      "--jobs <count>",
+      "seeds that run at a time (default: one per core, with --verbose one)",
+      parseJobs,
+    )
+    .option("--moving", "guests move while they run")
+    .option("--paths", "nodes have up to three data paths, which fail and are missing")
+    .option("--snapshots", "snapshots and clones are taken, read and deleted")
+    .option("--verbose", "print what happens")
+    .parse(Deno.args, { from: "user" })
+    .opts();
 
 const startMs = performance.now();
 let passed = 0;
@@ -50,7 +52,7 @@ function count({ seed, report, complaint }: Outcome): void {
     failed.push(seed);
     console.log(complaint);
     const more = (nodes === undefined ? "" : ` --nodes ${nodes}`) + (moving ? " --moving" : "") +
-      (paths ? " --paths" : "");
+      (paths ? " --paths" : "") + (snapshots ? " --snapshots" : "");
     console.log(
       `FAILED: seed ${seed}; repeat it with: ./dev simulate --from ${seed} --seeds 1 ` +
         `--faults ${faults}${more} --verbose`,
@@ -75,6 +77,7 @@ const next = () => {
     faultsMs: faults * 1000,
     areMoving: moving,
     hasPaths: paths,
+    hasSnapshots: snapshots,
     isVerbose: verbose,
   };
 };

@@ -187,6 +187,12 @@ export class BlockDevice implements VhostDevice, BlockRequestOwner {
     return true;
   }
 
+  /** {@inheritDoc VhostDevice.isOpen} */
+  get isOpen(): boolean {
+    const admission = this.#target.admission;
+    return admission === undefined || admission.isOpen;
+  }
+
   /** {@inheritDoc VhostDevice.begin} */
   begin(queue: VirtQueue, chain: DescriptorChain): number {
     const request = this.#take();
@@ -198,6 +204,7 @@ export class BlockDevice implements VhostDevice, BlockRequestOwner {
         request.forceUnitAccess = this.#isWriteThrough && request.kind !== BlockKind.Read &&
           request.kind !== BlockKind.Flush;
         this.inFlightCount++;
+        target.admission?.charge(hasData(request) ? request.lengthBytes : 0);
         target.submit(request);
         return RingFault.None;
       case Verdict.Answer:
@@ -270,4 +277,9 @@ export class BlockDevice implements VhostDevice, BlockRequestOwner {
     request.next = this.#free;
     this.#free = request;
   }
+}
+
+/** Whether a request moves data: the others go by the number of requests alone. */
+function hasData({ kind }: BlockRequest): boolean {
+  return kind === BlockKind.Read || kind === BlockKind.Write;
 }

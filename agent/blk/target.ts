@@ -69,6 +69,18 @@ export class BlockRequest {
   }
 }
 
+/** Holds requests back that are above a disk's limits; `volume/throttle.ts`. */
+export interface Admission {
+  /** A request may be taken. */
+  readonly isOpen: boolean;
+  /**
+   * A request is taken.
+   *
+   * @param bytes of data that it moves: those of a read or a write
+   */
+  charge(bytes: number): void;
+}
+
 /** The disk behind a device. */
 export interface BlockTarget {
   /** Size in bytes; a multiple of 512. Changes on resize. */
@@ -76,6 +88,8 @@ export interface BlockTarget {
   readonly readOnly: boolean;
   /** At most 20 bytes of ASCII, the answer to GET_ID. */
   readonly serial: string;
+  /** Of all front ends of the disk together; without it, everything is taken at once. */
+  readonly admission?: Admission;
   /** Takes the request; it comes back through its owner exactly once. */
   submit(request: BlockRequest): void;
 }

@@ -53,8 +53,11 @@
  * - Time stands still between ticks and needs to be right for progress only, never for safety.
  *
  * A message that contradicts what is committed here can only come from a cluster that was recovered
- * without this node (`recover.ts`). It is not obeyed, and counted as `contradictions`: such a node
- * must join anew, with an empty store.
+ * without this node (`recover.ts`), or after a voter lost what it had promised. It is not obeyed, and
+ * counted as `contradictions`: such a node must join anew, with an empty store. Messages of older terms
+ * are not looked at, and each term has one leader: so a single one that contradicts says that the leader
+ * of this term has another log, whatever comes later (`hasOtherLog`). In the next term it is found out
+ * again.
  *
  * @module
  */
@@ -214,6 +217,8 @@ export class Raft {
   /** Wait for the next persist. */
   #held: Message[] = [];
   #contradictions = 0;
+  /** The last term whose leader contradicted what is committed here; -1: none did. */
+  #contradictedTerm = -1;
   /**
    * Last index up to which this log is known to be that of this term's leader: what it has accepted
    * in this life. Below `commit` that goes without saying.
@@ -456,6 +461,11 @@ export class Raft {
     return this.#leader;
   }
 
+  /** Whether this term's leader has another log than this node; see {@linkcode RaftStatus.hasOtherLog}. */
+  get hasOtherLog(): boolean {
+    return this.#contradictedTerm === this.#term;
+  }
+
   /** Index of the last entry that was handed out to be applied. */
   get applied(): number {
     return this.#applied;
@@ -492,6 +502,7 @@ export class Raft {
       isCompactionDue: this.#applied - log.snapshot.index >= COMPACT_ENTRIES ||
         (log.bytes >= COMPACT_BYTES && this.#applied > log.snapshot.index),
       contradictions: this.#contradictions,
+      hasOtherLog: this.hasOtherLog,
     };
   }
 
@@ -720,26 +731,26 @@ export class Raft {
     const log = this.#log;
     const knownTerm = log.termOf(prevIndex);
     if (prevIndex <= log.commit) {
-      if (knownTerm !== null && knownTerm !== prevTerm) {
-        this.#contradictions++;
-        return;
-      }
+      if (knownTerm !== null && knownTerm !== prevTerm) return this.#contradicted();
     } else if (knownTerm !== prevTerm) {
       this.#rejectAppend(message);
       return;
     }
     if (entries.length > 0 && this.#isLogFull()) return;
     // Where the log begins after prevIndex, what is between is committed, hence the same.
-    if (!log.accept(entries)) {
-      this.#contradictions++;
-      return;
-    }
+    if (!log.accept(entries)) return this.#contradicted();
     this.#configurationChanged();
     const last = Math.max(log.commit, prevIndex + entries.length);
     this.#agreed = Math.max(this.#agreed, last);
     log.commitTo(Math.min(message.commit, last));
     this.#receiver.passed(log.commit);
     this.#holdAccepted(from, last);
+  }
+
+  /** What this term's leader has is not what is committed here. */
+  #contradicted(): void {
+    this.#contradictions++;
+    this.#contradictedTerm = this.#term;
   }
 
   #rejectAppend(message: AppendMessage): void {

@@ -150,4 +150,9 @@ export interface RaftStatus {
   readonly isCompactionDue: boolean;
   /** Messages that contradicted what is committed here; see {@link Raft}. */
   readonly contradictions: number;
+  /**
+   * This term's leader has another log than what is committed here: this node cannot take part any
+   * more, and has to be started anew, with an empty store.
+   */
+  readonly hasOtherLog: boolean;
 }

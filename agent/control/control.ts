@@ -895,8 +895,9 @@ export class Control {
       if (this.#renewSent.size <= 32) break;
       this.#renewSent.delete(old);
     }
-    const { role, leader } = raft;
-    const [node, incarnation, report] = [this.#node, this.#incarnation, this.#report];
+    const { role, leader, hasOtherLog } = raft;
+    const [node, incarnation] = [this.#node, this.#incarnation];
+    const report = { ...this.#report, hasOtherLog };
     if (role === "leader") {
       this.#reports.set(node, { report, atMs: this.#nowMs });
       this.#read({ node, incarnation, id, address: "" });
@@ -1317,6 +1318,7 @@ export class Control {
     if (raft === null) return;
     raft.tick(this.#nowMs);
     this.#lookForLeader();
+    this.#lookAtOwnLog(raft);
     this.#proposeUp();
     if (this.#nowMs - this.#dutiesMs >= DUTIES_MS) {
       this.#dutiesMs = this.#nowMs;
@@ -1340,6 +1342,18 @@ export class Control {
     }
   }
   #lookedMs = -Infinity;
+
+  /** Nothing that the cluster decides gets here any more: said once per term, and shown in every status. */
+  #lookAtOwnLog({ hasOtherLog, term, leader }: Raft): void {
+    if (!hasOtherLog || this.#otherLogTerm === term) return;
+    this.#otherLogTerm = term;
+    this.#host.log.error(
+      "this node has another log of consensus than its cluster, and takes no part any more: take it out, and start it " +
+        "with an empty store ('kelpie status' says how)",
+      { leader: findNode(this.#map, leader)?.name ?? leader, term },
+    );
+  }
+  #otherLogTerm = 0;
 
   /** What a leader looks after. */
   #lead(): void {

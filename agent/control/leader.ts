@@ -22,6 +22,7 @@ import type { MemberView } from "../gossip/gossip.ts";
 import {
   type ClusterMap,
   commonLevel,
+  copiesMinOfPool,
   findNode,
   type MapCommand,
   type NodeEntry,
@@ -98,8 +99,11 @@ export class LeaderDuties {
   readonly #upSince = new Map<number, { incarnation: number; epoch: number }>();
   readonly #holds = new Map<number, Hold>();
   readonly #complaints = new Map<string, number>();
-  /** `targetsEpoch` for which all targets are as they should be. */
+  /** `targetsEpoch` for which all targets are as they should be, with disks and settings that ask for as many copies. */
   #placedEpoch = -1;
+  #placedDisks: ClusterMap["disks"] | null = null;
+  #placedSettings: ClusterMap["settings"] | null = null;
+  #placedMinima = "";
   #isBraking = false;
 
   /** A new term: nothing is remembered. */
@@ -363,7 +367,14 @@ export class LeaderDuties {
   // --------------------------------------------------------------------------------------- targets
 
   #lookAtTargets({ map }: LeaderSituation, commands: MapCommand[]): void {
-    if (map.targetsEpoch === this.#placedEpoch) return;
+    const isSame = map.disks === this.#placedDisks && map.settings === this.#placedSettings;
+    if (isSame && map.targetsEpoch === this.#placedEpoch) return;
+    const minima = map.pools.map((pool) => copiesMinOfPool(map, pool)).join();
+    this.#placedDisks = map.disks;
+    this.#placedSettings = map.settings;
+    if (minima === this.#placedMinima && map.targetsEpoch === this.#placedEpoch) return;
+    this.#placedMinima = minima;
+    this.#placedEpoch = -1;
     const storage = storageNodes(map).filter((node) => node.availability === "in");
     const needed = storage.length * PGS_PER_NODE_MIN;
     for (const pool of map.pools) {

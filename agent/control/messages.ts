@@ -71,6 +71,8 @@ export interface NodeReport {
   readonly paths: readonly PathReport[];
   /** Another program is installed than the one that runs; null: cannot be said. */
   readonly isProgramNew: boolean | null;
+  /** Its log of consensus contradicts the leader's: it cannot take part any more. */
+  readonly hasOtherLog: boolean;
 }
 
 /** States of a data path as they travel: `PathState` of `paths/store_set.ts`. Only appended to. */
@@ -105,6 +107,7 @@ export const EMPTY_REPORT: NodeReport = {
   lostLogs: [],
   paths: [],
   isProgramNew: null,
+  hasOtherLog: false,
 };
 
 /** A control message. */
@@ -228,12 +231,14 @@ function reportFields(report: NodeReport): unknown[] {
 }
 
 /** What came later: only where there is something to say. */
-function laterFields({ lostLogs, paths, isProgramNew }: NodeReport): unknown[] {
-  if (lostLogs.length + paths.length === 0 && isProgramNew === null) return [];
+function laterFields({ lostLogs, paths, isProgramNew, hasOtherLog }: NodeReport): unknown[] {
+  const isMore = lostLogs.length + paths.length > 0 || isProgramNew !== null || hasOtherLog;
+  if (!isMore) return [];
   return [
     lostLogs.slice(0, REPORT_LIST_MAX),
     paths.slice(0, REPORT_LIST_MAX).map(pathFields),
     isProgramNew,
+    ...(hasOtherLog ? [hasOtherLog] : []),
   ];
 }
 
@@ -332,6 +337,7 @@ function readReport(value: unknown): NodeReport | null {
     lostLogs = [],
     paths = [],
     isProgramNew = null,
+    hasOtherLog = false,
   ] = value;
   const isRight = isCounts(unreachable) && isCounts(disconnected) && isCount(usedBytes) &&
     isCount(capacityBytes) && typeof isFull === "boolean" && isCount(joiningGroups) &&
@@ -339,7 +345,8 @@ function readReport(value: unknown): NodeReport | null {
     isList(waiting, REPORT_LIST_MAX) && isCount(damagedBlocks) &&
     isCount(copyBytesPerSecond) && isCount(epoch) &&
     isCounts(lostLogs) && isList(paths, REPORT_LIST_MAX) &&
-    (isProgramNew === null || typeof isProgramNew === "boolean");
+    (isProgramNew === null || typeof isProgramNew === "boolean") &&
+    typeof hasOtherLog === "boolean";
   if (!isRight) return null;
   const known = paths.map(readPath);
   if (known.some((path) => path === null)) return null;
@@ -365,6 +372,7 @@ function readReport(value: unknown): NodeReport | null {
     lostLogs,
     paths: known as PathReport[],
     isProgramNew,
+    hasOtherLog,
   };
 }
 

@@ -16,7 +16,7 @@
  *
  * @module
  */
-import { closeFd, createEventFd } from "../platform/linux/libc.ts";
+import { check, closeFd, createEventFd, libc } from "../platform/linux/libc.ts";
 import { BackEndSocket, turn, WAIT_SLICE_MS } from "./back_end_socket.ts";
 import { DriverQueue, QUEUE_SIZE_MAX, queueBytes, type QueueShape } from "./driver_queue.ts";
 import { BackEndError } from "./error.ts";
@@ -49,6 +49,9 @@ import { ProtocolFeature, Request } from "./vhost_user.ts";
 
 /** Tokens of the poller. */
 const SOCKET = 0, CALL = 1, ERROR = 2;
+
+/** fcntl(2) */
+const F_DUPFD_CLOEXEC = 1030;
 
 /** Most queues: as many as SET_VRING_KICK can name. */
 const QUEUES_MAX = 256;
@@ -348,6 +351,23 @@ export class FrontEnd {
     const isReady = this.hasUsed();
     for (let index = 0; index < this.queues.length; index++) this.queues[index].disarm();
     return isReady;
+  }
+
+  /**
+   * A descriptor that is signalled when a queue has something to reap and was armed, for loops that sleep elsewhere. A
+   * duplicate: it is the caller's to close.
+   */
+  duplicateCallFd(): number {
+    return check(libc.fcntl(this.#callFd, F_DUPFD_CLOEXEC, 0), "duplicating an eventfd");
+  }
+
+  /**
+   * Looks whether the back end is there and well, for loops that do not {@linkcode wait}.
+   *
+   * @throws BackEndError `disconnected` or `protocol`
+   */
+  checkAlive(): void {
+    this.#poll(0);
   }
 
   #poll(timeoutMs: number): void {

@@ -41,6 +41,10 @@ export interface DiskCounters {
   readBytes: number;
   writtenBytes: number;
   errors: number;
+  /** Requests that the disk's limits held back. */
+  heldRequests: number;
+  /** For how long they held any back, in milliseconds. */
+  heldMs: number;
 }
 
 /** What the data plane knows of one disk. */
@@ -49,6 +53,19 @@ export interface DiskStatus {
   allocatedBytes: number;
   sessions: SessionStatus[];
   counters: DiskCounters;
+}
+
+/** What a part of a disk is. */
+export const EXTENT_STATES = ["data", "zero", "hole", "unknown"] as const;
+/** One of {@linkcode EXTENT_STATES}. */
+export type ExtentState = typeof EXTENT_STATES[number];
+
+/** A part of a disk that is all of one kind. */
+export interface Extent {
+  /** Bytes, > 0. */
+  readonly lengthBytes: number;
+  /** `data`; `zero`: zeros that were put there; `hole`: nothing was; `unknown`: this node cannot say. */
+  readonly state: ExtentState;
 }
 
 /** A block whose data could not be verified. */
@@ -182,6 +199,11 @@ export interface NodeStatus {
    * does not count for any decision until enough other voters have all of it.
    */
   hasLostLog: boolean;
+  /**
+   * Its log of consensus contradicts that of the cluster, which has been recovered without it: it takes
+   * no part any more, and has to join anew with an empty store.
+   */
+  hasOtherLog: boolean;
   /** Its data paths; empty: it has not reported. */
   paths: PathStatus[];
   /** Another program is installed there than the one that runs; null: cannot be said. */
@@ -242,6 +264,8 @@ export interface ControlBackend {
   info(): AgentInfo;
   /** The map now; never changed in place. */
   map(): ClusterMap;
+  /** Resolves with the map that follows the one now; stays open while nothing changes. */
+  nextMap(): Promise<ClusterMap>;
   /**
    * Applies a command: durable and carried out (sockets, layers) when this resolves.
    * Rejects with the map's own error when the command does not fit, and then nothing has changed.
@@ -251,6 +275,16 @@ export interface ControlBackend {
   leaseTime(disk: DiskEntry): LeaseTime | null;
   /** Rejects when the disk does not exist. */
   diskStatus(name: string): Promise<DiskStatus>;
+  /**
+   * Which parts of a disk hold data, as far as this node's own copies tell. Rejects when the disk does not exist.
+   *
+   * @param range within the disk
+   * @returns one after the other from the range's first byte on: all of the range, or as much as one answer holds
+   */
+  extents(
+    name: string,
+    range: { readonly offsetBytes: number; readonly lengthBytes: number },
+  ): Promise<Extent[]>;
   /**
    * Ends every session of a disk: what is under way is finished first, then the front ends are
    * disconnected. Resolves when none is left; rejects when the disk does not exist.

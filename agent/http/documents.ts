@@ -10,13 +10,14 @@
 
 import type { ControlError } from "../map/errors.ts";
 import type { GroupSummary } from "../map/group_summary.ts";
-import type { Attributes, LossEntry, Settings } from "../map/map.ts";
+import type { Attributes, Limits, LossEntry, Settings } from "../map/map.ts";
 import type { Problem } from "../problems.ts";
 import type {
   AgentInfo,
   CheckReport,
   ClusterStatus,
   DiskCounters,
+  Extent,
   LockState,
   NodeStatus,
   SessionStatus,
@@ -51,8 +52,20 @@ export interface DiskDocument {
   readonly createdMs: number;
   /** Fencing number of the newest lease; 0 before the first. */
   readonly generation: number;
+  /** Id of the disk that it descends from, or its own: disks of one family share data and places. */
+  readonly family: number;
   /** Layer ids, newest first. */
   readonly layers: readonly number[];
+  /** `DISK@NAME` of the nearest snapshot of another disk that it goes on from; null: there is none (any more). */
+  readonly origin: string | null;
+  /** Names of its snapshots, oldest first. */
+  readonly snapshots: readonly string[];
+  /** Names of its schedules. */
+  readonly schedules: readonly string[];
+  /** How fast it may be used. */
+  readonly limits: Limits;
+  /** Blocks of zeros that guests write are kept as holes. */
+  readonly detectZeroes: boolean;
   readonly attributes: Attributes;
   /** Where QEMU connects. */
   readonly socket: string;
@@ -61,6 +74,142 @@ export interface DiskDocument {
   /** Front ends that are connected. */
   readonly sessions: readonly SessionStatus[];
   readonly counters: DiskCounters;
+}
+
+/** Body of `POST /v1/disks/{name}/extents`. */
+export interface ExtentsRequest {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+/** Answer to `POST /v1/disks/{name}/extents`. */
+export interface ExtentsDocument {
+  /** As it was asked for. */
+  readonly offsetBytes: number;
+  /** One after the other from there on: all of what was asked for, or as much of it as one answer holds. */
+  readonly extents: readonly Extent[];
+}
+
+/** One snapshot, in `GET /v1/snapshots` and wherever a snapshot is the answer. */
+export interface SnapshotDocument {
+  /** Name of its disk. */
+  readonly disk: string;
+  /** Without the disk's. */
+  readonly name: string;
+  /** Id of its newest layer, by which it is known: never used twice. */
+  readonly layer: number;
+  /** Size of the disk when it was taken. */
+  readonly sizeBytes: number;
+  readonly createdMs: number;
+  /** It cannot be deleted. */
+  readonly isProtected: boolean;
+  /** Writes that were given out before are still on their way into it: it cannot be used yet. */
+  readonly isTaking: boolean;
+  /** `DISK@NAME` of the snapshot that it goes on from, of this or of another disk; null: none. */
+  readonly parent: string | null;
+  /** Names of the disks that were cloned from it, sorted. */
+  readonly clones: readonly string[];
+  /** Name of the schedule that took it; null: none that there still is. */
+  readonly schedule: string | null;
+  /** Where it can be read; null: the path would be too long for a socket. */
+  readonly socket: string | null;
+}
+
+/** `GET /v1/snapshots` and its like. */
+export interface SnapshotListDocument {
+  /** By disk, and each disk's oldest first. */
+  readonly snapshots: readonly SnapshotDocument[];
+}
+
+/** Body of `POST /v1/snapshots`. */
+export interface CreateSnapshotsRequest {
+  /** Names of disks, each once: one point in time across all of them. */
+  readonly disks: readonly string[];
+  /** What the snapshot of each of them is called. */
+  readonly name: string;
+}
+
+/** Body of `PATCH /v1/disks/{name}/snapshots/{snapshot}`: what is left out stays as it is. */
+export interface ChangeSnapshotRequest {
+  /** The new name, without the disk's. */
+  readonly name?: string;
+  readonly isProtected?: boolean;
+}
+
+/** Body of `POST /v1/disks/{name}/snapshots/{snapshot}/clone`. */
+export interface CloneDiskRequest {
+  /** Name of the new disk. */
+  readonly name: string;
+  readonly readOnly?: boolean;
+  readonly attributes?: Attributes;
+}
+
+/** A disk that was deleted, and can be had back. */
+export interface DeletedDiskDocument {
+  readonly id: number;
+  /** As it was called; another disk, or others in the trash, may have the same name. */
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly createdMs: number;
+  readonly deletedMs: number;
+  /** When it goes for good. */
+  readonly expiresMs: number;
+  /** Names of its snapshots, oldest first. */
+  readonly snapshots: readonly string[];
+  readonly attributes: Attributes;
+}
+
+/** `GET /v1/trash`. */
+export interface TrashDocument {
+  /** Sorted by id. */
+  readonly disks: readonly DeletedDiskDocument[];
+}
+
+/** Body of `POST /v1/trash/{deleted}/restore`. */
+export interface RestoreDiskRequest {
+  /** What it is called from now on; left out: as it was. */
+  readonly name?: string;
+}
+
+/** Snapshots of a disk that the cluster takes and deletes by itself. */
+export interface ScheduleDocument {
+  /** Name of the disk. */
+  readonly disk: string;
+  /** Its snapshots are called `NAME-20260102T030405Z`. */
+  readonly name: string;
+  /** Time between two, in milliseconds: at multiples of it since 1970. */
+  readonly everyMs: number;
+  /** How many of the newest are kept. */
+  readonly keep: number;
+  /** Of those that are older, the newest one of so many days, weeks and months (UTC) is kept. */
+  readonly keepDaily: number;
+  readonly keepWeekly: number;
+  readonly keepMonthly: number;
+  readonly createdMs: number;
+  /** How many of its snapshots are there. */
+  readonly snapshots: number;
+  /** When the newest of them was taken; null: there is none. */
+  readonly lastMs: number | null;
+  /** When the next one is due. */
+  readonly nextMs: number;
+  /** It has been without the newest for more than a period and a minute: `problems` of the status say why. */
+  readonly isLate: boolean;
+}
+
+/** `GET /v1/schedules` and its like. */
+export interface ScheduleListDocument {
+  /** By disk, and each disk's by name. */
+  readonly schedules: readonly ScheduleDocument[];
+}
+
+/** Body of `PUT /v1/disks/{name}/schedules/{schedule}`; see {@linkcode ScheduleDocument}. */
+export interface ScheduleRequest {
+  readonly everyMs: number;
+  readonly keep: number;
+  /** 0 where it is left out, and so for those below. */
+  readonly keepDaily?: number;
+  readonly keepWeekly?: number;
+  readonly keepMonthly?: number;
 }
 
 /** Who has a disk open, in `GET /v1/locks`. */
@@ -127,6 +276,7 @@ export interface CreateDiskRequest {
   /** Fewest copies with which it may be written. */
   readonly copiesMin?: number;
   readonly attributes?: Attributes;
+  readonly detectZeroes?: boolean;
 }
 
 /** Body of `PATCH /v1/disks/{name}`: what is left out stays as it is. */
@@ -143,6 +293,11 @@ export interface ChangeDiskRequest {
   readonly copiesMin?: number | null;
   /** Replaces all attributes. */
   readonly attributes?: Attributes;
+  /** Changes single attributes, after `attributes`: their new values, or null for those that go. */
+  readonly setAttributes?: Readonly<Record<string, string | null>>;
+  /** Replaces all limits; what is left out is 0: none. */
+  readonly limits?: Partial<Limits>;
+  readonly detectZeroes?: boolean;
 }
 
 /** `GET /v1/cluster`: what the node that was asked knows of its cluster. */
@@ -224,7 +379,7 @@ export interface PlanDocument {
   readonly replicasWithoutSource: number;
   /** PGs that will have fewer copies than now: there are not enough nodes for them. */
   readonly groupsWithFewer: number;
-  /** PGs that stay where they are, because no node takes any data. */
+  /** PGs that stay where they are, because no node takes data, or too few do to be written to. */
   readonly groupsImmovable: number;
   /** PGs of which the node has the only complete copy. */
   readonly onlyCopies: number;
@@ -244,6 +399,8 @@ export interface ChangeSettingsRequest {
   readonly outAfterMs?: number;
   /** Data between nodes is authenticated, and not encrypted. */
   readonly trustedNetwork?: boolean;
+  /** How long disks that are deleted from now on stay in the trash; 0: they go at once. */
+  readonly trashMs?: number;
 }
 
 /** Answer of `GET /v1/cluster/secret`. */

@@ -73,6 +73,22 @@ const DISK_FAMILIES: readonly Family<DiskDocument>[] = [
   counter("disk_read_bytes_total", "Bytes read.", (disk) => disk.counters.readBytes),
   counter("disk_written_bytes_total", "Bytes written.", (disk) => disk.counters.writtenBytes),
   counter("disk_errors_total", "Requests that failed.", (disk) => disk.counters.errors),
+  counter(
+    "disk_held_requests_total",
+    "Requests that the disk's limits held back.",
+    (disk) => disk.counters.heldRequests,
+  ),
+  counter(
+    "disk_held_seconds_total",
+    "Time for which the disk's limits held requests back.",
+    (disk) => disk.counters.heldMs / 1000,
+  ),
+  gauge("disk_limit_iops", "Limit of requests per second; 0: none.", (disk) => disk.limits.iops),
+  gauge(
+    "disk_limit_bytes_per_second",
+    "Limit of bytes per second; 0: none.",
+    (disk) => disk.limits.bytesPerSecond,
+  ),
 ];
 
 const CLUSTER_FAMILIES: readonly Family<ClusterStatus>[] = [
@@ -148,6 +164,11 @@ const NODE_FAMILIES: readonly Family<NodeStatus>[] = [
     "node_lost_log",
     "1 when it came back without a part of the log of consensus, and does not count for now.",
     (of) => Number(of.hasLostLog),
+  ),
+  gauge(
+    "node_other_log",
+    "1 when its log of consensus is not the cluster's: it has to join anew, with an empty store.",
+    (of) => Number(of.hasOtherLog),
   ),
 ];
 

@@ -11,19 +11,25 @@ import {
   ATTRIBUTE_KEY_LENGTH_MAX,
   ATTRIBUTE_VALUE_LENGTH_MAX,
   ATTRIBUTES_MAX,
+  BURST_SECONDS_MAX,
   COPIES_MAX,
   ID_MAX,
   LAYERS_MAX,
+  LIMIT_MAX,
   NODE_ID_MAX,
   NODE_NAME_LENGTH_MAX,
   OUT_AFTER_MS_MAX,
   OUT_AFTER_MS_MIN,
+  SCHEDULE_EVERY_MS_MIN,
+  SNAPSHOT_DISKS_MAX,
+  SNAPSHOTS_PER_DISK_MAX,
+  TRASH_MS_MAX,
   WEIGHT_MAX,
 } from "../map/map.ts";
 import { DISK_NAME_LENGTH_MAX, DISK_NAME_PATTERN } from "../map/names.ts";
 import { CACHE_MODES, LOG_LEVELS } from "../config.ts";
 import { PROBLEM_CODES } from "../problems.ts";
-import { GOSSIP_STATES, LOCK_STATES, PATH_STATES } from "./backend.ts";
+import { EXTENT_STATES, GOSSIP_STATES, LOCK_STATES, PATH_STATES } from "./backend.ts";
 
 /** The part of JSON Schema 2020-12 that this API uses. */
 export interface Schema {
@@ -78,6 +84,64 @@ const diskName: Schema = {
   maxLength: DISK_NAME_LENGTH_MAX,
   description: "Name of a disk",
   examples: ["web-01"],
+};
+
+const snapshotName: Schema = {
+  ...diskName,
+  description: "Name of a snapshot, without its disk's",
+  examples: ["before-upgrade"],
+};
+
+const scheduleName: Schema = {
+  ...diskName,
+  description: "Name of a schedule: its snapshots are named after it",
+  examples: ["hourly"],
+};
+
+const fullSnapshotName = (description: string): Schema => ({
+  type: ["string", "null"],
+  description: `${description}, as DISK@NAME; null: none`,
+});
+
+const diskId: Schema = {
+  type: "integer",
+  minimum: 1,
+  maximum: ID_MAX,
+  description: "Never used twice",
+};
+
+const trashMs: Schema = {
+  type: "integer",
+  minimum: 0,
+  maximum: TRASH_MS_MAX,
+  description: "How long deleted disks stay in the trash; 0: they go at once",
+};
+
+const limit = (description: string): Schema => ({
+  type: "integer",
+  minimum: 0,
+  maximum: LIMIT_MAX,
+  description: `${description}; 0: no limit`,
+});
+
+const kept = (minimum: number, description: string): Schema => ({
+  type: "integer",
+  minimum,
+  maximum: SNAPSHOTS_PER_DISK_MAX,
+  description,
+});
+
+const SCHEDULE = {
+  everyMs: {
+    type: "integer",
+    minimum: SCHEDULE_EVERY_MS_MIN,
+    maximum: OUT_AFTER_MS_MAX,
+    description: "Time between two in milliseconds: at multiples of it since 1970",
+  },
+  keep: kept(1, "How many of the newest are kept"),
+  keepDaily: kept(0, "Of so many days (UTC) the newest of those that are older is kept, too"),
+  keepWeekly: kept(0, "The same for weeks, which begin on Mondays"),
+  keepMonthly: kept(0, "The same for months"),
 };
 
 const sizeBytes: Schema = {
@@ -188,6 +252,9 @@ const NODE_STATUS = {
   damagedBlocks: count("Blocks of its store that could not be verified"),
   isFull: flag("Its store takes no new writes"),
   hasLostLog: flag("Came back without a part of the log of consensus: does not count for now"),
+  hasOtherLog: flag(
+    "Its log of consensus is not the cluster's: has to join anew, with an empty store",
+  ),
   paths: list(ref("DataPath"), "Its data paths; empty: it has not reported"),
   isProgramNew: {
     type: ["boolean", "null"],
@@ -205,6 +272,21 @@ const CLUSTER_STATUS = {
   waiting: list(ref("WaitingDisk"), "Disks of which requests wait"),
   notes: list(text("One line"), "What else people should know"),
 };
+
+const LIMITS = {
+  iops: limit("Requests per second"),
+  bytesPerSecond: limit("Bytes per second that are read and written"),
+  burstIops: limit("Requests per second for burstSeconds after a time of less use"),
+  burstBytesPerSecond: limit("Bytes per second for burstSeconds after a time of less use"),
+  burstSeconds: {
+    type: "integer",
+    minimum: 0,
+    maximum: BURST_SECONDS_MAX,
+    description: "How long bursts may be, at their full rate; 0: there are none",
+  },
+} satisfies Readonly<Record<string, Schema>>;
+
+const detectZeroes = flag("Blocks of zeros that guests write are kept as holes");
 
 const CHANGE_NODE = {
   availability: {
@@ -252,10 +334,18 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     readBytes: count("Bytes read"),
     writtenBytes: count("Bytes written"),
     errors: count("Requests that failed"),
+    heldRequests: count("Requests that the disk's limits held back"),
+    heldMs: count("For how long they held any back, in milliseconds"),
   }),
+  Limits: record("How fast a disk may be used, by all its front ends together", LIMITS),
+  ChangeLimits: record(
+    "New limits of a disk; what is left out is 0: no limit",
+    LIMITS,
+    Object.keys(LIMITS),
+  ),
   Disk: record("A disk", {
     name: diskName,
-    id: { type: "integer", minimum: 1, maximum: ID_MAX, description: "Never used twice" },
+    id: diskId,
     sizeBytes,
     allocatedBytes: count("Bytes of data that the disk's own layers hold in the store"),
     readOnly: flag("Guests may only read"),
@@ -265,6 +355,10 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     openOn: maybeText("Name of the node where it is open for writing, or null"),
     createdMs: milliseconds("When it was made"),
     generation: count("Fencing number of the newest lease; 0 before the first"),
+    family: {
+      ...diskId,
+      description: "Id of the disk that it descends from, or its own: relatives share data",
+    },
     layers: {
       type: "array",
       items: { type: "integer", minimum: 1, maximum: ID_MAX },
@@ -272,13 +366,111 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
       maxItems: LAYERS_MAX,
       description: "Layer ids, newest first",
     },
+    origin: fullSnapshotName("Nearest snapshot of another disk that it goes on from"),
+    snapshots: list(snapshotName, "Oldest first"),
+    schedules: list(scheduleName, "By name"),
     attributes: ref("Attributes"),
+    limits: ref("Limits"),
+    detectZeroes,
     socket: text("Where QEMU connects"),
     readOnlySocket: text("The same, to look on without taking the lease"),
     sessions: list(ref("Session"), "Front ends that are connected"),
     counters: ref("DiskCounters"),
   }),
+  ExtentsRequest: record("A part of a disk", {
+    offsetBytes: count("Its first byte"),
+    lengthBytes: { type: "integer", minimum: 1, description: "How many bytes" },
+  }),
+  Extent: record("A part of a disk that is all of one kind", {
+    lengthBytes: { type: "integer", minimum: 1, description: "How many bytes" },
+    state: {
+      type: "string",
+      enum: EXTENT_STATES,
+      description: "data; zero: zeros that were put there; hole: nothing was; unknown: this node " +
+        "has no copy of it, or none that could be read now",
+    },
+  }),
+  Extents: record("What a part of a disk is made of", {
+    offsetBytes: count("First byte, as it was asked for"),
+    extents: list(
+      ref("Extent"),
+      "One after the other; all of what was asked for, or as much of it as one answer holds",
+    ),
+  }),
   DiskList: record("All disks", { disks: list(ref("Disk"), "Sorted by name") }),
+  Snapshot: record("A snapshot of a disk", {
+    disk: diskName,
+    name: snapshotName,
+    layer: { ...diskId, description: "Id of its newest layer; never used twice" },
+    sizeBytes: { ...sizeBytes, description: "Size of the disk when it was taken" },
+    createdMs: milliseconds("When it was taken"),
+    isProtected: flag("It cannot be deleted"),
+    isTaking: flag("Writes of before are still on their way into it: it cannot be used yet"),
+    parent: fullSnapshotName("Snapshot that it goes on from"),
+    clones: list(diskName, "Disks that were cloned from it"),
+    schedule: maybeText("Name of the schedule that took it; null: none that there still is"),
+    socket: maybeText("Where it can be read; null: the path would be too long for a socket"),
+  }),
+  SnapshotList: record("Snapshots", {
+    snapshots: list(ref("Snapshot"), "By disk, and each disk's oldest first"),
+  }),
+  CreateSnapshots: record("Snapshots to take, all of them at one point in time, or none", {
+    disks: {
+      ...list(diskName, "Names of disks, each once"),
+      minItems: 1,
+      maxItems: SNAPSHOT_DISKS_MAX,
+    },
+    name: { ...snapshotName, description: "What the snapshot of each of them is called" },
+  }),
+  ChangeSnapshot: {
+    ...record("What to change about a snapshot", {
+      name: { ...snapshotName, description: "The new name, without the disk's" },
+      isProtected: flag("It cannot be deleted"),
+    }, ["name", "isProtected"]),
+    minProperties: 1,
+  },
+  CloneDisk: record("A disk to make that begins as a snapshot is", {
+    name: { ...diskName, description: "Name of the new disk" },
+    readOnly: flag("Guests may only read"),
+    attributes: ref("Attributes"),
+  }, ["readOnly", "attributes"]),
+  DeletedDisk: record("A disk in the trash", {
+    id: diskId,
+    name: { ...diskName, description: "As it was called; others may have the same name" },
+    sizeBytes,
+    createdMs: milliseconds("When it was made"),
+    deletedMs: milliseconds("When it was deleted"),
+    expiresMs: milliseconds("When it goes for good"),
+    snapshots: list(snapshotName, "Oldest first"),
+    attributes: ref("Attributes"),
+  }),
+  Trash: record("Disks that were deleted, and can be had back", {
+    disks: list(ref("DeletedDisk"), "Sorted by id"),
+  }),
+  RestoreDisk: record("How to bring a disk back", {
+    name: { ...diskName, description: "What it is called from now on; left out: as it was" },
+  }, ["name"]),
+  Schedule: record("Snapshots of a disk that the cluster takes and deletes by itself", {
+    disk: diskName,
+    name: scheduleName,
+    ...SCHEDULE,
+    createdMs: milliseconds("When it was made: nothing before is missed"),
+    snapshots: count("How many of its snapshots are there"),
+    lastMs: {
+      ...milliseconds("When the newest of them was taken; null: there is none"),
+      type: ["integer", "null"],
+    },
+    nextMs: milliseconds("When the next one is due"),
+    isLate: flag("It has been without the newest for more than a period and a minute"),
+  }),
+  ScheduleList: record("Schedules", {
+    schedules: list(ref("Schedule"), "By disk, and each disk's by name"),
+  }),
+  SetSchedule: record(
+    "A schedule to make, or to change",
+    SCHEDULE,
+    ["keepDaily", "keepWeekly", "keepMonthly"],
+  ),
   Lock: record("Who has a disk open for writing", {
     disk: diskName,
     node: text("Name of the node"),
@@ -307,7 +499,8 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     copies,
     copiesMin,
     attributes: ref("Attributes"),
-  }, ["readOnly", "copies", "copiesMin", "attributes"]),
+    detectZeroes,
+  }, ["readOnly", "copies", "copiesMin", "attributes", "detectZeroes"]),
   ChangeDisk: {
     ...record(
       "What to change about a disk; all of it fits, or nothing is changed",
@@ -319,8 +512,29 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
         copies,
         copiesMin: copiesMinOrDefault,
         attributes: ref("Attributes"),
+        setAttributes: {
+          type: "object",
+          description: "Changes single attributes: their new values, or null for those that go",
+          additionalProperties: {
+            type: ["string", "null"],
+            maxLength: ATTRIBUTE_VALUE_LENGTH_MAX,
+          },
+        },
+        limits: ref("ChangeLimits"),
+        detectZeroes,
       },
-      ["name", "sizeBytes", "shrink", "readOnly", "copies", "copiesMin", "attributes"],
+      [
+        "name",
+        "sizeBytes",
+        "shrink",
+        "readOnly",
+        "copies",
+        "copiesMin",
+        "attributes",
+        "setAttributes",
+        "limits",
+        "detectZeroes",
+      ],
     ),
     minProperties: 1,
   },
@@ -415,7 +629,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     copiesMin: copiesMinOrDefault,
     outAfterMs: count("How long a node may be down before its data is made anew elsewhere"),
     trustedNetwork: flag("Data between nodes is authenticated, and not encrypted"),
-    trashMs: count("How long deleted disks stay in the trash, in milliseconds; 0: they go at once"),
+    trashMs,
   }),
   ChangeSettings: {
     ...record("Settings to change", {
@@ -428,7 +642,8 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
         description: "How long a node may be down before its data is made anew elsewhere",
       },
       trustedNetwork: flag("Data between nodes is authenticated, and not encrypted"),
-    }, ["copies", "copiesMin", "outAfterMs", "trustedNetwork"]),
+      trashMs,
+    }, ["copies", "copiesMin", "outAfterMs", "trustedNetwork", "trashMs"]),
     minProperties: 1,
   },
   Loss: record("Data that was given up by command", {
@@ -477,7 +692,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     isRateMeasured: flag("The rate is that of the copying that goes on now; else it is assumed"),
     replicasWithoutSource: count("Copies that nobody who is there can give"),
     groupsWithFewer: count("Placement groups that will have fewer copies than now"),
-    groupsImmovable: count("Placement groups that stay: no node takes any data"),
+    groupsImmovable: count("Placement groups that stay: too few nodes take data"),
     onlyCopies: count("Placement groups of which the node has the only complete copy"),
     openDisks: list(text("Name of a disk"), "Disks that are open on the node"),
     nodes: list(
@@ -548,6 +763,17 @@ const nameParameter = { name: "name", in: "path", required: true, schema: diskNa
 
 const nodeParameter = { name: "node", in: "path", required: true, schema: nodeName };
 
+const snapshotParameter = { name: "snapshot", in: "path", required: true, schema: snapshotName };
+
+const scheduleParameter = { name: "schedule", in: "path", required: true, schema: scheduleName };
+
+const deletedParameter = {
+  name: "deleted",
+  in: "path",
+  required: true,
+  schema: { ...diskName, description: "Name of a disk in the trash, or its id" },
+};
+
 const queryFlag = (name: string, description: string) => ({
   name,
   in: "query",
@@ -603,15 +829,135 @@ export const OPENAPI = {
       },
       patch: {
         operationId: "changeDisk",
-        summary: "Changes size, name or attributes",
+        summary: "Changes size, name, attributes or the like",
         requestBody: body("ChangeDisk"),
         responses: answer(200, "Disk", "The disk as it is now"),
       },
       delete: {
         operationId: "deleteDisk",
-        summary: "Deletes a disk and its data",
-        parameters: [queryFlag("force", "1 disconnects the guests that use the disk first")],
+        summary: "Deletes a disk and its snapshots, into the trash where the cluster has one",
+        parameters: [
+          queryFlag("force", "1 disconnects the guests that use the disk first"),
+          queryFlag("now", "1: for good, not into the trash"),
+        ],
         responses: nothing("The disk is gone"),
+      },
+    },
+    "/v1/snapshots": {
+      get: {
+        operationId: "listSnapshots",
+        summary: "Snapshots of all disks",
+        responses: answer(200, "SnapshotList", "The snapshots"),
+      },
+      post: {
+        operationId: "createSnapshots",
+        summary:
+          "Takes a snapshot of each of several disks, at one point in time; waits until they are complete, " +
+          "or else leaves none",
+        requestBody: body("CreateSnapshots"),
+        responses: answer(
+          201,
+          "SnapshotList",
+          "The snapshots, complete, in the order of the disks",
+        ),
+      },
+    },
+    "/v1/disks/{name}/snapshots": {
+      parameters: [nameParameter],
+      get: {
+        operationId: "listSnapshotsOfDisk",
+        summary: "Snapshots of a disk",
+        responses: answer(200, "SnapshotList", "The snapshots"),
+      },
+    },
+    "/v1/disks/{name}/snapshots/{snapshot}": {
+      parameters: [nameParameter, snapshotParameter],
+      get: {
+        operationId: "getSnapshot",
+        summary: "One snapshot",
+        responses: answer(200, "Snapshot", "The snapshot"),
+      },
+      patch: {
+        operationId: "changeSnapshot",
+        summary: "Renames a snapshot, protects it or gives it free",
+        requestBody: body("ChangeSnapshot"),
+        responses: answer(200, "Snapshot", "The snapshot as it is now"),
+      },
+      delete: {
+        operationId: "deleteSnapshot",
+        summary: "Deletes a snapshot; what others need of it stays",
+        responses: nothing("The snapshot is gone"),
+      },
+    },
+    "/v1/disks/{name}/snapshots/{snapshot}/clone": {
+      parameters: [nameParameter, snapshotParameter],
+      post: {
+        operationId: "cloneDisk",
+        summary: "Makes a disk that begins as a snapshot is",
+        requestBody: body("CloneDisk"),
+        responses: answer(201, "Disk", "The new disk"),
+      },
+    },
+    "/v1/disks/{name}/snapshots/{snapshot}/rollback": {
+      parameters: [nameParameter, snapshotParameter],
+      post: {
+        operationId: "rollbackDisk",
+        summary:
+          "Makes a disk that nobody uses as it was; what it holds now goes into the trash, as a disk of its name",
+        responses: answer(200, "Disk", "The disk as it is now"),
+      },
+    },
+    "/v1/disks/{name}/schedules": {
+      parameters: [nameParameter],
+      get: {
+        operationId: "listSchedulesOfDisk",
+        summary: "Schedules of a disk",
+        responses: answer(200, "ScheduleList", "The schedules"),
+      },
+    },
+    "/v1/disks/{name}/schedules/{schedule}": {
+      parameters: [nameParameter, scheduleParameter],
+      put: {
+        operationId: "setSchedule",
+        summary: "Makes a schedule, or changes the one of this name",
+        requestBody: body("SetSchedule"),
+        responses: answer(200, "Schedule", "The schedule as it is now"),
+      },
+      delete: {
+        operationId: "deleteSchedule",
+        summary: "Ends a schedule; its snapshots stay",
+        responses: nothing("The schedule is gone"),
+      },
+    },
+    "/v1/schedules": {
+      get: {
+        operationId: "listSchedules",
+        summary: "Schedules of all disks",
+        responses: answer(200, "ScheduleList", "The schedules"),
+      },
+    },
+    "/v1/trash": {
+      get: {
+        operationId: "listTrash",
+        summary: "Disks that were deleted, and can be had back",
+        responses: answer(200, "Trash", "The disks"),
+      },
+    },
+    "/v1/trash/{deleted}": {
+      parameters: [deletedParameter],
+      delete: {
+        operationId: "purgeDisk",
+        summary: "Ends a disk in the trash for good",
+        responses: nothing("The disk is gone"),
+      },
+    },
+    "/v1/trash/{deleted}/restore": {
+      parameters: [deletedParameter],
+      post: {
+        operationId: "restoreDisk",
+        summary: "Takes a disk out of the trash, with its snapshots",
+        requestBody: body("RestoreDisk"),
+        responses: answer(201, "Disk", "The disk"),
       },
     },
     "/v1/disks/{name}/release": {
@@ -620,6 +966,15 @@ export const OPENAPI = {
         operationId: "releaseDisk",
         summary: "Takes a disk away from the node where it is open, whatever goes on there",
         responses: answer(200, "Disk", "The disk as it is now"),
+      },
+    },
+    "/v1/disks/{name}/extents": {
+      parameters: [nameParameter],
+      post: {
+        operationId: "findExtents",
+        summary: "Which parts of a disk hold data, as far as this node knows; changes nothing",
+        requestBody: body("ExtentsRequest"),
+        responses: answer(200, "Extents", "The extents"),
       },
     },
     "/v1/locks": {

@@ -9,30 +9,29 @@
  */
 
 import { ControlFailure, unwrap } from "../map/errors.ts";
-import { copiesInSync, groupsOfNodes, NO_GROUPS } from "../map/group_summary.ts";
+import { groupsOfNodes, NO_GROUPS } from "../map/group_summary.ts";
 import {
   apply,
+  type Attributes,
   type ClusterMap,
-  copiesMinOf,
-  type DiskEntry,
-  diskMissing,
-  findDisk,
   findNode,
   findNodeByName,
+  type Limits,
+  NO_LIMITS,
   type NodeEntry,
 } from "../map/map.ts";
 import type { MapCommand } from "../map/map.ts";
-import { checkSocketPaths, diskSockets } from "../map/names.ts";
 import { previewNodeChange } from "../map/preview.ts";
 import { findNotes, findProblems, summarize } from "../problems.ts";
 import type {
   CheckReport,
   ClusterStatus,
-  ControlBackend,
   DiskStatus,
   GroupSummary,
   NodeStatus,
 } from "./backend.ts";
+import { type Call, checkSockets, Deadline, json, requireDisk, type Route } from "./call.ts";
+import { answerDisk, diskDescriber } from "./describe.ts";
 import type {
   ChangeDiskRequest,
   ChangeNodeRequest,
@@ -41,6 +40,8 @@ import type {
   ClusterDocument,
   CreateDiskRequest,
   DiskDocument,
+  ExtentsDocument,
+  ExtentsRequest,
   LockDocument,
   LockListDocument,
   LogLevelDocument,
@@ -54,6 +55,7 @@ import type {
 } from "./documents.ts";
 import { formatMetrics, METRICS_CONTENT_TYPE } from "./metrics.ts";
 import { OPENAPI } from "./openapi.ts";
+import { removeDisk, SNAPSHOT_ROUTES } from "./snapshot_routes.ts";
 
 /** Status questions under way at once: each is a message to the data plane and back. */
 const STATUS_CONCURRENCY_MAX = 32;
@@ -64,34 +66,6 @@ const CHECK_EVENTS_MAX = 16;
 /** Content type of a check's answer: one JSON document per line. */
 export const EVENTS_CONTENT_TYPE = "application/x-ndjson";
 
-/** One request on its way to its handler; everything in it has been checked for shape. */
-export interface Call {
-  readonly backend: ControlBackend;
-  /** The name of the disk or node from the path, or "". */
-  readonly name: string;
-  readonly query: URLSearchParams;
-  /** Has the shape of the route's `body`. */
-  readonly body: unknown;
-  /** How long the data plane may take to say how it is, in milliseconds. */
-  readonly statusTimeoutMs: number;
-  /** The server closes. */
-  readonly closing: AbortSignal;
-}
-
-/** One operation of the API. */
-export interface Route {
-  readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
-  /** As in the OpenAPI document; `{name}` (a disk) and `{node}` (a node's name or id) are one segment. */
-  readonly path: string;
-  /** Name of the body's schema; without it, no body may come. */
-  readonly body?: string;
-  /** Query parameters, each `0` or `1`. */
-  readonly query?: readonly string[];
-  /** Runs for as long as somebody reads: bounded apart. */
-  readonly streams?: boolean;
-  readonly handle: (call: Call) => Response | Promise<Response>;
-}
-
 /** The table. */
 export const ROUTES: readonly Route[] = [
   { method: "GET", path: "/v1/version", handle: getVersion },
@@ -100,8 +74,15 @@ export const ROUTES: readonly Route[] = [
   { method: "POST", path: "/v1/disks", body: "CreateDisk", handle: createDisk },
   { method: "GET", path: "/v1/disks/{name}", handle: (call) => answerDisk(200, call, call.name) },
   { method: "PATCH", path: "/v1/disks/{name}", body: "ChangeDisk", handle: changeDisk },
-  { method: "DELETE", path: "/v1/disks/{name}", query: ["force"], handle: deleteDisk },
+  { method: "DELETE", path: "/v1/disks/{name}", query: ["force", "now"], handle: deleteDisk },
   { method: "POST", path: "/v1/disks/{name}/release", handle: releaseDisk },
+  {
+    method: "POST",
+    path: "/v1/disks/{name}/extents",
+    body: "ExtentsRequest",
+    handle: findExtents,
+  },
+  ...SNAPSHOT_ROUTES,
   { method: "GET", path: "/v1/locks", handle: listLocks },
   { method: "POST", path: "/v1/disks/{name}/check", streams: true, handle: checkDisk },
   { method: "POST", path: "/v1/check", streams: true, handle: (call) => checkEvents(call, null) },
@@ -194,7 +175,10 @@ async function createDisk(call: Call): Promise<Response> {
 async function changeDisk(call: Call): Promise<Response> {
   const { backend, name } = call;
   const request = call.body as ChangeDiskRequest;
-  const commands = commandsFor(name, request);
+  const commands = commandsFor(name, {
+    ...request,
+    attributes: attributesFor(requireDisk(backend.map(), name).attributes, request),
+  });
   let map = backend.map();
   for (const command of commands) map = unwrap(apply(map, command)).map;
   if (request.name !== undefined) checkSockets(backend, request.name);
@@ -202,11 +186,33 @@ async function changeDisk(call: Call): Promise<Response> {
   return answerDisk(200, call, request.name ?? name);
 }
 
+/** All attributes of a disk as they shall be; undefined: as they are. */
+function attributesFor(
+  now: Attributes,
+  { attributes, setAttributes }: ChangeDiskRequest,
+): Attributes | undefined {
+  if (setAttributes === undefined) return attributes;
+  const next = new Map(Object.entries(attributes ?? now));
+  for (const [key, value] of Object.entries(setAttributes)) {
+    if (value === null) next.delete(key);
+    else next.set(key, value);
+  }
+  return Object.fromEntries(next);
+}
+
 /** The commands of a change. The new name comes last: the others go by the old one. */
 function commandsFor(name: string, request: ChangeDiskRequest): readonly MapCommand[] {
   const { sizeBytes, shrink, name: newName, readOnly, copies, copiesMin, attributes } = request;
+  const { limits, detectZeroes } = request;
   const commands: MapCommand[] = [];
-  const others = { readOnly, copies, copiesMin, attributes };
+  const others = {
+    readOnly,
+    copies,
+    copiesMin,
+    attributes,
+    limits: limits === undefined ? undefined : limitNumbers(limits),
+    detectZeroes,
+  };
   if (Object.values(others).some((value) => value !== undefined)) {
     commands.push({ kind: "change-disk", name, ...others });
   }
@@ -215,9 +221,13 @@ function commandsFor(name: string, request: ChangeDiskRequest): readonly MapComm
   return commands;
 }
 
-function checkSockets(backend: ControlBackend, name: string): void {
-  const error = checkSocketPaths(backend.info().runDir, name);
-  if (error !== null) throw new ControlFailure(error);
+/** Limits as a command has them. */
+function limitNumbers(limits: Partial<Limits>): readonly number[] {
+  const { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds } = {
+    ...NO_LIMITS,
+    ...limits,
+  };
+  return [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds];
 }
 
 async function deleteDisk(call: Call): Promise<Response> {
@@ -225,7 +235,7 @@ async function deleteDisk(call: Call): Promise<Response> {
   requireDisk(backend.map(), name);
   if (call.query.get("force") === "1") await backend.closeSessions(name);
   else await refuseBusy(call);
-  await backend.propose({ kind: "delete-disk", name });
+  await removeDisk(call);
   return new Response(null, { status: 204 });
 }
 
@@ -248,6 +258,22 @@ async function releaseDisk(call: Call): Promise<Response> {
   const { id, lease, generation } = requireDisk(call.backend.map(), call.name);
   if (lease !== null) await call.backend.propose({ kind: "force-release-lease", id, generation });
   return answerDisk(200, call, call.name);
+}
+
+/** A question, though it is a POST: what it asks for is in its body. */
+async function findExtents({ backend, name, body, statusTimeoutMs }: Call): Promise<Response> {
+  const range = body as ExtentsRequest;
+  const { sizeBytes } = requireDisk(backend.map(), name);
+  const { offsetBytes, lengthBytes } = range;
+  if (offsetBytes < 0 || lengthBytes < 1 || offsetBytes + lengthBytes > sizeBytes) {
+    throw new ControlFailure({
+      code: "invalid",
+      message: `${lengthBytes} bytes at ${offsetBytes} are not within disk ${name} of ` +
+        `${sizeBytes} bytes`,
+    });
+  }
+  const extents = await new Deadline(statusTimeoutMs).race(backend.extents(name, range));
+  return json(200, { offsetBytes, extents } satisfies ExtentsDocument);
 }
 
 /** Answers without the data plane: who asks for it may well be after one that hangs. */
@@ -289,12 +315,6 @@ function lockState(
 function checkDisk(call: Call): Response {
   requireDisk(call.backend.map(), call.name);
   return checkEvents(call, call.name);
-}
-
-function requireDisk(map: ClusterMap, name: string): DiskEntry {
-  const disk = findDisk(map, name);
-  if (disk === undefined) throw new ControlFailure(diskMissing(name));
-  return disk;
 }
 
 /** Runs a check and writes its events as they come; ends it when nobody reads any more. */
@@ -556,82 +576,4 @@ async function askDisks(
   };
   await Promise.all(Array.from({ length: STATUS_CONCURRENCY_MAX }, askAll));
   return found;
-}
-
-async function answerDisk(status: number, call: Call, name: string): Promise<Response> {
-  const { backend } = call;
-  const disk = requireDisk(backend.map(), name);
-  const now = await new Deadline(call.statusTimeoutMs).race(backend.diskStatus(name));
-  const response = json(status, diskDescriber(backend)(disk, now));
-  if (status === 201) response.headers.set("location", `/v1/disks/${name}`);
-  return response;
-}
-
-/** Describes the disks of the map now; what all of them share is computed once. */
-function diskDescriber(
-  backend: ControlBackend,
-): (disk: DiskEntry, status: DiskStatus) => DiskDocument {
-  const map = backend.map();
-  const inSync = copiesInSync(map);
-  const { runDir } = backend.info();
-  return (disk, status) => {
-    const { readWrite, readOnly } = diskSockets(runDir, disk.name);
-    const { lease } = disk;
-    return {
-      name: disk.name,
-      id: disk.id,
-      sizeBytes: disk.sizeBytes,
-      allocatedBytes: status.allocatedBytes,
-      readOnly: disk.readOnly,
-      copies: disk.copies,
-      copiesMin: copiesMinOf(map, disk),
-      // Zero: it has been deleted since the map that it is from.
-      copiesInSync: inSync.get(disk.id) ?? 0,
-      openOn: lease === null ? null : findNode(map, lease.node)?.name ?? `node ${lease.node}`,
-      createdMs: disk.createdMs,
-      generation: disk.generation,
-      layers: disk.layers,
-      attributes: disk.attributes,
-      socket: readWrite,
-      readOnlySocket: readOnly,
-      sessions: status.sessions,
-      counters: status.counters,
-    };
-  };
-}
-
-/** A time limit that several questions share. */
-class Deadline {
-  readonly #signal: AbortSignal;
-  readonly #timeoutMs: number;
-
-  constructor(timeoutMs: number) {
-    this.#timeoutMs = timeoutMs;
-    this.#signal = AbortSignal.timeout(timeoutMs);
-  }
-
-  /** The answer, or a rejection with `unavailable` when it does not come in time. */
-  race<T>(answer: Promise<T>): Promise<T> {
-    const { promise, resolve, reject } = Promise.withResolvers<T>();
-    const late = () =>
-      reject(
-        new ControlFailure({
-          code: "unavailable",
-          message: `the data plane did not answer within ${this.#timeoutMs / 1000} seconds`,
-          hint: "look at the agent's log",
-        }),
-      );
-    if (this.#signal.aborted) late();
-    else this.#signal.addEventListener("abort", late, { once: true });
-    answer.then(resolve, reject).finally(() => this.#signal.removeEventListener("abort", late));
-    return promise;
-  }
-}
-
-/** An answer with a document. */
-export function json(status: number, document: unknown): Response {
-  return new Response(`${JSON.stringify(document)}\n`, {
-    status,
-    headers: { "content-type": "application/json" },
-  });
 }

@@ -13,11 +13,12 @@
 
 import { type ControlError, type ControlErrorCode, ControlFailure } from "../map/errors.ts";
 import { checkNodeName } from "../map/fields.ts";
-import { agentSocket, checkDiskName } from "../map/names.ts";
+import { agentSocket, checkDiskName, checkSnapshotName } from "../map/names.ts";
 import type { Log } from "../platform/platform.ts";
 import type { ControlBackend } from "./backend.ts";
+import { type Call, json, type Route } from "./call.ts";
 import { SCHEMAS } from "./openapi.ts";
-import { type Call, json, type Route, ROUTES } from "./routes.ts";
+import { ROUTES } from "./routes.ts";
 import { checkShape } from "./shape.ts";
 
 /** Longest body of a request, in bytes: a disk with all its attributes takes a tenth. */
@@ -31,6 +32,9 @@ export const CHECKS_MAX = 4;
 
 /** How long the data plane may take to say how it is, in milliseconds. */
 const STATUS_TIMEOUT_MS = 5000;
+
+/** How long snapshots may take to be complete, in milliseconds: guests that wait for them wait no longer. */
+const SNAPSHOT_TIMEOUT_MS = 5000;
 
 /** How long requests may take to end when the server closes, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 3000;
@@ -60,6 +64,8 @@ export interface ServerOptions {
   readonly runDir: string;
   /** Instead of 5 s, for tests. */
   readonly statusTimeoutMs?: number;
+  /** Instead of 5 s, for tests. */
+  readonly snapshotTimeoutMs?: number;
 }
 
 /** A server that listens. */
@@ -213,8 +219,8 @@ export function createHandler(options: HandlerOptions): (request: Request) => Pr
   let requests = 0;
   let checks = 0;
   const answer = async (request: Request, url: URL): Promise<Response> => {
-    const { route, name } = findRoute(request.method, url.pathname);
-    const call = await readCall(request, url, { route, name, options });
+    const { route, names } = findRoute(request.method, url.pathname);
+    const call = await readCall(request, url, { route, names, options });
     if (!route.streams) return await route.handle(call);
     if (checks >= CHECKS_MAX) throw tooMany(`${checks} checks`);
     checks++;
@@ -292,12 +298,12 @@ function tooMany(what: string): ControlFailure {
 }
 
 /** Finds the operation, or says what would have been one. */
-function findRoute(method: string, path: string): { route: Route; name: string } {
+function findRoute(method: string, path: string): { route: Route; names: string[] } {
   const methods: string[] = [];
   for (const route of ROUTES) {
-    const name = matchPath(route.path, path);
-    if (name === null) continue;
-    if (route.method === method) return { route, name };
+    const names = matchPath(route.path, path);
+    if (names === null) continue;
+    if (route.method === method) return { route, names };
     methods.push(route.method);
   }
   if (methods.length === 0) {
@@ -317,17 +323,17 @@ class MethodFailure extends ControlFailure {
   }
 }
 
-/** The name in the path, "" where the pattern has none, or null when it does not match. */
-function matchPath(pattern: string, path: string): string | null {
+/** The names in the path, none where the pattern has none, or null when it does not match. */
+function matchPath(pattern: string, path: string): string[] | null {
   const parts = path.split("/");
   const wanted = pattern.split("/");
   if (parts.length !== wanted.length) return null;
-  let name = "";
+  const names: string[] = [];
   for (let index = 0; index < wanted.length; index++) {
-    if (wanted[index].startsWith("{")) name = decodeName(parts[index]);
+    if (wanted[index].startsWith("{")) names.push(decodeName(parts[index]));
     else if (wanted[index] !== parts[index]) return null;
   }
-  return name;
+  return names;
 }
 
 function decodeName(part: string): string {
@@ -341,18 +347,27 @@ function decodeName(part: string): string {
 async function readCall(
   request: Request,
   url: URL,
-  { route, name, options }: { route: Route; name: string; options: HandlerOptions },
+  { route, names, options }: { route: Route; names: string[]; options: HandlerOptions },
 ): Promise<Call> {
-  if (route.path.includes("{name}")) throwIfWrong(checkDiskName(name));
-  if (route.path.includes("{node}")) throwIfWrong(checkNodeName(name));
+  const [name = "", part = ""] = names;
+  const { path } = route;
+  // An id is of the same form as a name.
+  if (path.includes("{name}") || path.includes("{deleted}")) throwIfWrong(checkDiskName(name));
+  if (path.includes("{node}")) throwIfWrong(checkNodeName(name));
+  if (path.includes("{snapshot}") || path.includes("{schedule}")) {
+    throwIfWrong(checkSnapshotName(part));
+  }
   throwIfWrong(checkQuery(route, url.searchParams));
   return {
     backend: options.backend,
     name,
+    part,
     query: url.searchParams,
     body: await readBody(request, route),
     statusTimeoutMs: options.statusTimeoutMs ?? STATUS_TIMEOUT_MS,
+    snapshotTimeoutMs: options.snapshotTimeoutMs ?? SNAPSHOT_TIMEOUT_MS,
     closing: options.closing,
+    gone: request.signal,
   };
 }
 

@@ -4,7 +4,7 @@
  * more about them. Pure.
  *
  * Invariants: what passes has no field that the schema does not name; a type that is not among the
- * six that requests use fits nothing.
+ * seven that requests use fits nothing.
  *
  * @module
  */
@@ -50,9 +50,23 @@ function check(
       meant === null ? undefined : `did you mean '${meant}'?`,
     );
   }
+  if (schema.type === "array") return checkItems(value as unknown[], schema, path, schemas);
   return schema.type === "object"
     ? checkFields(value as Record<string, unknown>, schema, path, schemas)
     : null;
+}
+
+function checkItems(
+  values: readonly unknown[],
+  { items }: Schema,
+  path: string,
+  schemas: Readonly<Record<string, Schema>>,
+): ControlError | null {
+  for (const [index, value] of values.entries()) {
+    const error = check(value, items ?? {}, join(path, String(index)), schemas);
+    if (error !== null) return error;
+  }
+  return null;
 }
 
 function checkFields(
@@ -95,6 +109,8 @@ function isType(value: unknown, type: Schema["type"]): boolean {
       return Number.isFinite(value);
     case "object":
       return typeof value === "object" && value !== null && !Array.isArray(value);
+    case "array":
+      return Array.isArray(value);
     case "integer":
       return Number.isSafeInteger(value);
     case "string":

@@ -140,7 +140,7 @@ function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
     snapshots: [],
     limits: NO_LIMITS,
     schedules: [],
-    detectZeroes: false,
+    detectZeroes: command.detectZeroes ?? false,
   };
   const pools = poolsForDisk(map, copies);
   if (!pools.ok) return pools;

@@ -8,8 +8,8 @@
 
 import { CHUNK_BYTES } from "../base/limits.ts";
 import { pgOf } from "./hash.ts";
-import type { ClusterMap, DiskEntry, PgEntry, Pool } from "./model.ts";
-import { copiesMinOf, findPool, groupCanRead, groupCanWrite, hasDisks } from "./queries.ts";
+import type { ClusterMap, DiskEntry, PgEntry } from "./model.ts";
+import { copiesMinOfPool, findPool, groupCanRead, groupCanWrite, hasDisks } from "./queries.ts";
 
 /**
  * Counts of PGs. One PG may be in several of them: only `whole` excludes all others but `misplaced` and
@@ -77,14 +77,6 @@ export function summarizeGroups(map: ClusterMap): GroupSummary {
     }
   }
   return summary;
-}
-
-function copiesMinOfPool(map: ClusterMap, { copies }: Pool): number {
-  let most = 1;
-  for (const disk of map.disks) {
-    if (disk.copies === copies) most = Math.max(most, copiesMinOf(map, disk));
-  }
-  return most;
 }
 
 function isMisplaced(pg: PgEntry): boolean {

@@ -54,6 +54,23 @@ export function chainOf(layers: readonly LayerEntry[], id: number): number[] {
   return chain;
 }
 
+/** For each layer of a map a disk that needs it, itself or for a snapshot: all that need it are of one family. */
+export function disksOfLayers(
+  map: Pick<ClusterMap, "disks" | "trash" | "layers">,
+): Map<number, DiskEntry> {
+  const disks = new Map<number, DiskEntry>();
+  const parents = new Map(map.layers.map(({ id, parent }) => [id, parent]));
+  for (const disk of disksWithData(map)) {
+    for (const newest of [disk.layers[0], ...disk.snapshots.map(({ layer }) => layer)]) {
+      // A layer that was met before leads to none that was not.
+      for (let at = newest; at !== 0 && !disks.has(at); at = parents.get(at) ?? 0) {
+        disks.set(at, disk);
+      }
+    }
+  }
+  return disks;
+}
+
 /** A new layer at the end: ids rise. */
 export function withLayer(
   layers: readonly LayerEntry[],
@@ -255,10 +272,4 @@ class Forest {
     }
     return { layers, gone };
   }
-}
-
-/** The child that a layer is absorbed into; undefined where it is not being absorbed. Looks at all layers. */
-export function absorberOf(map: Pick<ClusterMap, "layers">, id: number): LayerEntry | undefined {
-  if (findLayer(map.layers, id)?.absorbedBy == null) return undefined;
-  return map.layers.find((layer) => layer.parent === id);
 }

@@ -31,6 +31,7 @@ const LEVELS: Readonly<Record<string, number>> = {
   "absorbed": 2,
   "set-schedule": 2,
   "delete-schedule": 2,
+  "create-disk.detectZeroes": 2,
   "delete-disk.trashedMs": 2,
   "change-disk.limits": 2,
   "change-disk.detectZeroes": 2,

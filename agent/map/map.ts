@@ -42,7 +42,7 @@ export { adopt, foundCluster, type Founder } from "./nodes.ts";
 export { settlerOf } from "./groups.ts";
 export * from "./levels.ts";
 export * from "./queries.ts";
-export { absorberOf, chainOf, findLayer } from "./layers.ts";
+export { chainOf, disksOfLayers, findLayer } from "./layers.ts";
 export { drainingLayer, findSnapshot, takingOf } from "./snapshots.ts";
 
 /**

@@ -447,6 +447,7 @@ export interface CreateDisk {
   readonly copies?: number;
   readonly copiesMin?: number | null;
   readonly attributes?: Attributes;
+  readonly detectZeroes?: boolean;
 }
 
 /** Deletes a disk and its snapshots, whoever holds its lease. */

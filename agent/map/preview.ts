@@ -71,7 +71,7 @@ export interface Preview {
   readonly replicasWithoutSource: number;
   /** PGs that will have fewer replicas than now: there are not enough nodes for them. */
   readonly groupsWithFewer: number;
-  /** PGs that stay where they are, because no node takes any data. */
+  /** PGs that stay where they are, because no node takes data, or too few do to be written to. */
   readonly groupsImmovable: number;
   /** Nodes that have to do with it, by id. */
   readonly nodes: readonly PreviewNode[];
@@ -123,6 +123,9 @@ export function previewNodeChange(
   const bytesOf = bytesByPool(map, conditions.usedBytes);
   const tables: TableChange[] = [];
   const isNowhere = changed.value.nodes.every((each) => weightOf(each) === 0);
+  // A node that is to give its data away stays where there would be too few copies to write to (targets.ts).
+  const after = changed.value.nodes.find(({ id }) => id === node);
+  const isGiving = after !== undefined && weightOf(after) === 0;
   let groupsWithFewer = 0;
   let groupsImmovable = 0;
   for (const pool of map.pools) {
@@ -130,7 +133,7 @@ export function previewNodeChange(
     const placement = placePool(changed.value, pool);
     const before = pool.pgs.map((pg) => pg.target);
     placement.targets.forEach((target, pg) => {
-      if (isNowhere) groupsImmovable++;
+      if (isNowhere || (isGiving && target.includes(node))) groupsImmovable++;
       else if (target.length < before[pg].length) groupsWithFewer++;
     });
     tables.push({

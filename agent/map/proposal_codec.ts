@@ -57,6 +57,7 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     "copies?": "number",
     "copiesMin?": "number or null",
     "attributes?": "attributes",
+    "detectZeroes?": "boolean",
   },
   "delete-disk": { name: "text", "id?": "number", "trashedMs?": "number" },
   "resize-disk": { name: "text", sizeBytes: "number", "shrink?": "boolean" },

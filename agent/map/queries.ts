@@ -135,6 +135,15 @@ export function copiesMinOf(
   return copies <= 2 ? 1 : Math.floor(copies / 2) + 1;
 }
 
+/** Fewest members in sync with which every disk of a pool may be written; 1 for a pool without disks. */
+export function copiesMinOfPool(map: ClusterMap, { copies }: Pick<Pool, "copies">): number {
+  let most = 1;
+  for (const disk of map.disks) {
+    if (disk.copies === copies) most = Math.max(most, copiesMinOf(map, disk));
+  }
+  return most;
+}
+
 /**
  * Says why a PG cannot be read now.
  *

@@ -443,9 +443,10 @@ function cloneDisk(map: ClusterMap, command: CloneDisk): Result<Applied> {
     copies: origin.copies,
     copiesMin: origin.copiesMin,
     family: origin.family,
-    generation: 0,
+    // Stamps of what it shares are below those of what it writes, also where the two become one.
+    generation: origin.generation,
     lease: null,
-    settled: 0,
+    settled: origin.generation,
     attributes: { ...command.attributes },
     snapshots: [],
     limits: NO_LIMITS,

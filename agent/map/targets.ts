@@ -2,20 +2,50 @@
  * What placement makes of a map: the targets that the leader sets, and that a preview shows before. One
  * computation for both, so that what was shown is what happens.
  *
+ * Invariant: nobody who has to hand data over takes a PG below the fewest copies with which its disks may be written
+ * (`copiesMinOf`), as long as the nodes that have it are there. Where the nodes that take data are fewer than that, PGs keep
+ * places on nodes that are being drained, and those drains go on when there is room elsewhere: a drain that waits is better than
+ * guests that do.
+ *
  * @module
  */
 
-import type { ClusterMap, NodeEntry, Pool } from "./model.ts";
+import type { ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { place, type Placement } from "./placement.ts";
+import { copiesMinOfPool } from "./queries.ts";
 
 /** The table that placement makes of a pool's targets and the nodes as they are. Pure; takes milliseconds. */
 export function placePool(map: ClusterMap, pool: Pool): Placement {
-  return place({
+  const placement = place({
     pgCount: pool.pgs.length,
     copies: pool.copies,
     previous: pool.pgs.map((entry) => entry.target),
     nodes: map.nodes.map((node) => ({ id: node.id, zone: node.zone, weight: weightOf(node) })),
   });
+  return { ...placement, targets: keptAtMin(map, pool, placement.targets) };
+}
+
+/** The targets with places of nodes that are to give their data away, where there would be too few to write to. */
+function keptAtMin(map: ClusterMap, pool: Pool, targets: number[][]): number[][] {
+  const copiesMin = Math.min(copiesMinOfPool(map, pool), pool.copies);
+  // No targets at all: nobody takes data, and everything stays as it is.
+  const isShort = (target: readonly number[]) => target.length > 0 && target.length < copiesMin;
+  if (!targets.some(isShort)) return targets;
+  const giving = new Set(map.nodes.filter(isGiving).map(({ id }) => id));
+  return targets.map((target, pg) => {
+    if (!isShort(target)) return target;
+    const { inSync, target: before }: PgEntry = pool.pgs[pg];
+    // Those first that have it, so that whoever is gone need not come back for it.
+    const others = [...inSync, ...before].filter((id, i, ids) =>
+      giving.has(id) && ids.indexOf(id) === i
+    );
+    return [...target, ...others.slice(0, copiesMin - target.length)];
+  });
+}
+
+/** Whether a node is to hold nothing, and may have to for a while: not those that nobody expects to come back. */
+function isGiving(node: NodeEntry): boolean {
+  return !node.witness && node.availability !== "out" && weightOf(node) === 0;
 }
 
 /** Where the targets of a pool are not what placement makes of the nodes. */

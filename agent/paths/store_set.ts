@@ -31,9 +31,15 @@
  */
 import { toHex } from "../base/bytes.ts";
 import { mix32 } from "../map/hash.ts";
-import { type ClusterMap, type DiskEntry, hasDisks, type Pool } from "../map/map.ts";
+import {
+  type ClusterMap,
+  disksOfLayers,
+  hasDisks,
+  type LayerEntry,
+  type Pool,
+} from "../map/map.ts";
 import type { Arena } from "../base/arena.ts";
-import { EIO, ENODEV, type Log, type Window } from "../platform/platform.ts";
+import { EINVAL, EIO, ENODEV, type Log, type Window } from "../platform/platform.ts";
 import {
   type ChunkList,
   chunkList,
@@ -186,7 +192,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   #preparedEpoch = -1;
   /** Pools with disks of the map that was prepared last, and its disks. */
   #mapPools: readonly Pool[] | null = null;
-  #mapDisks: readonly DiskEntry[] | null = null;
+  #mapLayers: readonly LayerEntry[] | null = null;
   /** Lost paths that the map in force, and the one prepared last, take this node to hold data on. */
   #owed: ReadonlySet<number> = NONE;
   #owedNext: ReadonlySet<number> = NONE;
@@ -266,10 +272,17 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   /** {@inheritDoc LocalStore.submit} */
   submit(operation: Operation): void {
     if (operation.kind === OperationKind.Sync) return this.#sync(operation);
-    const store = this.#storeOf(operation.layers[0], operation.chunk);
+    const { layers, chunk } = operation;
+    const store = this.#storeOf(layers[0], chunk);
+    // Only layers of one family have their chunks on one path.
+    if (operation.kind === OperationKind.Absorb && this.#storeOf(layers[1], chunk) !== store) {
+      operation.result = -EINVAL;
+      this.#finished.push(operation);
+      return;
+    }
     if (store !== null) {
       const isHeld = this.#mover !== null && this.#mover.move !== null &&
-        operation.kind !== OperationKind.Read && this.#isHeld(operation.layers[0], operation.chunk);
+        operation.kind !== OperationKind.Read && this.#isChangeHeld(operation);
       if (isHeld) this.#held.push(() => this.submit(operation));
       else store.submit(operation);
       return;
@@ -319,6 +332,20 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   ): number {
     const store = this.#storeOf(layer, chunk);
     if (store !== null) return store.describeChunk(layer, chunk, data, zeros, poisoned);
+    for (const words of [data, zeros, poisoned]) words.fill(0);
+    return 0;
+  }
+
+  /** {@inheritDoc LocalStore.describeChain} Layers of one family have a chunk on one path. */
+  describeChain(
+    layers: readonly number[],
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number {
+    const store = layers.length === 0 ? null : this.#storeOf(layers[0], chunk);
+    if (store !== null) return store.describeChain(layers, chunk, data, zeros, poisoned);
     for (const words of [data, zeros, poisoned]) words.fill(0);
     return 0;
   }
@@ -514,6 +541,13 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     });
   }
 
+  /** The same for a change, which an absorb is of two chunks: of one family, and so of one group. */
+  #isChangeHeld({ kind, layers, chunk }: Operation): boolean {
+    const isHeld = this.#isHeld(layers[0], chunk);
+    if (kind !== OperationKind.Absorb) return isHeld;
+    return this.#isHeld(layers[1], chunk) || isHeld;
+  }
+
   /** Notes that a chunk of the group that moves is changed; true: not now. */
   #isHeld(layer: number, chunk: number): boolean {
     const move = this.#mover?.move ?? null;
@@ -618,7 +652,6 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     const isSame = !this.#isSpread && this.#mapPools?.length === pools.length &&
       pools.every((pool, index) => pool === this.#mapPools![index]);
     if (isSame) {
-      this.#mapDisks = map.disks;
       this.#preparedEpoch = map.epoch;
       return true;
     }
@@ -645,7 +678,6 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     const settled = () => {
       this.#owedNext = owed;
       this.#mapPools = pools;
-      this.#mapDisks = map.disks;
       this.#preparedEpoch = map.epoch;
       this.#isSpread = false;
     };
@@ -661,12 +693,10 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   }
 
   #learnLayers(map: ClusterMap): void {
-    if (map.disks === this.#mapDisks) return;
+    if (map.layers === this.#mapLayers) return;
+    this.#mapLayers = map.layers;
     const mixes = new Map<number, number>();
-    for (const disk of map.disks) {
-      const mix = mix32(disk.family);
-      for (const layer of disk.layers) mixes.set(layer, mix);
-    }
+    for (const [layer, { family }] of disksOfLayers(map)) mixes.set(layer, mix32(family));
     // Those of disks that have gone are kept until they are deleted here.
     for (const [layer, mix] of this.#mixes) {
       if (!mixes.has(layer) && this.#working.some(({ store }) => store!.hasLayer(layer))) {

@@ -16,6 +16,8 @@ import type { ClusterMap } from "../map/map.ts";
 import type { PeerListener, PeerTransport } from "../platform/network.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import type { LocalStore } from "./local_store.ts";
+import { Absorbing } from "./absorbing.ts";
+import { describeExtents } from "./extents.ts";
 import { Joining, type JoiningEvents, type JoiningProgress } from "./joining.ts";
 import { Opening } from "./opening.ts";
 import { Pace, REQUEST_BYTES } from "./pace.ts";
@@ -24,7 +26,7 @@ import { Repairer } from "./repair.ts";
 import { Replica, type ReplicaCounters } from "./replica.ts";
 import { DiskRouter, type RouterHost, WriteSlot } from "./router.ts";
 import { Tidier } from "./tidy.ts";
-import { ClusterView, type DiskView } from "./view.ts";
+import { ClusterView } from "./view.ts";
 
 /** Milliseconds without an answer after which a node is reported as unreachable from here. */
 export const UNREACHABLE_MS = 2000;
@@ -43,10 +45,17 @@ export interface DataCoreEvents extends JoiningEvents {
   memberFailed(node: number, errno: number): void;
   /** The map takes this node to hold groups that a lost data path had: bits as of `LocalPaths.owed`. Told until it does not. */
   groupsLost?(groups: Uint8Array): void;
+  /** Nothing is on its way any more into the layer of a snapshot that is being taken, and all of it is synced. Told until the map has it. */
+  snapshotDrained?(disk: number, layer: number, generation: number): void;
+  /** Layers are absorbed into their children here, durably. Told until the map has it. */
+  absorbed?(layers: readonly number[]): void;
 }
 
 /** Milliseconds after which a loss that the map has not taken notice of is told again. */
 const LOSS_AGAIN_MS = 2000;
+
+/** …and the same for a layer that is drained. */
+const DRAINED_AGAIN_MS = 500;
 
 /** What there is to know about replication on this node. */
 export interface DataCoreStatus {
@@ -70,6 +79,7 @@ export class DataCore implements PeerListener, RouterHost {
   readonly joining: Joining;
   readonly repairer: Repairer;
   readonly tidier: Tidier;
+  readonly absorbing: Absorbing;
   incarnation = 0;
   wantsTick = false;
 
@@ -81,6 +91,7 @@ export class DataCore implements PeerListener, RouterHost {
   /** False from the moment at which something could have been held back until the right to serve is there again. */
   #didServe = false;
   readonly #routers = new Map<number, DiskRouter>();
+  readonly #readers = new Map<number, DiskRouter>();
   readonly #openings = new Map<number, Opening>();
   /** Write slots that are free. */
   readonly #slots: WriteSlot[] = [];
@@ -125,11 +136,15 @@ export class DataCore implements PeerListener, RouterHost {
     this.joining = new Joining({ store, peers, window, arena, replica, log, events, pace });
     this.repairer = new Repairer({ store, replica, peers, window, arena, log });
     this.tidier = new Tidier({ store, log });
+    this.absorbing = new Absorbing({
+      store,
+      absorbed: (layers) => events.absorbed?.(layers),
+    });
     this.joining.isBeingDropped = (copies, group) => this.tidier.isBusyWith(copies, group);
     replica.joining = this.joining;
     replica.puller = this.joining;
-    replica.damaged = (disk, chunk, block, count) =>
-      this.repairer.report(disk, chunk, block, count);
+    replica.damaged = (layers, chunk, block, count) =>
+      this.repairer.report(layers, chunk, block, count);
     store.damageListener = (layer, chunk, block) => this.repairer.reportBlock(layer, chunk, block);
   }
 
@@ -192,9 +207,7 @@ export class DataCore implements PeerListener, RouterHost {
 
   #missingLayers(map: ClusterMap): number[] {
     const missing: number[] = [];
-    for (const disk of map.disks) {
-      for (const layer of disk.layers) if (!this.store.hasLayer(layer)) missing.push(layer);
-    }
+    for (const { id } of map.layers) if (!this.store.hasLayer(id)) missing.push(id);
     return missing;
   }
 
@@ -226,19 +239,20 @@ export class DataCore implements PeerListener, RouterHost {
     this.peers.epoch = view.epoch;
     this.tidier.mapChanged(view);
     this.joining.mapChanged(view);
+    this.absorbing.mapChanged(view);
     this.repairer.mapChanged(view);
     // All of them first, without a completion: what a guest gets back may bring new requests, for any disk.
-    for (const router of this.#routers.values()) router.mapChanged(isJump);
+    for (const router of this.#all()) router.mapChanged(isJump);
     for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
     this.replica.mapChanged(view, incarnation);
-    for (const router of [...this.#routers.values()]) router.resume();
+    for (const router of this.#all()) router.resume();
     for (const node of [...this.#addresses.keys()]) {
       if (view.node(node) === undefined) this.setAddress(node, null);
     }
     for (const [node, incarnation] of this.#failed) {
       if (view.node(node)?.incarnation !== incarnation) this.#failed.delete(node);
     }
-    if (before === null || before.map.disks !== map.disks) this.#dropLayers(view);
+    if (before === null || before.map.layers !== map.layers) this.#dropLayers(view);
     this.#events.mapInstalled(map);
   }
 
@@ -262,7 +276,7 @@ export class DataCore implements PeerListener, RouterHost {
     if (!this.mayServe || this.#didServe) return;
     this.#didServe = true;
     // Also those that wait for nothing else: what was acknowledged without the right to serve has not been given back.
-    for (const router of [...this.#routers.values()]) router.resume();
+    for (const router of this.#all()) router.resume();
   }
 
   // ---------------------------------------------------------------------------------------- disks
@@ -277,7 +291,45 @@ export class DataCore implements PeerListener, RouterHost {
     return router;
   }
 
-  /** All routers that there are. */
+  /**
+   * Which parts of a disk hold data, from `startBytes` on: `describeExtents`. Of a disk that is not in the map, nothing.
+   *
+   * @param startBytes a multiple of 4096
+   */
+  extentsOf(disk: number, startBytes: number, endBytes: number): number[] {
+    const view = this.view.disk(disk);
+    if (view === undefined) return [];
+    const router = this.#routers.get(disk);
+    const isOpen = router === undefined || router.generation === 0 || router.isOpen;
+    return describeExtents({
+      view: this.view,
+      store: this.store,
+      disk: view,
+      mayRead: this.mayServe && isOpen,
+      startBytes,
+      endBytes,
+    });
+  }
+
+  /**
+   * The way to what a disk's snapshots hold: it needs no lease, and what becomes of the disk's lease on this node is none of its
+   * business.
+   */
+  reader(disk: number): DiskRouter {
+    let reader = this.#readers.get(disk);
+    if (reader === undefined) {
+      reader = new DiskRouter(this, disk, true);
+      this.#readers.set(disk, reader);
+    }
+    return reader;
+  }
+
+  /** All routers that there are, readers as well. */
+  #all(): readonly DiskRouter[] {
+    return [...this.#routers.values(), ...this.#readers.values()];
+  }
+
+  /** All routers that can write. */
   routersInUse(): IterableIterator<DiskRouter> {
     return this.#routers.values();
   }
@@ -314,6 +366,7 @@ export class DataCore implements PeerListener, RouterHost {
   forgetDisk(disk: number): void {
     this.closeDisk(disk);
     this.#routers.delete(disk);
+    this.#readers.delete(disk);
   }
 
   // ------------------------------------------------------------------------------------ RouterHost
@@ -342,13 +395,28 @@ export class DataCore implements PeerListener, RouterHost {
   }
 
   /** {@inheritDoc RouterHost.damaged} */
-  damaged(disk: DiskView, chunk: number, block: number, blockCount: number): void {
-    this.repairer.report(disk, chunk, block, blockCount);
+  damaged(layers: readonly number[], chunk: number, block: number, blockCount: number): void {
+    this.repairer.report(layers, chunk, block, blockCount);
   }
 
   /** {@inheritDoc RouterHost.worked} */
   worked(bytes: number): void {
     this.#guestWork += REQUEST_BYTES + bytes;
+  }
+
+  /** {@inheritDoc RouterHost.drained} */
+  drained(router: DiskRouter): void {
+    this.#drainsToldMs = this.#nowMs;
+    this.#events.snapshotDrained?.(router.diskId, router.drainedLayer, router.generation);
+  }
+  /** When it was told last that layers are drained: what is told may be lost on its way to the map. */
+  #drainsToldMs = -Infinity;
+
+  #tellDrained(nowMs: number): void {
+    if (nowMs - this.#drainsToldMs < DRAINED_AGAIN_MS) return;
+    for (const router of this.#routers.values()) {
+      if (router.drainedLayer !== 0) this.drained(router);
+    }
   }
 
   /** {@inheritDoc RouterHost.takeSlot} */
@@ -453,10 +521,12 @@ export class DataCore implements PeerListener, RouterHost {
       this.#nextMap();
     }
     this.#tellLoss(nowMs);
+    this.#tellDrained(nowMs);
     this.joining.tick(nowMs);
+    this.absorbing.tick(nowMs);
     this.repairer.tick();
     this.tidier.tick(nowMs);
-    for (const router of this.#routers.values()) router.tick();
+    for (const router of this.#all()) router.tick();
     for (const opening of [...this.#openings.values()]) opening.tick();
     const silent: number[] = [];
     this.peers.tick(nowMs, (node, forMs) => {
@@ -488,13 +558,14 @@ export class DataCore implements PeerListener, RouterHost {
 
   /** True while something is under way that time moves. */
   get isBusy(): boolean {
-    return this.wantsTick || this.joining.isBusy || this.#openings.size > 0;
+    return this.wantsTick || this.joining.isBusy || this.#openings.size > 0 ||
+      this.absorbing.isBusy;
   }
 
   /** What there is to know. */
   get status(): DataCoreStatus {
     const waiting: { disk: number; reason: string }[] = [];
-    for (const router of this.#routers.values()) {
+    for (const router of this.#all()) {
       const reason = router.waitingReason;
       if (reason !== null) waiting.push({ disk: router.diskId, reason });
     }

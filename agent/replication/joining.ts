@@ -22,6 +22,9 @@
  * - Such writes are waited for only while their run can still send them. Once its lease is over, or its node is not up, the chunk
  *   is copied afresh: what had come here live is at the source too (it was below the stamp that was waited for), or was
  *   acknowledged to nobody.
+ * - A layer and the one that it absorbs are one here (`pairs.ts`): where either's stamps differ, what both hold is copied into the
+ *   first, and the second one's chunk gets the source's stamp and nothing else. A source does not answer those who do not know of the pair
+ *   yet; who learns of it looks at the list again.
  * - A group is reported only after a sync that covers everything pulled.
  * - Fewest copies first; within a group in the order of the list.
  *
@@ -31,7 +34,7 @@
  * @module
  */
 import type { Arena } from "../base/arena.ts";
-import { CHUNK_BYTES } from "../base/limits.ts";
+import { CHUNK_BLOCKS, CHUNK_BYTES } from "../base/limits.ts";
 import { settlerOf } from "../map/map.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
@@ -44,6 +47,7 @@ import {
   STAMP_ENTRY_BYTES,
   Status,
 } from "./messages.ts";
+import { stampOfPair } from "./pairs.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import type { Pace } from "./pace.ts";
 import { ChunkPull, LiveBlocks, type PullHost } from "./pull.ts";
@@ -124,6 +128,8 @@ class GroupJob implements PeerRequestOwner {
   source = 0;
   request: PeerRequest | null = null;
   readonly chunks = new Map<number, Map<number, ChunkState>>();
+  /** Stamps of the source's chunks in layers that are being absorbed, by layer and chunk. */
+  readonly lower = new Map<number, Map<number, Stamp>>();
   /** Chunks to pull. */
   readonly todo: { layer: number; chunk: number }[] = [];
   pulling = 0;
@@ -232,7 +238,9 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
 
   /** The map has changed: jobs begin, end, and find other sources. */
   mapChanged(view: ClusterView): void {
+    const before = this.#view;
     this.#view = view;
+    const pairs = [...view.absorbed()].filter(([layer]) => before?.absorberOf(layer) === 0);
     const wanted = new Set<number>();
     for (const pool of view.pools()) {
       for (const group of pool) {
@@ -246,6 +254,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
         const job = this.#jobs.get(key);
         if (job?.since === since && job.isSettling === isSettler) {
           this.#reconsider(job, group);
+          if (pairs.length > 0) this.#pairUp(job, pairs);
           continue;
         }
         if (job !== undefined) this.#drop(job);
@@ -309,6 +318,45 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     if (isSourceUnclean) this.#distrust(job);
     job.source = 0;
     if (job.phase !== Phase.Syncing || isSourceUnclean) job.phase = Phase.Waiting;
+  }
+
+  /**
+   * Layers have become pairs. What is complete of them by itself is right: it was copied before the source knew. The rest is compared
+   * and copied as a pair.
+   */
+  #pairUp(job: GroupJob, pairs: readonly (readonly [layer: number, into: number])[]): void {
+    if (job.phase === Phase.Reported) return;
+    for (const [layer, into] of pairs) {
+      for (const [chunk, state] of job.chunks.get(into) ?? []) {
+        if (state.pull === null) continue;
+        this.#endPull(job, state);
+        this.#enqueue(job, into, chunk, state);
+      }
+      for (const [chunk, state] of job.chunks.get(layer) ?? []) {
+        this.#endPull(job, state);
+        if (!state.isComplete) this.#mustPull(job, into, chunk);
+      }
+      job.chunks.delete(layer);
+    }
+    const isPaired = (layer: number) => pairs.some(([each]) => each === layer);
+    const todo = job.todo.filter(({ layer }) => !isPaired(layer));
+    job.todo.length = 0;
+    job.todo.push(...todo);
+    if (job.isSettling || job.phase === Phase.Waiting) return;
+    if (job.request !== null) this.peers.cancel(job.request);
+    job.request = null;
+    job.phase = Phase.Waiting;
+    job.source = 0;
+  }
+
+  /** A chunk is copied, whatever was known of it. */
+  #mustPull(job: GroupJob, layer: number, chunk: number): void {
+    const state = job.state(layer, chunk);
+    if (state.isComplete) job.done--;
+    state.isComplete = false;
+    state.awaited = null;
+    state.mustPull = true;
+    this.#enqueue(job, layer, chunk, state);
   }
 
   /** Nothing that was copied or compared counts: all of it is looked at again, against another source. */
@@ -443,6 +491,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     for (const chunks of job.chunks.values()) {
       for (const state of chunks.values()) state.highestAt = 0;
     }
+    job.lower.clear();
     job.phase = Phase.Listing;
     this.#list(job, job.source, 0, 0);
     return true;
@@ -528,6 +577,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     generation: number,
     sequence: number,
   ): void {
+    const into = this.#view!.absorberOf(layer);
+    if (into !== 0) return this.#compareLower(job, layer, into, chunk, generation, sequence);
     const state = job.state(layer, chunk);
     state.highestAt = state.highestAt === 0 ? node : state.highestAt;
     if (job.isSettling) {
@@ -540,12 +591,63 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const isInHand = state.pull !== null || state.awaited !== null || state.isAsked;
     if (state.isComplete || isInHand) return;
     const own = this.#stamp;
-    if (state.live === null) this.store.stampOf(layer, chunk, own);
+    if (state.live === null) stampOfPair(this.store, this.pairOf(layer), chunk, own);
     else own.set(state.base.generation, state.base.sequence);
     const isEqual = !state.mustPull && isKnown(own) && own.generation === generation &&
       own.sequence === sequence;
     if (!isEqual) return this.#enqueue(job, layer, chunk, state);
     this.#complete(job, layer, chunk, state, own);
+  }
+
+  /**
+   * The source's chunk of a layer that is being absorbed. All who are in sync have the same there, or had it before they merged it:
+   * a replica that crashed has it as well, so settling needs no look at it.
+   */
+  #compareLower(
+    job: GroupJob,
+    layer: number,
+    into: number,
+    chunk: number,
+    generation: number,
+    sequence: number,
+  ): void {
+    if (job.isSettling) return;
+    let stamps = job.lower.get(layer);
+    if (stamps === undefined) job.lower.set(layer, stamps = new Map());
+    const stamp = new Stamp();
+    stamp.set(generation, sequence);
+    stamps.set(chunk, stamp);
+    this.store.stampOf(layer, chunk, this.#stamp);
+    if (!isSame(stamp, this.#stamp)) this.#mustPull(job, into, chunk);
+  }
+
+  /** Whether this node's chunk of a layer that is being absorbed is the source's. */
+  #isLowerSame(job: GroupJob, layer: number, chunk: number): boolean {
+    const stamp = job.lower.get(layer)?.get(chunk);
+    this.store.stampOf(layer, chunk, this.#stamp);
+    return stamp !== undefined && isSame(stamp, this.#stamp);
+  }
+
+  /** Both layers of a pair are in the first one now: the second keeps nothing but the source's stamp. */
+  #emptyLower(job: GroupJob, into: number, chunk: number): void {
+    const layer = this.#view!.absorbedInto(into);
+    if (layer === 0 || !this.store.hasLayer(layer)) return;
+    if (job.isSettling || this.#isLowerSame(job, layer, chunk)) return;
+    const stamp = job.lower.get(layer)?.get(chunk);
+    const operation = new Operation(this, 0);
+    operation.kind = OperationKind.Free;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.blockCount = CHUNK_BLOCKS;
+    operation.generation = stamp?.generation ?? 0;
+    operation.sequence = stamp?.sequence ?? 0;
+    operation.stampUnknown = stamp === undefined || !isKnown(stamp);
+    this.store.submit(operation);
+  }
+
+  /** {@inheritDoc PullHost.pairOf} */
+  pairOf(layer: number): readonly number[] {
+    return this.#view!.pair(layer);
   }
 
   /** What the source does not have is left over from before, unless it came live. */
@@ -561,6 +663,20 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
         from = list.next;
         for (let i = 0; i < list.count; i++) {
           const chunk = list.chunks[i];
+          const into = view.absorberOf(layer);
+          if (into !== 0) {
+            // Those that the source has were compared.
+            if (job.lower.get(layer)?.has(chunk) !== true) this.#mustPull(job, into, chunk);
+            continue;
+          }
+          // What this node has merged already and the source has not.
+          const absorbed = view.absorbedInto(layer);
+          if (absorbed !== 0 && job.find(layer, chunk) === undefined) {
+            const isMerged = this.#isLowerSame(job, absorbed, chunk) &&
+              list.generations[i] === this.#stamp.generation &&
+              list.sequences[i] === this.#stamp.sequence;
+            if (isMerged) continue;
+          }
           const state = job.find(layer, chunk);
           if (state !== undefined && (state.highestAt !== 0 || state.isComplete)) continue;
           // It is copied like any other: the source describes it as empty.
@@ -678,6 +794,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       this.#stampNow.generation === generation &&
       this.#stampNow.sequence === sequence;
     if (!isSame) this.#setStamp(layer, chunk, generation, sequence);
+    if (state.mustPull) this.#emptyLower(job, layer, chunk);
     this.#endPull(job, state);
     state.isComplete = true;
     state.awaited = null;
@@ -728,7 +845,9 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const isFirst = state.live === null || !isKnown(state.live.last);
     state.live ??= new LiveBlocks();
     if (isFirst && this.isBeingDropped(job.copies, job.group)) state.base.set(0, 0);
-    else if (isFirst && state.pull === null) this.store.stampOf(layer, chunk, state.base);
+    else if (isFirst && state.pull === null) {
+      stampOfPair(this.store, this.pairOf(layer), chunk, state.base);
+    }
     const { live } = state;
     if (compareStamps(operation, live.last) <= 0) return LiveWrite.Skip;
     live.add(operation.block, operation.blockCount, operation.generation, operation.sequence);
@@ -777,7 +896,9 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       this.#replica.rewriting(layer, chunk);
       if (state !== null) state.isAsked = false;
       if (status === 0) {
-        if (state !== null) this.#complete(job!, layer, chunk, state, pull.start);
+        const isHalf = state !== null && this.#view!.absorbedInto(layer) !== 0;
+        if (isHalf) this.#mustPull(job!, layer, chunk);
+        else if (state !== null) this.#complete(job!, layer, chunk, state, pull.start);
         else this.#setStamp(layer, chunk, pull.start.generation, pull.start.sequence);
       } else if (state !== null) this.#enqueue(job!, layer, chunk, state);
       done(status);
@@ -872,6 +993,10 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     }
     this.#startSync();
   }
+}
+
+function isSame(a: Stamp, b: Stamp): boolean {
+  return a.generation === b.generation && a.sequence === b.sequence;
 }
 
 /** Whether the run that wrote with this stamp cannot write any more: its lease has been given back, or taken. What it left here may be nowhere else. */

@@ -92,7 +92,10 @@ export interface LocalPaths {
 export interface LocalStore {
   /** Left out: there is one path, and it works or all has failed. */
   readonly paths?: LocalPaths;
-  /** Takes an operation; it comes back through its owner exactly once, applied, never from inside this call. */
+  /**
+   * Takes an operation; it comes back through its owner exactly once, applied, never from inside this call. `OperationKind.Absorb`
+   * is for layers of one family, and for clusters of level 2.
+   */
   submit(operation: Operation): void;
   /** Told of every block that is found damaged or cannot be read, by reads and by the scrub; set by whoever heals. */
   damageListener: ((layer: number, chunk: number, block: number) => void) | null;
@@ -114,6 +117,19 @@ export interface LocalStore {
    */
   describeChunk(
     layer: number,
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number;
+  /**
+   * The same of what a read through `layers`, newest first, comes upon: of each block what the first layer says that is no hole
+   * there. Layers of one family.
+   *
+   * @returns blocks with data
+   */
+  describeChain(
+    layers: readonly number[],
     chunk: number,
     data: Uint32Array,
     zeros: Uint32Array,

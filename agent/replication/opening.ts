@@ -10,6 +10,7 @@
  * Invariants:
  * - Members answer under the map of the new lease, so after the question they accept nothing of the old one.
  * - A change of the map among the disk's groups begins the whole thing anew.
+ * - All layers that the lease before could write to are looked at: the newest, and that of a snapshot which was being taken.
  *
  * @module
  */
@@ -45,6 +46,7 @@ export interface OpeningHost {
 }
 
 interface Difference {
+  readonly layer: number;
   readonly chunk: number;
   readonly node: number;
   readonly from: number;
@@ -55,8 +57,8 @@ export class Opening implements PeerRequestOwner {
   readonly #host: OpeningHost;
   readonly #done: () => void;
   readonly #requests = new Set<PeerRequest>();
-  /** Per chunk: the stamp of each member that has one. */
-  readonly #stamps = new Map<number, Map<number, Stamp>>();
+  /** Per layer and chunk: the stamp of each member that has one. */
+  readonly #stamps = new Map<number, Map<number, Map<number, Stamp>>>();
   #differences: Difference[] = [];
   #pending = 0;
   #round = 0;
@@ -93,8 +95,10 @@ export class Opening implements PeerRequestOwner {
     // Counted once more, so that answers cannot end the step before all are asked.
     this.#pending = 1;
     for (const node of disk.nodes) {
-      if (node === view.self) this.#lookHere(disk);
-      else if (!this.#ask(node, disk, 0)) return this.#later();
+      for (const layer of writableLayers(disk)) {
+        if (node === view.self) this.#lookHere(disk, layer);
+        else if (!this.#ask(node, disk, layer, 0)) return this.#later();
+      }
     }
     this.#answerOver();
   }
@@ -132,21 +136,29 @@ export class Opening implements PeerRequestOwner {
     const now = this.#host.view.disk(this.diskId);
     const isSame = old !== undefined && now !== undefined &&
       old.entry.generation === now.entry.generation && old.groups.length === now.groups.length &&
+      old.entry.layers[0] === now.entry.layers[0] && old.draining === now.draining &&
       now.groups.every((group, i) => group.entry.changedEpoch === old.groups[i].entry.changedEpoch);
     if (!isSame || this.#isWaiting) this.begin();
   }
 
-  #note(node: number, chunk: number, generation: number, sequence: number): void {
-    let nodes = this.#stamps.get(chunk);
-    if (nodes === undefined) this.#stamps.set(chunk, nodes = new Map());
+  #note(
+    node: number,
+    layer: number,
+    chunk: number,
+    generation: number,
+    sequence: number,
+  ): void {
+    let chunks = this.#stamps.get(layer);
+    if (chunks === undefined) this.#stamps.set(layer, chunks = new Map());
+    let nodes = chunks.get(chunk);
+    if (nodes === undefined) chunks.set(chunk, nodes = new Map());
     const stamp = new Stamp();
     stamp.set(generation, sequence);
     nodes.set(node, stamp);
   }
 
-  #lookHere(disk: DiskView): void {
+  #lookHere(disk: DiskView, layer: number): void {
     const { store, view, joining } = this.#host;
-    const layer = disk.entry.layers[0];
     const list = chunkList(LIST_MAX);
     let from = 0;
     do {
@@ -159,18 +171,18 @@ export class Opening implements PeerRequestOwner {
         const group = view.groupOf(disk, chunk);
         const isMine = group.entry.inSync.includes(view.self) ||
           (group.entry.joining.includes(view.self) && joining.isComplete(group, layer, chunk));
-        if (isMine) this.#note(view.self, chunk, list.generations[i], list.sequences[i]);
+        if (isMine) this.#note(view.self, layer, chunk, list.generations[i], list.sequences[i]);
       }
     } while (from >= 0);
   }
 
-  #ask(node: number, disk: DiskView, chunk: number): boolean {
+  #ask(node: number, disk: DiskView, layer: number, chunk: number): boolean {
     const request = this.#host.peers.take(MessageType.Stamps, this);
     if (request === null) return false;
     const { head } = request;
     head.flags = MessageFlag.Recovery;
     head.disk = this.diskId;
-    head.layer = disk.entry.layers[0];
+    head.layer = layer;
     head.generation = disk.entry.settled;
     head.chunk = chunk;
     request.tag = this.#round;
@@ -213,6 +225,7 @@ export class Opening implements PeerRequestOwner {
         if (sequence < 0) continue;
         this.#note(
           request.node,
+          request.head.layer,
           data.getUint32(at + 4, true),
           data.getUint32(at + 8, true),
           sequence,
@@ -222,9 +235,9 @@ export class Opening implements PeerRequestOwner {
     if (dataBytes > 0) arena.release(dataOffset, dataBytes);
     const disk = view.disk(this.diskId);
     if (!isGood || disk === undefined) return this.#later();
-    if ((head.flags & MessageFlag.More) !== 0 && !this.#ask(request.node, disk, head.chunk)) {
-      return this.#later();
-    }
+    const { layer } = request.head;
+    const isMore = (head.flags & MessageFlag.More) !== 0;
+    if (isMore && !this.#ask(request.node, disk, layer, head.chunk)) return this.#later();
     this.#answerOver();
   }
 
@@ -232,14 +245,16 @@ export class Opening implements PeerRequestOwner {
     if (--this.#pending > 0) return;
     const disk = this.#host.view.disk(this.diskId);
     if (disk === undefined) return this.#later();
-    for (const [chunk, stamps] of this.#stamps) this.#compare(disk, chunk, stamps);
+    for (const [layer, chunks] of this.#stamps) {
+      for (const [chunk, stamps] of chunks) this.#compare(disk, layer, chunk, stamps);
+    }
     this.#stamps.clear();
     this.settledChunks += this.#differences.length;
     this.#pullNext();
   }
 
   /** Whoever differs from the highest in-sync member is to pull; those that join, too, if any in-sync one differs. */
-  #compare(disk: DiskView, chunk: number, stamps: Map<number, Stamp>): void {
+  #compare(disk: DiskView, layer: number, chunk: number, stamps: Map<number, Stamp>): void {
     const { view } = this.#host;
     const { inSync, joining } = view.groupOf(disk, chunk).entry;
     const none = new Stamp();
@@ -258,10 +273,10 @@ export class Opening implements PeerRequestOwner {
       (isUnknown(node) || isUnknown(from) ||
         compareStamps(stamps.get(node) ?? none, highest) !== 0);
     const lower = inSync.filter(isDifferent);
-    for (const node of lower) this.#differences.push({ chunk, node, from });
+    for (const node of lower) this.#differences.push({ layer, chunk, node, from });
     for (const node of joining) {
       const isBehind = lower.length > 0 || (stamps.has(node) && isDifferent(node));
-      if (isBehind) this.#differences.push({ chunk, node, from });
+      if (isBehind) this.#differences.push({ layer, chunk, node, from });
     }
   }
 
@@ -270,8 +285,7 @@ export class Opening implements PeerRequestOwner {
     const disk = view.disk(this.diskId);
     if (disk === undefined) return this.#later();
     while (this.#differences.length > 0 && this.#pending < PULLS_MAX) {
-      const { chunk, node, from } = this.#differences.pop()!;
-      const layer = disk.entry.layers[0];
+      const { layer, chunk, node, from } = this.#differences.pop()!;
       this.#pending++;
       const round = this.#round;
       if (node === view.self) {
@@ -306,4 +320,9 @@ export class Opening implements PeerRequestOwner {
     this.#isOver = true;
     this.#done();
   }
+}
+
+/** Layers that the holder of a disk may have written to since the lease was last given back in good order. */
+function writableLayers({ entry, draining }: DiskView): readonly number[] {
+  return draining === 0 ? [entry.layers[0]] : [entry.layers[0], draining];
 }

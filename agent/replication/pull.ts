@@ -9,6 +9,7 @@
  * - While it is under way the chunk's stamp is unknown, durably: a crash leaves a chunk that equals nothing.
  * - A block that was written live meanwhile (`live`) is not touched: what was written is newer than what is copied, or
  *   will be followed here by what is newer.
+ * - Where the layer absorbs another one, the content of both is copied into it, whatever the source has merged of it so far.
  * - The stamp is set last, behind everything in the log. It is the source's from before the first block was read:
  *   everything up to it is in what was copied, and everything after it comes here live.
  *
@@ -47,6 +48,8 @@ export interface PullHost {
   later(again: () => void): void;
   /** Bytes were copied. */
   copied(bytes: number): void;
+  /** A layer, and the one that it absorbs, if it does: what they hold together is copied into the first. */
+  pairOf(layer: number): readonly number[];
 }
 
 /** Blocks of a chunk that were written live, and the last such write. */
@@ -148,9 +151,10 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
     head.chunk = this.chunk;
     head.block = block;
     head.count = count;
-    if (type === MessageType.Read) {
-      request.extra = Uint32Array.of(this.layer);
-      request.extraWords = 1;
+    const pair = this.host.pairOf(this.layer);
+    if (type === MessageType.Read || pair.length > 1) {
+      request.extra = Uint32Array.from(pair);
+      request.extraWords = pair.length;
     }
     this.#request = request;
     this.host.peers.submit(this.from, request);

@@ -18,7 +18,7 @@ import type { LocalStore } from "./local_store.ts";
 import { type Head, MessageFlag, MessageType, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import type { Replica } from "./replica.ts";
-import type { ClusterView, DiskView } from "./view.ts";
+import type { ClusterView } from "./view.ts";
 
 /** Blocks that wait to be healed; more are found again by the scrub. */
 const QUEUE_MAX = 4096;
@@ -93,12 +93,15 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     this.#fetch();
   }
 
-  /** Some of these blocks of the disk are damaged here: in the newest layer that has them. */
-  report(disk: DiskView, chunk: number, block: number, blockCount: number): void {
+  /** Some of these blocks, read through a chain of layers, are damaged here: in the newest layer that has them. */
+  report(layers: readonly number[], chunk: number, block: number, blockCount: number): void {
     const words = () => new Uint32Array(CHUNK_BLOCKS / 32);
     const data = words(), zero = words(), poisoned = words();
     const left = new Set(Array.from({ length: blockCount }, (_, i) => block + i));
-    for (const layer of disk.entry.layers) {
+    for (const layer of layers) {
+      if (left.size === 0) break;
+      const disk = this.#view?.diskOfLayer(layer);
+      if (disk === undefined) continue;
       this.#store.describeChunk(layer, chunk, data, zero, poisoned);
       for (let i = 0; i < poisoned.length; i++) data[i] |= poisoned[i];
       for (const at of left) {
@@ -220,8 +223,10 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     head.chunk = chunk;
     head.block = block;
     head.count = 1;
-    request.extra = Uint32Array.of(layer);
-    request.extraWords = 1;
+    // Where the layer is one of a pair, the other node may have merged it already.
+    const pair = view.pair(view.absorberOf(layer) || layer);
+    request.extra = Uint32Array.from(pair);
+    request.extraWords = pair.length;
     this.#request = request;
     this.#peers.submit(node!, request);
   }

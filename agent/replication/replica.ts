@@ -27,6 +27,7 @@ import type { PeerTransport } from "../platform/network.ts";
 import { EBADMSG, EIO, ENOMEM, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
+import { describePair, stampOfPair } from "./pairs.ts";
 import {
   ANSWER,
   DESCRIPTION_WORDS,
@@ -62,6 +63,8 @@ export class LocalWrite implements OperationOwner {
   epoch = 0;
   /** Place among all that were accepted. */
   serial = 0;
+  /** Writes that were accepted before this one, and came once more: done when this one is. */
+  followers: LocalWrite[] | null = null;
   next: LocalWrite | null = null;
   previous: LocalWrite | null = null;
   replica: Replica | null = null;
@@ -69,7 +72,10 @@ export class LocalWrite implements OperationOwner {
   /** {@inheritDoc OperationOwner.operationDone} */
   operationDone(operation: Operation): void {
     this.replica!.writeDone(this);
+    const { followers } = this;
+    this.followers = null;
     this.target!.localWriteDone(this, operation.result);
+    for (const write of followers ?? []) write.target!.localWriteDone(write, operation.result);
   }
 }
 
@@ -209,7 +215,8 @@ export class Replica {
   joining: JoiningHook | null = null;
   puller: Puller | null = null;
   /** Told of damaged blocks that peers wanted to read. */
-  damaged: (disk: DiskView, chunk: number, block: number, blockCount: number) => void = () => {};
+  damaged: (layers: readonly number[], chunk: number, block: number, blockCount: number) => void =
+    () => {};
   view: ClusterView | null = null;
   /** This node's incarnation in the map. */
   incarnation = 0;
@@ -234,7 +241,6 @@ export class Replica {
   readonly #head = new Head();
   readonly #stamp = new Stamp();
   readonly #list = chunkList(STAMP_ENTRIES_MAX);
-  readonly #poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
   readonly #scratch = new Uint8Array(HEAD_BYTES + EXTRA_BYTES_MAX);
   readonly #scratchHead = new Uint32Array(this.#scratch.buffer, 0, HEAD_BYTES / 4);
   readonly #scratchWords = new Uint32Array(this.#scratch.buffer, HEAD_BYTES);
@@ -261,8 +267,14 @@ export class Replica {
    * Applies a write, discard or zeroing of a disk that is served here, or of a peer that has passed the guard. The
    * operation's `layers`, chunk, blocks, buffer, checksums, generation and sequence are set; the write comes back to its
    * target, never from inside this call.
+   *
+   * Writes of one chunk come in order, but one may come once more when the map has changed. It must not be applied behind one
+   * that was accepted after it and is still on its way into the store: the chunk's stamp does not tell of that yet, or tells of
+   * nothing, while a write that the log had to cut is there in part.
+   *
+   * @param isAgain it may have come before
    */
-  apply(write: LocalWrite, group: GroupView): void {
+  apply(write: LocalWrite, group: GroupView, isAgain: boolean): void {
     const { operation } = write;
     write.replica = this;
     operation.stampUnknown = false;
@@ -273,9 +285,25 @@ export class Replica {
     } else {
       this.#store.stampOf(operation.layers[0], operation.chunk, this.#stamp);
       if (compareStamps(operation, this.#stamp) <= 0) return this.#repeated(write);
+      const later = isAgain ? this.#laterOnItsWay(operation) : null;
+      if (later !== null) {
+        this.counters.repeated++;
+        (later.followers ??= []).push(write);
+        return;
+      }
     }
     this.#track(write);
     this.#store.submit(operation);
+  }
+
+  /** The last write on its way into the store that is of the same chunk, and not before this one; null: none. */
+  #laterOnItsWay(operation: Operation): LocalWrite | null {
+    for (let other = this.#last; other !== null; other = other.previous) {
+      const isSame = other.operation.layers[0] === operation.layers[0] &&
+        other.operation.chunk === operation.chunk;
+      if (isSame) return compareStamps(other.operation, operation) >= 0 ? other : null;
+    }
+    return null;
   }
 
   /** A write that is not above its chunk's stamp: what it would do has been done, and perhaps overwritten. */
@@ -488,7 +516,7 @@ export class Replica {
       case MessageType.List:
         return dataBytes > 0 ? Verdict.Broken : this.#listGroup(state);
       case MessageType.Describe:
-        return dataBytes > 0 ? Verdict.Broken : this.#describe(state);
+        return dataBytes > 0 ? Verdict.Broken : this.#describe(state, bytes, extraBytes);
       case MessageType.Pull:
         return dataBytes > 0 ? Verdict.Broken : this.#pull(state);
       default:
@@ -522,12 +550,13 @@ export class Replica {
     const { view } = this;
     const head = this.#head;
     const disk = view!.disk(head.disk);
-    if (disk === undefined || !disk.entry.layers.includes(head.layer)) return this.#stale(state);
+    if (disk === undefined || !view!.isOfFamily(disk, head.layer)) return this.#stale(state);
     const group = view!.groupOf(disk, head.chunk);
     if (group === undefined || head.epoch < group.entry.changedEpoch) return this.#stale(state);
     const isRecovery = (head.flags & MessageFlag.Recovery) !== 0;
     if (isChange) {
-      const isHolder = disk.holder === state.node && disk.entry.generation === head.generation;
+      const isHolder = disk.holder === state.node && disk.entry.generation === head.generation &&
+        view!.isWritable(disk, head.layer);
       if (!isHolder || !group.isOpen || !group.members.includes(view!.self)) {
         return this.#stale(state);
       }
@@ -609,7 +638,7 @@ export class Replica {
       : OperationKind.Zero;
     target.generation = head.generation;
     target.sequence = head.sequence;
-    this.apply(write, group);
+    this.apply(write, group, (head.flags & MessageFlag.Again) !== 0);
     return Verdict.Taken;
   }
 
@@ -643,6 +672,11 @@ export class Replica {
     }
     const bytes = head.count << BLOCK_SHIFT;
     const isRecovery = (head.flags & MessageFlag.Recovery) !== 0;
+    if (isRecovery && this.#isHalf(head.layer, layers)) {
+      this.#free.push(operation);
+      this.#stale(state);
+      return Verdict.Taken;
+    }
     // Put off, not kept waiting: what comes behind it on the link is for guests.
     if (isRecovery && this.pace?.take(bytes) === false) {
       this.#free.push(operation);
@@ -662,7 +696,10 @@ export class Replica {
     }
     const { read } = operation;
     read.kind = OperationKind.Read;
-    read.layers = operation.layers;
+    // The map's own array: the store finds its way by it.
+    read.layers = (head.flags & MessageFlag.Chain) !== 0
+      ? this.view!.chain(head.layer)
+      : operation.layers;
     read.chunk = head.chunk;
     read.block = head.block;
     read.blockCount = head.count;
@@ -680,7 +717,7 @@ export class Replica {
     const head = this.#head;
     const { view } = this;
     const disk = view!.disk(head.disk);
-    if (disk === undefined || !disk.entry.layers.includes(head.layer)) {
+    if (disk === undefined || !view!.isWritable(disk, head.layer)) {
       this.#stale(state);
       return Verdict.Taken;
     }
@@ -777,10 +814,21 @@ export class Replica {
     this.#reply(state, head, Status.Ok, 0, buffer, used, STAMP_BUFFER_BYTES);
   }
 
-  #describe(state: Link): Verdict {
+  /** Whether a layer that is one of a pair here is asked for by itself: the asker's map is older, and what is left of it would mislead. */
+  #isHalf(layer: number, layers: number): boolean {
+    const { view } = this;
+    return layers < 2 && (view!.absorbedInto(layer) !== 0 || view!.absorberOf(layer) !== 0);
+  }
+
+  #describe(state: Link, message: Uint8Array, extraBytes: number): Verdict {
     const head = this.#head;
+    if (extraBytes !== 0 && extraBytes !== 8) return Verdict.Broken;
     const group = this.#guard(state, false);
     if (group === null) return Verdict.Taken;
+    if (this.#isHalf(head.layer, extraBytes / 4)) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
     if (this.#store.paths?.isLost(head.layer, head.chunk) === true) {
       this.#stale(state);
       return Verdict.Taken;
@@ -789,11 +837,12 @@ export class Replica {
     const words = this.#scratchWords;
     words.fill(0, 0, DESCRIPTION_WORDS);
     const half = DESCRIPTION_WORDS / 2;
-    this.#store.stampOf(head.layer, head.chunk, this.#stamp);
     const data = words.subarray(0, half), zeros = words.subarray(half, DESCRIPTION_WORDS);
-    this.#store.describeChunk(head.layer, head.chunk, data, zeros, this.#poisoned);
-    // What is damaged must not come out as a hole: whoever copies is to find out when it reads.
-    for (let i = 0; i < half; i++) data[i] |= this.#poisoned[i];
+    const pair = extraBytes === 0
+      ? [head.layer]
+      : [getU32(message, HEAD_BYTES), getU32(message, HEAD_BYTES + 4)];
+    stampOfPair(this.#store, pair, head.chunk, this.#stamp);
+    describePair(this.#store, pair, head.chunk, data, zeros);
     head.generation = this.#stamp.generation;
     head.sequence = this.#stamp.sequence;
     head.argument = this.#rewriteCount(head.layer, head.chunk);
@@ -806,7 +855,7 @@ export class Replica {
     const { view } = this;
     const disk = view!.disk(head.disk);
     const isHolder = disk !== undefined && disk.holder === state.node &&
-      disk.entry.generation === head.generation && disk.entry.layers.includes(head.layer);
+      disk.entry.generation === head.generation && view!.isWritable(disk, head.layer);
     if (!isHolder || this.puller === null) {
       this.#stale(state);
       return Verdict.Taken;
@@ -849,8 +898,7 @@ export class Replica {
     if (!isData) {
       this.#releaseData(offset, bytes);
       if (head.type === MessageType.Read && (result === -EBADMSG || result === -EIO)) {
-        const disk = this.view!.disk(head.disk);
-        if (disk !== undefined) this.damaged(disk, head.chunk, head.block, head.count);
+        this.damaged(operation.read.layers, head.chunk, head.block, head.count);
         head.block = operation.read.badBlock;
       }
       this.#reply(state, head, result, 0, 0, 0, 0);

@@ -19,6 +19,9 @@
  * - No read returns something older than what an earlier one returned: a read waits for the writes under way that overlap it.
  *   What only some of the replicas have must not be seen, since the others may be those that stay. Where this node's replica
  *   is the only member there is nothing to wait for.
+ * - Snapshots: what comes after the map has begun one goes to the new layer. Once nothing is on its way to the old one, and what is
+ *   there is synced, the holder says so (`drained`); the replicas refuse later writes to it. Where snapshots of several disks are taken
+ *   together, no write to the new layer is given back before the map says that all of them are complete.
  * - Nothing is read and nothing is acknowledged after `serveUntil`: by then another node may hold the lease.
  *
  * @module
@@ -29,10 +32,10 @@ import { EBADMSG, EIO, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { OperationList } from "../store/operation_list.ts";
 import type { LocalStore } from "./local_store.ts";
-import { type Head, MessageType, Status } from "./messages.ts";
+import { type Head, MessageFlag, MessageType, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import { LocalWrite, type LocalWriteOwner, type Replica } from "./replica.ts";
-import { MEMBERS_MAX } from "../map/map.ts";
+import { MEMBERS_MAX, takingOf } from "../map/map.ts";
 import type { ClusterView, DiskView, GroupView } from "./view.ts";
 
 /** Times that a read asks all replicas before it fails: what the disk could not read once it may read the next time. */
@@ -60,9 +63,11 @@ export interface RouterHost {
   /** A replica cannot do what it was asked: it should leave its groups. */
   memberFailed(node: number, status: number): void;
   /** A block of this node's replica is damaged: have it healed from another one. */
-  damaged(disk: DiskView, chunk: number, block: number, blockCount: number): void;
+  damaged(layers: readonly number[], chunk: number, block: number, blockCount: number): void;
   /** A guest's request of so many bytes is under way. */
   worked(bytes: number): void;
+  /** Nothing is on its way any more into the layer that a snapshot is taken of, and all of it is synced. */
+  drained(router: DiskRouter): void;
   takeSlot(): WriteSlot;
   releaseSlot(slot: WriteSlot): void;
   /** Calls `router.endTurn()` at the end of this turn. */
@@ -98,6 +103,8 @@ export class WriteSlot implements LocalWriteOwner, PeerRequestOwner {
   isLocalUnderWay = false;
   /** …and it is to be applied once more after that. */
   isLocalAgain = false;
+  /** This node's replica has been given it before. */
+  wasLocal = false;
   /** The errno with which it ends as soon as its buffers are free; 0: none. */
   failure = 0;
   next: WriteSlot | null = null;
@@ -131,6 +138,8 @@ class SyncSlot implements PeerRequestOwner, OperationOwner {
   /** Nodes that have synced for this. */
   readonly done = new Set<number>();
   isFailed = false;
+  /** For a snapshot: what it finds lost, the guest has still to be told. */
+  isOurs = false;
   /** The errno with which it ends as soon as nothing is under way; 0: none. */
   failure = 0;
   /** Nodes are still to be asked. */
@@ -150,6 +159,15 @@ class SyncSlot implements PeerRequestOwner, OperationOwner {
   operationDone(operation: Operation): void {
     this.router.syncAnswered(this, this.router.host.view.self, operation.result);
   }
+}
+
+/** What stands in the way of a read. */
+const enum Obstacle {
+  None,
+  /** A write of this disk that is under way and overlaps it. */
+  OwnWrite,
+  /** The map, the lease, or the right to serve. */
+  State,
 }
 
 /** A read that replicas could not answer. */
@@ -208,31 +226,58 @@ export class DiskRouter implements PeerRequestOwner {
   readonly #troubles = new Map<Operation, ReadTrouble>();
   /** Is being given back with an error: for good, whoever asks for a recovery. */
   #failing: Operation | null = null;
+  /** The layer that a snapshot is being taken of, as far as it is synced; 0: it is not. */
+  drainedLayer = 0;
+  /** The layer that is being synced for that; 0: none is. */
+  #drainingLayer = 0;
+  readonly #drainSync: Operation = new Operation({ operationDone: () => this.#drainSynced() }, 0);
 
-  constructor(readonly host: RouterHost, readonly diskId: number) {}
+  /** @param isReader it only reads what is never written to: it has no lease, and nothing to sync */
+  constructor(readonly host: RouterHost, readonly diskId: number, readonly isReader = false) {}
 
   // ------------------------------------------------------------------------------------- state
 
-  /** Requests that wait for something else than a replica's answer. */
+  /**
+   * Requests that wait for something else than a replica's answer. A read behind a write that is under way waits for that write's
+   * answers: it is the guest's own doing, as is a flush that comes back at the end of this turn.
+   */
   get waiting(): number {
-    let syncs = 0;
-    for (const sync of this.#syncs) if (sync.pending.size === 0) syncs++;
-    return this.#waitingWrites + this.#waitingReads.count + syncs;
+    let count = this.#waitingWrites;
+    for (let read = this.#waitingReads.first; read !== null; read = read.next) {
+      if (this.#obstacleTo(read) !== Obstacle.OwnWrite) count++;
+    }
+    for (const sync of this.#syncs) if (this.#isStuck(sync)) count++;
+    return count;
   }
 
   /** Why requests wait, in words; null when none does. */
   get waitingReason(): string | null {
     if (this.waiting === 0) return null;
-    if (!this.host.mayServe) return "this node is cut off from the majority of the cluster";
-    const disk = this.host.view.disk(this.diskId);
+    const { mayServe, view } = this.host;
+    if (!mayServe) return "this node is cut off from the majority of the cluster";
+    const disk = view.disk(this.diskId);
     if (disk === undefined) return "the disk is gone";
-    if (!this.isOpen) return "the replicas are being brought in line after an unclean hand-over";
+    if (!this.isOpen && !this.isReader) {
+      return "the replicas are being brought in line after an unclean hand-over";
+    }
+    const settling = "replicas are being settled after a crash";
     for (let slot = this.#first; slot !== null; slot = slot.next) {
       if (slot.isStarted) continue;
       const group = disk.groups[slot.group];
-      if (!group.isOpen) return "replicas are being settled after a crash";
+      if (!group.isOpen) return settling;
       if (group.entry.inSync.length < disk.copiesMin) {
         return `${group.entry.inSync.length} of at least ${disk.copiesMin} copies are there`;
+      }
+    }
+    let reads = 0;
+    for (let read = this.#waitingReads.first; read !== null; read = read.next) {
+      if (!view.groupOf(disk, read.chunk).isOpen) return settling;
+      if (this.#obstacleTo(read) !== Obstacle.OwnWrite) reads++;
+    }
+    if (this.#syncs.some((sync) => this.#isStuck(sync))) {
+      if (this.#dirtyGroups.some((group) => !disk.groups[group].isOpen)) return settling;
+      if (reads + this.#waitingWrites === 0) {
+        return "a replica has started anew, or its store has failed, and has to be asked to sync again";
       }
     }
     return "no replica that is in sync can be reached";
@@ -278,6 +323,7 @@ export class DiskRouter implements PeerRequestOwner {
       this.#dirtyGroups.push(group);
     }
     for (const node of disk?.nodes ?? []) this.#dirtied.set(node, this.#clock);
+    this.drainedLayer = 0;
   }
 
   #restart(slot: WriteSlot): void {
@@ -303,6 +349,12 @@ export class DiskRouter implements PeerRequestOwner {
   end(): void {
     this.isOpen = false;
     this.generation = 0;
+    this.drainedLayer = 0;
+    // What is synced for a snapshot is nobody's business any more: the lease's end says that it is drained.
+    for (const sync of [...this.#syncs]) {
+      sync.failure = -EIO;
+      this.#syncStep(sync);
+    }
     this.#dirtied.clear();
     this.#synced.clear();
     this.#groupDirtied.fill(0);
@@ -380,6 +432,7 @@ export class DiskRouter implements PeerRequestOwner {
       this.#read(this.#waitingReads.shift());
     }
     for (const sync of [...this.#syncs]) this.#syncStep(sync);
+    this.#drain();
   }
 
   /**
@@ -393,6 +446,7 @@ export class DiskRouter implements PeerRequestOwner {
     const disk = view.disk(this.diskId);
     this.#epoch = view.epoch;
     if (disk === undefined) return;
+    if (disk.draining !== this.drainedLayer) this.drainedLayer = 0;
     this.#resize(disk.groups.length);
     for (let slot = this.#first; slot !== null; slot = slot.next) {
       const group = view.groupOf(disk, slot.operation!.chunk);
@@ -422,16 +476,63 @@ export class DiskRouter implements PeerRequestOwner {
     }
     if (this.#waitingReads.count > 0 || this.#waitingWrites > 0) this.resume();
     for (const sync of [...this.#syncs]) if (sync.isIncomplete) this.#syncStep(sync);
+    this.#drain();
+  }
+
+  // ----------------------------------------------------------------------------------- snapshots
+
+  /** A snapshot is being taken: once nothing is on its way into its layer, that is synced. */
+  #drain(): void {
+    const disk = this.host.view.disk(this.diskId);
+    const layer = disk?.draining ?? 0;
+    if (layer === 0 || layer === this.drainedLayer || this.#drainingLayer !== 0) return;
+    if (!this.isOpen || !this.host.mayServe || !this.#holdsLease(disk!)) return;
+    if (this.#hasWrites(layer)) return;
+    if (takingOf(disk!.entry)!.isAborted) return this.#drained(layer);
+    this.#drainingLayer = layer;
+    this.#drainSync.kind = OperationKind.Sync;
+    this.#sync(this.#drainSync);
+    this.#syncs[this.#syncs.length - 1].isOurs = true;
+  }
+
+  #drainSynced(): void {
+    const layer = this.#drainingLayer;
+    this.#drainingLayer = 0;
+    const isWanted = this.host.view.disk(this.diskId)?.draining === layer && this.isOpen;
+    if (this.#drainSync.result === 0 && isWanted && !this.#hasWrites(layer)) this.#drained(layer);
+  }
+
+  /** Whether anything is on its way to a layer. */
+  #hasWrites(layer: number): boolean {
+    for (let slot = this.#first; slot !== null; slot = slot.next) {
+      if (slot.operation!.layers[0] === layer) return true;
+    }
+    return false;
+  }
+
+  #drained(layer: number): void {
+    this.drainedLayer = layer;
+    this.host.drained(this);
   }
 
   // -------------------------------------------------------------------------------------- writes
 
   #write(operation: Operation): void {
+    const disk = this.host.view.disk(this.diskId);
+    if (disk !== undefined) {
+      // Whatever it was made for: a snapshot that has begun meanwhile gets no write that comes only now.
+      operation.layers = disk.entry.layers;
+      // Where older layers lie below, forgetting blocks would bring their content back.
+      if (operation.kind === OperationKind.Free && operation.layers.length > 1) {
+        operation.kind = OperationKind.Zero;
+      }
+    }
     const slot = this.host.takeSlot();
     slot.router = this;
     slot.operation = operation;
     slot.isStarted = false;
     slot.isLocalAgain = false;
+    slot.wasLocal = false;
     slot.failure = 0;
     slot.nodeCount = 0;
     slot.previous = this.#last;
@@ -523,7 +624,9 @@ export class DiskRouter implements PeerRequestOwner {
     local.sequence = operation.sequence;
     slot.isLocalUnderWay = true;
     const disk = this.host.view.disk(this.diskId)!;
-    this.host.replica.apply(slot.local, this.host.view.groupOf(disk, operation.chunk));
+    const group = this.host.view.groupOf(disk, operation.chunk);
+    this.host.replica.apply(slot.local, group, slot.wasLocal);
+    slot.wasLocal = true;
   }
 
   #sendRemote(slot: WriteSlot, index: number, node: number): void {
@@ -663,6 +766,7 @@ export class DiskRouter implements PeerRequestOwner {
     for (let i = 0; i < slot.nodeCount; i++) {
       if (slot.states[i] !== NodeState.Acknowledged) return false;
     }
+    if (disk.isHeldBack && slot.operation!.layers[0] === disk.entry.layers[0]) return false;
     return slot.nodeCount >= group.members.length;
   }
 
@@ -688,6 +792,7 @@ export class DiskRouter implements PeerRequestOwner {
     operation.result = result;
     operation.owner.operationDone(operation);
     if (this.#isReadBlocked) this.#retryReads();
+    this.#drain();
   }
 
   #dirtyGroup(group: number): void {
@@ -716,24 +821,31 @@ export class DiskRouter implements PeerRequestOwner {
   // --------------------------------------------------------------------------------------- reads
 
   #read(operation: Operation): void {
+    const obstacle = this.#obstacleTo(operation);
+    if (obstacle !== Obstacle.None) {
+      if (obstacle === Obstacle.OwnWrite) this.#isReadBlocked = true;
+      return this.#waitingReads.push(operation);
+    }
+    const { view } = this.host;
+    const { readFrom } = view.groupOf(view.disk(this.diskId)!, operation.chunk);
+    if (readFrom === view.self) this.host.store.submit(operation);
+    else this.#readFrom(operation, readFrom);
+  }
+
+  /** What a read has to wait for before a replica can be asked. */
+  #obstacleTo(operation: Operation): Obstacle {
     const { view, mayServe } = this.host;
     const disk = view.disk(this.diskId);
-    if (disk === undefined || !mayServe) return this.#waitingReads.push(operation);
+    if (disk === undefined || !mayServe) return Obstacle.State;
     // A read-only view of a disk that is open elsewhere has no lease, and needs none.
     const isHolder = this.generation > 0;
-    if (isHolder && (!this.isOpen || !this.#holdsLease(disk))) {
-      return this.#waitingReads.push(operation);
-    }
+    if (isHolder && (!this.isOpen || !this.#holdsLease(disk))) return Obstacle.State;
     const group = view.groupOf(disk, operation.chunk);
-    if (group.readFrom === 0) return this.#waitingReads.push(operation);
+    if (group.readFrom === 0) return Obstacle.State;
     const { members } = group;
     const isAlone = members.length === 1 && members[0] === view.self;
-    if (!isAlone && this.#first !== null && this.#overlapsWrite(operation)) {
-      this.#isReadBlocked = true;
-      return this.#waitingReads.push(operation);
-    }
-    if (group.readFrom === view.self) this.host.store.submit(operation);
-    else this.#readFrom(operation, group.readFrom);
+    const isBehind = !isAlone && this.#first !== null && this.#overlapsWrite(operation);
+    return isBehind ? Obstacle.OwnWrite : Obstacle.None;
   }
 
   #overlapsWrite(operation: Operation): boolean {
@@ -765,8 +877,9 @@ export class DiskRouter implements PeerRequestOwner {
     head.block = operation.block;
     head.count = operation.blockCount;
     request.context = operation;
-    request.extra = Uint32Array.from(operation.layers);
-    request.extraWords = operation.layers.length;
+    if (operation.layers.length > 1) head.flags |= MessageFlag.Chain;
+    request.extra = Uint32Array.of(operation.layers[0]);
+    request.extraWords = 1;
     this.#remoteReads.set(operation, request);
     this.counters.remoteReads++;
     peers.submit(node, request);
@@ -880,7 +993,7 @@ export class DiskRouter implements PeerRequestOwner {
     const disk = this.host.view.disk(this.diskId);
     if (disk === undefined || !trouble.isOwn) return;
     this.counters.repairs++;
-    this.host.damaged(disk, operation.chunk, operation.block, operation.blockCount);
+    this.host.damaged(operation.layers, operation.chunk, operation.block, operation.blockCount);
   }
 
   // --------------------------------------------------------------------------------------- syncs
@@ -890,6 +1003,7 @@ export class DiskRouter implements PeerRequestOwner {
     sync.operation = operation;
     sync.clock = this.#clock;
     sync.isFailed = false;
+    sync.isOurs = false;
     sync.failure = 0;
     sync.isFresh = true;
     this.#syncs.push(sync);
@@ -909,6 +1023,10 @@ export class DiskRouter implements PeerRequestOwner {
   /** Asks every node that a sync needs and that has not been asked, and finishes it when none is left. */
   #syncStep(sync: SyncSlot): void {
     if (sync.failure !== 0) return this.#abandonSync(sync);
+    if (this.isReader) {
+      if (!sync.isFresh) this.#endSync(sync, 0);
+      return;
+    }
     const { view, mayServe } = this.host;
     const disk = view.disk(this.diskId);
     if (disk === undefined || !mayServe || !this.isOpen || !this.#holdsLease(disk)) return;
@@ -982,6 +1100,11 @@ export class DiskRouter implements PeerRequestOwner {
     this.#syncStep(sync);
   }
 
+  /** Whether a sync waits and nobody has been asked who would answer. */
+  #isStuck(sync: SyncSlot): boolean {
+    return sync.pending.size === 0 && !sync.isFresh;
+  }
+
   #abandonSync(sync: SyncSlot): void {
     for (const [node, request] of sync.pending) {
       if (request === null) continue;
@@ -992,6 +1115,8 @@ export class DiskRouter implements PeerRequestOwner {
   }
 
   #syncDone(sync: SyncSlot, disk: DiskView): void {
+    // The guest's own flush is the one that has to say what is lost.
+    if (sync.isFailed && sync.isOurs) return this.#endSync(sync, -EIO);
     let kept = 0;
     for (const at of this.#dirtyGroups) {
       if (this.#groupDirtied[at] > sync.clock) this.#dirtyGroups[kept++] = at;

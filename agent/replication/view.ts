@@ -5,17 +5,23 @@
  *
  * Terms: a **member** receives every write (in sync, or joining); an **in-sync** member holds every acknowledged one
  * and may be read. A group is **open** when its in-sync set is to be trusted: nobody in it has crashed with
- * unsynced writes (unclean), and it is not being settled.
+ * unsynced writes (unclean), and it is not being settled. A layer **absorbs** its parent while nobody else needs that: the two then
+ * count as one wherever content is compared or copied (`absorbing.ts`).
  *
  * @module
  */
 import { mix32 } from "../map/hash.ts";
 import {
+  chainOf,
   type ClusterMap,
   copiesMinOf,
   type DiskEntry,
+  disksOfLayers,
+  disksWithData,
+  drainingLayer,
   type NodeEntry,
   type PgEntry,
+  takingOf,
 } from "../map/map.ts";
 
 /** A placement group at one epoch. */
@@ -42,6 +48,13 @@ export interface DiskView {
   readonly copiesMin: number;
   /** The node that holds the lease, 0: nobody. */
   readonly holder: number;
+  /** A layer below the newest into which writes of before a snapshot may still come; 0: none. */
+  readonly draining: number;
+  /**
+   * Snapshots of this disk and of others are taken at one point in time: what is written to the newest layer is not given back before
+   * they are complete.
+   */
+  readonly isHeldBack: boolean;
 }
 
 /** See the head of the file. */
@@ -54,8 +67,12 @@ export class ClusterView {
   readonly #pools = new Map<number, readonly GroupView[]>();
   readonly #poolNodes = new Map<number, readonly number[]>();
   readonly #poolLayers = new Map<number, [layer: number, disk: DiskView][]>();
-  /** Disk of each layer. */
-  readonly #layers = new Map<number, DiskView>();
+  /** Disk of each layer: one of those that have it in their chains. */
+  readonly #diskOfLayer: ReadonlyMap<number, number>;
+  /** The layer that each layer absorbs, and the other way round. */
+  readonly #absorbs: ReadonlyMap<number, number>;
+  readonly #absorbers: ReadonlyMap<number, number>;
+  readonly #chains: Map<number, readonly number[]>;
 
   /**
    * @param self this node's id in the map
@@ -79,7 +96,9 @@ export class ClusterView {
       this.#pools.set(copies, groups);
       this.#poolNodes.set(copies, isSame ? base!.#poolNodes.get(copies)! : membersOf(groups));
     }
-    for (const entry of map.disks) {
+    const together = countTaken(map);
+    for (const entry of disksWithData(map)) {
+      const taking = takingOf(entry);
       const disk: DiskView = {
         entry,
         mix: mix32(entry.family),
@@ -87,10 +106,32 @@ export class ClusterView {
         nodes: this.#poolNodes.get(entry.copies) ?? [],
         copiesMin: copiesMinOf(map, entry),
         holder: entry.lease?.node ?? 0,
+        draining: drainingLayer(entry),
+        isHeldBack: taking !== undefined && !taking.isAborted &&
+          (together.get(taking.taking) ?? 0) > 1,
       };
       this.#disks.set(entry.id, disk);
-      for (const layer of entry.layers) this.#layers.set(layer, disk);
     }
+    if (before !== null && before.map.layers === map.layers) {
+      this.#diskOfLayer = before.#diskOfLayer;
+      this.#absorbs = before.#absorbs;
+      this.#absorbers = before.#absorbers;
+      this.#chains = before.#chains;
+      return;
+    }
+    this.#chains = new Map();
+    this.#diskOfLayer = new Map([...disksOfLayers(map)].map(([layer, { id }]) => [layer, id]));
+    const absorbs = new Map<number, number>();
+    const absorbers = new Map<number, number>();
+    const isAbsorbed = new Set<number>();
+    for (const { id, absorbedBy } of map.layers) if (absorbedBy !== null) isAbsorbed.add(id);
+    for (const { id, parent } of isAbsorbed.size > 0 ? map.layers : []) {
+      if (!isAbsorbed.has(parent)) continue;
+      absorbs.set(id, parent);
+      absorbers.set(parent, id);
+    }
+    this.#absorbs = absorbs;
+    this.#absorbers = absorbers;
   }
 
   /** Whether the nodes, and which of them are up, are those of another view. */
@@ -117,21 +158,66 @@ export class ClusterView {
     return { copies, group, entry, members: [...inSync, ...entry.joining], isOpen, readFrom };
   }
 
-  /** A disk by its id. */
+  /** A disk by its id, also one in the trash. */
   disk(id: number): DiskView | undefined {
     return this.#disks.get(id);
   }
 
-  /** The disk that a layer belongs to. */
+  /** A disk that has a layer in its chain, or in that of a snapshot: all of them have the same groups. */
   diskOfLayer(layer: number): DiskView | undefined {
-    return this.#layers.get(layer);
+    const id = this.#diskOfLayer.get(layer);
+    return id === undefined ? undefined : this.#disks.get(id);
+  }
+
+  /** Whether a layer is of the family of a disk. */
+  isOfFamily(disk: DiskView, layer: number): boolean {
+    return this.diskOfLayer(layer)?.entry.family === disk.entry.family;
+  }
+
+  /** Whether a disk's holder may write to a layer. */
+  isWritable(disk: DiskView, layer: number): boolean {
+    return layer === disk.entry.layers[0] || (layer === disk.draining && layer !== 0);
+  }
+
+  /** The layers that a layer is read through, newest first; the same array as long as they are the same. */
+  chain(layer: number): readonly number[] {
+    const disk = this.diskOfLayer(layer);
+    if (disk?.entry.layers[0] === layer) return disk.entry.layers;
+    let chain = this.#chains.get(layer);
+    if (chain === undefined) this.#chains.set(layer, chain = chainOf(this.map.layers, layer));
+    return chain;
+  }
+
+  /** The parent that a layer is absorbing; 0: none. */
+  absorbedInto(layer: number): number {
+    return this.#absorbs.get(layer) ?? 0;
+  }
+
+  /** A layer, and the one that it absorbs, if it does: what they hold together is what has to be compared and copied. */
+  pair(layer: number): readonly number[] {
+    const absorbed = this.absorbedInto(layer);
+    return absorbed === 0 ? [layer] : [layer, absorbed];
+  }
+
+  /** The child into which a layer is being absorbed; 0: it is not. */
+  absorberOf(layer: number): number {
+    return this.#absorbers.get(layer) ?? 0;
+  }
+
+  /** Layers that are being absorbed, each with the one that absorbs it. */
+  absorbed(): ReadonlyMap<number, number> {
+    return this.#absorbers;
   }
 
   /** Layers of a pool in the order of their ids, each with its disk. */
   layersOf(copies: number): readonly (readonly [layer: number, disk: DiskView])[] {
     let layers = this.#poolLayers.get(copies);
     if (layers === undefined) {
-      layers = [...this.#layers].filter(([, disk]) => disk.entry.copies === copies);
+      layers = [];
+      for (const [layer, id] of this.#diskOfLayer) {
+        const disk = this.#disks.get(id)!;
+        if (disk.entry.copies === copies) layers.push([layer, disk]);
+      }
       this.#poolLayers.set(copies, layers.sort((a, b) => a[0] - b[0]));
     }
     return layers;
@@ -171,6 +257,16 @@ export class ClusterView {
   groupOf(disk: DiskView, chunk: number): GroupView {
     return disk.groups[(disk.mix + chunk) & (disk.groups.length - 1)];
   }
+}
+
+/** How many snapshots were begun together, by the epoch in which they were. */
+function countTaken(map: ClusterMap): Map<number, number> {
+  const together = new Map<number, number>();
+  for (const disk of map.disks) {
+    const taking = takingOf(disk)?.taking ?? 0;
+    if (taking !== 0) together.set(taking, (together.get(taking) ?? 0) + 1);
+  }
+  return together;
 }
 
 const NO_GROUPS: readonly GroupView[] = [];

@@ -4,17 +4,22 @@
  *
  * Invariants:
  * - WRITE, FREE, ZERO are absolute: the last one in the log's order wins, whatever was there. So
- *   replay may begin before the moment a fuzzy checkpoint was taken.
+ *   replay may begin before the moment a fuzzy checkpoint was taken. ABSORB is not: replay applies
+ *   nothing to a chunk that the checkpoint has already (image_times.ts). A checkpoint of before the
+ *   store's first ABSORB does not say what it has, and need not.
  * - RELOCATE and POISON take effect on a block only if the index still has it at its old location,
- *   so they never undo a newer write.
+ *   so they never undo a newer write. They name the layer that the block was in when they were put
+ *   into the log; by the time they are applied another one may have absorbed it (absorbed.ts).
  * - Entries for layers that are not there, or are being deleted, change nothing.
  * - Stamps (stamps.ts) change with the content, in the same call: WRITE, FREE and ZERO set them
  *   unless their generation is 0, and make them unknown where the entry says so; STAMP sets them
- *   alone; RELOCATE and POISON leave them. Entries of version 1 leave them too.
+ *   alone; RELOCATE and POISON leave them. Entries of version 1 leave them too. ABSORB leaves them
+ *   but for a chunk with neither stamp nor blocks, which takes over the other's.
  *
  * @module
  */
-import { BLOCK_BYTES } from "../base/limits.ts";
+import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
+import { Absorbed } from "./absorbed.ts";
 import {
   entryBlock,
   entryChecksums,
@@ -30,7 +35,8 @@ import {
   recordVersion,
   STAMP_UNKNOWN,
 } from "./format.ts";
-import { type Index, IndexKind } from "./index.ts";
+import type { ImageTimes } from "./image_times.ts";
+import { CHUNK_EXPORT_WORDS_MAX, type Index, IndexKind } from "./index.ts";
 import { Stamps } from "./stamps.ts";
 
 /**
@@ -59,8 +65,16 @@ export class Applier {
   readonly layers: Map<number, LayerState> = new Map();
   /** Stamps of the chunks: changed here only. */
   readonly stamps: Stamps = new Stamps();
+  /** Which layers may hold what others were written to: changed here only. */
+  readonly absorbed: Absorbed = new Absorbed();
+  /** Replay: what the checkpoint has already; null: nothing is said of it. */
+  times: ImageTimes | null = null;
+  /** Replay: lsn of the record that is being applied. */
+  lsn = 0;
   /** Entries applied. */
   entries = 0;
+  /** Bytes by which chunks may have grown that absorbed others, in a checkpoint. */
+  absorbedBytes = 0;
   readonly #index: Index;
   readonly #u32: Uint32Array;
   readonly #placed: PlacedListener;
@@ -94,16 +108,40 @@ export class Applier {
       case EntryKind.LayerDelete:
         if (this.layers.has(layer)) this.layers.set(layer, LayerState.Deleting);
         this.stamps.dropLayer(layer);
+        this.absorbed.drop(layer);
         return;
       case EntryKind.Meta:
       case EntryKind.MetaBatch:
         return;
     }
+    const chunk = entryChunk(u32, word);
+    const count = entryCount(u32, word);
+    if (kind === EntryKind.Relocate || kind === EntryKind.Poison) {
+      this.#moveAnywhere(word, headerWord, headerLocation, dataLocation, 0, count);
+      return;
+    }
     if (this.layers.get(layer) !== LayerState.Live) return;
+    if (kind === EntryKind.Absorb) {
+      this.#absorb(layer, entryFrom(u32, word), chunk);
+      return;
+    }
+    const { times } = this;
+    if (times === null || !times.hasBlocks(layer, chunk, this.lsn)) {
+      this.#change(word, headerWord, headerLocation, dataLocation);
+    }
+    if (times !== null && times.hasStamp(layer, chunk, this.lsn)) return;
+    if (recordVersion(u32, headerWord) >= FORMAT_STAMPS) this.#stamp(word, layer, chunk, kind);
+  }
+
+  /** What a WRITE, FREE or ZERO makes of the index. */
+  #change(word: number, headerWord: number, headerLocation: number, dataLocation: number): void {
+    const u32 = this.#u32;
+    const index = this.#index;
+    const layer = entryLayer(u32, word);
     const chunk = entryChunk(u32, word);
     const block = entryBlock(u32, word);
     const count = entryCount(u32, word);
-    switch (kind) {
+    switch (entryKind(u32, word)) {
       case EntryKind.Write: {
         const sums = entryChecksums(word);
         this.#set(layer, chunk, block, count, dataLocation, sums, headerWord, headerLocation);
@@ -115,14 +153,46 @@ export class Applier {
       case EntryKind.Zero:
         index.zero(layer, chunk, block, count);
         break;
-      case EntryKind.Stamp:
-        break;
-      case EntryKind.Relocate:
-      case EntryKind.Poison:
-        this.#move(word, headerWord, headerLocation, dataLocation, 0, count);
-        return;
     }
-    if (recordVersion(u32, headerWord) >= FORMAT_STAMPS) this.#stamp(word, layer, chunk, kind);
+  }
+
+  /** ABSORB: see {@linkcode Index.absorb}. */
+  #absorb(into: number, from: number, chunk: number): void {
+    if (this.layers.get(from) !== LayerState.Live) return;
+    const { times, lsn, stamps } = this;
+    const index = this.#index;
+    this.absorbed.add(from, into);
+    // The stamps are looked at after the index: where this one is open, so are both chunks.
+    if (times === null || !times.hasStamp(into, chunk, lsn)) {
+      const isNothing = !stamps.has(into, chunk) && !index.hasChunk(into, chunk);
+      if (isNothing && stamps.find(from, chunk)) {
+        const { generation, sequence } = stamps;
+        stamps.set(into, chunk, generation, sequence >>> 0, Math.floor(sequence / 2 ** 32));
+      }
+    }
+    if (times === null || !times.hasBlocks(into, chunk, lsn)) {
+      // What is merged may take up to this more than both did.
+      if (index.hasChunk(into, chunk)) this.absorbedBytes += 4 * CHUNK_EXPORT_WORDS_MAX;
+      index.absorb(into, from, chunk);
+    } else if (!times.hasBlocks(from, chunk, lsn)) {
+      index.free(from, chunk, 0, CHUNK_BLOCKS);
+    }
+  }
+
+  /**
+   * The layer that has a block at a place now: the one that it was found in, or one that has absorbed
+   * that since.
+   *
+   * @param location where it lies; `POISON` for one that was known to be damaged
+   * @returns −1 when none has it there any more
+   */
+  ownerOf(layer: number, chunk: number, block: number, location: number): number {
+    const index = this.#index;
+    if (index.locate(layer, chunk, block) === location) return layer;
+    for (const other of this.absorbed.layersOf(layer)) {
+      if (index.locate(other, chunk, block) === location) return other;
+    }
+    return -1;
   }
 
   /**
@@ -143,15 +213,16 @@ export class Applier {
   ): void {
     const u32 = this.#u32;
     const layer = entryLayer(u32, word);
-    if (this.layers.get(layer) !== LayerState.Live) return;
     if (entryKind(u32, word) === EntryKind.Relocate) {
-      this.#move(word, headerWord, headerLocation, dataLocation, from, from + count);
+      this.#moveAnywhere(word, headerWord, headerLocation, dataLocation, from, from + count);
       return;
     }
+    if (this.layers.get(layer) !== LayerState.Live) return;
     const sums = entryChecksums(word) + from;
     const block = entryBlock(u32, word) + from;
     const location = dataLocation + from;
     const chunk = entryChunk(u32, word);
+    if (this.times !== null && this.times.hasBlocks(layer, chunk, this.lsn)) return;
     this.#set(layer, chunk, block, count, location, sums, headerWord, headerLocation);
   }
 
@@ -190,8 +261,25 @@ export class Applier {
     this.#placed.blocksPlaced(location, count);
   }
 
-  /** RELOCATE and POISON: compare and set, run by run, blocks `first` to `count` of the entry. */
+  /** RELOCATE and POISON: blocks `first` to `count` of the entry, wherever they are now. */
+  #moveAnywhere(
+    word: number,
+    headerWord: number,
+    headerLocation: number,
+    dataLocation: number,
+    first: number,
+    count: number,
+  ): void {
+    const layer = entryLayer(this.#u32, word);
+    this.#move(layer, word, headerWord, headerLocation, dataLocation, first, count);
+    for (const other of this.absorbed.layersOf(layer)) {
+      this.#move(other, word, headerWord, headerLocation, dataLocation, first, count);
+    }
+  }
+
+  /** Compares and sets, run by run, what is in one layer. */
   #move(
+    layer: number,
     word: number,
     headerWord: number,
     headerLocation: number,
@@ -201,8 +289,9 @@ export class Applier {
   ): void {
     const u32 = this.#u32;
     const index = this.#index;
-    const layer = entryLayer(u32, word);
     const chunk = entryChunk(u32, word);
+    if (this.layers.get(layer) !== LayerState.Live) return;
+    if (this.times !== null && this.times.hasBlocks(layer, chunk, this.lsn)) return;
     const block = entryBlock(u32, word);
     const from = entryFrom(u32, word);
     const sums = entryChecksums(word);

@@ -23,6 +23,8 @@ import {
   DATA_BLOCKS_MAX,
   ENTRY_BYTES,
   EntryKind,
+  FORMAT_ABSORB,
+  FORMAT_BASE,
   HEADER_BLOCKS_MAX,
   headerBlocksOf,
   RECORD_BYTES,
@@ -64,6 +66,8 @@ export class Batch implements IoVector {
   /** Arena offset of the record header. */
   readonly headerAt: number;
   headerBytes = RECORD_BYTES;
+  /** Lowest version of a record that knows all entries. */
+  version = FORMAT_BASE;
   entryCount = 0;
   dataBlocks = 0;
   /** Blocks, header included, that it may grow to. */
@@ -103,6 +107,7 @@ export class Batch implements IoVector {
     this.number = number;
     this.room = room;
     this.headerBytes = RECORD_BYTES;
+    this.version = FORMAT_BASE;
     this.entryCount = 0;
     this.dataBlocks = 0;
     this.operations = null;
@@ -223,6 +228,15 @@ export class Batch implements IoVector {
     if (!isStamp) this.#u32[word] |= stampFlags(operation, false) << 8;
     this.#u32[word + 4] = operation.generation;
     writeU64(this.#u32, word + 6, operation.sequence);
+    this.#mergeWord = 0;
+  }
+
+  /** Adds an absorb; {@linkcode fitsEntry} has said that it fits. */
+  addAbsorb(operation: Operation): void {
+    const [into, from] = operation.layers;
+    const word = this.#entry(EntryKind.Absorb, 0, 1, into, operation.chunk);
+    this.#u32[word + 5] = from;
+    this.version = FORMAT_ABSORB;
     this.#mergeWord = 0;
   }
 

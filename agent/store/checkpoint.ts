@@ -3,12 +3,14 @@
  *
  *     superblock ─▶ last segment ─previous─▶ … ─▶ first segment
  *     segment    | header | frame 0 | frame 1 | …     a frame never crosses a segment's end
- *     frames     | layers … | index … | stamps … | meta … | end |
+ *     frames     | layers … | absorbed … | index … | stamps … | times … | meta … | end |
  *
  * A checkpoint is fuzzy: the index changes while it is written. It is exact together with the log
  * from the position that was noted when it began, since replaying a record twice does no harm (see
- * applier.ts). It holds the layers that were there when it began; what is created later comes from
- * the log alone.
+ * applier.ts); in stores of format 3 it also says which records it has of each chunk, and those are
+ * not replayed (image_times.ts). It holds the layers that were there when it began; what is created
+ * later comes from the log alone, and absorbs nothing before the image is complete: the layer that is
+ * absorbed may be in it as it was afterwards.
  *
  * Order on disk, each step durable before the next: data that the index refers to · frames ·
  * superblock · only then are the segments of the checkpoint before, and those that the log before
@@ -19,6 +21,8 @@
  *     index    items × (layer u32, chunk u32, what index.ts exports of the chunk)
  *     stamps   items × (layer u32, chunk u32, generation u32, sequence u64), see stamps.ts
  *     layers   items × (id u32, state u32)
+ *     absorbed items × (label u32, layer u32), see absorbed.ts
+ *     times    items × (what u32, layer u32, chunk u32, lsn u64), see image_times.ts
  *     meta     items × (bytes of the key u32, bytes of the value u32, key, value, zeros up to a multiple of 4)
  *     end      nothing; items = frames before it
  *
@@ -29,6 +33,7 @@
  */
 import { BLOCK_BYTES } from "../base/limits.ts";
 import { EIO } from "../platform/platform.ts";
+import { ABSORBED_IMAGE_BYTES } from "./absorbed.ts";
 import { type Applier, LayerState } from "./applier.ts";
 import type { Core, Machine } from "./core.ts";
 import { FRAMES } from "./core.ts";
@@ -38,6 +43,7 @@ import {
   decodeSegmentHeader,
   encodeFrame,
   encodeSegmentHeader,
+  FORMAT_ABSORB,
   FRAME_BYTES,
   FRAME_BYTES_MAX,
   FrameHeader,
@@ -50,15 +56,24 @@ import {
   SegmentKind,
   type Superblock,
 } from "./format.ts";
-import { CHUNK_EXPORT_WORDS_MAX, type Index } from "./index.ts";
+import {
+  encodeImageTime,
+  IMAGE_END,
+  type ImageTime,
+  ImageTimes,
+  Looked,
+  TIME_IMAGE_BYTES,
+} from "./image_times.ts";
+import { CHUNK_EXPORT_WORDS_MAX, type Index, type IndexImage } from "./index.ts";
 import type { LogPosition } from "./log.ts";
 import type { MetaTable } from "./meta.ts";
 import { type Segments, SegmentState } from "./segments.ts";
 import { writeSuperblock } from "./superblock.ts";
-import { STAMP_IMAGE_BYTES } from "./stamps.ts";
+import { STAMP_IMAGE_BYTES, type StampImage } from "./stamps.ts";
 import { type Task, type TaskIo, Wait } from "./task.ts";
 
-const LAYER_BYTES = 8;
+/** Bytes of a layer with its state, and of a pair of absorbed.ts. */
+const PAIR_BYTES = ABSORBED_IMAGE_BYTES;
 const CHUNK_BYTES_MAX = 8 + 4 * CHUNK_EXPORT_WORDS_MAX;
 
 /**
@@ -89,10 +104,19 @@ export function checkpointSegmentsFor(
 /** Payload bytes that a checkpoint would have now, at the most. */
 export function checkpointPayloadBytes(core: Core): { small: number; meta: number } {
   const { applier, index, meta } = core;
-  const grown = core.checkpointBytes + IMAGE_BYTES_PER_ENTRY *
-      (applier.entries - core.checkpointEntries);
-  const most = index.memoryBytes * 1.125 + applier.stamps.count * STAMP_IMAGE_BYTES;
+  const grown = core.checkpointBytes + applier.absorbedBytes - core.checkpointAbsorbedBytes +
+    IMAGE_BYTES_PER_ENTRY * (applier.entries - core.checkpointEntries);
+  const most = index.memoryBytes * 1.125 + applier.stamps.count * STAMP_IMAGE_BYTES +
+    absorbedImageBytes(core);
   return { small: Math.min(grown, most), meta: meta.imageBytes };
+}
+
+/** Bytes of what comes with absorbed layers: the table, and times of as many frames as index and stamps may take. */
+function absorbedImageBytes({ applier, index, superblock }: Core): number {
+  if (superblock.format < FORMAT_ABSORB) return 0;
+  const bytes = index.memoryBytes * 1.125 + applier.stamps.count * STAMP_IMAGE_BYTES;
+  return applier.absorbed.count * ABSORBED_IMAGE_BYTES +
+    (Math.ceil(bytes / SHORT_FRAME_BYTES_MIN) + 4) * TIME_IMAGE_BYTES;
 }
 
 /** The same, exactly, by going through the whole index: for start-up. */
@@ -109,8 +133,11 @@ export function checkpointPayloadBytesExact(core: Core): { small: number; meta: 
     }
   }
   const stamps = applier.stamps.count * STAMP_IMAGE_BYTES;
-  const layers = applier.layers.size * LAYER_BYTES;
-  return { small: 4 * words + stamps + layers, meta: core.meta.imageBytes };
+  const layers = applier.layers.size * PAIR_BYTES;
+  return {
+    small: 4 * words + stamps + layers + absorbedImageBytes(core),
+    meta: core.meta.imageBytes,
+  };
 }
 
 /** Why a checkpoint was not taken. */
@@ -259,17 +286,19 @@ export function* writeCheckpoint(
   const { segments } = core;
   segments.checkpointEpoch++;
   segments.checkpointRunning = true;
-  const { entries } = core.applier;
+  const { entries, absorbedBytes } = core.applier;
   const id = core.superblock.checkpointId + 1;
   const writer = new FrameWriter(core, io, id, options.nextSequence);
   let failed: CheckpointFailure | null = null;
   try {
-    yield* writeFrames(writer, core);
+    yield* writeFrames(writer, core, options.appliedLsn);
+    core.imageLayers = null;
     yield* commit(io, core, options, writer, id);
   } catch (thrown) {
     if (!(thrown instanceof CheckpointFailure)) throw thrown;
     failed = thrown;
   }
+  core.imageLayers = null;
   segments.checkpointRunning = false;
   segments.reclaimable = true;
   if (failed !== null) {
@@ -282,61 +311,94 @@ export function* writeCheckpoint(
   core.checkpointSegments = writer.segments;
   core.checkpointBytes = writer.bytes;
   core.checkpointEntries = entries;
+  core.checkpointAbsorbedBytes = absorbedBytes;
   return null;
 }
 
-function* writeFrames(writer: FrameWriter, core: Core): Task {
+function* writeFrames(writer: FrameWriter, core: Core, appliedLsn: () => number): Task {
+  const { applier, superblock } = core;
   // The layers of this moment, and no others: one that is created while this is written would have
   // frames of its own but not be in the table.
-  const layers = [...core.applier.layers];
+  const layers = [...applier.layers];
+  const absorbed = applier.absorbed.pairs();
   const ids = layers.map(([id]) => id).sort((a, b) => a - b);
+  core.imageLayers = new Set(ids);
+  const times: ImageTime[] | null = superblock.format >= FORMAT_ABSORB ? [] : null;
   // First, so that whoever loads them knows every layer that another frame can name.
-  yield* writeLayers(writer, core, layers);
-  yield* writeIndex(writer, core, ids);
-  yield* writeStamps(writer, core, ids);
+  yield* writePairs(writer, core, FrameKind.Layers, layers);
+  yield* writePairs(writer, core, FrameKind.Absorbed, absorbed);
+  const index = core.index.beginImage(ids);
+  yield* writeImage(writer, core, FrameKind.Index, index, CHUNK_BYTES_MAX, (layer, chunk) => {
+    times?.push({ what: Looked.Index, layer, chunk, lsn: appliedLsn() });
+  });
+  const stamps = applier.stamps.beginImage(ids);
+  yield* writeImage(writer, core, FrameKind.Stamps, stamps, STAMP_IMAGE_BYTES, (layer, chunk) => {
+    times?.push({ what: Looked.Stamps, layer, chunk, lsn: appliedLsn() });
+  });
+  if (times !== null) yield* writeTimes(writer, core, times);
   yield* writeMeta(writer, core);
   yield* writer.write(FrameKind.End, 0, writer.frames);
   yield* writer.settle();
 }
 
-function* writeIndex(writer: FrameWriter, core: Core, layers: readonly number[]): Task {
-  const image = core.index.beginImage(layers);
-  for (;;) {
-    const bytesMax = writer.payloadBytesMax(CHUNK_BYTES_MAX);
-    const bytes = image.fill(core.window.u32, writer.payloadAt, bytesMax);
-    if (bytes === 0) break;
-    yield* writer.write(FrameKind.Index, bytes, image.items);
-  }
-}
-
-function* writeStamps(writer: FrameWriter, core: Core, layers: readonly number[]): Task {
-  const image = core.applier.stamps.beginImage(layers);
-  for (;;) {
-    const bytesMax = writer.payloadBytesMax(STAMP_IMAGE_BYTES);
-    const bytes = image.fill(core.window.u32, writer.payloadAt, bytesMax);
-    if (bytes === 0) break;
-    yield* writer.write(FrameKind.Stamps, bytes, image.items);
-  }
-}
-
-function* writeLayers(
+/**
+ * Writes an image part by part.
+ *
+ * @param bytesMin room that `image.fill` needs
+ * @param looked told, right after it looked, how far it has got: see image_times.ts
+ */
+function* writeImage(
   writer: FrameWriter,
   core: Core,
-  layers: readonly (readonly [number, LayerState])[],
+  kind: FrameKind,
+  image: IndexImage | StampImage,
+  bytesMin: number,
+  looked: (layer: number, chunk: number) => void,
+): Task {
+  for (;;) {
+    const bytesMax = writer.payloadBytesMax(bytesMin);
+    const bytes = image.fill(core.window.u32, writer.payloadAt, bytesMax);
+    if (image.layer < 0) looked(IMAGE_END, IMAGE_END);
+    else looked(image.layer, image.chunk);
+    if (bytes === 0) break;
+    yield* writer.write(kind, bytes, image.items);
+    if (image.layer < 0) break;
+  }
+}
+
+/** Writes frames of items of two words. */
+function* writePairs(
+  writer: FrameWriter,
+  core: Core,
+  kind: FrameKind,
+  pairs: readonly (readonly [number, number])[],
 ): Task {
   const { u32 } = core.window;
   let bytes = 0;
-  for (const [id, state] of layers) {
-    if (bytes + LAYER_BYTES > writer.payloadBytesMax(LAYER_BYTES)) {
-      yield* writer.write(FrameKind.Layers, bytes, bytes / LAYER_BYTES);
+  for (const [first, second] of pairs) {
+    if (bytes + PAIR_BYTES > writer.payloadBytesMax(PAIR_BYTES)) {
+      yield* writer.write(kind, bytes, bytes / PAIR_BYTES);
       bytes = 0;
     }
     const word = writer.payloadAt + bytes >>> 2;
-    u32[word] = id;
-    u32[word + 1] = state;
-    bytes += LAYER_BYTES;
+    u32[word] = first;
+    u32[word + 1] = second;
+    bytes += PAIR_BYTES;
   }
-  if (bytes > 0) yield* writer.write(FrameKind.Layers, bytes, bytes / LAYER_BYTES);
+  if (bytes > 0) yield* writer.write(kind, bytes, bytes / PAIR_BYTES);
+}
+
+function* writeTimes(writer: FrameWriter, core: Core, times: readonly ImageTime[]): Task {
+  let bytes = 0;
+  for (const time of times) {
+    if (bytes + TIME_IMAGE_BYTES > writer.payloadBytesMax(TIME_IMAGE_BYTES)) {
+      yield* writer.write(FrameKind.Times, bytes, bytes / TIME_IMAGE_BYTES);
+      bytes = 0;
+    }
+    encodeImageTime(core.window.u32, writer.payloadAt + bytes >>> 2, time);
+    bytes += TIME_IMAGE_BYTES;
+  }
+  yield* writer.write(FrameKind.Times, bytes, bytes / TIME_IMAGE_BYTES);
 }
 
 function* writeMeta(writer: FrameWriter, core: Core): Task {
@@ -489,7 +551,7 @@ function loadFrame(target: CheckpointTarget, frame: FrameHeader, at: number): st
     case FrameKind.Index:
       return loadIndex(target, frame, at);
     case FrameKind.Layers: {
-      if (frame.payloadBytes !== frame.items * LAYER_BYTES) return "layer table of a wrong length";
+      if (frame.payloadBytes !== frame.items * PAIR_BYTES) return "layer table of a wrong length";
       for (let i = 0; i < frame.items; i++) {
         const word = (at >>> 2) + 2 * i;
         const state = u32[word + 1];
@@ -506,6 +568,19 @@ function loadFrame(target: CheckpointTarget, frame: FrameHeader, at: number): st
       const { applier } = target;
       if (frame.payloadBytes !== frame.items * STAMP_IMAGE_BYTES) return "stamps of a wrong length";
       return applier.stamps.loadImage(u32, at >>> 2, frame.items, (id) => applier.layers.has(id));
+    }
+    case FrameKind.Absorbed: {
+      const { applier } = target;
+      if (frame.payloadBytes !== frame.items * PAIR_BYTES) {
+        return "absorbed layers of a wrong length";
+      }
+      const isLive = (id: number) => applier.layers.get(id) === LayerState.Live;
+      return applier.absorbed.loadImage(u32, at >>> 2, frame.items, isLive);
+    }
+    case FrameKind.Times: {
+      if (frame.payloadBytes !== frame.items * TIME_IMAGE_BYTES) return "times of a wrong length";
+      const times = target.applier.times ??= new ImageTimes(target.applier.layers.keys());
+      return times.loadImage(u32, at >>> 2, frame.items);
     }
     case FrameKind.Meta:
       return loadMeta(target, frame, at);

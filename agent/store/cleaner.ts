@@ -4,6 +4,7 @@
  *
  *     victim   | header | record | record | …
  *                         entries ─▶ does the index still have the block here? ─▶ pieces
+ *                                    (in the layer that it was written to, or in one that absorbed it)
  *     window of ≤ 256 blocks ─▶ one read ─▶ check ─▶ RELOCATE entries in the log ─▶ applied ─▶ next window
  *
  * Which one: the highest (1 − u) · age / (1 + u), where u is the live part and age the segments
@@ -266,7 +267,7 @@ export class Cleaner {
 
   /** Goes from record to record and collects what is live. */
   *#cleanRecords(io: TaskIo, reader: LogReader, victim: number, sequence: number): Task {
-    const { segments, index, window: { u32 } } = this.#core;
+    const { segments, window: { u32 } } = this.#core;
     const record = new RecordHeader();
     let block = 1;
     while (segments.live[victim] > 0 && !this.#stopping) {
@@ -285,8 +286,9 @@ export class Cleaner {
           const first = entryBlock(u32, word);
           const sums = entryChecksums(word);
           for (let i = 0; i < count;) {
-            const run = index.find(layer, chunk, first + i, count - i);
-            if (isDataAt(index, data + i)) {
+            const owner = this.#find(layer, chunk, first + i, count - i, data + i);
+            const run = this.#found;
+            if (owner >= 0) {
               for (let taken = 0; taken < run;) {
                 const fits = this.#fit(data + i + taken, run - taken);
                 if (fits === 0) {
@@ -294,7 +296,7 @@ export class Cleaner {
                   continue;
                 }
                 const from = i + taken;
-                this.#add(layer, chunk, first + from, fits, data + from, u32, sums + from);
+                this.#add(owner, chunk, first + from, fits, data + from, u32, sums + from);
                 taken += fits;
               }
             }
@@ -306,6 +308,35 @@ export class Cleaner {
       }
     }
     yield* this.#flush(io);
+  }
+
+  /** Blocks for which the last answer of {@linkcode #find} holds. */
+  #found = 0;
+
+  /**
+   * Looks a block up that a record brought: in the layer that the record names, and in those that have
+   * absorbed that.
+   *
+   * @param location where the record has it
+   * @returns the layer that has it there; −1 when none has
+   */
+  #find(layer: number, chunk: number, block: number, count: number, location: number): number {
+    const { index, applier } = this.#core;
+    let missing = index.find(layer, chunk, block, count);
+    if (isDataAt(index, location)) {
+      this.#found = missing;
+      return layer;
+    }
+    for (const other of applier.absorbed.layersOf(layer)) {
+      const run = index.find(other, chunk, block, count);
+      if (isDataAt(index, location)) {
+        this.#found = run;
+        return other;
+      }
+      missing = Math.min(missing, run);
+    }
+    this.#found = missing;
+    return -1;
   }
 
   /**

@@ -156,13 +156,26 @@ export class DamageList {
     this.prune((damage) => damage.what !== "block" || damage.offsetBytes !== offsetBytes);
   }
 
-  /** Adds one, unless the same place is listed already. */
-  add(damage: Damage): boolean {
-    const known = this.list.some((other) =>
+  /** Another layer has absorbed a chunk: blocks of it that `isThere` finds there are listed as that layer's. */
+  absorbed(into: number, from: number, chunk: number, isThere: (damage: Damage) => boolean): void {
+    for (let i = 0; i < this.list.length; i++) {
+      const damage = this.list[i];
+      if (damage.what !== "block" || damage.layer !== from || damage.chunk !== chunk) continue;
+      const moved = { ...damage, layer: into };
+      if (isThere(moved) && !this.#isListed(moved)) this.list[i] = moved;
+    }
+  }
+
+  #isListed(damage: Damage): boolean {
+    return this.list.some((other) =>
       other.what === damage.what && other.layer === damage.layer && other.chunk === damage.chunk &&
       other.block === damage.block && other.offsetBytes === damage.offsetBytes
     );
-    if (known) return false;
+  }
+
+  /** Adds one, unless the same place is listed already. */
+  add(damage: Damage): boolean {
+    if (this.#isListed(damage)) return false;
     this.count++;
     if (this.list.length < DAMAGE_MAX) this.list.push(damage);
     else this.unlisted++;
@@ -201,6 +214,10 @@ export interface Core extends Machine {
   checkpointBytes: number;
   /** `applier.entries` when it was begun. */
   checkpointEntries: number;
+  /** `applier.absorbedBytes` when it was begun. */
+  checkpointAbsorbedBytes: number;
+  /** The layers of the checkpoint whose image is being written; null: of none. */
+  imageLayers: ReadonlySet<number> | null;
   /** Superblock and checkpoint are written by one task at a time. */
   locked: boolean;
 }

@@ -17,10 +17,15 @@
  * program of version 1 refuses it (readableBy), since it would take what it does not know for
  * damage.
  *
+ * 3 brought ABSORB, the table of absorbed layers and the times of a checkpoint's images. A store
+ * stays one of 2, to the last byte, until the first ABSORB is asked for: then a superblock of 3 is
+ * made durable before the entry is written ({@linkcode Superblock.format}). Each record has the
+ * lowest version that can say what is in it; segment headers stay those of 2.
+ *
  * Superblock (4096 bytes)
  *
  *       0  magic            "KELPIESB"
- *       8  version          u32, 2
+ *       8  version          u32, 2 or 3
  *      12  readableBy       u32, oldest version of the code that can read this
  *      16  storeId          16 bytes
  *      32  nodeId           16 bytes
@@ -64,7 +69,7 @@
  * Record header (1…4 blocks)
  *
  *       0  magic            u32 "KREC"
- *       4  version          u16
+ *       4  version          u16, the lowest that knows all of its entries
  *       6  headerBlocks     u16
  *       8  storeId          16 bytes
  *      24  segmentSequence  u64
@@ -82,12 +87,14 @@
  *       1  flags            u8, META: bit 0 = removed; WRITE, FREE, ZERO: bit 0 = the chunk's stamp
  *                           becomes unknown; otherwise 0
  *       2  block            u16, first block within the chunk, 0…1023
- *       4  count            u16, blocks 1…1024; META, META_BATCH: data blocks; STAMP: 1
+ *       4  count            u16, blocks 1…1024; META, META_BATCH: data blocks; STAMP, ABSORB: 1
  *       6  reserved         u16
- *       8  layer            u32; META: bytes of the key; META_BATCH: bytes of all items
+ *       8  layer            u32; META: bytes of the key; META_BATCH: bytes of all items; ABSORB: the
+ *                           layer that takes the blocks
  *      12  chunk            u32, below 2^30; META: bytes of the value; META_BATCH: items
  *      16  generation       u32; WRITE, FREE, ZERO: 0 = the stamp stays; STAMP: 0 = unknown
- *      20  from             u32, RELOCATE: location the blocks were copied from
+ *      20  from             u32, RELOCATE, POISON: location the blocks were at; ABSORB: the layer that
+ *                           gives them, lower than `layer`
  *      24  sequence         u64
  *      32  checksum of each data block, u32 each
  *
@@ -118,14 +125,16 @@ import {
 } from "../base/limits.ts";
 import type { Window } from "../platform/platform.ts";
 
-/** Version that this code writes. */
-export const FORMAT_VERSION = 2;
-/** Oldest version of the code that can read what this code writes. */
-export const READABLE_BY = 2;
+/** Newest version that this code reads and writes. */
+export const FORMAT_VERSION = 3;
+/** Version that a store has until something newer is needed, and that all opened stores have at least. */
+export const FORMAT_BASE = 2;
 /** Oldest version that this code reads. */
 export const FORMAT_OLDEST = 1;
 /** First version whose records say what becomes of stamps. */
 export const FORMAT_STAMPS = 2;
+/** First version with ABSORB, and all that goes with it. */
+export const FORMAT_ABSORB = 3;
 
 /** Where the first segment starts, in bytes: what lies before is the superblocks' and reserved. */
 export const SEGMENTS_OFFSET_BYTES = 1024 * 1024;
@@ -218,11 +227,17 @@ export const enum EntryKind {
   Stamp = 9,
   /** Data blocks hold keys and values, taken in order and all at once. */
   MetaBatch = 10,
+  /** The chunk's holes get what the chunk of the layer `from` holds, which holds nothing afterwards. */
+  Absorb = 11,
 }
 
-/** Largest {@linkcode EntryKind}, and largest in a record of version 1. */
-const ENTRY_KIND_MAX = EntryKind.MetaBatch;
-const ENTRY_KIND_MAX_1 = EntryKind.Meta;
+/** Largest {@linkcode EntryKind} in a record of each version. */
+const ENTRY_KIND_MAX: readonly number[] = [
+  0,
+  EntryKind.Meta,
+  EntryKind.MetaBatch,
+  EntryKind.Absorb,
+];
 
 /** META: the key is removed. */
 export const META_REMOVED = 1;
@@ -237,10 +252,14 @@ export const enum FrameKind {
   Meta = 3,
   End = 4,
   Stamps = 5,
+  /** Which layers may hold what was written to others: absorbed.ts. */
+  Absorbed = 6,
+  /** When index and stamps were looked at: image_times.ts. */
+  Times = 7,
 }
 
 /** Largest {@linkcode FrameKind}. */
-const FRAME_KIND_MAX = FrameKind.Stamps;
+const FRAME_KIND_MAX = FrameKind.Times;
 
 /** True for entries that bring data blocks with them. */
 export function hasData(kind: EntryKind): boolean {
@@ -272,6 +291,8 @@ export function writeU64(words: Uint32Array, word: number, value: number): void 
 
 /** A superblock's content. */
 export interface Superblock {
+  /** Version of what is in the store, {@linkcode FORMAT_OLDEST} and up: older programs do not open it. */
+  format: number;
   readonly storeId: Uint8Array;
   readonly nodeId: Uint8Array;
   readonly clusterId: Uint8Array;
@@ -303,8 +324,8 @@ export function encodeSuperblock(window: Window, at: number, superblock: Superbl
   bytes.fill(0, at, at + BLOCK_BYTES);
   u32[word] = SUPERBLOCK_MAGIC_LOW;
   u32[word + 1] = SUPERBLOCK_MAGIC_HIGH;
-  u32[word + 2] = FORMAT_VERSION;
-  u32[word + 3] = READABLE_BY;
+  u32[word + 2] = superblock.format;
+  u32[word + 3] = superblock.format;
   bytes.set(superblock.storeId, at + 16);
   bytes.set(superblock.nodeId, at + 32);
   bytes.set(superblock.clusterId, at + 48);
@@ -346,6 +367,7 @@ export function decodeSuperblock(window: Window, at: number): Superblock | Super
     u32[word + CHECKSUM_WORD - 1] === 0 && u32[word + CHECKSUM_WORD - 2] === 0 &&
     u32[word + CHECKSUM_WORD - 3] === 0;
   const superblock: Superblock = {
+    format: u32[word + 3],
     storeId: bytes.slice(at + 16, at + 32),
     nodeId: bytes.slice(at + 32, at + 48),
     clusterId: bytes.slice(at + 48, at + 64),
@@ -370,7 +392,7 @@ export function decodeSuperblock(window: Window, at: number): Superblock | Super
 }
 
 function isSane(s: Superblock): boolean {
-  return isSegmentBytes(s.segmentBytes) &&
+  return isReadable(s.format) && isSegmentBytes(s.segmentBytes) &&
     s.segmentCount > 0 && s.segmentCount <= segmentsMax(s.segmentBytes) &&
     s.sequence >= 1 && s.checkpointId >= 0 && s.nextSequence >= 1 && s.syncedLsn >= 0 &&
     s.replayLsn >= 1 && s.previousEndLsn >= 0 && s.replaySequence >= 1 &&
@@ -415,7 +437,7 @@ export function encodeSegmentHeader(
   bytes.fill(0, at, at + BLOCK_BYTES);
   u32[word] = SUPERBLOCK_MAGIC_LOW;
   u32[word + 1] = SEGMENT_MAGIC_HIGH;
-  u32[word + 2] = FORMAT_VERSION;
+  u32[word + 2] = FORMAT_BASE;
   u32[word + 3] = header.kind;
   bytes.set(storeId, at + 16);
   writeU64(u32, word + 8, header.sequence);
@@ -483,6 +505,8 @@ export const RECORD_WORD = {
 
 /** What identifies a record, for {@linkcode encodeRecord}. */
 export interface RecordFields {
+  /** Lowest version that knows all entries. */
+  version: number;
   segmentSequence: number;
   lsn: number;
   syncedLsn: number;
@@ -518,7 +542,7 @@ export function encodeRecord(
   const headerBlocks = headerBlocksOf(record.headerBytes);
   u32.fill(0, word + (record.headerBytes >>> 2), word + headerBlocks * (BLOCK_BYTES >>> 2));
   u32[word] = RECORD_MAGIC;
-  u32[word + 1] = FORMAT_VERSION | headerBlocks << 16;
+  u32[word + 1] = record.version | headerBlocks << 16;
   for (let i = 0; i < 4; i++) u32[word + 2 + i] = storeWords[i];
   writeU64(u32, word + RECORD_WORD.segmentSequence, record.segmentSequence);
   writeU64(u32, word + RECORD_WORD.lsn, record.lsn);
@@ -532,6 +556,7 @@ export function encodeRecord(
 
 /** What a checked record header says. One object is reused by whoever reads many. */
 export class RecordHeader implements RecordFields {
+  version = 0;
   headerBlocks = 0;
   segmentSequence = 0;
   lsn = 0;
@@ -592,6 +617,7 @@ export function decodeRecord(
   const summed = window.kernel.checksum(at, headerBlocks * BLOCK_BYTES);
   u32[word + RECORD_WORD.checksum] = sum;
   if (sum !== summed) return false;
+  record.version = recordVersion(u32, word);
   record.headerBlocks = headerBlocks;
   record.segmentSequence = readU64(u32, word + RECORD_WORD.segmentSequence);
   record.lsn = readU64(u32, word + RECORD_WORD.lsn);
@@ -634,8 +660,8 @@ function isEntryValid(u32: Uint32Array, word: number, version: number): boolean 
   const flags = entryFlags(u32, word);
   const block = entryBlock(u32, word);
   const count = entryCount(u32, word);
-  const kindMax = version >= FORMAT_STAMPS ? ENTRY_KIND_MAX : ENTRY_KIND_MAX_1;
-  if (kind < EntryKind.Write || kind > kindMax || u32[word + 1] >>> 16 !== 0) return false;
+  const isKnown = kind >= EntryKind.Write && kind <= ENTRY_KIND_MAX[version];
+  if (!isKnown || u32[word + 1] >>> 16 !== 0) return false;
   if (!(entrySequence(u32, word) >= 0)) return false;
   switch (kind) {
     case EntryKind.Meta: {
@@ -649,6 +675,11 @@ function isEntryValid(u32: Uint32Array, word: number, version: number): boolean 
       return flags === 0 && block === 0 && bytes > 0 && bytes <= META_BATCH_BYTES_MAX &&
         items > 0 && items <= bytes && count === headerBlocksOf(bytes);
     }
+    case EntryKind.Absorb:
+      // Layers only ever take from older ones: image_times.ts relies on it.
+      if (flags !== 0 || block !== 0 || count !== 1) return false;
+      if (!(entryFrom(u32, word) < entryLayer(u32, word))) return false;
+      break;
     case EntryKind.Write:
     case EntryKind.Free:
     case EntryKind.Zero:
@@ -690,7 +721,7 @@ export function entryChunk(u32: Uint32Array, word: number): number {
 export function entryGeneration(u32: Uint32Array, word: number): number {
   return u32[word + 4];
 }
-/** Location that the first block was copied from. */
+/** Location that the first block was copied from; ABSORB: the layer that gives its blocks. */
 export function entryFrom(u32: Uint32Array, word: number): number {
   return u32[word + 5];
 }

@@ -129,6 +129,49 @@ class Layer {
   constructor(readonly id: number) {}
 }
 
+/** A chunk block by block, while two nodes are made one. */
+class Spread {
+  readonly present = new Uint8Array(CHUNK_BLOCKS);
+  readonly locations = new Uint32Array(CHUNK_BLOCKS);
+  readonly auxes = new Uint32Array(CHUNK_BLOCKS);
+  readonly directs = new Uint8Array(CHUNK_BLOCKS);
+  /** Data blocks put since {@linkcode begin}. */
+  given = 0;
+  #freed: FreedListener | null = null;
+  /** Dead blocks that have not been told of. */
+  #location = 0;
+  #count = 0;
+
+  begin(freed: FreedListener | null): void {
+    this.#freed = freed;
+    this.given = 0;
+  }
+
+  /** Rising blocks; what is there already dies. */
+  put(block: number, location: number, aux: number, direct: number): void {
+    if (this.present[block] === 1 && this.locations[block] < LOCATION_END) {
+      const dead = this.locations[block];
+      if (this.#count > 0 && dead === this.#location + this.#count) this.#count++;
+      else {
+        this.end();
+        this.#location = dead;
+        this.#count = 1;
+      }
+    }
+    if (location < LOCATION_END) this.given++;
+    this.present[block] = 1;
+    this.locations[block] = location;
+    this.auxes[block] = aux;
+    this.directs[block] = direct;
+  }
+
+  /** Tells of what is left to be told. */
+  end(): void {
+    if (this.#count > 0) this.#freed!.blocksFreed(this.#location, this.#count);
+    this.#count = 0;
+  }
+}
+
 /** See the head of the file. */
 export class Index implements MoveListener {
   /** Data blocks of all layers. */
@@ -146,6 +189,10 @@ export class Index implements MoveListener {
   readonly #auxes = new Uint32Array(CHUNK_BLOCKS + 2);
   readonly #directs = new Uint8Array(CHUNK_BLOCKS + 2);
   #entries = 0;
+  /** What one layer of several holds: {@linkcode describeChain}. */
+  readonly #maps = [0, 1, 2].map(() => new Uint32Array(BITMAP_WORDS));
+  /** Made when the first chunk is absorbed that needs it. */
+  #spread: Spread | null = null;
 
   /** Bytes that the index holds, free lists and slack included. */
   get memoryBytes(): number {
@@ -281,6 +328,107 @@ export class Index implements MoveListener {
     if (this.locate(layer, chunk, block) !== oldLocation) return false;
     this.#change(this.#layer(layer), chunk, block, 1, false, newLocation, aux, direct);
     return true;
+  }
+
+  /**
+   * Gives a chunk's holes in `into` what `from` has there, and leaves `from` nothing of the chunk. What `into` has already stays;
+   * what `from` has of the same blocks is dead. Both layers must exist.
+   *
+   * Where `into` knows nothing of the chunk the node changes hands; otherwise one pass over both makes the new one.
+   */
+  absorb(into: number, from: number, chunk: number): void {
+    const giving = this.#handle(from, chunk);
+    if (giving === 0) return;
+    const source = this.#layer(from), target = this.#layer(into);
+    const taking = this.#handle(into, chunk);
+    if (taking === 0) {
+      const count = this.#dataBlocks(giving);
+      this.#heap.setOwner(giving, into, chunk);
+      this.#setHandle(target, chunk, giving);
+      this.#setHandle(source, chunk, 0);
+      source.blockCount -= count;
+      target.blockCount += count;
+      return;
+    }
+    const spread = this.#spread ??= new Spread();
+    spread.present.fill(0);
+    const given = this.#spreadOut(giving, spread, null);
+    source.blockCount -= given;
+    const before = target.blockCount;
+    target.blockCount -= this.#dataBlocks(taking);
+    this.#spreadOut(taking, spread, this.freed);
+    this.#entries = 0;
+    for (let block = 0; block < CHUNK_BLOCKS; block++) {
+      if (spread.present[block] === 0) continue;
+      const location = spread.locations[block];
+      if (location < LOCATION_END) target.blockCount++;
+      this.#append(block, 1, location, spread.auxes[block], spread.directs[block]);
+    }
+    this.blockCount += target.blockCount - before - given;
+    // Freeing may move the other one: its handle is the table's.
+    this.#heap.free(giving);
+    this.#setHandle(source, chunk, 0);
+    this.#storeEntries(target, chunk, this.#handle(into, chunk));
+  }
+
+  /** Data blocks of a node. */
+  #dataBlocks(handle: number): number {
+    const page = SlabHeap.pageOf(handle), base = SlabHeap.wordOf(handle);
+    const words = this.#heap.pages[page];
+    const count = words[base] >>> 2;
+    let blocks = 0;
+    if ((words[base] & 3) === KIND_RANKED) {
+      const first = base + RANKED_HEAD_WORDS;
+      for (let at = first; at < first + count; at++) if (words[at] < LOCATION_END) blocks++;
+      return blocks;
+    }
+    const keys = keysAt(base, listCapacity(this.#heap.capacity(handle)));
+    const halves = this.#heap.halves[page];
+    for (let i = 0; i < count; i++) {
+      if (words[base + 1 + i] < LOCATION_END) blocks += LENGTH_OF[halves[keys + i] >>> 11];
+    }
+    return blocks;
+  }
+
+  /**
+   * Writes a node's blocks over those in `spread`.
+   *
+   * @param freed told of data that is written over; null: there is none
+   * @returns data blocks of the node
+   */
+  #spreadOut(handle: number, spread: Spread, freed: FreedListener | null): number {
+    const page = SlabHeap.pageOf(handle), base = SlabHeap.wordOf(handle);
+    const words = this.#heap.pages[page];
+    const count = words[base] >>> 2;
+    spread.begin(freed);
+    if ((words[base] & 3) === KIND_RANKED) {
+      const capacity = rankedCapacity(this.#heap.capacity(handle));
+      let at = base + RANKED_HEAD_WORDS;
+      for (let block = 0; block < CHUNK_BLOCKS; block++) {
+        const word = base + 1 + (block >>> 5);
+        if ((words[word] >>> (block & 31) & 1) === 0) continue;
+        spread.put(
+          block,
+          words[at],
+          words[at + capacity],
+          words[word + BITMAP_WORDS] >>> (block & 31) & 1,
+        );
+        at++;
+      }
+    } else {
+      const capacity = listCapacity(this.#heap.capacity(handle));
+      const keys = keysAt(base, capacity), halves = this.#heap.halves[page];
+      for (let i = 0; i < count; i++) {
+        const key = halves[keys + i];
+        const start = key & 1023, length = LENGTH_OF[key >>> 11];
+        const location = words[base + 1 + i], aux = words[base + 1 + capacity + i];
+        for (let past = 0; past < length; past++) {
+          spread.put(start + past, shifted(location, past), aux + past * AUX_STEP, key >>> 10 & 1);
+        }
+      }
+    }
+    spread.end();
+    return spread.given;
   }
 
   // ----------------------------------------------------------------------------------- look-ups
@@ -567,6 +715,39 @@ export class Index implements MoveListener {
       setBits(map, key & 1023, length);
       if (map === data) blocks += length;
     }
+    return blocks;
+  }
+
+  /**
+   * The same of what a read through several layers, newest first, comes upon: of each block what the first layer says that is no
+   * hole there.
+   */
+  describeChain(
+    layers: readonly number[],
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number {
+    data.fill(0, 0, BITMAP_WORDS);
+    zeros.fill(0, 0, BITMAP_WORDS);
+    poisoned.fill(0, 0, BITMAP_WORDS);
+    const maps = this.#maps;
+    let open = CHUNK_BLOCKS;
+    for (let i = 0; i < layers.length && open > 0; i++) {
+      if (!this.hasChunk(layers[i], chunk)) continue;
+      this.describe(layers[i], chunk, maps[0], maps[1], maps[2]);
+      open = 0;
+      for (let w = 0; w < BITMAP_WORDS; w++) {
+        const holes = ~(data[w] | zeros[w] | poisoned[w]);
+        data[w] |= maps[0][w] & holes;
+        zeros[w] |= maps[1][w] & holes;
+        poisoned[w] |= maps[2][w] & holes;
+        open += popcount(~(data[w] | zeros[w] | poisoned[w]));
+      }
+    }
+    let blocks = 0;
+    for (let w = 0; w < BITMAP_WORDS; w++) blocks += popcount(data[w]);
     return blocks;
   }
 
@@ -1132,6 +1313,15 @@ export class IndexImage {
   constructor(index: Index, layers: readonly number[]) {
     this.#index = index;
     this.#layers = layers;
+  }
+
+  /** Layer that it goes on with: all before it, and of it all chunks before `chunk`, are through; −1 at the end. */
+  get layer(): number {
+    return this.#layer < this.#layers.length ? this.#layers[this.#layer] : -1;
+  }
+  /** See {@linkcode layer}. */
+  get chunk(): number {
+    return this.#chunk;
   }
 
   /**

@@ -47,6 +47,13 @@ export const WRITE_TRIES_MAX = 4;
 /** Arena bytes of the log. */
 export const LOG_BYTES = BATCHES * BATCH_BYTES;
 
+/** Entries of the operations that name a range of blocks and bring none. */
+const ENTRY_OF: Readonly<Record<number, EntryKind>> = {
+  [OperationKind.Free]: EntryKind.Free,
+  [OperationKind.Zero]: EntryKind.Zero,
+  [OperationKind.Stamp]: EntryKind.Stamp,
+};
+
 /** What the log asks of the store around it. */
 export interface LogOwner {
   /** Enters the record of a written batch into the index. */
@@ -296,7 +303,7 @@ export class RecordLog {
   }
 
   /**
-   * Appends as much of a write, free, zero or stamp as there is room for now. The operation comes back
+   * Appends as much of a write, free, zero, stamp or absorb as there is room for now. The operation comes back
    * through `operationApplied`.
    *
    * @returns true when all of it is appended; otherwise it must be offered again before any other
@@ -325,12 +332,8 @@ export class RecordLog {
   #appendRange(operation: Operation): boolean {
     const batch = this.#withEntry();
     if (batch === null) return false;
-    const kind = operation.kind === OperationKind.Free
-      ? EntryKind.Free
-      : operation.kind === OperationKind.Zero
-      ? EntryKind.Zero
-      : EntryKind.Stamp;
-    batch.addRange(kind, operation);
+    if (operation.kind === OperationKind.Absorb) batch.addAbsorb(operation);
+    else batch.addRange(ENTRY_OF[operation.kind], operation);
     batch.attach(operation);
     return true;
   }
@@ -514,6 +517,7 @@ export class RecordLog {
   }
 
   readonly #fields = {
+    version: 0,
     segmentSequence: 0,
     lsn: 0,
     syncedLsn: 0,
@@ -524,6 +528,7 @@ export class RecordLog {
 
   #fieldsOf(batch: Batch) {
     const fields = this.#fields;
+    fields.version = batch.version;
     fields.segmentSequence = this.#segments.sequence[batch.segment];
     fields.lsn = batch.lsn;
     fields.syncedLsn = this.syncedLsn;

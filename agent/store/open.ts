@@ -47,6 +47,7 @@ import {
   entryKind,
   entryLayer,
   entryNext,
+  FORMAT_BASE,
   hasData,
   ID_BYTES,
   idWords,
@@ -119,6 +120,8 @@ class Rebuilt {
   placed: (location: number, count: number) => void = () => {};
   /** Blocks of the log that do not match and may have been torn. */
   tornBlocks = 0;
+  /** Highest version of a record. */
+  format = 0;
   /** layer → chunks that such blocks were written to. */
   readonly doubtful = new Map<number, Set<number>>();
   /** The first entry of META that is part of the log and cannot be read. */
@@ -343,6 +346,7 @@ function* restore(
     sequenceMax = Math.max(sequenceMax, scan.sequenceMax);
   }
   forgetDoubtful(rebuilt, machine);
+  rebuilt.applier.times = null;
   if (reader.failures > 0) {
     machine.logger.warn("the disk could not read a place that the log's newest part may lie in", {
       errno: reader.error,
@@ -419,6 +423,8 @@ function* replayRecord(
 ): Task {
   const { record, at, location, bad } = walked;
   const { u32 } = window;
+  rebuilt.format = Math.max(rebuilt.format, record.version);
+  rebuilt.applier.lsn = record.lsn;
   const headerWord = at >>> 2;
   let word = headerWord + RECORD_WORD.entries;
   const first = location + record.headerBlocks;
@@ -490,12 +496,15 @@ function replayTorn(
 
 /** All of the log is applied: chunks of which a part is missing do not hold what any stamp says. */
 function forgetDoubtful(rebuilt: Rebuilt, machine: Machine): void {
-  const { doubtful, tornBlocks, applier: { stamps } } = rebuilt;
+  const { doubtful, tornBlocks, applier: { stamps, absorbed } } = rebuilt;
   if (tornBlocks === 0) return;
   let chunkCount = 0;
   for (const [layer, chunks] of doubtful) {
     chunkCount += chunks.size;
-    for (const chunk of chunks) stamps.clear(layer, chunk);
+    // What was written to this layer may be another one's by now.
+    for (const each of [layer, ...absorbed.layersOf(layer)]) {
+      for (const chunk of chunks) stamps.clear(each, chunk);
+    }
   }
   // Ordinary after a power failure.
   machine.logger.info("blocks written shortly before the crash are as they were before", {
@@ -565,10 +574,16 @@ function* takeOver(
     meta: rebuilt.meta,
     cache: new ChecksumCache(machine.tunables.checksumCacheBytes),
     wasClean: newest.clean,
-    superblock: { ...newest, hostId: options.hostId.slice(0, ID_BYTES) },
+    superblock: {
+      ...newest,
+      format: Math.max(newest.format, FORMAT_BASE, rebuilt.format),
+      hostId: options.hostId.slice(0, ID_BYTES),
+    },
     checkpointSegments: checkpoint.segments,
     checkpointBytes: checkpoint.bytes,
     checkpointEntries: 0,
+    checkpointAbsorbedBytes: 0,
+    imageLayers: null,
     locked: false,
   };
   const log = parts.makeLog(unfinished);

@@ -11,12 +11,12 @@
  *     generation 0           stays: repair, local tools
  *     generation ≥ 1         (generation, sequence)
  *
- * Order. Operations on one chunk (write, free, zero, stamp) are applied in the order in which they
- * were submitted, always; a crash leaves a prefix of them, the last one of it perhaps in part (then
- * the stamp is unknown, unless the operation left it). Others may overtake them while the store is
- * full.
+ * Order. Operations on one chunk (write, free, zero, stamp, absorb) are applied in the order in which
+ * they were submitted, always; a crash leaves a prefix of them, the last one of it perhaps in part
+ * (then the stamp is unknown, unless the operation left it). Others may overtake them while the store
+ * is full. An absorb is one on both of its chunks: it is there in both or in neither.
  *
- * Completion. When a write, free, zero or stamp comes back with result 0 it is _applied_: every read,
+ * Completion. When a write, free, zero, stamp or absorb comes back with result 0 it is _applied_: every read,
  * `describeChunk` and `stampOf` from then on sees it, and so does a sync submitted from then on. It
  * is durable when such a sync has come back. An operation that comes back with an error is not
  * applied, and will not be while the store is open; after a failure of the whole store (−EIO) it may
@@ -43,6 +43,20 @@ export const enum OperationKind {
    * Ignores blocks. Never durable before what was submitted for the chunk before it.
    */
   Stamp = 5,
+  /**
+   * Merges the chunk of a layer that is to be deleted into that of the only layer right above it:
+   * `layers` is [into, from], `into` the one with the higher id. Ignores blocks, generation and sequence.
+   *
+   * In one step every hole of `into`'s chunk gets what `from`'s has there (data, zeros, damage), what
+   * `from` has besides is freed, and `from`'s chunk holds nothing. No data moves, and a read through
+   * both sees the same before, during and after. Both stamps stay; only where `into` had neither a
+   * stamp nor any block it gets that of `from`. May be repeated. `from` is deleted when the absorbs of
+   * all its chunks have come back, no earlier.
+   *
+   * The first one that a store ever takes makes it one that older programs do not open
+   * (`FORMAT_ABSORB`): to be submitted only when the cluster's level says so.
+   */
+  Absorb = 6,
 }
 
 /** Receives finished operations. Called from the store's turn, never from inside the submission. */
@@ -77,7 +91,7 @@ export interface BlockSink {
 /** One preallocated operation. The owner fills it, submits it, and gets it back once. */
 export class Operation {
   kind: OperationKind = OperationKind.Read;
-  /** Layer chain, newest first; writes go to the first. Owned by the volume, not copied. */
+  /** Layer chain, newest first; writes go to the first; absorb: see there. Owned by the volume, not copied. */
   layers: readonly number[] = NO_LAYERS;
   /** Chunk index within the disk. */
   chunk = 0;

@@ -8,8 +8,9 @@
  * after each pass. `now` goes on without a limit, one read at a time. Both yield to the log and to
  * reads after every read.
  *
- * Invariant: what is being read is pinned, so a block that is overwritten or moved meanwhile is
- * checked as it was.
+ * Invariants: what is being read is pinned, so a block that is overwritten or moved meanwhile is
+ * checked as it was. Layers are visited in rising order: what one absorbs comes from a lower one, so
+ * a pass misses nothing by it.
  *
  * @module
  */
@@ -155,7 +156,9 @@ export class Scrub {
   /** Layers to scrub: those asked for, or all that are not being deleted. */
   #live(layers: readonly number[] | null): number[] {
     const { applier, index } = this.#core;
-    return (layers ?? index.layers()).filter((id) => applier.layers.get(id) === LayerState.Live);
+    return [...layers ?? index.layers()].sort((a, b) => a - b).filter((id) =>
+      applier.layers.get(id) === LayerState.Live
+    );
   }
 
   /**
@@ -208,7 +211,7 @@ export class Scrub {
 
   /** Reads and checks up to `wanted` blocks of one run; returns how many. */
   *#check(io: TaskIo, layer: number, chunk: number, block: number, wanted: number): Task<number> {
-    const { index, segments, window: { kernel }, buffers, damage } = this.#core;
+    const { index, applier, segments, window: { kernel }, buffers, damage } = this.#core;
     const count = index.find(layer, chunk, block, wanted);
     if (index.kind !== IndexKind.Direct && index.kind !== IndexKind.Run) return 0;
     const { location } = index;
@@ -228,8 +231,9 @@ export class Scrub {
         continue;
       }
       // If it was overwritten meanwhile, nobody needs it any more.
-      if (index.locate(layer, chunk, block + i) !== location + i) continue;
-      this.#bad(layer, chunk, block + i, location + i, isRead ? EBADMSG : EIO);
+      const owner = applier.ownerOf(layer, chunk, block + i, location + i);
+      if (owner < 0) continue;
+      this.#bad(owner, chunk, block + i, location + i, isRead ? EBADMSG : EIO);
     }
     segments.unpin(segment);
     this.blocksChecked += count;

@@ -104,6 +104,14 @@ export class SlabHeap {
     return handleOf(page, at);
   }
 
+  /** Says who owns a block from now on. */
+  setOwner(handle: number, a: number, b: number): void {
+    const page = this.pages[SlabHeap.pageOf(handle)];
+    const at = SlabHeap.wordOf(handle) - OWNER_WORDS;
+    page[at] = a;
+    page[at + 1] = b;
+  }
+
   /** Frees a block; another one of its class may move. */
   free(handle: number): void {
     const page = SlabHeap.pageOf(handle);

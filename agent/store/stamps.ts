@@ -246,6 +246,15 @@ export class StampImage {
     this.#layers = layers;
   }
 
+  /** Layer that it goes on with: all before it, and of it all chunks before `chunk`, are through; −1 at the end. */
+  get layer(): number {
+    return this.#layer < this.#layers.length ? this.#layers[this.#layer] : -1;
+  }
+  /** See {@linkcode layer}. */
+  get chunk(): number {
+    return this.#chunk;
+  }
+
   /**
    * Writes the next part.
    *

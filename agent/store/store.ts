@@ -2,7 +2,7 @@
  * The store: one file or block device that holds layers of blocks as a log.
  *
  *     submit ─┬─ Read ──────────────▶ reads.ts ─▶ index ─▶ disk ─▶ checksum ─▶ done
- *             ├─ Write, Free, Zero, Stamp ─▶ log.ts ─▶ disk ─▶ applier.ts ─▶ index, stamps ─▶ done
+ *             ├─ Write, Free, Zero, Stamp, Absorb ─▶ log.ts ─▶ disk ─▶ applier.ts ─▶ index, stamps ─▶ done
  *             └─ Sync ──────────────▶ log.ts ─▶ disk.sync ─▶ done
  *     endTurn closes the batch · tick paces checkpoint.ts, cleaner.ts, scrub.ts
  *     open: superblock.ts ─▶ checkpoint.ts ─▶ replay.ts
@@ -11,10 +11,15 @@
  * time comes in through `tick`. Operations come back through their owner, from `diskDone`,
  * `endTurn` or `tick`, never from inside `submit`.
  *
- * Order: writes, frees, zeroes and stamps are applied in the order in which they were submitted,
- * except that a write that waits for space (a full store) is overtaken by those of the others that
- * go to another chunk. So the changes of one chunk are never reordered: replicas rely on it. A read
- * sees everything that had completed when it was submitted, and perhaps more.
+ * Order: writes, frees, zeroes, stamps and absorbs are applied in the order in which they were
+ * submitted, except that a write that waits for space (a full store) is overtaken by those of the
+ * others that go to another chunk. So the changes of one chunk are never reordered: replicas rely on
+ * it. An absorb changes two chunks. A read sees everything that had completed when it was submitted,
+ * and perhaps more.
+ *
+ * An absorb is held back, and with it what goes to its chunks after it, until the superblock says that
+ * there are absorbs in the store (the first one of all), and while a checkpoint is being written in
+ * which its upper layer will not be (checkpoint.ts says why).
  *
  * Space: a part of the segments is kept back so that a full store can still free, clean and write
  * checkpoints.
@@ -59,10 +64,15 @@ import {
 import { type Done, StoreError } from "./errors.ts";
 import {
   CHUNKS_MAX,
+  entryChunk,
   entryCount,
+  entryFrom,
   EntryKind,
   entryKind,
+  entryLayer,
   entryNext,
+  FORMAT_ABSORB,
+  FORMAT_BASE,
   hasData,
   ID_BYTES,
   isSegmentBytes,
@@ -207,6 +217,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   readonly #waiting = new OperationList();
   /** Of those, how many are no writes. */
   #waitingOthers = 0;
+  /** Absorbs that may not go into the log yet, and what goes to the chunks of some of them. */
+  readonly #held = new OperationList();
+  #raisingFormat = false;
   /** Slow requests not yet appended. */
   readonly #internals: Internal[] = [];
   /** Call-backs that are due at the end of the turn. */
@@ -330,6 +343,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     const storeId = options.storeId ?? new Uint8Array(ID_BYTES);
     if (options.storeId === undefined) this.#random.fill(storeId);
     const superblock: Superblock = {
+      format: FORMAT_BASE,
       storeId,
       nodeId: options.nodeId,
       clusterId: options.clusterId,
@@ -599,12 +613,12 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       case OperationKind.Write:
         if (!this.#isWritable(operation, TRANSFER_BLOCKS_MAX)) return this.#invalid(operation);
         this.#userBlocks += operation.blockCount;
-        if (this.#waiting.count > 0 || this.#isFull()) {
-          this.#waiting.push(operation);
-          return;
-        }
-        if (this.#queue.count > 0 || !this.#log!.append(operation)) this.#queue.push(operation);
-        return;
+        return this.#take(operation);
+      case OperationKind.Absorb:
+        operation.block = 0;
+        operation.blockCount = 1;
+        if (!this.#isAbsorbable(operation)) return this.#invalid(operation);
+        return this.#take(operation);
       case OperationKind.Stamp:
         operation.block = 0;
         operation.blockCount = 1;
@@ -613,19 +627,79 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       case OperationKind.Free:
       case OperationKind.Zero:
         if (!this.#isWritable(operation, CHUNK_BLOCKS)) return this.#invalid(operation);
-        if (this.#waiting.count > 0 && isChunkIn(this.#waiting, operation)) {
-          this.#waitingOthers++;
-          this.#waiting.push(operation);
-          return;
-        }
-        if (this.#queue.count > 0 || !this.#mayFree() || !this.#log!.append(operation)) {
-          this.#queue.push(operation);
-        }
-        return;
+        return this.#take(operation);
       case OperationKind.Sync:
         this.#log!.sync(operation);
         return;
     }
+  }
+
+  /** Appends a change, or puts it behind what it must not overtake. */
+  #take(operation: Operation): void {
+    const isAbsorb = operation.kind === OperationKind.Absorb;
+    if (this.#held.count > 0 || isAbsorb) {
+      const isHeld = isChunkIn(this.#held, operation) || (isAbsorb && !this.#mayAbsorb(operation));
+      if (isHeld) {
+        this.#held.push(operation);
+        return;
+      }
+    }
+    if (operation.kind === OperationKind.Write) {
+      if (this.#waiting.count > 0 || this.#isFull()) {
+        this.#waiting.push(operation);
+        return;
+      }
+      if (this.#queue.count > 0 || !this.#log!.append(operation)) this.#queue.push(operation);
+      return;
+    }
+    if (this.#waiting.count > 0 && isChunkIn(this.#waiting, operation)) {
+      this.#waitingOthers++;
+      this.#waiting.push(operation);
+      return;
+    }
+    if (this.#queue.count > 0 || !this.#mayFree() || !this.#log!.append(operation)) {
+      this.#queue.push(operation);
+    }
+  }
+
+  /** See the head of the file, at "Order". Once it may it may for good. */
+  #mayAbsorb(operation: Operation): boolean {
+    const { superblock, imageLayers } = this.#core!;
+    return superblock.format >= FORMAT_ABSORB &&
+      (imageLayers === null || imageLayers.has(operation.layers[0]));
+  }
+
+  /** Lets go what need not be held back any longer. */
+  #releaseHeld(): void {
+    if (this.#core!.superblock.format < FORMAT_ABSORB) {
+      if (this.#raisingFormat) return;
+      this.#raisingFormat = true;
+      this.#tasks.start((io) => this.#raiseFormat(io));
+      return;
+    }
+    const held = new OperationList();
+    held.prepend(this.#held);
+    // In order: what is held back again holds back what comes after it.
+    while (held.count > 0) this.#take(held.shift());
+  }
+
+  /** Writes the superblock that keeps programs away which do not know absorbs. */
+  *#raiseFormat(io: TaskIo): Task {
+    const core = this.#core!;
+    while (core.locked && this.#failure === null) yield Wait.Turn;
+    if (this.#failure === null) {
+      core.locked = true;
+      const superblock = {
+        ...core.superblock,
+        sequence: core.superblock.sequence + 1,
+        format: FORMAT_ABSORB,
+      };
+      const result = yield* writeSuperblock(io, this.#window, this.#buffers.superblock, superblock);
+      core.locked = false;
+      if (result >= 0) core.superblock = superblock;
+      else this.#fail(`writing the superblock failed (errno ${-result})`);
+    }
+    this.#raisingFormat = false;
   }
 
   #isInRange(operation: Operation, countMax: number): boolean {
@@ -640,6 +714,13 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       // More would be a record that no replay believes.
       operation.sequence >= 0 && operation.sequence < 2 ** 53 &&
       this.#core!.applier.layers.get(operation.layers[0]) === LayerState.Live;
+  }
+
+  #isAbsorbable(operation: Operation): boolean {
+    const { layers, chunk } = operation;
+    const known = this.#core!.applier.layers;
+    return chunk >= 0 && chunk < CHUNKS_MAX && layers.length === 2 && layers[1] < layers[0] &&
+      layers.every((layer) => known.get(layer) === LayerState.Live);
   }
 
   #invalid(operation: Operation): void {
@@ -687,7 +768,15 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   /** Told of every block that is found damaged or cannot be read, again each time; nothing may be asked of the store in it. */
   damageListener: ((layer: number, chunk: number, block: number) => void) | null = null;
 
-  readonly #damageFound = (damage: Damage): void => {
+  readonly #damageFound = (found: Damage): void => {
+    let damage = found;
+    if (found.what === "block") {
+      // Whoever found it may have looked it up before another layer absorbed it.
+      const location = found.offsetBytes === 0 ? POISON : found.offsetBytes / BLOCK_BYTES;
+      const { layer, chunk, block } = found;
+      const owner = this.#core!.applier.ownerOf(layer, chunk, block, location);
+      if (owner >= 0 && owner !== layer) damage = { ...found, layer: owner };
+    }
     if (damage.what === "block") this.damageListener?.(damage.layer, damage.chunk, damage.block);
     if (this.#damage.list.length >= DAMAGE_MAX) this.#damage.prune(this.#isStillThere);
     if (!this.#damage.add(damage)) return;
@@ -730,6 +819,10 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       if (kind === EntryKind.MetaBatch) this.#applyMeta();
       else applier.apply(word, headerWord, location, data);
       if (kind === EntryKind.LayerDelete) this.#deleting++;
+      if (kind === EntryKind.Absorb && this.#damage.list.length > 0) {
+        const into = entryLayer(u32, word), from = entryFrom(u32, word);
+        this.#damage.absorbed(into, from, entryChunk(u32, word), this.#isStillThere);
+      }
       if (hasData(kind)) {
         const count = entryCount(u32, word);
         data += count;
@@ -785,10 +878,12 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
 
   #failWaiting(errno: number): void {
     this.#waitingOthers = 0;
-    while (this.#waiting.count > 0) {
-      const operation = this.#waiting.shift();
-      operation.result = -errno;
-      this.#finished.push(operation);
+    for (const list of [this.#waiting, this.#held]) {
+      while (list.count > 0) {
+        const operation = list.shift();
+        operation.result = -errno;
+        this.#finished.push(operation);
+      }
     }
   }
 
@@ -820,6 +915,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       if (this.#internals.length > 0 || this.#queue.count > 0 || this.#waiting.count > 0) {
         this.#pump();
       }
+      if (this.#held.count > 0) this.#releaseHeld();
       if (this.#deleting > 0) this.#dropLayers(DROP_CHUNKS_PER_TURN);
       if (this.#core!.segments.reclaimable) this.#reclaim();
       if (log.segment !== this.#reserveSegment) this.#updateReserve();
@@ -1168,8 +1264,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     const log = this.#log;
     if (log === null || this.#failure !== null) return this.#tasks.count === 0;
     return log.isDrained && log.isSynced && this.#tasks.count === 0 && this.#deleting === 0 &&
-      this.#queue.count === 0 && this.#waiting.count === 0 && this.#internals.length === 0 &&
-      this.#finished.count === 0 && this.#answers.length === 0 &&
+      this.#queue.count === 0 && this.#waiting.count === 0 && this.#held.count === 0 &&
+      this.#internals.length === 0 && this.#finished.count === 0 && this.#answers.length === 0 &&
       log.syncedLsn <= log.notedSyncedLsn && !log.noSpace;
   }
 
@@ -1192,7 +1288,10 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     });
   }
 
-  /** Deletes a layer: it is gone when this is done; its space comes back soon after. */
+  /**
+   * Deletes a layer: it is gone when this is done; its space comes back soon after. What is under way
+   * to it then may be lost, an absorb from it included: it has to have come back before.
+   */
   deleteLayer(id: number, done: Done): void {
     if (!this.#isOpenFor("delete a layer", done)) return;
     const { applier } = this.#core!;
@@ -1368,6 +1467,21 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   }
 
   /**
+   * The same as {@linkcode describeChunk} of what a read through several layers comes upon.
+   *
+   * @param layers newest first; one that is not there holds nothing
+   */
+  describeChain(
+    layers: readonly number[],
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number {
+    return this.#opened().index.describeChain(layers, chunk, data, zeros, poisoned);
+  }
+
+  /**
    * Frees all blocks of a chunk and forgets its stamp, after everything that was submitted for the
    * chunk before. Durable with the next sync; may be repeated; nothing to do where there is no such
    * layer.
@@ -1539,7 +1653,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       full: this.#isFull(),
       hostFull: this.#hostFull || log.noSpace,
       waitingWrites: this.#waiting.count - this.#waitingOthers,
-      queuedOperations: this.#queue.count + this.#waitingOthers + reads.queued,
+      queuedOperations: this.#queue.count + this.#waitingOthers + this.#held.count + reads.queued,
       lsn: log.appliedLsn,
       syncedLsn: log.syncedLsn,
       replayBytes: (log.blocksWritten - this.#checkpointBlocks) * BLOCK_BYTES,
@@ -1577,11 +1691,20 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
 /** True when the list has an operation on the same chunk of the same layer. */
 function isChunkIn(list: OperationList, operation: Operation): boolean {
   const { chunk } = operation;
-  const layer = operation.layers[0];
   for (let other = list.first; other !== null; other = other.next) {
-    if (other.chunk === chunk && other.layers[0] === layer) return true;
+    if (other.chunk === chunk && sharesLayer(other, operation)) return true;
   }
   return false;
+}
+
+/** True when both change one layer. An absorb changes two. */
+function sharesLayer(a: Operation, b: Operation): boolean {
+  const into = a.layers[0], other = b.layers[0];
+  if (into === other) return true;
+  const isAbsorb = a.kind === OperationKind.Absorb;
+  if (isAbsorb && a.layers[1] === other) return true;
+  if (b.kind !== OperationKind.Absorb) return false;
+  return b.layers[1] === into || (isAbsorb && b.layers[1] === a.layers[1]);
 }
 
 /** Why a META value cannot be taken, or null. */

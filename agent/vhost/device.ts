@@ -44,6 +44,11 @@ export interface VhostDevice {
    */
   writeConfig(offset: number, data: Uint8Array, isMigration: boolean): boolean;
   /**
+   * Whether it takes a request now. When not, requests are left in the ring as long as {@linkcode VhostHost.admit} says no; which
+   * ones are there does not matter.
+   */
+  readonly isOpen: boolean;
+  /**
    * Takes up a request. Sooner or later, also from inside this call, it is given back by `queue.push`.
    *
    * @param chain valid during the call

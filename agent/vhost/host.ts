@@ -75,6 +75,12 @@ export interface VhostHost {
    * `session.stopPolling()` before the loop sleeps. Not sent again before that.
    */
   polled(session: VhostSession): void;
+  /**
+   * The device is closed (`VhostDevice.isOpen`) and a ring has requests.
+   *
+   * @returns true: it is open after all; false: `session.resume()` follows, some time, and the ring needs no kick until then
+   */
+  admit(session: VhostSession): boolean;
   /** The rings want to run: asks for the disk's lease. Answered by `session.leaseGranted()`, some time. */
   acquire(session: VhostSession): void;
   /**

@@ -178,6 +178,8 @@ class Ring {
   isCallMissed = false;
   /** It ran empty and asks for no kick: somebody looks. */
   isPolled = false;
+  /** The device takes none of its requests for now: it asks for no kick, and nobody looks. */
+  isHeld = false;
 
   constructor(readonly queue: VirtQueue) {}
 }
@@ -217,6 +219,8 @@ export class VhostSession implements QueueOwner {
   #isScheduled = false;
   /** The host knows that a ring is to be looked at. */
   #isPolled = false;
+  /** Of rings that are held back, the first one whose turn is next. */
+  #nextHeld = 0;
   /** Queues with something to publish. */
   #batches: VirtQueue | null = null;
 
@@ -438,11 +442,16 @@ export class VhostSession implements QueueOwner {
   /** Takes what is available, within the budget. */
   #process(ring: Ring): void {
     ring.hasLeftover = false;
+    ring.isHeld = false;
     if (!this.#mayRun(ring)) return;
     const { queue } = ring;
     queue.suppressKicks();
     // Looking in vain counts too: an index that jumps to and fro must not keep us here.
     for (let budget = POP_BUDGET; budget > 0; budget--) {
+      if (!this.#device.isOpen && queue.hasAvailable && !this.#host.admit(this)) {
+        ring.isHeld = true;
+        return;
+      }
       const popped = queue.pop(this.#chain);
       if (popped === Pop.Chain) {
         const fault = this.#device.begin(queue, this.#chain);
@@ -466,6 +475,23 @@ export class VhostSession implements QueueOwner {
     this.#schedule();
   }
 
+  /**
+   * The device takes requests again: takes those that were held back, from one ring after the other. Where it ends is where the
+   * next call begins, so that no ring waits for ever behind another one.
+   */
+  resume(): void {
+    const count = this.#rings.length;
+    const first = this.#nextHeld;
+    for (let i = 0; i < count; i++) {
+      const at = (first + i) % count;
+      if (!this.#rings[at].isHeld) continue;
+      // Those that are left wait on.
+      if (!this.#device.isOpen && !this.#host.admit(this)) return;
+      this.#nextHeld = (at + 1) % count;
+      this.#process(this.#rings[at]);
+    }
+  }
+
   #wantPoll(ring: Ring): void {
     ring.isPolled = true;
     if (!this.#isPolled) this.#host.polled(this);
@@ -481,7 +507,8 @@ export class VhostSession implements QueueOwner {
     let found = false;
     for (let i = 0; i < this.#rings.length; i++) {
       const ring = this.#rings[i];
-      if (!ring.isPolled || !this.#mayRun(ring) || !ring.queue.hasAvailable) continue;
+      if (!ring.isPolled || ring.isHeld || !this.#mayRun(ring)) continue;
+      if (!ring.queue.hasAvailable) continue;
       found = true;
       this.#process(ring);
     }
@@ -500,7 +527,7 @@ export class VhostSession implements QueueOwner {
       const ring = this.#rings[i];
       if (!ring.isPolled) continue;
       ring.isPolled = false;
-      if (!this.#mayRun(ring) || !ring.queue.enableKicks()) continue;
+      if (ring.isHeld || !this.#mayRun(ring) || !ring.queue.enableKicks()) continue;
       found = true;
       this.#process(ring);
     }
@@ -633,6 +660,7 @@ export class VhostSession implements QueueOwner {
     ring.isStopping = false;
     ring.hasLeftover = false;
     ring.isPolled = false;
+    ring.isHeld = false;
     this.#releasePlaces(ring);
     this.#dropKick(ring);
     if (this.#isAnyStarted()) return;

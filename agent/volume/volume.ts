@@ -31,6 +31,7 @@ import {
   type TransferPool,
   TransferState,
 } from "./transfer_pool.ts";
+import { Throttle } from "./throttle.ts";
 
 /** Where operations go: the replicas, or a store. */
 export interface OperationSink {
@@ -78,6 +79,9 @@ export interface VolumeCounters {
   readBytes: number;
   writtenBytes: number;
   errors: number;
+  /** Requests that limits held back, and for how long any were, in milliseconds; the volume's throttle counts them. */
+  heldRequests: number;
+  heldMs: number;
 }
 
 /** Counters of a volume that has done nothing. */
@@ -89,6 +93,8 @@ export const VOLUME_COUNTERS_ZERO: Readonly<VolumeCounters> = {
   readBytes: 0,
   writtenBytes: 0,
   errors: 0,
+  heldRequests: 0,
+  heldMs: 0,
 };
 
 /** A disk, served from this worker. */
@@ -107,6 +113,8 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   inFlight = 0;
   /** Requests that have come back, whatever their result. */
   finished = 0;
+  /** Of all that come from front ends; what is submitted has been admitted. */
+  readonly admission: Throttle = new Throttle();
 
   readonly #windows: readonly Window[];
   readonly #arena: Window;
@@ -627,6 +635,11 @@ export class ReadOnlyVolume implements BlockTarget {
   /** {@inheritDoc BlockTarget.serial} */
   get serial(): string {
     return this.volume.serial;
+  }
+
+  /** {@inheritDoc BlockTarget.admission} */
+  get admission(): Throttle {
+    return this.volume.admission;
   }
 
   /** Takes reads and flushes; the device refuses the rest before it comes here. */

@@ -5,12 +5,18 @@
  */
 import type { Prng } from "../../agent/base/prng.ts";
 import type { Window } from "../../agent/platform/platform.ts";
-import { BlockKind, type BlockRequest, type BlockTarget } from "../../agent/blk/target.ts";
+import {
+  type Admission,
+  BlockKind,
+  type BlockRequest,
+  type BlockTarget,
+} from "../../agent/blk/target.ts";
 
 /** See the top of the file. */
 export class MockTarget implements BlockTarget {
   readonly serial = "kelpie-mock-serial-0";
   readOnly = false;
+  admission?: Admission;
   sizeBytes: number;
   readonly data: Uint8Array<ArrayBuffer>;
   /** Requests taken and not completed. */

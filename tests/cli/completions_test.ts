@@ -55,6 +55,8 @@ async function complete(line: string): Promise<string[]> {
 kelpie() {
   if [[ "$*" == 'disk list --names' ]]; then printf '%s\\n' web db-main data
   elif [[ "$*" == 'node list --names' ]]; then printf '%s\\n' host-1 host-2
+  elif [[ "$*" == 'disk snapshot list --names' ]]; then printf '%s\\n' web@monday web@tuesday db-main@x
+  elif [[ "$*" == 'disk trash --names' ]]; then printf '%s\\n' old older
   elif [[ "$*" == '--run-dir /x disk list --names' ]]; then printf '%s\\n' elsewhere
   else echo "asked for $*" >&2
   fi
@@ -72,6 +74,17 @@ Deno.test("bash completes commands, options, choices and names of disks and node
   const cases: [line: string, expected: string[]][] = [
     ["kelpie s", ["status"]],
     ["kelpie disk re", ["read", "release", "rename", "resize"]],
+    ["kelpie disk sn", ["snapshot"]],
+    ["kelpie disk snapshot p", ["protect"]],
+    ["kelpie disk snapshot delete w", ["web@monday", "web@tuesday"]],
+    ["kelpie disk snapshot delete web@monday db", ["db-main@x"]],
+    ["kelpie disk snapshot create d", ["data@", "db-main@"]],
+    ["kelpie disk snapshot list w", ["web"]],
+    ["kelpie disk clone web@t", ["web@tuesday"]],
+    ["kelpie disk clone web@tuesday ", []],
+    ["kelpie disk rollback d", ["db-main@x"]],
+    ["kelpie disk undelete o", ["old", "older"]],
+    ["kelpie disk schedule set d", ["data", "db-main"]],
     ["kelpie disk release w", ["web"]],
     ["kelpie disk lock ", ["list", "release"]],
     ["kelpie disk lock release w", ["web"]],
@@ -81,6 +94,7 @@ Deno.test("bash completes commands, options, choices and names of disks and node
     ["kelpie node weight host-1 ", []],
     ["kelpie node remove --force host-2", ["host-2"]],
     ["kelpie cluster settings out", ["out-after"]],
+    ["kelpie cluster settings tr", ["trash", "trusted-network"]],
     ["kelpie cluster ", ["recover", "secret", "settings", "upgrade"]],
     ["kelpie disk rename ", ["data", "db-main", "web"]],
     ["kelpie disk rename d", ["data", "db-main"]],

@@ -408,6 +408,63 @@ Deno.test("discard forgets a range, and asks first", async () => {
   assert(equal(await bench.content("web"), content));
 });
 
+/** A disk "web" with a snapshot "monday" of this content, whose socket is served, and one for a disk "copy" that is to be made. */
+async function withSnapshot(bench: Bench, content: Uint8Array): Promise<void> {
+  const { backend } = bench.agent;
+  backend.clusterMap = { ...backend.clusterMap, level: 2 };
+  backend.add("web", content.length);
+  await bench.agent.runWell("disk snapshot web@monday");
+  await bench.serve("web@monday", content);
+  await bench.serve("copy", new Uint8Array(content.length));
+}
+
+Deno.test("clone --full copies a snapshot into a disk of its own, and leaves holes", async () => {
+  await using bench = await Bench.start();
+  const content = randomBytes(9 * MIB + 512, 20);
+  content.fill(0, MIB, 5 * MIB);
+  await withSnapshot(bench, content);
+  await Deno.truncate(bench.behind("copy"), 0);
+  await Deno.truncate(bench.behind("copy"), content.length);
+  const { stdout, stderr } = await bench.agent.runWell(
+    "disk clone web@monday copy --full --read-only",
+  );
+  assertEquals(stdout, "");
+  assertMatch(stderr, /^copied web@monday to disk copy: 9M in /);
+  assert(equal(await bench.content("copy"), content));
+  assert(allocatedBytes(bench.behind("copy")) < 6 * MIB);
+  const made = bench.agent.backend.clusterMap.disks.find(({ name }) => name === "copy")!;
+  assertEquals([made.family, made.readOnly, made.sizeBytes], [made.id, true, content.length]);
+});
+
+Deno.test("clone --full that fails or is interrupted leaves no disk behind", async () => {
+  const names = (bench: Bench) => bench.agent.backend.clusterMap.disks.map(({ name }) => name);
+  const cases: [why: string, code: number, spoil: (bench: Bench) => Promise<void>][] = [
+    ["the snapshot cannot be read", 2, (bench) => Deno.remove(bench.path("web@monday.sock"))],
+    ["the new disk cannot be written", 2, (bench) => Deno.remove(bench.path("copy.sock"))],
+    ["sizes differ", 1, async (bench) => {
+      await bench.serve("other", new Uint8Array(MIB));
+      await Deno.rename(bench.path("other.sock"), bench.path("copy.sock"));
+    }],
+  ];
+  for (const [why, code, spoil] of cases) {
+    await using bench = await Bench.start();
+    await withSnapshot(bench, randomBytes(2 * MIB, 21));
+    await spoil(bench);
+    const ran = await bench.agent.run("disk clone web@monday copy --full");
+    assertEquals({ why, code: ran.code }, { why, code }, ran.stderr);
+    assertEquals({ why, names: names(bench) }, { why, names: ["web"] });
+    assertEquals(bench.agent.backend.clusterMap.trash, []);
+  }
+  await using bench = await Bench.start();
+  await withSnapshot(bench, randomBytes(2 * MIB, 22));
+  const ran = await bench.agent.run(
+    "disk clone web@monday copy --full",
+    (terminal) => terminal.interrupt(),
+  );
+  assertEquals(ran.code, 130, ran.stderr);
+  assertEquals(names(bench), ["web"]);
+});
+
 Deno.test("bench measures whatever listens", async () => {
   await using bench = await Bench.start();
   await bench.add("web", randomBytes(4 * MIB, 17));

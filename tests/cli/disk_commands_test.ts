@@ -180,6 +180,87 @@ Deno.test("commands that write refuse a read-only disk", async () => {
   assertMatch(stderr, /disk fixed is read-only/);
 });
 
+Deno.test("limit changes what it names, tells what there is, and takes all of it away", async () => {
+  await using agent = await FakeAgent.start();
+  agent.backend.add("web");
+  const limits = () => {
+    const { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds } =
+      agent.backend.clusterMap.disks[0].limits;
+    return [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds];
+  };
+  const steps: [words: string, limits: number[], said: string][] = [
+    ["--iops 500", [500, 0, 0, 0, 0], "500 requests/s"],
+    ["--bandwidth 50MiB", [500, 50 * 2 ** 20, 0, 0, 0], "500 requests/s, 50M/s"],
+    [
+      "--burst-iops 2000",
+      [500, 50 * 2 ** 20, 2000, 0, 60],
+      "500 requests/s (2k for 60 s), 50M/s",
+    ],
+    [
+      "--burst-bandwidth 100M --burst-seconds 5",
+      [500, 50 * 2 ** 20, 2000, 100 * 2 ** 20, 5],
+      "500 requests/s (2k for 5 s), 50M/s (100M/s for 5 s)",
+    ],
+    ["--iops 0", [0, 50 * 2 ** 20, 0, 100 * 2 ** 20, 5], "50M/s (100M/s for 5 s)"],
+    ["--burst-bandwidth 0", [0, 50 * 2 ** 20, 0, 0, 0], "50M/s"],
+    ["--none", [0, 0, 0, 0, 0], "no limits"],
+  ];
+  for (const [words, expected, said] of steps) {
+    const { stderr } = await agent.runWell(`disk limit web ${words}`);
+    assertEquals({ words, limits: limits() }, { words, limits: expected });
+    assertStringIncludes(stderr, `disk web: ${said}\n`);
+  }
+  await agent.runWell("disk limit web --iops 500 --burst-iops 600");
+  const proposed = agent.backend.proposed.length;
+  const told = await agent.runWell("disk limit web");
+  assertEquals(told.stdout, "disk web: 500 requests/s (600 for 60 s)\n");
+  const json = JSON.parse((await agent.runWell("disk limit web --json")).stdout);
+  assertEquals([json.iops, json.burstSeconds], [500, 60]);
+  assertEquals(agent.backend.proposed.length, proposed, "to ask changes nothing");
+  assertMatch(
+    (await agent.runWell("disk info web")).stdout,
+    /^limits: +500 requests\/s \(600 for 60 s\)\nheld back: +nothing$/m,
+  );
+
+  const cases: [words: string, code: number, message: RegExp][] = [
+    ["--none --iops 5", 64, /--none takes all limits away/],
+    ["--iops many", 64, /--iops/],
+    ["--iops -5", 64, /./],
+    ["--bandwidth 50MB", 64, /powers of 1000 or of 1024/],
+    ["--burst-iops 100", 64, /bursts of 100 for each second make no sense beside a limit of 500/],
+    ["--burst-seconds 4000", 64, /0 to 3600/],
+  ];
+  for (const [words, expected, message] of cases) {
+    const { code, stderr } = await agent.run(`disk limit web ${words}`);
+    assertEquals({ words, code }, { words, code: expected }, stderr);
+    assertMatch(stderr, message);
+  }
+  assertEquals(limits(), [500, 0, 600, 0, 60]);
+});
+
+Deno.test("info tells what limits held back", async () => {
+  await using agent = await FakeAgent.start();
+  agent.backend.add("web");
+  const counters = { ...IDLE_DISK.counters, heldRequests: 1234, heldMs: 61_000 };
+  agent.backend.statuses.set("web", { ...IDLE_DISK, counters });
+  const { stdout } = await agent.runWell("disk info web");
+  assertMatch(stdout, /^held back: +1.2k requests, within 1 min 1 s$/m);
+});
+
+Deno.test("zeros are looked for from the start, or when it is said", async () => {
+  await using agent = await FakeAgent.start();
+  await agent.runWell("disk create web 1G --detect-zeroes");
+  const isOn = () => agent.backend.clusterMap.disks[0].detectZeroes;
+  assertEquals(isOn(), true);
+  await agent.runWell("disk set web --detect-zeroes off");
+  assertEquals(isOn(), false);
+  await agent.runWell("disk set web --detect-zeroes on");
+  assertEquals(isOn(), true);
+  assertMatch((await agent.runWell("disk info web")).stdout, /^zeros: +kept as holes$/m);
+  assertEquals((await agent.run("disk set web --detect-zeroes maybe")).code, 64);
+  assertEquals((await agent.run("disk set web colour on")).code, 64);
+});
+
 Deno.test("resize takes a size or what is added, and shrinks only when told twice", async () => {
   await using agent = await FakeAgent.start();
   agent.backend.add("web", 20 * GIB);

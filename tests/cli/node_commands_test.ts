@@ -63,6 +63,7 @@ Deno.test("node list has state, role, zone, weight, usage, version and address o
   });
   backend.nodeParts.set(4, { joiningGroups: 3, stuck: "no source is up", isFull: true });
   backend.nodeParts.set(1, { hasLostLog: true });
+  backend.nodeParts.set(5, { hasOtherLog: true });
   const { stdout, stderr } = await agent.runWell("node list");
   assertEquals(stderr, "");
   assertEquals(
@@ -77,6 +78,7 @@ Deno.test("node list has state, role, zone, weight, usage, version and address o
       "host-1 has lost a part of the cluster's log, and does not count for now",
       "host-2 does not answer: host-1 probed it in vain?, for 2 s",
       "host-4 cannot catch up: no source is up",
+      "host-5 has another log than the cluster, and takes no part any more",
       "",
     ].join("\n"),
   );
@@ -192,8 +194,14 @@ Deno.test("a plan says when copies become fewer, and a drain is refused where da
   await using alone = await start(1, 1);
   const nowhere = await alone.run("node drain host-1 --yes");
   assertEquals(nowhere.code, 1);
-  assertMatch(nowhere.stderr, /no other node takes the data of node host-1/);
+  assertMatch(nowhere.stderr, /too few other nodes take the data of node host-1/);
   assertEquals(nodeOf(alone.backend, 1).availability, "in");
+  // Two of three copies are the fewest to write to.
+  assertEquals((await agent.run("node drain host-2 --yes")).code, 0);
+  const second = await agent.run("node drain host-3 --yes");
+  assertEquals(second.code, 1);
+  assertMatch(second.stderr, /too few other nodes take the data of node host-3/);
+  assertEquals(nodeOf(agent.backend, 3).availability, "in");
 });
 
 Deno.test("a plan says that amounts are not known while no node has reported", async () => {
@@ -348,6 +356,7 @@ Deno.test("cluster settings shows and changes what holds for all", async () => {
       "copies:          3 (of a new disk that does not say)",
       "copies-min:      auto (a majority; 1 of 2)",
       "out-after:       10 min",
+      "trash:           1 d",
       "trusted-network: off",
       "",
     ].join("\n"),
@@ -358,7 +367,10 @@ Deno.test("cluster settings shows and changes what holds for all", async () => {
     ["copies-min auto", "copiesMin", null],
     ["out-after 30m", "outAfterMs", 1_800_000],
     ["trusted-network on", "trustedNetwork", true],
+    ["trash 7d", "trashMs", 7 * 24 * 3_600_000],
+    ["trash off", "trashMs", 0],
   ];
+  backend.clusterMap = { ...backend.clusterMap, level: 2 };
   for (const [words, key, value] of cases) {
     const { stdout, stderr } = await agent.runWell(`cluster settings ${words}`);
     assertEquals(stdout, "");

@@ -44,6 +44,11 @@ Deno.test("wrong command lines end with 64, say what is wrong, and print nothing
     ["bench web --socket /x", /needs either a disk or --socket/],
     ["bench web --rw radnread", /allowed choices are randread/],
     ["agent --capacity lots", /--capacity/],
+    ["nbd", /nbd needs --socket or --listen/],
+    ["nbd --listen host:port", /--listen <address> "host:port": it must be host, host:port/],
+    ["nbd --socket /s --export ../web", /--export <name> "..\/web": it must be the name of a disk/],
+    ["nbd --socket /s --max-connections 0", /must be a whole number of 1 to 1000/],
+    ["nbd --listen localhost --tls-key /k", /--tls-cert and --tls-key belong together/],
     ["disk import - web --format qcow2", /only raw images can come from standard input/],
     ["disk export web - --format qcow2", /only raw images can go to standard output/],
     [`${NOWHERE}${"x".repeat(200)} status`, /bytes too long/],
@@ -78,7 +83,7 @@ Deno.test("every command's --help ends well, goes to standard output and has an 
     for (const child of command.commands) await visit(child, [...path, child.name()]);
   };
   await visit(program, []);
-  assertEquals(count, 38);
+  assertEquals(count, 58);
 });
 
 Deno.test("examples in the help are command lines that parse", async () => {

@@ -223,6 +223,7 @@ Deno.test("persists finish in order; more than the bound are not begun", () => {
 Deno.test("entries that were cut off while their persist was under way do not count as durable", () => {
   const random = new Prng(1);
   const raft = new Raft({ id: 2, state: Raft.joining(), random, nowMs: 0 });
+  assertEquals(raft.status().hasOtherLog, false);
   const entry = (index: number, term: number) => ({
     index,
     term,
@@ -588,6 +589,7 @@ Deno.test("a message that contradicts what is committed is not obeyed, and count
   });
   group.settle();
   assertEquals(group.raft(2).status().contradictions, 2);
+  assertEquals(group.raft(2).status().hasOtherLog, true);
   assertEquals(group.texts(2), ["a"]);
 });
 

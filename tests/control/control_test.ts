@@ -1,8 +1,9 @@
-import { assertEquals } from "@std/assert/mod.js";
+import { assertEquals, assertStringIncludes } from "@std/assert/mod.js";
 import { Packr } from "msgpackr";
 import { Prng } from "../../agent/base/prng.ts";
 import { ENTRY_DATA, type EntryKind } from "../../agent/consensus/log.ts";
 import { Raft } from "../../agent/consensus/raft.ts";
+import { encodeMessage } from "../../agent/consensus/messages.ts";
 import { load, type StorageWrite, writeInitial } from "../../agent/consensus/storage.ts";
 import { Control, type ControlHost } from "../../agent/control/control.ts";
 import {
@@ -15,8 +16,9 @@ import { ControlKind, encodeControl } from "../../agent/control/messages.ts";
 import { unwrap } from "../../agent/map/errors.ts";
 import { foundCluster, type MapCommand, type NodeFacts } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
-import { addNode } from "../map/cluster.ts";
+import { addNode, clusterOf } from "../map/cluster.ts";
 import { silent } from "../replication/harness.ts";
+import { Fixture } from "./fixture.ts";
 
 /** What survives of a node: the store's metadata. */
 type Meta = Map<string, Uint8Array>;
@@ -427,4 +429,38 @@ Deno.test("what a newer version sends is passed over, and said once", () => {
     assertEquals(run.warnings, [`something that came from a node is not taken: ${reason}`]);
   }
   assertEquals([run.control.map, run.unfit, run.control.isLeader], [before, null, true]);
+});
+
+Deno.test("a node whose log is not its leader's says so in its log, once per term, and in what it reports", () => {
+  const fixture = new Fixture(clusterOf(2));
+  fixture.pass(1000);
+  const before = fixture.control.status.raft!;
+  assertEquals([fixture.control.isLeader, before.hasOtherLog], [true, false]);
+  // As from a cluster that was recovered without this node: in a term far above, after another entry.
+  const lead = (term: number, prevTerm: number) => {
+    const message = {
+      kind: "append",
+      from: 2,
+      to: 1,
+      term,
+      commit: before.commit,
+      prevIndex: before.commit,
+      prevTerm,
+      entries: [],
+    } as const;
+    fixture.sent.length = 0;
+    fixture.receive(2, { kind: ControlKind.Raft, bytes: encodeMessage(message) });
+    // Less than an election takes: this node could vote for itself alone.
+    fixture.pass(440);
+    const reported = fixture.sent.filter((sent) => sent.kind === ControlKind.Renew)
+      .map(({ report }) => report.hasOtherLog);
+    assertEquals(fixture.control.status.raft!.term, term);
+    return [fixture.control.status.raft!.hasOtherLog, new Set(reported), fixture.errors.length];
+  };
+  assertEquals(lead(5000, 4999), [true, new Set([true]), 1]);
+  assertEquals(lead(5000, 4999), [true, new Set([true]), 1]);
+  assertStringIncludes(fixture.errors[0], "start it with an empty store");
+  // One that has the same log.
+  assertEquals(lead(5001, before.term), [false, new Set([false]), 1]);
+  assertEquals(lead(5002, 4999), [true, new Set([true]), 2]);
 });

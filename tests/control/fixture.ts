@@ -23,6 +23,8 @@ export class Fixture {
   readonly changes: string[] = [];
   readonly results: string[] = [];
   readonly sent: ControlMessage[] = [];
+  /** What was logged as an error. */
+  readonly errors: string[] = [];
   readonly #durable: (() => void)[] = [];
   #nowMs = 1000;
 
@@ -39,7 +41,7 @@ export class Fixture {
     const raft = unwrap(load(values, 1));
     this.control = new Control({
       host: {
-        log: silent,
+        log: { ...silent, error: (message) => this.errors.push(message) },
         random: new Prng(1),
         wallMs: () => 1e12 + this.#nowMs,
         sendControl: (_, bytes) => this.sent.push(decodeControl(bytes)!),

@@ -18,13 +18,18 @@ class Fixture {
   constructor(nodes: number) {
     this.map = { ...mapOf({ nodes }), voters: [1], disks: [] };
     for (const { id } of this.map.nodes) this.member(id, "alive");
+    this.settle();
+    this.look();
+  }
+
+  /** Targets as placement wants them, with everything there. */
+  settle(): void {
     for (let i = 0; i < 20; i++) {
       const decided = this.duties.look(this.situation());
       const placed = decided.commands.filter(({ kind }) => kind === "set-targets");
       if (placed.length === 0) break;
       this.#place(placed);
     }
-    this.look();
   }
 
   #place(commands: readonly MapCommand[]): void {
@@ -412,6 +417,22 @@ Deno.test("weights are the capacity unless given, and nothing for who is to hold
     [{ state: "down" }, 1e12],
   ];
   for (const [part, expected] of table) assertEquals(weightOf({ ...node, ...part }), expected);
+});
+
+Deno.test("a drain that a disk could not be written without waits until the disk asks for fewer copies", () => {
+  const at = new Fixture(3);
+  const { disks } = mapOf({ nodes: 3, disk: { copiesMin: 3 } });
+  at.map = { ...at.map, disks };
+  at.node(3, { availability: "draining" });
+  at.map = { ...at.map, targetsEpoch: at.map.targetsEpoch + 1 };
+  at.settle();
+  for (const { target } of at.map.pools[0].pgs) assertEquals(target.toSorted(), [1, 2, 3]);
+  assertEquals(at.look(), []);
+  at.map = { ...at.map, disks: disks.map((disk) => ({ ...disk, copiesMin: null })) };
+  assertEquals(at.look(), ["set-targets"]);
+  at.settle();
+  for (const { target } of at.map.pools[0].pgs) assertEquals(target.toSorted(), [1, 2]);
+  assertEquals(at.look(), []);
 });
 
 Deno.test("who leads hands over to a voter that hears the nodes which it does not hear itself", () => {

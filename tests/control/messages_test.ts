@@ -45,6 +45,7 @@ const REPORT: NodeReport = {
     },
   ],
   isProgramNew: null,
+  hasOtherLog: false,
 };
 
 /** One message of each kind. */
@@ -80,6 +81,11 @@ const MESSAGES: readonly ControlMessage[] = [
     kind: ControlKind.Reports,
     id: 2,
     reports: [[1, { ...REPORT, isProgramNew: true }], [2, { ...REPORT, isProgramNew: false }]],
+  },
+  {
+    kind: ControlKind.Reports,
+    id: 3,
+    reports: [[1, { ...REPORT, hasOtherLog: true }], [2, { ...EMPTY_REPORT, hasOtherLog: true }]],
   },
 ];
 

@@ -16,7 +16,7 @@ export async function writeFiles(guest: Guest, name: string, mib: number): Promi
 }
 
 /** Reads the files of {@linkcode writeFiles} from the disk, not from the guest's memory. */
-export async function checkFiles(guest: Guest, ...names: string[]): Promise<void> {
+export async function checkFiles(guest: Pick<Guest, "check">, ...names: string[]): Promise<void> {
   await guest.check("umount /mnt && echo 3 >/proc/sys/vm/drop_caches");
   await guest.check("e2fsck -fn /dev/vda && mount -t ext4 /dev/vda /mnt");
   for (const name of names) {

@@ -108,6 +108,12 @@ const PAGES_NAMED_MAX = 8;
 const IO_ERROR =
   /I\/O error|blk_update_request|critical (?:target|medium|space) error|lost (?:async|sync) page write|EXT4-fs (?:error|\(\w+\): (?:failed|Remounting))|Aborting journal|Remounting filesystem read-only/i;
 
+/** The lines of a console or a kernel log that tell of a failed disk. */
+export function ioErrorsIn(log: string): string[] {
+  const lines = log.split("\n").map((line) => line.trim());
+  return [...new Set(lines.filter((line) => IO_ERROR.test(line)))];
+}
+
 /** A command that runs in the background of a guest. */
 export interface GuestJob {
   /** Its result, when it ends; rejects when the guest ends first. Need not be awaited. */
@@ -279,8 +285,7 @@ export class Guest {
   /** The lines of console and kernel log that tell of a failed disk: none, when all went well. */
   async ioErrors(): Promise<string[]> {
     const log = this.#hasShell ? await this.kernelLog() : "";
-    const lines = `${this.#consoleText}\n${log}`.split("\n").map((line) => line.trim());
-    return [...new Set(lines.filter((line) => IO_ERROR.test(line)))];
+    return ioErrorsIn(`${this.#consoleText}\n${log}`);
   }
 
   /**

@@ -18,11 +18,19 @@ const PACKAGES = {
   // Debian has moved it from one of these packages to the other.
   "qemu-storage-daemon": ["qemu-system-common", "qemu-utils"],
   "qemu-img": ["qemu-utils"],
+  "qemu-io": ["qemu-utils"],
+  "qemu-nbd": ["qemu-utils"],
+  "nbdinfo": ["libnbd-bin"],
+  "nbdcopy": ["libnbd-bin"],
+  "openssl": ["openssl"],
   "mke2fs": ["e2fsprogs"],
   "e2fsck": ["e2fsprogs"],
   "xz": ["xz-utils"],
   "zstd": ["zstd"],
   "fio": ["fio"],
+  // Without what starts it at boot.
+  "libvirtd": ["libvirt-daemon", "libvirt-daemon-driver-qemu"],
+  "virsh": ["libvirt-clients"],
 } as const;
 
 /** The name of a program that {@linkcode ensurePackages} can provide. */

@@ -9,6 +9,7 @@ import type {
   ClusterStatus,
   ControlBackend,
   DiskStatus,
+  Extent,
   GroupSummary,
   LeaseTime,
   NodeStatus,
@@ -23,10 +24,12 @@ import { summarizeGroups } from "../../agent/map/group_summary.ts";
 import {
   apply,
   type ClusterMap,
+  commandLevel,
   type DiskEntry,
   diskMissing,
   EMPTY_MAP,
   findDisk,
+  isOn,
   type MapCommand,
 } from "../../agent/map/map.ts";
 import type { Log } from "../../agent/platform/platform.ts";
@@ -42,6 +45,8 @@ export const IDLE_DISK: DiskStatus = {
     readBytes: 0,
     writtenBytes: 0,
     errors: 0,
+    heldRequests: 0,
+    heldMs: 0,
   },
 };
 
@@ -88,7 +93,8 @@ export function sessionWith(part: Partial<SessionStatus> = {}): SessionStatus {
 export const FAKE_SECRET = formatClusterSecret(new Uint8Array(32).fill(7));
 
 export class FakeBackend implements ControlBackend {
-  clusterMap: ClusterMap = EMPTY_MAP;
+  #map: ClusterMap = EMPTY_MAP;
+  #next = Promise.withResolvers<ClusterMap>();
   readonly statuses = new Map<string, DiskStatus>();
   store: StoreStatus = HEALTHY_STORE;
   logLevel = "info";
@@ -121,13 +127,34 @@ export class FakeBackend implements ControlBackend {
     };
   }
 
+  get clusterMap(): ClusterMap {
+    return this.#map;
+  }
+
+  /** Whoever waits for the next map has it now. */
+  set clusterMap(map: ClusterMap) {
+    this.#map = map;
+    const next = this.#next;
+    this.#next = Promise.withResolvers();
+    next.resolve(map);
+  }
+
   map(): ClusterMap {
     return this.clusterMap;
   }
 
+  nextMap(): Promise<ClusterMap> {
+    return this.#next.promise;
+  }
+
+  /** As a cluster does, commands of a level that is not on yet are refused, where it has nodes. */
   propose(command: MapCommand): Promise<ClusterMap> {
     try {
       this.proposed.push(command);
+      if (this.#map.nodes.length > 0 && !isOn(this.#map, commandLevel(command))) {
+        const message = `${command.kind} needs level ${commandLevel(command)}`;
+        throw new ControlFailure({ code: "unavailable", message });
+      }
       this.clusterMap = unwrap(apply(this.clusterMap, command)).map;
       return Promise.resolve(this.clusterMap);
     } catch (error) {
@@ -153,6 +180,17 @@ export class FakeBackend implements ControlBackend {
       return Promise.reject(new ControlFailure(diskMissing(name)));
     }
     return Promise.resolve(this.statuses.get(name) ?? IDLE_DISK);
+  }
+
+  extents(
+    _name: string,
+    { lengthBytes }: { readonly lengthBytes: number },
+  ): Promise<Extent[]> {
+    if (lengthBytes <= 4096) return Promise.resolve([{ lengthBytes, state: "data" }]);
+    return Promise.resolve([
+      { lengthBytes: 4096, state: "data" },
+      { lengthBytes: lengthBytes - 4096, state: "hole" },
+    ]);
   }
 
   closeSessions(name: string): Promise<void> {

@@ -4,6 +4,7 @@
  * @module
  */
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
+import { NO_LIMITS } from "../../agent/map/map.ts";
 import type { DiskDocument, StatusDocument } from "../../agent/http/documents.ts";
 import { formatMetrics } from "../../agent/http/metrics.ts";
 import { clusterStatusOf } from "../../agent/cluster_status.ts";
@@ -24,12 +25,24 @@ function diskNamed(name: string): DiskDocument {
     openOn: null,
     createdMs: 0,
     generation: 0,
+    family: 1,
+    origin: null,
+    snapshots: [],
+    schedules: [],
+    limits: { ...NO_LIMITS, iops: 500, bytesPerSecond: 2 ** 20 },
+    detectZeroes: false,
     layers: [1],
     attributes: {},
     socket: "",
     readOnlySocket: "",
     sessions: [sessionWith({ inFlight: 2 }), sessionWith({ inFlight: 3 })],
-    counters: { ...IDLE_DISK.counters, reads: 12, readBytes: 2 ** 53 },
+    counters: {
+      ...IDLE_DISK.counters,
+      reads: 12,
+      readBytes: 2 ** 53,
+      heldRequests: 7,
+      heldMs: 1500,
+    },
   };
 }
 
@@ -94,6 +107,10 @@ Deno.test("metrics have the values of the status", () => {
     'kelpie_disk_read_bytes_total{disk="db"}': 2 ** 53,
     'kelpie_disk_sessions{disk="web"}': 2,
     'kelpie_disk_requests_in_flight{disk="web"}': 5,
+    'kelpie_disk_held_requests_total{disk="web"}': 7,
+    'kelpie_disk_held_seconds_total{disk="web"}': 1.5,
+    'kelpie_disk_limit_iops{disk="web"}': 500,
+    'kelpie_disk_limit_bytes_per_second{disk="db"}': 2 ** 20,
   };
   for (const [key, value] of Object.entries(expected)) assertEquals(samples.get(key), value, key);
 });

@@ -91,6 +91,24 @@ function fullBackend(): FakeBackend {
   const backend = new FakeBackend();
   backend.clusterMap = clusterWithOddities();
   backend.add("db");
+  backend.clusterMap = runAll(
+    { ...backend.clusterMap, level: 2 },
+    { kind: "create-snapshots", disks: [2], name: "monday", nowMs: 1 },
+    { kind: "clone-disk", disk: "db", snapshot: "monday", name: "copy", nowMs: 2 },
+    { kind: "create-snapshots", disks: [1], name: "tuesday", nowMs: 2 },
+    { kind: "delete-disk", name: "copy", trashedMs: 3 },
+    {
+      kind: "set-schedule",
+      disk: "db",
+      name: "hourly",
+      everyMs: 3_600_000,
+      keep: 1,
+      keepDaily: 0,
+      keepWeekly: 0,
+      keepMonthly: 0,
+      nowMs: 4,
+    },
+  );
   backend.leaseTimes.set("web", { sinceMs: 1_700_000_000_000, isExact: true });
   backend.nodeParts.set(2, {
     suspectedBecause: "host-1 probed it in vain",
@@ -98,6 +116,7 @@ function fullBackend(): FakeBackend {
     secondsLeft: 12.5,
     stuck: "no source",
     hasLostLog: true,
+    hasOtherLog: true,
     usedBytes: null,
   });
   backend.clusterPart = {
@@ -142,13 +161,37 @@ function clusterWithOddities(): ClusterMap {
 /** A request for every route that goes well, by "METHOD path". */
 const REQUESTS: Record<string, { body?: unknown; query?: string }> = {
   "POST /v1/disks": {
-    body: { name: "new", sizeBytes: 512, readOnly: true, copies: 2, attributes: { a: "b" } },
+    body: {
+      name: "new",
+      sizeBytes: 512,
+      readOnly: true,
+      copies: 2,
+      attributes: { a: "b" },
+      detectZeroes: true,
+    },
   },
   "PATCH /v1/disks/{name}": {
-    body: { sizeBytes: 512, shrink: true, readOnly: true, name: "x", attributes: {}, copies: 1 },
+    body: {
+      sizeBytes: 512,
+      shrink: true,
+      readOnly: true,
+      name: "x",
+      attributes: {},
+      copies: 1,
+      limits: { iops: 500 },
+      detectZeroes: true,
+    },
   },
   "DELETE /v1/disks/{name}": { query: "?force=1" },
-  "PATCH /v1/cluster/settings": { body: { copies: 2, copiesMin: null, outAfterMs: 60_000 } },
+  "POST /v1/disks/{name}/extents": { body: { offsetBytes: 0, lengthBytes: 8192 } },
+  "POST /v1/snapshots": { body: { disks: ["db"], name: "wednesday" } },
+  "PATCH /v1/disks/{name}/snapshots/{snapshot}": { body: { name: "mon", isProtected: true } },
+  "POST /v1/disks/{name}/snapshots/{snapshot}/clone": { body: { name: "other", readOnly: true } },
+  "PUT /v1/disks/{name}/schedules/{schedule}": { body: { everyMs: 60_000, keep: 3, keepDaily: 7 } },
+  "POST /v1/trash/{deleted}/restore": { body: { name: "again" } },
+  "PATCH /v1/cluster/settings": {
+    body: { trashMs: 5, copies: 2, copiesMin: null, outAfterMs: 60_000 },
+  },
   "PATCH /v1/nodes/{node}": { body: { weight: null, zone: "z", availability: "in" } },
   "POST /v1/nodes/{node}/plan": { body: { remove: true } },
   "PUT /v1/log-level": { body: { level: "warn" } },
@@ -177,6 +220,7 @@ function breakAll(backend: FakeBackend): void {
   Object.assign(backend, {
     propose: fail,
     diskStatus: fail,
+    extents: fail,
     storeStatus: fail,
     onCheck: fail,
     cluster: fail,
@@ -187,7 +231,10 @@ function breakAll(backend: FakeBackend): void {
 async function request(backend: FakeBackend, key: string): Promise<Response> {
   const [method, path] = key.split(" ");
   const { body, query = "" } = REQUESTS[key] ?? {};
-  const place = path.replace("{name}", "web").replace("{node}", "host-3");
+  // A snapshot of web waits for a holder that is not there.
+  const disk = path.includes("/snapshots") || path.includes("/schedules") ? "db" : "web";
+  const place = path.replace("{name}", disk).replace("{node}", "host-3")
+    .replace("{snapshot}", "monday").replace("{schedule}", "hourly").replace("{deleted}", "copy");
   const handle = createHandler({
     backend,
     log: new FakeLog(),
@@ -231,6 +278,16 @@ Deno.test("checkShape() refuses nothing that the schema allows, and no less than
     ["PlanRequest", { remove: true }, true],
     ["ChangeSettings", { copiesMin: null }, true],
     ["ChangeSettings", { copiesMin: 1.5 }, false],
+    ["ChangeDisk", { setAttributes: { a: "b", c: null } }, true],
+    ["ChangeDisk", { setAttributes: { a: 1 } }, false],
+    ["CreateSnapshots", { disks: ["web", "db"], name: "monday" }, true],
+    ["CreateSnapshots", { disks: "web", name: "monday" }, false],
+    ["CreateSnapshots", { disks: ["web", 1], name: "monday" }, false],
+    ["CreateSnapshots", { disks: { 0: "web" }, name: "monday" }, false],
+    ["ChangeSnapshot", {}, false],
+    ["RestoreDisk", {}, true],
+    ["SetSchedule", { everyMs: 60_000, keep: 1 }, true],
+    ["SetSchedule", { everyMs: "1h", keep: 1 }, false],
     ["LogLevel", { level: "debug" }, true],
     ["LogLevel", { level: "loud" }, false],
     ["LogLevel", { level: 1 }, false],

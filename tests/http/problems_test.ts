@@ -205,6 +205,11 @@ function clusterCases(): [Observations, string, string][] {
     [clusterSeen(map, {}, { 2: { stuck: "no source" } }), "copying-stuck", "cannot catch up: no"],
     [clusterSeen(map, {}, { 2: { hasLostLog: true } }), "log-lost", "it counts again in a moment"],
     [
+      clusterSeen(map, {}, { 2: { hasOtherLog: true } }),
+      "log-contradicted",
+      "node host-2 has another log than its cluster",
+    ],
+    [
       clusterSeen(withGroup(map, { target: [first, second] })),
       "moving",
       "1 of 256 placement groups moves to where it should be",
@@ -236,6 +241,20 @@ Deno.test("each thing that is wrong with a cluster is a problem, with who and wh
     const others = problems.filter((problem) => problem !== found).map((problem) => problem.code);
     const mayFollow = { "no-quorum": "node-suspected", "writes-stalled": "degraded" }[code];
     assertEquals(others.filter((other) => other !== mayFollow), [], shown);
+  }
+});
+
+Deno.test("a drain that waits for room says so", () => {
+  const drained = (node: number) =>
+    ({ kind: "set-availability", node, availability: "draining" }) as const;
+  const one = runAll(clusterWithDisk(3, 3), drained(2));
+  assertEquals(findProblems(clusterSeen(one)).map(({ hint }) => hint), [
+    "it goes on by itself; 'kelpie node undrain host-2' takes it back",
+  ]);
+  // Two of three copies are the fewest to write to.
+  for (const { code, hint } of findProblems(clusterSeen(runAll(one, drained(3))))) {
+    assertEquals(code, "moving");
+    assertStringIncludes(hint, "too few other nodes take data: add a node");
   }
 });
 

@@ -58,6 +58,25 @@ Deno.test("every error code has the status that its table names", async () => {
   assertEquals(Object.keys(STATUS_OF), [...CONTROL_ERROR_CODES]);
 });
 
+Deno.test("POST /v1/disks/{name}/extents tells what a part of a disk is made of, and of nothing else", async () => {
+  const { ask, refused, backend } = bound(new Harness());
+  backend.add("web", GIB);
+  const path = "/v1/disks/web/extents";
+  assertEquals(await ask(200, "POST", path, { offsetBytes: 4096, lengthBytes: GIB - 4096 }), {
+    offsetBytes: 4096,
+    extents: [
+      { lengthBytes: 4096, state: "data" },
+      { lengthBytes: GIB - 8192, state: "hole" },
+    ],
+  });
+  for (const [offsetBytes, lengthBytes] of [[0, 0], [0, GIB + 1], [GIB, 1], [-1, 1], [0, -1]]) {
+    const { code } = await refused(400, "POST", path, { offsetBytes, lengthBytes });
+    assertEquals(code, "invalid", `${offsetBytes} ${lengthBytes}`);
+  }
+  await refused(404, "POST", "/v1/disks/db/extents", { offsetBytes: 0, lengthBytes: 1 });
+  await refused(400, "POST", path, { offsetBytes: 0 });
+});
+
 Deno.test("POST /v1/disks makes a disk that GET shows", async () => {
   const { ask, send, backend } = bound(new Harness());
   const attributes = { owner: "anna" };
@@ -176,6 +195,33 @@ Deno.test("PATCH makes no part of a change that does not fit as a whole", async 
   }
   const missing = await refused(404, "PATCH", "/v1/disks/none", { readOnly: true });
   assertEquals(missing.code, "missing");
+});
+
+Deno.test("PATCH replaces all limits, and leaves them alone where it names none", async () => {
+  const { ask, refused, backend } = bound(new Harness());
+  backend.add("web", GIB);
+  const path = "/v1/disks/web";
+  const none = (await ask<DiskDocument>(200, "GET", path)).limits;
+  assertEquals(none, {
+    iops: 0,
+    bytesPerSecond: 0,
+    burstIops: 0,
+    burstBytesPerSecond: 0,
+    burstSeconds: 0,
+  });
+  const limits = { iops: 500, bytesPerSecond: 2 ** 20, burstIops: 1000, burstSeconds: 9 };
+  const limited = await ask<DiskDocument>(200, "PATCH", path, { limits });
+  assertEquals(limited.limits, { ...none, ...limits });
+  const other = await ask<DiskDocument>(200, "PATCH", path, { detectZeroes: true });
+  assertEquals([other.limits, other.detectZeroes], [{ ...none, ...limits }, true]);
+  const error = await refused(400, "PATCH", path, { limits: { iops: 10, burstIops: 5 } });
+  assertStringIncludes(error.message, "bursts of 5");
+  await refused(400, "PATCH", path, { limits: { iops: 1.5 } });
+  await refused(400, "PATCH", path, { limits: { iops: -1 } });
+  const fewer = await ask<DiskDocument>(200, "PATCH", path, { limits: { iops: 10 } });
+  assertEquals([fewer.limits, fewer.detectZeroes], [{ ...none, iops: 10 }, true]);
+  const free = await ask<DiskDocument>(200, "PATCH", path, { limits: {}, detectZeroes: false });
+  assertEquals([free.limits, free.detectZeroes], [none, false]);
 });
 
 Deno.test("shrinking needs shrink=true", async () => {

@@ -11,7 +11,6 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import { collectLayers } from "../../agent/map/layers.ts";
 import {
-  absorberOf,
   apply,
   chainOf,
   type ClusterMap,
@@ -22,6 +21,12 @@ import {
   storageNodes,
 } from "../../agent/map/map.ts";
 import { addNode, checkApplied, clusterAtLevelTwo, freeze } from "./cluster.ts";
+
+/** The child that a layer is absorbed into; undefined where it is not being absorbed. */
+function absorberOf(map: ClusterMap, id: number): LayerEntry | undefined {
+  const layer = map.layers.find((each) => each.id === id);
+  return layer?.absorbedBy == null ? undefined : map.layers.find(({ parent }) => parent === id);
+}
 
 const SEEDS = 40;
 const STEPS = 120;

@@ -13,7 +13,7 @@ import {
   previewNodeChange,
 } from "../../agent/map/preview.ts";
 import { targetChanges } from "../../agent/map/targets.ts";
-import { clusterWithDisk, refuse, run, setTargets } from "./cluster.ts";
+import { addNode, clusterWithDisk, refuse, run, setTargets } from "./cluster.ts";
 
 const GIB = 1024 ** 3;
 
@@ -110,6 +110,45 @@ Deno.test("where nodes are too few, PGs have fewer replicas or stay, and it is s
   assertEquals([stays.groupsWithFewer, stays.groupsImmovable], [0, 256]);
   const enough = preview(balanced(4, 3), 2, { availability: "draining" });
   assertEquals([enough.groupsWithFewer, enough.groupsImmovable], [0, 0]);
+});
+
+Deno.test("nodes that are drained keep what disks could not be written without, and give it when there is room", () => {
+  const asked = (map: ClusterMap, node: number, availability: "in" | "draining") => {
+    const next = run(map, { kind: "set-availability", node, availability }).map;
+    const changes = targetChanges(next, next.pools[0]);
+    return changes.length === 0 ? next : run(next, setTargets(next, 3, ...changes)).map;
+  };
+  const trimmed = (map: ClusterMap) =>
+    run(map, { kind: "trim", pool: 3, pgs: map.pools[0].pgs.map((_, pg) => pg) }).map;
+  // Two of three copies are the fewest to write to.
+  const one = trimmed(asked(balanced(3, 3), 3, "draining"));
+  for (const { target } of one.pools[0].pgs) assertEquals(target.toSorted(), [1, 2]);
+  const plan = preview(one, 2, { availability: "draining" });
+  assertEquals([plan.groupsWithFewer, plan.groupsImmovable], [0, 256]);
+  const both = asked(one, 2, "draining");
+  for (const { target, inSync } of both.pools[0].pgs) {
+    assertEquals([target.toSorted(), inSync.toSorted()], [[1, 2], [1, 2]]);
+  }
+  // Both at once: one of the two is enough.
+  const atOnce = asked(
+    run(balanced(3, 3), { kind: "set-availability", node: 3, availability: "draining" }).map,
+    2,
+    "draining",
+  );
+  for (const { target } of atOnce.pools[0].pgs) {
+    assertEquals(target.length, 2);
+    assert(target.includes(1));
+  }
+  // With the other forgotten two copies are all there can be, and one is enough to write to.
+  const left = run(both, { kind: "remove-node", node: 3, nowMs: 0 }).map;
+  for (const [, target] of targetChanges(left, left.pools[0])) assertEquals(target, [1]);
+  assertEquals(targetChanges(left, left.pools[0]).length, 256);
+  // And with room elsewhere the drain goes on.
+  const more = run(both, addNode(4)).map;
+  for (const [, target] of targetChanges(more, more.pools[0])) {
+    assertEquals(target.toSorted(), [1, 4]);
+  }
+  assertEquals(targetChanges(more, more.pools[0]).length, 256);
 });
 
 Deno.test("what the map refuses has no preview", () => {

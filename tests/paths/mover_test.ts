@@ -7,10 +7,10 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import { Stamp } from "../../agent/replication/local_store.ts";
-import { OperationKind } from "../../agent/store/operation.ts";
+import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Machine, mapWith } from "./harness.ts";
 
-const EIO = 5;
+const EIO = 5, EINVAL = 22;
 const LAYER = 1, CHUNKS = 48;
 const MAP = mapWith(1, 1);
 
@@ -151,6 +151,71 @@ Deno.test("a group that is written to at every moment of its move loses none of 
     }
   }
   assert(moved > 60, `${moved}`);
+});
+
+Deno.test("a group whose chunks are absorbed at every moment of its move holds the same through both layers", () => {
+  const { family } = MAP.disks[0];
+  const map = {
+    ...MAP,
+    epoch: MAP.epoch + 1,
+    disks: [{ ...MAP.disks[0], layers: [2, LAYER] }],
+    nextLayer: 3,
+  };
+  let moved = 0, absorbed = 0, refused = 0;
+  for (let seed = 0; seed < 25; seed++) {
+    const random = new Prng(seed);
+    const machine = half(seed);
+    machine.mustOpen("/a", "/b");
+    machine.install(map);
+    for (let chunk = 0; chunk < CHUNKS; chunk += 3) machine.write(2, chunk, 7, 1);
+    const expected = Array.from({ length: CHUNKS }, (_, chunk) => chunk % 3 === 0 ? 7 : 1);
+    const done = new Set<number>();
+    let underWay = 0;
+    const submit = (chunk: number, layers: number[], finished: (result: number) => void) => {
+      const operation = new Operation({
+        operationDone: ({ result }) => finished(result),
+      }, 0);
+      Object.assign(operation, { kind: OperationKind.Absorb, layers, chunk });
+      machine.store.submit(operation);
+    };
+    const often = random.pick([0.05, 0.3]);
+    for (let step = 0; step < 8000; step++) {
+      machine.step(random);
+      const group = machine.set!.movingGroup;
+      if (group < 0 || !random.chance(often)) continue;
+      const chunk = expected.findIndex((_, at) => !done.has(at) && pgOf(family, at, 256) === group);
+      if (chunk < 0) continue;
+      done.add(chunk);
+      underWay++;
+      submit(chunk, [2, LAYER], (result) => {
+        assertEquals(result, 0);
+        underWay--;
+      });
+    }
+    machine.until(() => underWay === 0, "absorbs");
+    moved += machine.set!.movedGroups;
+    absorbed += done.size;
+    for (let life = 0; life < 2; life++) {
+      for (const chunk of done) {
+        assertEquals(machine.read(2, chunk), expected[chunk], `seed ${seed}, chunk ${chunk}`);
+        assertEquals(machine.read(LAYER, chunk), 0, `seed ${seed}, chunk ${chunk} below`);
+      }
+      for (let chunk = 0; chunk < CHUNKS; chunk++) {
+        if (done.has(chunk)) continue;
+        assertEquals(machine.read(LAYER, chunk), 1, `seed ${seed}, chunk ${chunk}`);
+      }
+      submit(0, [9, LAYER], (result) => {
+        assertEquals(result, -EINVAL);
+        refused++;
+      });
+      assertEquals(machine.sync(), 0);
+      machine.crash();
+      machine.mustOpen("/a", "/b");
+      machine.install(map);
+    }
+  }
+  assert(moved > 60 && absorbed > 100, `${moved} ${absorbed}`);
+  assertEquals(refused, 50);
 });
 
 Deno.test("what the old path knows of a move is not ahead of what the new one has", () => {

@@ -266,6 +266,29 @@ export class FakeStore implements LocalStore {
     for (const index of found?.damaged ?? []) poisoned[index >>> 5] |= 1 << (index & 31);
     return found?.blocks.size ?? 0;
   }
+
+  describeChain(
+    layers: readonly number[],
+    chunk: number,
+    data: Uint32Array,
+    zeros: Uint32Array,
+    poisoned: Uint32Array,
+  ): number {
+    const maps = [data, zeros, poisoned];
+    for (const words of maps) words.fill(0);
+    const found = maps.map(() => new Uint32Array(data.length));
+    for (const layer of layers) {
+      this.describeChunk(layer, chunk, found[0], found[1], found[2]);
+      for (let word = 0; word < data.length; word++) {
+        const holes = ~(data[word] | zeros[word] | poisoned[word]);
+        maps.forEach((words, i) => words[word] |= found[i][word] & holes);
+      }
+    }
+    return data.reduce((sum, word) => {
+      for (; word !== 0; word &= word - 1) sum++;
+      return sum;
+    }, 0);
+  }
 }
 
 /** Epoch of the maps made here, unless told otherwise; their groups changed last at {@linkcode CHANGED}. */

@@ -47,6 +47,10 @@ class Fixture implements PullHost {
     this.pull = new ChunkPull(this, disk, LAYER, CHUNK, SOURCE, live, done);
   }
 
+  pairOf(layer: number): readonly number[] {
+    return [layer];
+  }
+
   mayRead(_bytes: number, ready: () => void): boolean {
     if (!this.isAllowed) this.allow = ready;
     return this.isAllowed;

@@ -54,7 +54,7 @@ class Fixture {
   }
 
   report(): void {
-    this.repairer.report(this.view.disk(1)!, CHUNK, BLOCK - 1, 4);
+    this.repairer.report(this.view.disk(1)!.entry.layers, CHUNK, BLOCK - 1, 4);
   }
 
   answer(sent: Sent, fill: number, sum = sumOf(fill)): void {
@@ -78,7 +78,7 @@ class Fixture {
     operation.checksums = Uint32Array.of(sumOf(fill));
     operation.generation = GENERATION;
     operation.sequence = 10;
-    this.replica.apply(write, this.view.groupOf(this.view.disk(1)!, CHUNK));
+    this.replica.apply(write, this.view.groupOf(this.view.disk(1)!, CHUNK), false);
   }
 
   get chunk() {

@@ -368,10 +368,33 @@ Deno.test("a read gives data and its checksums, and only from a replica that is 
   assertEquals(at.arena.usedBytes, 0);
 });
 
+Deno.test("a write that comes once more while a later one is on its way into the store is done with that one", () => {
+  const at = new Fixture();
+  at.write(1, 0x11);
+  at.write(2, 0x22);
+  at.store.run(1);
+  at.replica.endTurn();
+  assertEquals(at.answers(), [[1, Status.Ok]]);
+  const flags = MessageFlag.Again;
+  // As after a change of the map: the store has applied only the first one so far.
+  at.write(1, 0x11, { id: 3, sequence: 1, flags });
+  at.write(2, 0x22, { id: 4, sequence: 2, flags });
+  at.replica.endTurn();
+  assertEquals(at.answers(), [[3, Status.Ok]], "it is in the store already");
+  at.write(3, 0x33);
+  at.write(2, 0x22, { id: 5, sequence: 2, flags });
+  at.replica.endTurn();
+  assertEquals(at.answers(), [], "what is not in the store yet is not acknowledged");
+  at.run();
+  assertEquals(at.answers().map(([id]) => id).sort(), [2, 3, 4, 5]);
+  const { sequence } = at.store.chunk(1, 3);
+  assertEquals([sequence, at.content, at.arena.usedBytes], [3, 0x33, 0]);
+});
+
 Deno.test("a damaged block is an errno that names it, and is reported here", () => {
   const at = new Fixture();
   const reported: number[][] = [];
-  at.replica.damaged = (disk, ...rest) => reported.push([disk.entry.id, ...rest]);
+  at.replica.damaged = (layers, ...rest) => reported.push([...layers, ...rest]);
   at.write(1, 0xaa);
   at.run();
   at.answers();
@@ -455,7 +478,7 @@ Deno.test("a write of this node's own volume passes the same stamps", () => {
   at.run();
   const write = newWrite(at, 4, 0xbb);
   write.target = { localWriteDone: (_: LocalWrite, result: number) => results.push(result) };
-  at.replica.apply(write, group);
+  at.replica.apply(write, group, false);
   at.run();
   assertEquals([results, at.content], [[0], 0xaa]);
 });

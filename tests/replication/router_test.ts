@@ -624,6 +624,43 @@ Deno.test("a read waits when no replica is in sync to be read, and fails when th
   assertEquals(at.done.sort(), [[1, -5], [2, -5], [3, -5]]);
 });
 
+Deno.test("what waits for a write under way, or for the end of its turn, is not said to wait for a replica in sync", () => {
+  const at = new Fixture();
+  at.sync(1);
+  at.run();
+  for (const sent of at.sent(MessageType.Sync)) at.answer(sent);
+  assertEquals(at.done, [[1, 0]]);
+  at.sync(4);
+  assertEquals([at.router.waiting, at.router.waitingReason], [0, null], "a flush of this turn");
+  at.run();
+  at.write(2);
+  const [one, other] = at.sent(MessageType.Write);
+  at.read(3);
+  at.run();
+  assertEquals([at.router.waiting, at.router.waitingReason], [0, null], "a read behind a write");
+  at.answer(one);
+  at.answer(other);
+  at.run();
+  assertEquals(at.done.map(([tag]) => tag).sort(), [1, 2, 3, 4]);
+});
+
+Deno.test("what cannot go on says what stands in its way", () => {
+  const settling = "replicas are being settled after a crash";
+  const at = new Fixture();
+  at.map({ group: { unclean: [2], changedEpoch: EPOCH + 1 } });
+  at.read(1);
+  assertEquals([at.router.waiting, at.router.waitingReason], [1, settling], "a read");
+  at.write(2);
+  at.read(3);
+  assertEquals([at.router.waiting, at.router.waitingReason], [3, settling], "and a write");
+  at.sync(4);
+  at.run();
+  for (const sent of at.sent(MessageType.Sync)) at.answer(sent);
+  assertEquals([at.router.waiting, at.router.waitingReason], [4, settling], "and a flush");
+  at.map();
+  assertEquals([at.router.waiting, at.router.waitingReason], [0, null]);
+});
+
 Deno.test("who holds no lease reads all the same: it only looks", () => {
   const at = new Fixture({ holder: 2 });
   at.core.closeDisk(1);

@@ -24,6 +24,7 @@ import {
   type ClusterMap,
   type DiskEntry,
   type MapCommand,
+  type NodeEntry,
   type PgEntry,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
@@ -39,6 +40,7 @@ import {
   SimNode,
   THIS_BUILD,
 } from "./node.ts";
+import { type SnapshotHost, Snapshots } from "./snapshots.ts";
 import { headOfTail } from "./tail.ts";
 import { World } from "./world.ts";
 
@@ -51,6 +53,8 @@ export interface SimulationOptions {
   /** Nodes have one to three data paths, which fail, are missing and come back. */
   readonly hasPaths?: boolean;
   readonly isVerbose?: boolean;
+  /** Snapshots and clones of the disks are taken, read and deleted. */
+  readonly hasSnapshots?: boolean;
   /** Guests move while they run, as by live migration, where otherwise they close a disk and another opens it later. */
   readonly areMoving?: boolean;
   /** The version that hosts begin with; by default the code as it is, at level 1. */
@@ -86,6 +90,10 @@ export interface SimulationReport {
   readonly missingPaths: number;
   /** Groups that moved from one data path to another. */
   readonly movedGroups: number;
+  /** Snapshots that were completed, times that one was read, and those that were deleted. */
+  readonly snapshots: number;
+  readonly snapshotReads: number;
+  readonly deletedSnapshots: number;
   readonly epoch: number;
 }
 
@@ -172,6 +180,8 @@ export class Simulation implements NodeWatcher {
   /** Uuids that were in the map. */
   readonly #known = new Set<string>();
   #disksMade = 0;
+  /** Null where none are taken. By chances of their own: seeds without them are what they were before there were any. */
+  readonly #snapshots: Snapshots | null;
 
   constructor(readonly options: SimulationOptions) {
     this.world = new World(options.seed);
@@ -183,8 +193,28 @@ export class Simulation implements NodeWatcher {
     this.#tearing = tearing.chance(0.5) ? tearing : null;
     this.#pathRandom = new Prng(options.seed ^ 0x70617468);
     const { random } = this.world;
+    this.#snapshots = options.hasSnapshots === true ? this.#makeSnapshots() : null;
     this.#nodeCount = options.nodes ?? random.pick([1, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9]);
     this.#pgBits = random.pick([2, 3, 4, 5, 8]);
+  }
+
+  #makeSnapshots(): Snapshots {
+    // deno-lint-ignore no-this-alias
+    const run = this;
+    const host: SnapshotHost = {
+      get map() {
+        return run.map;
+      },
+      get nowMs() {
+        return run.world.nowMs;
+      },
+      oracles: run.oracles,
+      running: () => run.#running(),
+      propose: (command, done) => run.propose(command, done),
+      until: (what, isDone, mostMs) => run.until(what, isDone, mostMs),
+      note: (message) => run.note(null, message),
+    };
+    return new Snapshots(host, new Prng(this.options.seed ^ 0x736e6170));
   }
 
   /** Runs it all. Throws with the seed and the last events when something does not hold. */
@@ -226,6 +256,9 @@ export class Simulation implements NodeWatcher {
         (sum, { process }) => sum + (process?.set?.movedGroups ?? 0),
         this.movedGroups,
       ),
+      snapshots: this.#snapshots?.taken ?? 0,
+      snapshotReads: this.#snapshots?.read ?? 0,
+      deletedSnapshots: this.#snapshots?.deleted ?? 0,
       epoch: this.map?.epoch ?? 0,
     };
   }
@@ -248,6 +281,7 @@ export class Simulation implements NodeWatcher {
     if (this.options.upgrade !== undefined) this.#checkLevel(map, this.options.upgrade);
     const { map: old } = this;
     this.map = map;
+    this.#snapshots?.look();
     for (const { uuid } of map.nodes) this.#known.add(uuid);
     if (this.#flipped !== null && this.#isAlone(this.#flipped)) this.#unrot(this.#flipped);
     for (const pool of map.pools) {
@@ -512,6 +546,7 @@ export class Simulation implements NodeWatcher {
       this.#retire();
       if (this.#doomed !== null && random.chance(0.5)) this.#remove(this.#doomed);
       if (this.options.hasPaths === true && this.#flipped === null) this.#stepPaths();
+      this.#snapshots?.step();
       if (this.#flipped === null) this.#step();
       else this.#stepFlipping(this.#flipped);
     }
@@ -1080,13 +1115,20 @@ export class Simulation implements NodeWatcher {
       },
       QUIET_MS_MAX,
     );
-    for (const entry of this.map!.nodes) {
-      if (entry.availability !== "draining") continue;
-      this.propose({ kind: "set-availability", node: entry.id, availability: "in" });
-    }
     this.until("every group is whole", () => this.isWhole(), QUIET_MS_MAX);
     if (this.options.upgrade !== undefined) this.#upgradeRest(this.options.upgrade);
   }
+
+  /** Nobody is drained any more, whatever was asked for and comes late: who was asked may have stood still for a while. */
+  #undrain(): void {
+    for (const { id, availability } of this.map!.nodes) {
+      if (availability !== "draining" || this.#undrained.has(id)) continue;
+      this.#undrained.add(id);
+      this.world.after(ASKED_MS, () => this.#undrained.delete(id));
+      this.propose({ kind: "set-availability", node: id, availability: "in" });
+    }
+  }
+  readonly #undrained = new Set<number>();
 
   /** What still runs the old version starts as the new one, one after the other, and then it is all switched on. */
   #upgradeRest(upgrade: Build): void {
@@ -1109,8 +1151,11 @@ export class Simulation implements NodeWatcher {
   /** Every node is up, every group has its replicas where they belong, in sync, and every node has the newest map. */
   isWhole(): boolean {
     this.#retire();
+    if (this.#isHealing) this.#undrain();
     const { map } = this;
-    if (map === null || map.nodes.some((node) => node.state !== "up")) return false;
+    const isServing = ({ state, availability }: NodeEntry) =>
+      state === "up" && availability !== "draining";
+    if (map === null || !map.nodes.every(isServing)) return false;
     const isGood = (entry: PgEntry) =>
       entry.unclean.length === 0 && !entry.unsettled && entry.joining.length === 0 &&
       entry.inSync.length === entry.target.length &&
@@ -1169,9 +1214,38 @@ export class Simulation implements NodeWatcher {
       guest.node.detach(oracle.id, guest.volume);
     }
     this.until("every group is whole still", () => this.isWhole(), QUIET_MS_MAX);
+    if (this.#snapshots !== null) this.#verifySnapshots(this.#snapshots);
     this.#checkHistory();
     for (const node of this.nodes) this.repaired += node.process!.data!.status.repaired;
     this.compareReplicas();
+  }
+
+  /** Snapshots are what they were, and once they are deleted nothing is left of them. */
+  #verifySnapshots(snapshots: Snapshots): void {
+    snapshots.verify();
+    this.compareReplicas();
+    snapshots.deleteAll();
+    const isMerged = () =>
+      this.map!.disks.every((disk) => disk.snapshots.length === 0) &&
+      this.map!.layers.length === this.map!.disks.length;
+    this.until("deleted snapshots are merged", isMerged, QUIET_MS_MAX);
+    this.until("every group is whole without snapshots", () => this.isWhole(), QUIET_MS_MAX);
+    for (const oracle of this.oracles) {
+      if (!this.#startGuest(oracle)) throw new Error(`${oracle.name} cannot be opened`);
+      const guest = this.guests.get(oracle.id)!;
+      let isDone = false;
+      guest.sweep(() => isDone = true);
+      this.until(`${oracle.name} is read without its snapshots`, () => isDone, QUIET_MS_MAX);
+      this.guests.delete(oracle.id);
+      guest.node.detach(oracle.id, guest.volume);
+    }
+    this.until("every group is whole at the very end", () => this.isWhole(), QUIET_MS_MAX);
+    for (const node of this.nodes) {
+      const layers = node.process!.store.layers();
+      const known = this.map!.layers.map(({ id }) => id);
+      const stray = layers.find((layer) => !known.includes(layer));
+      if (stray !== undefined) throw new Error(`node ${node.id} still has layer ${stray}`);
+    }
   }
 
   /** A scrub of everything finds nothing that is damaged. */
@@ -1213,19 +1287,32 @@ export class Simulation implements NodeWatcher {
       const chunks = new Set(oracle.places.map((place) => Math.floor(place / CHUNK_BYTES)));
       for (const chunk of chunks) {
         const entry = pool.pgs[pgOf(disk.family, chunk, pool.pgs.length)];
-        let first: { node: number; content: Map<number, Uint8Array>; stamp: string } | null = null;
-        for (const id of entry.inSync) {
-          const { uuid } = map.nodes.find((node) => node.id === id)!;
-          const node = this.nodes.find((candidate) => candidate.uuid === uuid)!;
-          const content = this.#readRaw(node, disk.layers[0], chunk);
-          const found = new Stamp();
-          node.process!.store.stampOf(disk.layers[0], chunk, found);
-          const stamp = `${found.generation}.${found.sequence}`;
-          if (first === null) {
-            first = { node: id, content, stamp };
-            continue;
+        // Layers that are becoming one differ as long as some have merged them and others have not.
+        const pairs = new Set(
+          map.layers.flatMap(({ id, absorbedBy }) =>
+            absorbedBy === null ? [] : [id, map.layers.find(({ parent }) => parent === id)!.id]
+          ),
+        );
+        for (const layer of disk.layers.filter((each) => !pairs.has(each))) {
+          let first: { node: number; content: Map<number, Uint8Array>; stamp: string } | null =
+            null;
+          for (const id of entry.inSync) {
+            const { uuid } = map.nodes.find((node) => node.id === id)!;
+            const node = this.nodes.find((candidate) => candidate.uuid === uuid)!;
+            const content = this.#readRaw(node, layer, chunk);
+            const found = new Stamp();
+            node.process!.store.stampOf(layer, chunk, found);
+            const stamp = `${found.generation}.${found.sequence}`;
+            if (first === null) {
+              first = { node: id, content, stamp };
+              continue;
+            }
+            this.#compareContent(
+              `${disk.name}, layer ${layer}, chunk ${chunk}`,
+              first,
+              { node: id, content, stamp },
+            );
           }
-          this.#compareContent(`${disk.name}, chunk ${chunk}`, first, { node: id, content, stamp });
         }
       }
     }

@@ -7,12 +7,14 @@ import { BLOCK_BYTES, CHUNK_BYTES } from "../../agent/base/limits.ts";
 import type { Prng } from "../../agent/base/prng.ts";
 import { BlockKind, BlockRequest, type BlockRequestOwner } from "../../agent/blk/target.ts";
 import type { Volume } from "../../agent/volume/volume.ts";
+import { Changes } from "./changes.ts";
 import { BlockHistory } from "./history.ts";
 import { GUEST_OFFSET, type SimNode } from "./node.ts";
 
 /** Requests that a guest has under way. */
 const DEPTH = 8;
-const BLOCKS_MAX = 4;
+/** Blocks of one place. */
+export const BLOCKS_MAX = 4;
 const SLOT_BYTES = BLOCKS_MAX * BLOCK_BYTES;
 
 /** A write that no flush has made sure of. */
@@ -29,6 +31,7 @@ export class DiskOracle {
   readonly histories: BlockHistory[] = [];
   /** Byte offsets of runs of blocks that guests use. */
   readonly places: number[] = [];
+  readonly changes = new Changes();
   #nextId = 1;
   readonly #flushed = new Set<number>();
   #unflushed: Unflushed[] = [];
@@ -85,6 +88,7 @@ export class DiskOracle {
     this.#generation = generation;
     const history = this.historyOf(place, block);
     history.writeEnds(id, endMs);
+    this.changes.ends(id, endMs);
     if (isDurable) this.#flushed.add(id);
     else this.#unflushed.push({ id, endMs, history, place, generation });
   }
@@ -114,6 +118,7 @@ export class DiskOracle {
 
   /** Replicas that hold blocks of these places have all crashed. */
   lost(nowMs: number, isConcerned: (chunk: number) => boolean): void {
+    this.changes.lost(nowMs);
     // A new holder does not know what the one before it had written, and fears for all of the disk.
     for (let chunk = 0; chunk * CHUNK_BYTES < this.sizeBytes; chunk++) {
       if (!isConcerned(chunk)) continue;
@@ -298,6 +303,7 @@ export class Guest implements BlockRequestOwner {
         const id = oracle.nextId();
         slot.changes.push({ place, block, id });
         oracle.historyOf(place, block).writeStarts(id, this.#nowMs, isZero);
+        oracle.changes.begins(place * BLOCKS_MAX + block, id, isZero, this.#nowMs);
         return id;
       };
       if (isZero && random.chance(0.1)) {

@@ -11,7 +11,8 @@
  * lies within the forward zone of a value.
  *
  * A crash of all replicas may take what was not flushed. Then the block begins anew with any content that is not older
- * than what was flushed; the first read decides which.
+ * than what was flushed; the first read of something from before decides which. (One of what was written since does not: another read,
+ * under way for longer, may still return what was there.)
  *
  * @module
  */
@@ -90,8 +91,10 @@ export class BlockHistory {
           `${this.name}: read ${value} after a crash of all replicas, although what was flushed is newer`,
         );
       }
-      this.#settle((other) => other === content);
-      if (content.writeEnd < Infinity) this.survived(value);
+      if (this.#candidates.has(value)) {
+        this.#settle((other) => other === content);
+        if (content.writeEnd < Infinity) this.survived(value);
+      }
     }
     content.isRead = true;
     content.firstEnd = Math.min(content.firstEnd, nowMs);
@@ -110,7 +113,10 @@ export class BlockHistory {
           `${this.name}: read zeros after a crash of all replicas, although what was flushed is newer`,
         );
       }
-      this.#settle((content) => content.isZero);
+      const isFromSince = contents.some((content) =>
+        content.isZero && !this.#candidates!.has(content.id) && content.writeStart <= end
+      );
+      if (!isFromSince) this.#settle((content) => content.isZero);
     }
     const values = contents.filter((content) => !content.isZero && this.#contents.has(content.id));
     const isOver = (zeros: Content) =>

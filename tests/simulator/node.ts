@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { LEVEL_MAX } from "../../agent/base/levels.ts";
 import { Arena } from "../../agent/base/arena.ts";
 import { Prng } from "../../agent/base/prng.ts";
 import { Raft } from "../../agent/consensus/raft.ts";
@@ -70,7 +71,12 @@ export interface Build {
 }
 
 /** The code as it is. */
-export const THIS_BUILD: Build = { Control, version: "1.0.0", protocol: 1, isUsed: () => false };
+export const THIS_BUILD: Build = {
+  Control,
+  version: "1.0.0",
+  protocol: LEVEL_MAX,
+  isUsed: () => false,
+};
 
 /** Disk requests that fail, as probabilities. */
 export interface DiskErrors {
@@ -499,7 +505,20 @@ export class SimNode implements Station {
       transport,
       log: this.#log("data"),
       events: {
-        mapInstalled: () => {},
+        mapInstalled: () => {
+          for (const [disk, volume] of process.volumes) {
+            volume.layers = data.view.disk(disk)?.entry.layers ?? volume.layers;
+          }
+        },
+        snapshotDrained: (id, layer, generation) =>
+          this.#toControl(process, () => {
+            process.control!.propose({ kind: "snapshot-taken", id, layer, generation });
+          }),
+        absorbed: (layers) =>
+          this.#toControl(process, () => {
+            const { node, incarnation } = process.control!;
+            process.control!.propose({ kind: "absorbed", node, incarnation, layers });
+          }),
         inSync: (pool, pgs, epoch) =>
           this.#toControl(process, () => {
             process.control!.propose({

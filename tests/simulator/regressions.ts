@@ -111,4 +111,16 @@ export const REGRESSIONS: readonly Regression[] = [
       "nothing in the product: a leader's log lost an entry that only it and one other voter had, and that was committed; no " +
       "node can be safe from that, so the simulator takes only what the others keep",
   },
+  {
+    seed: 300059,
+    faultsMs: 20_000,
+    found:
+      "nodes that were drained together gave away what disks could not be written without, and guests waited; and the " +
+      "simulator did not take back a drain that came after the faults had ended",
+  },
+  {
+    seed: 300337,
+    faultsMs: 20_000,
+    found: "nothing in the product: the same drain, later still",
+  },
 ];

@@ -179,6 +179,53 @@ export function tailRot(seed: number): number {
   return world.crashesChecked;
 }
 
+/** Many absorbs, one layer's chunks into the next and on, with a crash at every single write boundary. */
+export function everyAbsorb(seed: number): number {
+  const shape: Shape = {
+    ...SMALL,
+    layers: 4,
+    blocks: 24,
+    operationBlocks: 12,
+    tunables: { ...SMALL.tunables, checkpointLogBytes: 65536, checkpointLogRatio: 0 },
+  };
+  const world = new World(seed, shape, { absorb: 15, free: 12, drop: 3, layer: 2 });
+  world.bench.disk.boundary = () => world.checkCrash();
+  for (let step = 0; step < 120; step++) world.step();
+  world.drain();
+  world.checkCrash();
+  return world.crashesChecked;
+}
+
+/**
+ * Many absorbs in a store with little space, so that the cleaner moves blocks that were absorbed, and that
+ * are while it moves them, and one checkpoint comes after the other, whose parts know of some of it.
+ */
+export function cleanedAbsorbs(seed: number): number {
+  const shape: Shape = {
+    ...SMALL,
+    segments: seed % 3 === 0 ? 34 : 36,
+    layers: 4,
+    blocks: 56,
+    operationBlocks: 8,
+    tunables: {
+      ...SMALL.tunables,
+      checkpointLogBytes: seed % 2 === 0 ? 65536 : 64 * 1024 * 1024,
+      checkpointLogRatio: 0,
+    },
+  };
+  const world = new World(seed, shape, { write: 80, free: 10, sync: 12, absorb: 8, layer: 1 });
+  world.bench.disk.boundary = () => {
+    if (world.crashRandom.chance(0.03)) world.checkCrash();
+  };
+  for (let step = 0; step < 2500; step++) {
+    world.step();
+    if (world.random.chance(0.002)) world.crash();
+    else if (world.random.chance(0.001)) world.restart();
+  }
+  world.checkCrash();
+  return world.crashesChecked;
+}
+
 /** All of them, by name. */
 export const SCENARIOS: Record<string, Scenario> = {
   everyBoundary,
@@ -190,4 +237,6 @@ export const SCENARIOS: Record<string, Scenario> = {
   writeErrors,
   bitRot,
   tailRot,
+  everyAbsorb,
+  cleanedAbsorbs,
 };

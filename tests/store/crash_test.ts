@@ -17,6 +17,8 @@ const SEEDS: Record<string, number> = {
   writeErrors: 4,
   bitRot: 10,
   tailRot: 4,
+  everyAbsorb: 4,
+  cleanedAbsorbs: 3,
 };
 
 for (const [name, scenario] of Object.entries(SCENARIOS)) {

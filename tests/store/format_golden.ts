@@ -14,6 +14,7 @@ import { Prng } from "../../agent/base/prng.ts";
 import { SimulatedDisk } from "../../agent/platform/simulated/disk.ts";
 import { OperationKind } from "../../agent/store/operation.ts";
 import { Bench, makeDisk, type Shape, SMALL } from "./harness.ts";
+import { ABSENT } from "./model.ts";
 
 /** Shape of the golden stores: never to be changed. */
 export const GOLDEN_SHAPE: Shape = { ...SMALL, segmentBytes: 128 * 1024, segments: 24 };
@@ -24,6 +25,8 @@ export const GOLDEN: Record<string, { format: number; how: "clean" | "crashed" }
   "format_1_crashed.gz": { format: 1, how: "crashed" },
   "format_2_clean.gz": { format: 2, how: "clean" },
   "format_2_crashed.gz": { format: 2, how: "crashed" },
+  "format_3_clean.gz": { format: 3, how: "clean" },
+  "format_3_crashed.gz": { format: 3, how: "crashed" },
 };
 
 function pathOf(name: string): URL {
@@ -52,7 +55,13 @@ export function verifyGolden(bench: Bench, format: number): void {
       throw new Error(`${what}: ${JSON.stringify(is)} instead of ${JSON.stringify(should)}`);
     }
   };
-  expect("layers", bench.store.layers(), [1, 3]);
+  expect("layers", bench.store.layers(), format < 3 ? [1, 3] : [1, 3, 6, 7]);
+  if (format >= 3) {
+    expect("absorbed", bench.content(6, 9, 6), [2000, 2100, 0, 2003, ABSENT, ABSENT]);
+    expect("absorbed later", bench.content(7, 9, 6), [ABSENT, ABSENT, 2302, 0, 2304, ABSENT]);
+    expect("what absorbed got the stamp", bench.stampOf(7, 10), "9.1");
+    expect("counts", [6, 7].map((id) => bench.store.layerBytes(id) / 4096), [3, 3]);
+  }
   expect("a run, partly overwritten", bench.read([1], 0, 0, 24), [
     ...stamps(100, 5),
     ...stamps(500, 2),
@@ -80,6 +89,12 @@ export function verifyGolden(bench: Bench, format: number): void {
 
 /** Makes a golden store. */
 function make(how: "clean" | "crashed"): Uint8Array {
+  const absorb = (into: number, from: number, chunk: number) => {
+    if (bench.run(OperationKind.Absorb, [into, from], chunk, 0, 1).result < 0) {
+      throw new Error("absorb");
+    }
+  };
+  const stamp = { generation: 9, sequence: 1 };
   const bench = new Bench(0, makeDisk(0, new Prng(5), GOLDEN_SHAPE), new Prng(6), GOLDEN_SHAPE);
   const meta = (key: string, value: Uint8Array | null) => {
     const error = bench.call("meta", (done) => bench.store.setMeta(key, value, done));
@@ -103,9 +118,22 @@ function make(how: "clean" | "crashed"): Uint8Array {
   });
   bench.run(OperationKind.Zero, [1], 3, 8, 16, [], { generation: 1, sequence: 5 });
   meta("gone", new Uint8Array(3));
+  // Before the checkpoint…
+  for (const id of [4, 5, 6, 7]) bench.createLayer(id);
+  bench.write(5, 9, 0, stamps(2000, 4));
+  bench.run(OperationKind.Zero, [5], 9, 2, 1);
+  bench.write(6, 9, 1, [2100]);
+  absorb(6, 5, 9);
+  bench.call("delete", (done) => bench.store.deleteLayer(5, done));
+  bench.run(OperationKind.Write, [4], 10, 0, 1, [2400], stamp);
+  bench.write(4, 9, 2, stamps(2302, 3));
   // Enough for a checkpoint in the midst.
   for (let i = 0; i < 20; i++) bench.write(2, 5, i, stamps(1000 + 20 * i, 20));
   bench.call("delete", (done) => bench.store.deleteLayer(2, done));
+  // …and after it.
+  bench.run(OperationKind.Zero, [7], 9, 3, 1);
+  for (const chunk of [9, 10]) absorb(7, 4, chunk);
+  bench.call("delete", (done) => bench.store.deleteLayer(4, done));
   bench.run(OperationKind.Zero, [3], 0, 1, 2);
   bench.run(OperationKind.Write, [3], 0, 4, 1, [700], {
     generation: 2,

@@ -34,6 +34,7 @@ const memory = new SimulatedMemory({ sizeBytes: 64 * 1024 * 1024 });
 const window = memory.windows[0];
 
 const SUPERBLOCK: Superblock = {
+  format: 2,
   storeId: new Uint8Array(16).fill(1),
   nodeId: new Uint8Array(16).fill(2),
   clusterId: new Uint8Array(16).fill(3),
@@ -196,6 +197,14 @@ Deno.test("decodeRecord() believes only entries that fit", () => {
   assert(encode(entry(9, 0, 0, 1), 1, 0, 64 + 32), "STAMP");
   assert(!encode(entry(9, 0, 0, 1), 1, 0, 64 + 32, 1), "version 1 had no STAMP");
   assert(!encode(entry(9, 1, 0, 1), 1, 0, 64 + 32), "flags of a STAMP");
+  const absorb = (flags: number, block: number, count: number, from: number, version = 3) =>
+    encode([11 | flags << 8 | block << 16, count, 6, 7, 0, from, 0, 0], 1, 0, 64 + 32, version);
+  assert(absorb(0, 0, 1, 5), "ABSORB");
+  assert(!absorb(0, 0, 1, 5, 2), "version 2 had no ABSORB");
+  assert(!absorb(0, 0, 1, 5, 4), "nobody knows version 4");
+  assert(!absorb(0, 0, 1, 6), "into itself");
+  assert(!absorb(0, 0, 1, 7), "from a newer layer");
+  assert(!absorb(1, 0, 1, 5) && !absorb(0, 1, 1, 5) && !absorb(0, 0, 2, 5), "ABSORB takes a chunk");
   const batch = (bytes: number, items: number, blocks: number) => {
     const sums = new Array(blocks).fill(1);
     const entries = [10, blocks, bytes, items, 0, 0, 1, 0, ...sums];

@@ -19,7 +19,15 @@ import type { StoreError } from "../../agent/store/errors.ts";
 import type { OpenOptions } from "../../agent/store/open.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Store } from "../../agent/store/store.ts";
-import { ABSENT, KEPT, Model, type ModelStamp, stampName, UNKNOWN } from "./model.ts";
+import {
+  ABSENT,
+  type FoundChunk,
+  KEPT,
+  Model,
+  type ModelStamp,
+  stampName,
+  UNKNOWN,
+} from "./model.ts";
 
 /** The store's arena; test buffers lie above. */
 const ARENA_BYTES = 4 * 1024 * 1024;
@@ -276,7 +284,7 @@ class TestOperation extends Operation {
   done: ((operation: Operation) => void) | null = null;
 }
 
-const OperationKindNames = ["read", "write", "free", "zero", "sync", "stamp"];
+const OperationKindNames = ["read", "write", "free", "zero", "sync", "stamp", "absorb"];
 
 /** What makes the words of a block different. */
 const STEP = 0x01000193;
@@ -317,6 +325,8 @@ export function makeDisk(machine: 0 | 1, random: Prng, shape: Shape): SimulatedD
  */
 export function verify(bench: Bench, model: Model, crashed: boolean): void {
   const { shape, store } = bench;
+  const found = new Map<number, FoundChunk[]>(shape.chunks.map((chunk) => [chunk, []]));
+  let liveBytes = 0;
   for (const [id] of model.layers) {
     const isThere = store.hasLayer(id);
     if (!isThere && !model.uncertain.has(id)) throw new Error(`layer ${id} is gone`);
@@ -326,6 +336,7 @@ export function verify(bench: Bench, model: Model, crashed: boolean): void {
       continue;
     }
     if (crashed) model.uncertain.delete(id);
+    let dataBlocks = 0;
     for (const chunk of shape.chunks) {
       for (let block = 0; block < shape.blocks; block += OPERATION_BLOCKS_MAX) {
         const count = Math.min(OPERATION_BLOCKS_MAX, shape.blocks - block);
@@ -334,9 +345,20 @@ export function verify(bench: Bench, model: Model, crashed: boolean): void {
         compare(model, [id], chunk, block, stamps, crashed);
         if (crashed) stamps.forEach((stamp, i) => model.observe(id, chunk, block + i, stamp));
       }
-      const content = bench.content(id, chunk, shape.blocks);
-      model.observeChunk(id, chunk, bench.stampOf(id, chunk), content, bench.mayBeTorn);
+      const values = bench.content(id, chunk, shape.blocks);
+      found.get(chunk)!.push({ layer: id, stamp: bench.stampOf(id, chunk), values });
+      dataBlocks += values.filter((value) => value > 0).length;
     }
+    const bytes = store.layerBytes(id);
+    if (bytes !== dataBlocks * BLOCK_BYTES) {
+      throw new Error(`layer ${id} counts ${bytes} bytes and has ${dataBlocks} blocks`);
+    }
+    liveBytes += bytes;
+  }
+  for (const [chunk, layers] of found) model.observeChunks(chunk, layers, bench.mayBeTorn);
+  const stats = store.stats();
+  if (stats.deletingLayers === 0 && stats.liveBytes !== liveBytes) {
+    throw new Error(`${stats.liveBytes} bytes are live, and the layers have ${liveBytes}`);
   }
   if (crashed) bench.mayBeTorn = false;
   for (const id of store.layers()) {
@@ -495,6 +517,7 @@ export interface Mix {
   meta: number;
   stamp: number;
   drop: number;
+  absorb: number;
 }
 
 const MIX: Mix = {
@@ -507,6 +530,7 @@ const MIX: Mix = {
   meta: 1,
   stamp: 2,
   drop: 1,
+  absorb: 2,
 };
 
 /** A seeded workload on a bench of machine 0. */
@@ -518,6 +542,8 @@ export class World {
   readonly crashRandom: Prng;
   crashesChecked = 0;
   acked = 0;
+  /** Absorbs that have come back. */
+  absorbs = 0;
   #stamp = 1;
   #nextLayer = 1;
   #generation = 1;
@@ -574,6 +600,8 @@ export class World {
         return this.#setStamp();
       case "drop":
         return this.#drop();
+      case "absorb":
+        return this.#absorb();
       default:
         return this.#change(kind);
     }
@@ -655,6 +683,32 @@ export class World {
     operation.stampUnknown = false;
     const stamp = stampName(operation.generation, operation.sequence);
     const changes = model.begin(layer, chunk, 0, [], stamp);
+    bench.store.submit(operation);
+  }
+
+  /** One layer takes over a chunk of an older one, mostly of the one right below, whatever is under way there. */
+  #absorb(): void {
+    const { bench, model, random } = this;
+    const ids = [...model.layers.keys()].filter((id) => !this.#locked.has(`${id}`));
+    ids.sort((a, b) => a - b);
+    if (ids.length < 2) return;
+    const at = random.between(1, ids.length - 1);
+    const into = ids[at];
+    const from = random.chance(0.8) ? ids[at - 1] : ids[random.below(at)];
+    const chunk = random.pick(this.shape.chunks);
+    const names = [into, from].map((id) => `${id}/absorb/${++this.#sequence}`);
+    const operation = bench.take((done) => {
+      for (const name of names) this.#locked.delete(name);
+      if (done.result < 0) return this.#failed(done);
+      this.absorbs++;
+      model.ack(changes);
+    });
+    if (operation === null) return;
+    for (const name of names) this.#locked.add(name);
+    const changes = model.beginAbsorb(into, from, chunk, this.shape.blocks);
+    operation.kind = OperationKind.Absorb;
+    operation.layers = [into, from];
+    operation.chunk = chunk;
     bench.store.submit(operation);
   }
 

@@ -31,6 +31,17 @@ class Oracle {
     else this.blocks.set(key, value);
   }
 
+  absorb(into: number, from: number, chunk: number): void {
+    for (let block = 0; block < 1024; block++) {
+      const value = this.get(from, chunk, block);
+      if (value === undefined) continue;
+      const isHole = this.get(into, chunk, block) === undefined;
+      if (isHole) this.blocks.delete(`${from}/${chunk}/${block}`);
+      else this.set(from, chunk, block, null);
+      if (isHole) this.set(into, chunk, block, value);
+    }
+  }
+
   get(layer: number, chunk: number, block: number): Value | undefined {
     return this.blocks.get(`${layer}/${chunk}/${block}`);
   }
@@ -89,6 +100,24 @@ function compareMaps(index: Index, oracle: Oracle, layer: number, chunk: number)
   assertEquals(blocks, data);
 }
 
+/** Compares what `describeChain` says of a whole chunk. */
+function compareChain(index: Index, oracle: Oracle, layers: number[], chunk: number): void {
+  const maps = [0, 1, 2].map(() => new Uint32Array(32).fill(0xaaaaaaaa));
+  const blocks = index.describeChain(layers, chunk, maps[0], maps[1], maps[2]);
+  let data = 0;
+  for (let block = 0; block < 1024; block++) {
+    const owner = layers.find((layer) => oracle.get(layer, chunk, block) !== undefined);
+    const location = owner === undefined ? undefined : oracle.get(owner, chunk, block)!.location;
+    const isData = location !== undefined && location < POISON;
+    if (isData) data++;
+    assertEquals(
+      maps.map((map) => map[block >>> 5] >>> (block & 31) & 1),
+      [isData, location === ZERO, location === POISON].map(Number),
+    );
+  }
+  assertEquals(blocks, data);
+}
+
 function dataBlocks(oracle: Oracle): number {
   return [...oracle.blocks.values()].filter((value) => value.location < POISON).length;
 }
@@ -117,7 +146,7 @@ Deno.test("random changes of every kind agree with a plain map, in every form of
       const block = random.below(span);
       const long = random.chance(0.03) ? span : random.chance(0.2) ? 64 : 4;
       const count = 1 + random.below(Math.min(long, span - block));
-      switch (random.below(12)) {
+      switch (random.below(13)) {
         case 0:
           index.free(layer, chunk, block, count);
           for (let i = 0; i < count; i++) oracle.set(layer, chunk, block + i, null);
@@ -161,6 +190,14 @@ Deno.test("random changes of every kind agree with a plain map, in every form of
           next++;
           break;
         }
+        case 7:
+          if (random.chance(0.9)) break;
+          index.absorb(layer, 16 - layer, chunk);
+          oracle.absorb(layer, 16 - layer, chunk);
+          compare(index, oracle, 16 - layer, chunk, 0, span);
+          assertEquals(index.hasChunk(16 - layer, chunk), false);
+          assertEquals(index.blockCount, index.layerBlockCount(7) + index.layerBlockCount(9));
+          break;
         default:
           for (let i = 0; i < Math.min(count, 3); i++) {
             const sum = random.u32();
@@ -175,6 +212,7 @@ Deno.test("random changes of every kind agree with a plain map, in every form of
     for (const layer of [7, 9]) {
       for (const chunk of [0, 1, 1500]) compareMaps(index, oracle, layer, chunk);
     }
+    for (const chain of [[7, 9], [9, 8, 7], [9]]) compareChain(index, oracle, chain, 1500);
     assertEquals(dead, oracle.dead, `seed ${seed}: displaced blocks`);
     assertEquals(index.blockCount, dataBlocks(oracle));
     assertEquals(index.blockCount, index.layerBlockCount(7) + index.layerBlockCount(9));

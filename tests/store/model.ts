@@ -13,7 +13,12 @@
  * unknown. Where writes may have been torn, blocks of any of them may be missing from the prefix, and
  * then the stamp is unknown, too. So a stamp that is known always means the whole of a prefix.
  *
- * The model relies on the workload never having two operations on one block under way at a time.
+ * An absorb is a change of two chunks. What it makes of them is known when it is asked for, since all
+ * that was asked for before of these chunks comes before it; after a crash it must be in what both hold
+ * or in neither.
+ *
+ * The model relies on the workload never having two operations on one block under way at a time, absorbs
+ * aside.
  *
  * @module
  */
@@ -28,6 +33,8 @@ interface Acked {
 
 interface Change extends Acked {
   readonly value: number;
+  /** Of an absorb: what the block may be after it where writes before it were torn; see {@linkcode ChunkChange}. */
+  readonly torn?: readonly number[];
 }
 
 /** "unknown", or generation and sequence. */
@@ -43,8 +50,24 @@ export function stampName(generation: number, sequence: number): ModelStamp {
 
 interface ChunkChange extends Acked {
   readonly block: number;
-  readonly values: readonly number[];
+  /** undefined: the block stays as it is. */
+  readonly values: readonly (number | undefined)[];
   readonly stamp: ModelStamp;
+  /** Of an absorb: its number, the same in both chunks; 0: it is none. */
+  readonly absorb: number;
+  /** Of an absorb in the chunk that takes: what the other may hold where writes were torn, by block. */
+  readonly torn: ReadonlyMap<number, ReadonlySet<number>> | null;
+}
+
+/** A prefix of what was asked for of a chunk: which absorbs are in it; null: that cannot be told. */
+type Prefix = ReadonlySet<number> | null;
+
+/** A chunk that was found after a crash. */
+export interface FoundChunk {
+  readonly layer: number;
+  readonly stamp: ModelStamp;
+  /** From block 0 on. */
+  readonly values: readonly number[];
 }
 
 /** A chunk: as it was at the last sync, and what was asked for since. */
@@ -55,24 +78,34 @@ interface Chunk {
 }
 
 function applyChange(chunk: Chunk, change: ChunkChange): void {
-  change.values.forEach((value, i) => chunk.values.set(change.block + i, value));
+  change.values.forEach((value, i) => {
+    if (value !== undefined) chunk.values.set(change.block + i, value);
+  });
   if (change.stamp !== KEPT) chunk.stamp = change.stamp;
 }
 
 /** Whether some prefix of what was asked for makes `values` once blocks of its writes are left out. */
-function isTornPrefix({ values: base, later }: Chunk, values: readonly number[]): boolean {
+function isTornPrefix(
+  { values: base, later }: Chunk,
+  values: readonly number[],
+  isAbsorber: boolean,
+): boolean {
   const mayHold = (value: number, block: number, end: number): boolean => {
     for (let i = end - 1; i >= 0; i--) {
       const written = later[i].values[block - later[i].block];
+      if (later[i].torn?.get(block)?.has(value) === true) return true;
       if (written === undefined) continue;
       if (written === value) return true;
+      if (later[i].torn !== null) continue;
       // What needs no data is there as a whole.
       if (written <= 0) return false;
     }
     return (base.get(block) ?? ABSENT) === value;
   };
-  for (let end = 1; end <= later.length; end++) {
-    const hasWrite = later.slice(0, end).some((change) => change.values.some((each) => each > 0));
+  for (let end = isAbsorber ? 0 : 1; end <= later.length; end++) {
+    // Torn writes to what was absorbed make the stamp of what absorbed it unknown.
+    const hasWrite = isAbsorber ||
+      later.slice(0, end).some((change) => change.values.some((each) => each! > 0));
     if (hasWrite && values.every((value, block) => mayHold(value, block, end))) return true;
   }
   return false;
@@ -103,6 +136,9 @@ export class Model {
   readonly #dirty = new Set<Block>();
   /** "layer/chunk" → chunk. */
   readonly #chunks = new Map<string, Chunk>();
+  /** Absorbs asked for so far, and layers that have taken something by one. */
+  #absorbs = 0;
+  readonly #absorbers = new Set<number>();
 
   static key(chunk: number, block: number): number {
     return chunk * 1024 + block;
@@ -120,18 +156,84 @@ export class Model {
     stamp: ModelStamp = KEPT,
   ): Acked[] {
     const blocks = this.layers.get(layer)!;
-    const whole: ChunkChange = { block, values, stamp, ackedAt: Infinity };
+    const whole: ChunkChange = {
+      block,
+      values,
+      stamp,
+      absorb: 0,
+      torn: null,
+      ackedAt: Infinity,
+    };
     this.#chunk(layer, chunk).later.push(whole);
-    const changes: Acked[] = values.map((value, i) => {
-      const key = Model.key(chunk, block + i);
-      let known = blocks.get(key);
-      if (!known) blocks.set(key, known = { base: [ABSENT], later: [] });
-      const change = { value, ackedAt: Infinity };
-      known.later.push(change);
-      this.#dirty.add(known);
-      return change;
-    });
+    const changes: Acked[] = values.map((value, i) =>
+      this.#beginBlock(blocks, Model.key(chunk, block + i), value)
+    );
     return [...changes, whole];
+  }
+
+  #beginBlock(
+    blocks: Map<number, Block>,
+    key: number,
+    value: number,
+    torn: readonly number[] = [],
+  ): Acked {
+    let known = blocks.get(key);
+    if (!known) blocks.set(key, known = { base: [ABSENT], later: [] });
+    const change = { value, torn, ackedAt: Infinity };
+    known.later.push(change);
+    this.#dirty.add(known);
+    return change;
+  }
+
+  /** What was asked for: `into`'s chunk of `blockCount` blocks takes over what `from`'s has. */
+  beginAbsorb(into: number, from: number, chunk: number, blockCount: number): Acked[] {
+    const [taking, giving] = [this.#chunk(into, chunk), this.#chunk(from, chunk)];
+    const [before, given] = [taking, giving].map(({ stamp, values, later }) => {
+      const state: Chunk = { stamp, values: new Map(values), later: [] };
+      for (const change of later) applyChange(state, change);
+      return state;
+    });
+    this.#absorbers.add(into);
+    const absorb = ++this.#absorbs;
+    const acked: Acked[] = [];
+    const torn = new Map<number, Set<number>>();
+    const taken: (number | undefined)[] = [];
+    const holes: (number | undefined)[] = [];
+    for (let block = 0; block < blockCount; block++) {
+      const key = Model.key(chunk, block);
+      const value = given.values.get(block) ?? ABSENT;
+      const current = before.values.get(block) ?? ABSENT;
+      const isHole = current === ABSENT;
+      taken.push(isHole && value !== ABSENT ? value : undefined);
+      holes.push(value === ABSENT ? undefined : ABSENT);
+      const possible = new Set([giving.values.get(block) ?? ABSENT]);
+      for (const change of giving.later) {
+        const written = change.values[block - change.block];
+        if (written !== undefined) possible.add(written);
+        for (const each of change.torn?.get(block) ?? []) possible.add(each);
+      }
+      torn.set(block, possible);
+      if (value !== ABSENT) acked.push(this.#beginBlock(this.layers.get(from)!, key, ABSENT));
+      if (possible.size === 1 && value === ABSENT) continue;
+      const after = isHole ? value : current;
+      acked.push(this.#beginBlock(this.layers.get(into)!, key, after, [...possible]));
+    }
+    const isNothing = before.stamp === UNKNOWN &&
+      [...before.values.values()].every((value) => value === ABSENT);
+    const stamp = isNothing && given.stamp !== UNKNOWN ? given.stamp : KEPT;
+    const ackedAt = Infinity;
+    const takes: ChunkChange = { block: 0, values: taken, stamp, absorb, torn, ackedAt };
+    const gives: ChunkChange = {
+      block: 0,
+      values: holes,
+      stamp: KEPT,
+      absorb,
+      torn: null,
+      ackedAt,
+    };
+    taking.later.push(takes);
+    giving.later.push(gives);
+    return [...acked, takes, gives];
   }
 
   #chunk(layer: number, chunk: number): Chunk {
@@ -149,7 +251,8 @@ export class Model {
       if (change.stamp === KEPT) continue;
       allowed.add(change.stamp);
       // It may have been cut.
-      if (change.values.length > 1 && change.values.some((value) => value > 0)) {
+      const isWrite = change.absorb === 0 && change.values.some((value) => value! > 0);
+      if (change.values.length > 1 && isWrite) {
         allowed.add(UNKNOWN);
       }
     }
@@ -157,41 +260,82 @@ export class Model {
   }
 
   /**
-   * After a crash, a chunk holds `values` (from block 0 on) under `stamp`: throws unless some prefix
-   * of what was asked for makes that. From now on that is what is there.
+   * After a crash, a chunk is this in all layers: throws unless some prefix of what was asked for of each
+   * makes that, with no absorb in what one holds and not in the other. From now on that is what is there.
    *
    * @param mayBeTorn writes may be there in part, also those before the last
    */
-  observeChunk(
-    layer: number,
+  observeChunks(chunk: number, found: readonly FoundChunk[], mayBeTorn: boolean): void {
+    const prefixes = found.map((each) => this.#prefixes(chunk, each, mayBeTorn));
+    const changes = found.map(({ layer }) => this.#chunk(layer, chunk).later);
+    const absorbs = changes.map((later) => new Set(later.map(({ absorb }) => absorb)));
+    const chosen: Prefix[] = [];
+    const agrees = (prefix: Prefix, at: number) =>
+      chosen.every((other, i) =>
+        prefix === null || other === null ||
+        [...absorbs[at]].every((absorb) =>
+          absorb === 0 || !absorbs[i].has(absorb) || prefix.has(absorb) === other.has(absorb)
+        )
+      );
+    const choose = (at: number): boolean =>
+      at === found.length || prefixes[at].some((prefix) => {
+        if (!agrees(prefix, at)) return false;
+        chosen.push(prefix);
+        if (choose(at + 1)) return true;
+        chosen.pop();
+        return false;
+      });
+    if (!choose(0)) {
+      throw new Error(
+        `chunk ${chunk}: an absorb is in one layer and not in the other: ${
+          JSON.stringify(found)
+        }, of ${JSON.stringify(changes)}`,
+      );
+    }
+    for (const { layer, stamp, values } of found) {
+      const known = this.#chunk(layer, chunk);
+      known.stamp = stamp;
+      known.values = new Map(values.map((value, block) => [block, value]));
+      known.later = [];
+    }
+  }
+
+  /** Prefixes of what was asked for that make a chunk what was found; throws when there is none. */
+  #prefixes(
     chunk: number,
-    stamp: ModelStamp,
-    values: readonly number[],
+    { layer, stamp, values }: FoundChunk,
     mayBeTorn: boolean,
-  ): void {
+  ): Prefix[] {
     const known = this.#chunk(layer, chunk);
     const state: Chunk = { stamp: known.stamp, values: new Map(known.values), later: [] };
-    const matches = () =>
-      state.stamp === stamp &&
-      values.every((value, block) => (state.values.get(block) ?? ABSENT) === value);
-    let isFound = matches();
-    for (let i = 0; i < known.later.length && !isFound; i++) {
-      const { block, values: written, stamp: next } = known.later[i];
-      // The log may have had to cut it. Frees and zeroes it does not.
-      const parts = written.some((value) => value > 0) ? written.length - 1 : 0;
+    const prefixes = new Map<string, Prefix>();
+    const absorbs = new Set<number>();
+    const look = () => {
+      const isFound = state.stamp === stamp &&
+        values.every((value, block) => (state.values.get(block) ?? ABSENT) === value);
+      if (isFound) prefixes.set([...absorbs].join(), new Set(absorbs));
+    };
+    look();
+    for (const change of known.later) {
+      const { block, values: written, stamp: next, absorb } = change;
+      // The log may have had to cut it. Frees, zeroes and absorbs it does not.
+      const isWrite = absorb === 0 && written.some((value) => value! > 0);
+      const parts = isWrite ? written.length - 1 : 0;
       const before = state.stamp;
-      for (let part = 0; part < parts && !isFound; part++) {
-        state.values.set(block + part, written[part]);
+      for (let part = 0; part < parts; part++) {
+        state.values.set(block + part, written[part]!);
         if (next !== KEPT) state.stamp = UNKNOWN;
-        isFound = matches();
+        look();
       }
-      if (isFound) break;
       state.stamp = before;
-      applyChange(state, known.later[i]);
-      isFound = matches();
+      applyChange(state, change);
+      if (absorb > 0) absorbs.add(absorb);
+      look();
     }
-    if (!isFound && mayBeTorn && stamp === UNKNOWN) isFound = isTornPrefix(known, values);
-    if (!isFound) {
+    if (mayBeTorn && stamp === UNKNOWN && isTornPrefix(known, values, this.#absorbers.has(layer))) {
+      prefixes.set("torn", null);
+    }
+    if (prefixes.size === 0) {
       throw new Error(
         `layer ${layer}, chunk ${chunk} holds ${values} under ${stamp}: no prefix of what was asked for; ` +
           `from ${known.stamp} with ${JSON.stringify([...known.values])}: ${
@@ -199,9 +343,7 @@ export class Model {
           }`,
       );
     }
-    known.stamp = stamp;
-    known.values = new Map(values.map((value, block) => [block, value]));
-    known.later = [];
+    return [...prefixes.values()];
   }
 
   ack(changes: Acked[]): void {
@@ -309,12 +451,14 @@ export class Model {
       copy.#chunks.set(key, { stamp, values: new Map(values), later: changes });
     }
     copy.#clock = this.#clock;
+    copy.#absorbs = this.#absorbs;
+    for (const layer of this.#absorbers) copy.#absorbers.add(layer);
     return copy;
   }
 }
 
 function afterCrash(block: Block): number[] {
-  return [...block.base, ...block.later.map(({ value }) => value)];
+  return [...block.base, ...block.later.flatMap(({ value, torn = [] }) => [value, ...torn])];
 }
 
 function now(block: Block): number[] {

@@ -184,6 +184,37 @@ Deno.test("describeChunk() tells data, zeros and holes of one layer apart", () =
   assertEquals(bench.content(2, 1, 40), new Array(40).fill(ABSENT));
 });
 
+Deno.test("describeChain() tells what a read through the layers comes upon, block by block", () => {
+  const bench = open({ ...SMALL, segments: 60 });
+  for (const layer of [2, 3, 4]) bench.createLayer(layer);
+  const random = new Prng(11);
+  for (let round = 0; round < 9; round++) {
+    const chunk = round % 3;
+    for (const layer of [1, 2, 3, 4]) {
+      const count = random.between(1, 60), block = random.below(1024 - count);
+      const kind = random.pick([Write, Write, Zero, Free]);
+      bench.run(kind, [layer], chunk, block, count, numbers(1 + round * 100, count));
+    }
+    // Layers that are not there hold nothing; the order counts.
+    for (const layers of [[4, 3, 2, 1], [2, 9, 4], [3], [], [1, 4]]) {
+      const maps = [0, 1, 2].map(() => new Uint32Array(32).fill(0xaaaaaaaa));
+      const blocks = bench.store.describeChain(layers, chunk, maps[0], maps[1], maps[2]);
+      const expected = new Array(1024).fill(ABSENT);
+      for (const layer of layers.toReversed()) {
+        if (layer === 9) continue;
+        bench.content(layer, chunk, 1024).forEach((value, i) => {
+          if (value !== ABSENT) expected[i] = value;
+        });
+      }
+      assertEquals(blocks, expected.filter((value) => value > 0).length);
+      expected.forEach((value, i) => {
+        const bits = maps.map((map) => map[i >>> 5] >>> (i & 31) & 1);
+        assertEquals(bits, [value > 0 ? 1 : 0, value === 0 ? 1 : 0, 0], `block ${i}`);
+      });
+    }
+  }
+});
+
 Deno.test("an unstamped write heals a damaged block, and the damage is gone from the list", () => {
   const bench = open();
   const stamp = { generation: 4, sequence: 5 };

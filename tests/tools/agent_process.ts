@@ -109,7 +109,7 @@ export class AgentProcess implements AsyncDisposable {
     if (options.capacity !== undefined) args.push("--capacity", options.capacity);
     if (options.cache !== undefined) args.push("--cache", options.cache);
     args.push(...options.arguments ?? []);
-    const process = await spawn(args, { ...options, stdin: "null", stdout: "null" });
+    const process = await spawnKelpie(args, { ...options, stdin: "null", stdout: "null" });
     return new AgentProcess(options, process);
   }
 
@@ -234,17 +234,19 @@ export class AgentProcess implements AsyncDisposable {
  * Runs the command line to its end.
  *
  * @param options.program the compiled program; the source by default
+ * @param options.prefix what runs the program, as in {@linkcode AgentOptions}
  */
 export async function kelpie(
   args: readonly string[],
   options: {
     readonly stdin?: Uint8Array<ArrayBuffer>;
     readonly program?: string;
+    readonly prefix?: readonly string[];
     readonly env?: Readonly<Record<string, string>>;
   } = {},
 ): Promise<Ended> {
   const { stdin } = options;
-  const process = await spawn(args, {
+  const process = await spawnKelpie(args, {
     ...options,
     stdin: stdin === undefined ? "null" : "piped",
     stdout: "piped",
@@ -272,8 +274,12 @@ export async function kelpie(
   }
 }
 
-/** Starts the program with the permissions that its task gives it. It dies with this thread, where that can be arranged. */
-async function spawn(
+/**
+ * Starts the program with the permissions that its task gives it. It dies with this thread, where that can be arranged.
+ *
+ * @returns the process, whose standard error is to be read
+ */
+export async function spawnKelpie(
   args: readonly string[],
   options: {
     readonly program?: string;

@@ -100,8 +100,11 @@ const CHANGES: Changes = {
     ],
   ],
   "agent/control/messages.ts": [
-    ["  if (lostLogs.length + paths.length === 0 && isProgramNew === null) return [];\n", ""],
-    ["    isProgramNew,\n  ];", '    isProgramNew,\n    "a field that is new",\n  ];'],
+    ["  if (!isMore) return [];\n", ""],
+    [
+      "    ...(hasOtherLog ? [hasOtherLog] : []),\n  ];",
+      '    hasOtherLog,\n    "a field that is new",\n  ];',
+    ],
     [
       "  switch (message.kind) {\n    case ControlKind.Raft:\n      return [message.kind, message.bytes];",
       "  switch (message.kind) {\n    case 99:\n      return [99, { what: 1 }];\n" +

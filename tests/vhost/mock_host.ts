@@ -10,6 +10,7 @@ import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
 import type { Window } from "../../agent/platform/platform.ts";
 import type { MappedPiece, VhostHost } from "../../agent/vhost/host.ts";
 import type { VhostSession } from "../../agent/vhost/session.ts";
+import type { Throttle } from "../../agent/volume/throttle.ts";
 
 /** A shared file: a range of the window. */
 export interface MockFile {
@@ -158,6 +159,14 @@ export class MockHost implements VhostHost {
 
   polled(session: VhostSession): void {
     this.polledSessions.push(session);
+  }
+
+  /** The throttle in front of the device; without it everything is admitted. */
+  throttle: Throttle | null = null;
+  nowMs = 0;
+
+  admit(session: VhostSession): boolean {
+    return this.throttle?.admit(session, this.nowMs) ?? true;
   }
 
   schedule(session: VhostSession): void {

@@ -1,5 +1,5 @@
 /**
- * TCP by io_uring for the data worker: connections with a queue of their own on the way out and a buffer in which whole records lie
+ * TCP and unix stream sockets by io_uring, for the data worker and for `kelpie nbd`: connections with a queue of their own on the way out and a buffer in which whole records lie
  * together on the way in. It knows nothing of what the bytes mean.
  *
  *     out   8 MiB   |······|── in flight ──|── queued ──|···|      reserve (room in one piece) ▶ commit ▶ flush
@@ -40,6 +40,7 @@ import {
   IORING_OP_SEND,
   type Ring,
 } from "./ring.ts";
+import { unixAddress } from "./socket.ts";
 
 /** Connections of one worker: two for each pair of 256 nodes, and those in their handshake. */
 export const CONNECTIONS_MAX = 1024;
@@ -54,6 +55,7 @@ export const SMALL_BYTES = 512;
 const BACKLOG = 128;
 const SLOT_BYTES = 2048, SLOT_OUT_AT = 512, SLOT_ADDRESS_AT = 1024;
 const TWO32 = 0x1_0000_0000;
+const AF_UNIX = 1;
 const SOCK_STREAM = 1, SOCK_NONBLOCK = 0o4000, SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1, SO_REUSEADDR = 2, SO_KEEPALIVE = 9;
 const IPPROTO_TCP = 6, IPPROTO_IPV6 = 41, IPV6_V6ONLY = 26;
@@ -68,6 +70,20 @@ const WARM_BYTES = 256 * 1024;
 const KEEPALIVE_IDLE_S = 3, KEEPALIVE_INTERVAL_S = 2, KEEPALIVE_PROBES = 3;
 const MSG_NOSIGNAL = 0x4000, MSG_DONTWAIT = 0x40;
 const EINTR = 4, EAGAIN = 11, ENFILE = 23, EMFILE = 24, ECANCELED = 125;
+
+/** How a dead TCP connection is noticed. */
+export interface TcpPatience {
+  /** Milliseconds that sent bytes may stay unacknowledged; 0: as long as the kernel likes. */
+  readonly userTimeoutMs: number;
+  /** Silence before the other end is asked whether it is there. */
+  readonly keepaliveIdleS: number;
+}
+
+/** Peers' patience: gossip finds out sooner whether a node is dead. */
+const PEER_PATIENCE: TcpPatience = {
+  userTimeoutMs: USER_TIMEOUT_MS,
+  keepaliveIdleS: KEEPALIVE_IDLE_S,
+};
 
 /** Told what happens on one connection. */
 export interface TcpHandler {
@@ -270,7 +286,7 @@ interface Buffers {
 
 /** A listening socket. */
 export interface TcpListening {
-  /** Numeric address, with the port that the kernel chose where 0 was asked for. */
+  /** Numeric address, with the port that the kernel chose where 0 was asked for; or the path. */
   readonly address: string;
   /** Accepts (true) or leaves what comes in the kernel's backlog. */
   setAccepting(isAccepting: boolean): void;
@@ -297,10 +313,12 @@ export class Tcp {
   readonly #closed: TcpConnection[] = [];
   #open = 0;
   #attached = 0;
+  readonly #patience: TcpPatience;
 
   /** @param ring the worker's */
-  constructor(ring: Ring) {
+  constructor(ring: Ring, patience: TcpPatience = PEER_PATIENCE) {
     this.#ring = ring;
+    this.#patience = patience;
     this.#receiveKind = ring.register({ ringDone: (slot, result) => this.#received(slot, result) });
     this.#sendKind = ring.register({ ringDone: (slot, result) => this.#sent(slot, result) });
     this.#connectKind = ring.register({
@@ -357,7 +375,39 @@ export class Tcp {
       closeFd(fd);
       throw error;
     }
-    const listening = new Listening(this, this.#ring, fd, bound, accepted);
+    return this.#listening(fd, bound, accepted);
+  }
+
+  /**
+   * Listens on a path where no file is, for this user only. The file is the caller's to remove, once it stands for nothing
+   * any more. Throws {@linkcode SystemError}, or RangeError when the path is too long for a socket.
+   */
+  listenUnix(path: string, accepted: (connection: TcpConnection) => void): TcpListening {
+    const address = unixAddress(path);
+    const fd = check(
+      libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
+      "socket",
+    );
+    // Nobody else may connect, not even in the moment before a chmod.
+    const mask = Deno.umask(0o177);
+    try {
+      check(libc.bind(fd, address, address.length), `bind ${path}`);
+      check(libc.listen(fd, BACKLOG), `listen ${path}`);
+    } catch (error) {
+      closeFd(fd);
+      throw error;
+    } finally {
+      Deno.umask(mask);
+    }
+    return this.#listening(fd, path, accepted);
+  }
+
+  #listening(
+    fd: number,
+    address: string,
+    accepted: (connection: TcpConnection) => void,
+  ): TcpListening {
+    const listening = new Listening(this, this.#ring, fd, address, accepted);
     this.#listenings.push(listening);
     listening.setAccepting(true);
     return listening;
@@ -405,12 +455,13 @@ export class Tcp {
       closeFd(fd);
       return null;
     }
+    // Without effect on unix sockets, of which the kernel knows itself how the other end is.
     setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     setOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-    setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
+    setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, this.#patience.keepaliveIdleS);
     setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
     setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
-    setOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, USER_TIMEOUT_MS);
+    setOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, this.#patience.userTimeoutMs);
     const connection = new TcpConnection(this, slot, this.#slabAddress + slot * SLOT_BYTES);
     connection.fd = fd;
     connection.address = address;
@@ -722,7 +773,10 @@ class Listening implements TcpListening {
       return;
     }
     if (result >= 0) {
-      const connection = this.#tcp.adopt(result, decodeSocketAddress(this.#peerView));
+      // Clients of unix sockets have no addresses: they go by the one that they have connected to.
+      const isUnix = this.#peerView[0] === AF_UNIX && this.#peerView[1] === 0;
+      const peer = isUnix ? this.address : decodeSocketAddress(this.#peerView);
+      const connection = this.#tcp.adopt(result, peer);
       if (connection !== null) {
         this.accepted(connection);
         if (!connection.isClosed) this.#tcp.start(connection);

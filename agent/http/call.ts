@@ -1,0 +1,96 @@
+/**
+ * What handlers of the admin API are given, and the small things that all of them share.
+ *
+ * @module
+ */
+
+import { ControlFailure } from "../map/errors.ts";
+import { type ClusterMap, type DiskEntry, diskMissing, findDisk } from "../map/map.ts";
+import { checkSocketPaths } from "../map/names.ts";
+import type { ControlBackend } from "./backend.ts";
+
+/** One request on its way to its handler; everything in it has been checked for shape. */
+export interface Call {
+  readonly backend: ControlBackend;
+  /** The name of the disk or node from the path, or "". */
+  readonly name: string;
+  /** The second name in the path, that of a snapshot or a schedule, or "". */
+  readonly part: string;
+  readonly query: URLSearchParams;
+  /** Has the shape of the route's `body`. */
+  readonly body: unknown;
+  /** How long the data plane may take to say how it is, in milliseconds. */
+  readonly statusTimeoutMs: number;
+  /** How long snapshots may take to be complete, in milliseconds. */
+  readonly snapshotTimeoutMs: number;
+  /** The server closes. */
+  readonly closing: AbortSignal;
+  /** Whoever asked has hung up; also set when the answer has been sent. */
+  readonly gone: AbortSignal;
+}
+
+/** One operation of the API. */
+export interface Route {
+  readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
+  /**
+   * As in the OpenAPI document. One segment each: `{name}` (a disk), `{node}` (a node's name or id), `{deleted}` (the name or id of a
+   * disk in the trash), and behind a disk `{snapshot}` or `{schedule}`.
+   */
+  readonly path: string;
+  /** Name of the body's schema; without it, no body may come. */
+  readonly body?: string;
+  /** Query parameters, each `0` or `1`. */
+  readonly query?: readonly string[];
+  /** Runs for as long as somebody reads: bounded apart. */
+  readonly streams?: boolean;
+  readonly handle: (call: Call) => Response | Promise<Response>;
+}
+
+/** Refuses a name whose sockets would not fit where the agent has them. */
+export function checkSockets(backend: ControlBackend, name: string): void {
+  const error = checkSocketPaths(backend.info().runDir, name);
+  if (error !== null) throw new ControlFailure(error);
+}
+
+/** The disk with a name, or a refusal. */
+export function requireDisk(map: ClusterMap, name: string): DiskEntry {
+  const disk = findDisk(map, name);
+  if (disk === undefined) throw new ControlFailure(diskMissing(name));
+  return disk;
+}
+
+/** A time limit that several questions share. */
+export class Deadline {
+  readonly #signal: AbortSignal;
+  readonly #timeoutMs: number;
+
+  constructor(timeoutMs: number) {
+    this.#timeoutMs = timeoutMs;
+    this.#signal = AbortSignal.timeout(timeoutMs);
+  }
+
+  /** The answer, or a rejection with `unavailable` when it does not come in time. */
+  race<T>(answer: Promise<T>): Promise<T> {
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const late = () =>
+      reject(
+        new ControlFailure({
+          code: "unavailable",
+          message: `the data plane did not answer within ${this.#timeoutMs / 1000} seconds`,
+          hint: "look at the agent's log",
+        }),
+      );
+    if (this.#signal.aborted) late();
+    else this.#signal.addEventListener("abort", late, { once: true });
+    answer.then(resolve, reject).finally(() => this.#signal.removeEventListener("abort", late));
+    return promise;
+  }
+}
+
+/** An answer with a document. */
+export function json(status: number, document: unknown): Response {
+  return new Response(`${JSON.stringify(document)}\n`, {
+    status,
+    headers: { "content-type": "application/json" },
+  });
+}

@@ -1,0 +1,182 @@
+/**
+ * Entries of the map as documents of the API: disks, snapshots, schedules, the trash.
+ *
+ * A disk or snapshot _goes on from_ the nearest snapshot below it in its chain of layers, whether that is of the same disk or of the
+ * one that it was cloned from; layers whose snapshots were deleted have no name, and are passed over.
+ *
+ * @module
+ */
+
+import { copiesInSync } from "../map/group_summary.ts";
+import {
+  chainOf,
+  type ClusterMap,
+  copiesMinOf,
+  type DiskEntry,
+  disksWithData,
+  findNode,
+  type Schedule,
+  type SnapshotEntry,
+  type TrashEntry,
+} from "../map/map.ts";
+import { diskSockets, snapshotSocket, SOCKET_PATH_BYTES_MAX } from "../map/names.ts";
+import { dueSlot, lateSince, nextSlot, scheduledSnapshots, scheduleOf } from "../map/schedules.ts";
+import type { ControlBackend, DiskStatus } from "./backend.ts";
+import { type Call, Deadline, json, requireDisk } from "./call.ts";
+import type {
+  DeletedDiskDocument,
+  DiskDocument,
+  ScheduleDocument,
+  SnapshotDocument,
+} from "./documents.ts";
+
+/** Answers with one disk as it is now. */
+export async function answerDisk(status: number, call: Call, name: string): Promise<Response> {
+  const { backend } = call;
+  const disk = requireDisk(backend.map(), name);
+  const now = await new Deadline(call.statusTimeoutMs).race(backend.diskStatus(name));
+  const response = json(status, diskDescriber(backend)(disk, now));
+  if (status === 201) response.headers.set("location", `/v1/disks/${name}`);
+  return response;
+}
+
+/** Describes the disks of the map now; what all of them share is computed once. */
+export function diskDescriber(
+  backend: ControlBackend,
+): (disk: DiskEntry, status: DiskStatus) => DiskDocument {
+  const map = backend.map();
+  const inSync = copiesInSync(map);
+  const origins = new Origins(map);
+  const { runDir } = backend.info();
+  return (disk, status) => {
+    const { readWrite, readOnly } = diskSockets(runDir, disk.name);
+    const { lease } = disk;
+    return {
+      name: disk.name,
+      id: disk.id,
+      sizeBytes: disk.sizeBytes,
+      allocatedBytes: status.allocatedBytes,
+      readOnly: disk.readOnly,
+      copies: disk.copies,
+      copiesMin: copiesMinOf(map, disk),
+      // Zero: it has been deleted since the map that it is from.
+      copiesInSync: inSync.get(disk.id) ?? 0,
+      openOn: lease === null ? null : findNode(map, lease.node)?.name ?? `node ${lease.node}`,
+      createdMs: disk.createdMs,
+      generation: disk.generation,
+      family: disk.family,
+      layers: disk.layers,
+      origin: origins.originOf(disk),
+      snapshots: snapshotsOf(disk).map((snapshot) => snapshot.name),
+      schedules: disk.schedules.map((schedule) => schedule.name),
+      limits: disk.limits,
+      detectZeroes: disk.detectZeroes,
+      attributes: disk.attributes,
+      socket: readWrite,
+      readOnlySocket: readOnly,
+      sessions: status.sessions,
+      counters: status.counters,
+    };
+  };
+}
+
+/** The snapshots of a disk that somebody wants: without those that were given up and are still waited for. */
+export function snapshotsOf(disk: DiskEntry): SnapshotEntry[] {
+  return disk.snapshots.filter((snapshot) => !snapshot.isAborted);
+}
+
+/** Describes snapshots of the map now; what all of them share is computed once. */
+export function snapshotDescriber(
+  backend: ControlBackend,
+): (disk: DiskEntry, snapshot: SnapshotEntry) => SnapshotDocument {
+  const map = backend.map();
+  const origins = new Origins(map);
+  const clones = Map.groupBy(map.disks, (disk) => origins.originOf(disk));
+  const { runDir } = backend.info();
+  return (disk, snapshot) => {
+    const socket = snapshotSocket(runDir, disk.name, snapshot.name);
+    const fits = new TextEncoder().encode(socket).length <= SOCKET_PATH_BYTES_MAX;
+    const { layer } = snapshot;
+    return {
+      disk: disk.name,
+      name: snapshot.name,
+      layer,
+      sizeBytes: snapshot.sizeBytes,
+      createdMs: snapshot.createdMs,
+      isProtected: snapshot.isProtected,
+      isTaking: snapshot.taking !== 0,
+      parent: origins.parentOf(chainOf(map.layers, layer)),
+      clones: (clones.get(fullName(disk, snapshot)) ?? []).map(({ name }) => name),
+      schedule: scheduleOf(disk, snapshot)?.name ?? null,
+      socket: fits ? socket : null,
+    };
+  };
+}
+
+/** `DISK@NAME`. */
+function fullName(disk: DiskEntry, { name }: SnapshotEntry): string {
+  return `${disk.name}@${name}`;
+}
+
+/** Which snapshot a layer is the newest of. */
+class Origins {
+  readonly #byLayer = new Map<number, { disk: DiskEntry; snapshot: SnapshotEntry }>();
+
+  constructor(map: ClusterMap) {
+    for (const disk of disksWithData(map)) {
+      for (const snapshot of snapshotsOf(disk)) {
+        this.#byLayer.set(snapshot.layer, { disk, snapshot });
+      }
+    }
+  }
+
+  /** The snapshot of another disk that a disk goes on from; null: none, or it has been deleted. */
+  originOf({ id, layers }: DiskEntry): string | null {
+    return this.#nearest(layers, (disk) => disk.id !== id);
+  }
+
+  /** The snapshot that the first of these layers goes on from. */
+  parentOf(layers: readonly number[]): string | null {
+    return this.#nearest(layers, () => true);
+  }
+
+  #nearest(layers: readonly number[], isMeant: (disk: DiskEntry) => boolean): string | null {
+    for (let at = 1; at < layers.length; at++) {
+      const found = this.#byLayer.get(layers[at]);
+      if (found !== undefined && isMeant(found.disk)) return fullName(found.disk, found.snapshot);
+    }
+    return null;
+  }
+}
+
+/** Describes a schedule at a time, in milliseconds since 1970. */
+export function describeSchedule(
+  disk: DiskEntry,
+  schedule: Schedule,
+  nowMs: number,
+): ScheduleDocument {
+  const made = scheduledSnapshots(disk, schedule);
+  const last = made.find(({ snapshot }) => snapshot.taking === 0);
+  return {
+    disk: disk.name,
+    ...schedule,
+    snapshots: made.length,
+    lastMs: last?.snapshot.createdMs ?? null,
+    nextMs: dueSlot(disk, schedule, nowMs) ?? nextSlot(schedule, nowMs),
+    isLate: lateSince(disk, schedule, nowMs) !== null,
+  };
+}
+
+/** Describes a disk in the trash. */
+export function describeDeleted({ disk, deletedMs, expiresMs }: TrashEntry): DeletedDiskDocument {
+  return {
+    id: disk.id,
+    name: disk.name,
+    sizeBytes: disk.sizeBytes,
+    createdMs: disk.createdMs,
+    deletedMs,
+    expiresMs,
+    snapshots: snapshotsOf(disk).map(({ name }) => name),
+    attributes: disk.attributes,
+  };
+}

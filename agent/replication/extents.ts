@@ -1,0 +1,143 @@
+/**
+ * Which parts of a disk hold data, as this node's replicas know it: for copies that want to leave out what is empty.
+ *
+ * Only a replica that could be read from right now is asked (`GroupView.readFrom`), under the same conditions as a read: it has every
+ * write that was acknowledged. Of all other chunks this node says that it does not know.
+ *
+ * @module
+ */
+import { CHUNK_BLOCKS, CHUNK_BYTES } from "../base/limits.ts";
+import type { LocalStore } from "./local_store.ts";
+import type { ClusterView, DiskView } from "./view.ts";
+
+/** What a part of a disk is; the order is that of {@linkcode EXTENT_STATES}. */
+export const enum ExtentKind {
+  Data = 0,
+  /** Zeros that were written, or put over older data. */
+  Zero = 1,
+  /** Never written, or discarded: reads as zeros. */
+  Hole = 2,
+  /** Held by other nodes only, or nobody may read it now. */
+  Unknown = 3,
+}
+
+/** Extents of one answer. */
+export const EXTENTS_MAX = 1024;
+
+/**
+ * Work of one answer: a chunk costs one, and one with anything in it {@linkcode FULL_CHUNK_COST}. That is 16 GiB of
+ * nothing or 1 GiB of data, and a few milliseconds at the most, for which guests wait.
+ */
+const COST_MAX = 4096;
+const FULL_CHUNK_COST = 16;
+
+const WORDS = CHUNK_BLOCKS / 32;
+const data = new Uint32Array(WORDS);
+const zeros = new Uint32Array(WORDS);
+const poisoned = new Uint32Array(WORDS);
+/** Blocks that no layer so far says anything about. */
+const open = new Uint32Array(WORDS);
+const dataAll = new Uint32Array(WORDS);
+const zerosAll = new Uint32Array(WORDS);
+
+/** What to look at. */
+export interface ExtentsQuery {
+  readonly view: ClusterView;
+  readonly store: LocalStore;
+  readonly disk: DiskView;
+  /** Reads of this disk would be served now. */
+  readonly mayRead: boolean;
+  /** A multiple of 4096. */
+  readonly startBytes: number;
+  /** Up to the end of the disk, rounded up to a multiple of 4096. */
+  readonly endBytes: number;
+}
+
+/**
+ * Describes a range from its start on; as much of it as one answer holds, and some of it in any case.
+ *
+ * @returns pairs: bytes, {@linkcode ExtentKind}; neighbours differ
+ */
+export function describeExtents(query: ExtentsQuery): number[] {
+  const { startBytes, endBytes } = query;
+  const runs: number[] = [];
+  let cost = 0;
+  let at = startBytes;
+  while (at < endBytes && cost < COST_MAX && runs.length < 2 * EXTENTS_MAX) {
+    const chunk = Math.floor(at / CHUNK_BYTES);
+    const end = Math.min(endBytes, (chunk + 1) * CHUNK_BYTES);
+    const kind = describeChunk(query, chunk);
+    cost++;
+    if (kind !== null) push(runs, end - at, kind);
+    else {
+      cost += FULL_CHUNK_COST;
+      const base = chunk * CHUNK_BYTES;
+      pushBlocks(runs, (at - base) / BLOCK_BYTES, (end - base) / BLOCK_BYTES);
+    }
+    at = end;
+  }
+  return runs;
+}
+
+const BLOCK_BYTES = CHUNK_BYTES / CHUNK_BLOCKS;
+
+/** The kind of a whole chunk, or null: it is in `dataAll` and `zerosAll`. */
+function describeChunk(query: ExtentsQuery, chunk: number): ExtentKind | null {
+  const { view, store, disk, mayRead } = query;
+  if (!mayRead || view.groupOf(disk, chunk).readFrom !== view.self) return ExtentKind.Unknown;
+  dataAll.fill(0);
+  zerosAll.fill(0);
+  open.fill(0xffff_ffff);
+  let isEmpty = true;
+  for (const layer of disk.entry.layers) {
+    if (store.paths?.isLost(layer, chunk)) return ExtentKind.Unknown;
+    store.describeChunk(layer, chunk, data, zeros, poisoned);
+    for (let word = 0; word < WORDS; word++) {
+      // What is damaged was data: whoever reads it shall hear of it.
+      const held = data[word] | poisoned[word];
+      const known = held | zeros[word];
+      if (known === 0) continue;
+      isEmpty = false;
+      dataAll[word] |= open[word] & held;
+      zerosAll[word] |= open[word] & zeros[word];
+      open[word] &= ~known;
+    }
+  }
+  return isEmpty ? ExtentKind.Hole : null;
+}
+
+function pushBlocks(runs: number[], first: number, end: number): void {
+  let from = first;
+  let kind = kindOf(first);
+  for (let block = first + 1; block < end; block++) {
+    // Most words are all of one kind.
+    if (block % 32 === 0 && block + 32 <= end && kindOfWord(block >>> 5) === kind) {
+      block += 31;
+      continue;
+    }
+    const next = kindOf(block);
+    if (next === kind) continue;
+    push(runs, (block - from) * BLOCK_BYTES, kind);
+    from = block;
+    kind = next;
+  }
+  push(runs, (end - from) * BLOCK_BYTES, kind);
+}
+
+function kindOf(block: number): ExtentKind {
+  const bit = 1 << (block & 31);
+  if ((dataAll[block >>> 5] & bit) !== 0) return ExtentKind.Data;
+  return (zerosAll[block >>> 5] & bit) !== 0 ? ExtentKind.Zero : ExtentKind.Hole;
+}
+
+/** The kind of 32 blocks, or −1: they are of several. */
+function kindOfWord(word: number): number {
+  if (dataAll[word] === 0xffff_ffff) return ExtentKind.Data;
+  if (zerosAll[word] === 0xffff_ffff) return ExtentKind.Zero;
+  return (dataAll[word] | zerosAll[word]) === 0 ? ExtentKind.Hole : -1;
+}
+
+function push(runs: number[], bytes: number, kind: ExtentKind): void {
+  if (runs.length > 0 && runs[runs.length - 1] === kind) runs[runs.length - 2] += bytes;
+  else runs.push(bytes, kind);
+}

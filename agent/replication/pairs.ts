@@ -1,0 +1,68 @@
+/**
+ * Two layers that are becoming one, looked at as one: see the head of `map/layers.ts`.
+ *
+ *     what the pair (K, L) holds of a chunk   K's block where K has one, else L's: the same before, while and after K absorbs L
+ *     its stamp                               K's; where K has never had anything of the chunk, L's, which K gets as it absorbs it
+ *
+ * So the stamps of two replicas can be compared, whichever of them has absorbed the chunk already, as long as L's are equal
+ * as well: L keeps its stamp as long as it is in the map, though it holds nothing any more.
+ *
+ * @module
+ */
+import { CHUNK_BLOCKS } from "../base/limits.ts";
+import { isKnown, type LocalStore, type Stamp } from "./local_store.ts";
+
+const WORDS = CHUNK_BLOCKS / 32;
+const data = new Uint32Array(WORDS), zeros = new Uint32Array(WORDS);
+const poisoned = new Uint32Array(WORDS);
+
+/** Whether a chunk of a layer has any block: data, zeros, or damage. */
+function hasBlocks(store: LocalStore, layer: number, chunk: number): boolean {
+  store.describeChunk(layer, chunk, data, zeros, poisoned);
+  for (let i = 0; i < WORDS; i++) if ((data[i] | zeros[i] | poisoned[i]) !== 0) return true;
+  return false;
+}
+
+/**
+ * The stamp of a chunk of a pair of layers, as the head of the file says.
+ *
+ * @param pair a layer, and the one that it absorbs, if it does
+ * @param stamp is filled
+ */
+export function stampOfPair(
+  store: LocalStore,
+  pair: readonly number[],
+  chunk: number,
+  stamp: Stamp,
+): void {
+  store.stampOf(pair[0], chunk, stamp);
+  if (pair.length === 1 || isKnown(stamp) || hasBlocks(store, pair[0], chunk)) return;
+  store.stampOf(pair[1], chunk, stamp);
+}
+
+/**
+ * What a pair of layers holds of a chunk. What is damaged counts as data: whoever copies is to find out when it reads.
+ *
+ * @param pair a layer, and the one that it absorbs, if it does
+ * @param dataBits a bit for each block with data; is filled
+ * @param zeroBits a bit for each block that reads as zeros whatever lies below; is filled
+ */
+export function describePair(
+  store: LocalStore,
+  pair: readonly number[],
+  chunk: number,
+  dataBits: Uint32Array,
+  zeroBits: Uint32Array,
+): void {
+  dataBits.fill(0);
+  zeroBits.fill(0);
+  for (const layer of pair) {
+    if (!store.hasLayer(layer)) continue;
+    store.describeChunk(layer, chunk, data, zeros, poisoned);
+    for (let i = 0; i < WORDS; i++) {
+      const isFree = ~(dataBits[i] | zeroBits[i]);
+      dataBits[i] |= (data[i] | poisoned[i]) & isFree;
+      zeroBits[i] |= zeros[i] & isFree;
+    }
+  }
+}

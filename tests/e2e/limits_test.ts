@@ -1,0 +1,69 @@
+/**
+ * Limits of a disk, on a real agent: what is held back waits, harms nobody, and goes on when it may.
+ *
+ * @module
+ */
+import { assertEquals, assertMatch, assertRejects } from "@std/assert/mod.js";
+import { BackEndError } from "../../agent/frontend/error.ts";
+import { FrontEnd } from "../../agent/frontend/front_end.ts";
+import { until } from "../guest/deadline.ts";
+import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
+
+const BLOCK = new Uint8Array(4096).fill(7);
+const TIMEOUT_MS = 60_000;
+
+Deno.test("a limit holds for all front ends together, is changed while they wait, and holds up neither stop nor status", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await AgentProcess.start({
+    runDir: `${work.path}/run`,
+    dataDir: `${work.path}/data`,
+    capacity: "1G",
+  });
+  using client = agent.client();
+  await agent.check("disk", "create", "web", "64M");
+  await agent.check("disk", "create", "other", "64M");
+  const counters = async () => (await client.disk("web")).counters;
+  const writer = await FrontEnd.connect({ socket: agent.socket("web"), depth: 16 });
+  const reader = await FrontEnd.connect({ socket: agent.readOnlySocket("web") });
+  try {
+    await writer.write(0, BLOCK);
+    // The first is taken, and paid for within the next hour.
+    await agent.check("disk", "limit", "web", "--bandwidth", "1");
+    let done = 0;
+    const count = () => done++;
+    const writes = Array.from({ length: 16 }, (_, i) => writer.write(i * 4096, BLOCK).then(count));
+    const read = reader.read(0, new Uint8Array(4096)).then(count);
+    await until(async () => done > 0 && (await counters()).heldMs > 0, {
+      timeoutMs: TIMEOUT_MS,
+      what: () => "nothing is held back",
+    });
+    // Another disk is not held back by this one, and this one is not stuck.
+    await using other = await FrontEnd.connect({ socket: agent.socket("other") });
+    for (let i = 0; i < 100; i++) await other.write(i * 4096, BLOCK);
+    assertEquals((await client.disk("other")).counters.heldRequests, 0);
+    const sessions = (await client.disk("web")).sessions;
+    assertEquals(sessions.map(({ inFlight }) => inFlight), [0, 0], "what waits is in the rings");
+    assertMatch(await agent.check("status"), /^healthy: 2 disks/);
+    assertEquals(done, 1);
+
+    await agent.check("disk", "limit", "web", "--none");
+    await Promise.all([...writes, read]);
+    const { heldRequests, heldMs } = await counters();
+    assertEquals(heldRequests, 16);
+    await writer.write(0, BLOCK);
+    assertEquals((await counters()).heldMs, heldMs, "nothing is held back any more");
+
+    // The agent's end does not wait for what is held back.
+    await agent.check("disk", "limit", "web", "--bandwidth", "1");
+    const more = Array.from({ length: 8 }, () => writer.write(0, BLOCK));
+    await more[0];
+    const failed = Promise.all(
+      more.slice(1).map((write) => assertRejects(() => write, BackEndError)),
+    );
+    await agent.stop();
+    await failed;
+  } finally {
+    writer.abort();
+    reader.abort();
+  }
+});
