@@ -30,6 +30,11 @@ import type { ClusterMap, DiskEntry, LayerEntry, MapEffect, TrashEntry } from ".
  * @param layers sorted by id, as a map's
  */
 export function findLayer(layers: readonly LayerEntry[], id: number): LayerEntry | undefined {
+  return layers[placeOf(layers, id)];
+}
+
+/** Where a layer is in the list; −1: nowhere. */
+function placeOf(layers: readonly LayerEntry[], id: number): number {
   let low = 0;
   let high = layers.length;
   while (low < high) {
@@ -37,7 +42,7 @@ export function findLayer(layers: readonly LayerEntry[], id: number): LayerEntry
     if (layers[middle].id < id) low = middle + 1;
     else high = middle;
   }
-  return layers[low]?.id === id ? layers[low] : undefined;
+  return layers[low]?.id === id ? low : -1;
 }
 
 /** Layers that a layer is read through, newest first: itself, its parent, and so on; a new array. */
@@ -80,7 +85,7 @@ type Parts = Pick<ClusterMap, "disks" | "trash" | "layers" | "nodes">;
 
 /**
  * Finds out what nobody needs any more: layers without children go, those with one child begin to be absorbed, those that every
- * node has absorbed end.
+ * node has absorbed end. Looks at every layer and every snapshot.
  *
  * @param parts of the map as a command has left it
  * @returns what is other now, and the effects
@@ -88,20 +93,15 @@ type Parts = Pick<ClusterMap, "disks" | "trash" | "layers" | "nodes">;
 export function collectLayers(
   parts: Parts,
 ): { fields: Pick<ClusterMap, "disks" | "trash" | "layers">; effects: MapEffect[] } {
-  const storage = storageNodes(parts).map((node) => node.id);
-  const needed = new Set<number>();
-  for (const disk of disksWithData(parts)) {
-    needed.add(disk.layers[0]);
-    for (const snapshot of disk.snapshots) needed.add(snapshot.layer);
+  const forest = new Forest(parts.layers);
+  const hasEnded = forest.end(storageNodes(parts).map((node) => node.id));
+  for (const { layers, snapshots } of disksWithData(parts)) {
+    forest.need(layers[0]);
+    for (const { layer } of snapshots) forest.need(layer);
   }
-  const layers = new Map(parts.layers.map((layer) => [layer.id, layer]));
-  const ended = endAbsorbed(layers, storage);
-  const dropped = dropLeaves(layers, needed);
-  beginAbsorbing(layers, needed);
-  const kept = [...layers.values()];
-  const isSame = kept.length === parts.layers.length &&
-    kept.every((layer, at) => layer === parts.layers[at]);
-  const gone = new Set([...ended, ...dropped]);
+  forest.dropLeaves();
+  forest.beginAbsorbing();
+  const { layers, gone } = forest.result();
   const without = (disk: DiskEntry): DiskEntry =>
     disk.layers.some((layer) => gone.has(layer))
       ? { ...disk, layers: disk.layers.filter((layer) => !gone.has(layer)) }
@@ -112,68 +112,164 @@ export function collectLayers(
   };
   return {
     fields: {
-      layers: isSame ? parts.layers : kept,
-      disks: ended.size === 0 ? parts.disks : parts.disks.map(without),
-      trash: ended.size === 0 ? parts.trash : parts.trash.map(trashed),
+      layers,
+      // Leaves that go are in nobody's chain.
+      disks: hasEnded ? parts.disks.map(without) : parts.disks,
+      trash: hasEnded ? parts.trash.map(trashed) : parts.trash,
     },
-    effects: [...gone].toSorted((a, b) => a - b)
-      .map((layer): MapEffect => ({ kind: "layer-dropped", layer })),
+    effects: [...gone].map((layer): MapEffect => ({ kind: "layer-dropped", layer })),
   };
 }
 
-/** Layers that every node has absorbed are taken out from between their children and parents. */
-function endAbsorbed(layers: Map<number, LayerEntry>, storage: readonly number[]): Set<number> {
-  const ended = new Set<number>();
-  for (const { id, absorbedBy } of layers.values()) {
-    if (absorbedBy === null || !storage.every((node) => absorbedBy.includes(node))) continue;
-    ended.add(id);
-  }
-  if (ended.size === 0) return ended;
-  for (const layer of layers.values()) {
-    let { parent } = layer;
-    while (ended.has(parent)) parent = layers.get(parent)!.parent;
-    if (parent !== layer.parent) layers.set(layer.id, { ...layer, parent });
-  }
-  for (const id of ended) layers.delete(id);
-  return ended;
+/** Has not been absorbed anywhere yet. */
+const NOBODY: readonly number[] = [];
+
+/** Whether a list has all ids of another one; both are sorted. */
+function hasAll(list: readonly number[], ids: readonly number[]): boolean {
+  let at = 0;
+  return ids.every((id) => {
+    while (at < list.length && list[at] < id) at++;
+    return list[at] === id;
+  });
 }
 
-function dropLeaves(layers: Map<number, LayerEntry>, needed: ReadonlySet<number>): number[] {
-  const children = countChildren(layers);
-  const dropped: number[] = [];
-  // Children have higher ids than their parents: one pass from the newest on finds all.
-  for (const layer of [...layers.values()].reverse()) {
-    if (needed.has(layer.id) || (children.get(layer.id) ?? 0) > 0) continue;
-    layers.delete(layer.id);
-    dropped.push(layer.id);
-    children.set(layer.parent, (children.get(layer.parent) ?? 0) - 1);
-  }
-  return dropped;
+/**
+ * The layers, of which a node has absorbed some more. Lists that were one stay one: thousands of layers may wait for the same nodes.
+ *
+ * @param ids of layers that are being absorbed, and not by this node yet
+ */
+export function withAbsorbed(
+  layers: readonly LayerEntry[],
+  ids: ReadonlySet<number>,
+  node: number,
+): readonly LayerEntry[] {
+  const lists = new Map<readonly number[], readonly number[]>();
+  return layers.map((layer) => {
+    const { id, absorbedBy } = layer;
+    if (absorbedBy === null || !ids.has(id)) return layer;
+    let next = lists.get(absorbedBy);
+    if (next === undefined) {
+      next = [...absorbedBy, node].toSorted((a, b) => a - b);
+      lists.set(absorbedBy, next);
+    }
+    return { ...layer, absorbedBy: next };
+  });
 }
 
-function beginAbsorbing(layers: Map<number, LayerEntry>, needed: ReadonlySet<number>): void {
-  const children = countChildren(layers);
-  const childOf = new Map<number, LayerEntry>();
-  const absorbs = new Set<number>();
-  for (const layer of layers.values()) {
-    childOf.set(layer.parent, layer);
-    const parent = layers.get(layer.parent);
-    if (parent !== undefined && parent.absorbedBy !== null) absorbs.add(layer.id);
-  }
-  for (const layer of [...layers.values()]) {
-    if (needed.has(layer.id) || layer.absorbedBy !== null) continue;
-    if (children.get(layer.id) !== 1 || absorbs.has(layer.id)) continue;
-    const child = childOf.get(layer.id)!;
-    if (layers.get(child.id)!.absorbedBy !== null) continue;
-    layers.set(layer.id, { ...layer, absorbedBy: [] });
-    absorbs.add(child.id);
-  }
-}
+/** Layers by their places in the list, while some of them go: there are tens of thousands, and a command may not take long. */
+class Forest {
+  readonly #layers: readonly LayerEntry[];
+  /** Places of parents; −1: none. */
+  readonly #parents: Int32Array;
+  /** How many children each has, of those that are left. */
+  readonly #children: Int32Array;
+  readonly #isNeeded: Uint8Array;
+  readonly #isGone: Uint8Array;
+  /** Begins to be absorbed. */
+  readonly #begins: Uint8Array;
+  #isSame = true;
 
-function countChildren(layers: ReadonlyMap<number, LayerEntry>): Map<number, number> {
-  const children = new Map<number, number>();
-  for (const { parent } of layers.values()) {
-    if (parent !== 0) children.set(parent, (children.get(parent) ?? 0) + 1);
+  /** @param layers sorted by id, each above its parent */
+  constructor(layers: readonly LayerEntry[]) {
+    this.#layers = layers;
+    this.#parents = new Int32Array(layers.length);
+    this.#children = new Int32Array(layers.length);
+    this.#isNeeded = new Uint8Array(layers.length);
+    this.#isGone = new Uint8Array(layers.length);
+    this.#begins = new Uint8Array(layers.length);
+    for (let at = 0; at < layers.length; at++) {
+      const { parent } = layers[at];
+      const place = parent === 0 ? -1 : placeOf(layers, parent);
+      this.#parents[at] = place;
+      if (place >= 0) this.#children[place]++;
+    }
   }
-  return children;
+
+  /** Layers that every node has absorbed are taken out from between their children and parents. Says whether there are any. */
+  end(storage: readonly number[]): boolean {
+    const { length } = this.#layers;
+    // Many layers have one list in common.
+    const isEverybody = new Map<readonly number[], boolean>();
+    let hasEnded = false;
+    for (let at = 0; at < length; at++) {
+      const { absorbedBy } = this.#layers[at];
+      if (absorbedBy === null) continue;
+      let isDone = isEverybody.get(absorbedBy);
+      if (isDone === undefined) {
+        isDone = hasAll(absorbedBy, storage);
+        isEverybody.set(absorbedBy, isDone);
+      }
+      if (!isDone) continue;
+      this.#isGone[at] = 1;
+      hasEnded = true;
+    }
+    if (!hasEnded) return false;
+    this.#isSame = false;
+    // From the oldest on: a parent that is gone has its own parent settled already.
+    for (let at = 0; at < length; at++) {
+      const parent = this.#parents[at];
+      // Its only child takes its place, so the number of the parent's children stays.
+      if (parent >= 0 && this.#isGone[parent] === 1) this.#parents[at] = this.#parents[parent];
+    }
+    return true;
+  }
+
+  need(layer: number): void {
+    const place = placeOf(this.#layers, layer);
+    if (place >= 0) this.#isNeeded[place] = 1;
+  }
+
+  /** Children are behind their parents: one pass from the newest on finds all. */
+  dropLeaves(): void {
+    for (let at = this.#layers.length - 1; at >= 0; at--) {
+      if (this.#isGone[at] + this.#isNeeded[at] + this.#children[at] > 0) continue;
+      this.#isGone[at] = 1;
+      this.#isSame = false;
+      if (this.#parents[at] >= 0) this.#children[this.#parents[at]]--;
+    }
+  }
+
+  beginAbsorbing(): void {
+    const { length } = this.#layers;
+    const child = new Int32Array(length);
+    const absorbs = new Uint8Array(length);
+    for (let at = 0; at < length; at++) {
+      const parent = this.#parents[at];
+      if (this.#isGone[at] === 1 || parent < 0) continue;
+      child[parent] = at;
+      if (this.#layers[parent].absorbedBy !== null) absorbs[at] = 1;
+    }
+    for (let at = 0; at < length; at++) {
+      if (this.#isGone[at] + this.#isNeeded[at] + absorbs[at] > 0) continue;
+      if (this.#children[at] !== 1 || this.#layers[at].absorbedBy !== null) continue;
+      // Children come later, so none has begun in this pass.
+      if (this.#layers[child[at]].absorbedBy !== null) continue;
+      this.#begins[at] = 1;
+      this.#isSame = false;
+      absorbs[child[at]] = 1;
+    }
+  }
+
+  /** What is left, and the ids of what is gone, sorted. */
+  result(): { layers: readonly LayerEntry[]; gone: Set<number> } {
+    const gone = new Set<number>();
+    if (this.#isSame) return { layers: this.#layers, gone };
+    const layers: LayerEntry[] = [];
+    for (let at = 0; at < this.#layers.length; at++) {
+      const layer = this.#layers[at];
+      if (this.#isGone[at] === 1) {
+        gone.add(layer.id);
+        continue;
+      }
+      const place = this.#parents[at];
+      const parent = place < 0 ? 0 : this.#layers[place].id;
+      const begins = this.#begins[at] === 1;
+      layers.push(
+        parent === layer.parent && !begins
+          ? layer
+          : { ...layer, parent, absorbedBy: begins ? NOBODY : layer.absorbedBy },
+      );
+    }
+    return { layers, gone };
+  }
 }

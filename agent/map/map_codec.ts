@@ -12,7 +12,8 @@
  *         [ loss, … ],
  *         level,
  *         [ layer, … ],                        sorted by id
- *         [ [ disk, deleted in ms, expires in ms ], … ] ] ]     the trash, sorted by the disks' ids
+ *         [ [ disk, deleted in ms, expires in ms ], … ],        the trash, sorted by the disks' ids
+ *         [ [ node, … ], … ] ] ]               who has absorbed layers: each list once, in the order of its first layer
  *
  *     settings: [ copies, copiesMin or null, outAfterMs, flags, trashMs ]
  *     disk: [ id, name, size in bytes, [ newest layer ], created in ms, flags, copies, generation,
@@ -23,7 +24,7 @@
  *             [ schedule, … ] ]                sorted by name
  *     snapshot: [ name, layer, size in bytes, created in ms, flags, taking ]
  *     schedule: [ name, every ms, keep, daily, weekly, monthly, created in ms ]
- *     layer: [ id, parent, absorbed by: [ node, … ] or left out ]
+ *     layer: [ id, parent, index of the list of those that have absorbed it, or left out ]
  *     node: [ id, uuid (16 bytes), name, address, zone, capacity in bytes, weight or null, flags,
  *             incarnation, boot id, version, protocol, request sequence, changed in ms, protocol min ]
  *     loss: [ epoch, ms, node, name, copies, PGs ]
@@ -125,6 +126,7 @@ const packr = new Packr({ useRecords: false, variableMapSize: true, moreTypes: f
  */
 export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
   const version = versionOf(map.level);
+  const lists = new ListTable();
   const packed = packr.pack([MAGIC, version, [
     map.epoch,
     map.nextDisk,
@@ -143,12 +145,13 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
     ) => [epoch, nowMs, node, name, pool, pgs]),
     ...(version === 2 ? [] : [
       map.level,
-      map.layers.map(layerFields),
+      map.layers.map((layer) => layerFields(layer, lists)),
       map.trash.map(({ disk, deletedMs, expiresMs }) => [
         diskFields(disk, version),
         deletedMs,
         expiresMs,
       ]),
+      lists.lists,
     ]),
   ]]);
   if (packed.length > MAP_BYTES_MAX) {
@@ -162,8 +165,25 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
   return success(new Uint8Array(packed));
 }
 
-function layerFields({ id, parent, absorbedBy }: LayerEntry): unknown[] {
-  return absorbedBy === null ? [id, parent] : [id, parent, absorbedBy];
+/** Lists of nodes, each once: thousands of layers may wait for the same node. */
+class ListTable {
+  readonly lists: (readonly number[])[] = [];
+  readonly #indices = new Map<readonly number[] | string, number>();
+
+  /** Index of a list that is equal to this one. */
+  indexOf(list: readonly number[]): number {
+    const known = this.#indices.get(list);
+    if (known !== undefined) return known;
+    const key = list.join();
+    const index = this.#indices.get(key) ?? this.lists.push(list) - 1;
+    this.#indices.set(key, index);
+    this.#indices.set(list, index);
+    return index;
+  }
+}
+
+function layerFields({ id, parent, absorbedBy }: LayerEntry, lists: ListTable): unknown[] {
+  return absorbedBy === null ? [id, parent] : [id, parent, lists.indexOf(absorbedBy)];
 }
 
 function settingsFields(settings: Settings, version: number): unknown[] {
@@ -311,6 +331,7 @@ function readMapV2(value: unknown): ClusterMap | null {
     1,
     layers,
     [],
+    [],
   ]);
 }
 
@@ -328,10 +349,12 @@ function layersOfV2(disks: unknown[][]): unknown[] {
 }
 
 function readMap(value: unknown): ClusterMap | null {
-  if (!Array.isArray(value) || value.length !== 16) return null;
+  if (!Array.isArray(value) || value.length !== 17) return null;
   const [epoch, nextDisk, nextLayer] = value;
   const settings = readSettings(value[3]);
-  const layers = readList(value[14], readLayer, SNAPSHOTS_MAX);
+  const lists = readList(value[16], (list) => isNumbers(list) ? list : null, SNAPSHOTS_MAX);
+  if (lists === null) return null;
+  const layers = readList(value[14], (layer) => readLayer(layer, lists), SNAPSHOTS_MAX);
   if (layers === null) return null;
   const parents = new Map(layers.map(({ id, parent }) => [id, parent]));
   const disks = readList(value[4], (disk) => readDisk(disk, parents), DISKS_MAX);
@@ -370,12 +393,14 @@ function readMap(value: unknown): ClusterMap | null {
   };
 }
 
-function readLayer(value: unknown): LayerEntry | null {
+function readLayer(value: unknown, lists: readonly number[][]): LayerEntry | null {
   if (!Array.isArray(value) || value.length < 2 || value.length > 3) return null;
-  const [id, parent, absorbedBy] = value;
+  const [id, parent, list] = value;
   if (!isNumbers([id, parent])) return null;
   if (value.length === 2) return { id, parent, absorbedBy: null };
-  return isNumbers(absorbedBy) ? { id, parent, absorbedBy } : null;
+  return Number.isInteger(list) && list >= 0 && list < lists.length
+    ? { id, parent, absorbedBy: lists[list] }
+    : null;
 }
 
 function readTrash(value: unknown, parents: Parents): TrashEntry | null {

@@ -381,16 +381,18 @@ function forgetNode(map: ClusterMap, node: NodeEntry, command: RemoveNode): Resu
     node: node.id,
     name: node.name,
   }));
-  const effects: MapEffect[] = [];
-  const disks = map.disks.map((disk) => {
-    if (disk.lease?.node !== node.id) return disk;
-    const next = { ...disk, lease: null };
-    effects.push({ kind: "lease-released", disk: next, previous: disk.lease });
-    return next;
-  });
-  for (const loss of losses) effects.push({ kind: "groups-lost", loss });
   const nodes = map.nodes.filter((each) => each !== node);
+  const disks = map.disks.map((disk) =>
+    disk.lease?.node === node.id ? { ...disk, lease: null } : disk
+  );
+  // Layers that only this one had not absorbed yet are done with.
   const collected = collectLayers({ ...map, nodes, disks });
+  const effects: MapEffect[] = [];
+  for (const [index, { lease }] of map.disks.entries()) {
+    if (lease?.node !== node.id) continue;
+    effects.push({ kind: "lease-released", disk: collected.fields.disks[index], previous: lease });
+  }
+  for (const loss of losses) effects.push({ kind: "groups-lost", loss });
   effects.push(...collected.effects);
   return changed(map, {
     ...collected.fields,

@@ -41,7 +41,7 @@
 import { changed, stale, unchanged } from "./change.ts";
 import { failure, type Result } from "./errors.ts";
 import { checkAttributes, checkSchedule, checkTime } from "./fields.ts";
-import { chainOf, collectLayers, findLayer, withLayer } from "./layers.ts";
+import { chainOf, collectLayers, findLayer, withAbsorbed, withLayer } from "./layers.ts";
 import {
   type AbortSnapshots,
   type Absorbed,
@@ -150,7 +150,8 @@ function createSnapshots(map: ClusterMap, command: CreateSnapshots): Result<Appl
   if (map.nextLayer + count - 1 > ID_MAX) {
     return failure("limit", `all ${ID_MAX} layer ids have been used`);
   }
-  if (snapshotCount(map) + count > SNAPSHOTS_MAX || map.layers.length + count > SNAPSHOTS_MAX) {
+  // Every snapshot has a layer of its own.
+  if (map.layers.length + count > SNAPSHOTS_MAX) {
     return failure(
       "limit",
       `${SNAPSHOTS_MAX} snapshots and layers are the most of one cluster`,
@@ -236,14 +237,6 @@ function reasonAgainstSnapshot(
     );
   }
   return null;
-}
-
-/** Snapshots of all disks, those in the trash as well. */
-function snapshotCount(map: ClusterMap): number {
-  let count = 0;
-  for (const { snapshots } of map.disks) count += snapshots.length;
-  for (const { disk } of map.trash) count += disk.snapshots.length;
-  return count;
 }
 
 /** The disk with a change of its newest snapshot. */
@@ -636,14 +629,7 @@ function absorbed(map: ClusterMap, command: Absorbed): Result<Applied> {
     }),
   );
   if (isMeant.size === 0) return unchanged(map);
-  const layers = map.layers.map((layer) =>
-    isMeant.has(layer.id)
-      ? {
-        ...layer,
-        absorbedBy: [...layer.absorbedBy!, node.id].toSorted((a, b) => a - b),
-      }
-      : layer
-  );
+  const layers = withAbsorbed(map.layers, isMeant, node.id);
   const collected = collectLayers({ ...map, layers });
   return changed(map, collected.fields, collected.effects);
 }

@@ -12,17 +12,19 @@ import {
   type Availability,
   checkMap,
   type ClusterMap,
+  drainingLayer,
   findNode,
   hasDisks,
   type MapCommand,
   members,
   settlerOf,
+  takingOf,
 } from "../../agent/map/map.ts";
 import { decodeMap, encodeMap } from "../../agent/map/map_codec.ts";
-import { addNode, clusterOf, freeze, nodeUp } from "./cluster.ts";
+import { addNode, atLevelTwo, checkApplied, clusterOf, freeze, nodeUp, runAll } from "./cluster.ts";
 
 const SEEDS = 15;
-const STEPS = 250;
+const STEPS = 350;
 
 /** The present run of a node that is known, or else the other one. */
 function runOf(map: ClusterMap, id: number, node: number, incarnation: number) {
@@ -49,6 +51,7 @@ function randomCommand(random: Prng, map: ClusterMap): MapCommand {
     (chance(6) ? 1 : 0);
   const nowMs = random.u32();
   const list = Array.from({ length: 1 + random.below(3) }, () => pick(map.nodes).id);
+  if (chance(3)) return randomSnapshotCommand(random, map);
   switch (random.below(34)) {
     case 0:
     case 1:
@@ -69,13 +72,13 @@ function randomCommand(random: Prng, map: ClusterMap): MapCommand {
     case 9:
       return { kind: "change-settings", copiesMin: chance(2) ? null : 1 + random.below(6) };
     case 10:
-      return addNode(1 + random.below(12), { name: "host", witness: chance(6) });
+      return addNode(1 + random.below(12), { name: "host", witness: chance(6), protocol: 2 });
     case 11:
     case 12:
     case 13: {
       const down = map.nodes.find((each) => each.state === "down")?.id ?? node;
       const bootId = chance(3) ? `b${random.below(3)}` : "boot";
-      return nodeUp(chance(4) ? node : down, { bootId, clean: chance(4) });
+      return nodeUp(chance(4) ? node : down, { bootId, clean: chance(4), protocol: 2 });
     }
     case 14:
       return { kind: "drop-unclean", pool, pgs, node: group?.unclean[0] ?? node };
@@ -135,6 +138,97 @@ function randomCommand(random: Prng, map: ClusterMap): MapCommand {
   }
 }
 
+/** The same about snapshots and what belongs to them. */
+function randomSnapshotCommand(random: Prng, map: ClusterMap): MapCommand {
+  const pick = <T>(list: readonly T[]): T => list[random.below(list.length)];
+  const chance = (one: number) => random.below(one) === 0;
+  const entry = map.disks.length > 0 ? pick(map.disks) : undefined;
+  const disk = entry?.name ?? "d0";
+  const snapshot = entry !== undefined && entry.snapshots.length > 0
+    ? pick(entry.snapshots).name
+    : "none";
+  const trashed = map.trash.length > 0 ? pick(map.trash).disk.id : 1;
+  const name = `d${random.below(6)}`;
+  const nowMs = random.u32();
+  const begun = map.disks.map(takingOf).filter((each) => each !== undefined);
+  switch (random.below(16)) {
+    case 0:
+    case 1:
+    case 2: {
+      const ids = map.disks.filter(() => chance(2)).map(({ id }) => id);
+      return { kind: "create-snapshots", disks: ids, name: `s${random.below(9)}`, nowMs };
+    }
+    case 3: {
+      const waiting = map.disks.filter((each) => drainingLayer(each) !== 0);
+      const { id, generation } = waiting.length > 0 ? pick(waiting) : { id: 1, generation: 1 };
+      const layer = map.disks.find((each) => each.id === id)?.layers[1] ?? 0;
+      return { kind: "snapshot-taken", id, layer, generation: generation - (chance(8) ? 1 : 0) };
+    }
+    case 4:
+      return { kind: "abort-snapshots", taking: begun.length > 0 ? pick(begun)!.taking : 1 };
+    case 5:
+    case 6:
+      return { kind: "delete-snapshot", disk, name: snapshot };
+    case 7:
+      return { kind: "change-snapshot", disk, name: snapshot, isProtected: chance(4) };
+    case 8:
+      return { kind: "clone-disk", disk, snapshot, name, nowMs };
+    case 9:
+      return { kind: "rollback-disk", disk, snapshot, nowMs };
+    case 10:
+      return { kind: "detach-disk", id: entry?.id ?? 1, layers: entry?.layers ?? [] };
+    case 11: {
+      // Mostly one of which a snapshot is being taken.
+      const victims = map.disks.filter((each) => takingOf(each) !== undefined);
+      const victim = victims.length > 0 && !chance(3) ? pick(victims).name : disk;
+      return chance(2)
+        ? { kind: "delete-disk", name: victim, trashedMs: nowMs }
+        : chance(4)
+        ? { kind: "delete-disk", name: victim }
+        : { kind: "restore-disk", id: trashed, name };
+    }
+    case 12:
+      return chance(2) ? { kind: "purge-disk", id: trashed } : {
+        kind: "set-schedule",
+        disk,
+        name: `s${random.below(9)}`,
+        everyMs: 60_000,
+        keep: 1 + random.below(3),
+        keepDaily: 0,
+        keepWeekly: 0,
+        keepMonthly: 0,
+        nowMs,
+      };
+    case 13:
+      return { kind: "delete-schedule", disk, name: `s${random.below(9)}` };
+    default: {
+      const { id: node, incarnation } = pick(map.nodes);
+      const layers = map.layers.filter(({ absorbedBy }) => absorbedBy !== null);
+      return { kind: "absorbed", node, incarnation, layers: layers.map(({ id }) => id) };
+    }
+  }
+}
+
+/** Nobody is left "taking": one who gets each disk and says that it has drained is all that it needs. */
+function finishSnapshots(map: ClusterMap): ClusterMap {
+  const node = map.nodes.find((each) => each.state === "up" && !each.witness);
+  if (node === undefined) return map;
+  for (const { id } of map.disks) {
+    const disk = map.disks.find((each) => each.id === id)!;
+    const layer = drainingLayer(disk);
+    if (layer === 0) continue;
+    map = runAll(
+      map,
+      { kind: "force-release-lease", id, generation: disk.generation },
+      { kind: "take-lease", id, node: node.id, incarnation: node.incarnation },
+      { kind: "snapshot-taken", id, layer, generation: disk.generation + 1 },
+    );
+    assertEquals(checkMap(map), null);
+  }
+  assertEquals(map.disks.map(takingOf).filter((each) => each !== undefined), []);
+  return map;
+}
+
 /**
  * Of every PG of a pool with disks somebody who was in sync still is, unless the loss was accepted; and
  * nobody is in sync who was no member.
@@ -166,7 +260,7 @@ Deno.test("random histories of a cluster keep every invariant after every comman
   const counts = new Map<string, number>();
   for (let seed = 1; seed <= SEEDS; seed++) {
     const random = new Prng(seed);
-    let map = freeze(clusterOf(4));
+    let map = freeze(atLevelTwo(clusterOf(4)));
     for (let step = 0; step < STEPS; step++) {
       const command = randomCommand(random, map);
       try {
@@ -179,7 +273,7 @@ Deno.test("random histories of a cluster keep every invariant after every comman
           continue;
         }
         counts.set(command.kind, (counts.get(command.kind) ?? 0) + 1);
-        assertEquals(checkMap(next), null);
+        checkApplied(map, result.value);
         checkGroups(map, next, command);
         map = freeze(next);
       } catch (error) {
@@ -188,7 +282,8 @@ Deno.test("random histories of a cluster keep every invariant after every comman
       }
     }
     assertEquals(unwrap(decodeMap(unwrap(encodeMap(map)))), map, `seed ${seed}`);
+    finishSnapshots(map);
   }
   // Every kind of command that is made here has changed something, or the test would have shown less than it says.
-  assertEquals(counts.size, 25, [...counts.keys()].toSorted().join());
+  assertEquals(counts.size, 38, [...counts.keys()].toSorted().join());
 });

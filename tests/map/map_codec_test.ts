@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { assert, assertEquals } from "@std/assert/mod.js";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
 import { Packr } from "msgpackr";
 import { Prng } from "../../agent/base/prng.ts";
 import { unwrap } from "../../agent/map/errors.ts";
@@ -13,16 +13,28 @@ import {
   apply,
   checkMap,
   type ClusterMap,
+  DISKS_MAX,
   drainingLayer,
   EMPTY_MAP,
   findDisk,
   findNode,
+  LAYERS_MAX,
   MAP_BYTES_MAX,
   type MapCommand,
+  SNAPSHOTS_MAX,
   takingOf,
+  TRASH_MAX,
 } from "../../agent/map/map.ts";
 import { decodeMap, encodeMap, MAP_VERSION } from "../../agent/map/map_codec.ts";
-import { addNode, clusterOf, clusterWithDisk, nodeUp, runAll, setTargets } from "./cluster.ts";
+import {
+  addNode,
+  clusterAtLevelTwo,
+  clusterOf,
+  clusterWithDisk,
+  nodeUp,
+  runAll,
+  setTargets,
+} from "./cluster.ts";
 
 /** The map that the golden file of version 1 holds, but for its lease. */
 const COMMANDS_V1: MapCommand[] = [
@@ -177,7 +189,8 @@ Deno.test("version 3 was never that of a release, and is refused", () => {
 });
 
 Deno.test("a version is that of the map's level, and no other", () => {
-  const [magic, version, body] = packr.unpack(golden(4));
+  const [magic, version, body] = packr.unpack(unwrap(encodeMap(clusterAtLevelTwo(1, "web"))));
+  assertEquals(decodeMap(pack([magic, version, body])).ok, true);
   for (const level of [1, 0, 1.5]) {
     const result = decodeMap(pack([magic, version, body.with(13, level)]));
     assertEquals(result.ok ? "" : result.error.code, "corrupt", `level ${level}`);
@@ -443,12 +456,121 @@ function checkFields(goldenVersion: number): void {
   }
   inDisk("an unknown flag of a snapshot", 13, snapshots.with(0, snapshots[0].with(4, 8 + 2)));
   const layers = body[14] as unknown[][];
-  check("a layer that nobody has absorbed, said twice", body.with(14, [[...layers[0], null]]));
+  check(
+    "a layer that nobody has absorbed, said twice",
+    body.with(14, layers.with(0, [...layers[0], null])),
+  );
 }
 
 function map4At(body: unknown[], name: string): number {
   return (body[4] as unknown[][]).findIndex((disk) => disk[1] === name);
 }
+
+/** A map of version 4 with these layers, and a disk for each id in `newest`, all of them copies of one disk. */
+function withTree(
+  layers: unknown[],
+  newest: readonly number[],
+  part: Readonly<Record<number, unknown>> = {},
+): Uint8Array {
+  const map = clusterAtLevelTwo(1, "web");
+  const [magic, version, body] = packr.unpack(unwrap(encodeMap(map)));
+  const disks = newest.map((layer, index) =>
+    body[4][0].with(0, index + 1).with(1, `d${String(index).padStart(6, "0")}`).with(3, [layer])
+      .with(10, 1)
+  );
+  const next = body.with(1, 1e6).with(2, 1e6).with(4, disks).with(14, layers).with(16, [[]]);
+  for (const [index, value] of Object.entries(part)) next[index] = value;
+  return pack([magic, version, next]);
+}
+
+Deno.test("trees that are none are refused, however they go round", () => {
+  // Every second one is being absorbed: nobody needs any but the newest.
+  const chain = (length: number): unknown[] =>
+    Array.from(
+      { length },
+      (_, at) => at % 2 === 0 && at < length - 1 ? [at + 1, at, 0] : [at + 1, at],
+    );
+  assertEquals(decodeMap(withTree([[1, 0], [2, 1], [3, 1]], [2, 3])).ok, true);
+  assertEquals(decodeMap(withTree(chain(LAYERS_MAX), [LAYERS_MAX])).ok, true);
+  const list = (length: number) => Array.from({ length }, (_, index) => index + 1);
+  const cases: [string, Uint8Array][] = [
+    ["lies above 1, which is unknown", withTree([[1, 1]], [1])],
+    ["lies above 2, which is unknown", withTree([[1, 2], [2, 1]], [1])],
+    ["lies above 2, which is unknown", withTree([[1, 2], [2, 1]], [2])],
+    ["lies above 9, which is unknown", withTree([[1, 9]], [1])],
+    ["lies above 3, which is unknown", withTree([[1, 3], [2, 1], [3, 2]], [3])],
+    ["out of order", withTree([[2, 0], [1, 2]], [1])],
+    ["out of order", withTree([[1, 0], [1, 0]], [1])],
+    ["layer 0 was never given", withTree([[0, 0]], [0])],
+    ["layer 1e+300 was never given", withTree([[1e300, 0]], [1e300])],
+    ["its layers are 9", withTree([[1, 0]], [9])],
+    ["others lie above layer 1", withTree([[1, 0], [2, 1]], [1])],
+    ["is the newest of two", withTree([[1, 0]], [1, 1])],
+    ["layer 2 is nobody's", withTree([[1, 0], [2, 1], [3, 1]], [3])],
+    ["layer 1 is not needed, nor absorbed", withTree([[1, 0], [2, 1]], [2])],
+    ["and has 2 children", withTree([[1, 0, 0], [2, 1], [3, 1]], [2, 3])],
+    ["who has absorbed it", withTree([[1, 0, 0], [2, 1]], [2], { 16: [list(60_000)] })],
+    ["wrong type", withTree([[1, 0, 1], [2, 1]], [2])],
+    ["wrong type", withTree([[1, 0, -1], [2, 1]], [2])],
+    ["wrong type", withTree([[1, 0, 0.5], [2, 1]], [2])],
+    ["wrong type", withTree([[1, 0, []], [2, 1]], [2])],
+    ["it has 2049 layers", withTree(chain(LAYERS_MAX + 1), [LAYERS_MAX + 1])],
+    // Nothing is read of lists that are too long: each of these disks would have a chain of 2,048.
+    ["too many entries", withTree(chain(LAYERS_MAX), list(DISKS_MAX + 1).map(() => LAYERS_MAX))],
+    ["too many entries", withTree(chain(SNAPSHOTS_MAX + 1), [1])],
+    ["too many entries", withTree([[1, 0]], [1], { 15: list(TRASH_MAX + 1) })],
+  ];
+  for (const [part, bytes] of cases) {
+    const result = decodeMap(bytes);
+    assertEquals(result.ok ? "" : result.error.code, "corrupt", part);
+    assertStringIncludes(result.ok ? "" : result.error.message, part);
+  }
+});
+
+Deno.test("what waits for a node that is down takes little, however many layers and nodes there are", () => {
+  const map = clusterAtLevelTwo(1, "web");
+  // Every second layer has been absorbed by all but one of a thousand nodes.
+  const most = Array.from({ length: 999 }, (_, index) => index + 1);
+  const count = 2000;
+  const layers = Array.from({ length: count }, (_, at) => ({
+    id: at + 1,
+    parent: at,
+    absorbedBy: at % 2 === 0 ? [...most] : null,
+  }));
+  const disks = [{ ...map.disks[0], layers: layers.map(({ id }) => id).toReversed() }];
+  const waiting = { ...map, nextNode: 1001, nextLayer: count + 1, layers, disks };
+  const bytes = unwrap(encodeMap(waiting));
+  assert(bytes.length < 32 * 1024, `${bytes.length} bytes`);
+  const read = unwrap(decodeMap(bytes));
+  assertEquals(read, waiting);
+  assertEquals(new Set(read.layers.map(({ absorbedBy }) => absorbedBy)).size, 2);
+  // They stay one list as more is absorbed.
+  const node = addNode(1000, { protocol: 2 });
+  const { layers: next } = runAll({ ...read, nextNode: 1000 }, node, {
+    kind: "absorbed",
+    node: 1000,
+    incarnation: 1,
+    layers: layers.slice(0, 1000).map(({ id }) => id),
+  });
+  assertEquals(next.length, count - 500);
+});
+
+Deno.test("chains that are as long and as many as can be are read and checked in one walk each", () => {
+  // A disk with a thousand snapshots, and as many clones of its newest as there can be.
+  const layers: unknown[] = Array.from({ length: 1000 }, (_, index) => [index + 1, index]);
+  const newest = Array.from({ length: DISKS_MAX }, (_, index) => 1001 + index);
+  for (const layer of newest) layers.push([layer, 1000]);
+  const bytes = withTree(layers, newest);
+  const [magic, version, body] = packr.unpack(bytes);
+  const snapshots = Array.from(
+    { length: 1000 },
+    (_, index) => [`s${index}`, index + 1, 512, 0, 2, 0],
+  );
+  body[4][0] = body[4][0].with(13, snapshots);
+  const map = unwrap(decodeMap(pack([magic, version, body])));
+  assertEquals(map.disks.map(({ layers }) => layers.length), Array(DISKS_MAX).fill(1001));
+  assertEquals(map.disks[7].layers.slice(0, 3), [1008, 1000, 999]);
+});
 
 Deno.test("a newer version is told from damage", () => {
   const result = decodeMap(pack(["kelpie.map", MAP_VERSION + 1, ["whatever"]]));

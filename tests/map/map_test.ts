@@ -20,14 +20,18 @@ import {
   type ClusterMap,
   COPIES_MAX,
   type DiskCommand,
+  type DiskEntry,
   DISKS_MAX,
   EMPTY_MAP,
   findDisk,
   foundCluster,
   ID_MAX,
+  type LayerEntry,
   type MapCommand,
+  type SnapshotEntry,
+  type TrashEntry,
 } from "../../agent/map/map.ts";
-import { clusterWithDisk } from "./cluster.ts";
+import { clusterAtLevelTwo, clusterWithDisk } from "./cluster.ts";
 
 const GIB = 1024 ** 3;
 
@@ -253,6 +257,150 @@ Deno.test("checkMap() sees every invariant that is broken", () => {
     ["attribute", { ...map, disks: [{ ...a, attributes: { "/": "" } }] }],
   ];
   assertEquals(checkMap(map), null);
+  for (const [part, broken] of cases) {
+    const error = checkMap(broken);
+    assertEquals(error?.code, "corrupt", part);
+    assertStringIncludes(error!.message, part);
+  }
+});
+
+Deno.test("checkMap() sees every invariant of layers, snapshots, the trash and schedules that is broken", () => {
+  // "a" (disk 1) is read through 6, 3, 1, of which 3 is absorbed into 6; "b" is open, "c" is closed, and a snapshot of both is being taken.
+  let map = clusterAtLevelTwo(2, "a", "b");
+  const snapshot = (name: string, ...disks: number[]) =>
+    run(map, { kind: "create-snapshots", disks, name, nowMs: 1 }).map;
+  map = snapshot("s", 1);
+  map = run(map, { kind: "create-disk", name: "c", sizeBytes: 512, nowMs: 0, copies: 2 }).map;
+  map = snapshot("t", 1);
+  map = run(map, { kind: "delete-snapshot", disk: "a", name: "t" }).map;
+  map = run(map, { kind: "take-lease", id: 2, node: 1, incarnation: 1 }).map;
+  map = snapshot("u", 2, 3);
+  map = run(map, { kind: "clone-disk", disk: "a", snapshot: "s", name: "d", nowMs: 0 }).map;
+  map = run(map, { kind: "delete-disk", name: "d", trashedMs: 5 }).map;
+  const daily = { name: "daily", everyMs: 86_400_000, keep: 7, createdMs: 1 };
+  const schedule = { ...daily, keepDaily: 0, keepWeekly: 0, keepMonthly: 0 };
+  assertEquals(checkMap(map), null);
+  const shown = map.layers.map(({ id, parent, absorbedBy }) =>
+    `${id}<${parent}${absorbedBy === null ? "" : "*"}`
+  );
+  assertEquals(shown.join(" "), "1<0 2<0 3<1* 4<0 5<3 6<2 7<4 8<1");
+  const [a, b, c] = map.disks;
+  const [d] = map.trash;
+  const [s] = a.snapshots;
+  const [u] = b.snapshots;
+  const layer = (id: number, change: Partial<LayerEntry>): ClusterMap => ({
+    ...map,
+    layers: map.layers.map((each) => each.id === id ? { ...each, ...change } : each),
+  });
+  const more = (...layers: LayerEntry[]): ClusterMap => ({
+    ...map,
+    nextLayer: 99,
+    layers: [...map.layers, ...layers],
+  });
+  const diskA = (change: Partial<DiskEntry>): ClusterMap => ({
+    ...map,
+    disks: [{ ...a, ...change }, b, c],
+  });
+  const diskB = (change: Partial<DiskEntry>): ClusterMap => ({
+    ...map,
+    disks: [a, { ...b, ...change }, c],
+  });
+  const first = (change: Partial<SnapshotEntry>) => diskA({ snapshots: [{ ...s, ...change }] });
+  const trash = (...entries: TrashEntry[]): ClusterMap => ({ ...map, trash: entries });
+  const limits = (change: Partial<DiskEntry["limits"]>) =>
+    diskA({ limits: { ...a.limits, ...change } });
+  const single = { id: 50, parent: 0, absorbedBy: null };
+  const many = (length: number) => Array.from({ length }, (_, index) => index + 1);
+  const cases: [string, ClusterMap][] = [
+    ["layer 8 was never given", { ...map, nextLayer: 8 }],
+    ["layer 0.5 was never given", layer(2, { id: 0.5 })],
+    ["layer 1 is out of order", { ...map, layers: [map.layers[0], ...map.layers] }],
+    ["layer 1 is out of order", { ...map, layers: map.layers.toReversed().slice(-2) }],
+    ["layer 6 lies above 9", layer(6, { parent: 9 })],
+    ["layer 6 lies above 7, which is unknown", layer(6, { parent: 7 })],
+    ["layer 6 lies above 6, which is unknown", layer(6, { parent: 6 })],
+    ["layer 6 lies above -1", layer(6, { parent: -1 })],
+    ["layer 3: who has absorbed it", layer(3, { absorbedBy: [2, 1] })],
+    ["layer 3: who has absorbed it", layer(3, { absorbedBy: [1, 1] })],
+    ["layer 3: who has absorbed it", layer(3, { absorbedBy: [3] })],
+    ["layer 3: who has absorbed it", layer(3, { absorbedBy: [0] })],
+    ["layer 7 is being absorbed, and has 0 children", layer(7, { absorbedBy: [] })],
+    ["layer 1 is being absorbed, and has 2 children", layer(1, { absorbedBy: [] })],
+    ["layer 2 is needed, and being absorbed", layer(2, { absorbedBy: [] })],
+    ["layer 3 is absorbed into one that is, too", {
+      ...more(),
+      layers: [...layer(5, { absorbedBy: [] }).layers, { ...single, parent: 5 }],
+    }],
+    ["layer 50 is nobody's", more(single)],
+    ["layer 3 is not needed, nor absorbed", layer(3, { absorbedBy: null })],
+    ["its layers are 5, 1", diskA({ layers: [5, 1] })],
+    ["its layers are 5, 3", diskA({ layers: [5, 3] })],
+    ["its layers are 5, 3, 1, 2", diskA({ layers: [5, 3, 1, 2] })],
+    ["its layers are 5, 3, 1, 0", diskA({ layers: [5, 3, 1, 0] })],
+    ["it has 2049 layers", diskA({ layers: many(2049) })],
+    ["others lie above layer 1", diskA({ layers: [1], snapshots: [] })],
+    ["layer 5 is the newest of two", first({ layer: 5 })],
+    ["layer 6 is the newest of two", first({ layer: 6 })],
+    ["layer 9 of a snapshot of disk a is unknown", first({ layer: 9 })],
+    ["layer 6 is of families 1 and 2", {
+      ...more({ ...single, parent: 2 }),
+      disks: [{ ...a, snapshots: [s, { ...s, name: "x", layer: 50 }] }, b, c],
+    }],
+    ["layer 8 is of families 1 and 7", {
+      ...map,
+      nextDisk: 9,
+      disks: [a, b, c],
+      trash: [{ ...d, disk: { ...d.disk, family: 7 } }],
+    }],
+    ["cannot be the name of a snapshot", first({ name: "a/b" })],
+    ["its snapshot s is there twice", diskA({ snapshots: [s, { ...s, layer: 8 }] })],
+    ["multiple of 512", first({ sizeBytes: 1000 })],
+    ["time in whole milliseconds", first({ createdMs: -1 })],
+    ["is taken in epoch", first({ taking: map.epoch + 1, isDrained: false })],
+    ["is taken in epoch", first({ taking: 0.5 })],
+    ["snapshot s is being taken, and not the newest", first({ taking: 3 })],
+    [
+      "snapshot u is being taken, and not the newest",
+      diskB({ snapshots: [u, { ...u, name: "v", layer: 5 }] }),
+    ],
+    ["snapshot s is complete and is not", first({ isDrained: false })],
+    ["snapshot s is complete and is not", first({ isAborted: true })],
+    [
+      "snapshot u was given up and is still there",
+      diskB({ snapshots: [{ ...u, isDrained: true, isAborted: true }] }),
+    ],
+    ["wait for nobody", diskB({ snapshots: [{ ...u, isAborted: true }] })],
+    ["wait for nobody", diskB({ snapshots: [{ ...u, isDrained: true }] })],
+    [
+      "it has 1025 snapshots",
+      diskA({ snapshots: many(1025).map((index) => ({ ...s, name: `s${index}` })) }),
+    ],
+    ["it has 9 schedules", diskA({ schedules: many(9).map(() => schedule) })],
+    ["schedule daily is out of order", diskA({ schedules: [schedule, schedule] })],
+    ["a snapshot every 5 ms", diskA({ schedules: [{ ...schedule, everyMs: 5 }] })],
+    ["cannot keep 0 snapshots", diskA({ schedules: [{ ...schedule, keep: 0 }] })],
+    ["cannot be a limit", limits({ iops: -1 })],
+    ["bursts need a length", limits({ iops: 5, burstIops: 6 })],
+    ["bursts of 5 for each second", limits({ burstIops: 5, burstSeconds: 1 })],
+    ["disk 4 in the trash is out of order", trash(d, d)],
+    ["disk id 1 is there twice", trash({ ...d, disk: { ...d.disk, id: 1 } })],
+    ["disk 4 in the trash: -1 is not a time", trash({ ...d, deletedMs: -1 })],
+    ["disk 4 in the trash: 0.5 is not a time", trash({ ...d, expiresMs: 0.5 })],
+    [
+      "disk 4 in the trash is open",
+      trash({ ...d, disk: { ...d.disk, lease: { node: 1, incarnation: 1 } } }),
+    ],
+    [
+      "a snapshot of disk 2 in the trash is being taken",
+      { ...map, disks: [a, c], trash: [{ ...d, disk: { ...b, lease: null } }, d] },
+    ],
+    ["layer 8 is nobody's", trash()],
+    ["family 1 has 2 and 1 copies", trash({ ...d, disk: { ...d.disk, copies: 1 } })],
+    ["stay in the trash for -1 ms", { ...map, settings: { ...map.settings, trashMs: -1 } }],
+    ["it has 4097 disks", { ...map, disks: many(4097).map(() => a) }],
+    ["there are 4097 disks in the trash", trash(...many(4097).map(() => d))],
+    ["it has 32769 layers", { ...map, layers: many(32_769).map((id) => ({ ...single, id })) }],
+  ];
   for (const [part, broken] of cases) {
     const error = checkMap(broken);
     assertEquals(error?.code, "corrupt", part);

@@ -20,7 +20,7 @@ import {
   readCommand,
 } from "../../agent/map/proposal_codec.ts";
 import { applyProposal } from "../../agent/map/proposals.ts";
-import { addNode, clusterOf, clusterWithDisk, nodeUp } from "./cluster.ts";
+import { addNode, atLevelTwo, clusterOf, clusterWithDisk, nodeUp, runAll } from "./cluster.ts";
 
 function create(name: string): MapCommand {
   return { kind: "create-disk", name, sizeBytes: 512, nowMs: 0 };
@@ -142,7 +142,57 @@ const EVERY: MapCommand[] = [
   { kind: "in-sync", pool: 3, pgs: [0], node: 1, incarnation: 1, basedOnEpoch: 7 },
   { kind: "trim", pool: 3, pgs: [16383] },
   { kind: "split-groups", pgBits: 8 },
+  { kind: "delete-disk", name: "web", trashedMs: 1.7e12 },
+  { kind: "change-disk", name: "web", limits: [1, 2, 3, 4, 5], detectZeroes: false },
+  { kind: "change-settings", trashMs: 0 },
+  { kind: "create-snapshots", disks: [1, 2], name: "s", nowMs: 1.7e12 },
+  { kind: "snapshot-taken", id: 1, layer: 2, generation: 3 },
+  { kind: "abort-snapshots", taking: 4 },
+  { kind: "delete-snapshot", disk: "web", name: "s" },
+  { kind: "delete-snapshot", disk: "web", name: "s", layer: 5 },
+  { kind: "change-snapshot", disk: "web", name: "s", newName: "t", isProtected: true },
+  { kind: "change-snapshot", disk: "web", name: "s" },
+  {
+    kind: "clone-disk",
+    disk: "web",
+    snapshot: "s",
+    name: "b",
+    nowMs: 1,
+    readOnly: false,
+    attributes: { a: "" },
+  },
+  { kind: "rollback-disk", disk: "web", snapshot: "s", nowMs: 1 },
+  { kind: "detach-disk", id: 1, layers: [3, 2, 1] },
+  { kind: "restore-disk", id: 1, name: "b" },
+  { kind: "purge-disk", id: 1 },
+  { kind: "absorbed", node: 1, incarnation: 2, layers: [3, 4] },
+  {
+    kind: "set-schedule",
+    disk: "web",
+    name: "hourly",
+    everyMs: 3_600_000,
+    keep: 24,
+    keepDaily: 7,
+    keepWeekly: 4,
+    keepMonthly: 12,
+    nowMs: 1.7e12,
+  },
+  { kind: "delete-schedule", disk: "web", name: "hourly" },
 ];
+
+/** A map in which what these commands name is there. */
+function mapForEvery(): ClusterMap {
+  const create = { kind: "create-disk", sizeBytes: 512, nowMs: 0, copies: 2 } as const;
+  return runAll(
+    atLevelTwo(clusterWithDisk(3, 3)),
+    { ...create, name: "db" },
+    { kind: "create-snapshots", disks: [1], name: "s", nowMs: 1 },
+    { kind: "take-lease", id: 1, node: 1, incarnation: 1 },
+    { kind: "create-snapshots", disks: [1, 2], name: "t", nowMs: 1 },
+    { ...create, name: "old" },
+    { kind: "delete-disk", name: "old", trashedMs: 5 },
+  );
+}
 
 Deno.test("every kind of command comes back from its bytes, and the same bytes whatever its order", () => {
   for (const command of EVERY) {
@@ -216,6 +266,12 @@ Deno.test("a command of the wrong shape is refused, and an unknown kind told fro
     ["corrupt", "change-disk", { name: "a", attributes: ["a"] }],
     ["corrupt", "change-disk", { name: "a", attributes: { a: 1 } }],
     ["corrupt", "change-disk", { name: "a", readOnly: 1 }],
+    ["corrupt", "create-snapshots", { disks: Array(16385).fill(0), name: "s", nowMs: 1 }],
+    ["corrupt", "create-snapshots", { disks: 1, name: "s", nowMs: 1 }],
+    ["corrupt", "absorbed", { node: 1, incarnation: 1, layers: ["1"] }],
+    ["corrupt", "detach-disk", { id: 1 }],
+    ["corrupt", "change-disk", { name: "a", limits: 5 }],
+    ["limit", "delete-snapshot", { disk: "a", name: "s", force: true }],
     ["limit", "set-colour", {}],
     ["limit", "toString", {}],
     ["limit", "__proto__", {}],
@@ -233,7 +289,8 @@ Deno.test("a command of the wrong shape is refused, and an unknown kind told fro
 
 Deno.test("damage of a proposal gives an error or a command that can be applied, and never throws", () => {
   const random = new Prng(3);
-  const map = clusterWithDisk(3, 3);
+  const map = mapForEvery();
+  assertEquals(checkMap(map), null);
   for (const command of EVERY) {
     const bytes = unwrap(encodeProposal({ node: 1, sequence: 1, command }));
     for (let round = 0; round < 300; round++) {
