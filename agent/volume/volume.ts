@@ -25,6 +25,7 @@ import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES, TRANSFER_BYTES_MAX } from "../ba
 import { type Window, type WindowVector } from "../platform/platform.ts";
 import { type BlockSink, type Operation, OperationKind } from "../store/operation.ts";
 import {
+  Resumed,
   type Transfer,
   TransferClass,
   type TransferOwner,
@@ -151,6 +152,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
     request.issuedSegment = 0;
     request.issuedSegmentBytes = 0;
     request.pending = 0;
+    request.isSyncOwed = false;
     request.result = 0;
     this.inFlight++;
     const transferClass = classOf(request);
@@ -167,20 +169,29 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   }
 
   /** {@inheritDoc TransferOwner.resume} */
-  resume(transferClass: TransferClass): boolean {
+  resume(transferClass: TransferClass): Resumed {
     const queue = this.#waiting[transferClass];
     const request = queue.head;
-    if (request === null) return false;
-    if (!this.#issue(request)) return true;
+    if (request === null) return Resumed.Done;
+    const issuedBytes = request.issuedBytes;
+    if (!this.#issue(request)) {
+      // A range waits for its own transfers when it has enough of them; whoever is behind it can go on.
+      const isOwn = request.pending >= RANGE_TRANSFERS_MAX;
+      return isOwn || request.issuedBytes > issuedBytes ? Resumed.Waits : Resumed.NoRoom;
+    }
     queue.shift();
     // Looked at before the request may finish, which may queue its sync and register us anew.
     const isWaiting = queue.head !== null;
     if (request.pending === 0) this.finish(request);
-    return isWaiting;
+    return isWaiting ? Resumed.Waits : Resumed.Done;
   }
 
   /** Issues as much of the request as there is room for; true when all of it is issued. */
   #issue(request: BlockRequest): boolean {
+    if (request.isSyncOwed) {
+      request.isSyncOwed = !this.#issueSync(request);
+      return !request.isSyncOwed;
+    }
     switch (request.kind) {
       case BlockKind.Read:
         return this.#issueRead(request);
@@ -436,6 +447,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       const queue = this.#waiting[TransferClass.Control];
       if (!this.#issueSync(request)) {
         // Joins the queue as what it now is, a flush that answers for the whole request.
+        request.isSyncOwed = true;
         const isFirst = queue.head === null;
         queue.push(request);
         if (isFirst) this.#pool.wait(TransferClass.Control, this);

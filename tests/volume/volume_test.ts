@@ -10,7 +10,7 @@ import { BlockKind, BlockRequest, type BlockRequestOwner } from "../../agent/blk
 import { EIO } from "../../agent/platform/platform.ts";
 import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
 import { type Operation, OperationKind } from "../../agent/store/operation.ts";
-import { TransferPool } from "../../agent/volume/transfer_pool.ts";
+import { TransferClass, TransferPool } from "../../agent/volume/transfer_pool.ts";
 import { ReadOnlyVolume, Volume } from "../../agent/volume/volume.ts";
 
 /**
@@ -344,6 +344,33 @@ Deno.test("a write with forceUnitAccess is done after a sync that covers it", ()
   bench.drain();
   assertEquals(bench.finished, [request]);
   assertEquals(bench.store.unsynced, 0);
+});
+
+Deno.test("a write with forceUnitAccess gets its sync also where that has to wait for a transfer", () => {
+  for (const kind of [BlockKind.Write, BlockKind.WriteZeroes]) {
+    const bench = new Bench(3);
+    const taken = [];
+    for (;;) {
+      const transfer = bench.pool.take(TransferClass.Control, 0);
+      if (transfer === null) break;
+      taken.push(transfer);
+    }
+    // Of part of a block: not of the class that there is nothing of.
+    const request = bench.request(kind, 512, 1024, bench.memory.guestOffset);
+    request.forceUnitAccess = true;
+    bench.submit(request);
+    for (let i = 0; i < 10; i++) {
+      bench.store.step();
+      bench.pool.endTurn();
+    }
+    assertEquals([bench.store.unsynced, bench.finished.length], [1, 0], "it waits");
+    for (const transfer of taken) bench.pool.release(transfer);
+    assertEquals(bench.finished.length, 0, "it is not synced yet");
+    bench.drain();
+    assertEquals(bench.finished, [request]);
+    assertEquals(bench.store.unsynced, 0);
+    assertEquals([bench.volume.counters.flushes, bench.volume.inFlight], [0, 0]);
+  }
 });
 
 Deno.test("discarding parts of blocks does nothing and still completes, also when nothing else is under way", () => {
