@@ -259,7 +259,7 @@ export class DiskServer {
     this.disk = disk;
     this.volume = volume;
     this.progress = new ProgressWatch(volume);
-    volume.admission.setLimits(disk.limits, host.monotonicMs());
+    this.#configure(disk);
     this.#readOnlyView = new ReadOnlyVolume(volume);
     this.#listen();
   }
@@ -467,11 +467,17 @@ export class DiskServer {
       for (const stop of stops) stop();
     }
     this.volume.layers = disk.layers;
-    this.volume.admission.setLimits(disk.limits, this.host.monotonicMs());
+    this.#configure(disk);
     if (disk.sizeBytes !== old.sizeBytes) {
       this.volume.sizeBytes = disk.sizeBytes;
       for (const session of this.#sessions) session.session.resized();
     }
+  }
+
+  /** What of the entry the volume goes by at any time. */
+  #configure({ detectZeroes, limits }: DiskEntry): void {
+    this.volume.detectZeroes = detectZeroes;
+    this.volume.admission.setLimits(limits, this.host.monotonicMs());
   }
 
   /** Ends all sessions in good order; `done` follows when the last is gone. */

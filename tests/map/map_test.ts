@@ -18,6 +18,7 @@ import {
   ATTRIBUTES_MAX,
   checkMap,
   type ClusterMap,
+  commandLevel,
   COPIES_MAX,
   type DiskCommand,
   DISKS_MAX,
@@ -71,6 +72,15 @@ const ALONE = unwrap(foundCluster({
 function takeLease(id: number): MapCommand {
   return { kind: "take-lease", id, node: 1, incarnation: 1 };
 }
+
+Deno.test("a disk looks for zeros from the start when it is made so, and is the same disk otherwise", () => {
+  const command = { kind: "create-disk", name: "web", sizeBytes: GIB, nowMs: 5 } as const;
+  const [plain] = run(EMPTY_MAP, command).map.disks;
+  const [disk] = run(EMPTY_MAP, { ...command, detectZeroes: true }).map.disks;
+  assertEquals([plain.detectZeroes, disk], [false, { ...plain, detectZeroes: true }]);
+  assertEquals(commandLevel(command), 1);
+  assertEquals(commandLevel({ ...command, detectZeroes: true }), 2);
+});
 
 Deno.test("create-disk gives ids in order and sorts by name", () => {
   const map = mapWith("web", "db", "a");
