@@ -16,6 +16,7 @@ import {
   type ClusterMap,
   type DiskEntry,
   findLayer,
+  type LayerEntry,
   type MapCommand,
   storageNodes,
 } from "../../agent/map/map.ts";

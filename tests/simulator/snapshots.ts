@@ -240,19 +240,19 @@ export class Snapshots {
     const content: number[] = [];
     const start = BUFFER_OFFSET + this.host.oracles.indexOf(oracle) * 1024 * 1024 +
       (this.#next++ % 8) * 131_072;
-    let isFailed = false;
+    let errno = 0;
     oracle.places.forEach((place, at) => {
       const request = new BlockRequest({
         requestDone: () => {
           if (node.process !== process) return left-- === 1 ? done(false) : undefined;
-          if (request.result !== 0) isFailed = true;
+          if (request.result !== 0) errno = request.result;
           else this.#take4(node, content, start, at);
           if (--left > 0) return;
           const isGone = data.view.diskOfLayer(layer) === undefined;
-          if (isFailed && !isGone) {
-            throw new Error(`${oracle.name}: reading layer ${layer} failed with ${request.result}`);
+          if (errno !== 0 && !isGone) {
+            throw new Error(`${oracle.name}: reading layer ${layer} failed with ${errno}`);
           }
-          if (isFailed || isGone) return done(false);
+          if (errno !== 0 || isGone) return done(false);
           this.#check(part, content);
           this.read++;
           done(true);
