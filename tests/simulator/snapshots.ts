@@ -15,6 +15,7 @@ import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import type { Prng } from "../../agent/base/prng.ts";
 import { BlockKind, BlockRequest } from "../../agent/blk/target.ts";
 import type { ClusterMap, MapCommand } from "../../agent/map/map.ts";
+import { ENODEV } from "../../agent/platform/platform.ts";
 import { Volume } from "../../agent/volume/volume.ts";
 import { BLOCKS_MAX, type DiskOracle } from "./guest.ts";
 import { GUEST_OFFSET, type SimNode } from "./node.ts";
@@ -249,7 +250,8 @@ export class Snapshots {
           else this.#take4(node, content, start, at);
           if (--left > 0) return;
           const isGone = data.view.diskOfLayer(layer) === undefined;
-          if (errno !== 0 && !isGone) {
+          // A node that stops says no more than that.
+          if (errno !== 0 && errno !== -ENODEV && !isGone) {
             throw new Error(`${oracle.name}: reading layer ${layer} failed with ${errno}`);
           }
           if (errno !== 0 || isGone) return done(false);
