@@ -672,7 +672,9 @@ export class Replica {
     }
     const bytes = head.count << BLOCK_SHIFT;
     const isRecovery = (head.flags & MessageFlag.Recovery) !== 0;
-    if (isRecovery && this.#isHalf(head.layer, layers)) {
+    // A snapshot that is deleted by now, and merged into the layer above: the asker's map is older.
+    const isMerged = !isRecovery && !this.view!.isReadable(head.layer);
+    if (isMerged || (isRecovery && this.#isHalf(head.layer, layers))) {
       this.#free.push(operation);
       this.#stale(state);
       return Verdict.Taken;

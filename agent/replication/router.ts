@@ -195,6 +195,8 @@ export class DiskRouter implements PeerRequestOwner {
   /** Writes that wait to be sent. */
   #waitingWrites = 0;
   readonly #waitingReads = new OperationList();
+  /** Reads of snapshots that are gone: they fail at the end of the turn. */
+  readonly #gone = new OperationList();
   /** One of those waits for a write that is under way. */
   #isReadBlocked = false;
   readonly #syncs: SyncSlot[] = [];
@@ -814,6 +816,11 @@ export class DiskRouter implements PeerRequestOwner {
   // --------------------------------------------------------------------------------------- reads
 
   #read(operation: Operation): void {
+    if (this.isReader && !this.host.view.isReadable(operation.layers[0])) {
+      // The snapshot has been deleted: whoever reads it is about to be cut off.
+      this.#gone.push(operation);
+      return this.host.atEndOfTurn(this);
+    }
     const node = this.#sourceOf(operation);
     if (node <= NOWHERE) {
       if (node === BEHIND_WRITE) this.#isReadBlocked = true;
@@ -1003,6 +1010,7 @@ export class DiskRouter implements PeerRequestOwner {
 
   /** Finishes syncs for which there was nothing to do. */
   endTurn(): void {
+    for (let count = this.#gone.count; count > 0; count--) this.#fail(this.#gone.shift(), -EIO);
     for (const sync of [...this.#syncs]) {
       if (!sync.isFresh) continue;
       sync.isFresh = false;

@@ -176,6 +176,11 @@ export class ClusterView {
     return this.diskOfLayer(layer)?.entry.family === disk.entry.family;
   }
 
+  /** Whether a disk or a snapshot begins with a layer, or others lie above it: it holds all that it ever held. */
+  isReadable(layer: number): boolean {
+    return this.#diskOfLayer.has(layer) && !this.#absorbers.has(layer);
+  }
+
   /** Whether a disk's holder may write to a layer. */
   isWritable(disk: DiskView, layer: number): boolean {
     return layer === disk.entry.layers[0] || (layer === disk.draining && layer !== 0);

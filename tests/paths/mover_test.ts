@@ -159,6 +159,7 @@ Deno.test("a group whose chunks are absorbed at every moment of its move holds t
     ...MAP,
     epoch: MAP.epoch + 1,
     disks: [{ ...MAP.disks[0], layers: [2, LAYER] }],
+    layers: [...MAP.layers, { id: 2, parent: LAYER, absorbedBy: null }],
     nextLayer: 3,
   };
   let moved = 0, absorbed = 0, refused = 0;

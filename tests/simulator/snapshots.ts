@@ -249,7 +249,7 @@ export class Snapshots {
           if (request.result !== 0) errno = request.result;
           else this.#take4(node, content, start, at);
           if (--left > 0) return;
-          const isGone = data.view.diskOfLayer(layer) === undefined;
+          const isGone = !data.view.isReadable(layer);
           // A node that stops says no more than that.
           if (errno !== 0 && errno !== -ENODEV && !isGone) {
             throw new Error(`${oracle.name}: reading layer ${layer} failed with ${errno}`);
