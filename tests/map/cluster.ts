@@ -12,6 +12,7 @@ import {
   checkMap,
   type ClusterMap,
   foundCluster,
+  type LayerEntry,
   type MapCommand,
   type NodeUp,
   type PgEntry,
@@ -158,4 +159,10 @@ export function checkApplied(before: ClusterMap, { map, effects }: Applied): voi
   );
   const isNew = map.layers.filter(({ id }) => id >= before.nextLayer).map(({ id }) => id);
   assertEquals(created, isNew, "every layer that is new is said to be, once");
+}
+
+/** The child that a layer is absorbed into; undefined where it is not being absorbed. */
+export function absorberOf(map: ClusterMap, id: number): LayerEntry | undefined {
+  const layer = map.layers.find((each) => each.id === id);
+  return layer?.absorbedBy == null ? undefined : map.layers.find(({ parent }) => parent === id);
 }

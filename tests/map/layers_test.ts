@@ -20,13 +20,7 @@ import {
   type MapCommand,
   storageNodes,
 } from "../../agent/map/map.ts";
-import { addNode, checkApplied, clusterAtLevelTwo, freeze } from "./cluster.ts";
-
-/** The child that a layer is absorbed into; undefined where it is not being absorbed. */
-function absorberOf(map: ClusterMap, id: number): LayerEntry | undefined {
-  const layer = map.layers.find((each) => each.id === id);
-  return layer?.absorbedBy == null ? undefined : map.layers.find(({ parent }) => parent === id);
-}
+import { absorberOf, addNode, checkApplied, clusterAtLevelTwo, freeze } from "./cluster.ts";
 
 const SEEDS = 40;
 const STEPS = 120;

@@ -19,7 +19,6 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import {
-  absorberOf,
   apply,
   chainOf,
   checkMap,
@@ -31,7 +30,7 @@ import {
   type MapCommand,
   takingOf,
 } from "../../agent/map/map.ts";
-import { clusterAtLevelTwo } from "./cluster.ts";
+import { absorberOf, clusterAtLevelTwo } from "./cluster.ts";
 
 const NODES = 3;
 const BLOCKS = 4;
