@@ -42,6 +42,7 @@ import { bootIdOf } from "./failure_mark.ts";
 import { ControlFailure, unwrap } from "./map/errors.ts";
 import { summarizeGroups } from "./map/group_summary.ts";
 import {
+  chainOf,
   type ClusterMap,
   type DiskEntry,
   diskMissing,
@@ -245,6 +246,11 @@ class AgentCore implements Agent, ControlBackend {
     return this.#nextMap.promise;
   }
 
+  /** {@inheritDoc ControlBackend.inForce} */
+  inForce(): Promise<void> {
+    return this.#node.delivered();
+  }
+
   /** {@inheritDoc ControlBackend.propose} */
   async propose(command: MapCommand): Promise<ClusterMap> {
     // What was begun is brought to an end: the cluster is left last.
@@ -383,11 +389,17 @@ class AgentCore implements Agent, ControlBackend {
     };
   }
 
-  #nameDamage(damage: readonly { layer: number; offsetBytes: number }[]): DamagedBlock[] {
-    return damage.map(({ layer, offsetBytes }) => ({
-      disk: this.map().disks.find((disk) => disk.layers.includes(layer))?.name ?? "",
-      offsetBytes,
-    }));
+  /** @param preferred name of the disk to name where several share a layer */
+  #nameDamage(
+    damage: readonly { layer: number; offsetBytes: number }[],
+    preferred: string | null = null,
+  ): DamagedBlock[] {
+    const map = this.map();
+    const names = new Map<number, string>();
+    for (const { layer } of damage) {
+      if (!names.has(layer)) names.set(layer, ownerOf(map, layer, preferred));
+    }
+    return damage.map(({ layer, offsetBytes }) => ({ disk: names.get(layer)!, offsetBytes }));
   }
 
   /** {@inheritDoc ControlBackend.check} */
@@ -401,7 +413,7 @@ class AgentCore implements Agent, ControlBackend {
       { kind: "check", layers },
       { onProgress, signal },
     );
-    const damage = this.#nameDamage(report.damage).filter((block) =>
+    const damage = this.#nameDamage(report.damage, name).filter((block) =>
       name === null || block.disk === name
     );
     return {
@@ -540,6 +552,18 @@ class AgentCore implements Agent, ControlBackend {
       throw failure;
     }
   }
+}
+
+/** Who is read through a layer: a disk, or else a snapshot as `DISK@NAME`; "" when nobody is, but for disks in the trash. */
+function ownerOf(map: ClusterMap, layer: number, preferred: string | null): string {
+  const disks = map.disks.filter((disk) => disk.layers.includes(layer));
+  const disk = disks.find(({ name }) => name === preferred) ?? disks.at(0);
+  if (disk !== undefined) return disk.name;
+  for (const { name, snapshots } of map.disks) {
+    const snapshot = snapshots.find((each) => chainOf(map.layers, each.layer).includes(layer));
+    if (snapshot !== undefined) return `${name}@${snapshot.name}`;
+  }
+  return "";
 }
 
 /** The name that a disk gets by a command; null: none does. */

@@ -257,7 +257,7 @@ export class DataPlane implements DiskServerHost {
         if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
         this.#trimWhenIdle();
         this.#giveUpUnleased(now);
-        for (const server of this.#servers.values()) server.progress.look(now);
+        for (const server of this.#servers.values()) server.tick(now);
         this.#nextTickMs = now + this.#tickMs();
         continue;
       }

@@ -33,6 +33,14 @@ import { ReadOnlyVolume, type Volume } from "./volume/volume.ts";
 /** Front ends on one socket: one serves a guest, one its migration; the rest is for tools. */
 const SESSIONS_MAX = 32;
 
+/**
+ * How long a front end's rings have run when it is told again that the size has changed, if it has not asked for it since, in
+ * milliseconds. The size may have changed while they stood still, or while the agent was away, and QEMU takes no notice of that
+ * then: it asks when it starts, and when it is told while its rings run. Not at once: told while it waits for an answer to what
+ * starts them, it asks in between, and takes one answer for the other.
+ */
+const TELL_SIZE_MS = 1000;
+
 /** What a disk server needs of the worker around it. */
 export interface DiskServerHost {
   readonly memory: LinuxMemory;
@@ -66,6 +74,8 @@ class FrontEndSession implements VhostHost, ThrottleWaiter {
   readonly connectedMs: number;
   brokenReason: string | null = null;
   isClosed = false;
+  /** When it is told the size again, if it has not asked for it; null: there is no need. */
+  #tellSizeMs: number | null = null;
   readonly #kicks: (number | undefined)[] = [];
 
   constructor(
@@ -174,7 +184,20 @@ class FrontEndSession implements VhostHost, ThrottleWaiter {
     this.server.acquire(this);
   }
 
+  /** The rings may run. */
+  granted(isUnclean: boolean): void {
+    this.#tellSizeMs = this.server.host.monotonicMs() + TELL_SIZE_MS;
+    this.session.leaseGranted({ isUnclean });
+  }
+
+  tick(nowMs: number): void {
+    if (this.#tellSizeMs === null || nowMs < this.#tellSizeMs) return;
+    this.#tellSizeMs = null;
+    if (!this.session.isConfigRead) this.session.resized();
+  }
+
   release(_session: VhostSession): void {
+    this.#tellSizeMs = null;
     this.server.release(this);
   }
 
@@ -270,7 +293,7 @@ export class DiskServer {
     this.volume = volume;
     this.#snapshot = snapshot;
     this.progress = new ProgressWatch(volume);
-    volume.admission.setLimits(disk.limits, host.monotonicMs());
+    this.#configure(disk);
     this.#readOnlyView = new ReadOnlyVolume(volume);
     this.#listen();
   }
@@ -358,7 +381,7 @@ export class DiskServer {
   acquire(session: FrontEndSession): void {
     if (session.readOnly) {
       this.host.later(() => {
-        if (!session.isClosed) session.session.leaseGranted();
+        if (!session.isClosed) session.granted(false);
       });
       return;
     }
@@ -404,7 +427,7 @@ export class DiskServer {
     this.#isGranted = true;
     const waitedMs = this.host.nowMs() - this.#nextSinceMs;
     this.log("debug", "lease granted", this.#holder, { generation, isUnclean, waitedMs });
-    this.#holder.session.leaseGranted({ isUnclean });
+    this.#holder.granted(isUnclean);
   }
 
   /** Another node has had the disk: whoever writes here is cut off, and its process is not let in again. */
@@ -498,11 +521,23 @@ export class DiskServer {
     }
     if (snapshot !== null) return;
     this.volume.layers = disk.layers;
-    this.volume.admission.setLimits(disk.limits, this.host.monotonicMs());
+    this.#configure(disk);
     if (disk.sizeBytes !== old.sizeBytes) {
       this.volume.sizeBytes = disk.sizeBytes;
       for (const session of this.#sessions) session.session.resized();
     }
+  }
+
+  /** Called a few times a second, with a monotonic clock in milliseconds. */
+  tick(nowMs: number): void {
+    this.progress.look(nowMs);
+    for (const session of this.#sessions) session.tick(nowMs);
+  }
+
+  /** What of the entry the volume goes by at any time. */
+  #configure({ detectZeroes, limits }: DiskEntry): void {
+    this.volume.detectZeroes = detectZeroes;
+    this.volume.admission.setLimits(limits, this.host.monotonicMs());
   }
 
   /** Ends all sessions in good order; `done` follows when the last is gone. */

@@ -20,7 +20,18 @@ import type {
 } from "./http/backend.ts";
 import { groupsOfNodes } from "./map/group_summary.ts";
 import { isNamed } from "./map/groups.ts";
-import { type ClusterMap, copiesMinOfPool, hasDisks, storageNodes } from "./map/map.ts";
+import {
+  apply,
+  type ClusterMap,
+  copiesMinOfPool,
+  type DiskEntry,
+  findNode,
+  hasDisks,
+  type Schedule,
+  storageNodes,
+  takingOf,
+} from "./map/map.ts";
+import { dueSlot, lateSince, scheduledName } from "./map/schedules.ts";
 import { weightOf } from "./map/targets.ts";
 
 /**
@@ -50,7 +61,10 @@ import { weightOf } from "./map/targets.ts";
  * | `copying-stuck` | a node cannot catch up |
  * | `session-broken` | a guest broke the rules and its device stands still |
  * | `lease-waiting` | a guest waits for another to let go of the disk |
+ * | `snapshot-waiting` | a snapshot is being taken for long: the node where its disk is open has not finished |
+ * | `schedule-late` | a snapshot that a schedule should have taken is not there |
  * | `moving` | data is on its way to where it should be; all copies are there |
+ * | `layers-waiting` | deleted snapshots cannot be merged, because of nodes that are down |
  * | `store-nearly-full` | little space is left |
  * | `node-nearly-full` | little space is left on another node |
  */
@@ -77,7 +91,10 @@ export const PROBLEM_CODES = [
   "copying-stuck",
   "session-broken",
   "lease-waiting",
+  "snapshot-waiting",
+  "schedule-late",
   "moving",
+  "layers-waiting",
   "store-nearly-full",
   "node-nearly-full",
 ] as const;
@@ -107,6 +124,12 @@ const DAMAGE_NAMED_MAX = 3;
 /** Disks whose requests wait that are problems of their own; more are one problem together. */
 const WAITING_NAMED_MAX = 8;
 
+/** Schedules that are late, or snapshots that wait, that are problems of their own; more are one problem together. */
+const SNAPSHOTS_NAMED_MAX = 8;
+
+/** Time that a snapshot may take before it is worth a word, in milliseconds. */
+const TAKING_MS_MAX = 5000;
+
 /** What the parts said. */
 export interface Observations {
   readonly map: ClusterMap;
@@ -128,7 +151,12 @@ export interface Observations {
  * @param seen disks of the map that `seen.disks` lacks count as unobserved, not as broken
  */
 export function findProblems(seen: Observations): Problem[] {
-  const problems: Problem[] = [...storeProblems(seen.store), ...clusterProblems(seen)];
+  const problems: Problem[] = [
+    ...storeProblems(seen.store),
+    ...clusterProblems(seen),
+    ...snapshotProblems(seen),
+    ...layerProblems(seen.map),
+  ];
   for (const { name } of seen.map.disks) {
     const status = seen.disks.get(name);
     if (status === undefined) continue;
@@ -395,7 +423,7 @@ function nodeProblems(node: NodeStatus, seen: Observations): Problem[] {
     add(
       "node-full",
       `the store of node ${name} is full`,
-      "delete disks, discard in guests (fstrim), or add nodes; waiting writes go on by themselves",
+      "delete disks for good (--now, or purge the trash), discard in guests (fstrim), or add nodes; waiting writes go on by themselves",
     );
   } else if (
     usedBytes !== null && usedBytes > 0 && usedBytes >= capacityBytes * NEARLY_FULL_SHARE
@@ -403,7 +431,7 @@ function nodeProblems(node: NodeStatus, seen: Observations): Problem[] {
     add(
       "node-nearly-full",
       `${formatSize(usedBytes)} of the ${formatSize(capacityBytes)} of node ${name} are used`,
-      "delete disks, discard in guests (fstrim), or add nodes",
+      "delete disks for good (--now, or purge the trash), discard in guests (fstrim), or add nodes",
     );
   }
   return problems;
@@ -497,7 +525,8 @@ function storeProblems(store: StoreStatus | null): Problem[] {
     problems.push({
       code: "store-full",
       message: `${what}${also}`,
-      hint: "delete disks, discard in guests (fstrim), or give the store a larger --capacity; " +
+      hint:
+        "delete disks for good (--now, or purge the trash), discard in guests (fstrim), or give the store a larger --capacity; " +
         "waiting writes go on by themselves",
     });
   } else if (store.waitingWrites > 0) {
@@ -511,7 +540,8 @@ function storeProblems(store: StoreStatus | null): Problem[] {
       code: "store-nearly-full",
       message: `${formatSize(store.liveBytes)} of the store's ` +
         `${formatSize(store.capacityBytes)} are used`,
-      hint: "delete disks, discard in guests (fstrim), or give the store a larger --capacity",
+      hint:
+        "delete disks for good (--now, or purge the trash), discard in guests (fstrim), or give the store a larger --capacity",
     });
   }
   return problems;
@@ -551,6 +581,128 @@ function damage(store: StoreStatus): Problem {
       "'kelpie disk check' finds all there are",
     ...(only === "" ? {} : { disk: only }),
   };
+}
+
+// -------------------------------------------------------------------------------------- snapshots
+
+function snapshotProblems({ map, nowMs }: Observations): Problem[] {
+  const waiting: Problem[] = [];
+  const late: Problem[] = [];
+  for (const disk of map.disks) {
+    const snapshot = takingOf(disk);
+    if (snapshot !== undefined && nowMs - snapshot.createdMs > TAKING_MS_MAX) {
+      waiting.push(snapshotWaiting(map, disk, nowMs - snapshot.createdMs));
+    }
+    for (const schedule of disk.schedules) {
+      const sinceMs = lateSince(disk, schedule, nowMs);
+      if (sinceMs !== null) late.push(scheduleLate(map, disk, schedule, { sinceMs, nowMs }));
+    }
+  }
+  return [
+    ...bounded(waiting, (rest) => `${count(rest, "more snapshot")} ${does(rest)} not get complete`),
+    ...bounded(late, (rest) => `${count(rest, "more schedule")} ${rest === 1 ? "is" : "are"} late`),
+  ];
+}
+
+/** The first of several problems of one kind, and one for the others. */
+function bounded(problems: readonly Problem[], restOf: (rest: number) => string): Problem[] {
+  const shown = problems.slice(0, SNAPSHOTS_NAMED_MAX);
+  const rest = problems.length - shown.length;
+  if (rest === 0) return shown;
+  const { code, hint } = problems[0];
+  return [...shown, { code, message: restOf(rest), hint }];
+}
+
+function snapshotWaiting(map: ClusterMap, disk: DiskEntry, forMs: number): Problem {
+  const { name, isAborted } = takingOf(disk)!;
+  const what = isAborted
+    ? `a snapshot of disk ${disk.name} was given up, and another one has to wait`
+    : `snapshot ${disk.name}@${name} is being taken for ${formatDuration(forMs)}`;
+  return {
+    code: "snapshot-waiting",
+    message: `${what}: ${takingReason(map, disk)}`,
+    hint: isAborted
+      ? "it is over when that is done; nothing is lost"
+      : "guests that write may wait for it; it is given up after half a minute, and can be taken again",
+    disk: disk.name,
+  };
+}
+
+/** What a snapshot that is being taken waits for. */
+function takingReason(map: ClusterMap, disk: DiskEntry): string {
+  const { isDrained, taking } = takingOf(disk)!;
+  if (isDrained) {
+    const others = map.disks.filter((each) => {
+      const other = takingOf(each);
+      return other?.taking === taking && !other.isDrained;
+    });
+    const [first] = others;
+    return first === undefined ? "it ends in a moment" : `it was begun with that of ${first.name}`;
+  }
+  if (disk.lease === null) {
+    return "the disk was not closed in good order; it ends when the disk is opened again";
+  }
+  const node = findNode(map, disk.lease.node);
+  return `node ${
+    node?.name ?? disk.lease.node
+  }, where it is open, has yet to finish what came before`;
+}
+
+function scheduleLate(
+  map: ClusterMap,
+  disk: DiskEntry,
+  schedule: Schedule,
+  { sinceMs, nowMs }: { readonly sinceMs: number; readonly nowMs: number },
+): Problem {
+  const since = new Date(sinceMs).toISOString();
+  return {
+    code: "schedule-late",
+    message:
+      `schedule ${schedule.name} of disk ${disk.name} has taken no snapshot since ${since}: ` +
+      lateReason(map, disk, schedule, nowMs),
+    hint:
+      `it is tried again by itself; 'kelpie disk schedule list ${disk.name}' shows how it is set`,
+    disk: disk.name,
+  };
+}
+
+/** Why the snapshot of a schedule is not there: what the map says of it now. */
+function lateReason(
+  map: ClusterMap,
+  disk: DiskEntry,
+  schedule: Schedule,
+  nowMs: number,
+): string {
+  if (takingOf(disk) !== undefined) return takingReason(map, disk);
+  const slotMs = dueSlot(disk, schedule, nowMs);
+  if (slotMs === null) return "it is due in a moment";
+  const name = scheduledName(schedule, slotMs);
+  const tried = apply(map, { kind: "create-snapshots", disks: [disk.id], name, nowMs });
+  return tried.ok ? "no leader has got to it, or holders were not ready" : tried.error.message;
+}
+
+/** Layers that nobody needs, and that are still there only because nodes that are down have not absorbed them. */
+function layerProblems(map: ClusterMap): Problem[] {
+  const storage = storageNodes(map);
+  const missing = new Set<string>();
+  let layers = 0;
+  for (const { absorbedBy } of map.layers) {
+    if (absorbedBy === null) continue;
+    const left = storage.filter(({ id }) => !absorbedBy.includes(id));
+    if (left.length === 0 || left.some(({ state }) => state === "up")) continue;
+    layers++;
+    for (const { name } of left) missing.add(name);
+  }
+  if (layers === 0) return [];
+  const names = [...missing];
+  const which = names.length === 1 ? `node ${names[0]} is` : `nodes ${joined(names)} are`;
+  return [{
+    code: "layers-waiting",
+    message: `${count(layers, "deleted snapshot")} cannot be merged until ${which} back or removed`,
+    hint: "guests are served meanwhile, and space has been given back; start the node, or " +
+      "'kelpie node remove NODE --force' if it is gone for good",
+    ...(names.length === 1 ? { node: names[0] } : {}),
+  }];
 }
 
 function diskUnavailable(disk: string, reason: string): Problem {

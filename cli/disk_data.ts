@@ -108,7 +108,7 @@ async function explained(error: unknown, client: AdminClient, name: string): Pro
     ExitCode.Full,
     `the store is full: writes to disk ${name} wait for space`,
     {
-      hint: "delete disks, discard data, or give the agent a larger --capacity",
+      hint: "delete disks for good (--now), discard data, or give the agent a larger --capacity",
     },
   );
 }

@@ -8,6 +8,10 @@
  *
  * `reconnect` is what lets the agent be restarted or upgraded under a running guest.
  *
+ * libvirt runs QEMU as a user of its own unless the domain says otherwise, and the agent's sockets are for the agent's user only:
+ * hence the `<seclabel>`. libvirt changes the owner of no vhost-user socket, and QEMU, which has been told to reconnect, would wait
+ * without a word.
+ *
  * @module
  */
 import { parseSize } from "../agent/config.ts";
@@ -49,6 +53,12 @@ export interface GuestOptions {
   readonly memoryBytes: number;
   /** Queues of each disk. */
   readonly queues: number;
+}
+
+/** …and from which, where libvirt starts it. */
+export interface LibvirtOptions extends GuestOptions {
+  /** Who owns the agent's sockets, as numbers. */
+  readonly owner: { readonly uid: number; readonly gid: number };
 }
 
 /**
@@ -93,14 +103,15 @@ function exactSize(bytes: number): string {
 }
 
 /**
- * XML for `virsh edit`: `<memoryBacking>` for the domain, and one `<disk>` per disk for its
+ * XML for `virsh edit`: `<memoryBacking>` and `<seclabel>` for the domain, and one `<disk>` per disk for its
  * `<devices>`. libvirt refuses serial, cache, iotune, discard, readonly and snapshot settings on such
  * disks; the agent looks after those.
  */
-export function libvirtFragments(options: GuestOptions): string {
+export function libvirtFragments(options: LibvirtOptions): string {
   return [
-    "<!-- below <domain>: the guest's memory, shared with the agent -->",
+    "<!-- below <domain>: the guest's memory, shared with the agent, and QEMU as the agent's user, whose sockets they are -->",
     ...memoryBacking(),
+    ...securityLabel(options),
     "",
     "<!-- below <devices> -->",
     ...diskElements(options),
@@ -115,7 +126,7 @@ export function libvirtFragments(options: GuestOptions): string {
  * @param options.cpus of the guest
  */
 export function libvirtDomain(
-  options: GuestOptions & { readonly name: string; readonly cpus: number },
+  options: LibvirtOptions & { readonly name: string; readonly cpus: number },
 ): string {
   const indented = (lines: string[], depth: number) =>
     lines.map((line) => `${" ".repeat(depth)}${line}`);
@@ -137,6 +148,7 @@ export function libvirtDomain(
     ...indented(diskElements(options), 4),
     "    <console type='pty'/>",
     "  </devices>",
+    ...indented(securityLabel(options), 2),
     "</domain>",
     "",
   ].join("\n");
@@ -148,6 +160,14 @@ function memoryBacking(): string[] {
     "  <source type='memfd'/>",
     "  <access mode='shared'/>",
     "</memoryBacking>",
+  ];
+}
+
+function securityLabel({ owner: { uid, gid } }: LibvirtOptions): string[] {
+  return [
+    "<seclabel type='static' model='dac' relabel='yes'>",
+    `  <label>+${uid}:+${gid}</label>`,
+    "</seclabel>",
   ];
 }
 
@@ -209,7 +229,8 @@ export function addGuestCommands(disk: AnyCommand, context: CommandContext): voi
     .action(async (names, { full, memory, cpus, queues }) => {
       await checkThere(context, names);
       const memoryBytes = parseSize(memory);
-      const options = { runDir: context.runDir, disks: names, memoryBytes, queues };
+      const { runDir } = context;
+      const options = { runDir, disks: names, memoryBytes, queues, owner: await ownerOf(runDir) };
       context.terminal.print(
         full ? libvirtDomain({ ...options, name: names[0], cpus }) : libvirtFragments(options),
       );
@@ -225,6 +246,12 @@ function collectDisks(name: string, previous: string[] | undefined): string[] {
     throw new CommandError(ExitCode.Usage, `${disks.length} disks are too many at once`);
   }
   return disks;
+}
+
+/** Who owns an agent's run directory: its sockets there belong to the same. */
+async function ownerOf(runDir: string): Promise<LibvirtOptions["owner"]> {
+  const { uid, gid } = await Deno.stat(runDir);
+  return { uid: uid ?? 0, gid: gid ?? 0 };
 }
 
 /** A guest that waits for the socket of a disk that is not there would wait for ever. */

@@ -103,10 +103,10 @@ export class Exports {
   async describe(name: string): Promise<ExportInfo | ExportRefusal> {
     const found = await this.#find(name);
     if ("answer" in found) return found;
+    if (found.sizeBytes !== null) return infoOf(found, found.sizeBytes);
+    // Only its device knows how large a snapshot is, which never changes.
     const open = this.#sessions.get(found.name);
     if (open?.isUsable) return open.info;
-    if (found.sizeBytes !== null) return infoOf(found, found.sizeBytes);
-    // Only its device knows how large a snapshot is.
     const acquired = await this.acquire(name);
     if ("answer" in acquired) return acquired;
     await this.release(acquired.session);
@@ -241,6 +241,7 @@ export class Session {
   #driver!: DriverQueue;
   #watch = -1;
   #isConnected = false;
+  #refreshing: Promise<void> | null = null;
 
   constructor(exports: Exports, found: Found, options: ExportsOptions) {
     this.name = found.name;
@@ -292,9 +293,14 @@ export class Session {
     };
   }
 
-  /** Asks how large the disk is by now: it may have been resized. */
-  async refresh(): Promise<void> {
-    if (!this.#isConnected) return;
+  /** Asks how large the disk is by now: it may have been resized. One question at a time goes over the socket. */
+  refresh(): Promise<void> {
+    this.#refreshing ??= this.#refresh().finally(() => this.#refreshing = null);
+    return this.#refreshing;
+  }
+
+  async #refresh(): Promise<void> {
+    if (!this.isUsable) return;
     try {
       await this.#frontEnd.readConfig();
       this.info = this.#describe();
@@ -338,7 +344,8 @@ export class Session {
 
   /** Looks whether the agent is still there. Once in a while. */
   check(): void {
-    if (!this.#isConnected || this.isClosing) return;
+    // A reply that is waited for would be taken for a message that nobody has asked for.
+    if (!this.isUsable || this.#refreshing !== null) return;
     try {
       this.#frontEnd.checkAlive();
     } catch (error) {
@@ -399,6 +406,7 @@ export class Session {
     this.isClosing = true;
     try {
       await this.opened;
+      await this.#refreshing;
       if (this.#isConnected && this.failure === null) await this.#frontEnd.close();
     } catch (error) {
       if (!(error instanceof BackEndError)) throw error;

@@ -24,12 +24,17 @@ import { type NbdRequest, Transmission, type TransmissionHost } from "../agent/n
 import { EventFdWatcher } from "../agent/platform/linux/eventfd.ts";
 import { Ring } from "../agent/platform/linux/ring.ts";
 import { runtimeTurn } from "../agent/platform/linux/runtime_turn.ts";
-import { Tcp, type TcpConnection, type TcpHandler } from "../agent/platform/linux/tcp.ts";
+import {
+  Tcp,
+  type TcpConnection,
+  type TcpHandler,
+  type TcpListening,
+} from "../agent/platform/linux/tcp.ts";
 import type { TlsContext, TlsStream } from "../agent/platform/linux/tls.ts";
 import { type Acquired, Exports, type Session } from "./nbd_exports.ts";
 
-/** Longest sleep: signals are looked at in between. */
-const SLEEP_MS = 100;
+/** Longest sleep: signals are looked at in between, more often where somebody is connected. */
+const SLEEP_MS = 100, SLEEP_ALONE_MS = 250;
 /** Sleep while something asynchronous is under way: the runtime gets a turn after each. */
 const SLEEP_BUSY_MS = 1;
 /** Between looks at what only time tells. */
@@ -76,7 +81,7 @@ export class NbdServer {
   #jobs = 0;
   #complaints = 0;
   #complaintsEndMs = 0;
-  #stopsAtMs = Infinity;
+  readonly #listening: TcpListening[] = [];
   #nextTickMs = 0;
   #nextTurnMs = 0;
 
@@ -102,26 +107,26 @@ export class NbdServer {
   async run(signal: AbortSignal): Promise<void> {
     const accepted = (connection: TcpConnection) => this.#accept(connection);
     const { address, socket } = this.options;
-    const listening = [
-      ...socket === null ? [] : [this.tcp.listenUnix(socket, accepted)],
-      ...address === null ? [] : [this.tcp.listen(address, accepted)],
-    ];
+    const listening = this.#listening;
     try {
+      if (socket !== null) listening.push(this.tcp.listenUnix(socket, accepted));
+      if (address !== null) listening.push(this.tcp.listen(address, accepted));
       this.options.ready(listening.map((each) => each.address));
       while (!signal.aborted) await this.#turn();
-      for (const each of listening) each.close();
       await this.#stop();
     } finally {
-      if (socket !== null) await Deno.remove(socket).catch(() => {});
+      // Only what this server has made.
+      if (listening[0]?.address === socket) await Deno.remove(socket!).catch(() => {});
       this.#ring.close();
     }
   }
 
   /** Finishes what is under way, and gives every disk back. */
   async #stop(): Promise<void> {
-    this.#stopsAtMs = performance.now() + LINGER_MS;
+    const endMs = performance.now() + LINGER_MS;
+    for (const each of this.#listening) each.close();
     for (const client of this.#clients) client.stop();
-    while (this.#clients.size > 0 && performance.now() < this.#stopsAtMs) await this.#turn();
+    while (this.#clients.size > 0 && performance.now() < endMs) await this.#turn();
     for (const client of this.#clients) client.connection.close("the server stops");
     let isDone = false;
     this.job(
@@ -173,7 +178,7 @@ export class NbdServer {
     if (nowMs >= this.#nextTickMs) this.#tick(nowMs);
     this.#sleep();
     if (this.#jobs > 0 || nowMs >= this.#nextTurnMs) {
-      this.#nextTurnMs = nowMs + SLEEP_MS;
+      this.#nextTurnMs = nowMs + this.#restMs;
       await runtimeTurn();
     }
   }
@@ -194,12 +199,19 @@ export class NbdServer {
     const { open } = this.exports;
     let isReady = false;
     for (let i = 0; i < open.length; i++) isReady = open[i].arm() || isReady;
-    this.#ring.enter(isReady ? 0 : this.#jobs > 0 ? SLEEP_BUSY_MS : SLEEP_MS);
+    this.#ring.enter(isReady ? 0 : this.#jobs > 0 ? SLEEP_BUSY_MS : this.#restMs);
     for (let i = 0; i < open.length; i++) open[i].disarm();
+  }
+
+  /** Longest time between two turns of the runtime. */
+  get #restMs(): number {
+    return this.#clients.size > 0 ? SLEEP_MS : SLEEP_ALONE_MS;
   }
 
   #tick(nowMs: number): void {
     this.#nextTickMs = nowMs + TICK_MS;
+    // What found no descriptors left waits to be accepted.
+    for (const each of this.#listening) each.setAccepting(true);
     for (const session of this.exports.open) session.check();
     for (const client of this.#clients) client.tick(nowMs);
     this.tcp.trim();

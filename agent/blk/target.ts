@@ -61,6 +61,8 @@ export class BlockRequest {
   issuedSegmentBytes = 0;
   /** Transfers under way. */
   pending = 0;
+  /** All of it is done but the sync that it asks for, which waits for a transfer. */
+  isSyncOwed = false;
 
   constructor(readonly owner: BlockRequestOwner, segmentsMax: number = SEGMENTS_MAX) {
     this.segmentWindows = new Uint16Array(segmentsMax);

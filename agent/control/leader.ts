@@ -5,6 +5,7 @@
  *     who holds data   drop-unclean, unsettle, set-targets, start-joining, trim, split-groups, drop-member
  *     who votes        changes of consensus' configuration, set-voters
  *     what is spoken   raise-level, when the last node can speak the next
+ *     what has its time   schedules, the trash, snapshots that do not get done: `housekeeping.ts`
  *
  * Invariants:
  * - Nothing here makes anything safe: every command is checked again when it is applied, against the map as it is then. A leader
@@ -32,6 +33,7 @@ import {
   storageNodes,
 } from "../map/map.ts";
 import { targetChanges } from "../map/targets.ts";
+import { Housekeeping } from "./housekeeping.ts";
 import type { NodeReport } from "./messages.ts";
 import { chooseVoters, nextChange, REPLACE_AFTER_MS } from "./voters.ts";
 
@@ -105,6 +107,7 @@ export class LeaderDuties {
   #placedSettings: ClusterMap["settings"] | null = null;
   #placedMinima = "";
   #isBraking = false;
+  readonly #housekeeping = new Housekeeping();
 
   /** A new term: nothing is remembered. */
   reset(): void {
@@ -112,6 +115,7 @@ export class LeaderDuties {
     this.#unknownSince.clear();
     this.#complaints.clear();
     this.#placedEpoch = -1;
+    this.#housekeeping.reset();
   }
 
   /** Says what is to be done now. */
@@ -127,6 +131,7 @@ export class LeaderDuties {
       if (commands.length >= COMMANDS_MAX) break;
       this.#lookAtGroups(situation, pool, commands);
     }
+    this.#housekeeping.look(situation, commands, notes);
     this.#lookAtLogs(situation, notes);
     const { raft, map } = situation;
     const isGone = (node: NodeEntry) => this.#isGone(situation, node);

@@ -70,7 +70,7 @@ export interface Extent {
 
 /** A block whose data could not be verified. */
 export interface DamagedBlock {
-  /** Disk name, or "" when no disk uses the layer any more. */
+  /** Disk name; `DISK@NAME` of a snapshot that the disk itself has left; or "" when neither is read through the layer any more. */
   disk: string;
   /** Byte offset on the disk. */
   offsetBytes: number;
@@ -266,6 +266,8 @@ export interface ControlBackend {
   map(): ClusterMap;
   /** Resolves with the map that follows the one now; stays open while nothing changes. */
   nextMap(): Promise<ClusterMap>;
+  /** Resolves when the map now has been carried out on this node, too: sockets, layers. */
+  inForce(): Promise<void>;
   /**
    * Applies a command: durable and carried out (sockets, layers) when this resolves.
    * Rejects with the map's own error when the command does not fit, and then nothing has changed.

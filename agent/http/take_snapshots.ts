@@ -55,8 +55,12 @@ export async function takeSnapshots(call: Call, wanted: Wanted): Promise<readonl
   await waitForMap(backend, isDone, end).catch(() => {});
   const found = findTaken(backend.map(), wanted, begun);
   if (found === "gone") throw new ControlFailure(givenUp(wanted));
-  if (found !== "waiting") return found;
-  return await giveUp(call, wanted, { begun, isLate: late.aborted });
+  const taken = found !== "waiting"
+    ? found
+    : await giveUp(call, wanted, { begun, isLate: late.aborted });
+  // Whoever hears of them may open their sockets.
+  await backend.inForce();
+  return taken;
 }
 
 /** Snapshots that were begun together: the layer of each, in the order of the disks, and the epoch that they are known by. */

@@ -43,6 +43,7 @@ import {
 } from "./fields.ts";
 import { poolsForDisk, poolsForOtherCopies } from "./groups.ts";
 import { collectLayers, withLayer } from "./layers.ts";
+import { isOn } from "./levels.ts";
 import {
   type Applied,
   type Attributes,
@@ -200,6 +201,15 @@ function resizeDisk(map: ClusterMap, command: ResizeDisk): Result<Applied> {
       `${command.sizeBytes} bytes are less than the ${previousBytes} bytes that disk ` +
         `${disk.name} has; what lies beyond would be lost`,
       "allow it with 'shrink' (on the command line: --shrink)",
+    );
+  }
+  // Asked here and not only before: somebody may have opened it while what lies beyond was being forgotten.
+  if (command.sizeBytes < previousBytes && disk.lease !== null && isOn(map, 2)) {
+    const holder = findNode(map, disk.lease.node);
+    return failure(
+      "busy",
+      `disk ${disk.name} is in use on node ${holder?.name ?? disk.lease.node}, and can only grow`,
+      "stop the guest there",
     );
   }
   const next = { ...disk, sizeBytes: command.sizeBytes };

@@ -582,7 +582,7 @@ export interface ResizeDisk {
   readonly name: string;
   /** A multiple of 512, 512…`DISK_BYTES_MAX`. */
   readonly sizeBytes: number;
-  /** Must be true for the new size to be smaller than the old one: data is lost. */
+  /** Must be true for the new size to be smaller than the old one: data is lost. Refused while the disk is open. */
   readonly shrink?: boolean;
 }
 

@@ -13,6 +13,7 @@
  * - What a schedule made is known by its name; a snapshot that was renamed is its user's from then on, and stays.
  * - Deleting what is not needed now and again later leaves the same as deleting it only at the end: what is the newest of its day in
  *   the end was the newest that there was when it became old, and was never in the way before.
+ * - What was taken under a clock that was ahead, in a slot that has yet to come, is no reason to wait until then.
  * - The newest one is always needed, and so is one that is protected or not complete.
  *
  * Weeks begin on Mondays. Days are counted as in H. Hinnant's "chrono-compatible low-level date algorithms": the runtime's own
@@ -90,7 +91,7 @@ export function dueSlot(
 ): number | null {
   const slotMs = Math.floor(nowMs / schedule.everyMs) * schedule.everyMs;
   if (slotMs < schedule.createdMs) return null;
-  const newest = scheduledSnapshots(disk, schedule).at(0);
+  const newest = scheduledSnapshots(disk, schedule).find((each) => each.slotMs <= nowMs);
   return newest !== undefined && newest.slotMs >= wholeSeconds(slotMs) ? null : slotMs;
 }
 
@@ -102,14 +103,15 @@ export function nextSlot({ everyMs }: Schedule, nowMs: number): number {
 /**
  * Since when a schedule has no snapshot that it should have, if that is for longer than a period and {@linkcode SCHEDULE_LATE_MS}.
  *
- * @returns when its newest complete snapshot was taken, or it was made; null: it is not late
+ * @returns beginning of the slot of its newest complete snapshot, or when it was made; null: it is not late
  */
 export function lateSince(
   disk: Pick<DiskEntry, "snapshots">,
   schedule: Schedule,
   nowMs: number,
 ): number | null {
-  const last = scheduledSnapshots(disk, schedule).find(({ snapshot }) => snapshot.taking === 0);
+  const last = scheduledSnapshots(disk, schedule)
+    .find((each) => each.snapshot.taking === 0 && each.slotMs <= nowMs);
   const sinceMs = Math.max(schedule.createdMs, last?.slotMs ?? 0);
   return nowMs - sinceMs > schedule.everyMs + SCHEDULE_LATE_MS ? sinceMs : null;
 }

@@ -25,6 +25,9 @@
  * - A layer and the one that it absorbs are one here (`pairs.ts`): where either's stamps differ, what both hold is copied into the
  *   first, and the second one's chunk gets the source's stamp and nothing else. A source does not answer those who do not know of the pair
  *   yet; who learns of it looks at the list again.
+ * - A job is about the chunks of disks that are in its pool now. A disk that gets another number of copies, and so another pool,
+ *   takes its chunks along: nobody in the group that it has left gives them any more. (Who joined that group is not in the disk's
+ *   new one: only members in sync take it over, see `poolsForOtherCopies` in map/groups.ts.)
  * - A group is reported only after a sync that covers everything pulled.
  * - Fewest copies first; within a group in the order of the list.
  *
@@ -288,7 +291,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   #reconsider(job: GroupJob, group: GroupView): void {
     const view = this.#view!;
     for (const [layer, chunks] of job.chunks) {
-      const disk = view.diskOfLayer(layer);
+      const disk = this.#diskOf(job, layer);
       for (const [chunk, state] of chunks) {
         if (disk === undefined) {
           this.#endPull(job, state);
@@ -357,6 +360,12 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     state.awaited = null;
     state.mustPull = true;
     this.#enqueue(job, layer, chunk, state);
+  }
+
+  /** The disk of a layer; undefined where it is gone, or has left the job's pool. */
+  #diskOf(job: GroupJob, layer: number): DiskView | undefined {
+    const disk = this.#view!.diskOfLayer(layer);
+    return disk?.entry.copies === job.copies ? disk : undefined;
   }
 
   /** Nothing that was copied or compared counts: all of it is looked at again, against another source. */
@@ -698,10 +707,11 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
 
   #beginPull(job: GroupJob): void {
     const { layer, chunk } = job.todo.shift()!;
+    const disk = this.#diskOf(job, layer);
+    if (disk === undefined) return;
     const state = job.state(layer, chunk);
     state.isListed = false;
-    const disk = this.#view!.diskOfLayer(layer);
-    if (disk === undefined || state.isComplete || state.pull !== null || state.isAsked) return;
+    if (state.isComplete || state.pull !== null || state.isAsked) return;
     const from = job.isSettling ? state.highestAt : job.source;
     if (!job.isSettling) state.live ??= new LiveBlocks();
     if (job.isSettling) this.#replica.rewriting(layer, chunk);
@@ -755,7 +765,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const isMoved = compareStamps(pull.start, pull.end) !== 0;
     const isAwaited = isBehind && !job.isSettling &&
       (isMoved || (live !== null && isKnown(live.last)));
-    const disk = isAwaited ? this.#view!.diskOfLayer(layer) : undefined;
+    const disk = isAwaited ? this.#diskOf(job, layer) : undefined;
     if (!isAwaited) this.#complete(job, layer, chunk, state, pull.start);
     else if (disk !== undefined && isComing(this.#view!, disk, pull.end)) {
       state.awaited = new Stamp();

@@ -161,14 +161,10 @@ class SyncSlot implements PeerRequestOwner, OperationOwner {
   }
 }
 
-/** What stands in the way of a read. */
-const enum Obstacle {
-  None,
-  /** A write of this disk that is under way and overlaps it. */
-  OwnWrite,
-  /** The map, the lease, or the right to serve. */
-  State,
-}
+/** In place of the node that a read is sent to: the map, the lease, or the right to serve stands in its way. */
+const NOWHERE = 0;
+/** …or a write of this disk that is under way and overlaps it. */
+const BEHIND_WRITE = -1;
 
 /** A read that replicas could not answer. */
 interface ReadTrouble {
@@ -244,7 +240,7 @@ export class DiskRouter implements PeerRequestOwner {
   get waiting(): number {
     let count = this.#waitingWrites;
     for (let read = this.#waitingReads.first; read !== null; read = read.next) {
-      if (this.#obstacleTo(read) !== Obstacle.OwnWrite) count++;
+      if (this.#sourceOf(read) !== BEHIND_WRITE) count++;
     }
     for (const sync of this.#syncs) if (this.#isStuck(sync)) count++;
     return count;
@@ -272,7 +268,7 @@ export class DiskRouter implements PeerRequestOwner {
     let reads = 0;
     for (let read = this.#waitingReads.first; read !== null; read = read.next) {
       if (!view.groupOf(disk, read.chunk).isOpen) return settling;
-      if (this.#obstacleTo(read) !== Obstacle.OwnWrite) reads++;
+      if (this.#sourceOf(read) !== BEHIND_WRITE) reads++;
     }
     if (this.#syncs.some((sync) => this.#isStuck(sync))) {
       if (this.#dirtyGroups.some((group) => !disk.groups[group].isOpen)) return settling;
@@ -505,7 +501,7 @@ export class DiskRouter implements PeerRequestOwner {
   /** Whether anything is on its way to a layer. */
   #hasWrites(layer: number): boolean {
     for (let slot = this.#first; slot !== null; slot = slot.next) {
-      if (slot.operation!.layers[0] === layer) return true;
+      if (slot.isStarted && slot.operation!.layers[0] === layer) return true;
     }
     return false;
   }
@@ -518,15 +514,6 @@ export class DiskRouter implements PeerRequestOwner {
   // -------------------------------------------------------------------------------------- writes
 
   #write(operation: Operation): void {
-    const disk = this.host.view.disk(this.diskId);
-    if (disk !== undefined) {
-      // Whatever it was made for: a snapshot that has begun meanwhile gets no write that comes only now.
-      operation.layers = disk.entry.layers;
-      // Where older layers lie below, forgetting blocks would bring their content back.
-      if (operation.kind === OperationKind.Free && operation.layers.length > 1) {
-        operation.kind = OperationKind.Zero;
-      }
-    }
     const slot = this.host.takeSlot();
     slot.router = this;
     slot.operation = operation;
@@ -585,6 +572,12 @@ export class DiskRouter implements PeerRequestOwner {
     slot.group = group.group;
     // A map that this router has not been told of yet: what is under way has to be looked at first.
     if (view.epoch !== this.#epoch || !this.#canWrite(disk, group)) return;
+    // Whatever it was made for: a snapshot that has begun meanwhile gets no write that is sent only now.
+    operation.layers = disk.entry.layers;
+    // Where older layers lie below, forgetting blocks would bring their content back.
+    if (operation.kind === OperationKind.Free && operation.layers.length > 1) {
+      operation.kind = OperationKind.Zero;
+    }
     slot.isStarted = true;
     this.#waitingWrites--;
     slot.epoch = view.epoch;
@@ -821,31 +814,28 @@ export class DiskRouter implements PeerRequestOwner {
   // --------------------------------------------------------------------------------------- reads
 
   #read(operation: Operation): void {
-    const obstacle = this.#obstacleTo(operation);
-    if (obstacle !== Obstacle.None) {
-      if (obstacle === Obstacle.OwnWrite) this.#isReadBlocked = true;
+    const node = this.#sourceOf(operation);
+    if (node <= NOWHERE) {
+      if (node === BEHIND_WRITE) this.#isReadBlocked = true;
       return this.#waitingReads.push(operation);
     }
-    const { view } = this.host;
-    const { readFrom } = view.groupOf(view.disk(this.diskId)!, operation.chunk);
-    if (readFrom === view.self) this.host.store.submit(operation);
-    else this.#readFrom(operation, readFrom);
+    if (node === this.host.view.self) this.host.store.submit(operation);
+    else this.#readFrom(operation, node);
   }
 
-  /** What a read has to wait for before a replica can be asked. */
-  #obstacleTo(operation: Operation): Obstacle {
+  /** The node whose replica is to be read, or why none may be: {@linkcode NOWHERE}, {@linkcode BEHIND_WRITE}. */
+  #sourceOf(operation: Operation): number {
     const { view, mayServe } = this.host;
     const disk = view.disk(this.diskId);
-    if (disk === undefined || !mayServe) return Obstacle.State;
+    if (disk === undefined || !mayServe) return NOWHERE;
     // A read-only view of a disk that is open elsewhere has no lease, and needs none.
     const isHolder = this.generation > 0;
-    if (isHolder && (!this.isOpen || !this.#holdsLease(disk))) return Obstacle.State;
-    const group = view.groupOf(disk, operation.chunk);
-    if (group.readFrom === 0) return Obstacle.State;
-    const { members } = group;
+    if (isHolder && (!this.isOpen || !this.#holdsLease(disk))) return NOWHERE;
+    const { readFrom, members } = view.groupOf(disk, operation.chunk);
+    if (readFrom === 0) return NOWHERE;
     const isAlone = members.length === 1 && members[0] === view.self;
     const isBehind = !isAlone && this.#first !== null && this.#overlapsWrite(operation);
-    return isBehind ? Obstacle.OwnWrite : Obstacle.None;
+    return isBehind ? BEHIND_WRITE : readFrom;
   }
 
   #overlapsWrite(operation: Operation): boolean {

@@ -99,6 +99,8 @@ export class ClusterView {
     const together = countTaken(map);
     for (const entry of disksWithData(map)) {
       const taking = takingOf(entry);
+      // Whoever reads through an array that stays as it is need not compare it (store/chains.ts).
+      Object.freeze(entry.layers);
       const disk: DiskView = {
         entry,
         mix: mix32(entry.family),
@@ -184,7 +186,9 @@ export class ClusterView {
     const disk = this.diskOfLayer(layer);
     if (disk?.entry.layers[0] === layer) return disk.entry.layers;
     let chain = this.#chains.get(layer);
-    if (chain === undefined) this.#chains.set(layer, chain = chainOf(this.map.layers, layer));
+    if (chain === undefined) {
+      this.#chains.set(layer, chain = Object.freeze(chainOf(this.map.layers, layer)));
+    }
     return chain;
   }
 

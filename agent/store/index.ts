@@ -109,6 +109,17 @@ export interface FreedListener {
   blocksFreed(location: number, count: number): void;
 }
 
+/** Told who has blocks now and had not before, or the other way round: chains.ts. Nothing may be changed in the call. */
+export interface OwnersListener {
+  /** Some block of the chunk has become a hole in a layer that is watched, or is one no longer. */
+  ownersChanged(layer: number, chunk: number): void;
+  /** A layer was made. */
+  layerCreated(layer: number): void;
+}
+
+/** A layer, for those who ask for it often: see {@linkcode Index.watch}. */
+export type LayerReference = Layer;
+
 /** See {@linkcode Index.eachRun}. */
 export type RunVisitor = (
   layer: number,
@@ -126,6 +137,8 @@ class Layer {
   leafCount = 0;
   /** First leaf that a dropping layer may still have. */
   dropLeaf = 0;
+  /** The listener is told who has its blocks. */
+  isWatched = false;
   constructor(readonly id: number) {}
 }
 
@@ -178,6 +191,8 @@ export class Index implements MoveListener {
   blockCount = 0;
   /** Told of every block that dies by a change. Set it when the changes begin to count. */
   freed: FreedListener = { blocksFreed() {} };
+  /** Told of changes of watched layers. */
+  owners: OwnersListener | null = null;
   readonly #heap = new SlabHeap(this);
   readonly #layers = new Map<number, Layer>();
   #lastLayer: Layer | null = null;
@@ -203,7 +218,16 @@ export class Index implements MoveListener {
 
   /** Makes an empty layer, unless it is there already. */
   createLayer(id: number): void {
-    if (!this.#layers.has(id)) this.#layers.set(id, new Layer(id));
+    if (this.#layers.has(id)) return;
+    this.#layers.set(id, new Layer(id));
+    this.owners?.layerCreated(id);
+  }
+
+  /** A layer by itself, whose changes are told to the listener from now on; null when it is not there. */
+  watch(id: number): LayerReference | null {
+    const layer = this.#layers.get(id) ?? null;
+    if (layer !== null) layer.isWatched = true;
+    return layer;
   }
 
   hasLayer(id: number): boolean {
@@ -340,6 +364,8 @@ export class Index implements MoveListener {
     const giving = this.#handle(from, chunk);
     if (giving === 0) return;
     const source = this.#layer(from), target = this.#layer(into);
+    if (source.isWatched) this.owners?.ownersChanged(from, chunk);
+    if (target.isWatched) this.owners?.ownersChanged(into, chunk);
     const taking = this.#handle(into, chunk);
     if (taking === 0) {
       const count = this.#dataBlocks(giving);
@@ -478,7 +504,17 @@ export class Index implements MoveListener {
    * @returns blocks of the run, 1…`count`; the fields say what they are
    */
   find(layer: number, chunk: number, block: number, count: number): number {
-    const handle = this.#handle(layer, chunk);
+    return this.#findIn(this.#handle(layer, chunk), block, count);
+  }
+
+  /** As {@linkcode find}, in a layer that is watched; one that has been dropped since has nothing. */
+  findOf(layer: LayerReference, chunk: number, block: number, count: number): number {
+    const leaf = layer.leaves[chunk >>> LEAF_SHIFT];
+    const handle = leaf === null || leaf === undefined ? 0 : leaf[chunk & (LEAF_CHUNKS - 1)];
+    return this.#findIn(handle, block, count);
+  }
+
+  #findIn(handle: number, block: number, count: number): number {
     if (handle === 0) {
       this.kind = IndexKind.Absent;
       return count;
@@ -496,6 +532,42 @@ export class Index implements MoveListener {
         block,
         count,
       );
+  }
+
+  /** What `find` says of a hole. */
+  miss(): void {
+    this.kind = IndexKind.Absent;
+  }
+
+  /** As {@linkcode hasChunk}, of a layer that is watched; one that has been dropped since has nothing. */
+  hasChunkOf(layer: LayerReference, chunk: number): boolean {
+    const leaf = layer.leaves[chunk >>> LEAF_SHIFT];
+    return leaf !== null && leaf !== undefined && leaf[chunk & (LEAF_CHUNKS - 1)] !== 0;
+  }
+
+  /**
+   * Says which blocks of a chunk are no holes in a watched layer: bit b of word w is block 32 w + b.
+   *
+   * @param words 32, overwritten where there is anything
+   * @returns false when it knows nothing of the chunk
+   */
+  cover(layer: LayerReference, chunk: number, words: Uint32Array): boolean {
+    const handle = layer.leaves[chunk >>> LEAF_SHIFT]?.[chunk & (LEAF_CHUNKS - 1)] ?? 0;
+    if (handle === 0) return false;
+    const page = SlabHeap.pageOf(handle), base = SlabHeap.wordOf(handle);
+    const node = this.#heap.pages[page];
+    if ((node[base] & 3) === KIND_RANKED) {
+      for (let i = 0; i < BITMAP_WORDS; i++) words[i] = node[base + 1 + i];
+      return true;
+    }
+    words.fill(0, 0, BITMAP_WORDS);
+    const keys = keysAt(base, listCapacity(this.#heap.capacity(handle)));
+    const halves = this.#heap.halves[page];
+    for (let i = node[base] >>> 2; i-- > 0;) {
+      const key = halves[keys + i];
+      setBits(words, key & 1023, LENGTH_OF[key >>> 11]);
+    }
+    return true;
   }
 
   /** After a Direct run: checksum of its block `index`. */
@@ -982,6 +1054,16 @@ export class Index implements MoveListener {
     this.freed.blocksFreed(location, count);
   }
 
+  /** True when none of the blocks is a hole. */
+  #hasAll(layer: Layer, chunk: number, block: number, count: number): boolean {
+    for (const end = block + count; block < end;) {
+      const run = this.find(layer.id, chunk, block, end - block);
+      if (this.kind === IndexKind.Absent) return false;
+      block += run;
+    }
+    return true;
+  }
+
   /** Gives the blocks a new value, or none (`isHole`). */
   #change(
     layer: Layer,
@@ -993,6 +1075,10 @@ export class Index implements MoveListener {
     aux: number,
     direct: number,
   ): void {
+    // Who moves a block has it before and after.
+    if (layer.isWatched && (isHole || !this.#hasAll(layer, chunk, block, count))) {
+      this.owners?.ownersChanged(layer.id, chunk);
+    }
     if (!isHole && location < LOCATION_END) this.#count(layer, count);
     const leaf = layer.leaves[chunk >>> LEAF_SHIFT];
     const handle = leaf === null || leaf === undefined ? 0 : leaf[chunk & (LEAF_CHUNKS - 1)];

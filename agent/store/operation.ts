@@ -91,7 +91,12 @@ export interface BlockSink {
 /** One preallocated operation. The owner fills it, submits it, and gets it back once. */
 export class Operation {
   kind: OperationKind = OperationKind.Read;
-  /** Layer chain, newest first; writes go to the first; absorb: see there. Owned by the volume, not copied. */
+  /**
+   * Layer chain, newest first; writes go to the first; absorb: see there. Owned by the volume, not copied.
+   *
+   * For reads through many layers use the same array again: it leads to what is known of the chain (chains.ts). One that is
+   * frozen is not even compared.
+   */
   layers: readonly number[] = NO_LAYERS;
   /** Chunk index within the disk. */
   chunk = 0;

@@ -2,6 +2,7 @@
  * Reads: find the blocks, read them with as few requests as possible, check every one.
  *
  *     operation ─▶ slot: per block location and checksum, or where that lies ─▶ runs
+ *                  (of the newest layer that has it: index.ts, chains.ts for long chains)
  *               ─▶ disk reads ─▶ check ─▶ done
  *
  * Invariants:
@@ -18,6 +19,7 @@
  */
 import { BLOCK_BYTES, BLOCK_SHIFT, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
 import { type Disk, EBADMSG, EIO, type Window, type WindowVector } from "../platform/platform.ts";
+import { CHAIN_LAYERS_MIN, Chains } from "./chains.ts";
 import type { ChecksumCache } from "./checksum_cache.ts";
 import { type Index, IndexKind } from "./index.ts";
 import type { Operation } from "./operation.ts";
@@ -74,6 +76,7 @@ export class Reads {
   readonly #disk: Disk;
   readonly #window: Window;
   readonly #index: Index;
+  readonly #chains: Chains;
   readonly #segments: Segments;
   readonly #cache: ChecksumCache;
   readonly #owner: ReadsOwner;
@@ -149,6 +152,7 @@ export class Reads {
     this.#disk = options.disk;
     this.#window = options.window;
     this.#index = options.index;
+    this.#chains = new Chains(options.index);
     this.#segments = options.segments;
     this.#cache = options.cache;
     this.#owner = options.owner;
@@ -207,6 +211,10 @@ export class Reads {
     const { layers, chunk, block, blockCount, buffer } = operation;
     const base = slot * TRANSFER_BLOCKS_MAX;
     const index = this.#index;
+    const isLong = layers.length >= CHAIN_LAYERS_MIN;
+    const asked = isLong ? 1 : layers.length;
+    /** Up to here the newest layer of a long chain has holes. */
+    let holesEnd = 0;
     let runs = 0;
     let runEnd = 0;
     let isPoisoned = false;
@@ -214,10 +222,17 @@ export class Reads {
       let count = blockCount - i;
       let kind = IndexKind.Absent;
       let layer = 0;
-      for (let l = 0; l < layers.length && kind === IndexKind.Absent; l++) {
+      // The newest one is asked in any case; a long chain behind it is not asked one by one.
+      for (let l = 0; l < asked && i >= holesEnd && kind === IndexKind.Absent; l++) {
         layer = layers[l];
         count = index.find(layer, chunk, block + i, count);
         kind = index.kind;
+      }
+      if (isLong && kind === IndexKind.Absent) {
+        if (i >= holesEnd) holesEnd = i + count;
+        count = this.#chains.find(layers, chunk, block + i, holesEnd - i);
+        kind = index.kind;
+        layer = this.#chains.layer;
       }
       const at = base + i;
       if (kind === IndexKind.Direct || kind === IndexKind.Run) {

@@ -204,6 +204,9 @@ export interface VhostSessionOptions {
  * one loop, and calls {@linkcode turn} after each batch of events for which the session asked by `schedule`.
  */
 export class VhostSession implements QueueOwner {
+  /** The front end has asked for the size on this connection, and since it changed: not one that came back to a guest that runs. */
+  isConfigRead = false;
+
   readonly #host: VhostHost;
   readonly #device: VhostDevice;
   readonly #memory: GuestMemory;
@@ -358,6 +361,7 @@ export class VhostSession implements QueueOwner {
 
   /** The disk has another size: the guest is told, where it can be. */
   resized(): void {
+    this.isConfigRead = false;
     if (this.#phase !== Phase.Open || this.#backendFd < 0) return;
     if (!this.#has(ProtocolFeature.Config)) return;
     const bytes = encodeBackendRequest(BackendRequest.ConfigChange);
@@ -1085,6 +1089,8 @@ export class VhostSession implements QueueOwner {
     else {
       const answer = payload.slice();
       this.#device.readConfig(access.offset, answer.subarray(12));
+      // The size is at the start.
+      if (access.offset === 0) this.isConfigRead = true;
       this.#reply(encodeReply(Request.GetConfig, answer));
     }
     return null;

@@ -7,8 +7,10 @@
  * are under way than ever before, and then kept: a worker with little to do starts at once and stays small.
  *
  * Invariants:
- * - A volume waits at most once per class, in a queue that is served in turn: one request each.
+ * - A volume waits at most once per class, in a queue that is served in turn: as much of one request each as there is room for.
  * - What is released is offered to the longest waiter before anyone new can take it.
+ * - Whose turn it is keeps it until there is room for something of its request, so that large requests find room beside any
+ *   number of small ones; but for a lack of the arena itself, which other classes share and this one's releases may not end.
  *
  * @module
  */
@@ -78,15 +80,22 @@ export class Transfer {
   }
 }
 
+/** What came of a volume's turn. */
+export const enum Resumed {
+  /** No request of the class waits any more. */
+  Done,
+  /** Something was issued, or could not be for the volume's own reasons; requests wait on. */
+  Waits,
+  /** There was no room for anything of the request. */
+  NoRoom,
+}
+
 /** A volume, seen from the pool. */
 export interface TransferOwner {
   /** The transfer's operation is done. */
   transferDone(transfer: Transfer): void;
-  /**
-   * There may be room again: issue for the longest waiting request of the class.
-   * Returns true when requests of the class still wait.
-   */
-  resume(transferClass: TransferClass): boolean;
+  /** There may be room again: issue for the longest waiting request of the class. */
+  resume(transferClass: TransferClass): Resumed;
   /** Gives a request back that needed no transfer. */
   finish(request: BlockRequest): void;
 }
@@ -101,6 +110,8 @@ export class TransferPool implements OperationOwner {
   readonly #made = [0, 0, 0];
   readonly #bufferBytes = [0, 0, 0];
   readonly #waiting: TransferOwner[][] = [[], [], []];
+  /** The last `take` failed because the arena had no room, though the class has. */
+  #isArenaShort = false;
   /** Pairs of volume and request. */
   readonly #finished: (TransferOwner | BlockRequest)[] = [];
 
@@ -111,6 +122,7 @@ export class TransferPool implements OperationOwner {
    * {@linkcode wait}.
    */
   take(transferClass: TransferClass, bufferBytes: number): Transfer | null {
+    this.#isArenaShort = false;
     const free = this.#free[transferClass];
     if (free.length === 0 && this.#made[transferClass] === TRANSFERS_MAX[transferClass]) {
       return null;
@@ -119,6 +131,7 @@ export class TransferPool implements OperationOwner {
     if (bufferBytes > 0) {
       if (this.#bufferBytes[transferClass] + bufferBytes > BUFFER_BYTES_MAX) return null;
       buffer = this.buffers.allocate(bufferBytes);
+      this.#isArenaShort = buffer < 0;
       if (buffer < 0) return null;
       this.#bufferBytes[transferClass] += bufferBytes;
     }
@@ -157,10 +170,20 @@ export class TransferPool implements OperationOwner {
     transfer.request = null;
     transfer.state = TransferState.Free;
     this.#free[transferClass].push(transfer);
+    this.#offer(transferClass);
+  }
+
+  /** Gives those that wait their turns, once each, as far as there is room. */
+  #offer(transferClass: TransferClass): void {
     const waiting = this.#waiting[transferClass];
-    if (waiting.length === 0) return;
-    const volume = waiting.shift()!;
-    if (volume.resume(transferClass)) waiting.push(volume);
+    for (let left = waiting.length; left > 0; left--) {
+      const volume = waiting[0];
+      const resumed = volume.resume(transferClass);
+      if (resumed === Resumed.NoRoom && !this.#isArenaShort) return;
+      // What it may have registered anew is behind it.
+      waiting.shift();
+      if (resumed !== Resumed.Done) waiting.push(volume);
+    }
   }
 
   /** The transfer that an operation belongs to. */
@@ -174,7 +197,7 @@ export class TransferPool implements OperationOwner {
   }
 
   /**
-   * End of a turn. Finishes what needed no transfer, and offers room to one waiter of each class: the arena may have
+   * End of a turn. Finishes what needed no transfer, and offers room to the waiters of each class: the arena may have
    * been short because of another class, whose releases do not wake this one.
    */
   endTurn(): void {
@@ -183,10 +206,7 @@ export class TransferPool implements OperationOwner {
     }
     this.#finished.length = 0;
     for (let transferClass = 0; transferClass < this.#waiting.length; transferClass++) {
-      const waiting = this.#waiting[transferClass];
-      if (waiting.length === 0) continue;
-      const volume = waiting.shift()!;
-      if (volume.resume(transferClass)) waiting.push(volume);
+      this.#offer(transferClass);
     }
   }
 

@@ -14,6 +14,9 @@
  * - FLUSH covers every write completed before it was submitted; a write with `forceUnitAccess` completes
  *   after a sync that covers it.
  * - Sequence numbers rise with every write, discard and zeroing of the disk.
+ * - With `detectZeroes`, whole blocks of zeros that a guest writes are discarded in its place, in the same order and with the same
+ *   promises. Whether they are zeros is judged where they lie in guest memory, once; a guest that changes them meanwhile has
+ *   either. Not every block of zeros is found: see {@linkcode ZERO_RUN_BLOCKS_MIN}.
  *
  * A failed request is `−EIO` or `−EBADMSG`; nothing here retries, since the store (and later the replicas below it)
  * already has.
@@ -25,6 +28,7 @@ import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES, TRANSFER_BYTES_MAX } from "../ba
 import { type Window, type WindowVector } from "../platform/platform.ts";
 import { type BlockSink, type Operation, OperationKind } from "../store/operation.ts";
 import {
+  Resumed,
   type Transfer,
   TransferClass,
   type TransferOwner,
@@ -49,6 +53,15 @@ export interface OperationSink {
  * a 2 TiB discard leaves room for others.
  */
 const RANGE_TRANSFERS_MAX = 64;
+
+/**
+ * Blocks of zeros in the middle of data that are worth a transfer and an entry in the log of their own, and another one for the
+ * data behind them: 16 KiB. At the ends of a request, or of a transfer, any number is.
+ */
+const ZERO_RUN_BLOCKS_MIN = 4;
+
+/** The kernel's zero test takes multiples of this many bytes. */
+const KERNEL_BYTES = 16;
 
 /** First-in first-out list of requests, linked through `next`. */
 class RequestQueue {
@@ -104,6 +117,8 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   readonly readOnly = false;
   /** Layers, newest first; writes go to the first. Replaced as a whole on a snapshot. */
   layers: readonly number[];
+  /** Blocks of zeros that guests write become holes. */
+  detectZeroes = false;
   /** Fencing number of the lease now held. */
   generation = 0;
   /** Number of the last write. */
@@ -127,6 +142,9 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   #blocked: Transfer[] = [];
   /** Merges among `#active` and `#blocked`: while there are none, nobody needs to look for overlaps. */
   #merges = 0;
+  /** Where {@linkcode Volume.#scanBlock} looks next: a segment of the request, and bytes of it to skip. */
+  #scanSegment = 0;
+  #scanBytes = 0;
 
   constructor(options: {
     sizeBytes: number;
@@ -151,6 +169,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
     request.issuedSegment = 0;
     request.issuedSegmentBytes = 0;
     request.pending = 0;
+    request.isSyncOwed = false;
     request.result = 0;
     this.inFlight++;
     const transferClass = classOf(request);
@@ -167,20 +186,29 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   }
 
   /** {@inheritDoc TransferOwner.resume} */
-  resume(transferClass: TransferClass): boolean {
+  resume(transferClass: TransferClass): Resumed {
     const queue = this.#waiting[transferClass];
     const request = queue.head;
-    if (request === null) return false;
-    if (!this.#issue(request)) return true;
+    if (request === null) return Resumed.Done;
+    const issuedBytes = request.issuedBytes;
+    if (!this.#issue(request)) {
+      // A range waits for its own transfers when it has enough of them; whoever is behind it can go on.
+      const isOwn = request.pending >= RANGE_TRANSFERS_MAX;
+      return isOwn || request.issuedBytes > issuedBytes ? Resumed.Waits : Resumed.NoRoom;
+    }
     queue.shift();
     // Looked at before the request may finish, which may queue its sync and register us anew.
     const isWaiting = queue.head !== null;
     if (request.pending === 0) this.finish(request);
-    return isWaiting;
+    return isWaiting ? Resumed.Waits : Resumed.Done;
   }
 
   /** Issues as much of the request as there is room for; true when all of it is issued. */
   #issue(request: BlockRequest): boolean {
+    if (request.isSyncOwed) {
+      request.isSyncOwed = !this.#issueSync(request);
+      return !request.isSyncOwed;
+    }
     switch (request.kind) {
       case BlockKind.Read:
         return this.#issueRead(request);
@@ -246,12 +274,20 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       if (head !== 0) length = Math.min(length, BLOCK_BYTES - head);
       else if (length > BLOCK_BYTES) length -= length % BLOCK_BYTES;
       const isMerge = length < BLOCK_BYTES;
+      let isZero = false;
+      if (this.detectZeroes && !isMerge) {
+        const zeros = this.#zeroBlocks(request, offset);
+        isZero = zeros > 0;
+        length = (isZero ? zeros : this.#dataBlocks(request, length >>> BLOCK_SHIFT)) <<
+          BLOCK_SHIFT;
+      }
       const blockCount = isMerge ? 1 : length >>> BLOCK_SHIFT;
-      const transfer = this.#pool.take(TransferClass.Write, blockCount << BLOCK_SHIFT);
+      const bufferBytes = isZero ? 0 : blockCount << BLOCK_SHIFT;
+      const transfer = this.#pool.take(TransferClass.Write, bufferBytes);
       if (transfer === null) return false;
       this.#prepare(transfer, request, offset, head, length, blockCount);
-      transfer.operation.kind = OperationKind.Write;
-      if (!isMerge) this.#copyIn(transfer);
+      transfer.operation.kind = isZero ? this.#holeKind : OperationKind.Write;
+      if (!isMerge && !isZero) this.#copyIn(transfer);
       advanceSegments(request, length);
       this.#start(transfer, isMerge);
     }
@@ -282,16 +318,67 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       if (transfer === null) return false;
       const blockCount = isPart ? 1 : length >>> BLOCK_SHIFT;
       this.#prepare(transfer, request, offset, head, length, blockCount);
-      // Where older layers lie below, forgetting the blocks would bring their content back.
-      transfer.operation.kind = isPart
-        ? OperationKind.Write
-        : this.layers.length > 1
-        ? OperationKind.Zero
-        : OperationKind.Free;
+      transfer.operation.kind = isPart ? OperationKind.Write : this.#holeKind;
       request.issuedBytes += length;
       this.#start(transfer, isPart);
     }
     return true;
+  }
+
+  /** What makes blocks read as zeros. Where older layers lie below, forgetting the blocks would bring their content back. */
+  get #holeKind(): OperationKind {
+    return this.layers.length > 1 ? OperationKind.Zero : OperationKind.Free;
+  }
+
+  /** Blocks of zeros that the rest of a write begins with, as far as its chunk goes. */
+  #zeroBlocks(request: BlockRequest, offset: number): number {
+    const left = request.lengthBytes - request.issuedBytes;
+    const most = Math.min(left, CHUNK_BYTES - offset % CHUNK_BYTES) >>> BLOCK_SHIFT;
+    this.#scanSegment = request.issuedSegment;
+    this.#scanBytes = request.issuedSegmentBytes;
+    let count = 0;
+    while (count < most && this.#scanBlock(request)) count++;
+    return count;
+  }
+
+  /**
+   * Blocks of data that the rest of a write begins with, before zeros that are worth being cut out.
+   *
+   * @param most blocks to look at, 1 or more; the first is not looked at, since it is known not to be of zeros
+   */
+  #dataBlocks(request: BlockRequest, most: number): number {
+    this.#scanSegment = request.issuedSegment;
+    this.#scanBytes = request.issuedSegmentBytes;
+    let zeros = 0;
+    this.#scanBlock(request);
+    for (let block = 1; block < most; block++) {
+      zeros = this.#scanBlock(request) ? zeros + 1 : 0;
+      if (zeros === ZERO_RUN_BLOCKS_MIN) return block + 1 - zeros;
+    }
+    return most - zeros;
+  }
+
+  /** Whether the next block of the request's data is of zeros; goes on to the one behind it. */
+  #scanBlock(request: BlockRequest): boolean {
+    const { segmentWindows, segmentOffsets, segmentLengths } = request;
+    let isZero = true;
+    for (let left = BLOCK_BYTES; left > 0;) {
+      const segment = this.#scanSegment;
+      const part = Math.min(left, segmentLengths[segment] - this.#scanBytes);
+      if (isZero) {
+        // Pieces of odd lengths are taken for data: no driver cuts blocks that way.
+        const { kernel } = this.#windows[segmentWindows[segment]];
+        isZero = part % KERNEL_BYTES === 0 &&
+          kernel.isZero(segmentOffsets[segment] + this.#scanBytes, part);
+      }
+      left -= part;
+      this.#scanBytes += part;
+      if (this.#scanBytes === segmentLengths[segment]) {
+        this.#scanSegment++;
+        this.#scanBytes = 0;
+      }
+    }
+    return isZero;
   }
 
   #prepare(
@@ -398,8 +485,13 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
         const start = operation.buffer + transfer.headBytes;
         this.#arena.bytes.fill(0, start, start + transfer.lengthBytes);
       }
-      operation.checksums[0] = this.#arena.kernel.checksum(operation.buffer, BLOCK_BYTES);
-      operation.kind = OperationKind.Write;
+      const { kernel } = this.#arena;
+      if (this.detectZeroes && kernel.isZero(operation.buffer, BLOCK_BYTES)) {
+        operation.kind = this.#holeKind;
+      } else {
+        operation.checksums[0] = kernel.checksum(operation.buffer, BLOCK_BYTES);
+        operation.kind = OperationKind.Write;
+      }
       this.#submitWrite(transfer);
       return;
     }
@@ -436,6 +528,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       const queue = this.#waiting[TransferClass.Control];
       if (!this.#issueSync(request)) {
         // Joins the queue as what it now is, a flush that answers for the whole request.
+        request.isSyncOwed = true;
         const isFirst = queue.head === null;
         queue.push(request);
         if (isFirst) this.#pool.wait(TransferClass.Control, this);

@@ -9,6 +9,8 @@ import { FakeAgent } from "./fixture.ts";
 
 const GIB = 1024 ** 3;
 const ONE = { runDir: "/run/kelpie", disks: ["web"], memoryBytes: 2 * GIB, queues: 4 };
+/** For libvirt, of an agent that is not root. */
+const OURS = { ...ONE, owner: { uid: 107, gid: 36 } };
 
 Deno.test("qemuArguments() has memory, chardev with reconnect, and device", () => {
   assertEquals(qemuArguments(ONE), [
@@ -44,13 +46,17 @@ Deno.test("qemuArguments() refuses a path that the shell would tear apart", () =
 });
 
 Deno.test("the XML has shared memory and a reconnecting source, and nothing libvirt rejects", () => {
-  for (const xml of [libvirtFragments(ONE), libvirtDomain({ ...ONE, name: "web", cpus: 2 })]) {
+  for (const xml of [libvirtFragments(OURS), libvirtDomain({ ...OURS, name: "web", cpus: 2 })]) {
     assertMatch(xml, /<memoryBacking>\s+<source type='memfd'\/>\s+<access mode='shared'\/>/);
     assertMatch(xml, /<disk type='vhostuser' device='disk'>/);
     assertMatch(xml, /<driver name='qemu' type='raw' queues='4'\/>/);
     assertMatch(xml, /<source type='unix' path='\/run\/kelpie\/web\.sock'>/);
     assertMatch(xml, /<reconnect enabled='yes' timeout='1'\/>/);
     assertMatch(xml, /<target dev='vda' bus='virtio'\/>/);
+    assertMatch(
+      xml,
+      /<seclabel type='static' model='dac' relabel='yes'>\s+<label>\+107:\+36<\/label>/,
+    );
     assert(!/<(serial|iotune|readonly|shareable|wwn|blockio)|cache=|discard=|snapshot=/.test(xml));
     assertWellFormed(xml);
   }
@@ -58,7 +64,7 @@ Deno.test("the XML has shared memory and a reconnecting source, and nothing libv
 
 Deno.test("the XML counts targets up and escapes what XML does not take", () => {
   const xml = libvirtDomain({
-    ...ONE,
+    ...OURS,
     runDir: "/run/<a>&'b'",
     disks: ["web", "data"],
     name: "web",
@@ -81,7 +87,9 @@ Deno.test("kelpie disk qemu and libvirt print for disks that are there", async (
   const bare = await agent.runWell("disk qemu web --no-memory");
   assert(!bare.stdout.includes("memory"));
   assertMatch((await agent.runWell("disk qemu web")).stdout, /size=2G/);
-  assertMatch((await agent.runWell("disk libvirt web")).stdout, /^<disk type='vhostuser'/m);
+  const fragments = (await agent.runWell("disk libvirt web")).stdout;
+  assertMatch(fragments, /^<disk type='vhostuser'/m);
+  assertMatch(fragments, new RegExp(`<label>\\+${Deno.uid()}:\\+${Deno.gid()}</label>`));
   const full = await agent.runWell("disk libvirt --full web --memory 1G --cpus 3");
   assertMatch(full.stdout, /<vcpu>3<\/vcpu>/);
   assertMatch(full.stdout, /<memory unit='KiB'>1048576</);

@@ -233,7 +233,7 @@ Deno.test("three agents lose hosts, cables and directions of them, and no acknow
     const { nodes, groups } = await hosts.host(1).cluster();
     assert(nodes.find(({ name }) => name === "host3")!.isFull, "it is not full");
     assert(groups.degraded > 0, "it takes writes though it is full");
-    await hosts.host(1).running.check("disk", "delete", "big", "--yes", "--force");
+    await hosts.host(1).running.check("disk", "delete", "big", "--now", "--yes", "--force");
     await story.whole();
   });
 

@@ -24,7 +24,7 @@ import type { Host } from "./hosts.ts";
 export const RUN_DIR = "/run/kelpie";
 
 /** How long the daemon may take to listen, and to find out what QEMU can do, which it does at the first connection. */
-const START_TIMEOUT_MS = 60_000;
+const START_TIMEOUT_MS = 120_000;
 
 /** The port that libvirt has for plain TCP. */
 const PORT = 16509;
@@ -46,10 +46,8 @@ function daemonSettings({ ip, number }: Host): string {
     log_outputs = "3:stderr"`;
 }
 
-/** `qemu.conf`: no daemon beside, no control groups; QEMU is root, as the agent is, whose sockets nobody else may open. */
+/** `qemu.conf`: no daemon beside, no control groups. QEMU runs as whom libvirt takes by itself, where the domain says nothing. */
 const QEMU_SETTINGS = `
-    user = "root"
-    group = "root"
     security_driver = "none"
     stdio_handler = "file"
     cgroup_controllers = [ ]

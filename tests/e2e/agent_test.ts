@@ -201,9 +201,19 @@ Deno.test("the command line manages disks and ends with the code that the docume
     ["disk resize www +64M", 0, /^$/, /128M/],
     ["disk resize www 32M", 64, /^$/, /--shrink/],
     ["disk resize www 32M --shrink --yes", 0, /^$/, /32M/],
+    ["disk snapshot www@a db@a", 0, /^$/, /took www@a, db@a/],
+    ["disk snapshot www@a", 3, /^$/, /has a snapshot named a already/],
+    ["disk snapshot list --names", 0, /^db@a\nwww@a\n$/, /^$/],
+    ["disk clone www@a copy", 0, /^$/, /copy\.sock/],
+    ["disk rollback www@a --yes", 0, /^$/, /in the trash/],
+    ["disk delete copy --now --yes", 0, /^$/, /deleted/],
+    ["disk purge --all --yes", 0, /^$/, /purged disk www/],
     ["disk delete www", 64, /^$/, /--yes/],
     ["disk delete www --yes", 0, /^$/, /deleted/],
     ["disk delete www --yes", 5, /^$/, /www/],
+    ["disk trash --names", 0, /^www\n$/, /^$/],
+    ["disk undelete www", 0, /^$/, /is back/],
+    ["disk delete www --now --yes", 0, /^$/, /deleted/],
     ["disk list --names", 0, /^db\n$/, /^$/],
     ["disk qemu db", 0, /vhost-user-blk-pci/, /^$/],
     ["version", 0, /agent/, /^$/],
@@ -502,7 +512,7 @@ Deno.test("writes to a full store wait, the status says so, and a discard or a d
   // Full or not, a start and a delete work.
   await agent.kill();
   await using restarted = await AgentProcess.start(options);
-  await restarted.check("disk", "delete", "big", "--yes");
+  await restarted.check("disk", "delete", "big", "--now", "--yes");
   const status = await restarted.check("status");
   assertMatch(status, /^healthy: 1 disk/);
   await restarted.stop();

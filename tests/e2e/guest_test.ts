@@ -97,6 +97,23 @@ Deno.test("a guest uses all that its disks can do", async (test) => {
       what: () => "the new size in the guest",
     });
     await guest.check("dd if=/dev/urandom of=/dev/vda bs=1M seek=511 count=1 oflag=direct 2>&1");
+    // Whoever only reads is told as well.
+    await agent.check("disk", "resize", "frozen", "512M");
+    await until(async () => await guest.check("blockdev --getsize64 /dev/vdc") === `${512 * MIB}`, {
+      timeoutMs: 20_000,
+      what: () => "the new size of the disk that is only read",
+    });
+  });
+
+  await test.step("it sees that its disk has grown while it stood still", async () => {
+    await guest.qmp("stop");
+    await agent.check("disk", "resize", "web", "768M");
+    await guest.qmp("cont");
+    await until(async () => await guest.check("blockdev --getsize64 /dev/vda") === `${768 * MIB}`, {
+      timeoutMs: 20_000,
+      what: () => "the new size in the guest",
+    });
+    await guest.check("dd if=/dev/urandom of=/dev/vda bs=1M seek=767 count=1 oflag=direct 2>&1");
   });
 
   await test.step("memory is added while it writes, and is used", async () => {

@@ -147,6 +147,10 @@ export class FakeBackend implements ControlBackend {
     return this.#next.promise;
   }
 
+  inForce(): Promise<void> {
+    return Promise.resolve();
+  }
+
   /** As a cluster does, commands of a level that is not on yet are refused, where it has nodes. */
   propose(command: MapCommand): Promise<ClusterMap> {
     try {

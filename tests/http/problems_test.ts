@@ -22,7 +22,7 @@ import { clusterStatusOf } from "../../agent/cluster_status.ts";
 import type { ClusterStatus, NodeStatus } from "../../agent/http/backend.ts";
 import { summarizeGroups } from "../../agent/map/group_summary.ts";
 import type { ClusterMap, PgEntry } from "../../agent/map/map.ts";
-import { clusterWithDisk, group, run, runAll } from "../map/cluster.ts";
+import { clusterWithDisk, group, nodeUp, run, runAll } from "../map/cluster.ts";
 import { FakeBackend, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
 
 /** One node, with these disks. */
@@ -133,7 +133,9 @@ Deno.test("each thing that is wrong is a problem of its own kind", () => {
     assertStringIncludes(problems[0].message, part);
     assertEquals(summarize(seen, problems), problems[0].message);
   }
-  const codes = new Set([...cases, ...clusterCases()].map((each) => each[1]));
+  // Those about snapshots have tests of their own below.
+  const others = ["snapshot-waiting", "schedule-late", "layers-waiting"];
+  const codes = new Set([...[...cases, ...clusterCases()].map((each) => each[1]), ...others]);
   assertEquals(codes, new Set(PROBLEM_CODES), "a kind of problem has no case here");
 });
 
@@ -435,6 +437,124 @@ Deno.test("no cluster is healthy while a PG lacks, moves or waits, a node is gon
     if (!isWrong) healthy++;
   }
   assertEquals(healthy > 20, true);
+});
+
+/** A disk "web" of a cluster of three at level 2, with two copies, that node 2 has open. */
+function openDisk(): ClusterMap {
+  return runAll(
+    { ...clusterWithDisk(3, 2), level: 2 },
+    { kind: "take-lease", id: 1, node: 2, incarnation: 1 },
+  );
+}
+
+Deno.test("a snapshot that takes long is named, with the node that it waits for", () => {
+  const create = (nowMs: number) =>
+    ({ kind: "create-snapshots", disks: [1], name: "monday", nowMs }) as const;
+  assertEquals(codesOf(clusterSeen(run(openDisk(), create(NOW_MS - 5000)).map)), []);
+  const map = run(openDisk(), create(NOW_MS - 6000)).map;
+  const [problem, ...more] = findProblems(clusterSeen(map));
+  assertEquals(more, []);
+  assertEquals([problem.code, problem.disk], ["snapshot-waiting", "web"]);
+  assertEquals(
+    problem.message,
+    "snapshot web@monday is being taken for 6 s: node host-2, where it is open, has yet to finish " +
+      "what came before",
+  );
+  const [{ taking }] = map.disks[0].snapshots;
+  const givenUp = run(map, { kind: "abort-snapshots", taking }).map;
+  assertStringIncludes(
+    findProblems(clusterSeen(givenUp))[0].message,
+    "a snapshot of disk web was given up, and another one has to wait: node host-2",
+  );
+  const left = runAll(givenUp, { kind: "force-release-lease", id: 1, generation: 1 });
+  assertStringIncludes(findProblems(clusterSeen(left))[0].message, "not closed in good order");
+});
+
+Deno.test("one that waits for another that was begun with it says so", () => {
+  const map = runAll(
+    openDisk(),
+    { kind: "create-disk", name: "db", sizeBytes: 512, nowMs: 1, copies: 2 },
+    { kind: "create-snapshots", disks: [1, 2], name: "monday", nowMs: 1 },
+  );
+  const messages = findProblems(clusterSeen(map)).map(({ message }) => message);
+  assertEquals(messages.length, 2);
+  assertStringIncludes(
+    messages[0],
+    "db@monday is being taken for 1 d 4 h: it was begun with that of web",
+  );
+});
+
+Deno.test("a late schedule is named, and why it has taken nothing", () => {
+  const HOUR_MS = 3_600_000;
+  const schedule = (name: string) =>
+    ({
+      kind: "set-schedule",
+      disk: "web",
+      name,
+      everyMs: HOUR_MS,
+      keep: 1,
+      keepDaily: 0,
+      keepWeekly: 0,
+      keepMonthly: 0,
+      nowMs: 10 * HOUR_MS,
+    }) as const;
+  const at = (map: ClusterMap, nowMs: number) => findProblems({ ...clusterSeen(map), nowMs });
+  const map = run(openDisk(), schedule("hourly")).map;
+  const lateMs = 11 * HOUR_MS + 60_000;
+  assertEquals(at(map, lateMs), []);
+  const [problem] = at(map, lateMs + 1);
+  assertEquals([problem.code, problem.disk], ["schedule-late", "web"]);
+  assertStringIncludes(
+    problem.message,
+    "schedule hourly of disk web has taken no snapshot since 1970-01-01T10:00:00.000Z: no leader",
+  );
+  const unclean = run(map, { kind: "force-release-lease", id: 1, generation: 1 }).map;
+  assertStringIncludes(at(unclean, lateMs + 1)[0].message, "disk web was not closed in good order");
+  const taking = run(map, {
+    kind: "create-snapshots",
+    disks: [1],
+    name: "hourly-19700101T110000Z",
+    nowMs: lateMs,
+  }).map;
+  assertStringIncludes(at(taking, lateMs + 1)[0].message, "node host-2, where it is open");
+  const [{ layer }] = taking.disks[0].snapshots;
+  const done = run(taking, { kind: "snapshot-taken", id: 1, layer, generation: 1 }).map;
+  assertEquals(at(done, lateMs + 1), []);
+
+  const many = runAll(
+    openDisk(),
+    ...["a", "b", "c", "d", "e", "f", "g", "h"].map((name) => schedule(name)),
+    { kind: "create-disk", name: "zoo", sizeBytes: 512, nowMs: 1, copies: 2 },
+    { ...schedule("x"), disk: "zoo" },
+    { ...schedule("y"), disk: "zoo" },
+  );
+  const all = at(many, lateMs + 1);
+  assertEquals(all.length, 9);
+  assertEquals(all[8].message, "2 more schedules are late");
+});
+
+Deno.test("layers that only nodes that are down keep are a problem that names them", () => {
+  let map = runAll(
+    { ...clusterWithDisk(3, 2), level: 2 },
+    { kind: "create-snapshots", disks: [1], name: "monday", nowMs: 1 },
+    { kind: "node-down", node: 3, incarnation: 1, nowMs: 1 },
+    { kind: "delete-snapshot", disk: "web", name: "monday" },
+  );
+  const layersOf = (map: ClusterMap) =>
+    findProblems(clusterSeen(map)).filter(({ code }) => code === "layers-waiting");
+  assertEquals(layersOf(map), []);
+  map = runAll(
+    map,
+    { kind: "absorbed", node: 1, incarnation: 1, layers: [1] },
+    { kind: "absorbed", node: 2, incarnation: 1, layers: [1] },
+  );
+  const [problem] = layersOf(map);
+  assertEquals(problem.node, "host-3");
+  assertEquals(
+    problem.message,
+    "1 deleted snapshot cannot be merged until node host-3 is back or removed",
+  );
+  assertEquals(layersOf(run(map, nodeUp(3, { protocol: 2 })).map), []);
 });
 
 Deno.test("nodes of different versions are worth a note, one version is not", () => {

@@ -135,6 +135,19 @@ Deno.test("a snapshot of an open disk is answered when its holder has nothing of
   assertEquals(at.backend.proposed.map(({ kind }) => kind).includes("abort-snapshots"), false);
 });
 
+Deno.test("a snapshot is said to be there when its socket is", async () => {
+  const at = new Harness();
+  const inForce = Promise.withResolvers<void>();
+  at.backend.inForce = () => inForce.promise;
+  let isAnswered = false;
+  const answer = at.take(201, "monday", "web").finally(() => isAnswered = true);
+  await at.until("create-snapshots");
+  for (let turn = 0; turn < 50; turn++) await Promise.resolve();
+  assertEquals(isAnswered, false);
+  inForce.resolve();
+  await answer;
+});
+
 Deno.test("what is not complete in time is given up, and the disk and node that were late are named", async () => {
   const at = new Harness(SHORT_MS, open(1, 2), open(2, 3));
   at.backend.proposed.push = function (...commands: MapCommand[]): number {
@@ -147,6 +160,7 @@ Deno.test("what is not complete in time is given up, and the disk and node that 
   assertMatch(message, /^disk db on node host-3 was not ready within 0\.001 seconds: no snapshot/);
   assertEquals([at.names("web"), at.names("db")], [[], []]);
   assertEquals(at.disk("db").snapshots[0].isAborted, true);
+  assertEquals(await at.ask(200, "GET", "/v1/snapshots"), { snapshots: [] });
 });
 
 Deno.test("what is complete just before it would be given up is there, and said to be", async () => {

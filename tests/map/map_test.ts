@@ -18,6 +18,7 @@ import {
   ATTRIBUTES_MAX,
   checkMap,
   type ClusterMap,
+  commandLevel,
   COPIES_MAX,
   type DiskCommand,
   type DiskEntry,
@@ -75,6 +76,32 @@ const ALONE = unwrap(foundCluster({
 function takeLease(id: number): MapCommand {
   return { kind: "take-lease", id, node: 1, incarnation: 1 };
 }
+
+Deno.test("a disk that is open only grows", () => {
+  const open = run(
+    { ...clusterWithDisk(1, 1), level: 2 },
+    { kind: "take-lease", id: 1, node: 1, incarnation: 1 },
+  ).map;
+  const { name, sizeBytes, generation } = open.disks[0];
+  const shrink = { kind: "resize-disk", name, sizeBytes: sizeBytes - 512, shrink: true } as const;
+  const error = refuse(open, shrink);
+  assertEquals([error.code, /in use on node/.test(error.message)], ["busy", true]);
+  const grown = run(open, { kind: "resize-disk", name, sizeBytes: sizeBytes + 512 }).map;
+  assertEquals(grown.disks[0].sizeBytes, sizeBytes + 512);
+  const closed = run(open, { kind: "release-lease", id: 1, node: 1, generation }).map;
+  assertEquals(run(closed, shrink).map.disks[0].sizeBytes, sizeBytes - 512);
+  // All nodes of a cluster have to agree on it.
+  assertEquals(run({ ...open, level: 1 }, shrink).map.disks[0].sizeBytes, sizeBytes - 512);
+});
+
+Deno.test("a disk looks for zeros from the start when it is made so, and is the same disk otherwise", () => {
+  const command = { kind: "create-disk", name: "web", sizeBytes: GIB, nowMs: 5 } as const;
+  const [plain] = run(EMPTY_MAP, command).map.disks;
+  const [disk] = run(EMPTY_MAP, { ...command, detectZeroes: true }).map.disks;
+  assertEquals([plain.detectZeroes, disk], [false, { ...plain, detectZeroes: true }]);
+  assertEquals(commandLevel(command), 1);
+  assertEquals(commandLevel({ ...command, detectZeroes: true }), 2);
+});
 
 Deno.test("create-disk gives ids in order and sorts by name", () => {
   const map = mapWith("web", "db", "a");

@@ -116,7 +116,7 @@ class GoodClient {
     const random = this.#random;
     const isAligned = random.chance(0.7);
     const unit = isAligned ? 512 : 1;
-    const length = unit * random.between(1, (random.chance(0.2) ? 30_000 : 5000) / unit);
+    const length = unit * random.between(1, (random.chance(0.2) ? 45_000 : 5000) / unit);
     const from = unit * random.between(0, (REGION_BYTES - length) / unit);
     const command = [READ, READ, WRITE, WRITE, FLUSH, TRIM, CACHE, ZERO, STATUS][random.below(9)];
     if (command === STATUS && !this.#isStructured) return;

@@ -176,7 +176,13 @@ Deno.test("a client without structured replies gets long reads in one run, and o
       (await first.ask({ command: 1, offset: 64 * MIB - 1, data: data.subarray(0, 2) })).error,
       28,
     );
-    // One session of the agent for both; it goes with the last.
+    // Who comes later sees how large the disk is by then.
+    await agent.check("disk", "resize", "web", "96M");
+    assertEquals(await tool("nbdinfo", "--size", uriOf(socket, "web")), `${96 * MIB}\n`);
+    using third = await RawClient.open(socket, "web");
+    assertEquals((await third.ask({ command: 0, offset: 96 * MIB - 512, length: 512 })).error, 0);
+    third[Symbol.dispose]();
+    // One session of the agent for all; it goes with the last.
     using client = agent.client();
     assertEquals((await client.disk("web")).sessions.length, 1);
     first[Symbol.dispose]();

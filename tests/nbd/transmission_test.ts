@@ -259,6 +259,21 @@ Deno.test("without structured replies a failed read has no data, and a long one 
   assertEquals(replies[0].data, meeting.port.disk.slice(0, 12 * PIECE));
 });
 
+Deno.test("without structured replies nothing is answered into a long read, nor before it out of turn", () => {
+  const meeting = meet({ isStructured: false });
+  meeting.ask({ command: READ, cookie: 1, offset: 512, length: 512 });
+  meeting.ask({ command: READ, cookie: 2, offset: 0, length: 20 * PIECE });
+  assertEquals(meeting.port.log, [[0, 512, 512]]);
+  // Whatever else is under way is done last.
+  while (meeting.port.pending.length > 1) meeting.port.complete(1);
+  const replies = meeting.settle();
+  assertEquals(replies.map(({ cookie, data }) => [cookie, data.length]), [[1, 512], [
+    2,
+    20 * PIECE,
+  ]]);
+  assertEquals(replies[1].data, meeting.port.disk.slice(0, 20 * PIECE));
+});
+
 Deno.test("without structured replies a read that fails early is an error, one that fails late ends the connection", () => {
   const early = meet({ isStructured: false });
   early.ask({ command: READ, cookie: 2, offset: 0, length: 12 * PIECE });
@@ -354,16 +369,34 @@ Deno.test("a connection that breaks off in the middle of anything leaves nothing
   }
 });
 
+Deno.test("a connection that ends while it is alone with the disk lets the others go on", () => {
+  const { port, queue } = makeExport();
+  const gone = new Meeting(port, queue, { hasAllocation: true }), other = new Meeting(port, queue);
+  // What it has asked the host is still under way.
+  gone.ask({ command: STATUS, cookie: 1, offset: 0, length: 4096 });
+  gone.ask({ command: WRITE, cookie: 2, offset: 100, data: filled(10, 1) });
+  assertEquals(port.log, [[0, 0, 512]]);
+  gone.transmission.close();
+  port.completeAll();
+  gone.turn();
+  other.ask({ command: READ, cookie: 3, offset: 0, length: 512 });
+  assertEquals(other.settle().map(({ cookie }) => cookie), [3]);
+  gone.transmission.extents(gone.asked[0], [4096, 0]);
+  assert(gone.transmission.isOver);
+});
+
 Deno.test("a payload that trickles holds no slot, and others go on meanwhile", () => {
   const { port, queue } = makeExport({ slots: 1 });
   const slow = new Meeting(port, queue), quick = new Meeting(port, queue);
-  for (const offset of [0, 100]) {
+  // Before the first piece is there; before that of a part of a sector; behind it.
+  for (const [offset, sent] of [[0, 300], [100, 300], [100, 500]]) {
     slow.send(bytesOf([4, 0x25609513], [2, 0], [2, WRITE], [8, 1], [8, offset], [4, 4096]));
-    slow.send(filled(300, 5));
+    slow.send(filled(sent, 5));
+    assertEquals(slow.settle(), []);
     assertEquals(port.taken, 0);
     quick.ask({ command: WRITE, cookie: 2, offset: 9000, data: filled(50, 6) });
     assertEquals(quick.settle().map(({ error }) => error), [0]);
-    slow.send(filled(4096 - 300, 5));
+    slow.send(filled(4096 - sent, 5));
     assertEquals(slow.settle().map(({ cookie, error }) => [cookie, error]), [[1, 0]]);
     assert(port.disk.subarray(offset, offset + 4096).every((byte) => byte === 5));
   }
@@ -410,6 +443,19 @@ Deno.test("connections that want more slots than there are get their turns", () 
   }
   const least = Math.min(...counts), most = Math.max(...counts);
   assert(least > 100 && most < 2 * least, `${counts}`);
+});
+
+Deno.test("a slot that comes free goes to who waits for it, not to who asks just then", () => {
+  const { port, queue } = makeExport({ slots: 1 });
+  const [first, second] = [new Meeting(port, queue), new Meeting(port, queue)];
+  first.ask({ command: READ, cookie: 1, offset: 0, length: 512 });
+  second.ask({ command: READ, cookie: 2, offset: 512, length: 512 });
+  port.complete();
+  queue.reap();
+  first.ask({ command: READ, cookie: 3, offset: 1024, length: 512 });
+  queue.resume();
+  assertEquals(port.log.map(([, offset]) => offset), [0, 512]);
+  assertEquals([...second.settle(), ...first.settle()].map(({ cookie }) => cookie), [2, 1, 3]);
 });
 
 Deno.test("a write of part of a sector is alone with the disk", () => {

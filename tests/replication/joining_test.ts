@@ -328,6 +328,44 @@ for (const [how, end] of Object.entries(ENDS)) {
   }
 }
 
+for (
+  const when of [
+    "before it is copied",
+    "while it is to be copied again",
+    "while it is copied",
+    "while a live write is awaited",
+  ]
+) {
+  Deno.test(`a chunk of a disk that gets another number of copies is not copied for the old group, ${when}`, () => {
+    const at = new Fixture(JOINING);
+    const source: Source = { fill: 0xaa, stamp: [7, 70], end: [7, 72] };
+    const map = mapOf({ ...JOINING, epoch: EPOCH + 1, disk: { copies: 2 } });
+    const left = { target: [1, 3], inSync: [SOURCE, HOLDER], joining: [], joinedEpochs: [] };
+    const pgs = map.pools[0].pgs.map((entry) => ({ ...entry, ...left }));
+    const moved = { ...map, pools: [{ copies: 2, pgs }, ...map.pools] };
+    const isList = ({ head }: Sent) => head.type === MessageType.List && head.group === at.group;
+    const isDescribe = ({ head }: Sent) => head.type === MessageType.Describe;
+    if (when === "before it is copied") at.answerAs(at.serve(source, isList)!, source);
+    else if (when === "while it is to be copied again") {
+      at.answer(at.serve(source, isDescribe)!, { status: Status.Busy });
+    }
+    const read = when === "while it is copied" ? at.serve(source, isRead)! : null;
+    if (when === "while a live write is awaited") {
+      const awaited = at.serve(source, isRead)!;
+      at.answerAs(awaited, source);
+      at.live(71, 0x71, GENERATION, BLOCK + 1);
+      at.serve(source);
+      assertEquals(at.reported.includes(at.group), false);
+    }
+    at.core.setMap(moved, SELF, 1);
+    if (read !== null) at.answerAs(read, source);
+    // Nobody in the old group gives it.
+    assertEquals(at.serve(source, isDescribe), null);
+    assertEquals(at.reported.includes(at.group), true);
+    assertEquals(at.chunk.generation, 0);
+  });
+}
+
 Deno.test("what was copied from a source that turns out to have lost writes is copied again", () => {
   const at = new Fixture({ ...JOINING, group: { ...JOINING.group, inSync: [3] } });
   const old: Source = { fill: 0xbb, stamp: [7, 70] };

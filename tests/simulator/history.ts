@@ -114,7 +114,7 @@ export class BlockHistory {
         );
       }
       const isFromSince = contents.some((content) =>
-        content.isZero && !this.#candidates!.has(content.id) && content.writeStart <= end
+        content.isZero && content.writeStart >= this.#sinceMs && content.writeStart <= end
       );
       if (!isFromSince) this.#settle((content) => content.isZero);
     }

@@ -123,4 +123,11 @@ export const REGRESSIONS: readonly Regression[] = [
     faultsMs: 20_000,
     found: "nothing in the product: the same drain, later still",
   },
+  {
+    seed: 300563,
+    faultsMs: 20_000,
+    found:
+      "a joining replica went on copying, for the old group, a chunk of a disk that had got another number of copies, and " +
+      "nobody there gave it any more",
+  },
 ];

@@ -12,7 +12,7 @@ import { Prng } from "../../agent/base/prng.ts";
 import type { SimulatedDisk } from "../../agent/platform/simulated/disk.ts";
 import { Absorbed } from "../../agent/store/absorbed.ts";
 import { Applier } from "../../agent/store/applier.ts";
-import { EntryKind } from "../../agent/store/format.ts";
+import { EntryKind, STAMP_UNKNOWN } from "../../agent/store/format.ts";
 import { encodeImageTime, IMAGE_END, ImageTimes, Looked } from "../../agent/store/image_times.ts";
 import { Index, POISON } from "../../agent/store/index.ts";
 import { type Operation, OperationKind } from "../../agent/store/operation.ts";
@@ -635,6 +635,122 @@ Deno.test("relocations and damage that were under way find the block where it wa
   apply(EntryKind.LayerDelete, 3, 0, 0);
   apply(EntryKind.Relocate, 2, 1, POISON, 3000);
   assertEquals(applier.absorbed.pairs(), [[2, 4], [3, 4]]);
+});
+
+Deno.test("whenever a checkpoint looked at each of two layers, replay makes of them exactly what there was", () => {
+  // A log on two layers: what it makes of them after each record.
+  const random = new Prng(7);
+  const u32 = new Uint32Array(64);
+  u32[1] = 3 | 1 << 16;
+  class State {
+    readonly index = new Index();
+    readonly applier = new Applier(this.index, u32, { blocksPlaced() {} });
+    apply(entry: number[], lsn: number): void {
+      u32.set(entry, 16);
+      this.applier.lsn = lsn;
+      this.applier.apply(16, 0, 1000 * lsn, 1000 * lsn + 1);
+    }
+    layer(layer: number): string {
+      const { stamps } = this.applier;
+      stamps.find(layer, 0);
+      const blocks = numbers(0, 6).map((block) => this.index.locate(layer, 0, block));
+      return [blocks, stamps.generation, stamps.sequence, this.index.layerBlockCount(layer)].join();
+    }
+  }
+  let cases = 0;
+  for (let round = 0; round < 300; round++) {
+    const log: number[][] = [
+      [EntryKind.LayerCreate, 1, 2, 0, 0, 0, 0, 0],
+      [EntryKind.LayerCreate, 1, 3, 0, 0, 0, 0, 0],
+    ];
+    for (let i = 0; i < 12; i++) {
+      const layer = random.between(2, 3), block = random.below(6);
+      const stamp = random.below(3) * (round + i);
+      const kind = random.pick([Write, Write, Free, Zero, Absorb]);
+      if (kind === Absorb) log.push([EntryKind.Absorb, 1, 3, 0, 0, 2, 0, 0]);
+      else if (random.chance(0.2)) {
+        // A chunk that is dropped, after which an absorb gives the stamp on.
+        log.push([EntryKind.Free | STAMP_UNKNOWN << 8, 6, layer, 0, 0, 0, 0, 0]);
+      } else {
+        const entry = kind === Write
+          ? EntryKind.Write
+          : kind === Free
+          ? EntryKind.Free
+          : EntryKind.Zero;
+        log.push([entry | block << 16, 1, layer, 0, stamp > 0 ? 1 : 0, 0, stamp, 0, 5]);
+      }
+    }
+    const after = (count: number) => {
+      const state = new State();
+      log.slice(0, count).forEach((entry, i) => state.apply(entry, i + 1));
+      return state;
+    };
+    const end = after(log.length);
+    // Begun after `begun` records, with each layer looked at when some more had been applied.
+    for (let n = 0; n < 10; n++) {
+      const begun = random.between(2, log.length);
+      const at = [begun, begun, begun, begun].map((from) => random.between(from, log.length));
+      const [low, high, lowStamp, highStamp] = at.sort((a, b) => a - b);
+      const state = new State();
+      for (const layer of [2, 3]) {
+        state.index.createLayer(layer);
+        state.applier.layers.set(layer, 1);
+        const words = new Uint32Array(4000);
+        const source = after(layer === 2 ? low : high).index;
+        const length = source.exportChunk(layer, 0, words, 0);
+        if (length > 0) state.index.importChunk(layer, 0, words, 0, length, 2 ** 31);
+        const { stamps } = after(layer === 2 ? lowStamp : highStamp).applier;
+        if (stamps.find(layer, 0)) {
+          state.applier.stamps.set(layer, 0, stamps.generation, stamps.sequence, 0);
+        }
+      }
+      for (const [label, layer] of after(begun).applier.absorbed.pairs()) {
+        state.applier.absorbed.add(label, layer);
+      }
+      const words = new Uint32Array(20);
+      const times = state.applier.times = new ImageTimes([2, 3]);
+      const items: [Looked, number, number][] = [
+        [Looked.Index, 3, low],
+        [Looked.Index, IMAGE_END, high],
+        [Looked.Stamps, 3, lowStamp],
+        [Looked.Stamps, IMAGE_END, highStamp],
+      ];
+      items.forEach(([what, layer, lsn], i) => {
+        encodeImageTime(words, i * 5, { what, layer, chunk: layer === 3 ? 0 : IMAGE_END, lsn });
+      });
+      assertEquals(times.loadImage(words, 0, 4), null);
+      log.slice(begun).forEach((entry, i) => state.apply(entry, begun + i + 1));
+      for (const layer of [2, 3]) {
+        assertEquals(state.layer(layer), end.layer(layer), `${round}: ${begun}, ${at}`);
+      }
+      assertEquals(state.index.blockCount, end.index.blockCount);
+      cases++;
+    }
+  }
+  assertEquals(cases, 3000);
+});
+
+Deno.test("what is torn of a layer that was absorbed makes the stamp of the other one unknown", () => {
+  const bench = open();
+  assertEquals(absorb(bench, 3, 2, 99), 0, "of format 3 from here on");
+  bench.run(Write, [2], 0, 0, 1, [200], { generation: 1, sequence: 1 });
+  bench.run(Write, [3], 0, 5, 1, [300], { generation: 1, sequence: 2 });
+  bench.sync();
+  bench.run(Write, [2], 0, 0, 1, [201], { generation: 1, sequence: 3 });
+  assertEquals(absorb(bench, 3, 2, 0), 0);
+  assertEquals([bench.content(3, 0, 1), bench.stampOf(3, 0)], [[201], "1.2"]);
+  const options = { keep: 1, lose: 0, reorder: false };
+  for (const isTorn of [false, true]) {
+    const disk = bench.disk.crash(new Prng(2), bench.window.bytes, options);
+    for (let at = 1024 * 1024; at < disk.sizeBytesMax; at += BLOCK_BYTES) {
+      const isIt = new DataView(disk.peek(at, 8).buffer).getUint32(0, true) === 201;
+      if (isIt && isTorn) disk.flipBit(at + 1000);
+    }
+    const next = new Bench(0, disk, new Prng(3), bench.shape);
+    next.mustOpen();
+    const expected = isTorn ? [[200], UNKNOWN, UNKNOWN] : [[201], "1.3", "1.2"];
+    assertEquals([next.content(3, 0, 1), next.stampOf(2, 0), next.stampOf(3, 0)], expected);
+  }
 });
 
 Deno.test("Absorbed names every layer that may hold a label's blocks, and forgets those that are deleted", () => {

@@ -1269,8 +1269,14 @@ Deno.test("a resize is told on the back end's channel, and the new size is in th
     0,
     0,
   ]]);
+  assertEquals(session.isConfigRead, false);
+  frontEnd.ask(REQUEST.GET_CONFIG, join(u32s(32, 1, 0), Uint8Array.of(0)));
+  assertEquals(session.isConfigRead, false, "that is not where the size is");
   const { payload } = frontEnd.ask(REQUEST.GET_CONFIG, join(u32s(0, 8, 0), u64s(0)));
   assertEquals(new DataView(payload.buffer, 12).getBigUint64(0, true), 1024n);
+  assertEquals(session.isConfigRead, true);
+  session.resized();
+  assertEquals(session.isConfigRead, false);
   assertEquals(fixture.read(1023, 512).status, 0);
   assertEquals(fixture.read(1024, 512).status, 1);
   fixture.close();

@@ -10,7 +10,7 @@ import { BlockKind, BlockRequest, type BlockRequestOwner } from "../../agent/blk
 import { EIO } from "../../agent/platform/platform.ts";
 import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
 import { type Operation, OperationKind } from "../../agent/store/operation.ts";
-import { TransferPool } from "../../agent/volume/transfer_pool.ts";
+import { TransferClass, TransferPool } from "../../agent/volume/transfer_pool.ts";
 import { ReadOnlyVolume, Volume } from "../../agent/volume/volume.ts";
 
 /**
@@ -232,6 +232,9 @@ class Bench implements BlockRequestOwner {
 Deno.test("requests that share blocks but no sectors never disturb each other", () => {
   for (let seed = 1; seed <= 40; seed++) {
     const bench = new Bench(seed);
+    // Two in five look for zeros, half of those above an older layer.
+    bench.volume.detectZeroes = seed % 5 < 2;
+    if (seed % 5 === 1) bench.volume.layers = [2, 1];
     const { random } = bench;
     const model = new Uint8Array(SECTORS);
     const busy = new Uint8Array(SECTORS);
@@ -279,7 +282,7 @@ Deno.test("requests that share blocks but no sectors never disturb each other", 
         );
         guest += 64 * 1024;
         if (guest > bench.memory.guestOffset + 60 * 1024 * 1024) guest = bench.memory.guestOffset;
-        const value = 1 + random.below(250);
+        const value = random.chance(0.3) ? 0 : 1 + random.below(250);
         bench.fill(request, () => value);
         for (let s = first; s < first + count; s++) busy[s] = 1;
         underWay.set(request, { first, count, value });
@@ -346,6 +349,33 @@ Deno.test("a write with forceUnitAccess is done after a sync that covers it", ()
   assertEquals(bench.store.unsynced, 0);
 });
 
+Deno.test("a write with forceUnitAccess gets its sync also where that has to wait for a transfer", () => {
+  for (const kind of [BlockKind.Write, BlockKind.WriteZeroes]) {
+    const bench = new Bench(3);
+    const taken = [];
+    for (;;) {
+      const transfer = bench.pool.take(TransferClass.Control, 0);
+      if (transfer === null) break;
+      taken.push(transfer);
+    }
+    // Of part of a block: not of the class that there is nothing of.
+    const request = bench.request(kind, 512, 1024, bench.memory.guestOffset);
+    request.forceUnitAccess = true;
+    bench.submit(request);
+    for (let i = 0; i < 10; i++) {
+      bench.store.step();
+      bench.pool.endTurn();
+    }
+    assertEquals([bench.store.unsynced, bench.finished.length], [1, 0], "it waits");
+    for (const transfer of taken) bench.pool.release(transfer);
+    assertEquals(bench.finished.length, 0, "it is not synced yet");
+    bench.drain();
+    assertEquals(bench.finished, [request]);
+    assertEquals(bench.store.unsynced, 0);
+    assertEquals([bench.volume.counters.flushes, bench.volume.inFlight], [0, 0]);
+  }
+});
+
 Deno.test("discarding parts of blocks does nothing and still completes, also when nothing else is under way", () => {
   const bench = new Bench(4);
   const request = bench.request(BlockKind.Discard, 512, 1024, 0);
@@ -404,4 +434,138 @@ Deno.test("a read-only view passes reads on and refuses writes", () => {
   view.submit(bench.request(BlockKind.Read, 0, 4096, bench.memory.guestOffset));
   bench.drain();
   assertEquals(bench.finished.length, 1);
+});
+
+/** A write of blocks, one character each: `0` of zeros, `x` of data. */
+function zeroWrite(bench: Bench, blocks: string, firstBlock = 0): BlockRequest {
+  const request = new BlockRequest(bench);
+  request.kind = BlockKind.Write;
+  request.offsetBytes = firstBlock * BLOCK_BYTES;
+  request.lengthBytes = blocks.length * BLOCK_BYTES;
+  request.segmentCount = 1;
+  request.segmentOffsets[0] = bench.memory.guestOffset;
+  request.segmentLengths[0] = request.lengthBytes;
+  const { bytes } = bench.memory.windows[0];
+  [...blocks].forEach((block, i) => {
+    const at = bench.memory.guestOffset + i * BLOCK_BYTES;
+    bytes.fill(0, at, at + BLOCK_BYTES);
+    // One byte, where a test that stops early would not look.
+    if (block !== "0") bytes[at + BLOCK_BYTES - 1] = 7;
+  });
+  return request;
+}
+
+/** What went to the store: `w` a write, `f` a free, `z` a zeroing, with its blocks. */
+function operationsOf(bench: Bench): string {
+  const letters: Partial<Record<OperationKind, string>> = {
+    [OperationKind.Write]: "w",
+    [OperationKind.Free]: "f",
+    [OperationKind.Zero]: "z",
+    [OperationKind.Sync]: "s",
+  };
+  return bench.store.pendingChanges.map(({ kind, chunk, block, blockCount }) =>
+    `${letters[kind]}${chunk > 0 ? `${chunk}:` : ""}${block}+${blockCount}`
+  ).join(" ");
+}
+
+Deno.test("zeros that are worth it become holes, and the rest of a write goes as it is", () => {
+  const cases: [blocks: string, operations: string][] = [
+    ["0", "f0+1"],
+    ["x", "w0+1"],
+    ["0000000", "f0+7"],
+    ["xxx", "w0+3"],
+    ["0xx", "f0+1 w1+2"],
+    ["xx0", "w0+2 f2+1"],
+    ["0x0", "f0+1 w1+1 f2+1"],
+    ["x000x", "w0+5"],
+    ["x0000x", "w0+1 f1+4 w5+1"],
+    ["x000x0000x000", "w0+5 f5+4 w9+1 f10+3"],
+    ["x0".repeat(20), "w0+39 f39+1"],
+    // As much data as a transfer takes; holes as long as their chunk.
+    ["x".repeat(300), "w0+256 w256+44"],
+    ["0".repeat(1500), "f0+1024 f1:0+476"],
+    ["x" + "0".repeat(600) + "x", "w0+1 f1+600 w601+1"],
+  ];
+  for (const [blocks, expected] of cases) {
+    for (const layers of [[1], [2, 1]]) {
+      const bench = new Bench(1);
+      bench.volume.detectZeroes = true;
+      bench.volume.layers = layers;
+      const request = zeroWrite(bench, blocks);
+      bench.submit(request);
+      const kinds = layers.length > 1 ? expected.replaceAll("f", "z") : expected;
+      assertEquals(operationsOf(bench), kinds, blocks);
+      bench.drain();
+      assertEquals(bench.finished, [request]);
+      [...blocks].forEach((block, i) => {
+        assertEquals(bench.store.blocks.get(i)?.at(-1) ?? 0, block === "0" ? 0 : 7);
+      });
+      assertEquals(bench.memory.arena.usedBytes, 0);
+    }
+  }
+  const late = new Bench(1);
+  late.volume.detectZeroes = true;
+  late.submit(zeroWrite(late, "0".repeat(100), 1000));
+  assertEquals(operationsOf(late), "f1000+24 f1:0+76");
+  late.drain();
+  const off = new Bench(1);
+  off.submit(zeroWrite(off, "00000000"));
+  assertEquals(operationsOf(off), "w0+8");
+  off.drain();
+});
+
+Deno.test("a part of a block that leaves nothing but zeros leaves a hole", () => {
+  for (const isOn of [true, false]) {
+    const bench = new Bench(2);
+    bench.volume.detectZeroes = isOn;
+    const block = new Uint8Array(BLOCK_BYTES);
+    block.fill(9, 512, 1024);
+    bench.store.blocks.set(3, block);
+    const request = zeroWrite(bench, "0");
+    request.offsetBytes = 3 * BLOCK_BYTES + 512;
+    request.lengthBytes = request.segmentLengths[0] = 512;
+    bench.submit(request);
+    bench.drain();
+    assertEquals(bench.store.blocks.has(3), !isOn);
+    assertEquals(bench.finished, [request]);
+  }
+});
+
+Deno.test("holes in the place of zeros are synced as writes are, and wait for merges as writes do", () => {
+  const bench = new Bench(3);
+  bench.volume.detectZeroes = true;
+  const merge = bench.request(BlockKind.Write, 512, 512, bench.memory.guestOffset + 65536);
+  bench.fill(merge, () => 5);
+  bench.submit(merge);
+  const request = zeroWrite(bench, "000000");
+  request.forceUnitAccess = true;
+  bench.submit(request);
+  assertEquals(operationsOf(bench), "", "the merge has to read first");
+  bench.drain();
+  assertEquals(bench.finished, [merge, request]);
+  assertEquals([bench.store.unsynced, bench.store.blocks.size], [0, 0]);
+  assertEquals(bench.volume.counters.writtenBytes, 512 + 6 * BLOCK_BYTES);
+});
+
+Deno.test("zeros in pieces of odd lengths are data, and are found in even ones", () => {
+  const cases: [cut: number, isData: boolean, operations: string][] = [
+    [1000, false, "w0+1"],
+    [2048, false, "f0+1"],
+    [16, false, "f0+1"],
+    [16, true, "w0+1"],
+  ];
+  for (const [cut, isData, expected] of cases) {
+    const bench = new Bench(4);
+    bench.volume.detectZeroes = true;
+    const request = zeroWrite(bench, "0");
+    if (isData) bench.memory.windows[0].bytes[bench.memory.guestOffset] = 1;
+    request.segmentCount = 2;
+    request.segmentLengths[0] = cut;
+    request.segmentOffsets[1] = request.segmentOffsets[0] + cut;
+    request.segmentLengths[1] = BLOCK_BYTES - cut;
+    bench.submit(request);
+    assertEquals(operationsOf(bench), expected);
+    bench.drain();
+    assertEquals(bench.finished, [request]);
+  }
 });
