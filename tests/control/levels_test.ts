@@ -237,6 +237,7 @@ const LEVEL_TWO: MapCommand[] = [
   { kind: "delete-disk", name: "web", trashedMs: 1 },
   { kind: "change-disk", name: "web", limits: [1, 0, 0, 0, 0] },
   { kind: "change-disk", name: "web", detectZeroes: true },
+  { kind: "create-disk", name: "db", sizeBytes: 512, nowMs: 0, detectZeroes: true },
   { kind: "change-settings", trashMs: 0 },
 ];
 

@@ -250,6 +250,17 @@ Deno.test("a clone begins as its snapshot is, and keeps what it needs of it", ()
   );
 });
 
+Deno.test("a clone's first holder writes above every stamp of what it shares", () => {
+  let map = open(clusterAtLevelTwo(2, "web"), "web");
+  map = all(map, release(map, "web"));
+  map = snapped(open(map, "web"), "s", "web");
+  map = all(map, taken(map, "web"));
+  map = all(map, { kind: "clone-disk", disk: "web", snapshot: "s", name: "clone", nowMs: 0 });
+  const { generation, settled } = disk(map, "clone");
+  assertEquals([generation, settled], [2, 2]);
+  assertEquals(disk(open(map, "clone"), "clone").generation, 3);
+});
+
 Deno.test("rolling back gives the disk the snapshot's content, and keeps what it held in the trash", () => {
   let map = withThree();
   map = all(map, { kind: "resize-disk", name: "web", sizeBytes: 2 * GIB });
