@@ -266,6 +266,10 @@ export class Control {
   /** As leader: since when it leads, and when it told nodes last that they may serve. */
   #ledSince = NaN;
   readonly #toldMs = new Map<number, number>();
+  /** Epochs of the maps in which a lease was taken from a node that had not given it back. */
+  readonly #takenEpoch = new Map<number, number>();
+  /** Epoch before the first change that this process has applied; −1: none yet. */
+  #firstEpoch = -1;
   #joinAskedMs = -Infinity;
   #joinAt = 0;
   #leaderHint = "";
@@ -934,10 +938,23 @@ export class Control {
     if (read === undefined) return;
     const entry = findNode(this.#map, read.node);
     if (entry?.state !== "up" || entry.incarnation !== read.incarnation) return;
+    if (!entry.witness && !this.#knowsItsLeases(read.node)) return;
     // As in `#noteStates`: the next tick knows what time it is.
     this.#toldMs.set(read.node, NaN);
     if (read.node === this.#node) this.#renewed(read.id);
     else this.#send(read.address, { kind: ControlKind.Renewed, id: read.id });
+  }
+
+  /**
+   * Whether a node's data worker has the map in which a lease was taken from it last. Until then it would go on where it has to stop:
+   * it may have been out of reach meanwhile, and hear that it may serve before it hears what.
+   *
+   * What this process has not seen happen may have happened just before it began.
+   */
+  #knowsItsLeases(node: number): boolean {
+    const isOwn = node === this.#node;
+    const known = isOwn ? this.#report.epoch : this.#reports.get(node)?.report.epoch ?? 0;
+    return known >= (this.#takenEpoch.get(node) ?? (isOwn ? 0 : this.#firstEpoch));
   }
 
   #renewed(id: number): void {
@@ -1171,6 +1188,14 @@ export class Control {
   }
 
   #noteForced(before: ClusterMap, { node, command }: Proposal): void {
+    if (this.#firstEpoch < 0) this.#firstEpoch = before.epoch;
+    if (command.kind === "force-release-lease" || command.kind === "take-lease") {
+      const lease = before.disks.find((disk) => disk.id === command.id)?.lease ?? null;
+      const now = this.#map.disks.find((disk) => disk.id === command.id)?.lease ?? null;
+      if (lease !== null && now?.node !== lease.node) {
+        this.#takenEpoch.set(lease.node, this.#map.epoch);
+      }
+    }
     if (command.kind !== "force-release-lease") return;
     const lease = before.disks.find((disk) => disk.id === command.id)?.lease;
     // Who gives it up by itself serves nothing any more.

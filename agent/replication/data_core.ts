@@ -158,11 +158,17 @@ export class DataCore implements PeerListener, RouterHost {
    * @param incarnation of this start of the agent
    */
   setMap(map: ClusterMap, self: number, incarnation: number): void {
-    this.#maps.push({ map, self, incarnation });
+    this.#maps.push({ map, self, incarnation, serveUntilMs: null });
     if (this.#maps.length === 1) this.#nextMap();
   }
   /** Maps that are not in force yet; layers of the first are being made. */
-  readonly #maps: { map: ClusterMap; self: number; incarnation: number }[] = [];
+  readonly #maps: {
+    map: ClusterMap;
+    self: number;
+    incarnation: number;
+    /** Until when this node may serve, once this map is in force; null: as before. */
+    serveUntilMs: number | null;
+  }[] = [];
 
   #nextMap(): void {
     while (this.#maps.length > 0) {
@@ -171,7 +177,9 @@ export class DataCore implements PeerListener, RouterHost {
       const missing = isWitness ? [] : this.#missingLayers(map);
       if (missing.length === 0) {
         if (!this.#isPrepared(map, self)) return;
-        this.#install(this.#maps.shift()!);
+        const next = this.#maps.shift()!;
+        this.#install(next);
+        if (next.serveUntilMs !== null) this.#renewed(next.serveUntilMs);
         continue;
       }
       let left = missing.length;
@@ -270,8 +278,16 @@ export class DataCore implements PeerListener, RouterHost {
     this.#transport.setPeer(node, address);
   }
 
-  /** This node may serve until then, by the clock of {@linkcode tick}; `Infinity` where no other could take over. */
+  /**
+   * This node may serve until then, by the clock of {@linkcode tick}; `Infinity` where no other could take over. It counts once every
+   * map that was given before is in force: one of those may say that a lease is another node's.
+   */
   renew(serveUntilMs: number): void {
+    if (this.#maps.length === 0) return this.#renewed(serveUntilMs);
+    this.#maps[this.#maps.length - 1].serveUntilMs = serveUntilMs;
+  }
+
+  #renewed(serveUntilMs: number): void {
     this.#serveUntilMs = serveUntilMs;
     if (!this.mayServe || this.#didServe) return;
     this.#didServe = true;
