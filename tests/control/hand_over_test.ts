@@ -194,6 +194,41 @@ Deno.test("a leader that has just begun does not know whom the one before has to
   }
 });
 
-function renewal(node: number) {
-  return { kind: ControlKind.Renew, node, incarnation: 1, id: 1, report: EMPTY_REPORT } as const;
+Deno.test("a node from which a lease was taken may serve again once it has the map that says so", () => {
+  const cluster = new Cluster();
+  const { at } = cluster;
+  const isTold = (node: number, epoch: number) => {
+    at.sent.length = 0;
+    at.receive(node, renewal(node, epoch));
+    at.pass(40);
+    return at.sent.some(({ kind }) => kind === ControlKind.Renewed);
+  };
+  const { epoch } = at.control.map;
+  assertEquals([isTold(2, epoch), isTold(3, epoch)], [true, true]);
+  // It was out of reach when somebody took the disk from it.
+  at.propose({ kind: "force-release-lease", id: DISK, generation: 1 });
+  at.persist();
+  const taken = at.control.map.epoch;
+  assertEquals([isTold(2, epoch), isTold(3, epoch)], [false, true]);
+  assertEquals(isTold(2, taken), true);
+  // Whoever gives it back, or never had it, has nothing to stop.
+  cluster.wish(3);
+  at.pass(400);
+  at.propose({ kind: "node-down", node: 4, incarnation: 1, nowMs: 1 });
+  at.persist();
+  assertEquals(isTold(3, taken), true);
+});
+
+Deno.test("what happened before this node began to lead counts as having happened just then", () => {
+  const { at } = new Cluster();
+  at.sent.length = 0;
+  at.receive(3, renewal(3, 0));
+  at.pass(40);
+  assertEquals(at.sent.some(({ kind }) => kind === ControlKind.Renewed), false);
+});
+
+/** @param epoch of the map that the node's data worker has; the newest unless given */
+function renewal(node: number, epoch = 1e9) {
+  const report = { ...EMPTY_REPORT, epoch };
+  return { kind: ControlKind.Renew, node, incarnation: 1, id: 1, report } as const;
 }
