@@ -715,6 +715,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const from = job.isSettling ? state.highestAt : job.source;
     if (!job.isSettling) state.live ??= new LiveBlocks();
     if (job.isSettling) this.#replica.rewriting(layer, chunk);
+    else this.#replica.replacing(layer, chunk);
     const pull = new ChunkPull(
       this,
       disk,
@@ -838,6 +839,13 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   isComplete(group: GroupView, layer: number, chunk: number): boolean {
     const job = this.#jobs.get(keyOf(group.copies, group.group));
     return job?.find(layer, chunk)?.isComplete === true;
+  }
+
+  /** {@inheritDoc JoiningHook.isReplacing} */
+  isReplacing(group: GroupView, layer: number, chunk: number): boolean {
+    const job = this.#jobs.get(keyOf(group.copies, group.group));
+    const pull = job?.find(layer, chunk)?.pull ?? null;
+    return pull !== null || this.#asked.get(layer)?.has(chunk) === true;
   }
 
   /** {@inheritDoc JoiningHook.liveWrite} */

@@ -1,11 +1,12 @@
 /**
  * Heals damaged blocks of this node's replica from another one that is in sync.
  *
- *     damaged ─▶ queue ─▶ read here: still damaged? ─▶ read there ─▶ read here: still damaged, and not being written? ─▶ write
+ *     damaged ─▶ queue ─▶ read here: still damaged? ─▶ read there ─▶ read here: still damaged, and not changed since? ─▶ write
  *
  * Invariants:
- * - Good data is written only over a block that is damaged at that moment and that no live write is on its way to: what
- *   is newer is never replaced by what is older.
+ * - Good data is written only over a block that is damaged at that moment and to which nothing else is on its way: what
+ *   is newer is never replaced by what is older. The last read says what was there when it was asked for. So whatever
+ *   comes to the block from then on, done or not when that read has failed, is noted (`Replica.watch`), and left alone.
  * - The chunk's stamp stays: its content is what it should have been.
  *
  * @module
@@ -17,17 +18,14 @@ import { Operation, OperationKind, type OperationOwner } from "../store/operatio
 import type { LocalStore } from "./local_store.ts";
 import { type Head, MessageFlag, MessageType, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
-import type { Replica } from "./replica.ts";
+import type { Replica, WatchedBlock } from "./replica.ts";
 import type { ClusterView } from "./view.ts";
 
 /** Blocks that wait to be healed; more are found again by the scrub. */
 const QUEUE_MAX = 4096;
 
-interface DamagedBlock {
+interface DamagedBlock extends WatchedBlock {
   readonly disk: number;
-  readonly layer: number;
-  readonly chunk: number;
-  readonly block: number;
 }
 
 const enum Step {
@@ -126,7 +124,7 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
       other.layer === layer && other.chunk === chunk && other.block === block;
     // The one in hand is found damaged again by each look at it.
     const isKnown = (this.#block !== null && isSame(this.#block)) || this.#queue.some(isSame);
-    if (!isKnown) this.#queue.push({ disk, layer, chunk, block });
+    if (!isKnown) this.#queue.push({ disk, layer, chunk, block, isChanged: false });
   }
 
   /** Time passes. */
@@ -179,8 +177,9 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     // What the disk cannot read is as good as damaged: what is written anew lies elsewhere.
     if (result !== -EBADMSG && result !== -EIO) return this.#over();
     if (this.#step === Step.Looking) return this.#fetch();
-    const { layer, chunk, block } = this.#block!;
-    if (this.#replica.isBeingWritten(layer, chunk, block)) return this.#over();
+    const { layer, chunk, isChanged } = this.#block!;
+    if (isChanged) return this.#over();
+    this.#replica.watch(null);
     this.#replica.rewriting(layer, chunk);
     this.#step = Step.Writing;
     operation.kind = OperationKind.Write;
@@ -250,12 +249,14 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
       return this.#fetch();
     }
     this.#good = dataOffset;
+    this.#replica.watch(this.#block);
     this.#readHere(Step.LookingAgain);
   }
 
   #over(): void {
     if (this.#good >= 0) this.#arena.release(this.#good, BLOCK_BYTES);
     this.#good = -1;
+    this.#replica.watch(null);
     this.#block = null;
     this.#step = Step.Idle;
     if (this.#queue.length > 0) return this.#next();

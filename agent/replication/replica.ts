@@ -97,6 +97,17 @@ export interface JoiningHook {
   liveWrite(group: GroupView, operation: Operation): LiveWrite;
   /** The chunk is complete, so its stamp says all. */
   isComplete(group: GroupView, layer: number, chunk: number): boolean;
+  /** The chunk is being replaced by another node's. */
+  isReplacing(group: GroupView, layer: number, chunk: number): boolean;
+}
+
+/** A block of which somebody wants to know whether it is changed meanwhile; see {@linkcode Replica.watch}. */
+export interface WatchedBlock {
+  readonly layer: number;
+  readonly chunk: number;
+  readonly block: number;
+  /** Something has been on its way to it since the watch began. Set by the replica. */
+  isChanged: boolean;
 }
 
 /** Answer of {@linkcode JoiningHook.liveWrite}. */
@@ -238,6 +249,7 @@ export class Replica {
   /** Links with something that waits for room or for older writes. */
   #isWaiting = false;
   readonly #rewrites = new Map<number, Map<number, number>>();
+  #watched: WatchedBlock | null = null;
   readonly #head = new Head();
   readonly #stamp = new Stamp();
   readonly #list = chunkList(STAMP_ENTRIES_MAX);
@@ -313,6 +325,7 @@ export class Replica {
   }
 
   #track(write: LocalWrite): void {
+    if (this.#watched !== null) this.#noteWrite(this.#watched, write.operation);
     write.epoch = this.view!.epoch;
     write.serial = ++this.#serial;
     write.previous = this.#last;
@@ -352,20 +365,37 @@ export class Replica {
     return true;
   }
 
-  /** Whether a live write of any of the blocks is on its way into the store. */
-  isBeingWritten(layer: number, chunk: number, block: number): boolean {
+  /**
+   * Notes from now on whether anything but who watches changes a block: what is on its way to it already, live writes that are
+   * accepted, and copies that begin. One block at a time; the next one, or null, ends the watch.
+   */
+  watch(watched: WatchedBlock | null): void {
+    this.#watched = watched;
+    if (watched === null) return;
+    const { layer, chunk } = watched;
+    const disk = this.view?.diskOfLayer(layer);
+    watched.isChanged = disk !== undefined &&
+      this.joining?.isReplacing(this.view!.groupOf(disk, chunk), layer, chunk) === true;
     for (let write = this.#first; write !== null; write = write.next) {
-      const { operation } = write;
-      if (
-        operation.layers[0] === layer && operation.chunk === chunk && operation.block <= block &&
-        block < operation.block + operation.blockCount
-      ) return true;
+      this.#noteWrite(watched, write.operation);
     }
-    return false;
+  }
+
+  #noteWrite(watched: WatchedBlock, { layers, chunk, block, blockCount }: Operation): void {
+    watched.isChanged ||= layers[0] === watched.layer && chunk === watched.chunk &&
+      block <= watched.block && watched.block < block + blockCount;
+  }
+
+  /** A chunk is about to be replaced by another node's, here where nobody copies from. */
+  replacing(layer: number, chunk: number): void {
+    if (this.#watched?.layer === layer && this.#watched.chunk === chunk) {
+      this.#watched.isChanged = true;
+    }
   }
 
   /** A chunk is changed otherwise than by live writes: who copies it from here begins again. */
   rewriting(layer: number, chunk: number): void {
+    this.replacing(layer, chunk);
     let chunks = this.#rewrites.get(layer);
     if (chunks === undefined) this.#rewrites.set(layer, chunks = new Map());
     chunks.set(chunk, (chunks.get(chunk) ?? 0) + 1);

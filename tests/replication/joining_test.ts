@@ -157,6 +157,24 @@ Deno.test("a chunk is copied, takes the source's stamp, and its group is reporte
   assertEquals(at.arena.usedBytes, 0);
 });
 
+Deno.test("who watches a block hears that its chunk is being copied, from when that begins", () => {
+  const at = new Fixture(JOINING);
+  const isChanged = () => {
+    const watched = { layer: LAYER, chunk: CHUNK, block: BLOCK, isChanged: true };
+    at.core.replica.watch(watched);
+    return watched.isChanged;
+  };
+  assertEquals(isChanged(), false);
+  const watched = { layer: LAYER, chunk: CHUNK, block: BLOCK, isChanged: false };
+  at.core.replica.watch(watched);
+  const source: Source = { fill: 0xaa, stamp: [7, 70] };
+  const read = at.serve(source, isRead)!;
+  assertEquals([watched.isChanged, isChanged()], [true, true]);
+  at.answerAs(read, source);
+  at.serve(source);
+  assertEquals(isChanged(), false);
+});
+
 Deno.test("while a report is on its way to the map others are gathered, and for as long again", () => {
   const at = new Fixture(JOINING);
   const source = { fill: 0xaa, stamp: [7, 70] } as const;

@@ -4,7 +4,8 @@ import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import { MessageType, Status } from "../../agent/replication/messages.ts";
 import { Peers } from "../../agent/replication/peers.ts";
 import { Repairer } from "../../agent/replication/repair.ts";
-import { LocalWrite, Replica } from "../../agent/replication/replica.ts";
+import { LiveWrite, LocalWrite, Replica } from "../../agent/replication/replica.ts";
+import { EBADMSG } from "../../agent/platform/platform.ts";
 import { ClusterView } from "../../agent/replication/view.ts";
 import { OperationKind } from "../../agent/store/operation.ts";
 import {
@@ -149,6 +150,48 @@ Deno.test("a block to which a live write is on its way is left to it", () => {
   at.store.run();
   assertEquals(at.state, [0xbb, false, GENERATION, 10]);
   assertEquals([at.repairer.repaired, at.repairer.waiting], [0, 0]);
+});
+
+Deno.test("a block that was written while it was looked at once more is left alone", () => {
+  for (const isAcceptedBefore of [false, true]) {
+    const at = new Fixture();
+    at.report();
+    at.store.run();
+    const [read] = at.transport.take();
+    if (isAcceptedBefore) at.write(0xbb);
+    at.answer(read, 0xaa);
+    // The disk takes its time for that read: what was there when it was asked for is damaged, and is replaced meanwhile.
+    const look = at.store.waiting.pop()!;
+    if (!isAcceptedBefore) at.write(0xbb);
+    at.store.run();
+    look.result = -EBADMSG;
+    look.owner.operationDone(look);
+    at.store.run();
+    assertEquals(at.state, [0xbb, false, GENERATION, 10]);
+    assertEquals([at.repairer.repaired, at.repairer.waiting], [0, 0]);
+  }
+});
+
+Deno.test("a block of a chunk that is replaced as a whole is left alone, another one's is not", () => {
+  for (const when of ["before", "since", "otherwise", "elsewhere"]) {
+    const at = new Fixture();
+    at.replica.joining = {
+      isJoining: () => false,
+      isComplete: () => false,
+      isReplacing: (_group, layer, chunk) =>
+        when === "before" && layer === LAYER && chunk === CHUNK,
+      liveWrite: () => LiveWrite.Apply,
+    };
+    at.report();
+    at.store.run();
+    at.answer(at.transport.take()[0], 0xaa);
+    if (when === "since") at.replica.replacing(LAYER, CHUNK);
+    else if (when === "otherwise") at.replica.rewriting(LAYER, CHUNK);
+    else if (when === "elsewhere") at.replica.replacing(LAYER, CHUNK + 1);
+    at.store.run();
+    assertEquals(at.repairer.repaired, when === "elsewhere" ? 1 : 0, when);
+    assertEquals([at.state[1], at.repairer.waiting], [when !== "elsewhere", 0], when);
+  }
 });
 
 Deno.test("a block that is damaged there too comes from the next replica, and from nobody who is down", () => {

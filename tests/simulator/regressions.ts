@@ -130,4 +130,11 @@ export const REGRESSIONS: readonly Regression[] = [
       "a joining replica went on copying, for the old group, a chunk of a disk that had got another number of copies, and " +
       "nobody there gave it any more",
   },
+  {
+    seed: 300952,
+    faultsMs: 20_000,
+    found:
+      "a damaged block was healed with what another replica had had of it before a write, over that write: it was applied " +
+      "while the disk read the damaged block once more",
+  },
 ];
