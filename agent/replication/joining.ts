@@ -866,6 +866,11 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     else if (isFirst && state.pull === null) {
       stampOfPair(this.store, this.pairOf(layer), chunk, state.base);
     }
+    // One that came here before it joined again, and that later ones have overwritten: what is here is not what it was any more, and
+    // must not be taken for it, though its stamp is the source's.
+    if (isFirst && isKnown(state.base) && compareStamps(operation, state.base) <= 0) {
+      state.mustPull = true;
+    }
     const { live } = state;
     if (compareStamps(operation, live.last) <= 0) return LiveWrite.Skip;
     live.add(operation.block, operation.blockCount, operation.generation, operation.sequence);

@@ -294,6 +294,24 @@ Deno.test("a chunk that equals the source's has its stamp though a repeated writ
   assertEquals(at.reported.includes(at.group), true);
 });
 
+Deno.test("a write that comes once more is not taken for the newer content that it has replaced", () => {
+  const at = new Fixture(JOINING);
+  const { chunk } = at;
+  // It had both writes when it left the group and joined again; the first was not acknowledged by all.
+  [chunk.generation, chunk.sequence] = [7, 72];
+  chunk.blocks.set(BLOCK, 0x72);
+  const source: Source = { fill: 0x72, stamp: [7, 72] };
+  const list = listOf(at, source);
+  at.live(71, 0x71);
+  at.answerAs(list, source);
+  at.serve(source);
+  assertEquals([chunk.generation, at.reported.includes(at.group)], [0, false]);
+  at.live(72, 0x72);
+  at.serve(source);
+  assertEquals([chunk.generation, chunk.sequence, chunk.blocks.get(BLOCK)], [7, 72, 0x72]);
+  assertEquals(at.reported.includes(at.group), true);
+});
+
 Deno.test("what a dead lease has left at a joining replica is replaced by what the source has", () => {
   for (const when of ["before it is copied", "while it is copied", "while it is awaited"]) {
     const at = new Fixture(JOINING);

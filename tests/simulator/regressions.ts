@@ -137,4 +137,11 @@ export const REGRESSIONS: readonly Regression[] = [
       "a damaged block was healed with what another replica had had of it before a write, over that write: it was applied " +
       "while the disk read the damaged block once more",
   },
+  {
+    seed: 530156,
+    faultsMs: 20_000,
+    found:
+      "a joining replica that had a chunk's newest content got an older write of it once more, and then took what that had made of it " +
+      "for the newest",
+  },
 ];
