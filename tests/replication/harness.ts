@@ -9,7 +9,7 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { ARENA_BYTES, BLOCK_BYTES, BLOCK_SHIFT } from "../../agent/base/limits.ts";
-import type { ClusterMap, DiskEntry, PgEntry } from "../../agent/map/map.ts";
+import type { ClusterMap, DiskEntry, LayerEntry, PgEntry } from "../../agent/map/map.ts";
 import type { PeerTransport } from "../../agent/platform/network.ts";
 import { EBADMSG, type Log } from "../../agent/platform/platform.ts";
 import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
@@ -160,6 +160,7 @@ export class FakeStore implements LocalStore {
     const { kind, block: first, blockCount } = operation;
     if (kind === OperationKind.Sync) return 0;
     if (kind === OperationKind.Read) return this.#read(operation);
+    if (kind === OperationKind.Absorb) return this.#absorb(operation);
     const chunk = this.chunk(operation.layers[0], operation.chunk);
     if (operation.stampUnknown) chunk.generation = chunk.sequence = 0;
     else if (operation.generation > 0) {
@@ -177,6 +178,19 @@ export class FakeStore implements LocalStore {
         chunk.blocks.set(first + i, window.bytes[at]);
       }
     }
+    return 0;
+  }
+
+  #absorb({ layers: [into, from], chunk }: Operation): number {
+    const lower = this.content.get(from)?.get(chunk);
+    if (lower === undefined) return 0;
+    const isNew = this.content.get(into)?.has(chunk) !== true;
+    const upper = this.chunk(into, chunk);
+    if (isNew) [upper.generation, upper.sequence] = [lower.generation, lower.sequence];
+    for (const [block, fill] of lower.blocks) {
+      if (!upper.blocks.has(block)) upper.blocks.set(block, fill);
+    }
+    lower.blocks.clear();
     return 0;
   }
 
@@ -305,6 +319,8 @@ export interface MapOptions {
   /** Of every group. */
   readonly group?: Partial<PgEntry>;
   readonly disk?: Partial<DiskEntry>;
+  /** Of all layers, where there are others than layer 1. */
+  readonly layers?: readonly LayerEntry[];
   /** Nodes that are down. */
   readonly down?: readonly number[];
   /** Incarnations that are not 1. */
@@ -329,6 +345,7 @@ export function mapOf(options: MapOptions = {}): ClusterMap {
   return {
     ...map,
     epoch,
+    layers: options.layers ?? map.layers,
     nodes: map.nodes.map((node) => ({
       ...node,
       state: down.includes(node.id) ? "down" : "up",
