@@ -497,7 +497,8 @@ export class DiskRouter implements PeerRequestOwner {
     const layer = this.#drainingLayer;
     this.#drainingLayer = 0;
     const isWanted = this.host.view.disk(this.diskId)?.draining === layer && this.isOpen;
-    if (this.#drainSync.result === 0 && isWanted && !this.#hasWrites(layer)) this.#drained(layer);
+    // Since the map has had the snapshot nothing was sent to the old layer.
+    if (this.#drainSync.result === 0 && isWanted) this.#drained(layer);
   }
 
   /** Whether anything is on its way to a layer. */
