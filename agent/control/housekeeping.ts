@@ -184,14 +184,14 @@ export class Housekeeping {
 
   #lookAtTrash({ map, nowMs, wallMs }: HousekeepingSituation, commands: MapCommand[]): void {
     const expired = new Set<string>();
-    for (const { disk, expiresMs } of map.trash) {
+    for (const { disk, deletedMs, expiresMs } of map.trash) {
       if (expiresMs > wallMs) continue;
       const key = `${disk.id} ${expiresMs}`;
       expired.add(key);
       const sinceMs = this.#expired.get(key);
       if (sinceMs === undefined) this.#expired.set(key, nowMs);
       if (sinceMs === undefined || nowMs - sinceMs < PURGE_AFTER_MS) continue;
-      commands.push({ kind: "purge-disk", id: disk.id });
+      commands.push({ kind: "purge-disk", id: disk.id, deletedMs });
     }
     for (const key of this.#expired.keys()) if (!expired.has(key)) this.#expired.delete(key);
   }

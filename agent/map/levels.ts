@@ -25,7 +25,6 @@ const LEVELS: Readonly<Record<string, number>> = {
   "change-snapshot": 2,
   "clone-disk": 2,
   "rollback-disk": 2,
-  "detach-disk": 2,
   "restore-disk": 2,
   "purge-disk": 2,
   "absorbed": 2,

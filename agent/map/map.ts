@@ -88,7 +88,6 @@ export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
     case "change-snapshot":
     case "clone-disk":
     case "rollback-disk":
-    case "detach-disk":
     case "restore-disk":
     case "purge-disk":
     case "absorbed":

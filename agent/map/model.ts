@@ -472,6 +472,8 @@ export interface RestoreDisk {
 export interface PurgeDisk {
   readonly kind: "purge-disk";
   readonly id: number;
+  /** When it was put there: one that has been restored and deleted again since stays. */
+  readonly deletedMs?: number;
 }
 
 /**
@@ -538,14 +540,6 @@ export interface RollbackDisk {
   readonly disk: string;
   readonly snapshot: string;
   readonly nowMs: number;
-}
-
-/** The disk holds all of its content in its newest layer by now: it descends from nothing any more. */
-export interface DetachDisk {
-  readonly kind: "detach-disk";
-  readonly id: number;
-  /** Layers that the content was read through; refused as stale when they are others now. */
-  readonly layers: readonly number[];
 }
 
 /** A node has, synced, absorbed these layers into their children. */
@@ -907,7 +901,6 @@ export type SnapshotCommand =
   | ChangeSnapshot
   | CloneDisk
   | RollbackDisk
-  | DetachDisk
   | RestoreDisk
   | PurgeDisk
   | Absorbed

@@ -90,9 +90,8 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     "attributes?": "attributes",
   },
   "rollback-disk": { disk: "text", snapshot: "text", nowMs: "number" },
-  "detach-disk": { id: "number", layers: "numbers" },
   "restore-disk": { id: "number", name: "text" },
-  "purge-disk": { id: "number" },
+  "purge-disk": { id: "number", "deletedMs?": "number" },
   "absorbed": { node: "number", incarnation: "number", layers: "numbers" },
   "set-schedule": {
     disk: "text",

@@ -52,7 +52,6 @@ import {
   type CreateSnapshots,
   type DeleteSchedule,
   type DeleteSnapshot,
-  type DetachDisk,
   type DiskEntry,
   DISKS_MAX,
   ID_MAX,
@@ -94,8 +93,6 @@ export function applySnapshotCommand(map: ClusterMap, command: SnapshotCommand):
       return cloneDisk(map, command);
     case "rollback-disk":
       return rollbackDisk(map, command);
-    case "detach-disk":
-      return detachDisk(map, command);
     case "restore-disk":
       return restoreDisk(map, command);
     case "purge-disk":
@@ -490,6 +487,14 @@ function rollbackDisk(map: ClusterMap, command: RollbackDisk): Result<Applied> {
   if (disk.lease !== null) {
     return failure("busy", `disk ${disk.name} is open`, "stop the guest that uses it first");
   }
+  if (disk.settled < disk.generation) {
+    // Whoever had it may still write to what would be in the trash.
+    return failure(
+      "busy",
+      `disk ${disk.name} was not closed in good order, and its replicas may differ`,
+      "open it once, for example with 'kelpie disk read'",
+    );
+  }
   if (takingOf(disk) !== undefined) {
     return failure(
       "busy",
@@ -527,34 +532,6 @@ function rollbackDisk(map: ClusterMap, command: RollbackDisk): Result<Applied> {
   }
   effects.push({ kind: "snapshots-changed", disk: collectedDisk(collected.fields.disks, next) });
   return changed(map, fields, [...effects, ...collected.effects]);
-}
-
-function detachDisk(map: ClusterMap, command: DetachDisk): Result<Applied> {
-  const disk = map.disks.find((each) => each.id === command.id);
-  if (disk === undefined) return failure("missing", `there is no disk with id ${command.id}`);
-  const isSame = disk.layers.length === command.layers.length &&
-    disk.layers.every((layer, at) => layer === command.layers[at]);
-  if (!isSame) return stale(`disk ${disk.name} is read through other layers by now`);
-  if (disk.layers.length === 1) return unchanged(map);
-  if (takingOf(disk) !== undefined) {
-    return failure(
-      "busy",
-      `a snapshot of disk ${disk.name} is being taken`,
-      "try again in a moment",
-    );
-  }
-  const [top] = disk.layers;
-  const next = { ...disk, layers: [top] };
-  const layers = map.layers.map((layer) => layer.id === top ? { ...layer, parent: 0 } : layer);
-  const collected = collectLayers({
-    ...map,
-    layers,
-    disks: map.disks.with(map.disks.indexOf(disk), next),
-  });
-  return changed(map, collected.fields, [
-    { kind: "snapshots-changed", disk: collectedDisk(collected.fields.disks, next) },
-    ...collected.effects,
-  ]);
 }
 
 // ------------------------------------------------------------------------------------------- trash
@@ -602,6 +579,9 @@ function restoreDisk(map: ClusterMap, command: RestoreDisk): Result<Applied> {
 function purgeDisk(map: ClusterMap, command: PurgeDisk): Result<Applied> {
   const entry = map.trash.find(({ disk }) => disk.id === command.id);
   if (entry === undefined) return notInTrash(command.id);
+  if (command.deletedMs !== undefined && command.deletedMs !== entry.deletedMs) {
+    return stale(`disk ${entry.disk.name} has been deleted once more since`);
+  }
   const trash = map.trash.filter((each) => each !== entry);
   const collected = collectLayers({ ...map, trash });
   return changed(map, collected.fields, collected.effects);

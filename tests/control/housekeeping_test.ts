@@ -242,7 +242,8 @@ Deno.test("what has expired is ended, but not by a clock that is wrong for a mom
   at.pass(PURGE_AFTER_MS - 1);
   assertEquals(at.look(), []);
   at.pass(1);
-  assertEquals(at.work(), [{ kind: "purge-disk", id: 1 }]);
+  const [{ deletedMs }] = at.map.trash;
+  assertEquals(at.work(), [{ kind: "purge-disk", id: 1, deletedMs }]);
   assertEquals(at.map.trash, []);
   assertEquals(at.look(), []);
 });

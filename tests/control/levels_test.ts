@@ -218,7 +218,6 @@ const LEVEL_TWO: MapCommand[] = [
   { kind: "change-snapshot", disk: "web", name: "s", isProtected: true },
   { kind: "clone-disk", disk: "web", snapshot: "s", name: "clone", nowMs: 1 },
   { kind: "rollback-disk", disk: "web", snapshot: "s", nowMs: 1 },
-  { kind: "detach-disk", id: 1, layers: [1] },
   { kind: "restore-disk", id: 1, name: "web" },
   { kind: "purge-disk", id: 1 },
   { kind: "absorbed", node: 1, incarnation: 1, layers: [] },

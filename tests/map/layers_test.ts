@@ -85,8 +85,7 @@ class World {
     if (share < 80) return { kind: "delete-disk", name };
     if (share < 84) return { kind: "delete-disk", name, trashedMs: nowMs };
     if (share < 87) return { kind: "restore-disk", id: trashed, name: newName };
-    if (share < 92) return { kind: "purge-disk", id: trashed };
-    if (share < 95) return { kind: "detach-disk", id: disk?.id ?? 0, layers: disk?.layers ?? [] };
+    if (share < 95) return { kind: "purge-disk", id: trashed };
     if (share < 98) {
       const number = map.nextNode;
       return addNode(number, { protocol: 2, witness: random.below(5) === 0 });
@@ -163,13 +162,6 @@ class World {
     const now = owners(this.map);
     for (const owner of this.expected.keys()) if (!now.has(owner)) this.expected.delete(owner);
     for (const [owner, layer] of now) {
-      if (command.kind === "detach-disk" && owner === `disk ${command.id}`) {
-        // It holds everything by itself.
-        const [held] = this.nodes.values();
-        if (held !== undefined) this.expected.set(owner, held.get(layer)!);
-        for (const each of this.nodes.values()) each.set(layer, this.expected.get(owner)!);
-        continue;
-      }
       const isNew = layer >= before.nextLayer;
       const was = this.expected.get(owner);
       if (was !== undefined && !isNew) continue;
@@ -271,7 +263,6 @@ Deno.test("what disks and snapshots hold never changes, on no node, and what nob
       "delete-disk",
       "restore-disk",
       "purge-disk",
-      "detach-disk",
       "absorbed",
       "add-node",
       "remove-node",

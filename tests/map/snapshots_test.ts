@@ -291,26 +291,6 @@ Deno.test("rolling back gives the disk the snapshot's content, and keeps what it
   assertEquals(chains(again.map), { web: "6 3 2 1" });
 });
 
-Deno.test("a disk that holds all of its content is detached, and its snapshots keep theirs", () => {
-  let map = withThree();
-  const applied = step(map, { kind: "detach-disk", id: 1, layers: [4, 3, 2, 1] });
-  assertEquals(kinds(applied), "snapshots-changed");
-  map = applied.map;
-  assertEquals([tree(map), chains(map)], ["1 2<1 3<2 4", { web: "4" }]);
-  for (const [name, dropped] of [["c", "3"], ["a", ""], ["b", "1 2"]] as const) {
-    const { map: next, effects } = step(map, { kind: "delete-snapshot", disk: "web", name });
-    const gone = effects.flatMap((each) => each.kind === "layer-dropped" ? [each.layer] : []);
-    assertEquals(gone.join(" "), dropped, name);
-    map = next;
-  }
-  assertEquals(tree(map), "4");
-  // What was being absorbed into its newest layer goes with it.
-  let other = withThree();
-  other = all(other, { kind: "delete-snapshot", disk: "web", name: "c" });
-  const detached = step(other, { kind: "detach-disk", id: 1, layers: [4, 3, 2, 1] });
-  assertEquals(kinds(detached), "snapshots-changed, layer-dropped 3");
-});
-
 Deno.test("a deleted disk goes to the trash for as long as the settings say, and comes back as it was", () => {
   let map = snapped(clusterAtLevelTwo(2, "web", "db"), "s", "web");
   const before = disk(map, "web");
@@ -552,16 +532,11 @@ Deno.test("every command refuses what does not fit, with its code", () => {
     ["missing", { ...rollback, snapshot: "none" }],
     ["busy", { ...rollback, disk: "busy" }],
     ["invalid", { ...rollback, nowMs: NaN }],
-    ["missing", { kind: "detach-disk", id: 99, layers: [1] }],
-    ["missing", { kind: "detach-disk", id: 6, layers: inTrash(map, 6).layers }],
-    ["stale", { kind: "detach-disk", id: web.id, layers: [] }],
-    ["stale", { kind: "detach-disk", id: web.id, layers: web.layers.slice(1) }],
-    ["stale", { kind: "detach-disk", id: web.id, layers: [...web.layers, 99] }],
-    ["busy", { kind: "detach-disk", id: busy.id, layers: busy.layers }],
     ["missing", { ...restore, id: web.id }],
     ["exists", { ...restore, name: "web" }],
     ["invalid", { ...restore, name: "agent" }],
     ["missing", { kind: "purge-disk", id: web.id }],
+    ["stale", { kind: "purge-disk", id: 6, deletedMs: 1 }],
     ["stale", { kind: "absorbed", node: 9, incarnation: 1, layers: [] }],
     ["stale", { kind: "absorbed", node: 1, incarnation: 2, layers: [] }],
     ["missing", scheduleOf({ disk: "none" })],
@@ -707,7 +682,6 @@ Deno.test("a command that comes a second time changes nothing, or is told that i
     ["exists", three, { kind: "clone-disk", disk: "web", snapshot: "a", name: "x", nowMs: 0 }],
     // It is what it says, once more, with one more disk in the trash: proposals come exactly once.
     ["again", three, rollback],
-    ["stale", three, { kind: "detach-disk", id: 1, layers: [4, 3, 2, 1] }],
     ["missing", trashed, { kind: "restore-disk", id: 1, name: "x" }],
     ["missing", trashed, { kind: "purge-disk", id: 1 }],
     ["same", deleted, { kind: "absorbed", node: 1, incarnation: 1, layers: [2] }],
@@ -747,10 +721,6 @@ Deno.test("what is late does not touch what came after it", () => {
   map = snapped(all(map, late), "f", "web");
   assertEquals(refuse(map, stop).code, "stale");
   assertEquals(shown(disk(map, "web")), "a c b d e f(open)");
-  // A detachment of a disk that has had a snapshot since.
-  const { layers } = disk(map, "web");
-  map = snapped(all(map, taken(map, "web")), "g", "web");
-  assertEquals(refuse(map, { kind: "detach-disk", id: 1, layers }).code, "stale");
 });
 
 Deno.test("layers that are not to be absorbed are left alone, whoever says that he has", () => {

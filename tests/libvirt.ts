@@ -7,19 +7,21 @@
  *         │ /run/kelpie/web.sock          │ /run/kelpie/web.sock
  *       agent                           agent                     agent
  *
+ * A task of its own, `./dev libvirt`: it installs libvirt, and takes longer than the tests that run each time.
+ *
  * @module
  */
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
-import { until, within } from "../guest/deadline.ts";
-import { checkFiles, writerScript } from "../guest/files.ts";
-import { ioErrorsIn } from "../guest/guest.ts";
-import { buildInitramfs } from "../guest/initramfs.ts";
-import { ensureGuestFiles } from "../guest/install.ts";
-import { GuestShell } from "../guest/shell.ts";
-import { kelpie } from "../tools/agent_process.ts";
-import { canMakeNamespaces, type Host, Hosts } from "./hosts.ts";
-import { Libvirt, RUN_DIR } from "./libvirt.ts";
-import { compareReplicas } from "./replicas.ts";
+import { until, within } from "./guest/deadline.ts";
+import { checkFiles, writerScript } from "./guest/files.ts";
+import { ioErrorsIn } from "./guest/guest.ts";
+import { buildInitramfs } from "./guest/initramfs.ts";
+import { ensureGuestFiles } from "./guest/install.ts";
+import { GuestShell } from "./guest/shell.ts";
+import { kelpie } from "./tools/agent_process.ts";
+import { canMakeNamespaces, type Host, Hosts } from "./cluster/hosts.ts";
+import { Libvirt, RUN_DIR } from "./cluster/libvirt.ts";
+import { compareReplicas } from "./cluster/replicas.ts";
 
 const DISK = "web";
 /** How long anything of a guest may take: TCG on a busy machine is slow. */
