@@ -536,7 +536,7 @@ Deno.test("every command refuses what does not fit, with its code", () => {
     ["exists", { ...restore, name: "web" }],
     ["invalid", { ...restore, name: "agent" }],
     ["missing", { kind: "purge-disk", id: web.id }],
-    ["stale", { kind: "purge-disk", id: 6, deletedMs: 1 }],
+    ["stale", { kind: "purge-disk", id: 6, deletedMs: 12_345 }],
     ["stale", { kind: "absorbed", node: 9, incarnation: 1, layers: [] }],
     ["stale", { kind: "absorbed", node: 1, incarnation: 2, layers: [] }],
     ["missing", scheduleOf({ disk: "none" })],
