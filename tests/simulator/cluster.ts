@@ -1153,8 +1153,9 @@ export class Simulation implements NodeWatcher {
     this.#retire();
     if (this.#isHealing) this.#undrain();
     const { map } = this;
+    // What a story drains is as it should be.
     const isServing = ({ state, availability }: NodeEntry) =>
-      state === "up" && availability !== "draining";
+      state === "up" && !(this.#isHealing && availability === "draining");
     if (map === null || !map.nodes.every(isServing)) return false;
     const isGood = (entry: PgEntry) =>
       entry.unclean.length === 0 && !entry.unsettled && entry.joining.length === 0 &&
