@@ -6,7 +6,14 @@
 import { assertEquals, assertGreater, assertMatch } from "@std/assert/mod.js";
 import { Simulation, type SimulationOptions } from "./cluster.ts";
 import { BLOCK, FENCE_STORIES, type FenceStory } from "./fence_stories.ts";
-import { acknowledgeEarly, forgetEpochs, forgetLeases, readOutOfSync } from "./sabotage.ts";
+import {
+  acknowledgeEarly,
+  drainAtOnce,
+  forgetAbsorbed,
+  forgetEpochs,
+  forgetLeases,
+  readOutOfSync,
+} from "./sabotage.ts";
 import { Story } from "./story.ts";
 
 /** Seeds within which each must be seen. */
@@ -24,9 +31,9 @@ function complaintOf(check: () => void): string {
 }
 
 /** Runs seeds until a checker complains. */
-function complaintAbout(sabotage: Sabotage): string {
+function complaintAbout(sabotage: Sabotage, hasSnapshots = false): string {
   for (let seed = 1; seed <= SEEDS_MAX; seed++) {
-    const options = { seed, nodes: 4, faultsMs: 20_000, sabotage };
+    const options = { seed, nodes: 4, faultsMs: 20_000, hasSnapshots, sabotage };
     const complaint = complaintOf(() => new Simulation(options).run());
     if (complaint !== "") return complaint;
   }
@@ -72,6 +79,14 @@ Deno.test("a replica that forgets to fence is caught", () => {
     assertMatch(broken.replicas, / differ: /, tell.name);
     assertMatch(broken.blocks, /not linearizable/, tell.name);
   }
+});
+
+Deno.test("a snapshot that is called complete while writes are on their way into it is caught", () => {
+  assertMatch(complaintAbout(drainAtOnce, true), /@s\d+|not within|differ:/);
+});
+
+Deno.test("a node that loses what it merges is caught", () => {
+  assertMatch(complaintAbout(forgetAbsorbed, true), /@s\d+|zeros|nobody wrote|differ:/);
 });
 
 Deno.test("a replica that is read though it is not in sync is caught", () => {

@@ -10,6 +10,7 @@ export interface Regression {
   readonly seed: number;
   readonly nodes?: number;
   readonly faultsMs: number;
+  readonly hasSnapshots?: boolean;
   /** What was wrong. */
   readonly found: string;
 }
@@ -143,5 +144,30 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "a joining replica that had a chunk's newest content got an older write of it once more, and then took what that had made of it " +
       "for the newest",
+  },
+  {
+    seed: 500226,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    found: "a write that came once more was applied behind a later one that overlapped it",
+  },
+  {
+    seed: 500048,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    found:
+      "a write that waited for the lease went into the layer that a snapshot had frozen meanwhile",
+  },
+  {
+    seed: 510109,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    found: "a node that had been out of reach gave back writes after its lease was another node's",
+  },
+  {
+    seed: 510025,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    found: "a snapshot that was deleted, and merged, was read through an older map",
   },
 ];

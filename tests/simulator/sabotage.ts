@@ -4,6 +4,8 @@
  *
  * @module
  */
+import { drainingLayer } from "../../agent/map/map.ts";
+import { OperationKind } from "../../agent/store/operation.ts";
 import { Head, HEAD_BYTES, MessageType } from "../../agent/replication/messages.ts";
 import type { PeerRequest } from "../../agent/replication/peers.ts";
 import type { ClusterView, DiskView, GroupView } from "../../agent/replication/view.ts";
@@ -29,6 +31,33 @@ export function acknowledgeEarly(process: Process, simulation: Simulation): void
       owner!.answered(request, new Head(), new Uint8Array(0), 0, 0);
       if (request.isQueued && request.use === use) peers.cancel(request);
     });
+  };
+}
+
+/** A holder says at once that nothing is on its way any more into the layer of a snapshot. */
+export function drainAtOnce(process: Process): void {
+  const data = process.data!;
+  const setMap = data.setMap.bind(data);
+  data.setMap = (map, self, incarnation) => {
+    setMap(map, self, incarnation);
+    for (const disk of map.disks) {
+      const layer = drainingLayer(disk);
+      if (layer === 0 || disk.lease?.node !== self) continue;
+      const { id, generation } = disk;
+      process.control!.propose({ kind: "snapshot-taken", id, layer, generation });
+    }
+  };
+}
+
+/** A node forgets what it is to merge into the layer above. */
+export function forgetAbsorbed(process: Process): void {
+  const { store } = process.data!;
+  const submit = store.submit.bind(store);
+  store.submit = (operation) => {
+    if (operation.kind === OperationKind.Absorb) {
+      store.dropChunk(operation.layers[1], operation.chunk, () => {});
+    }
+    submit(operation);
   };
 }
 
