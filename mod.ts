@@ -96,6 +96,7 @@ export type {
   ScheduleDocument,
   ScheduleRequest,
   SnapshotDocument,
+  SpaceDocument,
   StatusDocument,
   VersionDocument,
 } from "./agent/http/documents.ts";

@@ -348,6 +348,14 @@ class AgentCore implements Agent, ControlBackend {
     return status;
   }
 
+  /** {@inheritDoc ControlBackend.layerBytes} */
+  async layerBytes(): Promise<ReadonlyMap<number, number>> {
+    const pairs = await this.#plane.request<number[]>({ kind: "layer-bytes" });
+    const bytes = new Map<number, number>();
+    for (let i = 0; i < pairs.length; i += 2) bytes.set(pairs[i], pairs[i + 1]);
+    return bytes;
+  }
+
   /** {@inheritDoc ControlBackend.extents} */
   async extents(
     name: string,

@@ -862,6 +862,11 @@ export class DataPlane implements DiskServerHost {
         return this.#zero(id, request.disk, request.startBytes, request.endBytes);
       case "disk-status":
         return this.#answer(id, this.#diskStatus(request.disk));
+      case "layer-bytes":
+        return this.#answer(
+          id,
+          this.#store.layers().flatMap((layer) => [layer, this.#store.layerBytes(layer)]),
+        );
       case "extents": {
         const { disk, startBytes, endBytes } = request;
         const isServed = this.#servers.has(disk);

@@ -68,6 +68,8 @@ export type WorkerRequest =
   /** Forget a range of an idle disk's blocks, on all replicas: what a shrink cuts off must not come back. */
   | { kind: "zero"; disk: number; startBytes: number; endBytes: number }
   | { kind: "disk-status"; disk: number }
+  /** How much each layer holds. */
+  | { kind: "layer-bytes" }
   /** Which parts of a disk hold data; both are multiples of 4096. */
   | { kind: "extents"; disk: number; startBytes: number; endBytes: number }
   | { kind: "close-sessions"; disk: number }
@@ -167,6 +169,8 @@ export interface WorkerCheckReport {
 /** Answers by kind of request; requests that are not named answer null. */
 export interface WorkerAnswers {
   "disk-status": DiskStatus;
+  /** Pairs: layer, bytes. */
+  "layer-bytes": number[];
   /** `describeExtents` of `replication/extents.ts`. */
   "extents": number[];
   "store-status": WorkerStoreStatus;

@@ -275,6 +275,8 @@ export interface ControlBackend {
   propose(command: MapCommand): Promise<ClusterMap>;
   /** Since when a disk is open, as far as this agent has seen it; null: it is not open. */
   leaseTime(disk: DiskEntry): LeaseTime | null;
+  /** Bytes of data that each layer holds in the store of this node; layers that hold none may be left out. */
+  layerBytes(): Promise<ReadonlyMap<number, number>>;
   /** Rejects when the disk does not exist. */
   diskStatus(name: string): Promise<DiskStatus>;
   /**

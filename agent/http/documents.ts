@@ -10,7 +10,7 @@
 
 import type { ControlError } from "../map/errors.ts";
 import type { GroupSummary } from "../map/group_summary.ts";
-import type { Attributes, Limits, LossEntry, Settings } from "../map/map.ts";
+import type { Attributes, Limits, LossEntry, Settings, SpaceUsage } from "../map/map.ts";
 import type { Problem } from "../problems.ts";
 import type {
   AgentInfo,
@@ -32,6 +32,12 @@ export interface VersionDocument {
   readonly api: "v1";
 }
 
+/**
+ * What a disk or a snapshot takes of the store of the node that was asked: that node's own copies, not those of all nodes.
+ * `map/space.ts` says what counts.
+ */
+export type SpaceDocument = SpaceUsage;
+
 /** One disk, in `GET /v1/disks` and wherever a disk is the answer. */
 export interface DiskDocument {
   readonly name: string;
@@ -40,6 +46,8 @@ export interface DiskDocument {
   readonly sizeBytes: number;
   /** Bytes of data that the disk's own layers hold in the store. */
   readonly allocatedBytes: number;
+  /** With its snapshots; null: the store did not say in time. */
+  readonly space: SpaceDocument | null;
   readonly readOnly: boolean;
   /** Copies that it should have; fewer nodes keep fewer. */
   readonly copies: number;
@@ -100,6 +108,8 @@ export interface SnapshotDocument {
   readonly layer: number;
   /** Size of the disk when it was taken. */
   readonly sizeBytes: number;
+  /** Null: the store did not say in time. */
+  readonly space: SpaceDocument | null;
   readonly createdMs: number;
   /** It cannot be deleted. */
   readonly isProtected: boolean;

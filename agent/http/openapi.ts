@@ -77,6 +77,11 @@ function record(
   return { type: "object", description, properties, required, additionalProperties: false };
 }
 
+const maybeSpace = (description: string): Schema => ({
+  oneOf: [ref("Space"), { type: "null" }],
+  description: `${description}; null: the store did not say in time`,
+});
+
 const diskName: Schema = {
   type: "string",
   pattern: DISK_NAME_PATTERN,
@@ -343,11 +348,17 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     LIMITS,
     Object.keys(LIMITS),
   ),
+  Space: record("Space in the store of the node that was asked, not that of all nodes", {
+    usedBytes: count("Data that it is read through; of a disk also what its snapshots are"),
+    exclusiveBytes: count("Of these what nothing else needs: comes back when it is deleted"),
+    sharedBytes: count("The rest"),
+  }),
   Disk: record("A disk", {
     name: diskName,
     id: diskId,
     sizeBytes,
     allocatedBytes: count("Bytes of data that the disk's own layers hold in the store"),
+    space: maybeSpace("With its snapshots"),
     readOnly: flag("Guests may only read"),
     copies,
     copiesMin: { ...copiesMin, description: "Fewest complete copies with which it can be written" },
@@ -403,6 +414,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     name: snapshotName,
     layer: { ...diskId, description: "Id of its newest layer; never used twice" },
     sizeBytes: { ...sizeBytes, description: "Size of the disk when it was taken" },
+    space: maybeSpace("Its disk is something else that may need what it needs"),
     createdMs: milliseconds("When it was taken"),
     isProtected: flag("It cannot be deleted"),
     isTaking: flag("Writes of before are still on their way into it: it cannot be used yet"),

@@ -178,6 +178,12 @@ export class FakeBackend implements ControlBackend {
     return this.leaseTimes.get(name) ?? null;
   }
 
+  /** What {@linkcode layerBytes} says, by layer. */
+  readonly bytes = new Map<number, number>();
+  layerBytes(): Promise<ReadonlyMap<number, number>> {
+    return this.silent.has("") ? new Promise(() => {}) : Promise.resolve(this.bytes);
+  }
+
   diskStatus(name: string): Promise<DiskStatus> {
     if (this.silent.has(name)) return new Promise(() => {});
     if (findDisk(this.clusterMap, name) === undefined) {

@@ -220,6 +220,7 @@ function breakAll(backend: FakeBackend): void {
   Object.assign(backend, {
     propose: fail,
     diskStatus: fail,
+    layerBytes: fail,
     extents: fail,
     storeStatus: fail,
     onCheck: fail,
