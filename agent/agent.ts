@@ -23,6 +23,7 @@ import type { AgentConfig } from "./config.ts";
 import { DataPlaneClient, type Ready } from "./data_plane_client.ts";
 import type {
   AgentInfo,
+  BlockPlace,
   CheckReport,
   ClusterStatus,
   ControlBackend,
@@ -57,7 +58,12 @@ import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
 import { VERSION } from "./version.ts";
-import type { WorkerCheckReport, WorkerPath, WorkerStoreStatus } from "./worker_protocol.ts";
+import type {
+  WorkerBlock,
+  WorkerCheckReport,
+  WorkerPath,
+  WorkerStoreStatus,
+} from "./worker_protocol.ts";
 
 /** File in the data directory. */
 const STORE_FILE = "kelpie.store";
@@ -378,6 +384,25 @@ class AgentCore implements Agent, ControlBackend {
       at += runs[i];
     }
     return extents;
+  }
+
+  /** {@inheritDoc ControlBackend.block} */
+  async block(name: string, offsetBytes: number): Promise<BlockPlace> {
+    const chunk = Math.floor(offsetBytes / CHUNK_BYTES);
+    const block = Math.floor(offsetBytes % CHUNK_BYTES / BLOCK_BYTES);
+    const disk = this.#find(name).id;
+    const request = { kind: "block", disk, chunk, block } as const;
+    const found = await this.#plane.request<WorkerBlock | null>(request);
+    if (found === null) {
+      return { state: "unknown", layer: null, path: null, storeOffsetBytes: null };
+    }
+    const { layer, kind, isDamaged, location, storeOffsetBytes } = found;
+    return {
+      state: isDamaged ? "damaged" : EXTENT_STATES[kind],
+      layer: layer === 0 ? null : layer,
+      path: location,
+      storeOffsetBytes: location === null ? null : storeOffsetBytes,
+    };
   }
 
   /** {@inheritDoc ControlBackend.closeSessions} */

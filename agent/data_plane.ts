@@ -67,6 +67,7 @@ import { Volume, VOLUME_COUNTERS_ZERO } from "./volume/volume.ts";
 import { THIS_SPEAKER } from "./version.ts";
 import type {
   NumberedRequest,
+  WorkerBlock,
   WorkerCheckReport,
   WorkerDataStatus,
   WorkerIdentity,
@@ -872,6 +873,8 @@ export class DataPlane implements DiskServerHost {
         const isServed = this.#servers.has(disk);
         return this.#answer(id, isServed ? this.#data.extentsOf(disk, startBytes, endBytes) : []);
       }
+      case "block":
+        return this.#answer(id, this.#block(request.disk, request.chunk, request.block));
       case "close-sessions":
         return this.#server(request.disk).closeSessions(() => this.#answer(id));
       case "store-status":
@@ -908,6 +911,17 @@ export class DataPlane implements DiskServerHost {
       0,
     );
     return { ...server.status, allocatedBytes };
+  }
+
+  #block(disk: number, chunk: number, block: number): WorkerBlock | null {
+    const found = this.#servers.has(disk) ? this.#data.blockOf(disk, chunk, block) : null;
+    if (found === null) return null;
+    const { layer } = found;
+    const storeOffsetBytes = layer === 0 ? -1 : this.#store.offsetOf(layer, chunk, block);
+    const location = this.#set === null
+      ? this.#start.paths[0].location
+      : this.#set.locationOf(layer, chunk);
+    return { ...found, location: storeOffsetBytes < 0 ? null : location, storeOffsetBytes };
   }
 
   #server(disk: number): DiskServer {

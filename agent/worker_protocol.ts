@@ -72,6 +72,8 @@ export type WorkerRequest =
   | { kind: "layer-bytes" }
   /** Which parts of a disk hold data; both are multiples of 4096. */
   | { kind: "extents"; disk: number; startBytes: number; endBytes: number }
+  /** What lies at one block of a disk, and where. */
+  | { kind: "block"; disk: number; chunk: number; block: number }
   | { kind: "close-sessions"; disk: number }
   | { kind: "store-status" }
   | { kind: "data-status" }
@@ -159,6 +161,19 @@ export interface WorkerStoreStatus {
   paths: PathStatus[];
 }
 
+/** Answer to `block`: `BlockFound` of `replication/extents.ts`, and its place. */
+export interface WorkerBlock {
+  /** Index into `EXTENT_STATES`. */
+  kind: number;
+  /** 0: none. */
+  layer: number;
+  isDamaged: boolean;
+  /** The data path, as it was given to the agent; null: there is no data here. */
+  location: string | null;
+  /** Bytes from the start of the store's file. */
+  storeOffsetBytes: number;
+}
+
 /** Answer to `check`. */
 export interface WorkerCheckReport {
   checkedBytes: number;
@@ -173,6 +188,8 @@ export interface WorkerAnswers {
   "layer-bytes": number[];
   /** `describeExtents` of `replication/extents.ts`. */
   "extents": number[];
+  /** Null: the disk is not served here. */
+  "block": WorkerBlock | null;
   "store-status": WorkerStoreStatus;
   "data-status": WorkerDataStatus;
   "check": WorkerCheckReport;

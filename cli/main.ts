@@ -20,6 +20,7 @@ import { addDiskCommands } from "./disk_commands.ts";
 import { addDataCommands } from "./disk_data.ts";
 import { addLimitCommand } from "./limit_command.ts";
 import { addGuestCommands } from "./guest_config.ts";
+import { addMapCommands } from "./map_commands.ts";
 import { addNbdCommand } from "./nbd_command.ts";
 import { addNodeCommands } from "./node_commands.ts";
 import { describeError, ExitCode } from "./output.ts";
@@ -74,6 +75,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
   addSnapshotCommands(disk as unknown as CommandUnknownOpts, context);
   addCloneCommand(disk as unknown as CommandUnknownOpts, context);
   addTreeCommand(disk as unknown as CommandUnknownOpts, context);
+  addMapCommands(disk as unknown as CommandUnknownOpts, context);
   addTrashCommands(disk as unknown as CommandUnknownOpts, context);
   addScheduleCommands(disk as unknown as CommandUnknownOpts, context);
   const node = root.command("node")

@@ -68,6 +68,22 @@ export interface Extent {
   readonly state: ExtentState;
 }
 
+/** What a block is: as an extent, or `damaged`: it was data, and could not be verified here. */
+export const BLOCK_STATES = [...EXTENT_STATES, "damaged"] as const;
+/** One of {@linkcode BLOCK_STATES}. */
+export type BlockState = typeof BLOCK_STATES[number];
+
+/** What a node's own copy holds at a block of a disk. */
+export interface BlockPlace {
+  readonly state: BlockState;
+  /** Id of the layer that a read comes upon; null: none holds anything there, or this node cannot say. */
+  readonly layer: number | null;
+  /** The data path, as it was given to the agent; null: no data is here. */
+  readonly path: string | null;
+  /** Bytes from the start of the store's file or device, for now: cleaning moves blocks. Null with `path`. */
+  readonly storeOffsetBytes: number | null;
+}
+
 /** A block whose data could not be verified. */
 export interface DamagedBlock {
   /** Disk name; `DISK@NAME` of a snapshot that the disk itself has left; or "" when neither is read through the layer any more. */
@@ -289,6 +305,12 @@ export interface ControlBackend {
     name: string,
     range: { readonly offsetBytes: number; readonly lengthBytes: number },
   ): Promise<Extent[]>;
+  /**
+   * What lies at a byte of a disk in this node's own copy, and where. Rejects when the disk does not exist.
+   *
+   * @param offsetBytes within the disk
+   */
+  block(name: string, offsetBytes: number): Promise<BlockPlace>;
   /**
    * Ends every session of a disk: what is under way is finished first, then the front ends are
    * disconnected. Resolves when none is left; rejects when the disk does not exist.

@@ -29,7 +29,7 @@ import {
 import { DISK_NAME_LENGTH_MAX, DISK_NAME_PATTERN } from "../map/names.ts";
 import { CACHE_MODES, LOG_LEVELS } from "../config.ts";
 import { PROBLEM_CODES } from "../problems.ts";
-import { EXTENT_STATES, GOSSIP_STATES, LOCK_STATES, PATH_STATES } from "./backend.ts";
+import { BLOCK_STATES, EXTENT_STATES, GOSSIP_STATES, LOCK_STATES, PATH_STATES } from "./backend.ts";
 
 /** The part of JSON Schema 2020-12 that this API uses. */
 export interface Schema {
@@ -305,6 +305,22 @@ const CHANGE_NODE = {
 };
 
 /** Every document of the API by its name. */
+const PLACE = {
+  inSync: list(text("Name of a node"), "Nodes that hold every acknowledged write"),
+  joining: list(text("Name of a node"), "Nodes that get new writes, and still copy old ones"),
+  target: list(text("Name of a node"), "Nodes that shall hold it"),
+  readFrom: maybeText("The node that this one reads from; null: there is none now"),
+  problem: maybeText("Why it cannot be written, or not even read; null: it can"),
+};
+
+const CHUNK = {
+  ...PLACE,
+  chunk: count("Index of the chunk on the disk"),
+  group: count("Number of its placement group"),
+  offsetBytes: count("Of its first byte on the disk"),
+  lengthBytes: { type: "integer", minimum: 1, description: "Of the disk" },
+};
+
 export const SCHEMAS: Readonly<Record<string, Schema>> = {
   Version: record("Versions of agent and API", {
     version: text("Version of the agent"),
@@ -407,6 +423,43 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
       ref("Extent"),
       "One after the other; all of what was asked for, or as much of it as one answer holds",
     ),
+  }),
+  Chunk: record("A chunk of a disk, and where it is", CHUNK),
+  ChunkList: record("Chunks of a disk", {
+    epoch: count("Version of the cluster map"),
+    chunks: list(
+      ref("Chunk"),
+      "One after the other; all of what was asked for, or as much of it as one answer holds",
+    ),
+  }),
+  Places: record("Where the chunks of a disk are", {
+    epoch: count("Version of the cluster map"),
+    chunkBytes: count("Size of a chunk"),
+    places: list(
+      record("All placement groups of a disk that are in one place", {
+        ...PLACE,
+        groups: count("Placement groups"),
+        chunks: count("Chunks of the disk"),
+        sizeBytes: count("Bytes of the disk's address space"),
+      }),
+      "The most chunks first",
+    ),
+  }),
+  ObjectRequest: record("A byte of a disk", { offsetBytes: count("Where it is") }),
+  Object: record("Where a block of a disk lives", {
+    ...CHUNK,
+    blockOffsetBytes: count("Of the block on the disk"),
+    state: {
+      type: "string",
+      enum: BLOCK_STATES,
+      description: "In this node's copy: as an extent, or damaged: data that could not be verified",
+    },
+    layer: maybeCount("Layer that a read comes upon; null: none holds it, or it is not known"),
+    layerOf: maybeText(
+      "Disk, or DISK@NAME, whose newest layer it is; null: of nothing with a name",
+    ),
+    path: maybeText("Data path of this node; null: no data is here"),
+    storeOffsetBytes: maybeCount("From the start of the store, for now; null with path"),
   }),
   DiskList: record("All disks", { disks: list(ref("Disk"), "Sorted by name") }),
   Snapshot: record("A snapshot of a disk", {
@@ -987,6 +1040,32 @@ export const OPENAPI = {
         summary: "Which parts of a disk hold data, as far as this node knows; changes nothing",
         requestBody: body("ExtentsRequest"),
         responses: answer(200, "Extents", "The extents"),
+      },
+    },
+    "/v1/disks/{name}/places": {
+      parameters: [nameParameter],
+      get: {
+        operationId: "listPlaces",
+        summary: "On which nodes the chunks of a disk are, counted",
+        responses: answer(200, "Places", "Sets of nodes"),
+      },
+    },
+    "/v1/disks/{name}/chunks": {
+      parameters: [nameParameter],
+      post: {
+        operationId: "findChunks",
+        summary: "On which nodes each chunk of a part of a disk is; changes nothing",
+        requestBody: body("ExtentsRequest"),
+        responses: answer(200, "ChunkList", "The chunks"),
+      },
+    },
+    "/v1/disks/{name}/object": {
+      parameters: [nameParameter],
+      post: {
+        operationId: "findObject",
+        summary: "Where one byte of a disk lives; changes nothing",
+        requestBody: body("ObjectRequest"),
+        responses: answer(200, "Object", "The block"),
       },
     },
     "/v1/locks": {

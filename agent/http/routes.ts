@@ -55,6 +55,7 @@ import type {
 } from "./documents.ts";
 import { formatMetrics, METRICS_CONTENT_TYPE } from "./metrics.ts";
 import { OPENAPI } from "./openapi.ts";
+import { PLACE_ROUTES } from "./place_routes.ts";
 import { removeDisk, SNAPSHOT_ROUTES } from "./snapshot_routes.ts";
 
 /** Status questions under way at once: each is a message to the data plane and back. */
@@ -82,6 +83,7 @@ export const ROUTES: readonly Route[] = [
     body: "ExtentsRequest",
     handle: findExtents,
   },
+  ...PLACE_ROUTES,
   ...SNAPSHOT_ROUTES,
   { method: "GET", path: "/v1/locks", handle: listLocks },
   { method: "POST", path: "/v1/disks/{name}/check", streams: true, handle: checkDisk },

@@ -5,6 +5,7 @@
  */
 import type {
   AgentInfo,
+  BlockPlace,
   CheckReport,
   ClusterStatus,
   ControlBackend,
@@ -201,6 +202,17 @@ export class FakeBackend implements ControlBackend {
       { lengthBytes: 4096, state: "data" },
       { lengthBytes: lengthBytes - 4096, state: "hole" },
     ]);
+  }
+
+  /** What {@linkcode block} says. */
+  blockPlace: BlockPlace = {
+    state: "hole",
+    layer: null,
+    path: null,
+    storeOffsetBytes: null,
+  };
+  block(): Promise<BlockPlace> {
+    return Promise.resolve(this.blockPlace);
   }
 
   closeSessions(name: string): Promise<void> {
