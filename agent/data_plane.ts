@@ -629,6 +629,7 @@ export class DataPlane implements DiskServerHost {
       windows: this.memory.windows,
       pool: this.#pool,
       sink: this.#data.router(disk.id),
+      clock: () => this.monotonicMs(),
     });
     this.#servers.set(disk.id, new DiskServer(this, disk, volume));
   }

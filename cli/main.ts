@@ -28,6 +28,7 @@ import { addScheduleCommands } from "./schedule_commands.ts";
 import { addSnapshotCommands } from "./snapshot_commands.ts";
 import { addStatusCommand } from "./status_command.ts";
 import { systemTerminal, type Terminal } from "./terminal.ts";
+import { addTopCommand } from "./top_command.ts";
 import { addTrashCommands } from "./trash_commands.ts";
 import { addTreeCommand } from "./tree_command.ts";
 
@@ -88,6 +89,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .description("What all nodes of the cluster share.")
     .addHelpText("after", examples("kelpie cluster settings"));
   addClusterCommands(cluster as unknown as CommandUnknownOpts, context);
+  addTopCommand(root, context);
   addNbdCommand(root, context);
   addBenchCommand(root, context);
   addCompletionsCommand(root, context);

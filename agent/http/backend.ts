@@ -41,6 +41,12 @@ export interface DiskCounters {
   readBytes: number;
   writtenBytes: number;
   errors: number;
+  /**
+   * Requests whose service time was measured, and the sum of those times in milliseconds, with fractions: from where limits let them go
+   * to their coming back. Up to 32 requests of each disk a few times a second.
+   */
+  timedRequests: number;
+  timedMs: number;
   /** Requests that the disk's limits held back. */
   heldRequests: number;
   /** For how long they held any back, in milliseconds. */

@@ -355,6 +355,12 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     readBytes: count("Bytes read"),
     writtenBytes: count("Bytes written"),
     errors: count("Requests that failed"),
+    timedRequests: count("Requests whose service time was measured: some of them"),
+    timedMs: {
+      type: "number",
+      minimum: 0,
+      description: "Sum of those times in milliseconds, without what limits held them back for",
+    },
     heldRequests: count("Requests that the disk's limits held back"),
     heldMs: count("For how long they held any back, in milliseconds"),
   }),

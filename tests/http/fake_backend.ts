@@ -46,6 +46,8 @@ export const IDLE_DISK: DiskStatus = {
     readBytes: 0,
     writtenBytes: 0,
     errors: 0,
+    timedRequests: 0,
+    timedMs: 0,
     heldRequests: 0,
     heldMs: 0,
   },
