@@ -20,6 +20,7 @@ import { ClusterNode, type ClusterOptions } from "./cluster_node.ts";
 import { formatClusterSecret, parseClusterSecret } from "./cluster_secret.ts";
 import { nodeStatusOf } from "./cluster_status.ts";
 import type { AgentConfig } from "./config.ts";
+import type { NodeReport } from "./control/messages.ts";
 import { DataPlaneClient, type Ready } from "./data_plane_client.ts";
 import type {
   AgentInfo,
@@ -32,6 +33,7 @@ import type {
   Extent,
   GroupSummary,
   LeaseTime,
+  NodeIo,
   NodeStatus,
   RemoveNodeOptions,
   StoreStatus,
@@ -493,6 +495,7 @@ class AgentCore implements Agent, ControlBackend {
           ? control.status.raft?.hasOtherLog ?? false
           : report?.hasOtherLog ?? false,
         paths: [...report?.paths ?? []],
+        io: ioOf(report),
         isProgramNew: report?.isProgramNew ?? null,
       };
     });
@@ -758,4 +761,11 @@ function readLine(path: string): string {
   const length = libc.read(fd, bytes, 64n);
   libc.close(fd);
   return length > 0 ? new TextDecoder().decode(bytes.subarray(0, length)).trim() : "";
+}
+
+/** What a node has reported of its disks. */
+function ioOf(report: NodeReport | undefined): NodeIo | null {
+  if (report === undefined || report.io === null) return null;
+  const { latencyUs, ...io } = report.io;
+  return { ...io, latencyMs: latencyUs === 0 ? null : latencyUs / 1000 };
 }

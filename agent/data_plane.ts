@@ -71,6 +71,7 @@ import type {
   WorkerCheckReport,
   WorkerDataStatus,
   WorkerIdentity,
+  WorkerIo,
   WorkerMessage,
   WorkerPath,
   WorkerRequest,
@@ -711,7 +712,8 @@ export class DataPlane implements DiskServerHost {
     }
     const unreachable = [...this.#data.unreachable];
     const { status } = this.#data;
-    return { ...status, waiting: this.#waitingDisks(status), unreachable, disconnected };
+    const waiting = this.#waitingDisks(status);
+    return { ...status, waiting, unreachable, disconnected, io: this.#io() };
   }
 
   /** Disks whose requests wait: those that are known to wait for something, and those of which no request comes back. */
@@ -912,6 +914,30 @@ export class DataPlane implements DiskServerHost {
       0,
     );
     return { ...server.status, allocatedBytes };
+  }
+
+  /** What all disks that are served here have done. */
+  #io(): WorkerIo {
+    const io = {
+      reads: 0,
+      writes: 0,
+      readBytes: 0,
+      writtenBytes: 0,
+      timedRequests: 0,
+      timedMs: 0,
+      inFlight: 0,
+    };
+    for (const { volume } of this.#servers.values()) {
+      const { counters } = volume;
+      io.reads += counters.reads;
+      io.writes += counters.writes;
+      io.readBytes += counters.readBytes;
+      io.writtenBytes += counters.writtenBytes;
+      io.timedRequests += counters.timedRequests;
+      io.timedMs += counters.timedMs;
+      io.inFlight += volume.inFlight;
+    }
+    return io;
   }
 
   #block(disk: number, chunk: number, block: number): WorkerBlock | null {

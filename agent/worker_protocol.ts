@@ -144,6 +144,19 @@ export interface WorkerDataStatus extends DataCoreStatus {
   /** Nodes that this one waits for in vain, and those that it has no connection to. */
   unreachable: number[];
   disconnected: number[];
+  /** What all disks have done here, as far as they are still served, and requests under way. */
+  io: WorkerIo;
+}
+
+/** Sums over the disks of a node: `VolumeCounters`. */
+export interface WorkerIo {
+  reads: number;
+  writes: number;
+  readBytes: number;
+  writtenBytes: number;
+  timedRequests: number;
+  timedMs: number;
+  inFlight: number;
 }
 
 /** Answer to `store-status`: what the store says, without names that only the map knows. */

@@ -41,7 +41,7 @@ export interface NodeRates {
   readonly name: string;
   readonly state: NodeDocument["state"];
   readonly isSelf: boolean;
-  /** Of the disks that are open there; null: not known. */
+  /** Of the disks that are open there: of this node between the looks, of others as they reported last. Null: not known. */
   readonly io: IoRates | null;
   readonly usedBytes: number | null;
   readonly capacityBytes: number;
@@ -78,7 +78,7 @@ export function frameOf(before: Sample, now: Sample): TopFrame {
     name: node.name,
     state: node.state,
     isSelf: node.isSelf,
-    io: node.isSelf ? ratesOf(changes, seconds) : null,
+    io: node.isSelf ? ratesOf(changes, seconds) : node.io,
     usedBytes: node.usedBytes,
     capacityBytes: node.capacityBytes,
     copyBytesPerSecond: node.copyBytesPerSecond,

@@ -168,6 +168,18 @@ export const GOSSIP_STATES = ["alive", "suspect", "dead", "left", "unknown"] as 
 /** One of {@linkcode GOSSIP_STATES}. */
 export type GossipState = typeof GOSSIP_STATES[number];
 
+/** What the disks of a node do. */
+export interface NodeIo {
+  readonly readsPerSecond: number;
+  readonly writesPerSecond: number;
+  readonly readBytesPerSecond: number;
+  readonly writtenBytesPerSecond: number;
+  /** Requests under way. */
+  readonly inFlight: number;
+  /** Mean service time of the requests that were measured, in milliseconds; null: none was. */
+  readonly latencyMs: number | null;
+}
+
 /** One node, as the node that was asked sees it. */
 export interface NodeStatus {
   /** Of the map, never used twice. */
@@ -228,6 +240,8 @@ export interface NodeStatus {
   hasOtherLog: boolean;
   /** Its data paths; empty: it has not reported. */
   paths: PathStatus[];
+  /** What the disks that are open there do, all together, in the last second or so; null: it has not reported. */
+  io: NodeIo | null;
   /** Another program is installed there than the one that runs; null: cannot be said. */
   isProgramNew: boolean | null;
 }

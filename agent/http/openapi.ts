@@ -261,6 +261,10 @@ const NODE_STATUS = {
     "Its log of consensus is not the cluster's: has to join anew, with an empty store",
   ),
   paths: list(ref("DataPath"), "Its data paths; empty: it has not reported"),
+  io: {
+    oneOf: [ref("NodeIo"), { type: "null" }],
+    description: "What the disks that are open there do; null: it has not reported",
+  },
   isProgramNew: {
     type: ["boolean", "null"],
     description: "Another program is installed there than the one that runs; null: not known",
@@ -675,6 +679,14 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     groups: { oneOf: [ref("Groups"), { type: "null" }], description: "Null with cluster" },
     store: { oneOf: [ref("Store"), { type: "null" }], description: "Null: it does not answer" },
     disks: list(ref("Disk"), "Sorted by name, without those that do not answer"),
+  }),
+  NodeIo: record("What the disks of a node do, all together, in the last second or so", {
+    readsPerSecond: count("Reads"),
+    writesPerSecond: count("Writes"),
+    readBytesPerSecond: count("Bytes read"),
+    writtenBytesPerSecond: count("Bytes written"),
+    inFlight: count("Requests under way"),
+    latencyMs: maybeNumber("Mean service time of those that were measured; null: none was"),
   }),
   NodeStatus: record("A node, as the node that was asked sees it", NODE_STATUS),
   WaitingDisk: record("A disk of which requests wait", {

@@ -104,7 +104,17 @@ async function start(): Promise<{ agent: FakeAgent; pass: () => void }> {
     });
   };
   pass();
-  agent.backend.nodeParts.set(2, { copyBytesPerSecond: 3 * MIB });
+  agent.backend.nodeParts.set(2, {
+    copyBytesPerSecond: 3 * MIB,
+    io: {
+      readsPerSecond: 20,
+      writesPerSecond: 5,
+      readBytesPerSecond: 4096,
+      writtenBytesPerSecond: 0,
+      inFlight: 1,
+      latencyMs: 1.25,
+    },
+  });
   return { agent, pass };
 }
 
@@ -118,7 +128,7 @@ Deno.test("top --once gives one second, as a table or as JSON", async () => {
     /^NODE +STATE +READS\/s +WRITES\/s +READ +WRITTEN +IN FLIGHT +LATENCY +USED +COPYING +OPEN$/,
   );
   assertMatch(lines[1], /^host-1 \* +up +1k +4 +0B\/s +4M\/s +7 +250 µs +1G +- +0$/);
-  assertMatch(lines[2], /^host-2 +up +(- +){6}1G +3M\/s +0$/);
+  assertMatch(lines[2], /^host-2 +up +20 +5 +4K\/s +0B\/s +1 +1\.3 ms +1G +3M\/s +0$/);
   assertMatch(lines[5], /^web +1k +4 +0B\/s +4M\/s +7 +250 µs +0 +0$/);
   assertEquals(lines.slice(6), [""], "a disk that nobody uses is not shown");
   assert(!table.stdout.includes("\x1b"), "what is no terminal gets plain text");
