@@ -16,6 +16,7 @@ import type {
   ChangeSettingsRequest,
   ChangeSnapshotRequest,
   CheckEvent,
+  ChunkListDocument,
   CloneDiskRequest,
   ClusterDocument,
   CreateDiskRequest,
@@ -29,6 +30,8 @@ import type {
   LockListDocument,
   NodeDocument,
   NodeListDocument,
+  ObjectDocument,
+  PlacesDocument,
   PlanDocument,
   PlanRequest,
   RestoreDiskRequest,
@@ -148,6 +151,22 @@ export class AdminClient implements Disposable {
   /** Which parts of a disk hold data, as far as the agent's node knows: see `ExtentsDocument`. */
   async diskExtents(name: string, range: ExtentsRequest): Promise<ExtentsDocument> {
     return await this.#ask({ method: "POST", path: `${diskPath(name)}/extents`, body: range });
+  }
+
+  /** On which nodes the chunks of a disk are, counted by sets of nodes. */
+  async diskPlaces(name: string): Promise<PlacesDocument> {
+    return await this.#ask({ method: "GET", path: `${diskPath(name)}/places` });
+  }
+
+  /** On which nodes each chunk of a part of a disk is: see `ChunkListDocument`. */
+  async diskChunks(name: string, range: ExtentsRequest): Promise<ChunkListDocument> {
+    return await this.#ask({ method: "POST", path: `${diskPath(name)}/chunks`, body: range });
+  }
+
+  /** Where one byte of a disk lives. */
+  async diskObject(name: string, offsetBytes: number): Promise<ObjectDocument> {
+    const path = `${diskPath(name)}/object`;
+    return await this.#ask({ method: "POST", path, body: { offsetBytes } });
   }
 
   /** Makes an empty disk. */

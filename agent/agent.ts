@@ -20,9 +20,11 @@ import { ClusterNode, type ClusterOptions } from "./cluster_node.ts";
 import { formatClusterSecret, parseClusterSecret } from "./cluster_secret.ts";
 import { nodeStatusOf } from "./cluster_status.ts";
 import type { AgentConfig } from "./config.ts";
+import type { NodeReport } from "./control/messages.ts";
 import { DataPlaneClient, type Ready } from "./data_plane_client.ts";
 import type {
   AgentInfo,
+  BlockPlace,
   CheckReport,
   ClusterStatus,
   ControlBackend,
@@ -31,6 +33,7 @@ import type {
   Extent,
   GroupSummary,
   LeaseTime,
+  NodeIo,
   NodeStatus,
   RemoveNodeOptions,
   StoreStatus,
@@ -57,7 +60,12 @@ import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
 import { VERSION } from "./version.ts";
-import type { WorkerCheckReport, WorkerPath, WorkerStoreStatus } from "./worker_protocol.ts";
+import type {
+  WorkerBlock,
+  WorkerCheckReport,
+  WorkerPath,
+  WorkerStoreStatus,
+} from "./worker_protocol.ts";
 
 /** File in the data directory. */
 const STORE_FILE = "kelpie.store";
@@ -348,6 +356,14 @@ class AgentCore implements Agent, ControlBackend {
     return status;
   }
 
+  /** {@inheritDoc ControlBackend.layerBytes} */
+  async layerBytes(): Promise<ReadonlyMap<number, number>> {
+    const pairs = await this.#plane.request<number[]>({ kind: "layer-bytes" });
+    const bytes = new Map<number, number>();
+    for (let i = 0; i < pairs.length; i += 2) bytes.set(pairs[i], pairs[i + 1]);
+    return bytes;
+  }
+
   /** {@inheritDoc ControlBackend.extents} */
   async extents(
     name: string,
@@ -370,6 +386,25 @@ class AgentCore implements Agent, ControlBackend {
       at += runs[i];
     }
     return extents;
+  }
+
+  /** {@inheritDoc ControlBackend.block} */
+  async block(name: string, offsetBytes: number): Promise<BlockPlace> {
+    const chunk = Math.floor(offsetBytes / CHUNK_BYTES);
+    const block = Math.floor(offsetBytes % CHUNK_BYTES / BLOCK_BYTES);
+    const disk = this.#find(name).id;
+    const request = { kind: "block", disk, chunk, block } as const;
+    const found = await this.#plane.request<WorkerBlock | null>(request);
+    if (found === null) {
+      return { state: "unknown", layer: null, path: null, storeOffsetBytes: null };
+    }
+    const { layer, kind, isDamaged, location, storeOffsetBytes } = found;
+    return {
+      state: isDamaged ? "damaged" : EXTENT_STATES[kind],
+      layer: layer === 0 ? null : layer,
+      path: location,
+      storeOffsetBytes: location === null ? null : storeOffsetBytes,
+    };
   }
 
   /** {@inheritDoc ControlBackend.closeSessions} */
@@ -460,6 +495,7 @@ class AgentCore implements Agent, ControlBackend {
           ? control.status.raft?.hasOtherLog ?? false
           : report?.hasOtherLog ?? false,
         paths: [...report?.paths ?? []],
+        io: ioOf(report),
         isProgramNew: report?.isProgramNew ?? null,
       };
     });
@@ -725,4 +761,11 @@ function readLine(path: string): string {
   const length = libc.read(fd, bytes, 64n);
   libc.close(fd);
   return length > 0 ? new TextDecoder().decode(bytes.subarray(0, length)).trim() : "";
+}
+
+/** What a node has reported of its disks. */
+function ioOf(report: NodeReport | undefined): NodeIo | null {
+  if (report === undefined || report.io === null) return null;
+  const { latencyUs, ...io } = report.io;
+  return { ...io, latencyMs: latencyUs === 0 ? null : latencyUs / 1000 };
 }

@@ -24,7 +24,7 @@ import { Control, type ControlHost } from "./control/control.ts";
 import { LeaseTimes } from "./control/lease_times.ts";
 import { Leases } from "./control/leases.ts";
 import { decodeLevel, encodeLevel, LEVEL_KEY } from "./control/level_record.ts";
-import type { NodeReport } from "./control/messages.ts";
+import type { IoReport, NodeReport } from "./control/messages.ts";
 import type { DataPlaneClient, Ready, WorkerEvent } from "./data_plane_client.ts";
 import type { Logger } from "./logger.ts";
 import { ControlFailure, unwrap } from "./map/errors.ts";
@@ -50,7 +50,7 @@ import { DATA_PORT_OFFSET } from "./platform/network.ts";
 import { DatagramSeal } from "./wire/datagram_seal.ts";
 import { FEATURE, type Identity, SECRET_BYTES } from "./wire/handshake.ts";
 import { THIS_SPEAKER } from "./version.ts";
-import type { WorkerDataStatus, WorkerStoreStatus } from "./worker_protocol.ts";
+import type { WorkerDataStatus, WorkerIo, WorkerStoreStatus } from "./worker_protocol.ts";
 
 /** Keys of the store's META. */
 const NODE_KEY = "node";
@@ -144,6 +144,12 @@ export class ClusterNode {
   joinProblem: string | null = null;
   /** Bytes copied while catching up, and when, of a while ago. */
   #copied = { bytes: 0, atMs: 0, rate: 0 };
+  /** What disks had done, and when, of a while ago. */
+  #io: { before: WorkerIo | null; atMs: number; rates: IoReport | null } = {
+    before: null,
+    atMs: 0,
+    rates: null,
+  };
 
   private constructor(parts: {
     plane: DataPlaneClient;
@@ -572,10 +578,32 @@ export class ClusterNode {
       const store = await this.#plane.request<WorkerStoreStatus>({ kind: "store-status" });
       const rate = this.#copyRate(data.joining.copiedBytes);
       const isProgramNew = this.#program.isNew(clockMs());
-      this.control.report({ ...reportOf(data, store, rate), isProgramNew });
+      const io = this.#ioRates(data.io);
+      this.control.report({ ...reportOf(data, store, rate), isProgramNew, io });
     } catch {
       // The data plane is about to end; whoever waits for it hears of it.
     }
+  }
+
+  /** What disks did lately; null until that can be said. A disk that is deleted takes its counts with it: then it is too little. */
+  #ioRates(now: WorkerIo): IoReport | null {
+    const nowMs = clockMs();
+    const { before, atMs } = this.#io;
+    const elapsedMs = nowMs - atMs;
+    if (before !== null && elapsedMs < RATE_MS) return this.#io.rates;
+    const since = (key: keyof WorkerIo) => Math.max(0, now[key] - (before?.[key] ?? 0));
+    const perSecond = (key: keyof WorkerIo) => Math.round(since(key) * 1000 / elapsedMs);
+    const timed = since("timedRequests");
+    const rates = before === null ? null : {
+      readsPerSecond: perSecond("reads"),
+      writesPerSecond: perSecond("writes"),
+      readBytesPerSecond: perSecond("readBytes"),
+      writtenBytesPerSecond: perSecond("writtenBytes"),
+      inFlight: now.inFlight,
+      latencyUs: timed === 0 ? 0 : Math.max(1, Math.round(since("timedMs") * 1000 / timed)),
+    };
+    this.#io = { before: now, atMs: nowMs, rates };
+    return rates;
   }
 
   /** Bytes per second that were copied lately. */
@@ -690,7 +718,7 @@ function reportOf(
   data: WorkerDataStatus,
   store: WorkerStoreStatus,
   copyBytesPerSecond: number,
-): Omit<NodeReport, "isProgramNew"> {
+): Omit<NodeReport, "isProgramNew" | "io"> {
   return {
     epoch: data.epoch,
     unreachable: data.unreachable,

@@ -76,6 +76,7 @@ export function nodeStatusOf(
     isFull: false,
     hasLostLog: false,
     hasOtherLog: false,
+    io: null,
     isProgramNew: null,
   };
 }

@@ -67,9 +67,11 @@ import { Volume, VOLUME_COUNTERS_ZERO } from "./volume/volume.ts";
 import { THIS_SPEAKER } from "./version.ts";
 import type {
   NumberedRequest,
+  WorkerBlock,
   WorkerCheckReport,
   WorkerDataStatus,
   WorkerIdentity,
+  WorkerIo,
   WorkerMessage,
   WorkerPath,
   WorkerRequest,
@@ -628,6 +630,7 @@ export class DataPlane implements DiskServerHost {
       windows: this.memory.windows,
       pool: this.#pool,
       sink: this.#data.router(disk.id),
+      clock: () => this.monotonicMs(),
     });
     this.#servers.set(disk.id, new DiskServer(this, disk, volume));
   }
@@ -709,7 +712,8 @@ export class DataPlane implements DiskServerHost {
     }
     const unreachable = [...this.#data.unreachable];
     const { status } = this.#data;
-    return { ...status, waiting: this.#waitingDisks(status), unreachable, disconnected };
+    const waiting = this.#waitingDisks(status);
+    return { ...status, waiting, unreachable, disconnected, io: this.#io() };
   }
 
   /** Disks whose requests wait: those that are known to wait for something, and those of which no request comes back. */
@@ -862,11 +866,18 @@ export class DataPlane implements DiskServerHost {
         return this.#zero(id, request.disk, request.startBytes, request.endBytes);
       case "disk-status":
         return this.#answer(id, this.#diskStatus(request.disk));
+      case "layer-bytes":
+        return this.#answer(
+          id,
+          this.#store.layers().flatMap((layer) => [layer, this.#store.layerBytes(layer)]),
+        );
       case "extents": {
         const { disk, startBytes, endBytes } = request;
         const isServed = this.#servers.has(disk);
         return this.#answer(id, isServed ? this.#data.extentsOf(disk, startBytes, endBytes) : []);
       }
+      case "block":
+        return this.#answer(id, this.#block(request.disk, request.chunk, request.block));
       case "close-sessions":
         return this.#server(request.disk).closeSessions(() => this.#answer(id));
       case "store-status":
@@ -903,6 +914,41 @@ export class DataPlane implements DiskServerHost {
       0,
     );
     return { ...server.status, allocatedBytes };
+  }
+
+  /** What all disks that are served here have done. */
+  #io(): WorkerIo {
+    const io = {
+      reads: 0,
+      writes: 0,
+      readBytes: 0,
+      writtenBytes: 0,
+      timedRequests: 0,
+      timedMs: 0,
+      inFlight: 0,
+    };
+    for (const { volume } of this.#servers.values()) {
+      const { counters } = volume;
+      io.reads += counters.reads;
+      io.writes += counters.writes;
+      io.readBytes += counters.readBytes;
+      io.writtenBytes += counters.writtenBytes;
+      io.timedRequests += counters.timedRequests;
+      io.timedMs += counters.timedMs;
+      io.inFlight += volume.inFlight;
+    }
+    return io;
+  }
+
+  #block(disk: number, chunk: number, block: number): WorkerBlock | null {
+    const found = this.#servers.has(disk) ? this.#data.blockOf(disk, chunk, block) : null;
+    if (found === null) return null;
+    const { layer } = found;
+    const storeOffsetBytes = layer === 0 ? -1 : this.#store.offsetOf(layer, chunk, block);
+    const location = this.#set === null
+      ? this.#start.paths[0].location
+      : this.#set.locationOf(layer, chunk);
+    return { ...found, location: storeOffsetBytes < 0 ? null : location, storeOffsetBytes };
   }
 
   #server(disk: number): DiskServer {

@@ -531,6 +531,7 @@ export class DiskServer {
   /** Called a few times a second, with a monotonic clock in milliseconds. */
   tick(nowMs: number): void {
     this.progress.look(nowMs);
+    this.volume.timeSome();
     for (const session of this.#sessions) session.tick(nowMs);
   }
 

@@ -68,8 +68,12 @@ export type WorkerRequest =
   /** Forget a range of an idle disk's blocks, on all replicas: what a shrink cuts off must not come back. */
   | { kind: "zero"; disk: number; startBytes: number; endBytes: number }
   | { kind: "disk-status"; disk: number }
+  /** How much each layer holds. */
+  | { kind: "layer-bytes" }
   /** Which parts of a disk hold data; both are multiples of 4096. */
   | { kind: "extents"; disk: number; startBytes: number; endBytes: number }
+  /** What lies at one block of a disk, and where. */
+  | { kind: "block"; disk: number; chunk: number; block: number }
   | { kind: "close-sessions"; disk: number }
   | { kind: "store-status" }
   | { kind: "data-status" }
@@ -140,6 +144,19 @@ export interface WorkerDataStatus extends DataCoreStatus {
   /** Nodes that this one waits for in vain, and those that it has no connection to. */
   unreachable: number[];
   disconnected: number[];
+  /** What all disks have done here, as far as they are still served, and requests under way. */
+  io: WorkerIo;
+}
+
+/** Sums over the disks of a node: `VolumeCounters`. */
+export interface WorkerIo {
+  reads: number;
+  writes: number;
+  readBytes: number;
+  writtenBytes: number;
+  timedRequests: number;
+  timedMs: number;
+  inFlight: number;
 }
 
 /** Answer to `store-status`: what the store says, without names that only the map knows. */
@@ -157,6 +174,19 @@ export interface WorkerStoreStatus {
   paths: PathStatus[];
 }
 
+/** Answer to `block`: `BlockFound` of `replication/extents.ts`, and its place. */
+export interface WorkerBlock {
+  /** Index into `EXTENT_STATES`. */
+  kind: number;
+  /** 0: none. */
+  layer: number;
+  isDamaged: boolean;
+  /** The data path, as it was given to the agent; null: there is no data here. */
+  location: string | null;
+  /** Bytes from the start of the store's file. */
+  storeOffsetBytes: number;
+}
+
 /** Answer to `check`. */
 export interface WorkerCheckReport {
   checkedBytes: number;
@@ -167,8 +197,12 @@ export interface WorkerCheckReport {
 /** Answers by kind of request; requests that are not named answer null. */
 export interface WorkerAnswers {
   "disk-status": DiskStatus;
+  /** Pairs: layer, bytes. */
+  "layer-bytes": number[];
   /** `describeExtents` of `replication/extents.ts`. */
   "extents": number[];
+  /** Null: the disk is not served here. */
+  "block": WorkerBlock | null;
   "store-status": WorkerStoreStatus;
   "data-status": WorkerDataStatus;
   "check": WorkerCheckReport;

@@ -22,6 +22,7 @@ import {
 import { limitsText } from "./limit_command.ts";
 import { CommandError, ExitCode, type Output, printable } from "./output.ts";
 import { Progress } from "./progress.ts";
+import { spaceText } from "./space.ts";
 import { trashTimeMs } from "./trash_commands.ts";
 import { formatCount, formatDuration, plural } from "./units.ts";
 
@@ -155,6 +156,7 @@ function printInfo(output: Output, disk: DiskDocument): void {
     ["name", disk.name],
     ["size", `${formatSize(disk.sizeBytes)} (${disk.sizeBytes} bytes)`],
     ["data", formatSize(disk.allocatedBytes)],
+    ["space on this node", spaceText(disk.space)],
     ["copies", `${disk.copiesInSync} complete of ${disk.copies} wanted`],
     [
       "writes wait",

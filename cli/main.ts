@@ -20,6 +20,7 @@ import { addDiskCommands } from "./disk_commands.ts";
 import { addDataCommands } from "./disk_data.ts";
 import { addLimitCommand } from "./limit_command.ts";
 import { addGuestCommands } from "./guest_config.ts";
+import { addMapCommands } from "./map_commands.ts";
 import { addNbdCommand } from "./nbd_command.ts";
 import { addNodeCommands } from "./node_commands.ts";
 import { describeError, ExitCode } from "./output.ts";
@@ -27,6 +28,7 @@ import { addScheduleCommands } from "./schedule_commands.ts";
 import { addSnapshotCommands } from "./snapshot_commands.ts";
 import { addStatusCommand } from "./status_command.ts";
 import { systemTerminal, type Terminal } from "./terminal.ts";
+import { addTopCommand } from "./top_command.ts";
 import { addTrashCommands } from "./trash_commands.ts";
 import { addTreeCommand } from "./tree_command.ts";
 
@@ -74,6 +76,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
   addSnapshotCommands(disk as unknown as CommandUnknownOpts, context);
   addCloneCommand(disk as unknown as CommandUnknownOpts, context);
   addTreeCommand(disk as unknown as CommandUnknownOpts, context);
+  addMapCommands(disk as unknown as CommandUnknownOpts, context);
   addTrashCommands(disk as unknown as CommandUnknownOpts, context);
   addScheduleCommands(disk as unknown as CommandUnknownOpts, context);
   const node = root.command("node")
@@ -86,6 +89,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .description("What all nodes of the cluster share.")
     .addHelpText("after", examples("kelpie cluster settings"));
   addClusterCommands(cluster as unknown as CommandUnknownOpts, context);
+  addTopCommand(root, context);
   addNbdCommand(root, context);
   addBenchCommand(root, context);
   addCompletionsCommand(root, context);

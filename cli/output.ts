@@ -170,10 +170,11 @@ export class Output {
    * @param columns headings; those that begin with `>` stand at the right of their column
    */
   table(columns: readonly string[], rows: readonly (readonly string[])[]): void {
-    this.terminal.print(this.#table(columns, rows));
+    this.terminal.print(this.tableText(columns, rows));
   }
 
-  #table(columns: readonly string[], rows: readonly (readonly string[])[]): string {
+  /** The text that {@linkcode table} prints. */
+  tableText(columns: readonly string[], rows: readonly (readonly string[])[]): string {
     const none = ["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid", "bottom-left"]
       .concat(["bottom-right", "left", "left-mid", "mid", "mid-mid", "right", "right-mid"]);
     const table = new CliTable({

@@ -20,6 +20,7 @@ import {
   snapshotsArgument,
 } from "./context.ts";
 import { CommandError, ExitCode } from "./output.ts";
+import { SPACE_COLUMNS, SPACE_HELP, spaceCells } from "./space.ts";
 import { trashTimeMs } from "./trash_commands.ts";
 import { formatDuration, plural } from "./units.ts";
 
@@ -82,7 +83,9 @@ function addList(snapshot: AnyCommand, context: CommandContext): void {
   snapshot.command("list")
     .alias("ls")
     .summary("list snapshots")
-    .description("Lists the snapshots of a disk, or of all disks, each disk's oldest first.")
+    .description(
+      "Lists the snapshots of a disk, or of all disks, each disk's oldest first. " + SPACE_HELP,
+    )
     .argument("[disk]", "only of this disk", diskArgument)
     .option("--names", "only names, one per line")
     .option("--json", "print JSON")
@@ -101,15 +104,19 @@ function addList(snapshot: AnyCommand, context: CommandContext): void {
           } snapshot; 'kelpie disk snapshot DISK@NAME' takes one`,
         );
       }
-      output.table(["NAME", ">SIZE", "CREATED", "STATE", "CLONES"], snapshots.map(rowOf));
+      output.table(
+        ["NAME", ">SIZE", ...SPACE_COLUMNS, "CREATED", "STATE", "CLONES"],
+        snapshots.map(rowOf),
+      );
     });
 }
 
 function rowOf(snapshot: SnapshotDocument): string[] {
-  const { sizeBytes, createdMs, clones } = snapshot;
+  const { sizeBytes, space, createdMs, clones } = snapshot;
   return [
     fullName(snapshot),
     formatSize(sizeBytes),
+    ...spaceCells(space),
     new Date(createdMs).toISOString(),
     stateOf(snapshot) || "-",
     clones.join(", ") || "-",

@@ -16,6 +16,15 @@ export interface Terminal {
   environment(name: string): string | undefined;
   /** Width of the terminal in characters. */
   columns(): number;
+  /** Height of the terminal in lines. */
+  rows(): number;
+  /**
+   * Has the terminal give every key at once and show none; SIGINT still comes from Ctrl-C. Only where standard input is a terminal.
+   *
+   * @param onKey told of what was typed
+   * @returns makes the terminal as it was
+   */
+  takeKeys(onKey: (text: string) => void): () => void;
   /** Milliseconds that only rise. */
   nowMs(): number;
   /** Waits; rejects with the signal's reason when it aborts. */
@@ -46,6 +55,9 @@ export class Interrupted extends Error {
 /** Width where there is no terminal, or it does not say. */
 const COLUMNS_USUAL = 80;
 
+/** Height, likewise. */
+const ROWS_USUAL = 24;
+
 const encoder = new TextEncoder();
 
 /** The terminal of this process. */
@@ -66,6 +78,27 @@ export function systemTerminal(): Terminal {
       } catch {
         return COLUMNS_USUAL;
       }
+    },
+    rows() {
+      try {
+        return Deno.consoleSize().rows || ROWS_USUAL;
+      } catch {
+        return ROWS_USUAL;
+      }
+    },
+    takeKeys(onKey) {
+      Deno.stdin.setRaw(true, { cbreak: true });
+      let isTaken = true;
+      (async () => {
+        const bytes = new Uint8Array(64);
+        for (let count; isTaken && (count = await Deno.stdin.read(bytes)) !== null;) {
+          if (isTaken) onKey(new TextDecoder().decode(bytes.subarray(0, count)));
+        }
+      })().catch(() => {}); // a terminal that is gone types nothing
+      return () => {
+        isTaken = false;
+        Deno.stdin.setRaw(false);
+      };
     },
     nowMs: () => performance.now(),
     sleep(milliseconds, signal) {

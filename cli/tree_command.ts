@@ -1,20 +1,22 @@
 /**
  * `kelpie disk tree`: which disk goes on from which snapshot.
  *
- *     NAME             SIZE  DATA  AGE
- *     web               20G  3.1G  41 d 2 h
- *     ├─ web@monday     20G        3 d
- *     │  └─ web-test    20G   12M  1 d 4 h
- *     └─ web@tuesday    20G        2 d
+ *     NAME             SIZE  USED  SHARED  EXCLUSIVE  AGE
+ *     web               20G  3.1G    2.8G       308M  41 d 2 h
+ *     ├─ web@monday     20G  2.8G    2.8G          0  3 d
+ *     │  └─ web-test    20G  2.8G    2.8G        12M  1 d 4 h
+ *     └─ web@tuesday    20G  3.0G    3.0G          0  2 d
  *
- * Below a disk stand its snapshots, oldest first; below a snapshot the disks that were cloned from it.
+ * Below a disk stand its snapshots, oldest first; below a snapshot the disks that were cloned from it. Space is that of one node's
+ * store; `agent/map/space.ts` says what counts.
  *
  * @module
  */
 import { formatSize } from "../agent/config.ts";
-import type { DiskDocument, SnapshotDocument } from "../agent/http/documents.ts";
+import type { DiskDocument, SnapshotDocument, SpaceDocument } from "../agent/http/documents.ts";
 import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
 import { CommandError, ExitCode } from "./output.ts";
+import { SPACE_COLUMNS, SPACE_HELP, spaceCells } from "./space.ts";
 import { stateOf } from "./snapshot_commands.ts";
 import { formatDuration } from "./units.ts";
 
@@ -24,8 +26,8 @@ interface Branch {
   readonly name: string;
   readonly kind: "disk" | "snapshot";
   readonly sizeBytes: number;
-  /** Data that it holds itself; null: not known of a snapshot. */
-  readonly allocatedBytes: number | null;
+  /** Null: not known. */
+  readonly space: SpaceDocument | null;
   readonly createdMs: number;
   /** What else there is to say, or "". */
   readonly note: string;
@@ -37,7 +39,8 @@ export function addTreeCommand(disk: AnyCommand, context: CommandContext): void 
   disk.command("tree")
     .summary("show disks, their snapshots and clones as a tree")
     .description(
-      "Shows families: disks, below them their snapshots, oldest first, and below those the disks that were cloned from them.",
+      "Shows families: disks, below them their snapshots, oldest first, and below those the disks that were cloned from them. " +
+        SPACE_HELP,
     )
     .argument("[disk]", "only the family of this disk", diskArgument)
     .option("--json", "print JSON")
@@ -52,7 +55,7 @@ export function addTreeCommand(disk: AnyCommand, context: CommandContext): void 
       if (roots.length === 0) return context.output.say("there is no disk yet");
       const nowMs = Date.now();
       context.output.table(
-        ["NAME", ">SIZE", ">DATA", "AGE", "STATE"],
+        ["NAME", ">SIZE", ...SPACE_COLUMNS, "AGE", "STATE"],
         roots.flatMap((root) => rowsOf(root, nowMs)),
       );
     });
@@ -77,7 +80,7 @@ function treeOf(
     name: disk.name,
     kind: "disk",
     sizeBytes: disk.sizeBytes,
-    allocatedBytes: disk.allocatedBytes,
+    space: disk.space,
     createdMs: disk.createdMs,
     // Its origin's disk is in the trash.
     note: disk.origin !== null && !known.has(disk.origin) ? `from ${disk.origin}, deleted` : "",
@@ -85,7 +88,7 @@ function treeOf(
       name: `${disk.name}@${snapshot.name}`,
       kind: "snapshot",
       sizeBytes: snapshot.sizeBytes,
-      allocatedBytes: null,
+      space: snapshot.space,
       createdMs: snapshot.createdMs,
       note: stateOf(snapshot),
       children: (bySnapshot.get(`${disk.name}@${snapshot.name}`) ?? []).map(branchOf),
@@ -96,11 +99,11 @@ function treeOf(
 
 /** @param nowMs milliseconds since 1970 */
 function rowsOf(branch: Branch, nowMs: number, lead = "", childLead = ""): string[][] {
-  const { allocatedBytes, children } = branch;
+  const { space, children } = branch;
   const row = [
     `${lead}${branch.name}`,
     formatSize(branch.sizeBytes),
-    allocatedBytes === null ? "" : formatSize(allocatedBytes),
+    ...spaceCells(space),
     formatDuration(Math.max(0, nowMs - branch.createdMs)),
     branch.note,
   ];

@@ -63,6 +63,8 @@ export class BlockRequest {
   pending = 0;
   /** All of it is done but the sync that it asks for, which waits for a transfer. */
   isSyncOwed = false;
+  /** When it was submitted, in milliseconds, where its service time is measured; else 0. */
+  startedMs = 0;
 
   constructor(readonly owner: BlockRequestOwner, segmentsMax: number = SEGMENTS_MAX) {
     this.segmentWindows = new Uint16Array(segmentsMax);

@@ -73,6 +73,20 @@ export interface NodeReport {
   readonly isProgramNew: boolean | null;
   /** Its log of consensus contradicts the leader's: it cannot take part any more. */
   readonly hasOtherLog: boolean;
+  /** What the disks that are open there do; null: it does not say. */
+  readonly io: IoReport | null;
+}
+
+/** What the disks of a node do, all together, in the last second or so. Whole numbers. */
+export interface IoReport {
+  readonly readsPerSecond: number;
+  readonly writesPerSecond: number;
+  readonly readBytesPerSecond: number;
+  readonly writtenBytesPerSecond: number;
+  /** Requests under way. */
+  readonly inFlight: number;
+  /** Mean service time of those that were measured, in microseconds; 0: none was. */
+  readonly latencyUs: number;
 }
 
 /** States of a data path as they travel: `PathState` of `paths/store_set.ts`. Only appended to. */
@@ -108,6 +122,7 @@ export const EMPTY_REPORT: NodeReport = {
   paths: [],
   isProgramNew: null,
   hasOtherLog: false,
+  io: null,
 };
 
 /** A control message. */
@@ -231,14 +246,28 @@ function reportFields(report: NodeReport): unknown[] {
 }
 
 /** What came later: only where there is something to say. */
-function laterFields({ lostLogs, paths, isProgramNew, hasOtherLog }: NodeReport): unknown[] {
-  const isMore = lostLogs.length + paths.length > 0 || isProgramNew !== null || hasOtherLog;
+function laterFields(report: NodeReport): unknown[] {
+  const { lostLogs, paths, isProgramNew, hasOtherLog, io } = report;
+  const isMore = lostLogs.length + paths.length > 0 || isProgramNew !== null || hasOtherLog ||
+    io !== null;
   if (!isMore) return [];
   return [
     lostLogs.slice(0, REPORT_LIST_MAX),
     paths.slice(0, REPORT_LIST_MAX).map(pathFields),
     isProgramNew,
-    ...(hasOtherLog ? [hasOtherLog] : []),
+    ...(hasOtherLog || io !== null ? [hasOtherLog] : []),
+    ...(io !== null ? [ioFields(io)] : []),
+  ];
+}
+
+function ioFields(io: IoReport): unknown[] {
+  return [
+    io.readsPerSecond,
+    io.writesPerSecond,
+    io.readBytesPerSecond,
+    io.writtenBytesPerSecond,
+    io.inFlight,
+    io.latencyUs,
   ];
 }
 
@@ -338,6 +367,7 @@ function readReport(value: unknown): NodeReport | null {
     paths = [],
     isProgramNew = null,
     hasOtherLog = false,
+    io = null,
   ] = value;
   const isRight = isCounts(unreachable) && isCounts(disconnected) && isCount(usedBytes) &&
     isCount(capacityBytes) && typeof isFull === "boolean" && isCount(joiningGroups) &&
@@ -348,6 +378,8 @@ function readReport(value: unknown): NodeReport | null {
     (isProgramNew === null || typeof isProgramNew === "boolean") &&
     typeof hasOtherLog === "boolean";
   if (!isRight) return null;
+  const knownIo = io === null ? null : readIo(io);
+  if (knownIo === undefined) return null;
   const known = paths.map(readPath);
   if (known.some((path) => path === null)) return null;
   const waits: { disk: number; reason: string }[] = [];
@@ -373,6 +405,28 @@ function readReport(value: unknown): NodeReport | null {
     paths: known as PathReport[],
     isProgramNew,
     hasOtherLog,
+    io: knownIo,
+  };
+}
+
+/** Undefined: it is none. */
+function readIo(value: unknown): IoReport | undefined {
+  if (!isCounts(value) || value.length < 6) return undefined;
+  const [
+    readsPerSecond,
+    writesPerSecond,
+    readBytesPerSecond,
+    writtenBytesPerSecond,
+    inFlight,
+    latencyUs,
+  ] = value;
+  return {
+    readsPerSecond,
+    writesPerSecond,
+    readBytesPerSecond,
+    writtenBytesPerSecond,
+    inFlight,
+    latencyUs,
   };
 }
 

@@ -41,6 +41,12 @@ export interface DiskCounters {
   readBytes: number;
   writtenBytes: number;
   errors: number;
+  /**
+   * Requests whose service time was measured, and the sum of those times in milliseconds, with fractions: from where limits let them go
+   * to their coming back. Up to 32 requests of each disk a few times a second.
+   */
+  timedRequests: number;
+  timedMs: number;
   /** Requests that the disk's limits held back. */
   heldRequests: number;
   /** For how long they held any back, in milliseconds. */
@@ -66,6 +72,22 @@ export interface Extent {
   readonly lengthBytes: number;
   /** `data`; `zero`: zeros that were put there; `hole`: nothing was; `unknown`: this node cannot say. */
   readonly state: ExtentState;
+}
+
+/** What a block is: as an extent, or `damaged`: it was data, and could not be verified here. */
+export const BLOCK_STATES = [...EXTENT_STATES, "damaged"] as const;
+/** One of {@linkcode BLOCK_STATES}. */
+export type BlockState = typeof BLOCK_STATES[number];
+
+/** What a node's own copy holds at a block of a disk. */
+export interface BlockPlace {
+  readonly state: BlockState;
+  /** Id of the layer that a read comes upon; null: none holds anything there, or this node cannot say. */
+  readonly layer: number | null;
+  /** The data path, as it was given to the agent; null: no data is here. */
+  readonly path: string | null;
+  /** Bytes from the start of the store's file or device, for now: cleaning moves blocks. Null with `path`. */
+  readonly storeOffsetBytes: number | null;
 }
 
 /** A block whose data could not be verified. */
@@ -146,6 +168,18 @@ export const GOSSIP_STATES = ["alive", "suspect", "dead", "left", "unknown"] as 
 /** One of {@linkcode GOSSIP_STATES}. */
 export type GossipState = typeof GOSSIP_STATES[number];
 
+/** What the disks of a node do. */
+export interface NodeIo {
+  readonly readsPerSecond: number;
+  readonly writesPerSecond: number;
+  readonly readBytesPerSecond: number;
+  readonly writtenBytesPerSecond: number;
+  /** Requests under way. */
+  readonly inFlight: number;
+  /** Mean service time of the requests that were measured, in milliseconds; null: none was. */
+  readonly latencyMs: number | null;
+}
+
 /** One node, as the node that was asked sees it. */
 export interface NodeStatus {
   /** Of the map, never used twice. */
@@ -206,6 +240,8 @@ export interface NodeStatus {
   hasOtherLog: boolean;
   /** Its data paths; empty: it has not reported. */
   paths: PathStatus[];
+  /** What the disks that are open there do, all together, in the last second or so; null: it has not reported. */
+  io: NodeIo | null;
   /** Another program is installed there than the one that runs; null: cannot be said. */
   isProgramNew: boolean | null;
 }
@@ -275,6 +311,8 @@ export interface ControlBackend {
   propose(command: MapCommand): Promise<ClusterMap>;
   /** Since when a disk is open, as far as this agent has seen it; null: it is not open. */
   leaseTime(disk: DiskEntry): LeaseTime | null;
+  /** Bytes of data that each layer holds in the store of this node; layers that hold none may be left out. */
+  layerBytes(): Promise<ReadonlyMap<number, number>>;
   /** Rejects when the disk does not exist. */
   diskStatus(name: string): Promise<DiskStatus>;
   /**
@@ -287,6 +325,12 @@ export interface ControlBackend {
     name: string,
     range: { readonly offsetBytes: number; readonly lengthBytes: number },
   ): Promise<Extent[]>;
+  /**
+   * What lies at a byte of a disk in this node's own copy, and where. Rejects when the disk does not exist.
+   *
+   * @param offsetBytes within the disk
+   */
+  block(name: string, offsetBytes: number): Promise<BlockPlace>;
   /**
    * Ends every session of a disk: what is under way is finished first, then the front ends are
    * disconnected. Resolves when none is left; rejects when the disk does not exist.

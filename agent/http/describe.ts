@@ -17,6 +17,7 @@ import {
   findNode,
   type Schedule,
   type SnapshotEntry,
+  spaceOf,
   type TrashEntry,
 } from "../map/map.ts";
 import { diskSockets, snapshotSocket, SOCKET_PATH_BYTES_MAX } from "../map/names.ts";
@@ -34,18 +35,36 @@ import type {
 export async function answerDisk(status: number, call: Call, name: string): Promise<Response> {
   const { backend } = call;
   const disk = requireDisk(backend.map(), name);
-  const now = await new Deadline(call.statusTimeoutMs).race(backend.diskStatus(name));
-  const response = json(status, diskDescriber(backend)(disk, now));
+  const deadline = new Deadline(call.statusTimeoutMs);
+  const [now, bytes] = await Promise.all([
+    deadline.race(backend.diskStatus(name)),
+    layerBytes(backend, deadline),
+  ]);
+  const response = json(status, diskDescriber(backend, bytes)(disk, now));
   if (status === 201) response.headers.set("location", `/v1/disks/${name}`);
   return response;
 }
 
-/** Describes the disks of the map now; what all of them share is computed once. */
+/** What each layer holds here; null where the store does not say in time: what else there is to tell is told without it. */
+export function layerBytes(
+  backend: ControlBackend,
+  deadline: Deadline,
+): Promise<ReadonlyMap<number, number> | null> {
+  return deadline.race(backend.layerBytes()).catch(() => null);
+}
+
+/**
+ * Describes the disks of the map now; what all of them share is computed once.
+ *
+ * @param bytes by layer: {@linkcode layerBytes}
+ */
 export function diskDescriber(
   backend: ControlBackend,
+  bytes: ReadonlyMap<number, number> | null,
 ): (disk: DiskEntry, status: DiskStatus) => DiskDocument {
   const map = backend.map();
   const inSync = copiesInSync(map);
+  const space = bytes === null ? null : spaceOf(map, bytes).disks;
   const origins = new Origins(map);
   const { runDir } = backend.info();
   return (disk, status) => {
@@ -56,6 +75,7 @@ export function diskDescriber(
       id: disk.id,
       sizeBytes: disk.sizeBytes,
       allocatedBytes: status.allocatedBytes,
+      space: space?.get(disk.id) ?? null,
       readOnly: disk.readOnly,
       copies: disk.copies,
       copiesMin: copiesMinOf(map, disk),
@@ -85,12 +105,18 @@ export function snapshotsOf(disk: DiskEntry): SnapshotEntry[] {
   return disk.snapshots.filter((snapshot) => !snapshot.isAborted);
 }
 
-/** Describes snapshots of the map now; what all of them share is computed once. */
+/**
+ * Describes snapshots of the map now; what all of them share is computed once.
+ *
+ * @param bytes by layer: {@linkcode layerBytes}
+ */
 export function snapshotDescriber(
   backend: ControlBackend,
+  bytes: ReadonlyMap<number, number> | null,
 ): (disk: DiskEntry, snapshot: SnapshotEntry) => SnapshotDocument {
   const map = backend.map();
   const origins = new Origins(map);
+  const space = bytes === null ? null : spaceOf(map, bytes).snapshots;
   const clones = Map.groupBy(map.disks, (disk) => origins.originOf(disk));
   const { runDir } = backend.info();
   return (disk, snapshot) => {
@@ -102,6 +128,7 @@ export function snapshotDescriber(
       name: snapshot.name,
       layer,
       sizeBytes: snapshot.sizeBytes,
+      space: space?.get(layer) ?? null,
       createdMs: snapshot.createdMs,
       isProtected: snapshot.isProtected,
       isTaking: snapshot.taking !== 0,

@@ -10,10 +10,11 @@
 
 import type { ControlError } from "../map/errors.ts";
 import type { GroupSummary } from "../map/group_summary.ts";
-import type { Attributes, Limits, LossEntry, Settings } from "../map/map.ts";
+import type { Attributes, Limits, LossEntry, Settings, SpaceUsage } from "../map/map.ts";
 import type { Problem } from "../problems.ts";
 import type {
   AgentInfo,
+  BlockState,
   CheckReport,
   ClusterStatus,
   DiskCounters,
@@ -32,6 +33,12 @@ export interface VersionDocument {
   readonly api: "v1";
 }
 
+/**
+ * What a disk or a snapshot takes of the store of the node that was asked: that node's own copies, not those of all nodes.
+ * `map/space.ts` says what counts.
+ */
+export type SpaceDocument = SpaceUsage;
+
 /** One disk, in `GET /v1/disks` and wherever a disk is the answer. */
 export interface DiskDocument {
   readonly name: string;
@@ -40,6 +47,8 @@ export interface DiskDocument {
   readonly sizeBytes: number;
   /** Bytes of data that the disk's own layers hold in the store. */
   readonly allocatedBytes: number;
+  /** With its snapshots; null: the store did not say in time. */
+  readonly space: SpaceDocument | null;
   readonly readOnly: boolean;
   /** Copies that it should have; fewer nodes keep fewer. */
   readonly copies: number;
@@ -90,6 +99,76 @@ export interface ExtentsDocument {
   readonly extents: readonly Extent[];
 }
 
+/** Where a placement group is; names of nodes. */
+export interface PlaceDocument {
+  /** Hold every acknowledged write. */
+  readonly inSync: readonly string[];
+  /** Get all new writes, and still copy old ones. */
+  readonly joining: readonly string[];
+  /** Shall hold it. */
+  readonly target: readonly string[];
+  /** Which one the node that was asked reads from; null: none can be read from now. */
+  readonly readFrom: string | null;
+  /** Why it cannot be written, or not even read, in words; null: it can. */
+  readonly problem: string | null;
+}
+
+/** One chunk of a disk, in a {@linkcode ChunkListDocument}. */
+export interface ChunkDocument extends PlaceDocument {
+  /** Index of the chunk on the disk. */
+  readonly chunk: number;
+  /** Number of its placement group. */
+  readonly group: number;
+  /** Of its first byte on the disk. */
+  readonly offsetBytes: number;
+  /** Of the disk; the last chunk may be shorter than the others. */
+  readonly lengthBytes: number;
+}
+
+/** Answer to `POST /v1/disks/{name}/chunks`. */
+export interface ChunkListDocument {
+  /** Version of the cluster map. */
+  readonly epoch: number;
+  /** One after the other, from the one of the first byte on: all of the range, or as much as one answer holds. */
+  readonly chunks: readonly ChunkDocument[];
+}
+
+/** All placement groups of a disk that are in one place. */
+export interface PlaceSummaryDocument extends PlaceDocument {
+  readonly groups: number;
+  readonly chunks: number;
+  /** Of the disk's address space. */
+  readonly sizeBytes: number;
+}
+
+/** `GET /v1/disks/{name}/places`. */
+export interface PlacesDocument {
+  /** Version of the cluster map. */
+  readonly epoch: number;
+  /** Size of a chunk. */
+  readonly chunkBytes: number;
+  /** The most chunks first. */
+  readonly places: readonly PlaceSummaryDocument[];
+}
+
+/** Body of `POST /v1/disks/{name}/object`. */
+export interface ObjectRequest {
+  readonly offsetBytes: number;
+}
+
+/** Answer to `POST /v1/disks/{name}/object`: where one block of a disk lives. */
+export interface ObjectDocument extends ChunkDocument {
+  /** Of the block on the disk. */
+  readonly blockOffsetBytes: number;
+  /** In the copy of the node that was asked: see `BlockPlace`, also for those below. */
+  readonly state: BlockState;
+  readonly layer: number | null;
+  /** `DISK@NAME` whose newest layer that is, or the name of the disk; null: of nothing that has a name (any more), or `layer` is. */
+  readonly layerOf: string | null;
+  readonly path: string | null;
+  readonly storeOffsetBytes: number | null;
+}
+
 /** One snapshot, in `GET /v1/snapshots` and wherever a snapshot is the answer. */
 export interface SnapshotDocument {
   /** Name of its disk. */
@@ -100,6 +179,8 @@ export interface SnapshotDocument {
   readonly layer: number;
   /** Size of the disk when it was taken. */
   readonly sizeBytes: number;
+  /** Null: the store did not say in time. */
+  readonly space: SpaceDocument | null;
   readonly createdMs: number;
   /** It cannot be deleted. */
   readonly isProtected: boolean;

@@ -74,6 +74,16 @@ const DISK_FAMILIES: readonly Family<DiskDocument>[] = [
   counter("disk_written_bytes_total", "Bytes written.", (disk) => disk.counters.writtenBytes),
   counter("disk_errors_total", "Requests that failed.", (disk) => disk.counters.errors),
   counter(
+    "disk_timed_requests_total",
+    "Requests whose service time was measured: some of them.",
+    (disk) => disk.counters.timedRequests,
+  ),
+  counter(
+    "disk_timed_seconds_total",
+    "Sum of the service times that were measured.",
+    (disk) => disk.counters.timedMs / 1000,
+  ),
+  counter(
     "disk_held_requests_total",
     "Requests that the disk's limits held back.",
     (disk) => disk.counters.heldRequests,

@@ -29,7 +29,7 @@ import {
 import { DISK_NAME_LENGTH_MAX, DISK_NAME_PATTERN } from "../map/names.ts";
 import { CACHE_MODES, LOG_LEVELS } from "../config.ts";
 import { PROBLEM_CODES } from "../problems.ts";
-import { EXTENT_STATES, GOSSIP_STATES, LOCK_STATES, PATH_STATES } from "./backend.ts";
+import { BLOCK_STATES, EXTENT_STATES, GOSSIP_STATES, LOCK_STATES, PATH_STATES } from "./backend.ts";
 
 /** The part of JSON Schema 2020-12 that this API uses. */
 export interface Schema {
@@ -76,6 +76,11 @@ function record(
   const required = Object.keys(properties).filter((key) => !optional.includes(key));
   return { type: "object", description, properties, required, additionalProperties: false };
 }
+
+const maybeSpace = (description: string): Schema => ({
+  oneOf: [ref("Space"), { type: "null" }],
+  description: `${description}; null: the store did not say in time`,
+});
 
 const diskName: Schema = {
   type: "string",
@@ -256,6 +261,10 @@ const NODE_STATUS = {
     "Its log of consensus is not the cluster's: has to join anew, with an empty store",
   ),
   paths: list(ref("DataPath"), "Its data paths; empty: it has not reported"),
+  io: {
+    oneOf: [ref("NodeIo"), { type: "null" }],
+    description: "What the disks that are open there do; null: it has not reported",
+  },
   isProgramNew: {
     type: ["boolean", "null"],
     description: "Another program is installed there than the one that runs; null: not known",
@@ -300,6 +309,22 @@ const CHANGE_NODE = {
 };
 
 /** Every document of the API by its name. */
+const PLACE = {
+  inSync: list(text("Name of a node"), "Nodes that hold every acknowledged write"),
+  joining: list(text("Name of a node"), "Nodes that get new writes, and still copy old ones"),
+  target: list(text("Name of a node"), "Nodes that shall hold it"),
+  readFrom: maybeText("The node that this one reads from; null: there is none now"),
+  problem: maybeText("Why it cannot be written, or not even read; null: it can"),
+};
+
+const CHUNK = {
+  ...PLACE,
+  chunk: count("Index of the chunk on the disk"),
+  group: count("Number of its placement group"),
+  offsetBytes: count("Of its first byte on the disk"),
+  lengthBytes: { type: "integer", minimum: 1, description: "Of the disk" },
+};
+
 export const SCHEMAS: Readonly<Record<string, Schema>> = {
   Version: record("Versions of agent and API", {
     version: text("Version of the agent"),
@@ -334,6 +359,12 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     readBytes: count("Bytes read"),
     writtenBytes: count("Bytes written"),
     errors: count("Requests that failed"),
+    timedRequests: count("Requests whose service time was measured: some of them"),
+    timedMs: {
+      type: "number",
+      minimum: 0,
+      description: "Sum of those times in milliseconds, without what limits held them back for",
+    },
     heldRequests: count("Requests that the disk's limits held back"),
     heldMs: count("For how long they held any back, in milliseconds"),
   }),
@@ -343,11 +374,17 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     LIMITS,
     Object.keys(LIMITS),
   ),
+  Space: record("Space in the store of the node that was asked, not that of all nodes", {
+    usedBytes: count("Data that it is read through; of a disk also what its snapshots are"),
+    exclusiveBytes: count("Of these what nothing else needs: comes back when it is deleted"),
+    sharedBytes: count("The rest"),
+  }),
   Disk: record("A disk", {
     name: diskName,
     id: diskId,
     sizeBytes,
     allocatedBytes: count("Bytes of data that the disk's own layers hold in the store"),
+    space: maybeSpace("With its snapshots"),
     readOnly: flag("Guests may only read"),
     copies,
     copiesMin: { ...copiesMin, description: "Fewest complete copies with which it can be written" },
@@ -397,12 +434,50 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
       "One after the other; all of what was asked for, or as much of it as one answer holds",
     ),
   }),
+  Chunk: record("A chunk of a disk, and where it is", CHUNK),
+  ChunkList: record("Chunks of a disk", {
+    epoch: count("Version of the cluster map"),
+    chunks: list(
+      ref("Chunk"),
+      "One after the other; all of what was asked for, or as much of it as one answer holds",
+    ),
+  }),
+  Places: record("Where the chunks of a disk are", {
+    epoch: count("Version of the cluster map"),
+    chunkBytes: count("Size of a chunk"),
+    places: list(
+      record("All placement groups of a disk that are in one place", {
+        ...PLACE,
+        groups: count("Placement groups"),
+        chunks: count("Chunks of the disk"),
+        sizeBytes: count("Bytes of the disk's address space"),
+      }),
+      "The most chunks first",
+    ),
+  }),
+  ObjectRequest: record("A byte of a disk", { offsetBytes: count("Where it is") }),
+  Object: record("Where a block of a disk lives", {
+    ...CHUNK,
+    blockOffsetBytes: count("Of the block on the disk"),
+    state: {
+      type: "string",
+      enum: BLOCK_STATES,
+      description: "In this node's copy: as an extent, or damaged: data that could not be verified",
+    },
+    layer: maybeCount("Layer that a read comes upon; null: none holds it, or it is not known"),
+    layerOf: maybeText(
+      "Disk, or DISK@NAME, whose newest layer it is; null: of nothing with a name",
+    ),
+    path: maybeText("Data path of this node; null: no data is here"),
+    storeOffsetBytes: maybeCount("From the start of the store, for now; null with path"),
+  }),
   DiskList: record("All disks", { disks: list(ref("Disk"), "Sorted by name") }),
   Snapshot: record("A snapshot of a disk", {
     disk: diskName,
     name: snapshotName,
     layer: { ...diskId, description: "Id of its newest layer; never used twice" },
     sizeBytes: { ...sizeBytes, description: "Size of the disk when it was taken" },
+    space: maybeSpace("Its disk is something else that may need what it needs"),
     createdMs: milliseconds("When it was taken"),
     isProtected: flag("It cannot be deleted"),
     isTaking: flag("Writes of before are still on their way into it: it cannot be used yet"),
@@ -604,6 +679,14 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     groups: { oneOf: [ref("Groups"), { type: "null" }], description: "Null with cluster" },
     store: { oneOf: [ref("Store"), { type: "null" }], description: "Null: it does not answer" },
     disks: list(ref("Disk"), "Sorted by name, without those that do not answer"),
+  }),
+  NodeIo: record("What the disks of a node do, all together, in the last second or so", {
+    readsPerSecond: count("Reads"),
+    writesPerSecond: count("Writes"),
+    readBytesPerSecond: count("Bytes read"),
+    writtenBytesPerSecond: count("Bytes written"),
+    inFlight: count("Requests under way"),
+    latencyMs: maybeNumber("Mean service time of those that were measured; null: none was"),
   }),
   NodeStatus: record("A node, as the node that was asked sees it", NODE_STATUS),
   WaitingDisk: record("A disk of which requests wait", {
@@ -975,6 +1058,32 @@ export const OPENAPI = {
         summary: "Which parts of a disk hold data, as far as this node knows; changes nothing",
         requestBody: body("ExtentsRequest"),
         responses: answer(200, "Extents", "The extents"),
+      },
+    },
+    "/v1/disks/{name}/places": {
+      parameters: [nameParameter],
+      get: {
+        operationId: "listPlaces",
+        summary: "On which nodes the chunks of a disk are, counted",
+        responses: answer(200, "Places", "Sets of nodes"),
+      },
+    },
+    "/v1/disks/{name}/chunks": {
+      parameters: [nameParameter],
+      post: {
+        operationId: "findChunks",
+        summary: "On which nodes each chunk of a part of a disk is; changes nothing",
+        requestBody: body("ExtentsRequest"),
+        responses: answer(200, "ChunkList", "The chunks"),
+      },
+    },
+    "/v1/disks/{name}/object": {
+      parameters: [nameParameter],
+      post: {
+        operationId: "findObject",
+        summary: "Where one byte of a disk lives; changes nothing",
+        requestBody: body("ObjectRequest"),
+        responses: answer(200, "Object", "The block"),
       },
     },
     "/v1/locks": {

@@ -31,7 +31,7 @@ import type {
   NodeStatus,
 } from "./backend.ts";
 import { type Call, checkSockets, Deadline, json, requireDisk, type Route } from "./call.ts";
-import { answerDisk, diskDescriber } from "./describe.ts";
+import { answerDisk, diskDescriber, layerBytes } from "./describe.ts";
 import type {
   ChangeDiskRequest,
   ChangeNodeRequest,
@@ -55,6 +55,7 @@ import type {
 } from "./documents.ts";
 import { formatMetrics, METRICS_CONTENT_TYPE } from "./metrics.ts";
 import { OPENAPI } from "./openapi.ts";
+import { PLACE_ROUTES } from "./place_routes.ts";
 import { removeDisk, SNAPSHOT_ROUTES } from "./snapshot_routes.ts";
 
 /** Status questions under way at once: each is a message to the data plane and back. */
@@ -82,6 +83,7 @@ export const ROUTES: readonly Route[] = [
     body: "ExtentsRequest",
     handle: findExtents,
   },
+  ...PLACE_ROUTES,
   ...SNAPSHOT_ROUTES,
   { method: "GET", path: "/v1/locks", handle: listLocks },
   { method: "POST", path: "/v1/disks/{name}/check", streams: true, handle: checkDisk },
@@ -144,8 +146,12 @@ function shutdown({ backend }: Call): Response {
 
 async function listDisks(call: Call): Promise<Response> {
   const map = call.backend.map();
-  const found = await askDisks(call, map);
-  const describe = diskDescriber(call.backend);
+  const deadline = new Deadline(call.statusTimeoutMs);
+  const [found, bytes] = await Promise.all([
+    askDisks(call, map, deadline),
+    layerBytes(call.backend, deadline),
+  ]);
+  const describe = diskDescriber(call.backend, bytes);
   const disks: DiskDocument[] = [];
   for (const disk of map.disks) {
     const status = found.get(disk.name);
@@ -526,14 +532,15 @@ async function observe(call: Call): Promise<StatusDocument> {
   const { backend } = call;
   const map = backend.map();
   const deadline = new Deadline(call.statusTimeoutMs);
-  const [store, disks, asked] = await Promise.all([
+  const [store, disks, asked, bytes] = await Promise.all([
     deadline.race(backend.storeStatus()).catch(() => null),
     askDisks(call, map, deadline),
     askCluster(call, deadline).catch(() => null),
+    layerBytes(backend, deadline),
   ]);
   const { cluster, groups } = asked ?? { cluster: null, groups: null };
   const seen = { map, nowMs: Date.now(), cluster, groups, store, disks };
-  const describe = diskDescriber(backend);
+  const describe = diskDescriber(backend, bytes);
   const problems = findProblems(seen);
   return {
     healthy: problems.length === 0,
@@ -557,9 +564,9 @@ async function observe(call: Call): Promise<StatusDocument> {
  * @returns by name: the status, or why there is none; nothing for a disk that was deleted meanwhile
  */
 async function askDisks(
-  { backend, statusTimeoutMs }: Call,
+  { backend }: Call,
   { disks }: ClusterMap,
-  deadline = new Deadline(statusTimeoutMs),
+  deadline: Deadline,
 ): Promise<Map<string, DiskStatus | string>> {
   const found = new Map<string, DiskStatus | string>();
   let next = 0;

@@ -6,11 +6,12 @@
 
 import { ControlFailure } from "../map/errors.ts";
 import { findSnapshot, isOn, type TrashEntry } from "../map/map.ts";
-import { type Call, checkSockets, json, requireDisk, type Route } from "./call.ts";
+import { type Call, checkSockets, Deadline, json, requireDisk, type Route } from "./call.ts";
 import {
   answerDisk,
   describeDeleted,
   describeSchedule,
+  layerBytes,
   snapshotDescriber,
   snapshotsOf,
 } from "./describe.ts";
@@ -59,12 +60,19 @@ export const SNAPSHOT_ROUTES: readonly Route[] = [
 // --------------------------------------------------------------------------------------- snapshots
 
 /** @param name of a disk; null: of all of them */
-function listSnapshots({ backend }: Call, name: string | null): Response {
-  const describe = snapshotDescriber(backend);
+async function listSnapshots(call: Call, name: string | null): Promise<Response> {
+  const { backend } = call;
+  if (name !== null) requireDisk(backend.map(), name);
+  const describe = await describer(call);
   const map = backend.map();
   const disks = name === null ? map.disks : [requireDisk(map, name)];
   const snapshots = disks.flatMap((disk) => snapshotsOf(disk).map((each) => describe(disk, each)));
   return json(200, { snapshots } satisfies SnapshotListDocument);
+}
+
+async function describer({ backend, statusTimeoutMs }: Call) {
+  const bytes = await layerBytes(backend, new Deadline(statusTimeoutMs));
+  return snapshotDescriber(backend, bytes);
 }
 
 async function createSnapshots(call: Call): Promise<Response> {
@@ -72,13 +80,14 @@ async function createSnapshots(call: Call): Promise<Response> {
   const { disks, name } = call.body as CreateSnapshotsRequest;
   const ids = disks.map((disk) => requireDisk(backend.map(), disk).id);
   const taken = await takeSnapshots(call, { disks: ids, name });
-  const describe = snapshotDescriber(backend);
+  const describe = await describer(call);
   const snapshots = taken.map(({ disk, snapshot }) => describe(disk, snapshot));
   return json(201, { snapshots } satisfies SnapshotListDocument);
 }
 
-function answerSnapshot({ backend, name: diskName }: Call, name: string): Response {
-  const disk = requireDisk(backend.map(), diskName);
+async function answerSnapshot(call: Call, name: string): Promise<Response> {
+  const describe = await describer(call);
+  const disk = requireDisk(call.backend.map(), call.name);
   const snapshot = findSnapshot(disk, name);
   if (snapshot === undefined) {
     throw new ControlFailure({
@@ -87,7 +96,7 @@ function answerSnapshot({ backend, name: diskName }: Call, name: string): Respon
       hint: `'kelpie disk snapshot list ${disk.name}' shows those that it has`,
     });
   }
-  return json(200, snapshotDescriber(backend)(disk, snapshot));
+  return json(200, describe(disk, snapshot));
 }
 
 async function changeSnapshot(call: Call): Promise<Response> {

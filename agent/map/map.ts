@@ -43,6 +43,15 @@ export { settlerOf } from "./groups.ts";
 export * from "./levels.ts";
 export * from "./queries.ts";
 export { chainOf, disksOfLayers, findLayer } from "./layers.ts";
+export {
+  type ChunkPlace,
+  chunksOf,
+  type GroupPlace,
+  placer,
+  type PlaceSummary,
+  summarizePlaces,
+} from "./places.ts";
+export { spaceOf, type SpaceOfMap, type SpaceUsage } from "./space.ts";
 export { drainingLayer, findSnapshot, takingOf } from "./snapshots.ts";
 
 /**

@@ -110,6 +110,35 @@ export function members(pg: PgEntry): readonly number[] {
   return pg.joining.length === 0 ? pg.inSync : [...pg.inSync, ...pg.joining];
 }
 
+/** Whether a PG's in-sync set is to be trusted: nobody in it has crashed with unsynced writes, and it is not being settled. */
+export function isOpenGroup(pg: PgEntry): boolean {
+  return pg.unclean.length === 0 && !pg.unsettled;
+}
+
+/**
+ * The node that a node reads a PG from: itself if it may be, else always the same under one map.
+ *
+ * @param options.group the PG's number in its pool
+ * @param options.self id of the node that reads
+ * @param options.isUp whether the map has a node as up
+ * @returns 0: nobody may be read from
+ */
+export function readerOf(options: {
+  readonly pg: PgEntry;
+  readonly group: number;
+  readonly self: number;
+  readonly isUp: (node: number) => boolean;
+}): number {
+  const { pg, group, self, isUp } = options;
+  if (!isOpenGroup(pg)) return 0;
+  const { inSync } = pg;
+  if (inSync.includes(self)) return self;
+  // Spread over the replicas that are up, the same for everyone: their caches then hold different parts.
+  const up = inSync.filter(isUp);
+  const among = up.length > 0 ? up : inSync;
+  return among[group % among.length] ?? 0;
+}
+
 /** How many copies of a disk there can be: what it asks for, or fewer where nodes are fewer. */
 export function copiesOf(map: ClusterMap, disk: Pick<DiskEntry, "copies">): number {
   let nodes = 0;

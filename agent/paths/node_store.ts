@@ -25,6 +25,8 @@ export interface NodeStore extends LocalStore {
     done: Done,
   ): void;
   layerBytes(layer: number): number;
+  /** Of the file of the data path that has the chunk. */
+  offsetOf(layer: number, chunk: number, block: number): number;
   stats(): StoreStats;
   scrubNow(
     layers: readonly number[] | null,

@@ -336,6 +336,17 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     return 0;
   }
 
+  /** {@inheritDoc NodeStore.offsetOf} */
+  offsetOf(layer: number, chunk: number, block: number): number {
+    return this.#storeOf(layer, chunk)?.offsetOf(layer, chunk, block) ?? -1;
+  }
+
+  /** The data path that has a chunk, as it was given; null: it is lost, or nothing is known of the layer. */
+  locationOf(layer: number, chunk: number): string | null {
+    const store = this.#storeOf(layer, chunk);
+    return this.#working.find((member) => member.store === store)?.location ?? null;
+  }
+
   /** {@inheritDoc LocalStore.describeChain} Layers of one family have a chunk on one path. */
   describeChain(
     layers: readonly number[],

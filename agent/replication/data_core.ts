@@ -17,7 +17,7 @@ import type { PeerListener, PeerTransport } from "../platform/network.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import type { LocalStore } from "./local_store.ts";
 import { Absorbing } from "./absorbing.ts";
-import { describeExtents } from "./extents.ts";
+import { type BlockFound, describeExtents, findBlock } from "./extents.ts";
 import { Joining, type JoiningEvents, type JoiningProgress } from "./joining.ts";
 import { Opening } from "./opening.ts";
 import { Pace, REQUEST_BYTES } from "./pace.ts";
@@ -315,16 +315,34 @@ export class DataCore implements PeerListener, RouterHost {
   extentsOf(disk: number, startBytes: number, endBytes: number): number[] {
     const view = this.view.disk(disk);
     if (view === undefined) return [];
-    const router = this.#routers.get(disk);
-    const isOpen = router === undefined || router.generation === 0 || router.isOpen;
     return describeExtents({
       view: this.view,
       store: this.store,
       disk: view,
-      mayRead: this.mayServe && isOpen,
+      mayRead: this.#mayDescribe(disk),
       startBytes,
       endBytes,
     });
+  }
+
+  /** Reads of a disk would be served now. */
+  #mayDescribe(disk: number): boolean {
+    const router = this.#routers.get(disk);
+    return this.mayServe && (router === undefined || router.generation === 0 || router.isOpen);
+  }
+
+  /**
+   * What this node's replica holds at a block of a disk; null: there is no such disk.
+   *
+   * @param chunk of the disk
+   * @param block of the chunk
+   */
+  blockOf(disk: number, chunk: number, block: number): BlockFound | null {
+    const view = this.view.disk(disk);
+    if (view === undefined) return null;
+    const { store } = this;
+    const mayRead = this.#mayDescribe(disk);
+    return findBlock({ view: this.view, store, disk: view, mayRead }, chunk, block);
   }
 
   /**

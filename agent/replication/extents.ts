@@ -40,6 +40,39 @@ const open = new Uint32Array(WORDS);
 const dataAll = new Uint32Array(WORDS);
 const zerosAll = new Uint32Array(WORDS);
 
+/** What there is to know of one block. */
+export interface BlockFound {
+  readonly kind: ExtentKind;
+  /** The layer that a read of it comes upon; 0: none holds it, or it is not known. */
+  readonly layer: number;
+  /** It is data that could not be verified. */
+  readonly isDamaged: boolean;
+}
+
+/**
+ * Looks up one block, under the same conditions as {@linkcode describeExtents}.
+ *
+ * @param block 0…1023 of the chunk
+ */
+export function findBlock(
+  query: Pick<ExtentsQuery, "view" | "store" | "disk" | "mayRead">,
+  chunk: number,
+  block: number,
+): BlockFound {
+  const { view, store, disk, mayRead } = query;
+  const unknown = { kind: ExtentKind.Unknown, layer: 0, isDamaged: false };
+  if (!mayRead || view.groupOf(disk, chunk).readFrom !== view.self) return unknown;
+  const word = block >>> 5, bit = 1 << (block & 31);
+  for (const layer of disk.entry.layers) {
+    if (store.paths?.isLost(layer, chunk)) return unknown;
+    store.describeChunk(layer, chunk, data, zeros, poisoned);
+    const isDamaged = (poisoned[word] & bit) !== 0;
+    if (isDamaged || (data[word] & bit) !== 0) return { kind: ExtentKind.Data, layer, isDamaged };
+    if ((zeros[word] & bit) !== 0) return { kind: ExtentKind.Zero, layer, isDamaged };
+  }
+  return { kind: ExtentKind.Hole, layer: 0, isDamaged: false };
+}
+
 /** What to look at. */
 export interface ExtentsQuery {
   readonly view: ClusterView;

@@ -19,8 +19,10 @@ import {
   disksOfLayers,
   disksWithData,
   drainingLayer,
+  isOpenGroup,
   type NodeEntry,
   type PgEntry,
+  readerOf,
   takingOf,
 } from "../map/map.ts";
 
@@ -144,20 +146,12 @@ export class ClusterView {
       nodes.every((node, i) => node.id === others[i].id && node.state === others[i].state));
   }
 
+  readonly #isUp = (node: number): boolean => this.#nodes.get(node)?.state === "up";
+
   #group(copies: number, group: number, entry: PgEntry): GroupView {
-    const isOpen = entry.unclean.length === 0 && !entry.unsettled;
-    const { inSync } = entry;
-    let readFrom = 0;
-    if (isOpen) {
-      if (inSync.includes(this.self)) readFrom = this.self;
-      else {
-        // Spread over the replicas that are up, the same for everyone: their caches then hold different parts.
-        const up = inSync.filter((node) => this.#nodes.get(node)?.state === "up");
-        const among = up.length > 0 ? up : inSync;
-        readFrom = among[group % among.length] ?? 0;
-      }
-    }
-    return { copies, group, entry, members: [...inSync, ...entry.joining], isOpen, readFrom };
+    const isOpen = isOpenGroup(entry);
+    const readFrom = readerOf({ pg: entry, group, self: this.self, isUp: this.#isUp });
+    return { copies, group, entry, members: [...entry.inSync, ...entry.joining], isOpen, readFrom };
   }
 
   /** A disk by its id, also one in the trash. */

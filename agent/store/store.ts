@@ -90,7 +90,7 @@ import {
   SUPERBLOCK_OFFSETS_BYTES,
 } from "./format.ts";
 import { type LogOwner, RecordLog } from "./log.ts";
-import { POISON } from "./index.ts";
+import { LOCATION_END, POISON } from "./index.ts";
 import { encodeMetaItem, type MetaItem, metaItemBytes } from "./meta.ts";
 import { type OpenOptions, openStore } from "./open.ts";
 import { Operation, OperationKind, type OperationOwner } from "./operation.ts";
@@ -1464,6 +1464,12 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     poisoned: Uint32Array,
   ): number {
     return this.#opened().index.describe(layer, chunk, data, zeros, poisoned);
+  }
+
+  /** Where a block lies in the store's file now, in bytes; −1: the layer has no data there. Cleaning moves it. */
+  offsetOf(layer: number, chunk: number, block: number): number {
+    const location = this.#opened().index.locate(layer, chunk, block);
+    return location >= 0 && location < LOCATION_END ? location * BLOCK_BYTES : -1;
   }
 
   /**

@@ -18,6 +18,9 @@
  *   promises. Whether they are zeros is judged where they lie in guest memory, once; a guest that changes them meanwhile has
  *   either. Not every block of zeros is found: see {@linkcode ZERO_RUN_BLOCKS_MIN}.
  *
+ * - Service times are measured of the first few requests after each {@linkcode Volume.timeSome} only: few enough that the clock costs
+ *   nothing, and all of them where there are few.
+ *
  * A failed request is `−EIO` or `−EBADMSG`; nothing here retries, since the store (and later the replicas below it)
  * already has.
  *
@@ -63,6 +66,9 @@ const ZERO_RUN_BLOCKS_MIN = 4;
 /** The kernel's zero test takes multiples of this many bytes. */
 const KERNEL_BYTES = 16;
 
+/** Requests that are measured after each {@linkcode Volume.timeSome}. */
+const TIMED_MAX = 32;
+
 /** First-in first-out list of requests, linked through `next`. */
 class RequestQueue {
   head: BlockRequest | null = null;
@@ -92,6 +98,9 @@ export interface VolumeCounters {
   readBytes: number;
   writtenBytes: number;
   errors: number;
+  /** Requests whose service time was measured, and the sum of those times in milliseconds: from being taken to coming back. */
+  timedRequests: number;
+  timedMs: number;
   /** Requests that limits held back, and for how long any were, in milliseconds; the volume's throttle counts them. */
   heldRequests: number;
   heldMs: number;
@@ -106,6 +115,8 @@ export const VOLUME_COUNTERS_ZERO: Readonly<VolumeCounters> = {
   readBytes: 0,
   writtenBytes: 0,
   errors: 0,
+  timedRequests: 0,
+  timedMs: 0,
   heldRequests: 0,
   heldMs: 0,
 };
@@ -131,6 +142,9 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   /** Of all that come from front ends; what is submitted has been admitted. */
   readonly admission: Throttle = new Throttle();
 
+  readonly #clock: (() => number) | null;
+  /** Requests whose service time is measured until the next {@linkcode Volume.timeSome}. */
+  #toTime = 0;
   readonly #windows: readonly Window[];
   readonly #arena: Window;
   readonly #pool: TransferPool;
@@ -153,6 +167,8 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
     windows: readonly Window[];
     pool: TransferPool;
     sink: OperationSink;
+    /** A monotonic clock in milliseconds, above 0; left out: service times are not measured. */
+    clock?: () => number;
   }) {
     this.sizeBytes = options.sizeBytes;
     this.serial = options.serial;
@@ -161,6 +177,12 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
     this.#arena = options.windows[0];
     this.#pool = options.pool;
     this.#sink = options.sink;
+    this.#clock = options.clock ?? null;
+  }
+
+  /** Measures the service time of the next few requests; called a few times a second. */
+  timeSome(): void {
+    if (this.#clock !== null) this.#toTime = TIMED_MAX;
   }
 
   /** {@inheritDoc BlockTarget.submit} */
@@ -171,6 +193,11 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
     request.pending = 0;
     request.isSyncOwed = false;
     request.result = 0;
+    request.startedMs = 0;
+    if (this.#toTime > 0) {
+      this.#toTime--;
+      request.startedMs = this.#clock!();
+    }
     this.inFlight++;
     const transferClass = classOf(request);
     const queue = this.#waiting[transferClass];
@@ -544,6 +571,10 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   #count(request: BlockRequest): void {
     const counters = this.counters;
     if (request.result !== 0) counters.errors++;
+    if (request.startedMs > 0) {
+      counters.timedRequests++;
+      counters.timedMs += this.#clock!() - request.startedMs;
+    }
     switch (request.kind) {
       case BlockKind.Read:
         counters.reads++;

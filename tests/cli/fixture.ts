@@ -21,7 +21,12 @@ export class FakeTerminal implements Terminal {
   isErrorTerminal = false;
   variables: Record<string, string> = {};
   width = 80;
+  height = 24;
   timeMs = 0;
+  /** Whoever takes the keys. */
+  onKey: ((text: string) => void) | null = null;
+  /** Runs when somebody waits, before the time passes. */
+  onSleep: () => void = () => {};
   /** Answers to questions, in order. */
   answers: string[] = [];
   /** What standard input has. */
@@ -42,6 +47,17 @@ export class FakeTerminal implements Terminal {
     return this.width;
   }
 
+  rows(): number {
+    return this.height;
+  }
+
+  takeKeys(onKey: (text: string) => void): () => void {
+    this.onKey = onKey;
+    return () => {
+      this.onKey = null;
+    };
+  }
+
   nowMs(): number {
     return this.timeMs;
   }
@@ -50,6 +66,8 @@ export class FakeTerminal implements Terminal {
   sleep(milliseconds: number, signal: AbortSignal): Promise<void> {
     if (signal.aborted) return Promise.reject(signal.reason);
     if (++this.#sleeps > SLEEPS_MAX) return Promise.reject(new Error("it waits for ever"));
+    this.onSleep();
+    if (signal.aborted) return Promise.reject(signal.reason);
     this.timeMs += milliseconds;
     return Promise.resolve();
   }
@@ -83,8 +101,8 @@ export class FakeTerminal implements Terminal {
     return this.controller.signal;
   }
 
-  interrupt(): void {
-    this.controller.abort(new Interrupted("SIGINT"));
+  interrupt(signal: "SIGINT" | "SIGTERM" = "SIGINT"): void {
+    this.controller.abort(new Interrupted(signal));
   }
 
   get bytes(): Uint8Array<ArrayBuffer> {

@@ -80,11 +80,14 @@ Deno.test("snapshots are listed with their state and their clones", async () => 
   await agent.runWell("disk snapshot web@tuesday");
   await agent.runWell("disk snapshot protect web@monday");
   await agent.runWell("disk clone web@monday test");
+  const [, tuesday, monday] =
+    agent.backend.clusterMap.disks.find(({ name }) => name === "web")!.layers;
+  agent.backend.bytes.set(monday, 3 * GIB).set(tuesday, GIB);
   const { stdout } = await agent.runWell("disk snapshot list");
   const lines = stdout.split("\n");
-  assertMatch(lines[0], /^NAME +SIZE +CREATED +STATE +CLONES$/);
-  assertMatch(lines[1], /^web@monday +1G +\d{4}-\S+Z +protected +test$/);
-  assertMatch(lines[2], /^web@tuesday +1G +\d{4}-\S+Z +- +-$/);
+  assertMatch(lines[0], /^NAME +SIZE +USED +SHARED +EXCLUSIVE +CREATED +STATE +CLONES$/);
+  assertMatch(lines[1], /^web@monday +1G +3G +3G +0B +\d{4}-\S+Z +protected +test$/);
+  assertMatch(lines[2], /^web@tuesday +1G +4G +4G +0B +\d{4}-\S+Z +- +-$/);
   const names = await agent.runWell("disk snapshot ls web --names");
   assertEquals(names.stdout, "web@monday\nweb@tuesday\n");
   assertEquals(JSON.parse((await agent.runWell("disk snapshot list test --json")).stdout), []);
@@ -201,7 +204,11 @@ Deno.test("tree shows families with their snapshots and clones", async () => {
       "snapshot protect web@b",
     ]
   ) await agent.runWell(`disk ${words}`);
-  agent.backend.statuses.set("deep", { ...IDLE_DISK, allocatedBytes: 4096 });
+  const newest = (name: string) =>
+    agent.backend.clusterMap.disks.find((disk) => disk.name === name)!.layers[0];
+  agent.backend.bytes.set(newest("deep"), 4096).set(newest("test"), 8192);
+  const [x] = agent.backend.clusterMap.disks.find(({ name }) => name === "test")!.snapshots;
+  agent.backend.bytes.set(x.layer, 16384);
   const { stdout } = await agent.runWell("disk tree");
   const names = stdout.trimEnd().split("\n").slice(1)
     .map((line) => line.split(/ {2,}\d/)[0].trimEnd());
@@ -215,8 +222,14 @@ Deno.test("tree shows families with their snapshots and clones", async () => {
     "└─ web@b",
     "   └─ other",
   ]);
-  assertMatch(stdout, /^└─ web@b +1G +[\d.]+ m?s +protected$/m);
-  assertMatch(stdout, / deep +1G +4K +/);
+  assertMatch(stdout, /^└─ web@b +1G +0B +0B +0B +[\d.]+ m?s +protected$/m);
+  assertMatch(stdout, / deep +1G +20K +16K +4K /);
+  assertMatch(stdout, / test +1G +24K +16K +8K /);
+  assertMatch(stdout, / test@x +1G +16K +16K +0B /);
+  assertMatch(
+    (await agent.runWell("disk info test")).stdout,
+    /^space on this node: +24K with its snapshots: 8K exclusive, 16K shared$/m,
+  );
   const family = await agent.runWell("disk tree deep --json");
   const roots = JSON.parse(family.stdout);
   assertEquals(roots.length, 1);

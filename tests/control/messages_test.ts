@@ -46,6 +46,14 @@ const REPORT: NodeReport = {
   ],
   isProgramNew: null,
   hasOtherLog: false,
+  io: {
+    readsPerSecond: 1000,
+    writesPerSecond: 2,
+    readBytesPerSecond: 4096000,
+    writtenBytesPerSecond: 8192,
+    inFlight: 3,
+    latencyUs: 250,
+  },
 };
 
 /** One message of each kind. */

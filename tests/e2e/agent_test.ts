@@ -257,6 +257,20 @@ Deno.test("data goes in and out by every way, and a shrunken or discarded part r
     using client = agent.client();
     const { allocatedBytes } = await client.disk("web");
     assert(allocatedBytes >= 2 * MIB && allocatedBytes <= 2.25 * MIB, `${allocatedBytes} bytes`);
+    const { space, layers, counters } = await client.disk("web");
+    assertEquals(space?.exclusiveBytes, allocatedBytes, "nobody shares it");
+    assert(counters.timedRequests > 0 && counters.timedMs > 0, JSON.stringify(counters));
+    // Where its bytes live is where they are in the store's file.
+    const object = await client.diskObject("web", 5 * MIB + 4097);
+    assertEquals([object.state, object.layer, object.layerOf], ["data", layers[0], "web"]);
+    assertEquals([object.inSync.length, object.readFrom], [1, object.inSync[0]]);
+    const { path } = await client.store();
+    using store = await Deno.open(path);
+    await store.seek(object.storeOffsetBytes!, Deno.SeekMode.Start);
+    const block = new Uint8Array(4096);
+    assertEquals(await store.read(block), 4096);
+    assertBytes(block, image.subarray(5 * MIB + 4096, 5 * MIB + 8192), "the block in the store");
+    assertEquals((await client.diskObject("web", 3 * MIB)).state, "hole");
   }
   const again = await agent.run("disk", "import", file, "web");
   assertEquals(again.code, 3, again.stderr);

@@ -5,6 +5,7 @@
  */
 import type {
   AgentInfo,
+  BlockPlace,
   CheckReport,
   ClusterStatus,
   ControlBackend,
@@ -45,6 +46,8 @@ export const IDLE_DISK: DiskStatus = {
     readBytes: 0,
     writtenBytes: 0,
     errors: 0,
+    timedRequests: 0,
+    timedMs: 0,
     heldRequests: 0,
     heldMs: 0,
   },
@@ -178,6 +181,12 @@ export class FakeBackend implements ControlBackend {
     return this.leaseTimes.get(name) ?? null;
   }
 
+  /** What {@linkcode layerBytes} says, by layer. */
+  readonly bytes = new Map<number, number>();
+  layerBytes(): Promise<ReadonlyMap<number, number>> {
+    return this.silent.has("") ? new Promise(() => {}) : Promise.resolve(this.bytes);
+  }
+
   diskStatus(name: string): Promise<DiskStatus> {
     if (this.silent.has(name)) return new Promise(() => {});
     if (findDisk(this.clusterMap, name) === undefined) {
@@ -195,6 +204,17 @@ export class FakeBackend implements ControlBackend {
       { lengthBytes: 4096, state: "data" },
       { lengthBytes: lengthBytes - 4096, state: "hole" },
     ]);
+  }
+
+  /** What {@linkcode block} says. */
+  blockPlace: BlockPlace = {
+    state: "hole",
+    layer: null,
+    path: null,
+    storeOffsetBytes: null,
+  };
+  block(): Promise<BlockPlace> {
+    return Promise.resolve(this.blockPlace);
   }
 
   closeSessions(name: string): Promise<void> {

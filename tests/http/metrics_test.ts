@@ -18,6 +18,7 @@ function diskNamed(name: string): DiskDocument {
     id: 1,
     sizeBytes: 1024,
     allocatedBytes: 512,
+    space: null,
     readOnly: false,
     copies: 1,
     copiesMin: 1,

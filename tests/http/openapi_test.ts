@@ -184,6 +184,8 @@ const REQUESTS: Record<string, { body?: unknown; query?: string }> = {
   },
   "DELETE /v1/disks/{name}": { query: "?force=1" },
   "POST /v1/disks/{name}/extents": { body: { offsetBytes: 0, lengthBytes: 8192 } },
+  "POST /v1/disks/{name}/chunks": { body: { offsetBytes: 0, lengthBytes: 8192 } },
+  "POST /v1/disks/{name}/object": { body: { offsetBytes: 4097 } },
   "POST /v1/snapshots": { body: { disks: ["db"], name: "wednesday" } },
   "PATCH /v1/disks/{name}/snapshots/{snapshot}": { body: { name: "mon", isProtected: true } },
   "POST /v1/disks/{name}/snapshots/{snapshot}/clone": { body: { name: "other", readOnly: true } },
@@ -220,6 +222,7 @@ function breakAll(backend: FakeBackend): void {
   Object.assign(backend, {
     propose: fail,
     diskStatus: fail,
+    layerBytes: fail,
     extents: fail,
     storeStatus: fail,
     onCheck: fail,

@@ -7,7 +7,12 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES } from "../../agent/base/limits.ts";
 import { Prng } from "../../agent/base/prng.ts";
-import { describeExtents, ExtentKind, EXTENTS_MAX } from "../../agent/replication/extents.ts";
+import {
+  describeExtents,
+  ExtentKind,
+  EXTENTS_MAX,
+  findBlock,
+} from "../../agent/replication/extents.ts";
 import { ClusterView } from "../../agent/replication/view.ts";
 import { coreOf, FakeStore, FakeTransport, mapOf, type MapOptions } from "./harness.ts";
 
@@ -139,4 +144,24 @@ Deno.test("the data core says what it knows while it may serve, and the disk is 
   router.open();
   assertEquals(ask(), known);
   assertEquals(core.extentsOf(2, 0, BLOCK_BYTES), []);
+});
+
+Deno.test("one block is of the first layer that says anything of it, damaged or not", () => {
+  const store = new FakeStore(1, 11, 12);
+  store.chunk(11, 2).blocks.set(40, 5);
+  store.chunk(12, 2).blocks.set(40, 6).set(41, 6).set(42, 6);
+  store.chunk(11, 2).blocks.set(41, "zero");
+  store.chunk(1, 2).damaged.add(42);
+  const find = (block: number, options: MapOptions = {}, mayRead = true) => {
+    const view = new ClusterView(mapOf({ disk: { layers: [1, 11, 12] }, ...options }), 1);
+    return findBlock({ view, store, disk: view.disk(1)!, mayRead }, 2, block);
+  };
+  const sound = { isDamaged: false };
+  assertEquals(find(40), { kind: DATA, layer: 11, ...sound });
+  assertEquals(find(41), { kind: ZERO, layer: 11, ...sound });
+  assertEquals(find(42), { kind: DATA, layer: 1, isDamaged: true });
+  assertEquals(find(43), { kind: HOLE, layer: 0, ...sound });
+  const unknown = { kind: UNKNOWN, layer: 0, ...sound };
+  assertEquals(find(40, {}, false), unknown);
+  assertEquals(find(40, { group: { unsettled: true } }), unknown);
 });

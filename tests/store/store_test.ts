@@ -323,3 +323,18 @@ Deno.test("stats() keeps to the index budget", () => {
   assertEquals(bench.store.stats().state, "open");
   assert(HOST.length === 16);
 });
+
+Deno.test("offsetOf() is where a block's data lies in the file, and nowhere for zeros and holes", () => {
+  const bench = open();
+  bench.write(1, 3, 5, [41, 42, 43]);
+  bench.run(OperationKind.Zero, [1], 3, 7, 1);
+  const first = bench.store.offsetOf(1, 3, 5);
+  assertEquals([first > 0, first % 4096], [true, 0]);
+  assertEquals(
+    bench.store.offsetOf(1, 3, 6),
+    first + 4096,
+    "what is written at once lies in a row",
+  );
+  assertEquals([7, 8].map((block) => bench.store.offsetOf(1, 3, block)), [-1, -1]);
+  assertEquals([bench.store.offsetOf(2, 3, 5), bench.store.offsetOf(99, 3, 5)], [-1, -1]);
+});

@@ -314,6 +314,45 @@ Deno.test("what the guest changes after the copy does not reach the store", () =
   assertEquals(bench.store.blocks.get(0)![100], 7);
 });
 
+Deno.test("service times are measured of the first requests after each timeSome(), and no others", () => {
+  const bench = new Bench(3);
+  let nowMs = 1000;
+  let looks = 0;
+  const volume = new Volume({
+    sizeBytes: SIZE_BYTES,
+    serial: "test",
+    layers: [1],
+    windows: bench.memory.windows,
+    pool: bench.pool,
+    sink: bench.store,
+    clock: () => {
+      looks++;
+      return nowMs;
+    },
+  });
+  const run = (count: number, tookMs: number) => {
+    for (let i = 0; i < count; i++) {
+      volume.submit(bench.request(BlockKind.Read, 0, BLOCK_BYTES, bench.memory.guestOffset));
+      nowMs += tookMs;
+      while (volume.inFlight > 0) {
+        bench.pool.endTurn();
+        bench.store.step();
+      }
+    }
+  };
+  run(5, 1);
+  assertEquals([volume.counters.timedRequests, looks], [0, 0], "nobody has asked for it");
+  volume.timeSome();
+  run(40, 0.25);
+  assertEquals([volume.counters.timedRequests, volume.counters.timedMs], [32, 8]);
+  assertEquals([volume.counters.reads, looks], [45, 64], "the clock is not looked at beyond that");
+  volume.timeSome();
+  run(2, 3);
+  assertEquals([volume.counters.timedRequests, volume.counters.timedMs], [34, 14]);
+  bench.volume.timeSome();
+  assertEquals(bench.volume.counters.timedRequests, 0, "without a clock nothing is measured");
+});
+
 Deno.test("a long request is cut at chunk boundaries and never exceeds its share of the arena", () => {
   const bench = new Bench(2);
   const requests: BlockRequest[] = [];
