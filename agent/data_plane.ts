@@ -863,9 +863,11 @@ export class DataPlane implements DiskServerHost {
       case "disk-status":
         return this.#answer(id, this.#diskStatus(request.disk));
       case "extents": {
-        const { disk, startBytes, endBytes } = request;
-        const isServed = this.#servers.has(disk);
-        return this.#answer(id, isServed ? this.#data.extentsOf(disk, startBytes, endBytes) : []);
+        const { disk, startBytes, endBytes, layer, since } = request;
+        const runs = this.#servers.has(disk)
+          ? this.#data.extentsOf(disk, startBytes, endBytes, layer, since)
+          : [];
+        return this.#answer(id, runs);
       }
       case "close-sessions":
         return this.#server(request.disk).closeSessions(() => this.#answer(id));

@@ -68,8 +68,15 @@ export type WorkerRequest =
   /** Forget a range of an idle disk's blocks, on all replicas: what a shrink cuts off must not come back. */
   | { kind: "zero"; disk: number; startBytes: number; endBytes: number }
   | { kind: "disk-status"; disk: number }
-  /** Which parts of a disk hold data; both are multiples of 4096. */
-  | { kind: "extents"; disk: number; startBytes: number; endBytes: number }
+  /** Which parts of a disk hold data: `DataCore.extentsOf`. */
+  | {
+    kind: "extents";
+    disk: number;
+    startBytes: number;
+    endBytes: number;
+    layer: number;
+    since: number;
+  }
   | { kind: "close-sessions"; disk: number }
   | { kind: "store-status" }
   | { kind: "data-status" }

@@ -56,7 +56,7 @@ export interface DiskStatus {
 }
 
 /** What a part of a disk is. */
-export const EXTENT_STATES = ["data", "zero", "hole", "unknown"] as const;
+export const EXTENT_STATES = ["data", "zero", "hole", "unknown", "same"] as const;
 /** One of {@linkcode EXTENT_STATES}. */
 export type ExtentState = typeof EXTENT_STATES[number];
 
@@ -64,8 +64,21 @@ export type ExtentState = typeof EXTENT_STATES[number];
 export interface Extent {
   /** Bytes, > 0. */
   readonly lengthBytes: number;
-  /** `data`; `zero`: zeros that were put there; `hole`: nothing was; `unknown`: this node cannot say. */
+  /**
+   * `data`; `zero`: zeros that were put there; `hole`: nothing was; `unknown`: this node cannot say; `same`: as in the snapshot that
+   * it is compared with.
+   */
   readonly state: ExtentState;
+}
+
+/** A part of a disk, or of a snapshot of it. */
+export interface ExtentsRange {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+  /** Newest layer of the snapshot; by default the disk as it is now. */
+  readonly layer?: number;
+  /** Newest layer of an older snapshot to compare with; by default none. */
+  readonly since?: number;
 }
 
 /** A block whose data could not be verified. */
@@ -278,14 +291,14 @@ export interface ControlBackend {
   /** Rejects when the disk does not exist. */
   diskStatus(name: string): Promise<DiskStatus>;
   /**
-   * Which parts of a disk hold data, as far as this node's own copies tell. Rejects when the disk does not exist.
+   * Which parts of a disk hold data, or differ, as far as this node's own copies tell. Rejects when the disk does not exist.
    *
-   * @param range within the disk
+   * @param range within the disk or the snapshot
    * @returns one after the other from the range's first byte on: all of the range, or as much as one answer holds
    */
   extents(
     name: string,
-    range: { readonly offsetBytes: number; readonly lengthBytes: number },
+    range: ExtentsRange,
   ): Promise<Extent[]>;
   /**
    * Ends every session of a disk: what is under way is finished first, then the front ends are

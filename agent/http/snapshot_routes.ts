@@ -6,7 +6,7 @@
 
 import { ControlFailure } from "../map/errors.ts";
 import { findSnapshot, isOn, type TrashEntry } from "../map/map.ts";
-import { type Call, checkSockets, json, requireDisk, type Route } from "./call.ts";
+import { type Call, checkSockets, json, requireDisk, requireSnapshot, type Route } from "./call.ts";
 import {
   answerDisk,
   describeDeleted,
@@ -79,15 +79,7 @@ async function createSnapshots(call: Call): Promise<Response> {
 
 function answerSnapshot({ backend, name: diskName }: Call, name: string): Response {
   const disk = requireDisk(backend.map(), diskName);
-  const snapshot = findSnapshot(disk, name);
-  if (snapshot === undefined) {
-    throw new ControlFailure({
-      code: "missing",
-      message: `disk ${disk.name} has no snapshot named ${JSON.stringify(name)}`,
-      hint: `'kelpie disk snapshot list ${disk.name}' shows those that it has`,
-    });
-  }
-  return json(200, snapshotDescriber(backend)(disk, snapshot));
+  return json(200, snapshotDescriber(backend)(disk, requireSnapshot(disk, name)));
 }
 
 async function changeSnapshot(call: Call): Promise<Response> {

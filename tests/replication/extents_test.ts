@@ -18,7 +18,7 @@ function describe(
   store: FakeStore,
   startBytes: number,
   endBytes: number,
-  options: MapOptions & { mayRead?: boolean; self?: number } = {},
+  options: MapOptions & { mayRead?: boolean; self?: number; layer?: number; since?: number } = {},
 ): number[] {
   const view = new ClusterView(mapOf(options), options.self ?? 1);
   const disk = view.disk(1)!;
@@ -26,6 +26,8 @@ function describe(
     view,
     store,
     disk,
+    layer: options.layer ?? disk.entry.layers[0],
+    since: options.since ?? 0,
     mayRead: options.mayRead ?? true,
     startBytes,
     endBytes,
