@@ -31,6 +31,7 @@ import type {
   DamagedBlock,
   DiskStatus,
   Extent,
+  ExtentsRange,
   GroupSummary,
   LeaseTime,
   NodeIo,
@@ -367,12 +368,12 @@ class AgentCore implements Agent, ControlBackend {
   /** {@inheritDoc ControlBackend.extents} */
   async extents(
     name: string,
-    { offsetBytes, lengthBytes }: { readonly offsetBytes: number; readonly lengthBytes: number },
+    { offsetBytes, lengthBytes, layer = 0, since = 0 }: ExtentsRange,
   ): Promise<Extent[]> {
     const startBytes = offsetBytes - offsetBytes % BLOCK_BYTES;
     const endBytes = Math.ceil((offsetBytes + lengthBytes) / BLOCK_BYTES) * BLOCK_BYTES;
     const disk = this.#find(name).id;
-    const request = { kind: "extents", disk, startBytes, endBytes } as const;
+    const request = { kind: "extents", disk, startBytes, endBytes, layer, since } as const;
     const runs = await this.#plane.request<number[]>(request);
     // The store knows blocks; what is too much at either end is cut off.
     const extents: Extent[] = [];

@@ -872,9 +872,11 @@ export class DataPlane implements DiskServerHost {
           this.#store.layers().flatMap((layer) => [layer, this.#store.layerBytes(layer)]),
         );
       case "extents": {
-        const { disk, startBytes, endBytes } = request;
-        const isServed = this.#servers.has(disk);
-        return this.#answer(id, isServed ? this.#data.extentsOf(disk, startBytes, endBytes) : []);
+        const { disk, startBytes, endBytes, layer, since } = request;
+        const runs = this.#servers.has(disk)
+          ? this.#data.extentsOf(disk, startBytes, endBytes, layer, since)
+          : [];
+        return this.#answer(id, runs);
       }
       case "block":
         return this.#answer(id, this.#block(request.disk, request.chunk, request.block));

@@ -70,8 +70,15 @@ export type WorkerRequest =
   | { kind: "disk-status"; disk: number }
   /** How much each layer holds. */
   | { kind: "layer-bytes" }
-  /** Which parts of a disk hold data; both are multiples of 4096. */
-  | { kind: "extents"; disk: number; startBytes: number; endBytes: number }
+  /** Which parts of a disk hold data: `DataCore.extentsOf`. */
+  | {
+    kind: "extents";
+    disk: number;
+    startBytes: number;
+    endBytes: number;
+    layer: number;
+    since: number;
+  }
   /** What lies at one block of a disk, and where. */
   | { kind: "block"; disk: number; chunk: number; block: number }
   | { kind: "close-sessions"; disk: number }

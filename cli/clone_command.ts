@@ -90,7 +90,8 @@ async function copySnapshot(
   }
 }
 
-function socketOf({ disk, name, socket, isTaking }: SnapshotDocument): string {
+/** Where a snapshot can be read; refuses one that cannot. */
+export function socketOf({ disk, name, socket, isTaking }: SnapshotDocument): string {
   if (isTaking) {
     throw new CommandError(ExitCode.Failure, `snapshot ${disk}@${name} is being taken`, {
       hint: "try again in a moment",

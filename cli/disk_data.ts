@@ -637,7 +637,8 @@ async function exportToFile(
   context.output.say(`exported ${said} from disk ${name} to ${file}`);
 }
 
-async function findTarget(file: string) {
+/** Looks at the file that something shall be written to; links are followed. */
+export async function findTarget(file: string) {
   try {
     const path = await Deno.realPath(file); // a link stays a link
     const { isFile, isCharDevice, isDirectory } = await Deno.stat(path);
@@ -649,7 +650,8 @@ async function findTarget(file: string) {
   }
 }
 
-function partialName(path: string): string {
+/** Where a file grows until it is complete. */
+export function partialName(path: string): string {
   return `${dirname(path)}/.${basename(path)}.${Deno.pid}.partial`;
 }
 
@@ -761,7 +763,8 @@ function addDiscard(disk: AnyCommand, context: CommandContext): void {
 
 // Small things ----------------------------------------------------------------------------------
 
-function temporaryParent(context: CommandContext, option: string | undefined): string {
+/** The directory for temporary files: an option, or what the environment says. */
+export function temporaryParent(context: CommandContext, option: string | undefined): string {
   return resolve(option ?? (context.terminal.environment("TMPDIR") || TEMPORARY_DIRECTORY));
 }
 

@@ -11,6 +11,7 @@ import { CommanderError } from "commander";
 import { RUN_DIR_DEFAULT, RUN_DIR_VARIABLE } from "../agent/config.ts";
 import { VERSION } from "../agent/version.ts";
 import { addAgentCommand } from "./agent_command.ts";
+import { addBackupCommands } from "./backup_commands.ts";
 import { addBenchCommand } from "./bench_command.ts";
 import { addClusterCommands } from "./cluster_commands.ts";
 import { addCompletionsCommand } from "./completions.ts";
@@ -72,6 +73,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
   addDiskCommands(disk as unknown as CommandUnknownOpts, context);
   addLimitCommand(disk as unknown as CommandUnknownOpts, context);
   addDataCommands(disk as unknown as CommandUnknownOpts, context);
+  addBackupCommands(disk as unknown as CommandUnknownOpts, context);
   addGuestCommands(disk as unknown as CommandUnknownOpts, context);
   addSnapshotCommands(disk as unknown as CommandUnknownOpts, context);
   addCloneCommand(disk as unknown as CommandUnknownOpts, context);

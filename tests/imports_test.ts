@@ -41,6 +41,7 @@ const ALLOWED: Record<string, string[]> = {
   "vhost": ["base", "platform/platform.ts"],
   "http": ["base", "map", "config.ts", "problems.ts", "platform/platform.ts"],
   "nbd": ["base"],
+  "backup": ["base", "msgpackr", "node:zlib"],
   "frontend": ["base", "platform/linux", "platform/platform.ts"],
 };
 
@@ -59,6 +60,7 @@ const PURE = [
   "blk",
   "vhost",
   "nbd",
+  "backup",
 ];
 
 /** What a pure part must not name: the runtime, timers, the clock, unseeded chance, promises. */

@@ -62,7 +62,7 @@ export interface DiskStatus {
 }
 
 /** What a part of a disk is. */
-export const EXTENT_STATES = ["data", "zero", "hole", "unknown"] as const;
+export const EXTENT_STATES = ["data", "zero", "hole", "unknown", "same"] as const;
 /** One of {@linkcode EXTENT_STATES}. */
 export type ExtentState = typeof EXTENT_STATES[number];
 
@@ -70,12 +70,15 @@ export type ExtentState = typeof EXTENT_STATES[number];
 export interface Extent {
   /** Bytes, > 0. */
   readonly lengthBytes: number;
-  /** `data`; `zero`: zeros that were put there; `hole`: nothing was; `unknown`: this node cannot say. */
+  /**
+   * `data`; `zero`: zeros that were put there; `hole`: nothing was; `unknown`: this node cannot say; `same`: as in the snapshot that
+   * it is compared with.
+   */
   readonly state: ExtentState;
 }
 
 /** What a block is: as an extent, or `damaged`: it was data, and could not be verified here. */
-export const BLOCK_STATES = [...EXTENT_STATES, "damaged"] as const;
+export const BLOCK_STATES = ["data", "zero", "hole", "unknown", "damaged"] as const;
 /** One of {@linkcode BLOCK_STATES}. */
 export type BlockState = typeof BLOCK_STATES[number];
 
@@ -88,6 +91,16 @@ export interface BlockPlace {
   readonly path: string | null;
   /** Bytes from the start of the store's file or device, for now: cleaning moves blocks. Null with `path`. */
   readonly storeOffsetBytes: number | null;
+}
+
+/** A part of a disk, or of a snapshot of it. */
+export interface ExtentsRange {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+  /** Newest layer of the snapshot; by default the disk as it is now. */
+  readonly layer?: number;
+  /** Newest layer of an older snapshot to compare with; by default none. */
+  readonly since?: number;
 }
 
 /** A block whose data could not be verified. */
@@ -316,14 +329,14 @@ export interface ControlBackend {
   /** Rejects when the disk does not exist. */
   diskStatus(name: string): Promise<DiskStatus>;
   /**
-   * Which parts of a disk hold data, as far as this node's own copies tell. Rejects when the disk does not exist.
+   * Which parts of a disk hold data, or differ, as far as this node's own copies tell. Rejects when the disk does not exist.
    *
-   * @param range within the disk
+   * @param range within the disk or the snapshot
    * @returns one after the other from the range's first byte on: all of the range, or as much as one answer holds
    */
   extents(
     name: string,
-    range: { readonly offsetBytes: number; readonly lengthBytes: number },
+    range: ExtentsRange,
   ): Promise<Extent[]>;
   /**
    * What lies at a byte of a disk in this node's own copy, and where. Rejects when the disk does not exist.

@@ -5,7 +5,14 @@
  */
 
 import { ControlFailure } from "../map/errors.ts";
-import { type ClusterMap, type DiskEntry, diskMissing, findDisk } from "../map/map.ts";
+import {
+  type ClusterMap,
+  type DiskEntry,
+  diskMissing,
+  findDisk,
+  findSnapshot,
+  type SnapshotEntry,
+} from "../map/map.ts";
 import { checkSocketPaths } from "../map/names.ts";
 import type { ControlBackend } from "./backend.ts";
 
@@ -57,6 +64,17 @@ export function requireDisk(map: ClusterMap, name: string): DiskEntry {
   const disk = findDisk(map, name);
   if (disk === undefined) throw new ControlFailure(diskMissing(name));
   return disk;
+}
+
+/** The snapshot of a disk that has a name. */
+export function requireSnapshot(disk: DiskEntry, name: string): SnapshotEntry {
+  const snapshot = findSnapshot(disk, name);
+  if (snapshot !== undefined) return snapshot;
+  throw new ControlFailure({
+    code: "missing",
+    message: `disk ${disk.name} has no snapshot named ${JSON.stringify(name)}`,
+    hint: `'kelpie disk snapshot list ${disk.name}' shows those that it has`,
+  });
 }
 
 /** A time limit that several questions share. */

@@ -89,6 +89,10 @@ export interface DiskDocument {
 export interface ExtentsRequest {
   readonly offsetBytes: number;
   readonly lengthBytes: number;
+  /** Name of a snapshot of the disk that is meant instead of the disk as it is now. */
+  readonly snapshot?: string;
+  /** `DISK@NAME` of an older snapshot that this goes on from: only what may differ from that is told apart. */
+  readonly since?: string;
 }
 
 /** Answer to `POST /v1/disks/{name}/extents`. */

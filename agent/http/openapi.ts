@@ -417,14 +417,20 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
   ExtentsRequest: record("A part of a disk", {
     offsetBytes: count("Its first byte"),
     lengthBytes: { type: "integer", minimum: 1, description: "How many bytes" },
-  }),
+    snapshot: { ...snapshotName, description: "A snapshot of the disk, in place of the disk" },
+    since: {
+      type: "string",
+      maxLength: 2 * DISK_NAME_LENGTH_MAX + 1,
+      description: "An older snapshot below that, as DISK@NAME: what holds the same is only that",
+    },
+  }, ["snapshot", "since"]),
   Extent: record("A part of a disk that is all of one kind", {
     lengthBytes: { type: "integer", minimum: 1, description: "How many bytes" },
     state: {
       type: "string",
       enum: EXTENT_STATES,
       description: "data; zero: zeros that were put there; hole: nothing was; unknown: this node " +
-        "has no copy of it, or none that could be read now",
+        "has no copy of it, or none that could be read now; same: as in the snapshot of 'since'",
     },
   }),
   Extents: record("What a part of a disk is made of", {
@@ -1055,7 +1061,9 @@ export const OPENAPI = {
       parameters: [nameParameter],
       post: {
         operationId: "findExtents",
-        summary: "Which parts of a disk hold data, as far as this node knows; changes nothing",
+        summary:
+          "Which parts of a disk or a snapshot hold data, or differ from an older snapshot, as far as this node " +
+          "knows; changes nothing",
         requestBody: body("ExtentsRequest"),
         responses: answer(200, "Extents", "The extents"),
       },

@@ -13,12 +13,15 @@ import { groupsOfNodes, NO_GROUPS } from "../map/group_summary.ts";
 import {
   apply,
   type Attributes,
+  chainOf,
   type ClusterMap,
+  type DiskEntry,
   findNode,
   findNodeByName,
   type Limits,
   NO_LIMITS,
   type NodeEntry,
+  type SnapshotEntry,
 } from "../map/map.ts";
 import type { MapCommand } from "../map/map.ts";
 import { previewNodeChange } from "../map/preview.ts";
@@ -30,7 +33,15 @@ import type {
   GroupSummary,
   NodeStatus,
 } from "./backend.ts";
-import { type Call, checkSockets, Deadline, json, requireDisk, type Route } from "./call.ts";
+import {
+  type Call,
+  checkSockets,
+  Deadline,
+  json,
+  requireDisk,
+  requireSnapshot,
+  type Route,
+} from "./call.ts";
 import { answerDisk, diskDescriber, layerBytes } from "./describe.ts";
 import type {
   ChangeDiskRequest,
@@ -268,18 +279,52 @@ async function releaseDisk(call: Call): Promise<Response> {
 
 /** A question, though it is a POST: what it asks for is in its body. */
 async function findExtents({ backend, name, body, statusTimeoutMs }: Call): Promise<Response> {
-  const range = body as ExtentsRequest;
-  const { sizeBytes } = requireDisk(backend.map(), name);
-  const { offsetBytes, lengthBytes } = range;
+  const { offsetBytes, lengthBytes, snapshot: snapshotName, since } = body as ExtentsRequest;
+  const map = backend.map();
+  const disk = requireDisk(map, name);
+  const snapshot = snapshotName === undefined ? undefined : readableSnapshot(disk, snapshotName);
+  const { sizeBytes } = snapshot ?? disk;
+  const layer = snapshot?.layer;
   if (offsetBytes < 0 || lengthBytes < 1 || offsetBytes + lengthBytes > sizeBytes) {
     throw new ControlFailure({
       code: "invalid",
-      message: `${lengthBytes} bytes at ${offsetBytes} are not within disk ${name} of ` +
-        `${sizeBytes} bytes`,
+      message: `${lengthBytes} bytes at ${offsetBytes} are not within ${
+        snapshot === undefined ? "disk" : "snapshot"
+      } ${snapshot === undefined ? name : `${name}@${snapshot.name}`} of ${sizeBytes} bytes`,
     });
   }
+  const chain = layer === undefined ? disk.layers : chainOf(map.layers, layer);
+  const range = {
+    offsetBytes,
+    lengthBytes,
+    layer,
+    since: since === undefined ? undefined : olderLayer(map, chain, since),
+  };
   const extents = await new Deadline(statusTimeoutMs).race(backend.extents(name, range));
   return json(200, { offsetBytes, extents } satisfies ExtentsDocument);
+}
+
+/** A snapshot of a disk that is complete. */
+function readableSnapshot(disk: DiskEntry, name: string): SnapshotEntry {
+  const snapshot = requireSnapshot(disk, name);
+  if (snapshot.taking === 0) return snapshot;
+  throw new ControlFailure({
+    code: "busy",
+    message: `snapshot ${disk.name}@${name} is being taken`,
+    hint: "try again in a moment",
+  });
+}
+
+/** The layer of the snapshot `DISK@NAME`, which has to lie below the first of a chain. */
+function olderLayer(map: ClusterMap, chain: readonly number[], since: string): number {
+  const [disk, name = ""] = since.split("@", 2);
+  const { layer } = readableSnapshot(requireDisk(map, disk), name);
+  if (chain.indexOf(layer) > 0) return layer;
+  throw new ControlFailure({
+    code: "invalid",
+    message: `${since} is no older snapshot that this goes on from`,
+    hint: `'kelpie disk tree' shows what goes on from what`,
+  });
 }
 
 /** Answers without the data plane: who asks for it may well be after one that hangs. */

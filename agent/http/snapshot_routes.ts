@@ -6,7 +6,15 @@
 
 import { ControlFailure } from "../map/errors.ts";
 import { findSnapshot, isOn, type TrashEntry } from "../map/map.ts";
-import { type Call, checkSockets, Deadline, json, requireDisk, type Route } from "./call.ts";
+import {
+  type Call,
+  checkSockets,
+  Deadline,
+  json,
+  requireDisk,
+  requireSnapshot,
+  type Route,
+} from "./call.ts";
 import {
   answerDisk,
   describeDeleted,
@@ -88,15 +96,7 @@ async function createSnapshots(call: Call): Promise<Response> {
 async function answerSnapshot(call: Call, name: string): Promise<Response> {
   const describe = await describer(call);
   const disk = requireDisk(call.backend.map(), call.name);
-  const snapshot = findSnapshot(disk, name);
-  if (snapshot === undefined) {
-    throw new ControlFailure({
-      code: "missing",
-      message: `disk ${disk.name} has no snapshot named ${JSON.stringify(name)}`,
-      hint: `'kelpie disk snapshot list ${disk.name}' shows those that it has`,
-    });
-  }
-  return json(200, describe(disk, snapshot));
+  return json(200, describe(disk, requireSnapshot(disk, name)));
 }
 
 async function changeSnapshot(call: Call): Promise<Response> {

@@ -11,7 +11,7 @@
 import { STATE_HOLE, STATE_ZERO } from "./protocol.ts";
 
 /** States as the admin API names them. */
-export type ExtentState = "data" | "zero" | "hole" | "unknown";
+export type ExtentState = "data" | "zero" | "hole" | "unknown" | "same";
 
 /** An extent as the admin API tells it. */
 export interface Extent {
@@ -19,7 +19,7 @@ export interface Extent {
   readonly state: ExtentState;
 }
 
-/** Bits of a state. What nobody here knows is taken for data: reading it is never wrong. */
+/** Bits of a state. What nobody here knows (or only compared) is taken for data: reading it is never wrong. */
 export function stateBits(state: ExtentState): number {
   // Zeros take no space either.
   return state === "hole" || state === "zero" ? STATE_HOLE | STATE_ZERO : 0;

@@ -308,18 +308,23 @@ export class DataCore implements PeerListener, RouterHost {
   }
 
   /**
-   * Which parts of a disk hold data, from `startBytes` on: `describeExtents`. Of a disk that is not in the map, nothing.
+   * Which parts of a disk or a snapshot hold data, from `startBytes` on: `describeExtents`. Of a disk that is not in the map, nothing.
    *
    * @param startBytes a multiple of 4096
+   * @param layer newest layer of a snapshot of the disk; 0: the disk as it is now
+   * @param since newest layer of an older snapshot: what is the same as in that one is not looked into; 0: of none
    */
-  extentsOf(disk: number, startBytes: number, endBytes: number): number[] {
+  extentsOf(disk: number, startBytes: number, endBytes: number, layer = 0, since = 0): number[] {
     const view = this.view.disk(disk);
     if (view === undefined) return [];
     return describeExtents({
       view: this.view,
       store: this.store,
       disk: view,
-      mayRead: this.#mayDescribe(disk),
+      layer: layer === 0 ? view.entry.layers[0] : layer,
+      since,
+      // What becomes of the disk's lease on this node is none of a snapshot's business.
+      mayRead: layer === 0 ? this.#mayDescribe(disk) : this.mayServe,
       startBytes,
       endBytes,
     });

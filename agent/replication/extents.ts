@@ -1,5 +1,10 @@
 /**
- * Which parts of a disk hold data, as this node's replicas know it: for copies that want to leave out what is empty.
+ * Which parts of a disk or a snapshot hold data, or may differ from an older snapshot, as this node's replicas know it: for copies that
+ * want to leave out what is empty, or what another copy has already.
+ *
+ * What differs between two moments lies in the layers above the older one's: only those are looked at, and what is in none of them is
+ * the **same**. Where they hold nothing at all, that costs a look into their lists of chunks and nothing per chunk. A block that was
+ * written with what it held before counts as data: an answer may name too much, never too little.
  *
  * Only a replica that could be read from right now is asked (`GroupView.readFrom`), under the same conditions as a read: it has every
  * write that was acknowledged. Of all other chunks this node says that it does not know.
@@ -7,7 +12,7 @@
  * @module
  */
 import { CHUNK_BLOCKS, CHUNK_BYTES } from "../base/limits.ts";
-import type { LocalStore } from "./local_store.ts";
+import { chunkList, type LocalStore } from "./local_store.ts";
 import type { ClusterView, DiskView } from "./view.ts";
 
 /** What a part of a disk is; the order is that of {@linkcode EXTENT_STATES}. */
@@ -17,8 +22,10 @@ export const enum ExtentKind {
   Zero = 1,
   /** Never written, or discarded: reads as zeros. */
   Hole = 2,
-  /** Held by other nodes only, or nobody may read it now. */
+  /** Held by other nodes only, or nobody may read it now: data, and different, for all that this node knows. */
   Unknown = 3,
+  /** No layer above the one that was named holds anything of it. */
+  Same = 4,
 }
 
 /** Extents of one answer. */
@@ -78,7 +85,11 @@ export interface ExtentsQuery {
   readonly view: ClusterView;
   readonly store: LocalStore;
   readonly disk: DiskView;
-  /** Reads of this disk would be served now. */
+  /** Newest layer of what is asked about, in the chain of the disk or of one of its snapshots. */
+  readonly layer: number;
+  /** A layer below that one: only what the layers above it hold is told apart. 0: all layers count. */
+  readonly since: number;
+  /** Reads of this layer would be served now. */
   readonly mayRead: boolean;
   /** A multiple of 4096. */
   readonly startBytes: number;
@@ -92,37 +103,82 @@ export interface ExtentsQuery {
  * @returns pairs: bytes, {@linkcode ExtentKind}; neighbours differ
  */
 export function describeExtents(query: ExtentsQuery): number[] {
-  const { startBytes, endBytes } = query;
+  const { startBytes, endBytes, view, disk, layer, since } = query;
   const runs: number[] = [];
+  const layers = layersOf(query);
+  // A layer that is merged away, or that this node has not heard of, is not to be read through.
+  if (layers === null || !query.mayRead || !view.isReadable(layer)) {
+    return [endBytes - startBytes, ExtentKind.Unknown];
+  }
+  const empty = since === 0 ? ExtentKind.Hole : ExtentKind.Same;
+  const isAllHere = since !== 0 && query.store.paths?.isImpaired !== true &&
+    disk.groups.every(({ readFrom }) => readFrom === view.self);
   let cost = 0;
   let at = startBytes;
   while (at < endBytes && cost < COST_MAX && runs.length < 2 * EXTENTS_MAX) {
     const chunk = Math.floor(at / CHUNK_BYTES);
+    if (isAllHere) {
+      const next = Math.min(endBytes, nextHeld(query.store, layers, chunk) * CHUNK_BYTES);
+      if (next > at) {
+        push(runs, next - at, empty);
+        at = next;
+        continue;
+      }
+    }
     const end = Math.min(endBytes, (chunk + 1) * CHUNK_BYTES);
-    const kind = describeChunk(query, chunk);
+    const kind = describeChunk(query, layers, empty, chunk);
     cost++;
     if (kind !== null) push(runs, end - at, kind);
     else {
       cost += FULL_CHUNK_COST;
       const base = chunk * CHUNK_BYTES;
-      pushBlocks(runs, (at - base) / BLOCK_BYTES, (end - base) / BLOCK_BYTES);
+      pushBlocks(runs, empty, (at - base) / BLOCK_BYTES, (end - base) / BLOCK_BYTES);
     }
     at = end;
   }
   return runs;
 }
 
+/** The layers that count, newest first; null: the one to compare with is not below the one that is asked about. */
+function layersOf({ view, disk, layer, since }: ExtentsQuery): readonly number[] | null {
+  if (!view.isOfFamily(disk, layer)) return null;
+  const chain = view.chain(layer);
+  if (since === 0) return chain;
+  const at = chain.indexOf(since);
+  return at < 0 || !view.isReadable(since) ? null : chain.slice(0, at);
+}
+
+const found = chunkList(1);
+
+/** The first chunk from one on of which any of the layers has anything here; Infinity: there is none. */
+function nextHeld(store: LocalStore, layers: readonly number[], from: number): number {
+  let next = Infinity;
+  for (const layer of layers) {
+    store.listChunks(layer, from, found);
+    if (found.count > 0) next = Math.min(next, found.chunks[0]);
+  }
+  return next;
+}
+
 const BLOCK_BYTES = CHUNK_BYTES / CHUNK_BLOCKS;
 
-/** The kind of a whole chunk, or null: it is in `dataAll` and `zerosAll`. */
-function describeChunk(query: ExtentsQuery, chunk: number): ExtentKind | null {
-  const { view, store, disk, mayRead } = query;
-  if (!mayRead || view.groupOf(disk, chunk).readFrom !== view.self) return ExtentKind.Unknown;
+/**
+ * The kind of a whole chunk, or null: it is in `dataAll` and `zerosAll`.
+ *
+ * @param empty of what is in none of the layers
+ */
+function describeChunk(
+  { view, store, disk }: ExtentsQuery,
+  layers: readonly number[],
+  empty: ExtentKind,
+  chunk: number,
+): ExtentKind | null {
+  if (view.groupOf(disk, chunk).readFrom !== view.self) return ExtentKind.Unknown;
   dataAll.fill(0);
   zerosAll.fill(0);
   open.fill(0xffff_ffff);
   let isEmpty = true;
-  for (const layer of disk.entry.layers) {
+  for (const layer of layers) {
     if (store.paths?.isLost(layer, chunk)) return ExtentKind.Unknown;
     store.describeChunk(layer, chunk, data, zeros, poisoned);
     for (let word = 0; word < WORDS; word++) {
@@ -136,19 +192,19 @@ function describeChunk(query: ExtentsQuery, chunk: number): ExtentKind | null {
       open[word] &= ~known;
     }
   }
-  return isEmpty ? ExtentKind.Hole : null;
+  return isEmpty ? empty : null;
 }
 
-function pushBlocks(runs: number[], first: number, end: number): void {
+function pushBlocks(runs: number[], empty: ExtentKind, first: number, end: number): void {
   let from = first;
-  let kind = kindOf(first);
+  let kind = kindOf(first, empty);
   for (let block = first + 1; block < end; block++) {
     // Most words are all of one kind.
-    if (block % 32 === 0 && block + 32 <= end && kindOfWord(block >>> 5) === kind) {
+    if (block % 32 === 0 && block + 32 <= end && kindOfWord(block >>> 5, empty) === kind) {
       block += 31;
       continue;
     }
-    const next = kindOf(block);
+    const next = kindOf(block, empty);
     if (next === kind) continue;
     push(runs, (block - from) * BLOCK_BYTES, kind);
     from = block;
@@ -157,17 +213,17 @@ function pushBlocks(runs: number[], first: number, end: number): void {
   push(runs, (end - from) * BLOCK_BYTES, kind);
 }
 
-function kindOf(block: number): ExtentKind {
+function kindOf(block: number, empty: ExtentKind): ExtentKind {
   const bit = 1 << (block & 31);
   if ((dataAll[block >>> 5] & bit) !== 0) return ExtentKind.Data;
-  return (zerosAll[block >>> 5] & bit) !== 0 ? ExtentKind.Zero : ExtentKind.Hole;
+  return (zerosAll[block >>> 5] & bit) !== 0 ? ExtentKind.Zero : empty;
 }
 
 /** The kind of 32 blocks, or −1: they are of several. */
-function kindOfWord(word: number): number {
+function kindOfWord(word: number, empty: ExtentKind): number {
   if (dataAll[word] === 0xffff_ffff) return ExtentKind.Data;
   if (zerosAll[word] === 0xffff_ffff) return ExtentKind.Zero;
-  return (dataAll[word] | zerosAll[word]) === 0 ? ExtentKind.Hole : -1;
+  return (dataAll[word] | zerosAll[word]) === 0 ? empty : -1;
 }
 
 function push(runs: number[], bytes: number, kind: ExtentKind): void {

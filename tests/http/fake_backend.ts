@@ -11,6 +11,7 @@ import type {
   ControlBackend,
   DiskStatus,
   Extent,
+  ExtentsRange,
   GroupSummary,
   LeaseTime,
   NodeStatus,
@@ -195,10 +196,15 @@ export class FakeBackend implements ControlBackend {
     return Promise.resolve(this.statuses.get(name) ?? IDLE_DISK);
   }
 
-  extents(
-    _name: string,
-    { lengthBytes }: { readonly lengthBytes: number },
-  ): Promise<Extent[]> {
+  /** Questions for extents, oldest first. */
+  readonly asked: ExtentsRange[] = [];
+  /** Answers them; by default one block of data is before a hole. */
+  onExtents: ControlBackend["extents"] | null = null;
+
+  extents(name: string, range: ExtentsRange): Promise<Extent[]> {
+    const { lengthBytes } = range;
+    this.asked.push(range);
+    if (this.onExtents !== null) return this.onExtents(name, range);
     if (lengthBytes <= 4096) return Promise.resolve([{ lengthBytes, state: "data" }]);
     return Promise.resolve([
       { lengthBytes: 4096, state: "data" },

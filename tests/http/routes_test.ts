@@ -77,6 +77,39 @@ Deno.test("POST /v1/disks/{name}/extents tells what a part of a disk is made of,
   await refused(400, "POST", path, { offsetBytes: 0 });
 });
 
+Deno.test("extents of a snapshot, and since an older one, are asked for by layers", async () => {
+  const { ask, refused, backend } = bound(new Harness());
+  backend.clusterMap = { ...backend.clusterMap, level: 2 };
+  for (const name of ["web", "db"]) backend.add(name, GIB);
+  for (const name of ["a", "b"]) await ask(201, "POST", "/v1/snapshots", { disks: ["web"], name });
+  await ask(201, "POST", "/v1/snapshots", { disks: ["db"], name: "a" });
+  await ask(200, "PATCH", "/v1/disks/web", { sizeBytes: 2 * GIB });
+  const [a, b] = backend.clusterMap.disks.find(({ name }) => name === "web")!.snapshots;
+  const path = "/v1/disks/web/extents";
+  const range = { offsetBytes: 0, lengthBytes: GIB };
+  await ask(200, "POST", path, { ...range, snapshot: "b", since: "web@a" });
+  assertEquals(backend.asked.at(-1), { ...range, layer: b.layer, since: a.layer });
+  await ask(200, "POST", path, { ...range, snapshot: "a" });
+  assertEquals(backend.asked.at(-1), { ...range, layer: a.layer, since: undefined });
+  await ask(200, "POST", path, { ...range, since: "web@b" });
+  assertEquals(backend.asked.at(-1), { ...range, layer: undefined, since: b.layer });
+  const wrong: [number, Record<string, unknown>, string][] = [
+    [404, { snapshot: "c" }, "missing"],
+    [404, { since: "web@c" }, "missing"],
+    [404, { since: "wbe@a" }, "missing"],
+    [404, { since: "a" }, "missing"],
+    [400, { snapshot: "a", since: "web@b" }, "invalid"],
+    [400, { snapshot: "a", since: "web@a" }, "invalid"],
+    [400, { snapshot: "b", since: "db@a" }, "invalid"],
+    [400, { snapshot: "b", lengthBytes: 2 * GIB }, "invalid"], // it was smaller then
+    [400, { snapshot: 7 }, "invalid"],
+  ];
+  for (const [status, more, code] of wrong) {
+    const error = await refused(status, "POST", path, { ...range, ...more });
+    assertEquals(error.code, code, JSON.stringify(more));
+  }
+});
+
 Deno.test("POST /v1/disks makes a disk that GET shows", async () => {
   const { ask, send, backend } = bound(new Harness());
   const attributes = { owner: "anna" };

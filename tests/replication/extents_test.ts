@@ -7,6 +7,7 @@ import { assert, assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES } from "../../agent/base/limits.ts";
 import { Prng } from "../../agent/base/prng.ts";
+import type { ClusterMap } from "../../agent/map/map.ts";
 import {
   describeExtents,
   ExtentKind,
@@ -17,13 +18,13 @@ import { ClusterView } from "../../agent/replication/view.ts";
 import { coreOf, FakeStore, FakeTransport, mapOf, type MapOptions } from "./harness.ts";
 
 const DATA = ExtentKind.Data, ZERO = ExtentKind.Zero, HOLE = ExtentKind.Hole;
-const UNKNOWN = ExtentKind.Unknown;
+const UNKNOWN = ExtentKind.Unknown, SAME = ExtentKind.Same;
 
 function describe(
   store: FakeStore,
   startBytes: number,
   endBytes: number,
-  options: MapOptions & { mayRead?: boolean; self?: number } = {},
+  options: MapOptions & { mayRead?: boolean; self?: number; layer?: number; since?: number } = {},
 ): number[] {
   const view = new ClusterView(mapOf(options), options.self ?? 1);
   const disk = view.disk(1)!;
@@ -31,6 +32,8 @@ function describe(
     view,
     store,
     disk,
+    layer: options.layer ?? disk.entry.layers[0],
+    since: options.since ?? 0,
     mayRead: options.mayRead ?? true,
     startBytes,
     endBytes,
@@ -85,6 +88,159 @@ Deno.test("extents are what a look at every block gives, through all layers", ()
     const found = describe(store, first * BLOCK_BYTES, end * BLOCK_BYTES, { disk: { layers } });
     assertEquals(found, expected, `round ${round}`);
   }
+});
+
+/** The layers 1 ◀─ 2 ◀─ 3 ◀─ 4 of a disk, with snapshots that have 1, 2 and 3 as their newest. */
+function chainedMap(options: MapOptions = {}, absorbed: readonly number[] = []): ClusterMap {
+  const map = mapOf({ ...options, disk: { layers: [4, 3, 2, 1], ...options.disk } });
+  const snapshots = [1, 2, 3].filter((layer) => !absorbed.includes(layer)).map((layer) => ({
+    name: `s${layer}`,
+    layer,
+    sizeBytes: 2 ** 30,
+    createdMs: 0,
+    isProtected: false,
+    taking: 0,
+    isDrained: false,
+    isAborted: false,
+  }));
+  return {
+    ...map,
+    layers: [1, 2, 3, 4].map((id) => ({
+      id,
+      parent: id - 1,
+      absorbedBy: absorbed.includes(id) ? [] : null,
+    })),
+    disks: map.disks.map((disk) => ({ ...disk, snapshots })),
+  };
+}
+
+function describeSince(
+  store: FakeStore,
+  map: ClusterMap,
+  { layer, since, end = 4 * CHUNK_BYTES, start = 0 }: {
+    layer: number;
+    since: number;
+    start?: number;
+    end?: number;
+  },
+): number[] {
+  const view = new ClusterView(map, 1);
+  const disk = view.disk(1)!;
+  const range = { startBytes: start, endBytes: end };
+  return describeExtents({ view, store, disk, layer, since, mayRead: true, ...range });
+}
+
+Deno.test("since a snapshot, what the layers above it hold is told, and all else is the same", () => {
+  const random = new Prng(2);
+  const map = chainedMap();
+  const chunks = 4;
+  for (let round = 0; round < 60; round++) {
+    const store = new FakeStore(1, 2, 3, 4);
+    for (const layer of [1, 2, 3, 4]) {
+      for (let i = random.below(4); i > 0; i--) {
+        const chunk = store.chunk(layer, random.below(chunks));
+        const first = random.below(CHUNK_BLOCKS), kind = random.below(3);
+        const end = Math.min(CHUNK_BLOCKS, first + random.between(1, 300));
+        for (let block = first; block < end; block++) {
+          chunk.blocks.delete(block);
+          chunk.damaged.delete(block);
+          if (kind === 2) chunk.damaged.add(block);
+          else chunk.blocks.set(block, kind === 1 ? "zero" : layer);
+        }
+      }
+    }
+    const layer = random.between(2, 4);
+    const since = random.between(1, layer - 1);
+    const kindOf = (block: number) => {
+      for (let at = layer; at > since; at--) {
+        const chunk = store.content.get(at)!.get(Math.floor(block / CHUNK_BLOCKS));
+        if (chunk?.damaged.has(block % CHUNK_BLOCKS)) return DATA;
+        const found = chunk?.blocks.get(block % CHUNK_BLOCKS);
+        if (found !== undefined) return found === "zero" ? ZERO : DATA;
+      }
+      return SAME;
+    };
+    const first = random.below(chunks * CHUNK_BLOCKS - 1);
+    const last = random.between(first + 1, chunks * CHUNK_BLOCKS);
+    const expected: number[] = [];
+    for (let block = first; block < last; block++) {
+      const kind = kindOf(block);
+      if (expected.at(-1) === kind) expected[expected.length - 2] += BLOCK_BYTES;
+      else expected.push(BLOCK_BYTES, kind);
+    }
+    const range = { start: first * BLOCK_BYTES, end: last * BLOCK_BYTES };
+    assertEquals(describeSince(store, map, { layer, since, ...range }), expected, `${round}`);
+  }
+});
+
+Deno.test("a snapshot is described through its own chain, without what is above it", () => {
+  const store = new FakeStore(1, 2, 3, 4);
+  store.chunk(1, 0).blocks.set(0, 1);
+  store.chunk(2, 0).blocks.set(1, 1);
+  store.chunk(4, 0).blocks.set(2, 1);
+  const map = chainedMap();
+  const [B, rest] = [BLOCK_BYTES, 4 * CHUNK_BYTES];
+  assertEquals(describeSince(store, map, { layer: 1, since: 0 }), [B, DATA, rest - B, HOLE]);
+  assertEquals(describeSince(store, map, { layer: 2, since: 0 }), [
+    2 * B,
+    DATA,
+    rest - 2 * B,
+    HOLE,
+  ]);
+  assertEquals(describeSince(store, map, { layer: 3, since: 0 }), [
+    2 * B,
+    DATA,
+    rest - 2 * B,
+    HOLE,
+  ]);
+  assertEquals(describeSince(store, map, { layer: 4, since: 0 }), [
+    3 * B,
+    DATA,
+    rest - 3 * B,
+    HOLE,
+  ]);
+});
+
+Deno.test("where nothing was written since, a disk of any size is one answer after one look per layer", () => {
+  const store = new FakeStore(1, 2, 3, 4);
+  for (let chunk = 0; chunk < 50; chunk++) store.chunk(1, chunk * 1000).blocks.set(0, 1);
+  let looks = 0;
+  const list = store.listChunks.bind(store);
+  store.listChunks = (...parameters) => (looks++, list(...parameters));
+  store.describeChunk = () => {
+    throw new Error("it looks into a chunk");
+  };
+  const end = 2 ** 50;
+  assertEquals(describeSince(store, chainedMap(), { layer: 4, since: 1, end }), [end, SAME]);
+  assertEquals(looks, 3);
+});
+
+Deno.test("what this node cannot tell is never called the same", () => {
+  const store = new FakeStore(1, 2, 3, 4);
+  const unknown = [4 * CHUNK_BYTES, UNKNOWN];
+  const same = [4 * CHUNK_BYTES, SAME];
+  const query = { layer: 3, since: 2 };
+  assertEquals(describeSince(store, chainedMap(), query), same);
+  assertEquals(describeSince(store, chainedMap(), { layer: 3, since: 3 }), same);
+  const group = { inSync: [2, 3], joining: [1], joinedEpochs: [1] };
+  const cases: [string, number[]][] = [
+    ["it is not in sync", describeSince(store, chainedMap({ group }), query)],
+    ["it is above", describeSince(store, chainedMap(), { layer: 2, since: 3 })],
+    ["there is no such layer", describeSince(store, chainedMap(), { layer: 3, since: 9 })],
+    ["nor this one", describeSince(store, chainedMap(), { layer: 9, since: 2 })],
+    ["it is merged away", describeSince(store, chainedMap({}, [2]), query)],
+    ["this one is", describeSince(store, chainedMap({}, [3]), { layer: 3, since: 1 })],
+  ];
+  for (const [what, found] of cases) assertEquals(found, unknown, what);
+  const lost = Object.assign(new FakeStore(1, 2, 3, 4), {
+    paths: { isLost: () => true, isImpaired: true },
+  });
+  assertEquals(describeSince(lost as unknown as FakeStore, chainedMap(), query), unknown);
+  // A layer above that is being merged into the next counts with it.
+  store.chunk(3, 1).blocks.set(0, 1);
+  assertEquals(describeSince(store, chainedMap({}, [3]), { layer: 4, since: 2 }), [
+    ...[CHUNK_BYTES, SAME, BLOCK_BYTES, DATA, 3 * CHUNK_BYTES - BLOCK_BYTES, SAME],
+  ]);
 });
 
 Deno.test("one answer is bounded, and says something of what was asked in any case", () => {

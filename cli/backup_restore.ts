@@ -1,0 +1,345 @@
+/**
+ * Makes a disk of a backup: what `kelpie disk restore` does.
+ *
+ *     full         NAME.restoring is made, filled, gets the snapshot, and is renamed to NAME
+ *     difference   the file is checked ─▶ the disk holds what its newest snapshot holds, and that is the base ─▶ data ─▶ snapshot
+ *
+ * Invariants:
+ * - a disk appears under its name when all of a full backup is in it, and what had the name before is in the trash, and not before;
+ * - a difference is checked as a whole before anything is written, goes only onto what it is the difference to, and where it cannot be
+ *   finished the disk is rolled back to that.
+ *
+ * @module
+ */
+import { Buffer } from "node:buffer";
+import type { AdminClient } from "../agent/admin_client.ts";
+import { BackupError, type BackupHeader, type Run } from "../agent/backup/format.ts";
+import type { DiskDocument, SnapshotDocument } from "../agent/http/documents.ts";
+import { ControlFailure } from "../agent/map/errors.ts";
+import { diskSockets } from "../agent/map/names.ts";
+import { isSnapshot, RESTORED_ATTRIBUTE, restoredValue } from "./backup_identity.ts";
+import { BackupSource, pipeIn } from "./backup_pipe.ts";
+import { extents, withSocket, writeAll } from "./backup_write.ts";
+import { socketOf } from "./clone_command.ts";
+import { type CommandContext, diskArgument, snapshotNameArgument } from "./context.ts";
+import { forgetDisk, withDisk } from "./disk_data.ts";
+import { CommandError, ExitCode, printable } from "./output.ts";
+import { Progress } from "./progress.ts";
+import { temporaryDirectory } from "./qemu_img.ts";
+
+/** Bytes that are compared at once. */
+const COMPARE_BYTES = 4 * 1024 * 1024;
+
+/** Ending of the name of a disk that is not complete yet. */
+const UNFINISHED = ".restoring";
+
+/** Longest beginning of a disk's name before that: 63 are the most of a name. */
+const NAME_LENGTH_MAX = 63 - UNFINISHED.length;
+
+/** Bytes of standard input that are kept in a file at once. */
+const SPOOL_BYTES = 1024 * 1024;
+
+/** A backup that was restored. */
+export interface Restored {
+  readonly header: BackupHeader;
+  readonly dataBytes: number;
+}
+
+/** What is to be restored, and where to. */
+export interface RestoreWish {
+  /** `-`: standard input. */
+  readonly file: string;
+  readonly name: string;
+  readonly yes: boolean;
+  readonly tempDir: string;
+}
+
+/**
+ * Restores a backup.
+ *
+ * @throws CommandError where the file is torn or altered; then everything is as it was
+ */
+export async function restore(context: CommandContext, wish: RestoreWish): Promise<Restored> {
+  try {
+    return wish.file === "-" ? await restoreInput(context, wish) : await restoreFile(context, wish);
+  } catch (error) {
+    if (!(error instanceof BackupError)) throw error;
+    const shown = wish.file === "-" ? "standard input" : wish.file;
+    throw new CommandError(
+      ExitCode.Failure,
+      `${shown} is refused at byte ${error.offsetBytes}: ${error.reason}`,
+      { hint: "fetch it again from where it was kept, or use another backup" },
+    );
+  }
+}
+
+async function restoreFile(context: CommandContext, wish: RestoreWish): Promise<Restored> {
+  using file = await openBackup(wish.file);
+  const header = await headerOf(file.source);
+  if (header.base !== null) return await restoreDifference(context, wish, header);
+  return await restoreFull(context, wish, { ...file, header });
+}
+
+async function restoreInput(context: CommandContext, wish: RestoreWish): Promise<Restored> {
+  // A difference is read twice, so what has been read of it already is needed again.
+  const read: Uint8Array[] = [];
+  let isKept = true;
+  const source = new BackupSource(async (bytes) => {
+    const count = await context.terminal.read(bytes);
+    if (isKept) read.push(bytes.slice(0, count));
+    return count;
+  });
+  const header = await headerOf(source);
+  if (header.base === null) {
+    isKept = false;
+    read.length = 0;
+    return await restoreFull(context, wish, { source, sizeBytes: null, header });
+  }
+  context.terminal.interrupted(); // no signal may leave the temporary file behind
+  await using work = await temporaryDirectory(wish.tempDir);
+  const path = `${work.path}/difference`;
+  using file = await Deno.open(path, { write: true, createNew: true, mode: 0o600 });
+  for (const bytes of read) await writeAll(file, bytes);
+  const bytes = new Uint8Array(SPOOL_BYTES);
+  for (let count = 0; (count = await context.terminal.read(bytes)) > 0;) {
+    await writeAll(file, bytes.subarray(0, count));
+  }
+  return await restoreDifference(context, { ...wish, file: path }, header);
+}
+
+async function openBackup(path: string) {
+  const { size, isFile, isDirectory } = await Deno.stat(path);
+  if (isDirectory) throw new CommandError(ExitCode.Usage, `${path} is a directory, not a backup`);
+  const file = await Deno.open(path);
+  return {
+    source: new BackupSource(async (bytes) => await file.read(bytes) ?? 0),
+    sizeBytes: isFile ? size : null,
+    [Symbol.dispose]: () => file.close(),
+  };
+}
+
+/** The header of a file, whose names are to become parts of paths. */
+async function headerOf(source: BackupSource): Promise<BackupHeader> {
+  const header = await source.header();
+  const { disk, snapshot } = header;
+  try {
+    diskArgument(disk);
+    snapshotNameArgument(snapshot);
+    return header;
+  } catch {
+    throw new BackupError(
+      0,
+      `it is of ${printable(disk)}@${printable(snapshot)}, which cannot be the name of a snapshot`,
+    );
+  }
+}
+
+/** A file that is being read. */
+interface OpenBackup {
+  readonly source: BackupSource;
+  /** null where it is not known. */
+  readonly sizeBytes: number | null;
+  readonly header: BackupHeader;
+}
+
+/** Reads the rest of a file, into a disk or, where there is none, only to check it. */
+async function readInto(
+  context: CommandContext,
+  { source, sizeBytes, header }: OpenBackup,
+  { label, name }: { readonly label: string; readonly name: string | null },
+): Promise<number> {
+  const progress = new Progress(context.output, label, sizeBytes);
+  const options = {
+    header,
+    onProgress: (doneBytes: number) => progress.update(doneBytes),
+    signal: context.terminal.interrupted(),
+  };
+  try {
+    if (name === null) return (await pipeIn(source, null, options)).dataBytes;
+    return await withDisk(context, name, "write", async (disk) => {
+      const { dataBytes } = await pipeIn(source, disk, options);
+      await disk.flush();
+      return dataBytes;
+    });
+  } finally {
+    progress.end();
+  }
+}
+
+// A full backup -------------------------------------------------------------------------------------
+
+async function restoreFull(
+  context: CommandContext,
+  { name, yes }: RestoreWish,
+  file: OpenBackup,
+): Promise<Restored> {
+  using client = context.client();
+  const { header } = file;
+  const old = await findDisk(client, name);
+  if (old !== null) {
+    context.output.confirm({
+      yes,
+      action: `replace disk ${name}`,
+      consequence: "what it holds now goes to the trash, or for good where the cluster keeps none",
+      refusal: ExitCode.Exists,
+    });
+  }
+  const unfinished = name.slice(0, NAME_LENGTH_MAX) + UNFINISHED;
+  context.terminal.interrupted(); // no signal may end the process with half a disk left behind
+  await client.createDisk({ name: unfinished, sizeBytes: header.sizeBytes }).catch((error) => {
+    if (!(error instanceof ControlFailure) || error.error.code !== "exists") throw error;
+    throw new CommandError(ExitCode.Exists, `another restore to disk ${name} has begun`, {
+      hint: `if it has ended badly: kelpie disk delete ${unfinished} --now`,
+    });
+  });
+  let dataBytes: number;
+  try {
+    dataBytes = await readInto(context, file, { label: `restoring ${name}`, name: unfinished });
+    await keep(client, unfinished, header);
+    if (old !== null) await client.deleteDisk(name);
+    await client.changeDisk(unfinished, { name });
+  } catch (error) {
+    await forgetDisk(context, unfinished);
+    throw error;
+  }
+  return { header, dataBytes };
+}
+
+async function findDisk(client: AdminClient, name: string): Promise<DiskDocument | null> {
+  return await client.disk(name).catch((error) => {
+    if (error instanceof ControlFailure && error.error.code === "missing") return null;
+    throw error;
+  });
+}
+
+/** Takes the snapshot that was restored, and notes what it is the copy of. */
+async function keep(client: AdminClient, disk: string, header: BackupHeader): Promise<void> {
+  const [{ layer }] = await client.createSnapshots({ disks: [disk], name: header.snapshot });
+  const value = restoredValue(header.identity, layer);
+  await client.changeDisk(disk, { setAttributes: { [RESTORED_ATTRIBUTE]: value } });
+}
+
+// A difference --------------------------------------------------------------------------------------
+
+async function restoreDifference(
+  context: CommandContext,
+  { file, name }: RestoreWish,
+  header: BackupHeader,
+): Promise<Restored> {
+  using client = context.client();
+  const newest = await findBase(client, name, header);
+  {
+    using first = await openBackup(file);
+    await headerOf(first.source);
+    await readInto(context, { ...first, header }, { label: "checking", name: null });
+  }
+  await refuseChanged(context, client, name, newest);
+  using second = await openBackup(file);
+  await headerOf(second.source);
+  context.terminal.interrupted(); // no signal may end the process with half of it applied
+  try {
+    if (header.sizeBytes !== newest.sizeBytes) {
+      const { sizeBytes } = header;
+      await client.changeDisk(name, { sizeBytes, shrink: sizeBytes < newest.sizeBytes });
+    }
+    const label = `restoring ${name}`;
+    const dataBytes = await readInto(context, { ...second, header }, { label, name });
+    await keep(client, name, header);
+    return { header, dataBytes };
+  } catch (error) {
+    await rollBack(context, client, newest);
+    throw error;
+  }
+}
+
+/** The newest snapshot of a disk, which has to be what the difference is to. */
+async function findBase(
+  client: AdminClient,
+  name: string,
+  header: BackupHeader,
+): Promise<SnapshotDocument> {
+  const base = header.base!;
+  const cluster = (await client.status()).agent.clusterId;
+  const disk = await client.disk(name);
+  const snapshots = await client.snapshots(name);
+  const newest = snapshots.at(-1);
+  if (newest === undefined || !isSnapshot(base, cluster, disk, newest)) {
+    const found = newest === undefined ? "has no snapshot" : `has ${newest.name} as its newest one`;
+    throw new CommandError(
+      ExitCode.Failure,
+      `this is the difference to ${
+        printable(base.snapshot)
+      } (layer ${base.layer}), and disk ${name} ${found}`,
+      { hint: "restore the full backup, and then each difference in its order" },
+    );
+  }
+  if (snapshots.some((snapshot) => snapshot.name === header.snapshot)) {
+    throw new CommandError(
+      ExitCode.Exists,
+      `disk ${name} has a snapshot ${header.snapshot} already`,
+      {
+        hint: `kelpie disk snapshot rename ${name}@${header.snapshot} NAME`,
+      },
+    );
+  }
+  return newest;
+}
+
+/** A difference is right only on what its base holds: what was written since would shine through. */
+async function refuseChanged(
+  context: CommandContext,
+  client: AdminClient,
+  name: string,
+  newest: SnapshotDocument,
+): Promise<void> {
+  const full = `${name}@${newest.name}`;
+  const changed = new CommandError(
+    ExitCode.Failure,
+    `disk ${name} is no longer what ${full} holds`,
+    {
+      hint:
+        `'kelpie disk rollback ${full}' takes it back to that; what it holds now goes to the trash`,
+    },
+  );
+  const { sizeBytes } = await client.disk(name);
+  if (sizeBytes !== newest.sizeBytes) throw changed;
+  const now = diskSockets(context.runDir, name).readOnly;
+  const doubtful: Run[] = [];
+  for await (const extent of extents(client, name, { since: full }, sizeBytes)) {
+    if (extent.state !== "same") doubtful.push(extent);
+  }
+  if (doubtful.length === 0) return;
+  // Written with what was there already, or not known on this node: only a look at both tells.
+  const isSame = await withSocket(now, (disk) =>
+    withSocket(socketOf(newest), async (base) => {
+      for (const { offsetBytes, lengthBytes } of doubtful) {
+        const end = offsetBytes + lengthBytes;
+        for (let at = offsetBytes; at < end; at += COMPARE_BYTES) {
+          context.terminal.interrupted().throwIfAborted();
+          const [a, b] = [0, 0].map(() => new Uint8Array(Math.min(COMPARE_BYTES, end - at)));
+          await Promise.all([disk.read(at, a), base.read(at, b)]);
+          if (!isEqual(a, b)) return false;
+        }
+      }
+      return true;
+    }));
+  if (!isSame) throw changed;
+}
+
+function isEqual(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0;
+}
+
+/** Makes undone what was done to a disk, as far as that can be done. */
+async function rollBack(
+  context: CommandContext,
+  client: AdminClient,
+  { disk, name }: SnapshotDocument,
+): Promise<void> {
+  await client.rollbackDisk(disk, name).catch((error) => {
+    context.output.warn(
+      `disk ${disk} has part of the difference in it, and could not be rolled back: ${error.message}; ` +
+        `'kelpie disk rollback ${disk}@${name}' does it`,
+    );
+  });
+}

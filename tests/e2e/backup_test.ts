@@ -1,0 +1,186 @@
+/**
+ * Backups against a real agent: a full one, differences to it while a guest writes, and both restored.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
+import { Prng } from "../../agent/base/prng.ts";
+import { FrontEnd } from "../../agent/frontend/front_end.ts";
+import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
+
+const KIB = 1024, MIB = 1024 * KIB;
+const SIZE = 64 * MIB;
+
+/** A disk, and what it should hold. */
+class Model {
+  readonly bytes = new Uint8Array(SIZE);
+  readonly #random: Prng;
+
+  constructor(readonly disk: FrontEnd, seed: number) {
+    this.#random = new Prng(seed);
+  }
+
+  /** Some writes, zeros and discards of every size. */
+  async change(count: number): Promise<void> {
+    for (let i = 0; i < count; i++) {
+      const random = this.#random;
+      const lengthBytes = 512 * random.between(1, random.chance(0.2) ? 3000 : 40);
+      const offset = 512 * random.below((SIZE - lengthBytes) / 512);
+      const part = this.bytes.subarray(offset, offset + lengthBytes);
+      const kind = random.below(5);
+      if (kind === 0) {
+        await this.disk.writeZeroes(offset, lengthBytes);
+        part.fill(0);
+      } else if (kind === 1 && offset % 4096 === 0 && lengthBytes % 4096 === 0) {
+        await this.disk.discard(offset, lengthBytes);
+        part.fill(0);
+      } else {
+        if (kind === 2) part.fill(i); // easily compressed
+        else random.fill(part);
+        await this.disk.write(offset, part);
+      }
+    }
+    await this.disk.flush();
+  }
+}
+
+/** What a socket reads, all of it. */
+async function contentOf(socket: string): Promise<Uint8Array> {
+  const disk = await FrontEnd.connect({ socket });
+  const bytes = new Uint8Array(disk.capacityBytes);
+  await disk.read(0, bytes);
+  await disk.close();
+  return bytes;
+}
+
+/** A comparison of megabytes takes minutes to print. */
+function assertSame(actual: Uint8Array, expected: Uint8Array, what: string): void {
+  assertEquals(actual.length, expected.length, what);
+  const at = actual.findIndex((byte, index) => byte !== expected[index]);
+  assert(at < 0, `${what}: byte ${at} is ${actual[at]}, not ${expected[at]}`);
+}
+
+Deno.test("a full backup and differences, taken while a guest writes, are restored with their snapshots", async () => {
+  await using work = await WorkDirectory.make();
+  const [runDir, dataDir] = [`${work.path}/run`, `${work.path}/data`];
+  await using agent = await AgentProcess.start({ runDir, dataDir, capacity: "2G" });
+  const file = (name: string) => `${work.path}/${name}.kb`;
+  const snapshots: Record<string, Uint8Array> = {};
+  await agent.check("disk", "create", "web", `${SIZE}`);
+  const guest = await FrontEnd.connect({ socket: agent.socket("web") });
+  try {
+    const model = new Model(guest, 1);
+    const names = ["a", "b", "c"];
+    for (const [at, name] of names.entries()) {
+      await model.change(40);
+      await agent.check("disk", "snapshot", `web@${name}`);
+      snapshots[name] = model.bytes.slice();
+      // What comes after the snapshot is in none of its backups.
+      const writing = model.change(20);
+      const since = at === 0 ? [] : ["--since", names[at - 1]];
+      await agent.check("disk", "backup", `web@${name}`, file(name), ...since);
+      await writing;
+    }
+    await agent.check("disk", "snapshot", "web@d");
+    await agent.check("disk", "snapshot", "web@e");
+    snapshots.d = snapshots.e = model.bytes.slice();
+    await agent.check("disk", "backup", "web@d", file("d"), "--since", "c", "--compress", "none");
+    const idle = await agent.run("disk", "backup", "web@e", file("e"), "--since", "d");
+    assertEquals(idle.code, 0, idle.stderr);
+    assertMatch(idle.stderr, /^difference to web@d of web@e: 0B of data in/);
+  } finally {
+    guest.abort();
+  }
+  assert((await Deno.stat(file("e"))).size < KIB);
+  await agent.check("disk", "restore", file("a"), "again");
+  const early = await agent.run("disk", "restore", file("c"), "again");
+  assertEquals(early.code, 1);
+  assertMatch(
+    early.stderr,
+    /difference to web@b \(layer \d+\), and disk again has a as its newest/,
+  );
+  for (const name of ["b", "c", "d", "e"]) {
+    await agent.check("disk", "restore", file(name), "again");
+  }
+  for (const [name, expected] of Object.entries(snapshots)) {
+    assertSame(await contentOf(`${runDir}/again@${name}.sock`), expected, `again@${name}`);
+  }
+  assertSame(await contentOf(agent.readOnlySocket("again")), snapshots.e, "again");
+
+  // Another snapshot is another base, whatever it holds.
+  await agent.check("disk", "snapshot", "again@x");
+  const wrong = await agent.run("disk", "restore", file("b"), "again");
+  assertMatch(wrong.stderr, /has x as its newest/);
+});
+
+Deno.test("a disk that was written to takes no difference, and a damaged file leaves everything as it was", async () => {
+  await using work = await WorkDirectory.make();
+  const [runDir, dataDir] = [`${work.path}/run`, `${work.path}/data`];
+  await using agent = await AgentProcess.start({ runDir, dataDir, capacity: "1G" });
+  const file = (name: string) => `${work.path}/${name}.kb`;
+  const data = new Uint8Array(300_000);
+  new Prng(7).fill(data);
+  const write = async (disk: string, offset: string) => {
+    const { code, stderr } = await agent.runWith(
+      { stdin: data },
+      "disk",
+      "write",
+      disk,
+      "--offset",
+      offset,
+    );
+    assertEquals(code, 0, stderr);
+  };
+  await agent.check("disk", "create", "web", "16M");
+  await write("web", "1M");
+  await agent.check("disk", "snapshot", "web@a");
+  await write("web", "5M");
+  await agent.check("disk", "snapshot", "web@b");
+  await agent.check("disk", "backup", "web@a", file("a"));
+  await agent.check("disk", "backup", "web@b", file("b"), "--since", "web@a");
+  await agent.check("disk", "restore", file("a"), "copy");
+
+  const damaged = await Deno.readFile(file("b"));
+  damaged[damaged.length - 200] ^= 1;
+  await Deno.writeFile(file("damaged"), damaged);
+  const before = await contentOf(agent.readOnlySocket("copy"));
+  const refused = await agent.run("disk", "restore", file("damaged"), "copy");
+  assertEquals(refused.code, 1);
+  assertMatch(
+    refused.stderr,
+    /damaged\.kb is refused at byte \d+: \d+ bytes of data from here on are altered/,
+  );
+  assertSame(await contentOf(agent.readOnlySocket("copy")), before, "copy");
+  const full = await Deno.readFile(file("a"));
+  await Deno.writeFile(file("torn"), full.subarray(0, full.length - 1));
+  const torn = await agent.run("disk", "restore", file("torn"), "other");
+  assertMatch(
+    torn.stderr,
+    new RegExp(`torn\\.kb is refused at byte ${full.length - 1}: the file ends`),
+  );
+  using client = agent.client();
+  assertEquals((await client.disks()).map(({ name }) => name), ["copy", "web"]);
+
+  // The same bytes again are no change; others are.
+  await write("copy", "1M");
+  await agent.check("disk", "restore", file("b"), "copy");
+  await agent.check("disk", "restore", file("a"), "copy", "--yes");
+  await write("copy", "9M");
+  const changed = await agent.run("disk", "restore", file("b"), "copy");
+  assertEquals(changed.code, 1);
+  assertMatch(
+    changed.stderr,
+    /disk copy is no longer what copy@a holds\n +'kelpie disk rollback copy@a'/,
+  );
+  await agent.check("disk", "rollback", "copy@a", "--yes");
+  const piped = await agent.runWith(
+    { stdin: await Deno.readFile(file("b")) },
+    ...["disk", "restore", "-", "copy", "--temp-dir", work.path],
+  );
+  assertEquals(piped.code, 0, piped.stderr);
+  assertSame(
+    await contentOf(agent.readOnlySocket("copy")),
+    await contentOf(agent.readOnlySocket("web")),
+    "copy",
+  );
+});
