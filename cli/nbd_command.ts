@@ -7,7 +7,7 @@
  */
 import { InvalidArgumentError } from "@commander-js/extra-typings";
 import { resolve } from "node:path";
-import { checkDiskName } from "../agent/map/names.ts";
+import { checkDiskName, checkSnapshotName } from "../agent/map/names.ts";
 import { formatAddress, parseAddress } from "../agent/platform/address.ts";
 import { type AnyCommand, type CommandContext, countArgument, examples } from "./context.ts";
 import { CommandError, ExitCode } from "./output.ts";
@@ -116,8 +116,9 @@ function addressArgument(text: string): string {
 
 /** A disk's or snapshot's name. */
 function exportArgument(name: string): string {
-  const parts = name.split("@");
-  if (parts.length <= 2 && parts.every((part) => checkDiskName(part) === null)) return name;
+  const [disk, snapshot, ...rest] = name.split("@");
+  const isDisk = rest.length === 0 && checkDiskName(disk) === null;
+  if (isDisk && (snapshot === undefined || checkSnapshotName(snapshot) === null)) return name;
   throw new InvalidArgumentError("It must be the name of a disk, or DISK@SNAPSHOT");
 }
 

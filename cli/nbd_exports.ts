@@ -1,10 +1,11 @@
 /**
  * Which exports `kelpie nbd` has, and the sessions with their disks.
  *
- *     name ─▶ AdminClient: is it there, may it be written to ─▶ FrontEnd on NAME.sock or ro/NAME.sock ─▶ ExportQueue
+ *     name ─▶ AdminClient: is it there, may it be written to ─▶ FrontEnd on its socket (`map/names.ts`) ─▶ ExportQueue
  *
  * Invariants:
  * - One session per export, whoever uses it: opened for the first client, closed (and the lease given back) behind the last.
+ * - An export is what had its name when it was opened: what is called so later is another one, which no client of the first one ever gets.
  * - What a client asks for is never part of a path before it was checked as a name.
  * - An agent that is away is waited for, however long: it goes on with what is under way. A disk that is gone, or that the agent does not let
  *   this process have any more, ends its clients' connections.
@@ -20,8 +21,13 @@ import {
   SECTOR_BYTES,
 } from "../agent/frontend/virtio_blk.ts";
 import type { DriverQueue } from "../agent/frontend/driver_queue.ts";
-import type { DiskDocument } from "../agent/http/documents.ts";
-import { checkDiskName, diskSockets } from "../agent/map/names.ts";
+import type { DiskDocument, SnapshotDocument } from "../agent/http/documents.ts";
+import {
+  checkDiskName,
+  checkSnapshotName,
+  diskSockets,
+  snapshotSocket,
+} from "../agent/map/names.ts";
 import { ExportQueue } from "../agent/nbd/export.ts";
 import { type Extent, ExtentCache } from "../agent/nbd/extents.ts";
 import type { ExportInfo, ExportRefusal } from "../agent/nbd/handshake.ts";
@@ -80,22 +86,14 @@ export class Exports {
     const { client, names } = this.#options;
     if (names.length > 0) return names;
     try {
-      const disks = await client.disks();
-      return [...disks.map(({ name }) => name), ...this.#snapshots()].sort();
+      const [disks, snapshots] = await Promise.all([client.disks(), client.snapshots()]);
+      const complete = snapshots.filter(({ isTaking, socket }) => !isTaking && socket !== null);
+      return [
+        ...disks.map(({ name }) => name),
+        ...complete.map(({ disk, name }) => `${disk}@${name}`),
+      ].sort();
     } catch {
       return null;
-    }
-  }
-
-  /** Snapshots have a socket, for reading, of their own name. */
-  #snapshots(): string[] {
-    try {
-      const entries = [...Deno.readDirSync(`${this.#options.runDir}/ro`)];
-      return entries.map(({ name }) => name.replace(/\.sock$/, "")).filter((name) =>
-        parseName(name)?.isSnapshot === true
-      );
-    } catch {
-      return [];
     }
   }
 
@@ -103,14 +101,7 @@ export class Exports {
   async describe(name: string): Promise<ExportInfo | ExportRefusal> {
     const found = await this.#find(name);
     if ("answer" in found) return found;
-    if (found.sizeBytes !== null) return infoOf(found, found.sizeBytes);
-    // Only its device knows how large a snapshot is, which never changes.
-    const open = this.#sessions.get(found.name);
-    if (open?.isUsable) return open.info;
-    const acquired = await this.acquire(name);
-    if ("answer" in acquired) return acquired;
-    await this.release(acquired.session);
-    return acquired.info;
+    return infoOf(found);
   }
 
   /** Opens an export for one more client, who releases it. */
@@ -118,17 +109,20 @@ export class Exports {
     for (;;) {
       const found = await this.#find(name);
       if ("answer" in found) return found;
-      let session = this.#sessions.get(found.name);
+      let session = this.#sessions.get(found.key);
       if (session?.isClosing || session?.failure) {
         await session.closed;
         continue;
       }
       if (session === undefined) {
-        const refusal = found.isWritable ? await this.#refuseWriting(found.document!) : null;
+        const { document, isWritable } = found;
+        const refusal = isWritable && document !== null
+          ? await this.#refuseWriting(document)
+          : null;
         if (refusal !== null) return refusal;
-        if (this.#sessions.has(found.name)) continue; // another client was first
+        if (this.#sessions.has(found.key)) continue; // another client was first
         session = new Session(this, found, this.#options);
-        this.#sessions.set(found.name, session);
+        this.#sessions.set(found.key, session);
       }
       // From now on it stays open for this client.
       session.users++;
@@ -136,7 +130,7 @@ export class Exports {
         await session.opened;
       } catch (error) {
         session.users--;
-        if (this.#sessions.get(found.name) === session) this.#sessions.delete(found.name);
+        if (this.#sessions.get(found.key) === session) this.#sessions.delete(found.key);
         return { answer: Answer.Platform, message: `${found.name}: ${messageOf(error)}` };
       }
       await session.refresh();
@@ -151,7 +145,7 @@ export class Exports {
 
   /** A session has ended. */
   ended(session: Session): void {
-    if (this.#sessions.get(session.name) === session) this.#sessions.delete(session.name);
+    if (this.#sessions.get(session.key) === session) this.#sessions.delete(session.key);
     const at = this.open.indexOf(session);
     if (at >= 0) this.open.splice(at, 1);
   }
@@ -159,6 +153,13 @@ export class Exports {
   /** Closes all of them. */
   async close(): Promise<void> {
     await Promise.all([...this.#sessions.values()].map((session) => session.close()));
+  }
+
+  /** Whether a name is still that of the same export; `unknown` while the agent does not answer. */
+  async isThere(name: string, key: string): Promise<"there" | "gone" | "unknown"> {
+    const found = await this.#find(name);
+    if ("answer" in found) return found.answer === Answer.Unknown ? "gone" : "unknown";
+    return found.key === key ? "there" : "gone";
   }
 
   async #find(asked: string): Promise<Found | ExportRefusal> {
@@ -172,24 +173,15 @@ export class Exports {
     if (parsed === null) return unknown(`${shown} cannot be the name of a disk or snapshot`);
     if (names.length > 0 && !names.includes(name)) return unknown(`no export is called ${shown}`);
     try {
-      const document = await client.disk(parsed.disk);
-      if (!parsed.isSnapshot) {
-        const isWritable = !isReadOnly && !document.readOnly;
-        return { name, document, isWritable, sizeBytes: document.sizeBytes };
-      }
+      return parsed.snapshot === null
+        ? foundDisk(await client.disk(parsed.disk), { runDir, isReadOnly })
+        : foundSnapshot(await client.snapshot(parsed.disk, parsed.snapshot), runDir);
     } catch (error) {
       if (!(error instanceof AdminError)) throw error;
-      if (error.code === "missing" || error.code === "invalid") {
-        return unknown(`there is no disk ${JSON.stringify(parsed.disk)}`);
-      }
+      // Of a snapshot: that it is missing, or its disk.
+      if (error.code === "missing" || error.code === "invalid") return unknown(error.message);
       return { answer: Answer.Platform, message: error.message };
     }
-    try {
-      await Deno.stat(diskSockets(runDir, name).readOnly);
-    } catch {
-      return unknown(`there is no snapshot ${shown}`);
-    }
-    return { name, document: null, isWritable: false, sizeBytes: null };
   }
 
   /** Two writers would ruin each other's data, and the second would only wait for ever. */
@@ -212,16 +204,57 @@ export class Exports {
 /** An export that is there. */
 interface Found {
   readonly name: string;
+  /** By which it is known: another disk or snapshot that has this name later is another export. */
+  readonly key: string;
   /** null: a snapshot. */
   readonly document: DiskDocument | null;
   readonly isWritable: boolean;
-  /** null: not known before it is opened. */
-  readonly sizeBytes: number | null;
+  readonly sizeBytes: number;
+  readonly socket: string;
+}
+
+function foundDisk(
+  document: DiskDocument,
+  { runDir, isReadOnly }: Pick<ExportsOptions, "runDir" | "isReadOnly">,
+): Found {
+  const { name, sizeBytes } = document;
+  const isWritable = !isReadOnly && !document.readOnly;
+  const { readWrite, readOnly } = diskSockets(runDir, name);
+  const socket = isWritable ? readWrite : readOnly;
+  return { name, key: `disk ${document.id}`, document, isWritable, sizeBytes, socket };
+}
+
+function foundSnapshot(
+  { disk, name: snapshot, layer, sizeBytes, isTaking, socket }: SnapshotDocument,
+  runDir: string,
+): Found | ExportRefusal {
+  const name = `${disk}@${snapshot}`;
+  if (isTaking) {
+    return {
+      answer: Answer.Platform,
+      message: `snapshot ${name} is being taken: try again in a moment`,
+    };
+  }
+  if (socket === null) {
+    return {
+      answer: Answer.Platform,
+      message: `the path of snapshot ${name}'s socket is too long: rename the snapshot`,
+    };
+  }
+  return {
+    name,
+    key: `layer ${layer}`,
+    document: null,
+    isWritable: false,
+    sizeBytes,
+    socket: snapshotSocket(runDir, disk, snapshot),
+  };
 }
 
 /** The session with a disk that all clients of an export share. */
 export class Session {
   readonly name: string;
+  readonly key: string;
   /** Settled when it can be used, or cannot. */
   readonly opened: Promise<void>;
   /** Settled when it is over. */
@@ -245,6 +278,7 @@ export class Session {
 
   constructor(exports: Exports, found: Found, options: ExportsOptions) {
     this.name = found.name;
+    this.key = found.key;
     this.#exports = exports;
     this.#found = found;
     this.#options = options;
@@ -253,9 +287,8 @@ export class Session {
   }
 
   async #open(): Promise<void> {
-    const sockets = diskSockets(this.#options.runDir, this.name);
     this.#frontEnd = await FrontEnd.connect({
-      socket: this.#found.isWritable ? sockets.readWrite : sockets.readOnly,
+      socket: this.#found.socket,
       depth: SLOTS,
       bufferBytes: PIECE_BYTES,
       inflight: true,
@@ -363,11 +396,19 @@ export class Session {
 
   /** The agent is away: requests wait, and go on where they were. */
   async #reconnect(): Promise<void> {
-    const { warn, client, sleep } = this.#options;
+    const { warn, sleep } = this.#options;
     let refusedMs = 0;
     let isSaid = false;
     while (!this.isClosing && this.failure === null) {
+      // First: another disk or snapshot may have the name, and the socket, by now.
+      const answer = await this.#exports.isThere(this.name, this.key);
+      if (this.isClosing || this.failure !== null) return;
+      if (answer === "gone") {
+        const what = this.#found.document === null ? "snapshot" : "disk";
+        return this.#fail(`the ${what} was deleted, or has another name now`);
+      }
       try {
+        if (answer === "unknown") throw new BackEndError("disconnected", "no agent answers");
         await this.#frontEnd.reconnect();
         this.#isConnected = true;
         if (isSaid) warn(`${this.name}: the agent is back`);
@@ -380,9 +421,6 @@ export class Session {
         if (!isSaid) warn(`${this.name}: the agent is away; clients wait for it`);
         isSaid = true;
       }
-      const answer = await client.disk(this.#found.document?.name ?? this.name.split("@")[0])
-        .then(() => "there", (error) => error instanceof AdminError ? error.code : "unavailable");
-      if (answer === "missing") return this.#fail("the disk was deleted, or has another name now");
       refusedMs = answer === "there" ? refusedMs + RETRY_MS : 0;
       if (refusedMs >= REFUSED_MS) {
         return this.#fail(
@@ -438,12 +476,12 @@ export class Session {
   }
 }
 
-function infoOf(found: Found, sizeBytes: number): ExportInfo {
+function infoOf(found: Found): ExportInfo {
   const canChange = found.isWritable;
   return {
     name: found.name,
     description: descriptionOf(found),
-    sizeBytes,
+    sizeBytes: found.sizeBytes,
     isReadOnly: !canChange,
     canTrim: canChange,
     canZero: canChange,
@@ -455,11 +493,11 @@ function descriptionOf({ name, document }: Found): string {
 }
 
 /** Takes `disk` or `disk@snapshot` apart; null: it is neither. */
-function parseName(name: string): { disk: string; isSnapshot: boolean } | null {
+function parseName(name: string): { disk: string; snapshot: string | null } | null {
   const [disk, snapshot, ...rest] = name.split("@");
   if (rest.length > 0 || checkDiskName(disk) !== null) return null;
-  if (snapshot === undefined) return { disk, isSnapshot: false };
-  return checkDiskName(snapshot) === null ? { disk, isSnapshot: true } : null;
+  if (snapshot === undefined) return { disk, snapshot: null };
+  return checkSnapshotName(snapshot) === null ? { disk, snapshot } : null;
 }
 
 function unknown(message: string): ExportRefusal {

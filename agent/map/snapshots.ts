@@ -222,7 +222,7 @@ function reasonAgainstSnapshot(
     return failure(
       "busy",
       `disk ${disk.name} was not closed in good order, and its replicas may differ`,
-      "open it once, for example with 'kelpie disk read'",
+      hintToOpen(disk),
     );
   }
   const holder = lease === null ? undefined : findNode(map, lease.node);
@@ -230,10 +230,15 @@ function reasonAgainstSnapshot(
     return failure(
       "busy",
       `the agent that had disk ${disk.name} open is not there any more, and its replicas may differ`,
-      "open it once, for example with 'kelpie disk read'",
+      hintToOpen(disk),
     );
   }
   return null;
+}
+
+/** Only who opens a disk to write brings its replicas in line; a write of nothing does. */
+function hintToOpen({ name }: DiskEntry): string {
+  return `start its guest, or open it once: 'kelpie disk write ${name} /dev/null' changes nothing`;
 }
 
 /** The disk with a change of its newest snapshot. */

@@ -48,8 +48,9 @@ Deno.test("nbdinfo finds every disk by its name, and is told why it does not", a
     assertEquals([web.block_size_minimum, web.block_size_preferred], [512, 4096]);
     for (
       const [name, reason] of [
-        ["nope", /there is no disk "nope"/],
-        ["web@monday", /there is no snapshot "web@monday"/],
+        ["nope", /there is no disk named "nope"/],
+        ["nope@monday", /there is no disk named "nope"/],
+        ["web@monday", /disk web has no snapshot named "monday"/],
         ["../web", /cannot be the name/],
         ["web@a@b", /cannot be the name/],
         ["", /no export was named/],
@@ -221,6 +222,49 @@ Deno.test("a disk that is in use is refused for writing, and read beside it with
     // What was written is no hole a moment later, though nothing of it went through this server.
     const extents = JSON.parse(await tool("nbdinfo", "--json", "--map", uriOf(readable, "web")));
     assertEquals(extents[0], { offset: 0, length: 4096, type: 0, description: "data" });
+  });
+});
+
+Deno.test("a snapshot is read by its name while its disk is written, and its clients go with it", async () => {
+  await withAgent({ web: "64M" }, async (agent, path) => {
+    const socket = `${path}/nbd`, image = `${path}/image`, copy = `${path}/copy`;
+    await makeImage(image, 64 * MIB);
+    await using server = await NbdProcess.start(agent, "--socket", socket);
+    await tool("nbdcopy", "--flush", image, uriOf(socket, "web"));
+    await agent.check("disk", "snapshot", "web@monday");
+    await agent.check("disk", "resize", "web", "96M");
+    {
+      await using guest = await FrontEnd.connect({ socket: agent.socket("web") });
+      for (const at of [0, 8 * MIB, 80 * MIB]) await guest.write(at, new Uint8Array(MIB).fill(7));
+    }
+    const { exports } = JSON.parse(await tool("nbdinfo", "--json", "--list", uriOf(socket, "")));
+    assertEquals(
+      exports.map((each: Record<string, unknown>) => [each["export-name"], each["export-size"]]),
+      [["web", 96 * MIB], ["web@monday", 64 * MIB]],
+    );
+    const monday = uriOf(socket, "web@monday");
+    const { exports: [info] } = JSON.parse(await tool("nbdinfo", "--json", monday));
+    assertEquals([info.is_read_only, info["export-size"]], [true, 64 * MIB]);
+    await tool("nbdcopy", monday, copy);
+    await tool("qemu-img", "compare", "-f", "raw", "-F", "raw", image, copy);
+    using client = await RawClient.open(socket, "web@monday");
+    assertEquals((await client.ask({ command: 1, data: new Uint8Array(512) })).error, 1);
+    // Only what it is called has changed: who has it open reads on, and others find it by the new name.
+    await agent.check("disk", "snapshot", "rename", "web@monday", "first");
+    assertEquals(await tool("nbdinfo", "--size", uriOf(socket, "web@first")), `${64 * MIB}\n`);
+    using other = await RawClient.open(socket, "web@first");
+    assertEquals((await other.ask({ command: 0, length: 512 })).error, 0);
+    await agent.check("disk", "snapshot", "web@monday");
+    using another = await RawClient.open(socket, "web@monday");
+    const read = async (each: RawClient) => (await each.ask({ command: 0, length: 512 })).data[0];
+    assertEquals(await read(another), 7);
+    assertEquals(await read(client), await read(other));
+    await agent.check("disk", "snapshot", "delete", "web@first", "--yes");
+    await other.isClosed();
+    assertMatch(server.log, /web@monday: the snapshot was deleted/);
+    const error = await assertRejects(() => RawClient.open(socket, "web@first"), Error);
+    assertMatch(error.message, /disk web has no snapshot named "first"/);
+    assertEquals(await server.stop(), 0);
   });
 });
 
