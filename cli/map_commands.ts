@@ -152,6 +152,7 @@ const STATE_TEXTS: Readonly<Record<ObjectDocument["state"], string>> = {
   zero: "zeros that were put there",
   hole: "nothing: it reads as zeros",
   unknown: "not known: this node has no copy that may be read now",
+  same: "the same as in an older snapshot",
   damaged: "data that could not be verified here",
 };
 

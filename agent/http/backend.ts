@@ -78,7 +78,7 @@ export interface Extent {
 }
 
 /** What a block is: as an extent, or `damaged`: it was data, and could not be verified here. */
-export const BLOCK_STATES = ["data", "zero", "hole", "unknown", "damaged"] as const;
+export const BLOCK_STATES = [...EXTENT_STATES, "damaged"] as const;
 /** One of {@linkcode BLOCK_STATES}. */
 export type BlockState = typeof BLOCK_STATES[number];
 

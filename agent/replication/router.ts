@@ -817,7 +817,11 @@ export class DiskRouter implements PeerRequestOwner {
   // --------------------------------------------------------------------------------------- reads
 
   #read(operation: Operation): void {
-    if (this.isReader && !this.host.view.isReadable(operation.layers[0])) {
+    const { view } = this.host;
+    if (!this.isReader) {
+      // What it was made for may be below a snapshot by now, or merged.
+      operation.layers = view.disk(this.diskId)?.entry.layers ?? operation.layers;
+    } else if (!view.isReadable(operation.layers[0])) {
       // The snapshot has been deleted: whoever reads it is about to be cut off.
       this.#gone.push(operation);
       return this.host.atEndOfTurn(this);
