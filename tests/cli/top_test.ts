@@ -203,7 +203,7 @@ Deno.test("on a terminal top waits for an agent that is away, and ends when it w
   const [, ...screens] = stdout.split("\x1b[H");
   assertStringIncludes(screens[2], "no answer: the data plane is away");
   assertMatch(screens[2], /web/, "what was seen last stays");
-  assert(screens[5].includes("\u001b[1mNODE"), screens[5]);
+  assertStringIncludes(screens[5], "\x1b[1mNODE");
   const { code, stdout: nothing } = await agent.run("top --run-dir /nowhere/kelpie", (terminal) => {
     terminal.isOutTerminal = true;
   });

@@ -9,8 +9,10 @@ import {
   type ClusterMap,
   type DiskEntry,
   members,
+  type PgEntry,
   placer,
   type PlaceSummary,
+  readerOf,
   summarizePlaces,
 } from "../../agent/map/map.ts";
 import { ClusterView } from "../../agent/replication/view.ts";
@@ -50,6 +52,18 @@ Deno.test("a chunk's place is that of the data path's view, for every node that 
     }
   }
   assertEquals([...readers].toSorted(), [0, 1, 2, 3, 4]);
+});
+
+Deno.test("a group is read here where it may be, else from a node that is up, and by turns", () => {
+  const [pg] = clusterWithDisk(4, 2).pools[0].pgs;
+  const reader = (inSync: number[], self: number, group = 0, part: Partial<PgEntry> = {}) =>
+    readerOf({ pg: { ...pg, inSync, ...part }, group, self, isUp: (node) => node !== 4 });
+  assertEquals(reader([4, 2, 3], 3), 3);
+  // By turns among those that are up; where none is, the same of those that there are.
+  assertEquals([0, 1, 2].map((group) => reader([4, 2, 3], 1, group)), [2, 3, 2]);
+  assertEquals(reader([4], 1, 7), 4);
+  assertEquals(reader([2, 3], 2, 0, { unclean: [3] }), 0);
+  assertEquals(reader([2, 3], 2, 0, { unsettled: true }), 0);
 });
 
 Deno.test("a place says why it cannot be written", () => {
