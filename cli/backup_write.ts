@@ -76,9 +76,9 @@ export async function writeBackup(
   { snapshot, since, compression }: BackupWish,
   write: (bytes: Uint8Array) => Promise<void>,
 ): Promise<BackupDone> {
-  if (compression === "zstd") requireZstd("install it, or add --compress none");
   using client = context.client();
   const document = await client.snapshot(snapshot.disk, snapshot.name);
+  if (compression === "zstd") requireZstd("install it, or add --compress none");
   const socket = socketOf(document);
   const header = await describe(client, document, { since, compression });
   const signal = context.terminal.interrupted();
