@@ -18,7 +18,7 @@ import type { DiskDocument, SnapshotDocument } from "../agent/http/documents.ts"
 import { ControlFailure } from "../agent/map/errors.ts";
 import { diskSockets } from "../agent/map/names.ts";
 import { isSnapshot, RESTORED_ATTRIBUTE, restoredValue } from "./backup_identity.ts";
-import { BackupSource, pipeIn } from "./backup_pipe.ts";
+import { BackupSource, pipeIn, requireZstd } from "./backup_pipe.ts";
 import { extents, withSocket, writeAll } from "./backup_write.ts";
 import { socketOf } from "./clone_command.ts";
 import { type CommandContext, diskArgument, snapshotNameArgument } from "./context.ts";
@@ -125,13 +125,14 @@ async function headerOf(source: BackupSource): Promise<BackupHeader> {
   try {
     diskArgument(disk);
     snapshotNameArgument(snapshot);
-    return header;
   } catch {
     throw new BackupError(
       0,
       `it is of ${printable(disk)}@${printable(snapshot)}, which cannot be the name of a snapshot`,
     );
   }
+  if (header.compression === "zstd") requireZstd("the backup is compressed: install it");
+  return header;
 }
 
 /** A file that is being read. */

@@ -13,9 +13,15 @@ import { identityOf } from "./backup_identity.ts";
 import { type BackupRange, type BackupTotals, pipeOut, requireZstd } from "./backup_pipe.ts";
 import { socketOf } from "./clone_command.ts";
 import type { CommandContext, SnapshotName } from "./context.ts";
-import { COPY_BYTES, COPY_DEPTH, partialName } from "./disk_data.ts";
+import { partialName } from "./disk_data.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { Progress } from "./progress.ts";
+
+/** Length of a read: long ones cost the agent and this process less per byte. */
+const READ_BYTES = 1024 * 1024;
+
+/** Reads under way at once. */
+const READ_DEPTH = 8;
 
 /** What is to be backed up, and how. */
 export interface BackupWish {
@@ -76,9 +82,9 @@ export async function writeBackup(
   { snapshot, since, compression }: BackupWish,
   write: (bytes: Uint8Array) => Promise<void>,
 ): Promise<BackupDone> {
-  if (compression === "zstd") requireZstd("install it, or add --compress none");
   using client = context.client();
   const document = await client.snapshot(snapshot.disk, snapshot.name);
+  if (compression === "zstd") requireZstd("install it, or add --compress none");
   const socket = socketOf(document);
   const header = await describe(client, document, { since, compression });
   const signal = context.terminal.interrupted();
@@ -105,7 +111,7 @@ export async function withSocket<T>(
 ): Promise<T> {
   // Late: other commands need none of it.
   const { FrontEnd } = await import("../agent/frontend/front_end.ts");
-  const disk = await FrontEnd.connect({ socket, depth: COPY_DEPTH, bufferBytes: COPY_BYTES });
+  const disk = await FrontEnd.connect({ socket, depth: READ_DEPTH, bufferBytes: READ_BYTES });
   try {
     const result = await work(disk);
     await disk.close();

@@ -73,7 +73,10 @@ printf '%s\\n' "\${COMPREPLY[@]}"
 Deno.test("bash completes commands, options, choices and names of disks and nodes", async () => {
   const cases: [line: string, expected: string[]][] = [
     ["kelpie s", ["status"]],
-    ["kelpie disk re", ["read", "release", "rename", "resize"]],
+    ["kelpie disk re", ["read", "release", "rename", "resize", "restore"]],
+    ["kelpie disk backup web@m", ["web@monday"]],
+    ["kelpie disk backup web@monday x --since d", ["db-main@x"]],
+    ["kelpie disk backup web@monday x --compress z", ["zstd"]],
     ["kelpie disk sn", ["snapshot"]],
     ["kelpie disk snapshot p", ["protect"]],
     ["kelpie disk snapshot delete w", ["web@monday", "web@tuesday"]],
