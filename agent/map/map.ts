@@ -43,7 +43,7 @@ export { settlerOf } from "./groups.ts";
 export * from "./levels.ts";
 export * from "./queries.ts";
 export { chainOf, disksOfLayers, findLayer } from "./layers.ts";
-export { drainingLayer, findSnapshot, takingOf } from "./snapshots.ts";
+export { disorderOf, drainingLayer, findSnapshot, takingOf } from "./snapshots.ts";
 
 /**
  * Applies one command to a map.

@@ -134,12 +134,12 @@ function offsetOf(chain: number, block: number): number {
  * @param sockets one for each disk, in the writer's order
  * @param bounds.from what is there at least: answered before that moment
  * @param bounds.to what may be there: begun before it was over
- * @returns the last write of each chain on the first disk
+ * @returns for each disk the last write of each chain
  */
 export async function readOrdered(
   sockets: readonly string[],
   { from, to }: { readonly from: Tops; readonly to: Tops },
-): Promise<number[]> {
+): Promise<number[][]> {
   const perDisk: number[][] = [];
   for (const socket of sockets) {
     await using disk = await FrontEnd.connect({ socket, depth: CHAINS });
@@ -147,7 +147,6 @@ export async function readOrdered(
     for (let chain = 0; chain < CHAINS; chain++) tops.push(await readChain(disk, chain));
     perDisk.push(tops);
   }
-  const [first] = perDisk;
   for (let chain = 0; chain < CHAINS; chain++) {
     const tops = perDisk.map((each) => each[chain]);
     const shown = `chain ${chain} is at ${tops.join(" and ")}: ${from[chain]} to ${to[chain]}`;
@@ -157,7 +156,7 @@ export async function readOrdered(
       if (at > 0) assert(top <= tops[at - 1] && top >= tops[0] - 1, shown);
     });
   }
-  return first;
+  return perDisk;
 }
 
 async function readChain(disk: FrontEnd, chain: number): Promise<number> {
