@@ -20,6 +20,7 @@ import { type ControlError, ControlFailure } from "../map/errors.ts";
 import {
   type ClusterMap,
   type DiskEntry,
+  disorderOf,
   findNode,
   type SnapshotEntry,
   takingOf,
@@ -75,8 +76,11 @@ async function begin(
   { disks, name }: Wanted,
   end: AbortSignal,
 ): Promise<Begun> {
+  // Where nobody is left who could end it there is nothing to wait for, and the map says what to do.
   const busy = (map: ClusterMap) =>
-    map.disks.find((disk) => disks.includes(disk.id) && takingOf(disk) !== undefined);
+    map.disks.find((disk) =>
+      disks.includes(disk.id) && takingOf(disk) !== undefined && disorderOf(map, disk) === null
+    );
   while (true) {
     try {
       await waitForMap(backend, (map) => busy(map) === undefined, end);

@@ -52,7 +52,7 @@ export {
   summarizePlaces,
 } from "./places.ts";
 export { spaceOf, type SpaceOfMap, type SpaceUsage } from "./space.ts";
-export { drainingLayer, findSnapshot, takingOf } from "./snapshots.ts";
+export { disorderOf, drainingLayer, findSnapshot, takingOf } from "./snapshots.ts";
 
 /**
  * Applies one command to a map.

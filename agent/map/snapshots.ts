@@ -39,7 +39,7 @@
  */
 
 import { changed, stale, unchanged } from "./change.ts";
-import { failure, type Result } from "./errors.ts";
+import { type ControlError, failure, type Result } from "./errors.ts";
 import { checkAttributes, checkSchedule, checkTime } from "./fields.ts";
 import { chainOf, collectLayers, findLayer, withAbsorbed, withLayer } from "./layers.ts";
 import {
@@ -196,6 +196,9 @@ function reasonAgainstSnapshot(
       "choose another name, or delete that one",
     );
   }
+  // First: what such a disk's last snapshot waits for does not come by itself.
+  const disorder = disorderOf(map, disk);
+  if (disorder !== null) return { ok: false, error: disorder };
   if (takingOf(disk) !== undefined) {
     return failure(
       "busy",
@@ -217,23 +220,28 @@ function reasonAgainstSnapshot(
       "bring back or remove nodes that are down, so that deleted snapshots can be merged",
     );
   }
-  const { lease } = disk;
-  if (lease === null && disk.settled < disk.generation) {
-    return failure(
-      "busy",
-      `disk ${disk.name} was not closed in good order, and its replicas may differ`,
-      hintToOpen(disk),
-    );
-  }
-  const holder = lease === null ? undefined : findNode(map, lease.node);
-  if (lease !== null && (holder?.incarnation !== lease.incarnation || holder.state !== "up")) {
-    return failure(
-      "busy",
-      `the agent that had disk ${disk.name} open is not there any more, and its replicas may differ`,
-      hintToOpen(disk),
-    );
-  }
   return null;
+}
+
+/**
+ * Why a disk's replicas may differ until somebody opens it: whoever had it open is not there any more. What was on its way into a
+ * snapshot of it does not arrive before either.
+ *
+ * @returns null where somebody has it open, or it was closed in good order
+ */
+export function disorderOf(map: ClusterMap, disk: DiskEntry): ControlError | null {
+  const { lease } = disk;
+  const holder = lease === null ? undefined : findNode(map, lease.node);
+  const isOpen = lease !== null && holder?.incarnation === lease.incarnation &&
+    holder.state === "up";
+  if (isOpen || (lease === null && disk.settled >= disk.generation)) return null;
+  return {
+    code: "busy",
+    message: lease === null
+      ? `disk ${disk.name} was not closed in good order, and its replicas may differ`
+      : `the agent that had disk ${disk.name} open is not there any more, and its replicas may differ`,
+    hint: hintToOpen(disk),
+  };
 }
 
 /** Only who opens a disk to write brings its replicas in line; a write of nothing does. */

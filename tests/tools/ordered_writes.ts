@@ -16,10 +16,14 @@ import { RequestType, SECTOR_BYTES, Status } from "../../agent/frontend/virtio_b
 
 const BLOCK_BYTES = 4096;
 /** Chains, and blocks of each; with {@linkcode STRIDE_BYTES} between them they are spread over many chunks. */
-const CHAINS = 8, BLOCKS = 16;
-const STRIDE_BYTES = 1024 * 1024;
+const CHAINS = 8, BLOCKS = 32;
+const STRIDE_BYTES = 512 * 1024;
 /** Completions are looked for at this interval, between which others may work. */
 const TURN_MS = 1;
+/** Between two writes of a chain: a layer between two snapshots is to hold some of its blocks, not all. */
+const PAUSE_MS = 25;
+/** Writes of each chain after which all of its blocks have been written. */
+export const ORDERED_ROUND = BLOCKS;
 
 /** How large the disks have to be. */
 export const ORDERED_BYTES = CHAINS * BLOCKS * STRIDE_BYTES;
@@ -41,6 +45,8 @@ export class OrderedWriter {
   #disks: readonly FrontEnd[] = [];
   /** Writes under way on each disk, by the slots of its queue. */
   #slots: Map<number, { readonly chain: number; readonly startMs: number }>[] = [];
+  /** Chains that wait for their next write, the first to come first. */
+  #due: { readonly chain: number; readonly atMs: number }[] = [];
   #moved = Promise.withResolvers<void>();
 
   /** Writes on, from what was answered last. */
@@ -55,8 +61,13 @@ export class OrderedWriter {
 
   async #run(): Promise<void> {
     this.#slots = this.#disks.map(() => new Map());
+    this.#due = [];
     for (let chain = 0; chain < CHAINS; chain++) this.#next(chain, 0);
-    while (this.#slots.some((slots) => slots.size > 0)) {
+    const isWaiting = () => !this.#isEnding && this.#due.length > 0;
+    while (this.#slots.some((slots) => slots.size > 0) || isWaiting()) {
+      while (isWaiting() && this.#due[0].atMs <= performance.now()) {
+        this.#next(this.#due.shift()!.chain, 0);
+      }
       for (const [at, disk] of this.#disks.entries()) {
         disk.checkAlive();
         this.#reap(disk, at);
@@ -80,7 +91,7 @@ export class OrderedWriter {
         continue;
       }
       this.answered[chain]++;
-      if (!this.#isEnding) this.#next(chain, 0);
+      this.#due.push({ chain, atMs: performance.now() + PAUSE_MS });
       this.#moved.resolve();
       this.#moved = Promise.withResolvers();
     }
@@ -134,12 +145,12 @@ function offsetOf(chain: number, block: number): number {
  * @param sockets one for each disk, in the writer's order
  * @param bounds.from what is there at least: answered before that moment
  * @param bounds.to what may be there: begun before it was over
- * @returns the last write of each chain on the first disk
+ * @returns for each disk the last write of each chain
  */
 export async function readOrdered(
   sockets: readonly string[],
   { from, to }: { readonly from: Tops; readonly to: Tops },
-): Promise<number[]> {
+): Promise<number[][]> {
   const perDisk: number[][] = [];
   for (const socket of sockets) {
     await using disk = await FrontEnd.connect({ socket, depth: CHAINS });
@@ -147,7 +158,6 @@ export async function readOrdered(
     for (let chain = 0; chain < CHAINS; chain++) tops.push(await readChain(disk, chain));
     perDisk.push(tops);
   }
-  const [first] = perDisk;
   for (let chain = 0; chain < CHAINS; chain++) {
     const tops = perDisk.map((each) => each[chain]);
     const shown = `chain ${chain} is at ${tops.join(" and ")}: ${from[chain]} to ${to[chain]}`;
@@ -157,7 +167,7 @@ export async function readOrdered(
       if (at > 0) assert(top <= tops[at - 1] && top >= tops[0] - 1, shown);
     });
   }
-  return first;
+  return perDisk;
 }
 
 async function readChain(disk: FrontEnd, chain: number): Promise<number> {
