@@ -13,6 +13,7 @@ import { VERSION } from "../agent/version.ts";
 import { addAgentCommand } from "./agent_command.ts";
 import { addBackupCommands } from "./backup_commands.ts";
 import { addBenchCommand } from "./bench_command.ts";
+import { addClusterBackupCommands } from "./cluster_backup.ts";
 import { addClusterCommands } from "./cluster_commands.ts";
 import { addCompletionsCommand } from "./completions.ts";
 import { addCloneCommand } from "./clone_command.ts";
@@ -88,6 +89,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .description("What all nodes of the cluster share.")
     .addHelpText("after", examples("kelpie cluster settings"));
   addClusterCommands(cluster as unknown as CommandUnknownOpts, context);
+  addClusterBackupCommands(cluster as unknown as CommandUnknownOpts, context);
   addNbdCommand(root, context);
   addBenchCommand(root, context);
   addCompletionsCommand(root, context);
