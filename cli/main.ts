@@ -13,6 +13,7 @@ import { VERSION } from "../agent/version.ts";
 import { addAgentCommand } from "./agent_command.ts";
 import { addBackupCommands } from "./backup_commands.ts";
 import { addBenchCommand } from "./bench_command.ts";
+import { addClusterBackupCommands } from "./cluster_backup.ts";
 import { addClusterCommands } from "./cluster_commands.ts";
 import { addCompletionsCommand } from "./completions.ts";
 import { addCloneCommand } from "./clone_command.ts";
@@ -92,6 +93,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .addHelpText("after", examples("kelpie cluster settings"));
   addClusterCommands(cluster as unknown as CommandUnknownOpts, context);
   addTopCommand(root, context);
+  addClusterBackupCommands(cluster as unknown as CommandUnknownOpts, context);
   addNbdCommand(root, context);
   addBenchCommand(root, context);
   addCompletionsCommand(root, context);

@@ -184,3 +184,66 @@ Deno.test("a disk that was written to takes no difference, and a damaged file le
     "copy",
   );
 });
+
+Deno.test("all disks go into a directory, run after run, and come back from it", async () => {
+  await using work = await WorkDirectory.make();
+  const [runDir, dataDir] = [`${work.path}/run`, `${work.path}/data`];
+  await using agent = await AgentProcess.start({ runDir, dataDir, capacity: "1G" });
+  const vault = `${work.path}/vault`;
+  const data = new Uint8Array(200_000);
+  new Prng(9).fill(data);
+  const write = async (disk: string, offset: string) => {
+    const words = ["disk", "write", disk, "--offset", offset];
+    const { code, stderr } = await agent.runWith({ stdin: data }, ...words);
+    assertEquals(code, 0, stderr);
+  };
+  const files = (ending: string) =>
+    [...Deno.readDirSync(vault)].map(({ name }) => name).filter((name) => name.endsWith(ending))
+      .sort();
+  for (const disk of ["a", "b"]) {
+    await agent.check("disk", "create", disk, "8M");
+    await write(disk, "1M");
+  }
+  await agent.check("cluster", "backup", vault);
+  await write("a", "4M");
+  await agent.check("cluster", "backup", vault);
+  assertEquals([files(".run").length, files(".kb").length], [2, 4]);
+  const [first, second] = files(".run").map((name) => name.slice(0, -4));
+  const sizeOf = (name: string) => Deno.statSync(`${vault}/${name}`).size;
+  const [, idle] = files(".kb").filter((name) => name.startsWith("b."));
+  assert(sizeOf(idle) < KIB, `${sizeOf(idle)} bytes of nothing new`);
+  using client = agent.client();
+  assertEquals((await client.snapshots()).map(({ name }) => name), [second, second]);
+
+  // A run that was interrupted goes on where it was, and then there is a new one.
+  const last = files(".kb").find((name) => name.includes(second) && name.startsWith("b."))!;
+  await Deno.rename(`${vault}/${second}.run`, `${vault}/${second}.unfinished`);
+  await Deno.remove(`${vault}/${last}`);
+  await agent.check("disk", "snapshot", "a@mine");
+  const missing = await agent.run("cluster", "backup", vault);
+  assertEquals(missing.code, 5);
+  assertMatch(missing.stderr, new RegExp(`no snapshot named "${first}"`));
+  assertEquals(files(".unfinished"), [`${second}.unfinished`]);
+  await Deno.remove(`${vault}/${second}.unfinished`);
+  await agent.check("cluster", "backup", vault);
+  const third = files(".run").at(-1)!.slice(0, -4);
+  await Deno.rename(`${vault}/${third}.run`, `${vault}/${third}.unfinished`);
+  const again = files(".kb").find((name) => name.includes(third) && name.startsWith("a."))!;
+  await Deno.remove(`${vault}/${again}`);
+  await write("a", "6M");
+  await agent.check("cluster", "backup", vault);
+  assertEquals(files(".unfinished"), []);
+  const runs = files(".run").map((name) => name.slice(0, -4));
+  assertEquals([runs.length, runs[0], runs[1]], [3, first, third]);
+
+  const expected = await Promise.all(
+    ["a", "b"].map((disk) => contentOf(agent.readOnlySocket(disk))),
+  );
+  for (const disk of ["a", "b"]) await agent.check("disk", "delete", disk, "--now", "--yes");
+  await agent.check("cluster", "restore", vault);
+  for (const [at, disk] of ["a", "b"].entries()) {
+    assertSame(await contentOf(agent.readOnlySocket(disk)), expected[at], disk);
+  }
+  const left = await agent.run("cluster", "restore", vault);
+  assertMatch(left.stderr, /disk a is there already, and is left as it is/);
+});

@@ -1,0 +1,314 @@
+/**
+ * `kelpie cluster backup` and `kelpie cluster restore`: all disks at one point in time, in a directory.
+ *
+ *     DIR/RUN.run          what a run has, as JSON: written when all its files are there
+ *     DIR/RUN.unfinished   the same of a run that is on its way, or was interrupted
+ *     DIR/DISK.ID.RUN.kb   one disk of a run: everything, or the difference to the run that the entry names
+ *
+ * A run's name is that of its snapshots: `backup-20261126T192310Z`.
+ *
+ * Invariants:
+ * - a file or a run has its name when it is complete and durable, so what is in the directory can be restored whatever was interrupted;
+ * - a run that was interrupted is finished first, with the snapshots that it has taken, and nothing that is there is written again;
+ * - a disk's newest backup snapshot stays, as what the next difference is to; older ones go only after the run that follows is complete.
+ *
+ * @module
+ */
+import { resolve } from "node:path";
+import type { AdminClient } from "../agent/admin_client.ts";
+import { formatSize } from "../agent/config.ts";
+import type { SnapshotDocument } from "../agent/http/documents.ts";
+import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
+import { temporaryParent } from "./disk_data.ts";
+import { CommandError, ExitCode } from "./output.ts";
+import { plural } from "./units.ts";
+
+/** One disk of a run. */
+interface Entry {
+  readonly disk: string;
+  readonly id: number;
+  /** Of its snapshot. */
+  readonly layer: number;
+  /** The run whose file of this disk this one is the difference to; null: it has everything. */
+  readonly base: string | null;
+  readonly file: string;
+}
+
+/** What a run has. */
+interface Run {
+  readonly version: 1;
+  readonly cluster: string;
+  readonly run: string;
+  readonly disks: readonly Entry[];
+}
+
+const RUN_NAME = /^backup-\d{8}T\d{6}Z$/;
+
+/** Adds the commands to `kelpie cluster`. */
+export function addClusterBackupCommands(cluster: AnyCommand, context: CommandContext): void {
+  cluster.command("backup")
+    .summary("back up all disks into a directory")
+    .description(
+      "Takes a snapshot of all disks at one point in time and writes them into a directory: all of a disk the first time, then " +
+        "what differs from the run before. A run that was interrupted is finished first. The newest backup snapshot of each " +
+        "disk stays, for the next run to compare with.",
+    )
+    .argument("<dir>", "the directory")
+    .addHelpText("after", examples("kelpie cluster backup /mnt/vault"))
+    .action(async (dir) => await backupCluster(context, resolve(dir)));
+  cluster.command("restore")
+    .summary("make all disks of a directory of backups")
+    .description(
+      "Makes the disks of a run that are not there, with the snapshots of the runs that lead to it. Disks that are there are left as " +
+        "they are, so a restore that was interrupted can be started again.",
+    )
+    .argument("<dir>", "the directory")
+    .option("--run <run>", "the run; by default the newest one")
+    .addHelpText("after", examples("kelpie cluster restore /mnt/vault"))
+    .action(async (dir, { run }) => await restoreCluster(context, resolve(dir), run ?? null));
+}
+
+// backup --------------------------------------------------------------------------------------------
+
+async function backupCluster(context: CommandContext, dir: string): Promise<void> {
+  using client = context.client();
+  const cluster = (await client.status()).agent.clusterId;
+  context.terminal.interrupted(); // signals end the work between files, and half a file goes
+  await Deno.mkdir(dir, { recursive: true, mode: 0o700 });
+  for (const name of await namesOf(dir, ".unfinished")) {
+    await finish(
+      context,
+      client,
+      dir,
+      checked(await readRun(dir, name, ".unfinished"), cluster, dir),
+    );
+  }
+  const run = runName(new Date());
+  const runs = await completeRuns(dir);
+  for (const each of runs) checked(each, cluster, dir);
+  const disks = await client.disks();
+  if (disks.length === 0) return context.output.say("there are no disks");
+  const snapshots = await client.snapshots();
+  const entries = disks.map(({ name, id }) => ({
+    name,
+    id,
+    base: newestBase(runs, snapshots, { name, id }),
+  }));
+  const taken = await client.createSnapshots({ disks: disks.map(({ name }) => name), name: run });
+  const plan: Run = {
+    version: 1,
+    cluster,
+    run,
+    disks: entries.map(({ name, id, base }) => ({
+      disk: name,
+      id,
+      layer: taken.find(({ disk }) => disk === name)!.layer,
+      base,
+      file: `${name}.${id}.${run}.kb`,
+    })),
+  };
+  await writeDurably(`${dir}/${run}.unfinished`, plan);
+  await finish(context, client, dir, plan);
+}
+
+/** Writes what is missing of a run, and then forgets the snapshots of those before. */
+async function finish(
+  context: CommandContext,
+  client: AdminClient,
+  dir: string,
+  run: Run,
+): Promise<void> {
+  const { writeBackupFile } = await import("./backup_write.ts");
+  let fileBytes = 0;
+  for (const { disk, layer, base, file } of run.disks) {
+    context.terminal.interrupted().throwIfAborted();
+    const path = `${dir}/${file}`;
+    if (await isThere(path)) continue;
+    const snapshot = (await client.snapshots(disk)).find((each) => each.layer === layer);
+    if (snapshot === undefined) {
+      throw new CommandError(
+        ExitCode.Failure,
+        `run ${run.run} cannot be finished: snapshot ${disk}@${run.run} is gone`,
+        { hint: `remove ${dir}/${run.run}.unfinished to begin a new run` },
+      );
+    }
+    const { totals } = await writeBackupFile(context, {
+      snapshot: { disk, name: snapshot.name },
+      since: base === null ? null : { disk, name: base },
+      compression: "zstd",
+    }, { path, isRegular: true });
+    fileBytes += totals.fileBytes;
+  }
+  await Deno.rename(`${dir}/${run.run}.unfinished`, `${dir}/${run.run}.run`);
+  await prune(context, client, dir, run);
+  context.output.say(
+    `run ${run.run}: ${plural(run.disks.length, "disk")}, ${formatSize(fileBytes)} in ${dir}`,
+  );
+}
+
+/** Deletes the snapshots of earlier runs; a run's own names and layers tell which these are. */
+async function prune(
+  context: CommandContext,
+  client: AdminClient,
+  dir: string,
+  newest: Run,
+): Promise<void> {
+  const snapshots = await client.snapshots();
+  for (const run of await completeRuns(dir)) {
+    if (run.run >= newest.run || run.cluster !== newest.cluster) continue;
+    for (const { disk, layer } of run.disks) {
+      const found = snapshots.find((each) =>
+        each.disk === disk && each.layer === layer && each.name === run.run
+      );
+      const isFollowed = newest.disks.some((entry) => entry.disk === disk);
+      if (found === undefined || !isFollowed || found.isProtected) continue;
+      await client.deleteSnapshot(disk, run.run).catch((error) => {
+        context.output.warn(`snapshot ${disk}@${run.run} is left: ${error.message}`);
+      });
+    }
+  }
+}
+
+/** The newest run with a snapshot of a disk that is still there under its name. */
+function newestBase(
+  runs: readonly Run[],
+  snapshots: readonly SnapshotDocument[],
+  disk: { readonly name: string; readonly id: number },
+): string | null {
+  const found = runs.findLast(({ run, disks }) =>
+    disks.some((entry) =>
+      entry.disk === disk.name && entry.id === disk.id &&
+      snapshots.some((each) =>
+        each.disk === disk.name && each.name === run && each.layer === entry.layer
+      )
+    )
+  );
+  return found?.run ?? null;
+}
+
+// restore -------------------------------------------------------------------------------------------
+
+async function restoreCluster(
+  context: CommandContext,
+  dir: string,
+  wanted: string | null,
+): Promise<void> {
+  const runs = await completeRuns(dir);
+  const run = wanted === null ? runs.at(-1) : runs.find((each) => each.run === wanted);
+  if (run === undefined) {
+    throw new CommandError(
+      ExitCode.Missing,
+      `${dir} has no complete run ${wanted ?? ""}`.trimEnd(),
+      {
+        hint: runs.length === 0 ? undefined : `it has ${runs.map((each) => each.run).join(", ")}`,
+      },
+    );
+  }
+  using client = context.client();
+  const there = new Set((await client.disks()).map(({ name }) => name));
+  const { restore } = await import("./backup_restore.ts");
+  const tempDir = temporaryParent(context, undefined);
+  for (const entry of run.disks) {
+    context.terminal.interrupted().throwIfAborted();
+    const files = filesTo(runs, run, entry);
+    if (there.has(entry.disk)) {
+      context.output.warn(`disk ${entry.disk} is there already, and is left as it is`);
+      continue;
+    }
+    // It gets its name when all of its files are in it.
+    const name = `${entry.disk.slice(0, 50)}.restored`;
+    if (there.has(name)) await client.deleteDisk(name, { now: true });
+    for (const file of files) {
+      await restore(context, { file: `${dir}/${file}`, name, yes: false, tempDir });
+    }
+    await client.changeDisk(name, { name: entry.disk });
+    context.output.say(`restored disk ${entry.disk} from ${plural(files.length, "file")}`);
+  }
+}
+
+/** The files that lead to one of a run: everything first. */
+function filesTo(runs: readonly Run[], run: Run, entry: Entry): string[] {
+  const files = [entry.file];
+  for (let at = entry; at.base !== null;) {
+    const before = runs.find((each) => each.run === at.base);
+    const found = before?.disks.find(({ disk, id }) => disk === entry.disk && id === entry.id);
+    if (found === undefined || before!.run >= run.run || files.includes(found.file)) {
+      throw new CommandError(
+        ExitCode.Missing,
+        `${at.file} is the difference to run ${at.base}, which is not there`,
+        { hint: "restore a run that is whole, with --run" },
+      );
+    }
+    files.unshift(found.file);
+    at = found;
+  }
+  return files;
+}
+
+// The directory -------------------------------------------------------------------------------------
+
+async function namesOf(dir: string, ending: string): Promise<string[]> {
+  const names: string[] = [];
+  for await (const { name } of Deno.readDir(dir)) {
+    const run = name.slice(0, -ending.length);
+    if (name.endsWith(ending) && RUN_NAME.test(run)) names.push(run);
+  }
+  return names.sort();
+}
+
+/** Complete runs, oldest first. */
+async function completeRuns(dir: string): Promise<Run[]> {
+  const runs: Run[] = [];
+  for (const name of await namesOf(dir, ".run")) runs.push(await readRun(dir, name, ".run"));
+  return runs;
+}
+
+async function readRun(dir: string, name: string, ending: string): Promise<Run> {
+  const path = `${dir}/${name}${ending}`;
+  const text = await Deno.readTextFile(path);
+  try {
+    const run: Run = JSON.parse(text);
+    if (run.version !== 1 || run.run !== name) throw new Error("it is of another version or name");
+    for (const { disk, base, file, id, layer } of run.disks) {
+      diskArgument(disk);
+      const isSound = Number.isSafeInteger(id) && Number.isSafeInteger(layer) &&
+        file === `${disk}.${id}.${name}.kb` && (base === null || RUN_NAME.test(base));
+      if (!isSound) throw new Error(`its entry of disk ${disk} makes no sense`);
+    }
+    return run;
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new CommandError(ExitCode.Failure, `${path} cannot be used: ${why}`);
+  }
+}
+
+/** Refuses to mix clusters: disks of the same name would be taken for one another. */
+function checked(run: Run, cluster: string, dir: string): Run {
+  if (run.cluster === cluster) return run;
+  throw new CommandError(ExitCode.Failure, `${dir} has backups of another cluster`, {
+    hint: "choose a directory of its own for each cluster",
+  });
+}
+
+async function writeDurably(path: string, run: Run): Promise<void> {
+  const partial = `${path}.partial`;
+  {
+    using file = await Deno.open(partial, { write: true, create: true, truncate: true });
+    const { writeAll } = await import("./backup_write.ts");
+    await writeAll(file, new TextEncoder().encode(`${JSON.stringify(run, null, 2)}\n`));
+    await file.sync();
+  }
+  await Deno.rename(partial, path);
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, (error) => {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  });
+}
+
+/** `backup-20261126T192310Z`: sorts as time does. */
+function runName(now: Date): string {
+  return `backup-${now.toISOString().replaceAll(/[-:]|\.\d+/g, "")}`;
+}
