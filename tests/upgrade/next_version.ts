@@ -102,8 +102,9 @@ const CHANGES: Changes = {
   "agent/control/messages.ts": [
     ["  if (!isMore) return [];\n", ""],
     [
-      "    ...(hasOtherLog ? [hasOtherLog] : []),\n  ];",
-      '    hasOtherLog,\n    "a field that is new",\n  ];',
+      "    ...(hasOtherLog || io !== null ? [hasOtherLog] : []),\n" +
+      "    ...(io !== null ? [ioFields(io)] : []),\n  ];",
+      '    hasOtherLog,\n    io === null ? null : ioFields(io),\n    "a field that is new",\n  ];',
     ],
     [
       "  switch (message.kind) {\n    case ControlKind.Raft:\n      return [message.kind, message.bytes];",
