@@ -225,7 +225,7 @@ Deno.test("the command line manages disks and ends with the code that the docume
     assertMatch(stderr, err, `kelpie ${line}`);
   }
   // Sockets come and go with the names.
-  assertEquals(socketsIn(agent.runDir), ["agent.sock", "db.sock"]);
+  assertEquals(socketsIn(agent.runDir), ["agent.sock", "db.sock", "db@a.sock"]);
   assertEquals(socketsIn(`${agent.runDir}/ro`), ["db.sock"]);
   await agent.stop();
   const { code, stderr } = await agent.run("status");

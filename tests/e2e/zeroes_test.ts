@@ -27,10 +27,10 @@ Deno.test("written zeros take no space where the disk looks for them, also chang
       assertEquals(await allocated(), MIB);
       await frontEnd.write(MIB / 2, zeros);
       assertEquals(await allocated(), MIB / 2);
-      await agent.check("disk", "set", "web", "detect-zeroes", "off");
+      await agent.check("disk", "set", "web", "--detect-zeroes", "off");
       await frontEnd.write(2 * MIB, zeros);
       assertEquals(await allocated(), 1.5 * MIB);
-      await agent.check("disk", "set", "web", "detect-zeroes", "on");
+      await agent.check("disk", "set", "web", "--detect-zeroes", "on");
       await frontEnd.write(2 * MIB, zeros);
       assertEquals(await allocated(), MIB / 2);
       await frontEnd.flush();
