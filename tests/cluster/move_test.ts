@@ -296,6 +296,7 @@ Deno.test("a guest that writes moves to another host, and whatever goes wrong on
     async () => {
       await using target = await move.begin("endless");
       await here.kill();
+      await source.agentIsGone();
       await source.qmp("migrate_cancel");
       await source.migrationIs("cancelled");
       await target.kill();

@@ -361,6 +361,21 @@ export class Guest {
     await this.#reaches("query-migrate", wanted);
   }
 
+  /**
+   * Waits until QEMU has noticed that its disks' agent has gone. Before that QEMU 7.2 must not be told to end a migration: it would ask
+   * the agent to stop logging, and `vhost_log_global_stop` aborts where that fails.
+   */
+  async agentIsGone(): Promise<void> {
+    let last = "";
+    await until(async () => {
+      const devices = await this.qmp("query-chardev") as { label: string; filename: string }[];
+      const sockets = devices.filter(({ label }) => label.endsWith("-socket"));
+      last = sockets.map(({ filename }) => filename).join(", ");
+      return sockets.length > 0 &&
+        sockets.every((each) => each.filename.startsWith("disconnected"));
+    }, { timeoutMs: MIGRATION_TIMEOUT_MS, what: () => `QEMU's sockets are ${last}` });
+  }
+
   /** Waits until QEMU's state is that: `running`, `paused`, `postmigrate`, … */
   async statusIs(wanted: string): Promise<void> {
     await this.#reaches("query-status", wanted);
