@@ -98,7 +98,7 @@ Deno.test("bash completes commands, options, choices and names of disks and node
     ["kelpie node remove --force host-2", ["host-2"]],
     ["kelpie cluster settings out", ["out-after"]],
     ["kelpie cluster settings tr", ["trash", "trusted-network"]],
-    ["kelpie cluster ", ["recover", "secret", "settings", "upgrade"]],
+    ["kelpie cluster ", ["backup", "recover", "restore", "secret", "settings", "upgrade"]],
     ["kelpie disk rename ", ["data", "db-main", "web"]],
     ["kelpie disk rename d", ["data", "db-main"]],
     ["kelpie disk rename web ", []],
