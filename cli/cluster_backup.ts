@@ -18,6 +18,7 @@ import { resolve } from "node:path";
 import type { AdminClient } from "../agent/admin_client.ts";
 import { formatSize } from "../agent/config.ts";
 import type { SnapshotDocument } from "../agent/http/documents.ts";
+import { RESTORED_ATTRIBUTE } from "./backup_identity.ts";
 import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
 import { temporaryParent } from "./disk_data.ts";
 import { CommandError, ExitCode } from "./output.ts";
@@ -205,7 +206,7 @@ async function restoreCluster(
     );
   }
   using client = context.client();
-  const there = new Set((await client.disks()).map(({ name }) => name));
+  const there = new Map((await client.disks()).map((disk) => [disk.name, disk]));
   const { restore } = await import("./backup_restore.ts");
   const tempDir = temporaryParent(context, undefined);
   for (const entry of run.disks) {
@@ -217,7 +218,16 @@ async function restoreCluster(
     }
     // It gets its name when all of its files are in it.
     const name = `${entry.disk.slice(0, 50)}.restored`;
-    if (there.has(name)) await client.deleteDisk(name, { now: true });
+    const left = there.get(name);
+    if (left !== undefined) {
+      // Only what an interrupted restore has left is taken away.
+      if (!(RESTORED_ATTRIBUTE in left.attributes)) {
+        throw new CommandError(ExitCode.Exists, `there is a disk ${name}, which is in the way`, {
+          hint: `kelpie disk rename ${name} NEW`,
+        });
+      }
+      await client.deleteDisk(name);
+    }
     for (const file of files) {
       await restore(context, { file: `${dir}/${file}`, name, yes: false, tempDir });
     }
