@@ -42,10 +42,6 @@ const WORDS = CHUNK_BLOCKS / 32;
 const data = new Uint32Array(WORDS);
 const zeros = new Uint32Array(WORDS);
 const poisoned = new Uint32Array(WORDS);
-/** Blocks that no layer so far says anything about. */
-const open = new Uint32Array(WORDS);
-const dataAll = new Uint32Array(WORDS);
-const zerosAll = new Uint32Array(WORDS);
 
 /** What there is to know of one block. */
 export interface BlockFound {
@@ -163,7 +159,7 @@ function nextHeld(store: LocalStore, layers: readonly number[], from: number): n
 const BLOCK_BYTES = CHUNK_BYTES / CHUNK_BLOCKS;
 
 /**
- * The kind of a whole chunk, or null: it is in `dataAll` and `zerosAll`.
+ * The kind of a whole chunk, or null: it is in `data` and `zeros`.
  *
  * @param empty of what is in none of the layers
  */
@@ -174,25 +170,15 @@ function describeChunk(
   chunk: number,
 ): ExtentKind | null {
   if (view.groupOf(disk, chunk).readFrom !== view.self) return ExtentKind.Unknown;
-  dataAll.fill(0);
-  zerosAll.fill(0);
-  open.fill(0xffff_ffff);
-  let isEmpty = true;
-  for (const layer of layers) {
-    if (store.paths?.isLost(layer, chunk)) return ExtentKind.Unknown;
-    store.describeChunk(layer, chunk, data, zeros, poisoned);
-    for (let word = 0; word < WORDS; word++) {
-      // What is damaged was data: whoever reads it shall hear of it.
-      const held = data[word] | poisoned[word];
-      const known = held | zeros[word];
-      if (known === 0) continue;
-      isEmpty = false;
-      dataAll[word] |= open[word] & held;
-      zerosAll[word] |= open[word] & zeros[word];
-      open[word] &= ~known;
-    }
+  if (layers.some((layer) => store.paths?.isLost(layer, chunk))) return ExtentKind.Unknown;
+  store.describeChain(layers, chunk, data, zeros, poisoned);
+  let held = 0;
+  for (let word = 0; word < WORDS; word++) {
+    // What is damaged was data: whoever reads it shall hear of it.
+    data[word] |= poisoned[word];
+    held |= data[word] | zeros[word];
   }
-  return isEmpty ? empty : null;
+  return held === 0 ? empty : null;
 }
 
 function pushBlocks(runs: number[], empty: ExtentKind, first: number, end: number): void {
@@ -215,15 +201,15 @@ function pushBlocks(runs: number[], empty: ExtentKind, first: number, end: numbe
 
 function kindOf(block: number, empty: ExtentKind): ExtentKind {
   const bit = 1 << (block & 31);
-  if ((dataAll[block >>> 5] & bit) !== 0) return ExtentKind.Data;
-  return (zerosAll[block >>> 5] & bit) !== 0 ? ExtentKind.Zero : empty;
+  if ((data[block >>> 5] & bit) !== 0) return ExtentKind.Data;
+  return (zeros[block >>> 5] & bit) !== 0 ? ExtentKind.Zero : empty;
 }
 
 /** The kind of 32 blocks, or −1: they are of several. */
 function kindOfWord(word: number, empty: ExtentKind): number {
-  if (dataAll[word] === 0xffff_ffff) return ExtentKind.Data;
-  if (zerosAll[word] === 0xffff_ffff) return ExtentKind.Zero;
-  return (dataAll[word] | zerosAll[word]) === 0 ? empty : -1;
+  if (data[word] === 0xffff_ffff) return ExtentKind.Data;
+  if (zeros[word] === 0xffff_ffff) return ExtentKind.Zero;
+  return (data[word] | zeros[word]) === 0 ? empty : -1;
 }
 
 function push(runs: number[], bytes: number, kind: ExtentKind): void {

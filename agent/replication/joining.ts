@@ -627,14 +627,14 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     stamp.set(generation, sequence);
     stamps.set(chunk, stamp);
     this.store.stampOf(layer, chunk, this.#stamp);
-    if (!isSame(stamp, this.#stamp)) this.#mustPull(job, into, chunk);
+    if (compareStamps(stamp, this.#stamp) !== 0) this.#mustPull(job, into, chunk);
   }
 
   /** Whether this node's chunk of a layer that is being absorbed is the source's. */
   #isLowerSame(job: GroupJob, layer: number, chunk: number): boolean {
     const stamp = job.lower.get(layer)?.get(chunk);
     this.store.stampOf(layer, chunk, this.#stamp);
-    return stamp !== undefined && isSame(stamp, this.#stamp);
+    return stamp !== undefined && compareStamps(stamp, this.#stamp) === 0;
   }
 
   /** Both layers of a pair are in the first one now: the second keeps nothing but the source's stamp. */
@@ -1016,10 +1016,6 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     }
     this.#startSync();
   }
-}
-
-function isSame(a: Stamp, b: Stamp): boolean {
-  return a.generation === b.generation && a.sequence === b.sequence;
 }
 
 /** Whether the run that wrote with this stamp cannot write any more: its lease has been given back, or taken. What it left here may be nowhere else. */

@@ -39,30 +39,3 @@ export function stampOfPair(
   if (pair.length === 1 || isKnown(stamp) || hasBlocks(store, pair[0], chunk)) return;
   store.stampOf(pair[1], chunk, stamp);
 }
-
-/**
- * What a pair of layers holds of a chunk. What is damaged counts as data: whoever copies is to find out when it reads.
- *
- * @param pair a layer, and the one that it absorbs, if it does
- * @param dataBits a bit for each block with data; is filled
- * @param zeroBits a bit for each block that reads as zeros whatever lies below; is filled
- */
-export function describePair(
-  store: LocalStore,
-  pair: readonly number[],
-  chunk: number,
-  dataBits: Uint32Array,
-  zeroBits: Uint32Array,
-): void {
-  dataBits.fill(0);
-  zeroBits.fill(0);
-  for (const layer of pair) {
-    if (!store.hasLayer(layer)) continue;
-    store.describeChunk(layer, chunk, data, zeros, poisoned);
-    for (let i = 0; i < WORDS; i++) {
-      const isFree = ~(dataBits[i] | zeroBits[i]);
-      dataBits[i] |= (data[i] | poisoned[i]) & isFree;
-      zeroBits[i] |= zeros[i] & isFree;
-    }
-  }
-}

@@ -27,7 +27,7 @@ import type { PeerTransport } from "../platform/network.ts";
 import { EBADMSG, EIO, ENOMEM, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
-import { describePair, stampOfPair } from "./pairs.ts";
+import { stampOfPair } from "./pairs.ts";
 import {
   ANSWER,
   DESCRIPTION_WORDS,
@@ -252,6 +252,7 @@ export class Replica {
   #watched: WatchedBlock | null = null;
   readonly #head = new Head();
   readonly #stamp = new Stamp();
+  readonly #poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
   readonly #list = chunkList(STAMP_ENTRIES_MAX);
   readonly #scratch = new Uint8Array(HEAD_BYTES + EXTRA_BYTES_MAX);
   readonly #scratchHead = new Uint32Array(this.#scratch.buffer, 0, HEAD_BYTES / 4);
@@ -874,7 +875,9 @@ export class Replica {
       ? [head.layer]
       : [getU32(message, HEAD_BYTES), getU32(message, HEAD_BYTES + 4)];
     stampOfPair(this.#store, pair, head.chunk, this.#stamp);
-    describePair(this.#store, pair, head.chunk, data, zeros);
+    this.#store.describeChain(pair, head.chunk, data, zeros, this.#poisoned);
+    // What is damaged must not come out as a hole: whoever copies is to find out when it reads.
+    for (let i = 0; i < half; i++) data[i] |= this.#poisoned[i];
     head.generation = this.#stamp.generation;
     head.sequence = this.#stamp.sequence;
     head.argument = this.#rewriteCount(head.layer, head.chunk);
