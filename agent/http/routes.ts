@@ -18,7 +18,7 @@ import {
   type DiskEntry,
   findNode,
   findNodeByName,
-  type Limits,
+  limitNumbers,
   NO_LIMITS,
   type NodeEntry,
   type SnapshotEntry,
@@ -227,7 +227,7 @@ function commandsFor(name: string, request: ChangeDiskRequest): readonly MapComm
     copies,
     copiesMin,
     attributes,
-    limits: limits === undefined ? undefined : limitNumbers(limits),
+    limits: limits === undefined ? undefined : limitNumbers({ ...NO_LIMITS, ...limits }),
     detectZeroes,
   };
   if (Object.values(others).some((value) => value !== undefined)) {
@@ -236,15 +236,6 @@ function commandsFor(name: string, request: ChangeDiskRequest): readonly MapComm
   if (sizeBytes !== undefined) commands.push({ kind: "resize-disk", name, sizeBytes, shrink });
   if (newName !== undefined) commands.push({ kind: "rename-disk", name, newName });
   return commands;
-}
-
-/** Limits as a command has them. */
-function limitNumbers(limits: Partial<Limits>): readonly number[] {
-  const { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds } = {
-    ...NO_LIMITS,
-    ...limits,
-  };
-  return [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds];
 }
 
 async function deleteDisk(call: Call): Promise<Response> {

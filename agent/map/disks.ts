@@ -40,6 +40,8 @@ import {
   checkSettings,
   checkSize,
   checkTime,
+  limitNumbers,
+  limitsOf,
 } from "./fields.ts";
 import { poolsForDisk, poolsForOtherCopies } from "./groups.ts";
 import { collectLayers, withLayer } from "./layers.ts";
@@ -57,7 +59,6 @@ import {
   DISKS_MAX,
   type ForceReleaseLease,
   ID_MAX,
-  type Limits,
   type MapEffect,
   NO_LIMITS,
   type Pool,
@@ -248,7 +249,8 @@ function changeDisk(map: ClusterMap, command: ChangeDisk): Result<Applied> {
   if (error !== null) return { ok: false, error };
   const same = next.readOnly === disk.readOnly && next.copies === disk.copies &&
     next.copiesMin === disk.copiesMin && sameAttributes(next.attributes, disk.attributes) &&
-    next.detectZeroes === disk.detectZeroes && sameLimits(next.limits, disk.limits);
+    next.detectZeroes === disk.detectZeroes &&
+    limitNumbers(next.limits).join() === limitNumbers(disk.limits).join();
   if (same) return unchanged(map);
   const pools = poolsForOtherCopies(map, disk, next.copies);
   if (!pools.ok) return pools;
@@ -311,14 +313,6 @@ function withJoinersAfresh(map: ClusterMap, copies: number): readonly Pool[] {
     );
     return { ...pool, pgs };
   });
-}
-
-/** Limits from a command: their numbers in order. What is missing or too much is no number, and refused as such. */
-function limitsOf(numbers: readonly number[]): Limits {
-  const five = numbers.length <= 5 ? numbers : [];
-  const [iops = NaN, bytesPerSecond = NaN, burstIops = NaN, burstBytesPerSecond = NaN] = five;
-  const burstSeconds = five[4] ?? NaN;
-  return { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds };
 }
 
 function releaseLease(map: ClusterMap, command: ReleaseLease): Result<Applied> {
@@ -416,10 +410,4 @@ function replaced(
 function sameAttributes(a: Attributes, b: Attributes): boolean {
   const keys = Object.keys(a);
   return keys.length === Object.keys(b).length && keys.every((key) => a[key] === b[key]);
-}
-
-function sameLimits(a: Limits, b: Limits): boolean {
-  return a.iops === b.iops && a.bytesPerSecond === b.bytesPerSecond &&
-    a.burstIops === b.burstIops && a.burstBytesPerSecond === b.burstBytesPerSecond &&
-    a.burstSeconds === b.burstSeconds;
 }

@@ -124,6 +124,20 @@ export function checkSettings(settings: Settings): ControlError | null {
   return null;
 }
 
+/** Limits as commands and the encoded map have them: numbers in the order of {@linkcode Limits}. */
+export function limitNumbers(limits: Limits): number[] {
+  const { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds } = limits;
+  return [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds];
+}
+
+/** The limits of such numbers. Where there are not five of them, what is missing is no number, and refused as such. */
+export function limitsOf(numbers: readonly number[]): Limits {
+  const five = numbers.length <= 5 ? numbers : [];
+  const [iops = NaN, bytesPerSecond = NaN, burstIops = NaN, burstBytesPerSecond = NaN] = five;
+  const burstSeconds = five[4] ?? NaN;
+  return { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds };
+}
+
 /** Limits of a disk. */
 export function checkLimits(limits: Limits): ControlError | null {
   const { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds } = limits;

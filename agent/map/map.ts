@@ -35,7 +35,7 @@ import type { Applied, ClusterMap, MapCommand } from "./model.ts";
 import { applyNodeCommand } from "./nodes.ts";
 import { applySnapshotCommand } from "./snapshots.ts";
 
-export { checkSize } from "./fields.ts";
+export { checkSize, limitNumbers } from "./fields.ts";
 export { checkMap } from "./invariants.ts";
 export * from "./model.ts";
 export { adopt, foundCluster, type Founder } from "./nodes.ts";

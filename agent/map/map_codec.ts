@@ -54,6 +54,7 @@
 import { Packr } from "msgpackr";
 import { toHex } from "../base/bytes.ts";
 import { failure, type Result, success } from "./errors.ts";
+import { limitNumbers, limitsOf } from "./fields.ts";
 import { decodeGroups, encodeGroups } from "./groups_codec.ts";
 import { checkMap } from "./invariants.ts";
 import {
@@ -228,8 +229,7 @@ function snapshotFields(snapshot: SnapshotEntry): unknown[] {
 }
 
 function limitsFields(limits: Limits): number[] | null {
-  const { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds } = limits;
-  const fields = [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds];
+  const fields = limitNumbers(limits);
   return fields.every((each) => each === 0) ? null : fields;
 }
 
@@ -503,9 +503,7 @@ function readSnapshot(value: unknown): SnapshotEntry | null {
 }
 
 function readLimits(value: unknown): Limits | null {
-  if (!isNumbers(value) || value.length !== 5) return null;
-  const [iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds] = value;
-  return { iops, bytesPerSecond, burstIops, burstBytesPerSecond, burstSeconds };
+  return isNumbers(value) && value.length === 5 ? limitsOf(value) : null;
 }
 
 function readSchedule(value: unknown): Schedule | null {
