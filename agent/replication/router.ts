@@ -15,7 +15,7 @@
  * - Writes of one chunk are sent to every node in the order in which they were submitted, also when they are sent again.
  * - A sync is done when every node that acknowledged a write of this disk, and still is a member, has synced after that
  *   acknowledgement. If a group with writes that were not synced had to be settled after all of its replicas had crashed,
- *   the sync fails: they may be gone.
+ *   they may be gone: every sync fails that covers one of them, until one that covers all of them has failed.
  * - No read returns something older than what an earlier one returned: a read waits for the writes under way that overlap it.
  *   What only some of the replicas have must not be seen, since the others may be those that stay. Where this node's replica
  *   is the only member there is nothing to wait for.
@@ -214,6 +214,8 @@ export class DiskRouter implements PeerRequestOwner {
   /** Groups of which that is not 0. */
   #dirtyGroups: number[] = [];
   #groupSettled = new Float64Array(0);
+  /** Per group: the clock at the last finished write that may be lost, until the guest has been told; 0: none. */
+  #groupLost = new Float64Array(0);
   /** Epoch of the map that writes were looked at under. */
   #epoch = 0;
   /** The errno with which everything fails, since the lease is lost; 0: it is not. */
@@ -306,17 +308,18 @@ export class DiskRouter implements PeerRequestOwner {
     this.#epoch = this.host.view.epoch;
     for (let slot = this.#first; slot !== null; slot = slot.next) this.#restart(slot);
     const disk = this.host.view.disk(this.diskId);
-    // What the holder before acknowledged may be unsynced anywhere: the first sync goes everywhere.
-    this.#clock++;
     const groups = disk?.groups ?? [];
     this.#resize(groups.length);
+    // What this very guest owes since before a group was settled is owed still.
+    if (disk !== undefined) this.#noteLosses(disk);
+    // What the holder before acknowledged may be unsynced anywhere: the first sync goes everywhere.
+    this.#clock++;
     this.#dirtyGroups = [];
     // Only groups that chunks of the disk are in: what becomes of the others is not this guest's business.
     const chunks = Math.min(groups.length, Math.ceil((disk?.entry.sizeBytes ?? 0) / CHUNK_BYTES));
     for (let chunk = 0; chunk < chunks; chunk++) {
       const { group, entry } = this.host.view.groupOf(disk!, chunk);
-      // What this very guest owes since before a group was settled is owed still.
-      if (this.#groupDirtied[group] === 0) this.#groupSettled[group] = entry.settledEpoch;
+      this.#groupSettled[group] = entry.settledEpoch;
       this.#groupDirtied[group] = this.#clock;
       this.#dirtyGroups.push(group);
     }
@@ -356,6 +359,7 @@ export class DiskRouter implements PeerRequestOwner {
     this.#dirtied.clear();
     this.#synced.clear();
     this.#groupDirtied.fill(0);
+    this.#groupLost.fill(0);
     this.#dirtyGroups.length = 0;
   }
 
@@ -391,14 +395,17 @@ export class DiskRouter implements PeerRequestOwner {
     if (this.#groupDirtied.length === groups) return;
     const dirtied = new Float64Array(groups);
     const settlements = new Float64Array(groups);
+    const losses = new Float64Array(groups);
     for (let i = 0; i < groups; i++) {
       // A split: the new group holds what the one it comes from may have left unsynced.
       const from = this.#groupDirtied.length > 0 ? i % this.#groupDirtied.length : -1;
       dirtied[i] = from < 0 ? 0 : this.#groupDirtied[from];
       settlements[i] = from < 0 ? 0 : this.#groupSettled[from];
+      losses[i] = from < 0 ? 0 : this.#groupLost[from];
     }
     this.#groupDirtied = dirtied;
     this.#groupSettled = settlements;
+    this.#groupLost = losses;
     this.#dirtyGroups = [...dirtied.keys()].filter((group) => dirtied[group] > 0);
   }
 
@@ -446,6 +453,7 @@ export class DiskRouter implements PeerRequestOwner {
     if (disk === undefined) return;
     if (disk.draining !== this.drainedLayer) this.drainedLayer = 0;
     this.#resize(disk.groups.length);
+    this.#noteLosses(disk);
     for (let slot = this.#first; slot !== null; slot = slot.next) {
       const group = view.groupOf(disk, slot.operation!.chunk);
       slot.group = group.group;
@@ -1054,14 +1062,26 @@ export class DiskRouter implements PeerRequestOwner {
     if (this.#areGroupsOpen(sync, disk)) this.#syncDone(sync, disk);
   }
 
-  /** Whether the groups with writes that the sync covers can be trusted; notes when one has lost some. */
+  /** Whether the groups with writes that were not synced can be trusted; notes when one has lost some. */
   #areGroupsOpen(sync: SyncSlot, disk: DiskView): boolean {
     for (const at of this.#dirtyGroups) {
-      const { isOpen, entry } = disk.groups[at];
-      if (!isOpen) return false;
-      if (entry.settledEpoch !== this.#groupSettled[at]) sync.isFailed = true;
+      if (!disk.groups[at].isOpen) return false;
+      if (this.#groupLost[at] > 0) sync.isFailed = true;
     }
     return true;
+  }
+
+  /**
+   * Groups that were settled since their first write that was not synced may have lost all that was acknowledged so
+   * far; what is acknowledged from here on is in the replicas that were settled.
+   */
+  #noteLosses(disk: DiskView): void {
+    for (const at of this.#dirtyGroups) {
+      const { settledEpoch } = disk.groups[at].entry;
+      if (settledEpoch === this.#groupSettled[at]) continue;
+      this.#groupSettled[at] = settledEpoch;
+      this.#groupLost[at] = this.#groupDirtied[at];
+    }
   }
 
   #askToSync(sync: SyncSlot, node: number): void {
@@ -1124,10 +1144,12 @@ export class DiskRouter implements PeerRequestOwner {
     for (const at of this.#dirtyGroups) {
       if (this.#groupDirtied[at] > sync.clock) this.#dirtyGroups[kept++] = at;
       else this.#groupDirtied[at] = 0;
-      if (sync.isFailed) this.#groupSettled[at] = disk.groups[at].entry.settledEpoch;
+      if (this.#groupLost[at] <= sync.clock) this.#groupLost[at] = 0;
     }
     this.#dirtyGroups.length = kept;
     if (sync.isFailed) {
+      // The others under way may cover what this one has just told of.
+      for (const other of this.#syncs) if (!other.isOurs) other.isFailed = true;
       this.host.log.error(
         "writes that were not flushed yet may be lost: every replica of them failed",
         { disk: disk.entry.name },

@@ -524,6 +524,51 @@ Deno.test("a flush fails once when all replicas of what it covers crashed and we
   assertEquals(at.done, [[4, 0]]);
 });
 
+/** Answers all that a flush waits for on every node. */
+function synced(at: Fixture): void {
+  at.run();
+  for (const each of at.sent(MessageType.Sync)) at.answer(each);
+}
+
+Deno.test("every flush under way fails with the one that tells of a loss: they may cover what is lost", () => {
+  const at = flushed();
+  written(at, 1);
+  at.sync(2);
+  const first = at.sent(MessageType.Sync);
+  at.run();
+  at.sync(4);
+  const second = at.sent(MessageType.Sync);
+  at.run();
+  at.map({ group: { settledEpoch: EPOCH + 1, changedEpoch: EPOCH + 1 } });
+  for (const each of first) at.answer(each);
+  assertEquals(at.done.splice(0), [[2, -5]]);
+  for (const each of second) at.answer(each);
+  assertEquals(at.done.splice(0), [[4, -5]]);
+  written(at, 5);
+  at.sync(6);
+  synced(at);
+  assertEquals(at.done, [[6, 0]]);
+});
+
+Deno.test("a flush that began before a lost write was acknowledged does not tell of it: the next one fails too", () => {
+  const at = flushed();
+  written(at, 1);
+  at.sync(2);
+  const first = at.sent(MessageType.Sync);
+  at.run();
+  written(at, 3);
+  at.map({ group: { settledEpoch: EPOCH + 1, changedEpoch: EPOCH + 1 } });
+  for (const each of first) at.answer(each);
+  assertEquals(at.done.splice(0), [[2, -5]]);
+  at.sync(4);
+  synced(at);
+  assertEquals(at.done.splice(0), [[4, -5]]);
+  at.sync(5);
+  synced(at);
+  at.core.endTurn();
+  assertEquals(at.done, [[5, 0]]);
+});
+
 // ------------------------------------------------------------------------------------------ reads
 
 /** Node 4 holds the lease and no replica: it reads from one of the others. */

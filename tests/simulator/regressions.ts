@@ -170,4 +170,10 @@ export const REGRESSIONS: readonly Regression[] = [
     hasSnapshots: true,
     found: "a snapshot that was deleted, and merged, was read through an older map",
   },
+  {
+    seed: 600488,
+    faultsMs: 20_000,
+    found:
+      "of two flushes under way only the one that ended first failed when what both covered was lost",
+  },
 ];
