@@ -687,9 +687,40 @@ export class Control {
     if (message === null) {
       return this.#warnOnce(peer.node, "a control message that cannot be right, or is newer");
     }
-    if (peer.node > 0 && peer.address !== "") this.#noteAddress(peer.node, peer.address);
+    if (this.#isRemoved(peer.node)) this.#tellRemoved(peer, message.kind);
+    else if (peer.node > 0 && peer.address !== "") this.#noteAddress(peer.node, peer.address);
     this.#handle(peer, message);
     this.#pump();
+  }
+
+  /** Whether a node was taken out of the cluster. However old this map is: numbers are given once. */
+  #isRemoved(node: number): boolean {
+    return node > 0 && node < this.#map.nextNode && findNode(this.#map, node) === undefined;
+  }
+
+  /** Nobody else would tell it: it gets no entries any more, and it would ask for ever. */
+  #tellRemoved({ node, address }: ControlPeer, asked: ControlKind): void {
+    if (asked === ControlKind.Raft || asked === ControlKind.Removed) return;
+    const { clusterId, epoch } = this.#map;
+    this.#send(address, { kind: ControlKind.Removed, node, clusterId, epoch });
+  }
+
+  /** Its own map, in which it is, may be older than that of whoever says so, never newer. */
+  #toldRemoved(
+    { node, clusterId, epoch }: Extract<ControlMessage, { kind: ControlKind.Removed }>,
+  ): void {
+    const isOurs = node !== 0 && node === this.#node && clusterId === this.#map.clusterId;
+    if (isOurs && epoch > this.#map.epoch) this.#endRemoved(epoch);
+  }
+
+  #endRemoved(epoch: number): void {
+    if (this.#isStopped) return;
+    const reason =
+      "this node was removed from the cluster: what it has stored is not part of it any more. To take " +
+      "the host in again, start the agent with an empty data directory";
+    this.#host.log.error(reason, { epoch });
+    this.stop();
+    this.#soon.push(() => this.#host.unfit(reason));
   }
 
   #handle(peer: ControlPeer, message: ControlMessage): void {
@@ -734,6 +765,9 @@ export class Control {
         return;
       case ControlKind.Restart:
         if (message.node === this.#node) this.#restartAsked(message.incarnation, peer.node);
+        return;
+      case ControlKind.Removed:
+        this.#toldRemoved(message);
     }
   }
 
@@ -1220,6 +1254,7 @@ export class Control {
   /** What this node does because the map has changed. */
   #mapIsNew(): void {
     const { self } = this;
+    if (self === undefined && this.#isRemoved(this.#node)) this.#endRemoved(this.#map.epoch);
     if (self === undefined) return;
     if (!this.#isIntroduced) {
       this.#isIntroduced = true;

@@ -13,6 +13,7 @@
  *     reports   [ 10, id, [ [ node, report ], … ] ]             answer
  *     lead      [ 11, node, address ]                           to who asks somebody that does not lead: ask there
  *     restart   [ 12, node, incarnation ]                       to that run of the node: end, to be started anew
+ *     removed   [ 13, node, cluster id, epoch ]                 to who asks and was taken out of the cluster: by this epoch's map
  *
  * All of them may be lost or come twice; whoever waits for an answer asks again. The channel has proved that the sender
  * knows the cluster's secret, nothing more: every field is checked.
@@ -40,6 +41,7 @@ export const enum ControlKind {
   Reports = 10,
   Lead = 11,
   Restart = 12,
+  Removed = 13,
 }
 
 /** What a node tells the leader about itself, once a second. */
@@ -153,7 +155,13 @@ export type ControlMessage =
     readonly reports: readonly (readonly [node: number, report: NodeReport])[];
   }
   | { readonly kind: ControlKind.Lead; readonly node: number; readonly address: string }
-  | { readonly kind: ControlKind.Restart; readonly node: number; readonly incarnation: number };
+  | { readonly kind: ControlKind.Restart; readonly node: number; readonly incarnation: number }
+  | {
+    readonly kind: ControlKind.Removed;
+    readonly node: number;
+    readonly clusterId: string;
+    readonly epoch: number;
+  };
 
 /** Proposals of one message. */
 export const PROPOSALS_PER_MESSAGE_MAX = 64;
@@ -220,6 +228,8 @@ function fieldsOf(message: ControlMessage): unknown[] {
       return [message.kind, message.node, message.address];
     case ControlKind.Restart:
       return [message.kind, message.node, message.incarnation];
+    case ControlKind.Removed:
+      return [message.kind, message.node, message.clusterId, message.epoch];
   }
 }
 
@@ -331,6 +341,10 @@ export function decodeControl(bytes: Uint8Array): ControlMessage | null {
       return isCount(a) && isText(b) ? { kind, node: a, address: b } : null;
     case ControlKind.Restart:
       return isCount(a) && isCount(b) ? { kind, node: a, incarnation: b } : null;
+    case ControlKind.Removed:
+      return isCount(a) && isText(b) && isCount(c)
+        ? { kind, node: a, clusterId: b, epoch: c }
+        : null;
     default:
       return null;
   }

@@ -464,3 +464,50 @@ Deno.test("a node whose log is not its leader's says so in its log, once per ter
   assertEquals(lead(5001, before.term), [false, new Set([false]), 1]);
   assertEquals(lead(5002, 4999), [true, new Set([true]), 2]);
 });
+
+Deno.test("a node that hears that it was removed ends, with what to do; about others, or older, it does not hear", () => {
+  const run = new Run(founded());
+  run.pass();
+  const { clusterId, epoch } = run.control.map;
+  const peer = {
+    uuid: "f".repeat(32),
+    node: 9,
+    incarnation: 1,
+    clusterId,
+    address: "192.0.2.9:7460",
+  };
+  const hear = (message: { node: number; clusterId: string; epoch: number }) => {
+    run.control.received(peer, encodeControl({ kind: ControlKind.Removed, ...message }));
+    run.pass(100);
+  };
+  hear({ node: 2, clusterId, epoch: epoch + 1 });
+  hear({ node: 0, clusterId, epoch: epoch + 1 });
+  hear({ node: 1, clusterId: "d".repeat(32), epoch: epoch + 1 });
+  hear({ node: 1, clusterId, epoch });
+  assertEquals(run.unfit, null);
+  hear({ node: 1, clusterId, epoch: epoch + 1 });
+  assertEquals(run.unfit?.startsWith("this node was removed from the cluster"), true);
+});
+
+Deno.test("whoever asks and was removed is told so, by what this node's own map says; nobody else is", () => {
+  const at = new Fixture(clusterOf(2));
+  for (let i = 0; i < 100 && !at.control.isLeader; i++) at.pass(40);
+  const removals = () =>
+    at.sent.splice(0).filter((message) => message.kind === ControlKind.Removed);
+  const ask = (node: number) => at.receive(node, { kind: ControlKind.Ask, id: 0 });
+  ask(2);
+  // A number that this map has not given yet: whose it is, a newer one may know.
+  ask(3);
+  assertEquals(removals(), []);
+  at.propose({ kind: "remove-node", node: 2, nowMs: 1 });
+  at.pass(200);
+  assertEquals(at.results, ["remove-node: ok"]);
+  at.sent.length = 0;
+  ask(3);
+  at.receive(2, { kind: ControlKind.Raft, bytes: new Uint8Array(1) });
+  at.receive(2, { kind: ControlKind.Removed, node: 1, clusterId: "", epoch: 1 });
+  assertEquals(removals(), []);
+  ask(2);
+  const { clusterId, epoch } = at.control.map;
+  assertEquals(removals(), [{ kind: ControlKind.Removed, node: 2, clusterId, epoch }]);
+});

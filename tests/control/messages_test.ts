@@ -85,6 +85,7 @@ const MESSAGES: readonly ControlMessage[] = [
   { kind: ControlKind.Reports, id: 1, reports: [[1, REPORT], [2, EMPTY_REPORT]] },
   { kind: ControlKind.Lead, node: 3, address: "192.0.2.3:7460" },
   { kind: ControlKind.Restart, node: 3, incarnation: 7 },
+  { kind: ControlKind.Removed, node: 3, clusterId: "c", epoch: 9 },
   {
     kind: ControlKind.Reports,
     id: 2,
@@ -113,6 +114,10 @@ Deno.test("control messages are these bytes, for ever", () => {
   );
   assertEquals(hex({ kind: ControlKind.Lead, node: 3, address: "a:1" }), "930b03a3613a31");
   assertEquals(hex({ kind: ControlKind.Restart, node: 3, incarnation: 7 }), "930c0307");
+  assertEquals(
+    hex({ kind: ControlKind.Removed, node: 3, clusterId: "c", epoch: 9 }),
+    "940d03a16309",
+  );
   assertEquals(
     hex({ kind: ControlKind.Renew, node: 1, incarnation: 1, id: 1, report: EMPTY_REPORT }),
     "95060101019d90900000c2000000a090000000",
