@@ -161,6 +161,11 @@ class SyncSlot implements PeerRequestOwner, OperationOwner {
   }
 }
 
+/** Whether a node in this state is still to get the write, and nothing is under way there. */
+function isUnsent(state: NodeState): boolean {
+  return state === NodeState.Stale || state === NodeState.Failed;
+}
+
 /** In place of the node that a read is sent to: the map, the lease, or the right to serve stands in its way. */
 const NOWHERE = 0;
 /** …or a write of this disk that is under way and overlaps it. */
@@ -222,6 +227,8 @@ export class DiskRouter implements PeerRequestOwner {
   #abandoned = 0;
   /** Something was refused under a map that is not newer than ours: look again at the next tick. */
   #mustResend = false;
+  /** Some node has refused a write, or it could not be sent there: what follows in its chunk must not overtake it. */
+  #hasUnsent = false;
   /** Reads that came back damaged or unread. */
   readonly #troubles = new Map<Operation, ReadTrouble>();
   /** Is being given back with an error: for good, whoever asks for a recovery. */
@@ -460,6 +467,7 @@ export class DiskRouter implements PeerRequestOwner {
       if (!slot.isStarted) continue;
       this.#reroute(slot, group, isJump);
     }
+    if (this.#hasUnsent) this.#lookForUnsent();
     for (const [operation, request] of [...this.#remoteReads]) {
       const group = view.groupOf(disk, operation.chunk);
       // A repair asks others than the one to read from.
@@ -603,10 +611,64 @@ export class DiskRouter implements PeerRequestOwner {
       slot.nodeCount++;
       slot.nodes[index] = node;
     }
-    slot.states[index] = NodeState.Sent;
     slot.incarnations[index] = this.host.view.node(node)?.incarnation ?? 0;
+    if (this.#hasUnsent && this.#isBehindUnsent(slot, index)) return;
+    slot.states[index] = NodeState.Sent;
     if (node === this.host.view.self) this.#sendLocal(slot);
     else this.#sendRemote(slot, index, node);
+  }
+
+  /**
+   * Whether a node lacks an earlier write of the same chunk, which was refused or could not be sent: to a node that has the later
+   * one, the earlier one would look as if it had been applied before. Then this one waits for the same as that one.
+   */
+  #isBehindUnsent(slot: WriteSlot, index: number): boolean {
+    const node = slot.nodes[index];
+    const { chunk } = slot.operation!;
+    for (let other = this.#first; other !== slot && other !== null; other = other.next) {
+      if (!other.isStarted || other.operation!.chunk !== chunk) continue;
+      for (let i = 0; i < other.nodeCount; i++) {
+        const state = other.states[i];
+        if (other.nodes[i] !== node || !isUnsent(state)) continue;
+        this.#takeBack(slot, index, state, other.incarnations[i]);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /** A write has to be sent to a node once more, behind an earlier one that waits in this state. */
+  #takeBack(slot: WriteSlot, index: number, state: NodeState, incarnation: number): void {
+    const request = slot.requests[index];
+    if (request !== null) this.host.peers.cancel(request);
+    slot.requests[index] = null;
+    slot.states[index] = state;
+    slot.incarnations[index] = incarnation;
+  }
+
+  /** A node has not taken a write. What was sent to it behind that one may reach another start of its agent: not before this one. */
+  #notTaken(slot: WriteSlot, index: number, state: NodeState): void {
+    slot.states[index] = state;
+    this.#hasUnsent = true;
+    const node = slot.nodes[index];
+    const { chunk } = slot.operation!;
+    for (let later = slot.next; later !== null; later = later.next) {
+      if (!later.isStarted || later.operation!.chunk !== chunk) continue;
+      for (let i = 0; i < later.nodeCount; i++) {
+        if (later.nodes[i] !== node || later.requests[i] === null) continue;
+        this.#takeBack(later, i, state, slot.incarnations[index]);
+      }
+    }
+  }
+
+  /** What was unsent may have been sent. */
+  #lookForUnsent(): void {
+    this.#hasUnsent = false;
+    for (let slot = this.#first; slot !== null && !this.#hasUnsent; slot = slot.next) {
+      for (let i = 0; i < slot.nodeCount; i++) {
+        if (isUnsent(slot.states[i])) this.#hasUnsent = true;
+      }
+    }
   }
 
   #sendLocal(slot: WriteSlot): void {
@@ -647,6 +709,7 @@ export class DiskRouter implements PeerRequestOwner {
     if (request === null) {
       // All requests are under way: in order again, a little later.
       slot.states[index] = NodeState.Stale;
+      this.#hasUnsent = true;
       this.#mustResend = true;
       this.host.wantsTick = true;
       return;
@@ -723,6 +786,7 @@ export class DiskRouter implements PeerRequestOwner {
       }
       slot.epoch = this.host.view.epoch;
     }
+    if (this.#hasUnsent) this.#lookForUnsent();
   }
 
   /** This node's replica has applied a write, or could not. */
@@ -751,13 +815,13 @@ export class DiskRouter implements PeerRequestOwner {
     }
     if (status > 0) {
       // Refused: the map that says why is on its way, and will have the write sent again.
-      slot.states[index] = NodeState.Stale;
+      this.#notTaken(slot, index, NodeState.Stale);
       this.#mustResend = true;
       this.host.wantsTick = true;
       return;
     }
     // Its store has failed: it leaves the group, or starts anew and gets the write again. The guest waits.
-    slot.states[index] = NodeState.Failed;
+    this.#notTaken(slot, index, NodeState.Failed);
     this.host.memberFailed(node, status);
   }
 

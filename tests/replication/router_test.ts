@@ -221,6 +221,57 @@ Deno.test("a refusal as stale has the write sent again, and it is done in the en
   assertEquals(at.done, [[1, 0]]);
 });
 
+/** Node 2's share of messages, as numbers of writes. */
+const toTwo = (sent: readonly Sent[]) =>
+  sent.filter(({ link }) => link === 2).map(({ head }) => head.sequence);
+
+Deno.test("what follows a write that a node did not take does not overtake it, whatever was on its way and whenever it starts anew", () => {
+  const at = new Fixture();
+  at.write(1);
+  at.write(2);
+  at.write(3, { chunk: 4 });
+  const first = at.sent(MessageType.Write);
+  assertEquals(toTwo(first), [1, 2, 3]);
+  at.answer(first.find(({ link, head }) => link === 2 && head.sequence === 1)!, { status: -19 });
+  assertEquals(at.failed, [[2, -19]]);
+  // Comes later: the other members get it, and so does that one where it is another chunk's.
+  at.write(4);
+  at.write(5, { chunk: 4 });
+  const second = at.sent(MessageType.Write);
+  assertEquals([toTwo(second), links(second)], [[5], [2, 3, 3]]);
+  at.tick();
+  assertEquals(toTwo(at.sent(MessageType.Write)), []);
+  // It had taken its word back: what was sent behind the first one is not waited for any more.
+  at.answer(first.find(({ link, head }) => link === 2 && head.sequence === 2)!);
+  at.map({ incarnations: { 2: 2 } });
+  const third = at.sent(MessageType.Write);
+  assertEquals(toTwo(third), [1, 2, 4]);
+  at.run();
+  for (const each of [...first, ...second].filter(({ link }) => link === 3)) at.answer(each);
+  assertEquals(at.done, []);
+  for (const each of third) at.answer(each);
+  assertEquals(at.done, [[1, 0], [2, 0], [4, 0]]);
+  // And from then on all is as it was.
+  at.write(6);
+  assertEquals(links(at.sent(MessageType.Write)), [2, 3]);
+});
+
+Deno.test("what follows a write that was refused as stale is sent behind it", () => {
+  const at = new Fixture();
+  at.write(1);
+  at.write(2);
+  const first = at.sent(MessageType.Write);
+  at.answer(first.find(({ link, head }) => link === 2 && head.sequence === 1)!, {
+    status: Status.Stale,
+  });
+  at.write(3);
+  assertEquals(toTwo(at.sent(MessageType.Write)), []);
+  at.tick();
+  assertEquals(toTwo(at.sent(MessageType.Write)), [1, 2, 3]);
+  at.write(4);
+  assertEquals(toTwo(at.sent(MessageType.Write)), [4]);
+});
+
 Deno.test("a member that acknowledged and has started anew since gets the write again", () => {
   const at = new Fixture({ group: { inSync: [1, 2], joining: [3], joinedEpochs: [40] } });
   at.write(1);
