@@ -435,6 +435,8 @@ function* commit(
   const syncedLsn = options.appliedLsn();
   const result = yield* io.sync();
   if (result < 0) throw failure("syncing a checkpoint", result, true);
+  // Where another sync has failed meanwhile, the success of this one may be about what was dropped.
+  if (core.log.failed) throw failure("the log, and with it the checkpoint,", -EIO, true);
   options.synced(syncedLsn);
   let position = options.position();
   while (position === null) {

@@ -18,7 +18,7 @@
  * with new lsns, in the segment that follows; if the failed one was the first of its segment, the
  * same segment is tried again, since the one before names it. `WRITE_TRIES_MAX` failures in a row,
  * or one failed sync, end the store: after a failed fsync the kernel may have dropped the data and
- * called it clean.
+ * called it clean. No sync that ends later counts, whoever asked for it.
  *
  * @module
  */
@@ -725,6 +725,8 @@ export class RecordLog {
   /** The disk's sync has ended. */
   syncDone(result: number): void {
     this.#syncRunning = false;
+    // After one that failed the kernel calls clean what it has dropped: success says nothing any more.
+    if (this.failed) return;
     if (result < 0) {
       return this.fail(`the disk could not make written data durable (fsync: errno ${-result})`);
     }

@@ -267,3 +267,28 @@ Deno.test("a store's file is locked, private, and told from one that is blank", 
     Deno.removeSync(directory, { recursive: true });
   }
 });
+
+Deno.test("one sync is with the kernel at a time, and they are answered in order", () => {
+  const submitted: number[] = [];
+  const ring = {
+    register: () => 1,
+    prepare: (_kind: number, slot: number) => submitted.push(slot),
+  } as unknown as Ring;
+  const file = { fd: -1, isBlockDevice: false, sizeBytes: 0 };
+  const memory = { arenaAddress: 0 } as unknown as LinuxMemory;
+  const disk = new LinuxDisk({ ring, file, direct: false, memory });
+  const answers: [number, number][] = [];
+  disk.listener = { diskDone: (token, result) => answers.push([token, result]) };
+  for (const token of [11, 12, 13]) disk.sync(token);
+  assertEquals(submitted.length, 1);
+  disk.ringDone(submitted[0], -4);
+  assertEquals([submitted.length, submitted[1]], [2, submitted[0]], "interrupted: asked again");
+  disk.ringDone(submitted[1], -5);
+  assertEquals([submitted.length, answers], [3, [[11, -5]]]);
+  disk.sync(14);
+  disk.ringDone(submitted[2], 0);
+  disk.ringDone(submitted[3], 0);
+  disk.ringDone(submitted[4], 0);
+  assertEquals(answers, [[11, -5], [12, 0], [13, 0], [14, 0]]);
+  assertEquals([submitted.length, disk.inFlight], [5, 0]);
+});

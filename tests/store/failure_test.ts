@@ -157,3 +157,44 @@ Deno.test("a checkpoint that cannot be written is tried again later", () => {
   failing = false;
   assertEquals(bench.close(), null);
 });
+
+Deno.test("nothing that a sync seems to do after one that failed counts: a checkpoint under way does not either", () => {
+  let checkpoints = 0;
+  for (let seed = 1; seed <= 16; seed++) {
+    const random = new Prng(seed);
+    const shape = {
+      ...SMALL,
+      tunables: { ...SMALL.tunables, checkpointLogBytes: 65536, checkpointLogRatio: 0 },
+    };
+    const bench = new Bench(0, makeDisk(0, random.fork(), shape), random.fork(), shape);
+    bench.format();
+    bench.mustOpen();
+    bench.createLayer(1);
+    /** What each block holds since a sync that succeeded, and what was written to it after that. */
+    const durable = new Map<number, number>(), written = new Map<number, number[]>();
+    let failures = 0;
+    bench.disk.faults = { fail: (kind) => kind === "sync" && failures-- > 0 ? -EIO : 0 };
+    for (let round = 1; bench.store.state === "open"; round++) {
+      const block = random.below(64);
+      if (bench.write(1, 0, block, [round]) === 0) {
+        written.set(block, [...written.get(block) ?? [], round]);
+      }
+      // Once a checkpoint is being written, the sync of somebody else fails.
+      if (round > 60 && bench.store.stats().checkpoint.running) failures = 1;
+      if (random.chance(0.5) && bench.sync() === 0) {
+        for (const [block, values] of written) durable.set(block, values[values.length - 1]);
+        written.clear();
+      }
+    }
+    if (bench.store.stats().checkpoint.running) checkpoints++;
+    bench.until(() => bench.store.stats().checkpoint.running === false, "the checkpoint");
+    const disk = bench.disk.crash(new Prng(2), bench.window.bytes, { keep: 0, lose: 1 });
+    const after = new Bench(0, disk, new Prng(3), shape);
+    after.mustOpen();
+    for (const [block, value] of durable) {
+      const [read] = after.read([1], 0, block, 1) as number[];
+      assert(read === value || written.get(block)?.includes(read) === true, `seed ${seed}`);
+    }
+  }
+  assert(checkpoints > 4, `${checkpoints} checkpoints were under way`);
+});

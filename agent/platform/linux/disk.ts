@@ -4,6 +4,8 @@
  * Invariants:
  * - Every request completes once, through {@linkcode LinuxDisk.deliver} or the ring, never inside the call.
  * - A success is complete: short transfers are resubmitted, a read past the end gives zeros.
+ * - One sync at a time, in the order in which they were asked for. Of two that run beside each other the kernel tells only one that
+ *   data could not be written, and the other one's success may be told first.
  *
  * Two ways of writing. In direct mode (O_DIRECT) every write goes through the ring. In buffered mode a
  * write of up to {@linkcode INLINE_WRITE_BYTES_MAX} is a plain writev(2) into the page cache: the ring would
@@ -188,6 +190,8 @@ export class LinuxDisk implements Disk, RingHandler {
   #readyResults = new Int32Array(64);
   #readyCount = 0;
 
+  /** Slots of syncs; the first one is with the kernel. */
+  readonly #syncs: number[] = [];
   /** Requests under way. */
   inFlight = 0;
 
@@ -248,8 +252,8 @@ export class LinuxDisk implements Disk, RingHandler {
 
   /** {@inheritDoc Disk.sync} */
   sync(token: number): void {
-    const slot = this.#take(SlotKind.Sync, token, 0, 0, 0);
-    this.#submitSync(slot);
+    this.#syncs.push(this.#take(SlotKind.Sync, token, 0, 0, 0));
+    if (this.#syncs.length === 1) this.#submitSync(this.#syncs[0]);
   }
 
   /** {@inheritDoc Disk.allocate} */
@@ -295,6 +299,10 @@ export class LinuxDisk implements Disk, RingHandler {
     if (result === -EINTR || result === -EAGAIN) {
       this.#resubmit(slot);
       return;
+    }
+    if (this.#kinds[slot] === SlotKind.Sync) {
+      this.#syncs.shift();
+      if (this.#syncs.length > 0) this.#submitSync(this.#syncs[0]);
     }
     if (result < 0) {
       const isHint = this.#kinds[slot] === SlotKind.Punch ||
