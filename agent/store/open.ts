@@ -10,7 +10,8 @@
  *    Where damage is accepted nobody knows what the writes that are gone had changed, so all stamps
  *    become unknown. Blocks that may have been torn: see below. What cannot be read, however often
  *    it is tried, ends the log like what was torn; but it may have been acknowledged by a process that
- *    was killed, so the caller is told ({@linkcode OpenOptions.mayHaveLost}).
+ *    was killed, so the caller is told ({@linkcode OpenOptions.mayHaveLost}). So it is where a block that does not match
+ *    was surely not torn by the end of a process.
  *    Whoever opens the store may look at META and refuse it (`admit`): until here nothing was written.
  * 4. Sync: what was read may so far be in the page cache only, left by a process that was killed.
  *    Everything that follows relies on it, so it must be durable before anything is overwritten.
@@ -94,7 +95,7 @@ export interface OpenOptions {
   readonly capacityBytes?: number;
   /**
    * Called before anything is written when more may be missing than what was under way: something could not be read where
-   * the log may go on, or damage was accepted. A start that follows one on the same run of the machine normally finds all that
+   * the log may go on, or does not match there although it was written whole, or damage was accepted. A start that follows one on the same run of the machine normally finds all that
    * was acknowledged, and says so to others; this one must not.
    */
   readonly mayHaveLost?: () => void;
@@ -268,7 +269,7 @@ function* restore(
     bufferBytes: WORK_BYTES,
   });
   const scans: LogScan[] = [];
-  let isDamageAccepted = false;
+  let isDamageAccepted = false, isRotten = false;
   let endLsn = 0;
   let end: LogEnd | null = null;
   let lsnMax = superblock.syncedLsn;
@@ -306,6 +307,7 @@ function* restore(
       scan,
       (record) => replayRecord(rebuilt, reader, window, record),
     );
+    isRotten ||= walked.isRotten;
     if (walked.error !== null) {
       const { segment, block, lsn, reason } = walked.error;
       return new StoreError(
@@ -352,7 +354,7 @@ function* restore(
       errno: reader.error,
     });
   }
-  const mayHaveLost = reader.failures > 0 || isDamageAccepted;
+  const mayHaveLost = reader.failures > 0 || isDamageAccepted || isRotten;
   return { rebuilt, checkpoint, scans, endLsn, end, lsnMax, sequenceMax, mayHaveLost };
 }
 

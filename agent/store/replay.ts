@@ -13,6 +13,9 @@
  *    not match was torn by the crash, or it was durable and has rotted since: nobody can tell. That
  *    is no reason to give up what lies behind it, which may be META that others were promised. The
  *    record is handed out with the blocks that are bad, and counts without them (open.ts).
+ *    Where the machine went on and only the process was killed, it can be told now and then: what a write of a killed process
+ *    leaves is a beginning of it, and it had at most `BATCHES_IN_FLIGHT_MAX` records under way. Good data behind bad in one record,
+ *    and a bad record with that many behind it, were whole once and may have been acknowledged: the walk says so (`isRotten`).
  *
  *     lsn   | replayed, data not read   durable | replayed, data checked | torn | ignored, valid or not
  *                                                                          ▲
@@ -39,7 +42,7 @@ import {
   SegmentHeader,
   SegmentKind,
 } from "./format.ts";
-import type { LogPosition } from "./log.ts";
+import { BATCHES_IN_FLIGHT_MAX, type LogPosition } from "./log.ts";
 import type { LogReader } from "./log_reader.ts";
 import type { Segments } from "./segments.ts";
 import type { Task } from "./task.ts";
@@ -333,7 +336,8 @@ export interface WalkedRecord {
  * Second pass: calls `apply` for each record that counts.
  *
  * @param apply a task, since it may have to read the record's data
- * @returns lsn of the last record applied, and what cut the walk short where that was no torn META
+ * @returns lsn of the last record applied, what cut the walk short where that was no torn META, and whether something had been
+ * written whole and does not match now: see the head of the file
  */
 export function* walkLog(
   reader: LogReader,
@@ -341,8 +345,11 @@ export function* walkLog(
   segments: Segments,
   scan: LogScan,
   apply: (walked: WalkedRecord) => Task,
-): Task<{ endLsn: number; end: LogEnd; error: LogDamage | null }> {
+): Task<{ endLsn: number; end: LogEnd; error: LogDamage | null; isRotten: boolean }> {
   const record = new RecordHeader();
+  let isRotten = false;
+  let left = 0;
+  for (const { firstLsn, lastLsn } of scan.spans) left += Math.max(0, lastLsn - firstLsn + 1);
   let endLsn = scan.spans[0].firstLsn - 1;
   let end: LogEnd = { ...scan.spans[0], block: scan.spans[0].firstBlock };
   for (const { segment, sequence, firstBlock, firstLsn, lastLsn, next } of scan.spans) {
@@ -352,16 +359,23 @@ export function* walkLog(
       let at = yield* reader.record(segment, block, sequence, record, AHEAD_BLOCKS);
       if (at < 0 || record.lsn !== lsn) {
         // It was there a moment ago.
-        return { endLsn, end, error: { segment, block, lsn, reason: "it can no longer be read" } };
+        const error = { segment, block, lsn, reason: "it can no longer be read" };
+        return { endLsn, end, error, isRotten };
       }
+      left--;
       const location = segments.start(segment) + block;
       let bad: Uint8Array | null = null;
       if (lsn > scan.syncedLsn && record.dataBlocks > 0) {
         const checked = yield* checkData(reader, window, location, at, record);
-        if (checked.isMetaBad) return { endLsn, end, error: null };
+        const isBad = checked.isMetaBad || checked.bad !== null;
+        if (isBad && (checked.isHole || left >= BATCHES_IN_FLIGHT_MAX)) isRotten = true;
+        if (checked.isMetaBad) return { endLsn, end, error: null, isRotten };
         ({ bad } = checked);
         at = yield* reader.record(segment, block, sequence, record, AHEAD_BLOCKS);
-        if (at < 0) return { endLsn, end, error: { segment, block, lsn, reason: "read error" } };
+        if (at < 0) {
+          const error = { segment, block, lsn, reason: "read error" };
+          return { endLsn, end, error, isRotten };
+        }
       }
       yield* apply({ record, at, location, bad });
       endLsn = lsn;
@@ -369,17 +383,21 @@ export function* walkLog(
       end = { segment, sequence, block, next };
     }
   }
-  return { endLsn, end, error: null };
+  return { endLsn, end, error: null, isRotten };
 }
 
-/** Checks every data block of a record against its checksum. */
+/**
+ * Checks every data block of a record against its checksum.
+ *
+ * @returns `isHole`: data that matches lies behind data that does not; zeros may have been there before
+ */
 function* checkData(
   reader: LogReader,
   window: Window,
   location: number,
   at: number,
   record: RecordHeader,
-): Task<{ isMetaBad: boolean; bad: Uint8Array | null }> {
+): Task<{ isMetaBad: boolean; bad: Uint8Array | null; isHole: boolean }> {
   const checksums = new Uint32Array(record.dataBlocks);
   const isMeta = new Uint8Array(record.dataBlocks);
   let count = 0;
@@ -398,12 +416,16 @@ function* checkData(
   }
   const data = location + record.headerBlocks;
   let bad: Uint8Array | null = null;
+  let isMetaBad = false, isHole = false;
   for (let i = 0; i < count; i++) {
     const buffer = yield* reader.load(data + i, 1, count - i);
-    if (buffer >= 0 && window.kernel.checksum(buffer, BLOCK_BYTES) === checksums[i]) continue;
-    if (isMeta[i] === 1) return { isMetaBad: true, bad: null };
+    if (buffer >= 0 && window.kernel.checksum(buffer, BLOCK_BYTES) === checksums[i]) {
+      if (bad !== null && !window.kernel.isZero(buffer, BLOCK_BYTES)) isHole = true;
+      continue;
+    }
+    if (isMeta[i] === 1) isMetaBad = true;
     bad ??= new Uint8Array(count);
     bad[i] = 1;
   }
-  return { isMetaBad: false, bad };
+  return { isMetaBad, bad, isHole };
 }

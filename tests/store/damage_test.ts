@@ -640,3 +640,33 @@ Deno.test("what the disk cannot read in the log's tail is said, and what it can 
     assertEquals(bench.read([1], 0, 0, 2), [100, 101]);
   }
 });
+
+Deno.test("what was written whole before the process was killed and does not match is said to be lost, what was torn is not", () => {
+  const ZERO_BLOCK = 0;
+  const cases = [
+    // Good data behind bad in one record: the beginning of a write has no holes.
+    { what: [200, 201, 202], rotten: 201, behind: 0, losses: 1 },
+    // Its end, or zeros that may have been there before: as the end of the process may leave it.
+    { what: [200, 201, 202], rotten: 202, behind: 0, losses: 0 },
+    { what: [200, 201, ZERO_BLOCK], rotten: 201, behind: 0, losses: 0 },
+    // Seven more records may have been under way, eight not.
+    { what: [200], rotten: 200, behind: 7, losses: 0 },
+    { what: [200], rotten: 200, behind: 8, losses: 1 },
+  ];
+  for (const { what, rotten, behind, losses } of cases) {
+    const first = open();
+    first.write(1, 0, 0, stamps(100, 4));
+    first.sync();
+    first.write(1, 0, 0, what);
+    for (let i = 0; i < behind; i++) first.write(1, 1, i, [300 + i]);
+    const disk = first.disk.crash(new Prng(9), first.window.bytes, { processOnly: true });
+    disk.flipBit(dataOf(disk, rotten));
+    const bench = new Bench(0, disk, new Prng(10), first.shape);
+    let told = 0;
+    bench.mustOpen({ mayHaveLost: () => told++ });
+    assertEquals(told, losses, JSON.stringify({ what, rotten, behind }));
+    const expected = what.map((value, i) => value === rotten ? 100 + i : value);
+    assertEquals(bench.read([1], 0, 0, what.length), expected);
+    assertEquals(bench.stampOf(1, 0), "unknown");
+  }
+});

@@ -416,7 +416,7 @@ export class SimulatedDisk implements Disk {
     if (processOnly) {
       for (const { offset, data } of this.#pending) after.#apply(offset, data.slice());
       for (const write of random.shuffle(inFlight)) {
-        const torn = tear(random, write.data, after.#current, write.offset, keep, lose);
+        const torn = tear(random, write.data, after.#current, write.offset, keep, lose, true);
         if (torn) after.#apply(write.offset, torn === write.data ? torn.slice() : torn);
       }
       return after;
@@ -566,7 +566,11 @@ export class SimulatedDisk implements Disk {
   }
 }
 
-/** What of `data` reaches the platter over what is there now; null when nothing does. */
+/**
+ * What of `data` reaches the platter over what is there now; null when nothing does.
+ *
+ * @param isPrefix a beginning, as of a process that was killed while the kernel copied from it
+ */
 function tear(
   random: Prng,
   data: Uint8Array,
@@ -574,6 +578,7 @@ function tear(
   offset: number,
   keep: number,
   lose: number,
+  isPrefix = false,
 ): Uint8Array | null {
   const draw = random.fraction();
   if (draw < keep) return data;
@@ -582,7 +587,7 @@ function tear(
   under.read(offset, torn);
   const sectors = data.length / TEAR_BYTES;
   // A prefix, a suffix, one sector missing, or any set of them.
-  const shape = random.below(4);
+  const shape = isPrefix ? 0 : random.below(4);
   const edge = random.below(sectors);
   for (let sector = 0; sector < sectors; sector++) {
     const kept = shape === 0
