@@ -174,7 +174,7 @@ export class Simulation implements NodeWatcher {
   #rot: { readonly offset: number; readonly before: Uint8Array; readonly after: Uint8Array }[] = [];
   /** Headers rot in the tail of that node's log, too; null: they do not. Of its own, so that it changes nothing else. */
   readonly #tearing: Prng | null;
-  readonly #leaving = new Set<SimNode>();
+  readonly #leaving = new Map<SimNode, symbol>();
   /** Is to be taken out of the cluster, drained or (if it is down) by force. */
   #doomed: SimNode | null = null;
   /** Uuids that were in the map. */
@@ -875,7 +875,9 @@ export class Simulation implements NodeWatcher {
   #stop(node: SimNode): void {
     if (node.incarnation === 0 || this.#leaving.has(node)) return;
     this.note(node, "is to stop");
-    this.#leaving.add(node);
+    // Of this stop, and of none that comes after it.
+    const stop = Symbol();
+    this.#leaving.set(node, stop);
     let left = 1;
     const gone = () => {
       if (--left > 0) return;
@@ -899,9 +901,8 @@ export class Simulation implements NodeWatcher {
     // A guest that cannot end is cut off.
     const { process } = node;
     this.world.after(5000, () => {
-      if (node.process === process && process !== null && this.#leaving.has(node)) {
-        this.#crash(node, false);
-      }
+      if (this.#leaving.get(node) !== stop) return;
+      if (node.process === process && process !== null) this.#crash(node, false);
       this.#leaving.delete(node);
     });
     gone();

@@ -38,6 +38,8 @@ export class DiskOracle {
   /** Acknowledged, not flushed, and then all replicas crashed. */
   #endangered: Unflushed[] = [];
   #lastLossMs = -Infinity;
+  /** When a flush told of a loss last. */
+  #lastFailureMs = -Infinity;
   #lastFlushMs = -1;
   /** Highest generation of which a write was acknowledged. */
   #generation = 0;
@@ -107,12 +109,14 @@ export class DiskOracle {
     this.#endangered = this.#endangered.filter(({ endMs }) => endMs > startMs);
   }
 
-  /** A flush has failed: only a loss may do that. */
-  flushFailed(startMs: number): void {
+  /** A flush has failed: only a loss may do that. All that are under way when one tells of a loss do. */
+  flushFailed(startMs: number, nowMs: number): void {
     this.failedFlushes++;
-    if (this.#lastLossMs < Math.min(startMs, this.#lastFlushMs)) {
+    const isToldOf = startMs <= this.#lastFailureMs;
+    if (!isToldOf && this.#lastLossMs < Math.min(startMs, this.#lastFlushMs)) {
       throw new Error(`${this.name}: a flush failed although nothing was lost`);
     }
+    if (!isToldOf) this.#lastFailureMs = nowMs;
     this.#endangered = this.#endangered.filter(({ endMs }) => endMs > startMs);
   }
 
@@ -336,12 +340,12 @@ export class Guest implements BlockRequestOwner {
     const { generation } = this.volume;
     if (request.kind === BlockKind.Flush) {
       if (request.result === 0) oracle.flushed(slot.startMs, generation);
-      else oracle.flushFailed(slot.startMs);
+      else oracle.flushFailed(slot.startMs, nowMs);
       return this.#checkIdle();
     }
     if (request.result !== 0 && slot.isDurable) {
       // Written, and then lost before it was flushed: as a flush that fails.
-      oracle.flushFailed(slot.startMs);
+      oracle.flushFailed(slot.startMs, nowMs);
       return this.#checkIdle();
     }
     if (request.result !== 0) {

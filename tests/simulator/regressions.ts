@@ -176,4 +176,21 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "of two flushes under way only the one that ended first failed when what both covered was lost",
   },
+  {
+    seed: 702186,
+    faultsMs: 20_000,
+    found: "a checkpoint that was under way when a sync failed went on, and claimed what was lost",
+  },
+  {
+    seed: 706180,
+    faultsMs: 20_000,
+    found:
+      "a block that had rotted in the log's tail was taken for torn by a node that stayed in sync",
+  },
+  {
+    seed: 708553,
+    faultsMs: 20_000,
+    found:
+      "a write overtook an earlier one that the node had refused while it stopped, which then looked as if it had been applied",
+  },
 ];
