@@ -307,6 +307,66 @@ Deno.test("after a snapshot only chunks that the layer below has something of ar
   for (const chunk of [5, 6, 7, 8]) compare({ index, chains }, unread, chunk, 0, 1024);
 });
 
+Deno.test("an absorb is seen through chains that have only one of its two layers", () => {
+  // Where few layers have some of the chunk, and where many have.
+  for (const count of [3, 9]) {
+    const index = new Index();
+    const chains = new Chains(index);
+    const below = Array.from({ length: count }, (_, i) => 20 - i);
+    const into = 30, from = 29;
+    for (const layer of [into, from, ...below]) index.createLayer(layer);
+    below.forEach((layer, i) => index.setDirect(layer, 0, 10 + i, 5000 + i, i));
+    index.setRun(below[count - 1], 0, 0, 8, 6000, 5999, 20);
+    index.setDirect(from, 0, 3, 7000, 1);
+    index.setDirect(into, 0, 4, 7001, 2);
+    const all = [into, from].map((layer) => Object.freeze([99, layer, ...below]));
+    for (const layers of all) compare({ index, chains }, layers, 0, 0, 24);
+    index.absorb(into, from, 0);
+    for (const layers of all) compare({ index, chains }, layers, 0, 0, 24);
+    assertEquals(ask(index, all[0], 0, 3), `${into}: at 7000, checksum 1`);
+  }
+});
+
+Deno.test("ownerOf() is the layer that has a block where it was read, or else the one that is read now", () => {
+  const index = new Index();
+  const chains = new Chains(index);
+  const layers = [9, 8, 7, 6, 5];
+  for (const layer of layers) index.createLayer(layer);
+  index.setDirect(9, 0, 1, 4000, 1);
+  index.setDirect(6, 0, 1, 5000, 1);
+  index.setDirect(8, 0, 1, 6000, 1);
+  assertEquals([5000, 6000, 7000].map((at) => chains.ownerOf(layers, 0, 1, at)), [6, 8, 8]);
+  assertEquals(chains.ownerOf(layers, 0, 2, 5000), 8);
+});
+
+Deno.test("damage that is found through a long chain is told of the layer that has the block", () => {
+  const bench = new Bench(0, makeDisk(0, new Prng(5), SMALL), new Prng(6), SMALL);
+  bench.format();
+  bench.mustOpen();
+  const layers = Object.freeze(Array.from({ length: 8 }, (_, i) => 8 - i));
+  for (const layer of layers) {
+    bench.createLayer(layer);
+    bench.write(layer, 0, layer, [100 + layer]);
+  }
+  bench.write(5, 0, 3, [555]);
+  const told: string[] = [];
+  bench.store.damageListener = (layer, chunk, block) => told.push(`${layer}/${chunk}/${block}`);
+  const damaged = (stamp: number) => {
+    for (let at = 0; at < bench.disk.sizeBytesMax; at += 4096) {
+      const head = new DataView(bench.disk.peek(at, 8).buffer);
+      if (
+        head.getUint32(0, true) === stamp && head.getUint32(4, true) === (stamp ^ 0x01000193) >>> 0
+      ) {
+        bench.disk.flipBit(at + 3000, 5);
+      }
+    }
+  };
+  assertEquals(bench.read(layers, 0, 0, 9), [0, 101, 102, 555, 104, 105, 106, 107, 108]);
+  for (const stamp of [102, 555, 108]) damaged(stamp);
+  for (const block of [2, 3, 8]) assertEquals(bench.read(layers, 0, block, 1), -74);
+  assertEquals(told, ["2/0/2", "5/0/3", "8/0/8"]);
+});
+
 Deno.test("reads through a long chain see what is written, freed and absorbed in it", () => {
   assert(CHAIN_LAYERS_MIN <= 12);
   const random = new Prng(4);
