@@ -192,6 +192,24 @@ Deno.test("more chains than are remembered push one another out, and all are rig
   }
 });
 
+Deno.test("chains that share a place in the table are not taken for one another", () => {
+  const random = new Prng(8);
+  const index = new Index();
+  const chains = new Chains(index);
+  const ids = Array.from({ length: 12 }, (_, i) => 12 - i);
+  for (const id of ids) {
+    index.createLayer(id);
+    for (let block = 0; block < 8; block++) {
+      if (random.chance(0.5)) index.setDirect(id, 0, block, id * 1000 + block, id);
+    }
+  }
+  // The 2,456th has the place of the first.
+  for (let i = 0; i < 3000; i++) {
+    const layers = random.shuffle([...ids]).slice(0, random.between(4, 9));
+    compare({ index, chains }, [99, ...layers], 0, 0, 8);
+  }
+});
+
 Deno.test("copies stay within their bound, and those that are crowded out are made again", () => {
   const index = new Index();
   const chains = new Chains(index);
