@@ -56,7 +56,8 @@ const MERGED_SHARE_SHIFT = 3;
 /** Chunks of the table: those of 1 TiB. */
 const SLOTS = 2 ** 18;
 /** Words of a slot: chunk, serial of its chain, positions 0 and 1, position 2 and flags above it. */
-const SLOT_WORDS = 4;
+const SLOT_SHIFT = 2;
+const SLOT_WORDS = 1 << SLOT_SHIFT;
 /** Layers that may have come or gone between a chain and the one that it takes over from. */
 const CHANGED_MAX = 16;
 
@@ -164,7 +165,7 @@ export class Chains implements OwnersListener {
   #at = 0;
   #table = EMPTY;
   readonly #merged = new Index();
-  readonly #mergedLayers: readonly (LayerReference | null)[];
+  readonly #mergedLayers: readonly LayerReference[];
   /** Slots that have a chunk in it. */
   #mergedCount = 0;
   /** Slot that is looked at next when room is wanted. */
@@ -175,7 +176,7 @@ export class Chains implements OwnersListener {
     this.#index = index;
     this.found = index;
     this.#merged.createLayer(MERGED_LAYER);
-    this.#mergedLayers = [this.#merged.reference(MERGED_LAYER)];
+    this.#mergedLayers = [this.#merged.reference(MERGED_LAYER)!];
     index.owners = this;
   }
 
@@ -222,7 +223,7 @@ export class Chains implements OwnersListener {
     const { found } = this;
     if (found === this.#merged) {
       this.layer = 0;
-      return found.find(MERGED_LAYER, this.#at / SLOT_WORDS, block, count);
+      return found.findOf(this.#mergedLayers[0], this.#at >>> SLOT_SHIFT, block, count);
     }
     const chain = this.#chain!;
     for (let i = 0; i < POSITIONS; i++) {
@@ -304,7 +305,7 @@ export class Chains implements OwnersListener {
     for (const layer of chain.changed) if (this.#index.hasChunkOf(layer, chunk)) return false;
     const table = this.#table;
     if ((table[from + 3] & MERGED) !== 0) {
-      this.#merge(at, this.#merged, this.#mergedLayers, from / SLOT_WORDS);
+      this.#merge(at, this.#merged, this.#mergedLayers, from >>> SLOT_SHIFT);
       return true;
     }
     for (let i = 0; i < POSITIONS; i++) {
@@ -323,7 +324,7 @@ export class Chains implements OwnersListener {
     chunk: number,
   ): void {
     const merged = this.#merged;
-    merged.copyThrough(MERGED_LAYER, at / SLOT_WORDS, source, layers, chunk);
+    merged.copyThrough(MERGED_LAYER, at >>> SLOT_SHIFT, source, layers, chunk);
     this.#table[at + 3] |= MERGED | USED;
     this.#mergedCount++;
     const bytesMax = this.#mergedBytesMax;
@@ -362,7 +363,7 @@ export class Chains implements OwnersListener {
   #forget(at: number): void {
     const table = this.#table;
     if ((table[at + 3] & MERGED) !== 0) {
-      this.#merged.free(MERGED_LAYER, at / SLOT_WORDS, 0, CHUNK_BLOCKS);
+      this.#merged.free(MERGED_LAYER, at >>> SLOT_SHIFT, 0, CHUNK_BLOCKS);
       this.#mergedCount--;
     }
     table[at + 1] = table[at + 3] = 0;
@@ -382,7 +383,8 @@ export class Chains implements OwnersListener {
     this.#lastLayers = layers;
     this.#last = known;
     const { chain } = known!;
-    chain.usedAt = ++this.#clock;
+    // Until another one is used it is the last.
+    if (chain !== this.#chain) chain.usedAt = ++this.#clock;
     return chain;
   }
 
@@ -456,7 +458,7 @@ export class Chains implements OwnersListener {
     direct: number,
   ): boolean {
     const index = this.#index, merged = this.#merged;
-    const slot = at / SLOT_WORDS;
+    const slot = at >>> SLOT_SHIFT;
     for (let i = 0; i < count;) {
       let run = index.find(layer, chunk, block + i, count - i);
       if (!isPlace(index.kind)) return false;
