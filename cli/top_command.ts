@@ -24,8 +24,8 @@ const LEAVE_SCREEN = "\x1b[?25h\x1b[?1049l";
 /** To the top; what is left of a line, and of the screen, goes. */
 const HOME = "\x1b[H", CLEAR_LINE = "\x1b[K", CLEAR_REST = "\x1b[J";
 
-/** Why a user ends it. No error: making one costs more than all the rest of the start. */
-const QUIT = Symbol("quit");
+/** Why a user ends it. */
+const QUIT = new Error("quit");
 
 /** Adds `top`. */
 export function addTopCommand(program: AnyCommand, context: CommandContext): void {
