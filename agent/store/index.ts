@@ -109,10 +109,20 @@ export interface FreedListener {
   blocksFreed(location: number, count: number): void;
 }
 
-/** Told who has blocks now and had not before, or the other way round: chains.ts. Nothing may be changed in the call. */
+/** Told of changes of layers that are watched, before they are made: chains.ts. Nothing may be changed in the call. */
 export interface OwnersListener {
-  /** Some block of the chunk has become a hole in a layer that is watched, or is one no longer. */
+  /** Some block of the chunk becomes a hole in a layer that is watched, or is one no longer. */
   ownersChanged(layer: number, chunk: number): void;
+  /** Blocks of a layer that is watched, none of them a hole, get another value: as {@linkcode Index.place}. */
+  blocksPlaced(
+    layer: number,
+    chunk: number,
+    block: number,
+    count: number,
+    location: number,
+    aux: number,
+    direct: number,
+  ): void;
   /** A layer was made. */
   layerCreated(layer: number): void;
 }
@@ -150,19 +160,27 @@ class Spread {
   readonly directs = new Uint8Array(CHUNK_BLOCKS);
   /** Data blocks put since {@linkcode begin}. */
   given = 0;
+  /** Blocks that nothing was known of before. */
+  filled = 0;
   #freed: FreedListener | null = null;
+  #isBelow = false;
   /** Dead blocks that have not been told of. */
   #location = 0;
   #count = 0;
 
-  begin(freed: FreedListener | null): void {
+  /** @param isBelow what is there already stays; otherwise it dies */
+  begin(freed: FreedListener | null, isBelow: boolean): void {
     this.#freed = freed;
+    this.#isBelow = isBelow;
     this.given = 0;
+    this.filled = 0;
   }
 
-  /** Rising blocks; what is there already dies. */
+  /** Rising blocks. */
   put(block: number, location: number, aux: number, direct: number): void {
-    if (this.present[block] === 1 && this.locations[block] < LOCATION_END) {
+    if (this.present[block] === 0) this.filled++;
+    else if (this.#isBelow) return;
+    else if (this.locations[block] < LOCATION_END) {
       const dead = this.locations[block];
       if (this.#count > 0 && dead === this.#location + this.#count) this.#count++;
       else {
@@ -223,9 +241,14 @@ export class Index implements MoveListener {
     this.owners?.layerCreated(id);
   }
 
-  /** A layer by itself, whose changes are told to the listener from now on; null when it is not there. */
+  /** A layer by itself; null when it is not there. */
+  reference(id: number): LayerReference | null {
+    return this.#layers.get(id) ?? null;
+  }
+
+  /** The same, and its changes are told to the listener from now on. */
   watch(id: number): LayerReference | null {
-    const layer = this.#layers.get(id) ?? null;
+    const layer = this.reference(id);
     if (layer !== null) layer.isWatched = true;
     return layer;
   }
@@ -320,6 +343,26 @@ export class Index implements MoveListener {
     this.#change(this.#layer(layer), chunk, block, 1, false, location, checksum, 1);
   }
 
+  /**
+   * The blocks are at `location` and on, their checksums as the head of the file says: for copies of what an index has.
+   *
+   * @param aux of the block that lies `past` blocks before the first
+   * @param direct 1: `aux` is the checksum, and it is one block
+   */
+  place(
+    layer: number,
+    chunk: number,
+    block: number,
+    count: number,
+    location: number,
+    aux: number,
+    past: number,
+    direct: number,
+  ): void {
+    const own = (aux + past * AUX_STEP) >>> 0;
+    this.#change(this.#layer(layer), chunk, block, count, false, location, own, direct);
+  }
+
   /** The blocks read as zeros. */
   zero(layer: number, chunk: number, block: number, count: number): void {
     this.#change(this.#layer(layer), chunk, block, count, false, ZERO, 0, 0);
@@ -378,23 +421,60 @@ export class Index implements MoveListener {
     }
     const spread = this.#spread ??= new Spread();
     spread.present.fill(0);
-    const given = this.#spreadOut(giving, spread, null);
+    const given = this.#spreadOut(giving, spread, null, false);
     source.blockCount -= given;
     const before = target.blockCount;
     target.blockCount -= this.#dataBlocks(taking);
-    this.#spreadOut(taking, spread, this.freed);
-    this.#entries = 0;
-    for (let block = 0; block < CHUNK_BLOCKS; block++) {
-      if (spread.present[block] === 0) continue;
-      const location = spread.locations[block];
-      if (location < LOCATION_END) target.blockCount++;
-      this.#append(block, 1, location, spread.auxes[block], spread.directs[block]);
-    }
+    this.#spreadOut(taking, spread, this.freed, false);
+    target.blockCount += this.#loadSpread(spread);
     this.blockCount += target.blockCount - before - given;
     // Freeing may move the other one: its handle is the table's.
     this.#heap.free(giving);
     this.#setHandle(source, chunk, 0);
     this.#storeEntries(target, chunk, this.#handle(into, chunk));
+  }
+
+  /**
+   * Makes a chunk, of which nothing is known here, what a read through layers of another index comes upon.
+   *
+   * @param into layer of this index
+   * @param slot chunk of that layer
+   * @param layers of `source`, newest first, watched there; null where one is not there
+   * @param chunk of those
+   */
+  copyThrough(
+    into: number,
+    slot: number,
+    source: Index,
+    layers: readonly (LayerReference | null)[],
+    chunk: number,
+  ): void {
+    const spread = this.#spread ??= new Spread();
+    spread.present.fill(0);
+    for (let i = 0, holes = CHUNK_BLOCKS; i < layers.length && holes > 0; i++) {
+      const layer = layers[i];
+      if (layer === null) continue;
+      const handle = handleIn(layer, chunk);
+      if (handle === 0) continue;
+      source.#spreadOut(handle, spread, null, true);
+      holes -= spread.filled;
+    }
+    const target = this.#layer(into);
+    this.#count(target, this.#loadSpread(spread));
+    this.#storeEntries(target, slot, 0);
+  }
+
+  /** Makes the scratch entries what `spread` has. Returns how many data blocks that are. */
+  #loadSpread(spread: Spread): number {
+    let blocks = 0;
+    this.#entries = 0;
+    for (let block = 0; block < CHUNK_BLOCKS; block++) {
+      if (spread.present[block] === 0) continue;
+      const location = spread.locations[block];
+      if (location < LOCATION_END) blocks++;
+      this.#append(block, 1, location, spread.auxes[block], spread.directs[block]);
+    }
+    return blocks;
   }
 
   /** Data blocks of a node. */
@@ -417,16 +497,21 @@ export class Index implements MoveListener {
   }
 
   /**
-   * Writes a node's blocks over those in `spread`.
+   * Writes a node's blocks over those in `spread`, or below them.
    *
    * @param freed told of data that is written over; null: there is none
    * @returns data blocks of the node
    */
-  #spreadOut(handle: number, spread: Spread, freed: FreedListener | null): number {
+  #spreadOut(
+    handle: number,
+    spread: Spread,
+    freed: FreedListener | null,
+    isBelow: boolean,
+  ): number {
     const page = SlabHeap.pageOf(handle), base = SlabHeap.wordOf(handle);
     const words = this.#heap.pages[page];
     const count = words[base] >>> 2;
-    spread.begin(freed);
+    spread.begin(freed, isBelow);
     if ((words[base] & 3) === KIND_RANKED) {
       const capacity = rankedCapacity(this.#heap.capacity(handle));
       let at = base + RANKED_HEAD_WORDS;
@@ -509,9 +594,7 @@ export class Index implements MoveListener {
 
   /** As {@linkcode find}, in a layer that is watched; one that has been dropped since has nothing. */
   findOf(layer: LayerReference, chunk: number, block: number, count: number): number {
-    const leaf = layer.leaves[chunk >>> LEAF_SHIFT];
-    const handle = leaf === null || leaf === undefined ? 0 : leaf[chunk & (LEAF_CHUNKS - 1)];
-    return this.#findIn(handle, block, count);
+    return this.#findIn(handleIn(layer, chunk), block, count);
   }
 
   #findIn(handle: number, block: number, count: number): number {
@@ -541,33 +624,7 @@ export class Index implements MoveListener {
 
   /** As {@linkcode hasChunk}, of a layer that is watched; one that has been dropped since has nothing. */
   hasChunkOf(layer: LayerReference, chunk: number): boolean {
-    const leaf = layer.leaves[chunk >>> LEAF_SHIFT];
-    return leaf !== null && leaf !== undefined && leaf[chunk & (LEAF_CHUNKS - 1)] !== 0;
-  }
-
-  /**
-   * Says which blocks of a chunk are no holes in a watched layer: bit b of word w is block 32 w + b.
-   *
-   * @param words 32, overwritten where there is anything
-   * @returns false when it knows nothing of the chunk
-   */
-  cover(layer: LayerReference, chunk: number, words: Uint32Array): boolean {
-    const handle = layer.leaves[chunk >>> LEAF_SHIFT]?.[chunk & (LEAF_CHUNKS - 1)] ?? 0;
-    if (handle === 0) return false;
-    const page = SlabHeap.pageOf(handle), base = SlabHeap.wordOf(handle);
-    const node = this.#heap.pages[page];
-    if ((node[base] & 3) === KIND_RANKED) {
-      for (let i = 0; i < BITMAP_WORDS; i++) words[i] = node[base + 1 + i];
-      return true;
-    }
-    words.fill(0, 0, BITMAP_WORDS);
-    const keys = keysAt(base, listCapacity(this.#heap.capacity(handle)));
-    const halves = this.#heap.halves[page];
-    for (let i = node[base] >>> 2; i-- > 0;) {
-      const key = halves[keys + i];
-      setBits(words, key & 1023, LENGTH_OF[key >>> 11]);
-    }
-    return true;
+    return handleIn(layer, chunk) !== 0;
   }
 
   /** After a Direct run: checksum of its block `index`. */
@@ -1021,8 +1078,7 @@ export class Index implements MoveListener {
       if (layer === null) return 0;
       this.#lastLayer = layer;
     }
-    const leaf = layer.leaves[chunk >>> LEAF_SHIFT];
-    return leaf === null || leaf === undefined ? 0 : leaf[chunk & (LEAF_CHUNKS - 1)];
+    return handleIn(layer, chunk);
   }
 
   /** {@inheritDoc MoveListener.blockMoved} */
@@ -1075,13 +1131,14 @@ export class Index implements MoveListener {
     aux: number,
     direct: number,
   ): void {
-    // Who moves a block has it before and after.
-    if (layer.isWatched && (isHole || !this.#hasAll(layer, chunk, block, count))) {
-      this.owners?.ownersChanged(layer.id, chunk);
+    if (layer.isWatched) {
+      // Who moves a block has it before and after.
+      if (isHole || !this.#hasAll(layer, chunk, block, count)) {
+        this.owners?.ownersChanged(layer.id, chunk);
+      } else this.owners?.blocksPlaced(layer.id, chunk, block, count, location, aux, direct);
     }
     if (!isHole && location < LOCATION_END) this.#count(layer, count);
-    const leaf = layer.leaves[chunk >>> LEAF_SHIFT];
-    const handle = leaf === null || leaf === undefined ? 0 : leaf[chunk & (LEAF_CHUNKS - 1)];
+    const handle = handleIn(layer, chunk);
     if (handle === 0) {
       if (isHole) return;
       this.#entries = 0;
@@ -1442,6 +1499,12 @@ export class IndexImage {
 }
 
 const EMPTY = new Uint32Array(0);
+
+/** Handle of a chunk's node; 0 when there is none. */
+function handleIn(layer: Layer, chunk: number): number {
+  const leaf = layer.leaves[chunk >>> LEAF_SHIFT];
+  return leaf === null || leaf === undefined ? 0 : leaf[chunk & (LEAF_CHUNKS - 1)];
+}
 
 /** Visits the runs of a RANKED chunk: block by block through the bitmap, a quarter of a billion of them per TiB. */
 function visitRanked(

@@ -21,7 +21,7 @@ import { BLOCK_BYTES, BLOCK_SHIFT, TRANSFER_BLOCKS_MAX } from "../base/limits.ts
 import { type Disk, EBADMSG, EIO, type Window, type WindowVector } from "../platform/platform.ts";
 import { CHAIN_LAYERS_MIN, Chains } from "./chains.ts";
 import type { ChecksumCache } from "./checksum_cache.ts";
-import { type Index, IndexKind } from "./index.ts";
+import { type Index, IndexKind, POISON } from "./index.ts";
 import type { Operation } from "./operation.ts";
 import type { Segments } from "./segments.ts";
 
@@ -108,6 +108,7 @@ export class Reads {
   readonly #sum = new Uint32Array(SLOTS * TRANSFER_BLOCKS_MAX);
   /** Positional: word within the page. */
   readonly #word = new Uint16Array(SLOTS * TRANSFER_BLOCKS_MAX);
+  /** The layer that it was found in; 0: one behind the first (chains.ts). */
   readonly #layer = new Uint32Array(SLOTS * TRANSFER_BLOCKS_MAX);
   // Runs of slots.
   readonly #runFirst = new Uint16Array(SLOTS * TRANSFER_BLOCKS_MAX);
@@ -213,13 +214,14 @@ export class Reads {
     const index = this.#index;
     const isLong = layers.length >= CHAIN_LAYERS_MIN;
     const asked = isLong ? 1 : layers.length;
-    /** Up to here the newest layer of a long chain has holes. */
+    /** Up to here the newest layer of a long chain has holes; 0: none was met so far. */
     let holesEnd = 0;
     let runs = 0;
     let runEnd = 0;
     let isPoisoned = false;
     for (let i = 0; i < blockCount;) {
       let count = blockCount - i;
+      let found = index;
       let kind = IndexKind.Absent;
       let layer = 0;
       // The newest one is asked in any case; a long chain behind it is not asked one by one.
@@ -229,14 +231,16 @@ export class Reads {
         kind = index.kind;
       }
       if (isLong && kind === IndexKind.Absent) {
+        if (holesEnd === 0) this.#chains.open(layers, chunk);
         if (i >= holesEnd) holesEnd = i + count;
-        count = this.#chains.find(layers, chunk, block + i, holesEnd - i);
-        kind = index.kind;
+        count = this.#chains.find(block + i, holesEnd - i);
+        found = this.#chains.found;
+        kind = found.kind;
         layer = this.#chains.layer;
       }
       const at = base + i;
       if (kind === IndexKind.Direct || kind === IndexKind.Run) {
-        const { location } = index;
+        const { location } = found;
         if (location === runEnd) {
           this.#runCount[base + runs - 1] += count;
         } else {
@@ -246,8 +250,8 @@ export class Reads {
           this.#segments.pins[this.#segments.of(location)]++;
         }
         runEnd = location + count;
-        if (kind === IndexKind.Direct) this.#noteDirect(at, count, layer);
-        else this.#noteRun(at, count, layer);
+        if (kind === IndexKind.Direct) this.#noteDirect(found, at, count, layer);
+        else this.#noteRun(found, at, count, layer);
       } else if (kind === IndexKind.Poison) {
         for (let j = at; j < at + count; j++) {
           this.#check[j] = Check.Poison;
@@ -270,9 +274,8 @@ export class Reads {
     return runs === 0 && !isPoisoned;
   }
 
-  /** Notes what `find` has found, from place `at` on. */
-  #noteDirect(at: number, count: number, layer: number): void {
-    const index = this.#index;
+  /** Notes what a look-up in `index` has found, from place `at` on. */
+  #noteDirect(index: Index, at: number, count: number, layer: number): void {
     for (let j = 0; j < count; j++) {
       this.#check[at + j] = Check.Direct;
       this.#location[at + j] = index.location + j;
@@ -281,8 +284,7 @@ export class Reads {
     }
   }
 
-  #noteRun(at: number, count: number, layer: number): void {
-    const index = this.#index;
+  #noteRun(index: Index, at: number, count: number, layer: number): void {
     let { page, word } = index;
     if (this.#cache.find(page) < 0) this.#loadPage(page);
     for (let j = 0; j < count; j++) {
@@ -451,14 +453,13 @@ export class Reads {
     const start = operation.buffer + (i << BLOCK_SHIFT);
     this.#window.bytes.fill(0, start, start + BLOCK_BYTES);
     operation.sink?.zeroBlocks(operation, i, 1);
-    const location = this.#check[at] === Check.Poison ? 0 : this.#location[at];
-    this.#owner.blockDamaged(
-      this.#layer[at],
-      operation.chunk,
-      operation.block + i,
-      location,
-      errno,
-    );
+    const { layers, chunk } = operation;
+    const block = operation.block + i;
+    const isPoison = this.#check[at] === Check.Poison;
+    const location = isPoison ? 0 : this.#location[at];
+    const layer = this.#layer[at] ||
+      this.#chains.ownerOf(layers, chunk, block, isPoison ? POISON : location);
+    this.#owner.blockDamaged(layer, chunk, block, location, errno);
   }
 
   #finish(slot: number, operation: Operation, later: boolean): void {

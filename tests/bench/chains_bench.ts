@@ -2,8 +2,9 @@
  * Reads through many snapshots beside reads of a disk without any: `deno run -A tests/bench/chains_bench.ts [LAYERS]`.
  *
  * One process, the real store on a file in the page cache, 32 reads at a time. What is compared lies on the disk in the same
- * way: the same blocks, written in the same order, in one layer or in many. Rounds take turns; what counts is the least processor
- * time of each, which others on the machine disturb least.
+ * way: the same blocks, written in the same order, in one layer or in many, so that what differs is how they are found. Short
+ * rounds take turns; said is the median over the rounds of what one cost more processor time than the other in the same round, with the
+ * quartiles, which others on the machine disturb least.
  *
  * @module
  */
@@ -17,9 +18,9 @@ import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Store } from "../../agent/store/store.ts";
 
 const LAYERS = Number(Deno.args[0] ?? 1000);
-const CHUNKS = 32, DEPTH = 32, ROUNDS = 5;
+const CHUNKS = 32, DEPTH = 32, ROUNDS = 41;
 const ARENA_BYTES = 8 * 1024 * 1024;
-const SEGMENT_BYTES = 4 * 1024 * 1024, CAPACITY_BYTES = 1024 * 1024 * 1024;
+const SEGMENT_BYTES = 4 * 1024 * 1024, CAPACITY_BYTES = 2 * 1024 * 1024 * 1024;
 const window = new SimulatedMemory({ sizeBytes: 64 * 1024 * 1024 }).windows[0];
 
 /** A file whose requests are over at once, and are told at the turn's end. */
@@ -156,8 +157,8 @@ let created = 0;
 for (const layer of [...chain, single]) store.createLayer(layer, () => created++);
 until(() => created === LAYERS + 1);
 
-// Written in sequence: in the lowest layer. Written block by block: spread over all of them, or in one.
-const SPREAD = 1000, ALONE = 2000;
+// Written in sequence: in the lowest layer. Written block by block in one order: into one layer, into three, into all of them.
+const ALONE = 1000, FEW = 2000, SPREAD = 3000;
 for (let chunk = 0; chunk < CHUNKS; chunk++) {
   for (let block = 0; block < CHUNK_BLOCKS; block += 256) {
     submit(OperationKind.Write, [1], chunk, block, 256);
@@ -166,12 +167,16 @@ for (let chunk = 0; chunk < CHUNKS; chunk++) {
 const places = new Prng(2).shuffle(
   Array.from({ length: CHUNKS * CHUNK_BLOCKS }, (_, place) => place),
 );
-for (const [first, layer] of [[SPREAD, 0], [ALONE, single]]) {
+/** Writes the blocks of a region: a share of them into each layer, the lowest first. */
+function writeRegion(first: number, layers: readonly number[]): void {
   places.forEach((place, i) => {
-    const into = layer === 0 ? 1 + Math.floor(i * LAYERS / places.length) : layer;
+    const into = layers[Math.floor(i * layers.length / places.length)];
     submit(OperationKind.Write, [into], first + (place >>> 10), place & 1023, 1);
   });
 }
+writeRegion(ALONE, [single]);
+writeRegion(FEW, [1, LAYERS >>> 1, LAYERS - 1]);
+writeRegion(SPREAD, chain.toReversed());
 until(() => underWay === 0 && store.idle);
 
 /** Microseconds of the processor so far. */
@@ -180,37 +185,79 @@ function cpuUs(): number {
   return user + system;
 }
 
-/** The same per read. */
-function measure(layers: readonly number[], first: number, count: number, reads: number): number {
-  const random = new Prng(3);
-  const start = cpuUs();
-  for (let i = 0; i < reads; i++) {
-    const block = random.below(CHUNK_BLOCKS / count) * count;
-    submit(OperationKind.Read, layers, first + random.below(CHUNKS), block, count);
-  }
-  until(() => underWay === 0);
-  return (cpuUs() - start) / reads;
+/** One round: requests of one kind, size and region. */
+interface Round {
+  kind: OperationKind;
+  layers: readonly number[];
+  first: number;
+  count: number;
+  requests: number;
 }
 
-const frozen = Object.freeze([...chain]);
-const cases: Record<string, [layers: readonly number[], first: number][]> = {
-  "all in one layer below": [[[1], 0], [chain, 0], [frozen, 0]],
-  "spread over all layers": [[[single], ALONE], [chain, SPREAD], [frozen, SPREAD]],
-};
-for (const [name, of] of Object.entries(cases)) {
-  for (const [count, reads] of [[1, 20_000], [16, 5000], [256, 500]]) {
-    const best = of.map(() => Infinity);
-    for (let round = 0; round < ROUNDS; round++) {
-      of.forEach(([layers, first], i) => {
-        best[i] = Math.min(best[i], measure(layers, first, count, reads));
-      });
-    }
-    const [alone, many, fixed] = best;
-    const more = (us: number) => `${us.toFixed(2)} µs (${((us / alone - 1) * 100).toFixed(1)} %)`;
-    console.log(
-      `${name}, reads of ${count * 4} KiB: 1 layer ${alone.toFixed(2)} µs, ` +
-        `${LAYERS} layers ${more(many)}, in a frozen array ${more(fixed)}`,
-    );
+/** Microseconds of the processor for each of its requests. */
+function measure({ kind, layers, first, count, requests }: Round, seed: number): number {
+  const random = new Prng(seed);
+  const start = cpuUs();
+  for (let i = 0; i < requests; i++) {
+    const block = random.below(CHUNK_BLOCKS / count) * count;
+    submit(kind, layers, first + random.below(CHUNKS), block, count);
   }
+  until(() => underWay === 0);
+  return (cpuUs() - start) / requests;
 }
+
+function quantile(values: readonly number[], part: number): number {
+  return values.toSorted((a, b) => a - b)[Math.floor((values.length - 1) * part)];
+}
+
+/** Says what the second costs beside the first. */
+function compare(name: string, plain: Round, other: Round): void {
+  const ratios: number[] = [], times: number[] = [];
+  for (let round = -2; round < ROUNDS; round++) {
+    const isFirst = (round & 1) === 0;
+    const before = isFirst ? measure(plain, round) : 0;
+    const of = measure(other, round);
+    const to = isFirst ? before : measure(plain, round);
+    if (round < 0) continue;
+    ratios.push(of / to);
+    times.push(to);
+  }
+  const more = [0.5, 0.25, 0.75].map((part) => ((quantile(ratios, part) - 1) * 100).toFixed(1));
+  console.log(
+    `${name}: ${quantile(times, 0.5).toFixed(2)} µs without snapshots, ` +
+      `with ${LAYERS} ${more[0]} % more (${more[1]} … ${more[2]})`,
+  );
+}
+
+// First of all: what it costs to learn where a chunk has its blocks.
+const frozen = Object.freeze([...chain]);
+const read = { kind: OperationKind.Read, layers: frozen, requests: CHUNKS, count: 1 };
+for (const [name, first] of [["one layer", 0], ["all layers", SPREAD]] as const) {
+  const start = cpuUs();
+  for (let i = 0; i < CHUNKS; i++) submit(OperationKind.Read, frozen, first + i, 0, 1);
+  until(() => underWay === 0);
+  console.log(`first read of a chunk in ${name}: ${((cpuUs() - start) / CHUNKS).toFixed(0)} µs`);
+}
+for (const [count, requests] of [[1, 4000], [16, 800], [256, 80]]) {
+  const size = `reads of ${count * 4} KiB`;
+  const round = { ...read, count, requests };
+  compare(`${size}, all in one layer below`, { ...round, layers: [1], first: 0 }, {
+    ...round,
+    first: 0,
+  });
+  const alone = { ...round, layers: [single], first: ALONE };
+  compare(`${size}, spread over 3 layers`, alone, { ...round, first: FEW });
+  compare(`${size}, spread over all layers`, alone, { ...round, first: SPREAD });
+  compare(`${size}, the same, in an array that is compared`, alone, {
+    ...round,
+    layers: chain,
+    first: SPREAD,
+  });
+}
+// A block that is in the newest layer is found there; writes go to it alone.
+const written = { ...read, kind: OperationKind.Write, requests: 1000 };
+compare("writes of 4 KiB to the newest layer", { ...written, layers: [single], first: ALONE }, {
+  ...written,
+  first: SPREAD,
+});
 call((done) => store.close(done));

@@ -226,6 +226,32 @@ export function cleanedAbsorbs(seed: number): number {
   return world.crashesChecked;
 }
 
+/**
+ * Reads through a chain of layers, each of which has some of every chunk, in a store with little space: the cleaner moves what
+ * is remembered of the chain, and any layer is written to, freed, absorbed, dropped and made meanwhile.
+ */
+export function cleanedChain(seed: number): number {
+  const shape: Shape = { ...SMALL, layers: 7, operationBlocks: 12 };
+  const world = new World(seed, shape, {
+    write: 60,
+    read: 2,
+    zero: 2,
+    sync: 4,
+    layer: seed % 2,
+    absorb: 3,
+    chain: 60,
+  });
+  world.bench.disk.boundary = () => {
+    if (world.crashRandom.chance(0.01)) world.checkCrash();
+  };
+  for (let step = 0; step < 3000; step++) {
+    world.step();
+    if (world.random.chance(0.001)) world.crash();
+  }
+  world.checkCrash();
+  return world.crashesChecked;
+}
+
 /** All of them, by name. */
 export const SCENARIOS: Record<string, Scenario> = {
   everyBoundary,
@@ -239,4 +265,5 @@ export const SCENARIOS: Record<string, Scenario> = {
   tailRot,
   everyAbsorb,
   cleanedAbsorbs,
+  cleanedChain,
 };

@@ -518,6 +518,8 @@ export interface Mix {
   stamp: number;
   drop: number;
   absorb: number;
+  /** Reads through all layers, the newest first, so that what is known of that chain is used again and again. */
+  chain: number;
 }
 
 const MIX: Mix = {
@@ -531,6 +533,7 @@ const MIX: Mix = {
   stamp: 2,
   drop: 1,
   absorb: 2,
+  chain: 0,
 };
 
 /** A seeded workload on a bench of machine 0. */
@@ -594,8 +597,12 @@ export class World {
         return this.#layer();
       case "meta":
         return this.#meta();
-      case "read":
-        return this.#read();
+      case "read": {
+        const ids = this.random.shuffle([...this.model.layers.keys()]);
+        return this.#read(ids.slice(0, this.random.between(1, ids.length)));
+      }
+      case "chain":
+        return this.#read([...this.model.layers.keys()].sort((a, b) => b - a));
       case "stamp":
         return this.#setStamp();
       case "drop":
@@ -737,10 +744,8 @@ export class World {
     this.onFailure(operation);
   }
 
-  #read(): void {
+  #read(layers: readonly number[]): void {
     const { bench, model, random } = this;
-    const ids = [...model.layers.keys()];
-    const layers = random.shuffle(ids).slice(0, random.between(1, ids.length));
     if (layers.some((id) => this.#locked.has(`${id}`))) return;
     const { chunk, block, count } = this.#range(this.shape.operationBlocks);
     const operation = bench.take((done) => {

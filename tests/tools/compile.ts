@@ -1,13 +1,18 @@
 /**
  * Makes the self-contained program: `./dev compile [--target TRIPLE] [--output PATH]`.
  *
- *     cli/main.ts           --bundle-->  .cache/bundle/main.js         --+
+ *     cli/main.ts           --bundle-->  .cache/bundle/main.js, …      --+
  *                                                                        +--compile--> dist/kelpie
  *     agent/data_worker.ts  --bundle-->  .cache/bundle/data_worker.js  --+
  *
- * Bundled first, the program starts faster and carries no packages that it does not use. The worker
- * is a program of its own, found at run time beside the file that starts it: a module in `agent/`
- * names it `"./data_worker" + import.meta.url.slice(-3)`, which fits both sources and bundles.
+ * Bundled first, the program starts faster and carries no packages that it does not use. What a command
+ * imports when it runs (`await import(…)`: the agent, a front end) becomes a file of its own, so that a
+ * small command reads a third of the whole. All of them lie in one directory: the worker is a program of
+ * its own, found at run time beside the file that starts it. A module in `agent/` names it
+ * `"./data_worker" + import.meta.url.slice(-3)`, which fits both sources and bundles.
+ *
+ * There is no code cache of V8: the runtime keeps that under a name that can be guessed in the directory
+ * for temporary files, where whoever puts one there first has an agent of root's run it.
  *
  * `deno compile` embeds `denort`, which it downloads; DENORT_BIN names one that is there already, for
  * this machine's architecture only.
@@ -20,10 +25,10 @@ import { parseArgs } from "node:util";
 const ROOT = decodeURIComponent(new URL("../..", import.meta.url).pathname);
 const BUNDLE_DIR = `${ROOT}.cache/bundle`;
 
-/** What is bundled, to which name in {@linkcode BUNDLE_DIR}. */
-const BUNDLES: readonly (readonly [string, string])[] = [
-  ["cli/main.ts", "main.js"],
-  ["agent/data_worker.ts", "data_worker.js"],
+/** What is bundled, with the flags that say how and where to: into {@linkcode BUNDLE_DIR}. */
+const BUNDLES: readonly (readonly string[])[] = [
+  ["--code-splitting", "--outdir", BUNDLE_DIR, `${ROOT}cli/main.ts`],
+  ["--output", `${BUNDLE_DIR}/data_worker.js`, `${ROOT}agent/data_worker.ts`],
 ];
 
 if (import.meta.main) await compile();
@@ -35,12 +40,14 @@ async function compile(): Promise<void> {
   });
   const isNative = target === Deno.build.target;
   const path = output ?? `${ROOT}dist/kelpie${isNative ? "" : `-${target.split("-")[0]}`}`;
+  // Files that are split off have their content's hash in their names: those of the last time would stay.
+  await Deno.remove(BUNDLE_DIR, { recursive: true }).catch((error) => {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  });
   await Deno.mkdir(BUNDLE_DIR, { recursive: true });
-  for (const [source, name] of BUNDLES) {
-    await deno(["bundle", "--quiet", "--output", `${BUNDLE_DIR}/${name}`, ROOT + source]);
-  }
+  for (const flags of BUNDLES) await deno(["bundle", "--quiet", ...flags]);
   await deno([
-    ...["compile", "--quiet", "--no-check", ...await permissions()],
+    ...["compile", "--quiet", "--no-check", "--no-code-cache", ...await permissions()],
     ...["--target", target, "--include", `${BUNDLE_DIR}/data_worker.js`],
     ...["--output", path, `${BUNDLE_DIR}/main.js`],
   ], { withDenort: isNative });
