@@ -3,7 +3,7 @@
  *
  * @module
  */
-import stringWidth from "string-width";
+import CliTable from "cli-table3";
 import { BackEndError, type BackEndErrorKind } from "../agent/frontend/error.ts";
 import { type ControlErrorCode, ControlFailure } from "../agent/map/errors.ts";
 import { ENOSPC } from "../agent/platform/platform.ts";
@@ -175,17 +175,16 @@ export class Output {
 
   /** The text that {@linkcode table} prints. */
   tableText(columns: readonly string[], rows: readonly (readonly string[])[]): string {
-    const heads = columns.map((column) => this.styled("bold", column.replace(/^>/, "")));
-    const widths = heads.map(widthOf);
-    for (const row of rows) {
-      row.forEach((cell, i) => widths[i] = Math.max(widths[i], widthOf(cell)));
-    }
-    const lineOf = (cells: readonly string[]) =>
-      cells.map((cell, i) => {
-        const space = " ".repeat(widths[i] - widthOf(cell));
-        return columns[i].startsWith(">") ? space + cell : cell + space;
-      }).join("  ").trimEnd() + "\n";
-    return [heads, ...rows].map(lineOf).join("");
+    const none = ["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid", "bottom-left"]
+      .concat(["bottom-right", "left", "left-mid", "mid", "mid-mid", "right", "right-mid"]);
+    const table = new CliTable({
+      head: columns.map((column) => this.styled("bold", column.replace(/^>/, ""))),
+      colAligns: columns.map((column) => column.startsWith(">") ? "right" : "left"),
+      chars: { ...Object.fromEntries(none.map((name) => [name, ""])), middle: "  " },
+      style: { head: [], border: [], "padding-left": 0, "padding-right": 0 },
+    });
+    table.push(...rows.map((row) => [...row]));
+    return table.toString().split("\n").map((line) => `${line.trimEnd()}\n`).join("");
   }
 
   /** Names and values, one pair per line. */
@@ -247,11 +246,6 @@ export class Output {
     if (/^\s*y(es)?\s*$/i.test(answer ?? "")) return;
     throw new CommandError(ExitCode.Failure, "nothing was changed");
   }
-}
-
-/** Columns of a terminal that a text takes. */
-function widthOf(text: string): number {
-  return /^[\x20-\x7e]*$/.test(text) ? text.length : stringWidth(text);
 }
 
 function styled(style: Style, text: string): string {
