@@ -52,7 +52,10 @@ export const enum MessageType {
   Stamps = 6,
   /** Stamps of the group's chunks, from (`layer`, `chunk`) on. Answer: STAMP entries as data. */
   List = 7,
-  /** What a chunk is made of. Answer: extra of DESCRIPTION_BYTES; generation and sequence are the stamp. */
+  /**
+   * What a chunk is made of. Answer: extra of DESCRIPTION_BYTES; generation and sequence are the stamp, `argument` counts how
+   * often the chunk was changed otherwise than by writes.
+   */
   Describe = 8,
   /** Replace the chunk by that of node `argument`. Answered when it is done. */
   Pull = 9,

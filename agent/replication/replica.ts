@@ -387,6 +387,15 @@ export class Replica {
       block <= watched.block && watched.block < block + blockCount;
   }
 
+  /** Whether no write of a chunk is on its way into the store. */
+  isIdle(layer: number, chunk: number): boolean {
+    for (let write = this.#first; write !== null; write = write.next) {
+      const { layers, chunk: other } = write.operation;
+      if (layers[0] === layer && other === chunk) return false;
+    }
+    return true;
+  }
+
   /** A chunk is about to be replaced by another node's, here where nobody copies from. */
   replacing(layer: number, chunk: number): void {
     if (this.#watched?.layer === layer && this.#watched.chunk === chunk) {
