@@ -222,10 +222,10 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     // What the disk cannot read is as good as damaged: what is written anew lies elsewhere.
     if (result !== -EBADMSG && result !== -EIO) return this.#over();
     if (this.#step === Step.Looking) return this.#watch();
-    const { layer, chunk, isChanged } = this.#block!;
+    const { layer, chunk, block, isChanged } = this.#block!;
     if (isChanged) return this.#over();
     this.#replica.watch(null);
-    this.#replica.rewriting(layer, chunk);
+    this.#replica.rewriting(layer, chunk, block);
     this.#step = Step.Writing;
     operation.kind = OperationKind.Write;
     operation.buffer = this.#good;
@@ -358,17 +358,14 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     const view = this.#view!;
     const disk = view.disk(this.#block!.disk);
     if (disk === undefined || this.#epochThere > view.epoch) return false;
-    const { generation, settled, lease } = disk.entry;
-    const isWritable = this.#pair(view).some((layer) => view.isWritable(disk, layer));
-    return !isWritable || (lease === null && settled >= generation);
+    return view.isAtRest(disk, this.#pair(view));
   }
 
   /** Nobody who could be asked has all the writes of the chunk that are here. */
   #noneFits(view: ClusterView, disk: DiskView): void {
     const { layer, chunk } = this.#block!;
-    const { generation, settled, lease } = disk.entry;
-    const isInOrder = settled >= (lease === null ? generation : generation - 1);
-    const mayMark = !isInOrder && view.isWritable(disk, layer) && isKnown(this.#begin) &&
+    const { generation, lease } = disk.entry;
+    const mayMark = !view.isInOrder(disk) && view.isWritable(disk, layer) && isKnown(this.#begin) &&
       (lease === null || this.#begin.generation < generation) &&
       this.#replica.isIdle(layer, chunk);
     if (!mayMark) return this.#putOffForStamps();

@@ -18,6 +18,7 @@ import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES } from "../../agent/base/limits.
 import { Prng } from "../../agent/base/prng.ts";
 import type { RaftStatus } from "../../agent/consensus/ready.ts";
 import { decodeLevel, LEVEL_KEY } from "../../agent/control/level_record.ts";
+import { allTargets } from "../../agent/comparison.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import {
   checkMap,
@@ -28,6 +29,7 @@ import {
   type PgEntry,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
+import type { Check, CheckReport } from "../../agent/replication/checking.ts";
 import { Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { DiskOracle, Guest } from "./guest.ts";
@@ -1259,6 +1261,20 @@ export class Simulation implements NodeWatcher {
     this.until("a scrub ends", () => isDone, QUIET_MS_MAX);
     this.world.run(this.world.nowMs + 2000);
     return store.stats().damageCount === before && store.stats().damage.length === 0;
+  }
+
+  /** Has a node compare the replicas of all disks; null in place of the report until it is there. Throws where it cannot. */
+  beginCheck(node: SimNode, repair: boolean): { check: Check; report: CheckReport | null } {
+    const found: { check: Check; report: CheckReport | null } = { check: null!, report: null };
+    const targets = allTargets(this.map!);
+    const check = node.process!.data!.check({
+      targets,
+      repair,
+      done: (report) => found.report = report,
+    });
+    if (check === null) throw new Error(`node ${node.id} cannot compare replicas`);
+    found.check = check;
+    return found;
   }
 
   /** Throws unless all replicas of all chunks of disks that were closed in good order hold equal bytes and equal stamps. */
