@@ -96,6 +96,9 @@ export interface SimulationReport {
   readonly snapshots: number;
   readonly snapshotReads: number;
   readonly deletedSnapshots: number;
+  /** Times that replicas were compared, and how often all of that was good. */
+  readonly checks: number;
+  readonly goodChecks: number;
   readonly epoch: number;
 }
 
@@ -151,6 +154,11 @@ export class Simulation implements NodeWatcher {
   missingPaths = 0;
   movedGroups = 0;
   repaired = 0;
+  /** Checks that have come to an end, and those of them that found nothing wrong and left out nothing. */
+  checks = 0;
+  goodChecks = 0;
+  /** Decides when replicas are compared, and nothing else: seeds are what they were before they could be. */
+  readonly #checking: Prng;
   /** Decides about data paths, and nothing else: seeds without them are what they were before there were any. */
   readonly #pathRandom: Prng;
   /** Starts that were refused for being too old. */
@@ -193,6 +201,7 @@ export class Simulation implements NodeWatcher {
     this.#faultsMs = options.faultsMs ?? 30_000;
     const tearing = new Prng(options.seed ^ 0x7ea2);
     this.#tearing = tearing.chance(0.5) ? tearing : null;
+    this.#checking = new Prng(options.seed ^ 0x63686563);
     this.#pathRandom = new Prng(options.seed ^ 0x70617468);
     const { random } = this.world;
     this.#snapshots = options.hasSnapshots === true ? this.#makeSnapshots() : null;
@@ -261,6 +270,8 @@ export class Simulation implements NodeWatcher {
       snapshots: this.#snapshots?.taken ?? 0,
       snapshotReads: this.#snapshots?.read ?? 0,
       deletedSnapshots: this.#snapshots?.deleted ?? 0,
+      checks: this.checks,
+      goodChecks: this.goodChecks,
       epoch: this.map?.epoch ?? 0,
     };
   }
@@ -585,8 +596,54 @@ export class Simulation implements NodeWatcher {
     }
   }
 
+  /** Some node compares all replicas while things happen: what it says is different must not be said of sound replicas. */
+  #compareSometimes(): void {
+    if (!this.#checking.chance(0.1)) return;
+    const node = this.#checking.pick(this.nodes);
+    const data = node.isRunning ? node.process!.data : null;
+    if (data === null || !data.hasMap || this.map === null) return;
+    this.note(node, "compares replicas");
+    const targets = allTargets(this.map);
+    const check = data.check({
+      targets,
+      repair: this.#checking.chance(0.8),
+      done: (report) => this.#compared(node, report),
+    });
+    if (check === null || !this.#checking.chance(0.1)) return;
+    this.world.after(this.#checking.between(1, 500), () => data.cancelCheck(check));
+  }
+
+  #compared(node: SimNode, report: CheckReport): void {
+    this.checks++;
+    if (report.blocks.length === 0 && report.unchecked.length === 0) this.goodChecks++;
+    const differing = report.blocks.filter(({ kind }) => kind === "differs");
+    if (differing.length === 0) return;
+    throw new Error(`node ${node.id} says that replicas differ: ${JSON.stringify(differing)}`);
+  }
+
+  /** Once all is calm, a node finds all replicas to be good, or makes them so. */
+  #checkAll(): void {
+    this.until("every group is whole to be checked", () => this.isWhole(), QUIET_MS_MAX);
+    const node = this.nodes.find((each) => each.process?.data?.hasMap === true)!;
+    if (this.map!.level < 2) return;
+    const found = this.beginCheck(node, true);
+    this.until("replicas are compared", () => found.report !== null, QUIET_MS_MAX);
+    this.#compared(node, found.report!);
+    const { disks, unchecked } = found.report!;
+    for (const disk of disks) {
+      const isGood = disk.damagedBlocks === disk.repairedBlocks && disk.uncheckedChunks === 0;
+      if (!isGood) {
+        throw new Error(
+          `not all is good: ${JSON.stringify(disk)} ${JSON.stringify(unchecked)} ` +
+            JSON.stringify(found.report!.blocks),
+        );
+      }
+    }
+  }
+
   #step(): void {
     const { random } = this.world;
+    this.#compareSometimes();
     const up = this.nodes.filter((node) => node.isRunning);
     const down = this.nodes.filter((node) => !node.isRunning && node !== this.#doomed);
     const node = random.pick(this.nodes);
@@ -1183,6 +1240,7 @@ export class Simulation implements NodeWatcher {
     // As the faults have left it, before guests write over what may be wrong.
     for (const guest of [...this.guests.values()]) this.#close(guest);
     this.until("guests end", () => this.guests.size === 0, QUIET_MS_MAX);
+    if (this.#checking.chance(0.5)) this.#checkAll();
     if (this.flips > 0) this.until("damaged blocks heal", () => this.#isSound(), QUIET_MS_MAX);
     this.compareReplicas();
     // Guests that are there must get on.
