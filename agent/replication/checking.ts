@@ -590,6 +590,8 @@ export class Check {
 
   #answerIsIn(job: Job): void {
     if (--job.pending > 0) return;
+    // Whatever else comes of the round: it may be healed before the next one.
+    this.#noteDamage(job);
     if (job.trouble === null) this.#compare(job);
     else this.#again(job);
   }
@@ -611,7 +613,6 @@ export class Check {
   #compare(job: Job): void {
     const answers = [...job.answers];
     job.rounds++;
-    this.#noteDamage(job, answers);
     const isSingle = answers.length === 1;
     const common = isSingle ? null : this.#whyNoStamp(job, answers.map(([, each]) => each));
     let isHealing = false;
@@ -643,8 +644,8 @@ export class Check {
     else this.#again(job);
   }
 
-  #noteDamage(job: Job, answers: readonly (readonly [number, Findings])[]): void {
-    for (const [node, { damaged }] of answers) {
+  #noteDamage(job: Job): void {
+    for (const [node, { damaged }] of job.answers) {
       let known = job.damaged.get(node);
       if (known === undefined) job.damaged.set(node, known = new Uint32Array(SET_WORDS));
       for (let i = 0; i < SET_WORDS; i++) known[i] |= damaged[i] & job.left[i];

@@ -39,8 +39,6 @@ class Inspection implements OperationOwner, WatchedChunk {
   readonly #operation = new Operation(this, 0);
   readonly #buffer: number;
   #block = 0;
-  /** Reads end here: what lies behind is read in another one, since this one was damaged in between. */
-  #limit = CHUNK_BLOCKS;
 
   constructor(
     host: Inspector,
@@ -78,13 +76,11 @@ class Inspection implements OperationOwner, WatchedChunk {
 
   /** Reads the next run, when it may. */
   next(): void {
-    const { data } = this.findings;
-    while (this.#block < CHUNK_BLOCKS && !has(data, this.#block)) this.#block++;
+    while (this.#block < CHUNK_BLOCKS && !this.#isToBeRead(this.#block)) this.#block++;
     if (this.#block === CHUNK_BLOCKS) return this.#end(0);
-    if (this.#block >= this.#limit) this.#limit = CHUNK_BLOCKS;
-    const most = Math.min(this.#limit, this.#block + READ_BLOCKS_MAX);
+    const most = Math.min(CHUNK_BLOCKS, this.#block + READ_BLOCKS_MAX);
     let end = this.#block + 1;
-    while (end < most && has(data, end)) end++;
+    while (end < most && this.#isToBeRead(end)) end++;
     const count = end - this.#block;
     if (!this.#host.mayRead(this, count << BLOCK_SHIFT)) return;
     const operation = this.#operation;
@@ -96,6 +92,10 @@ class Inspection implements OperationOwner, WatchedChunk {
     operation.buffer = this.#buffer;
     operation.sink = null;
     this.#host.store.submit(operation);
+  }
+
+  #isToBeRead(block: number): boolean {
+    return has(this.findings.data, block) && !has(this.findings.damaged, block);
   }
 
   /** {@inheritDoc OperationOwner.operationDone} */
@@ -111,14 +111,9 @@ class Inspection implements OperationOwner, WatchedChunk {
     }
     const isMedium = result === -EBADMSG || result === -EIO;
     if (!isMedium) return this.#end(result);
-    if (blockCount > 1) {
-      // What came with it is read without it.
-      const bad = badBlock >= block && badBlock < block + blockCount ? badBlock : block;
-      this.#limit = bad > block ? bad : block + 1;
-      return this.next();
-    }
-    add(this.findings.damaged, block);
-    this.#block = block + 1;
+    // Once is enough, though it may be healed at any moment. What came with it is read without it.
+    const isWithin = badBlock >= block && badBlock < block + blockCount;
+    add(this.findings.damaged, isWithin ? badBlock : block);
     this.next();
   }
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
+import { assertEquals, assertMatch } from "@std/assert/mod.js";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
 import type { ComparisonReport } from "../../agent/http/backend.ts";
 import { until } from "../guest/deadline.ts";
@@ -94,7 +94,16 @@ Deno.test("kelpie disk check finds what has rotted in one store, and has it heal
       assertEquals(damage.length, ROTTEN.length, "nothing was healed");
     });
 
+    await t.step("it is healed", async () => {
+      const { code, good, disks: [disk] } = await report(DISK);
+      assertEquals([code, good, disk.damagedBlocks], [0, true, ROTTEN.length]);
+      assertEquals(disk.repairedBlocks, ROTTEN.length);
+      using other = rotten.running.client();
+      assertEquals((await other.store()).damage, []);
+    });
+
     await t.step("it is healed, while a guest writes", async () => {
+      assertEquals(await rot(store, [70, 901, 1501]), 3);
       let isOver = false;
       const writing = (async () => {
         for (let i = 0; !isOver; i++) await guest.write((i % 64) * BLOCK, block(i % 64));
@@ -102,14 +111,8 @@ Deno.test("kelpie disk check finds what has rotted in one store, and has it heal
       const { code, good, disks: [disk] } = await report(DISK);
       isOver = true;
       await writing;
-      // Those that the guest wrote over are new.
+      // The cleaner, which the guest keeps busy, may have come upon them first.
       assertEquals([code, good, disk.damagedBlocks], [0, true, disk.repairedBlocks]);
-      assert(disk.repairedBlocks >= ROTTEN.filter((number) => number >= 64).length);
-      using other = rotten.running.client();
-      await until(async () => (await other.store()).damage.length === 0, {
-        timeoutMs: 20_000,
-        what: () => "the store has damage still",
-      });
     });
 
     await t.step("a host that is away is named", async () => {

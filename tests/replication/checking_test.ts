@@ -145,14 +145,16 @@ Deno.test("blocks are compared where the spans of all have a stamp in common, an
   const apart: Said[][] = [
     [{ begin: 8, end: 9 }, { begin: 10, end: 11 }, { begin: 9 }],
     [{ begin: 9 }, { begin: 9, generation: GENERATION - 1 }, { begin: 9 }],
-    [{ begin: 9 }, { begin: 0, end: 9 }, { begin: 9 }],
+    [{ begin: 7 }, { begin: 0, end: 9 }, { begin: 7 }],
     [{ begin: 9 }, { begin: 9 }, { begin: 0 }],
   ];
   for (const said of apart) {
     const at = new Fixture();
     // What is not to be compared must not be taken for a difference either.
-    at.round(said[0], { ...said[1], sum: 2 }, said[2]);
-    assertEquals(at.result, null);
+    for (let i = 0; i < 3; i++) {
+      at.round(said[0], { ...said[1], sum: 2 }, said[2]);
+      assertEquals(at.result, null);
+    }
     at.round({}, {}, {});
     assertEquals(at.result, GOOD);
   }
@@ -160,8 +162,10 @@ Deno.test("blocks are compared where the spans of all have a stamp in common, an
 
 Deno.test("a block that something came to on one replica is looked at again", () => {
   const at = new Fixture();
-  at.round({}, { isChanged: true, sum: 2 }, {});
-  assertEquals(at.result, null);
+  for (let i = 0; i < 3; i++) {
+    at.round({}, { isChanged: true, sum: 2 }, {});
+    assertEquals(at.result, null);
+  }
   at.round({}, {}, {});
   assertEquals(at.result, GOOD);
 });
