@@ -236,3 +236,26 @@ Deno.test("offsets in a report are those of the disk", () => {
   assertEquals(Math.floor(offsetBytes / CHUNK_BYTES), story.chunkOf(1));
   assertEquals(offsetBytes, story.oracle.places[1] + 6 * BLOCK_BYTES);
 });
+
+Deno.test("with two copies, the one that does not match its checksum is healed from the other one", () => {
+  for (const which of [0, 1]) {
+    const story = new Story(10 + which);
+    story.ask({ kind: "change-disk", name: "disk", copies: 2 });
+    story.waitFor("every group is whole", () => story.isQuiet());
+    const session = story.open(story.nodes[0]);
+    const { value } = session.write(0, 3);
+    session.writeNow(0, 4);
+    session.close();
+    story.pass(2000);
+    const { inSync } = story.groupOf(story.nodes[0], 0).entry;
+    assertEquals(inSync.length, 2);
+    const rotten = story.nodes.find(({ node }) => node === inSync[which])!;
+    rotten.disk.flipBit(placeOf(rotten, value) + 5, 3);
+    const { disks: [disk], blocks, unchecked } = check(story, story.nodes[2]);
+    assertEquals([disk.damagedBlocks, disk.repairedBlocks, blocks, unchecked], [1, 1, [], []]);
+    story.compareReplicas();
+    const reader = story.open(story.nodes[0]);
+    assertEquals(reader.read(0, 3), value);
+    reader.close();
+  }
+});
