@@ -26,13 +26,7 @@ import {
 import type { MapCommand } from "../map/map.ts";
 import { previewNodeChange } from "../map/preview.ts";
 import { findNotes, findProblems, summarize } from "../problems.ts";
-import type {
-  CheckReport,
-  ClusterStatus,
-  DiskStatus,
-  GroupSummary,
-  NodeStatus,
-} from "./backend.ts";
+import type { ClusterStatus, DiskStatus, GroupSummary, NodeStatus } from "./backend.ts";
 import {
   type Call,
   checkSockets,

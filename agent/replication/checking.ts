@@ -21,12 +21,12 @@
  *   whose block does; here it is looked at again until it is good. Where all match and differ, which is looked at twice, nobody can
  *   say by comparing who is right: it is reported with all who were asked, and nothing is changed.
  * - A layer and the one that it absorbs are checked as one.
- * - It ends: rounds and time per chunk are bounded.
+ * - It ends: rounds without anything new, and time per chunk, are bounded.
  *
  * @module
  */
 import type { Arena } from "../base/arena.ts";
-import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES } from "../base/limits.ts";
+import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES, DISK_BYTES_MAX } from "../base/limits.ts";
 import type { Window } from "../platform/platform.ts";
 import { add, type Findings, has, remove, SET_WORDS, sizeOf, unpackFindings } from "./findings.ts";
 import type { Inspector } from "./inspection.ts";
@@ -37,11 +37,11 @@ import type { ClusterView, DiskView, GroupView } from "./view.ts";
 
 /** Chunks looked at at a time. */
 const JOBS_MAX = 4;
-/** Looks at a chunk of which something is changed each time, or for which there is no common stamp. */
+/** Looks at a chunk by which nothing more is compared: something is changed each time, or there is no common stamp. */
 const ROUNDS_MAX = 16;
 /** Milliseconds between looks at a chunk: they double up to the second. */
 const PAUSE_MS_MIN = 20, PAUSE_MS_MAX = 320;
-/** Longest time for one chunk, in milliseconds. */
+/** Longest time in which nothing more of a chunk is compared, in milliseconds. */
 const JOB_MS_MAX = 60_000;
 /** …and for nodes that do not answer, are not up, or have to settle. Who has once been waited for that long is not waited for again. */
 const PATIENCE_MS = 15_000;
@@ -150,7 +150,8 @@ class Job implements PeerRequestOwner {
     readonly target: CheckTarget,
     readonly layer: number,
     readonly chunk: number,
-    readonly startMs: number,
+    /** Since when nothing more of it was compared. */
+    public sinceMs: number,
   ) {}
 
   answered(
@@ -195,6 +196,7 @@ class Scan implements PeerRequestOwner {
 
 const NO_ANSWER = "it does not answer";
 const NOT_UP = "it is not up";
+const BUSY = "it is busy with guests";
 
 /** One check; see the head of the file. */
 export class Check {
@@ -279,7 +281,7 @@ export class Check {
     if (this.#isOver) return;
     for (const job of [...this.#jobs]) {
       if (job.pending > 0) this.#lookAfter(job);
-      else if (nowMs - job.startMs > JOB_MS_MAX) this.#giveUp(job);
+      else if (nowMs - job.sinceMs > JOB_MS_MAX) this.#giveUp(job);
       else if (nowMs >= job.againMs) this.#begin(job);
     }
     const scan = this.#scan;
@@ -417,7 +419,8 @@ export class Check {
     if (head.status === Status.Ok && count * STAMP_ENTRY_BYTES <= dataBytes) {
       const words = window.u32;
       for (let i = 0; i < count; i++) {
-        scan.chunks.add(words[(dataOffset + i * STAMP_ENTRY_BYTES + 4) >>> 2]);
+        const chunk = words[(dataOffset + i * STAMP_ENTRY_BYTES + 4) >>> 2];
+        if (chunk < DISK_BYTES_MAX / CHUNK_BYTES) scan.chunks.add(chunk);
       }
       if ((head.flags & MessageFlag.More) !== 0) {
         // Always further on, whatever it says.
@@ -488,7 +491,7 @@ export class Check {
     if (away.length > 0) return this.#isAway(job, away);
     if (!isOpen) {
       job.trouble = "replicas are being settled after a crash";
-      if (!this.#isUnsettled && this.#nowMs - job.startMs < PATIENCE_MS) return this.#again(job);
+      if (!this.#isUnsettled && this.#nowMs - job.sinceMs < PATIENCE_MS) return this.#again(job);
       this.#isUnsettled = true;
       return this.#giveUp(job);
     }
@@ -510,7 +513,7 @@ export class Check {
     const absent = this.#absent.get(node);
     job.trouble = absent ?? NOT_UP;
     job.troubled = [node];
-    if (absent === undefined && this.#nowMs - job.startMs < PATIENCE_MS) return this.#again(job);
+    if (absent === undefined && this.#nowMs - job.sinceMs < PATIENCE_MS) return this.#again(job);
     if (absent === undefined) this.#absent.set(node, NOT_UP);
     this.#giveUp(job);
   }
@@ -523,12 +526,13 @@ export class Check {
     const isTaken = !isLost && inspector.inspect(query, (result, findings) => {
       if (token !== job.token || job.pending === 0 || this.#isOver) return;
       if (result === 0) job.answers.set(view.self, findings);
+      else if (result > 0) this.#fail(job, view.self, BUSY);
       else this.#fail(job, view.self, `its store fails (errno ${-result})`);
       this.#answerIsIn(job);
       this.#step();
     });
     if (isTaken) return;
-    this.#fail(job, view.self, isLost ? "a data path is lost" : "it is busy");
+    this.#fail(job, view.self, isLost ? "a data path is lost" : BUSY);
     job.pending--;
   }
 
@@ -579,7 +583,7 @@ export class Check {
       this.#fail(
         job,
         node,
-        head.status === Status.Busy ? "it is busy" : "its map is another one",
+        head.status === Status.Busy ? BUSY : "its map is another one",
       );
     }
     job.isNewer ||= head.epoch > view.epoch;
@@ -635,7 +639,11 @@ export class Check {
       }
       this.#isGood(job, answers, block);
     }
-    if (sizeOf(job.left) < before) job.pauseMs = PAUSE_MS_MIN;
+    if (sizeOf(job.left) < before) {
+      job.pauseMs = PAUSE_MS_MIN;
+      job.rounds = 0;
+      job.sinceMs = this.#nowMs;
+    }
     job.trouble = common;
     const isLast = job.rounds >= ROUNDS_MAX && !isHealing;
     const hasOnlyDamage = !isHealing && common === null && this.#isAllDamaged(job, answers);

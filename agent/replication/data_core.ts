@@ -606,7 +606,7 @@ export class DataCore implements PeerListener, RouterHost {
     this.absorbing.tick(nowMs);
     this.repairer.tick();
     this.tidier.tick(nowMs);
-    this.inspector.tick();
+    this.inspector.tick(nowMs);
     this.#check?.tick(nowMs);
     for (const router of this.#all()) router.tick();
     for (const opening of [...this.#openings.values()]) opening.tick();

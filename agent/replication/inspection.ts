@@ -10,7 +10,9 @@
  * - Checksums are computed over what was read, which the store has verified: a block that does not match its own checksum is damaged, and
  *   has none.
  * - A layer and the one that it absorbs are looked at as one (`pairs.ts`).
- * - Guests come first: each read waits until `pace.ts` lets it. At most INSPECTIONS_MAX at a time, a buffer each; more are refused.
+ * - It is over soon, so that whoever asked does not take this node for one that does not answer: after LOOK_MS, and as soon as `pace.ts`
+ *   wants guests to come first, it ends with what it has. Blocks that it has not come to count as changed; if it has come to none, it is
+ *   refused. At most INSPECTIONS_MAX at a time, a buffer each; more are refused.
  *
  * @module
  */
@@ -20,12 +22,15 @@ import { EBADMSG, EIO, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { add, Findings, has, type InspectionQuery, SET_WORDS } from "./findings.ts";
 import type { LocalStore } from "./local_store.ts";
+import { Status } from "./messages.ts";
 import type { Pace } from "./pace.ts";
 import { stampOfPair } from "./pairs.ts";
 import type { Replica, WatchedChunk } from "./replica.ts";
 
 /** Chunks looked at at a time, for all who ask. */
 export const INSPECTIONS_MAX = 8;
+/** Milliseconds after which a look ends with what it has: a fifth of `UNREACHABLE_MS`. */
+const LOOK_MS = 400;
 /** Blocks of one read: long enough to be cheap, short enough to let guests through. */
 const READ_BLOCKS_MAX = 64;
 class Inspection implements OperationOwner, WatchedChunk {
@@ -39,6 +44,9 @@ class Inspection implements OperationOwner, WatchedChunk {
   readonly #operation = new Operation(this, 0);
   readonly #buffer: number;
   #block = 0;
+  /** Something was read. */
+  #hasRead = false;
+  #startMs = 0;
 
   constructor(
     host: Inspector,
@@ -60,8 +68,9 @@ class Inspection implements OperationOwner, WatchedChunk {
   }
 
   begin(): void {
-    const { store, replica } = this.#host;
+    const { store, replica, nowMs } = this.#host;
     const { begin, data, zeros, damaged } = this.findings;
+    this.#startMs = nowMs;
     replica.watchChunk(this);
     stampOfPair(store, this.layers, this.chunk, begin);
     store.describeChain(this.layers, this.chunk, data, zeros, damaged);
@@ -71,18 +80,20 @@ class Inspection implements OperationOwner, WatchedChunk {
       zeros[i] &= this.#wanted[i];
       damaged[i] = 0;
     }
-    this.next();
+    this.#next();
   }
 
-  /** Reads the next run, when it may. */
-  next(): void {
+  /** Reads the next run, if it may. */
+  #next(): void {
     while (this.#block < CHUNK_BLOCKS && !this.#isToBeRead(this.#block)) this.#block++;
     if (this.#block === CHUNK_BLOCKS) return this.#end(0);
     const most = Math.min(CHUNK_BLOCKS, this.#block + READ_BLOCKS_MAX);
     let end = this.#block + 1;
     while (end < most && this.#isToBeRead(end)) end++;
     const count = end - this.#block;
-    if (!this.#host.mayRead(this, count << BLOCK_SHIFT)) return;
+    const isLate = this.#host.nowMs - this.#startMs >= LOOK_MS;
+    if (isLate || !this.#host.mayRead(count << BLOCK_SHIFT)) return this.#stop();
+    this.#hasRead = true;
     const operation = this.#operation;
     operation.kind = OperationKind.Read;
     operation.layers = this.layers;
@@ -92,6 +103,15 @@ class Inspection implements OperationOwner, WatchedChunk {
     operation.buffer = this.#buffer;
     operation.sink = null;
     this.#host.store.submit(operation);
+  }
+
+  /** Ends with what there is. */
+  #stop(): void {
+    if (!this.#hasRead) return this.#end(Status.Busy);
+    for (let block = this.#block; block < CHUNK_BLOCKS; block++) {
+      if (this.#isToBeRead(block)) add(this.findings.changed, block);
+    }
+    this.#end(0);
   }
 
   #isToBeRead(block: number): boolean {
@@ -107,14 +127,14 @@ class Inspection implements OperationOwner, WatchedChunk {
         this.findings.checksums[block + i] = kernel.checksum(at, BLOCK_BYTES);
       }
       this.#block = block + blockCount;
-      return this.next();
+      return this.#next();
     }
     const isMedium = result === -EBADMSG || result === -EIO;
     if (!isMedium) return this.#end(result);
     // Once is enough, though it may be healed at any moment. What came with it is read without it.
     const isWithin = badBlock >= block && badBlock < block + blockCount;
     add(this.findings.damaged, isWithin ? badBlock : block);
-    this.next();
+    this.#next();
   }
 
   #end(result: number): void {
@@ -134,8 +154,7 @@ export class Inspector {
   readonly #arena: Arena;
   readonly #pace: Pace;
   readonly #underWay = new Set<Inspection>();
-  /** Those that wait until they may read. */
-  readonly #waiting: Inspection[] = [];
+  nowMs = 0;
 
   constructor(options: {
     store: LocalStore;
@@ -155,7 +174,7 @@ export class Inspector {
   /**
    * Begins a look.
    *
-   * @param done told 0 or a negative errno of the store, and what was found; never from inside this call, unless there is nothing to read
+   * @param done told 0, `Status.Busy` or a negative errno of the store, and what was found; from inside this call only where nothing is read
    * @returns false: not now, too many are under way
    */
   inspect(
@@ -181,11 +200,9 @@ export class Inspector {
     return false;
   }
 
-  /** From an inspection: whether it may read; if not, its `next` is called again when time has passed. */
-  mayRead(inspection: Inspection, bytes: number): boolean {
-    if (this.#pace.take(bytes)) return true;
-    this.#waiting.push(inspection);
-    return false;
+  /** From an inspection: whether it may read now. */
+  mayRead(bytes: number): boolean {
+    return this.#pace.take(bytes);
   }
 
   /** From an inspection: it has ended. */
@@ -196,11 +213,11 @@ export class Inspector {
 
   /** True while time should pass often. */
   get isBusy(): boolean {
-    return this.#waiting.length > 0;
+    return this.#underWay.size > 0;
   }
 
-  /** Time has passed. */
-  tick(): void {
-    for (const inspection of this.#waiting.splice(0)) inspection.next();
+  /** Time passes. */
+  tick(nowMs: number): void {
+    this.nowMs = nowMs;
   }
 }

@@ -22,7 +22,14 @@
  */
 import type { Arena } from "../base/arena.ts";
 import { getU32 } from "../base/bytes.ts";
-import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
+import {
+  BLOCK_BYTES,
+  BLOCK_SHIFT,
+  CHUNK_BLOCKS,
+  CHUNK_BYTES,
+  DISK_BYTES_MAX,
+  TRANSFER_BLOCKS_MAX,
+} from "../base/limits.ts";
 import type { PeerTransport } from "../platform/network.ts";
 import { EBADMSG, EIO, ENOMEM, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
@@ -986,13 +993,16 @@ export class Replica {
 
   #inspect(state: Link, message: Uint8Array, extraBytes: number): Verdict {
     const head = this.#head;
-    if (extraBytes !== INSPECT_WORDS * 4) return Verdict.Broken;
+    const isSane = extraBytes === INSPECT_WORDS * 4 && head.chunk < DISK_BYTES_MAX / CHUNK_BYTES;
+    if (!isSane) return Verdict.Broken;
     const pair = [getU32(message, HEAD_BYTES), getU32(message, HEAD_BYTES + 4)];
     if (pair[1] === 0) pair.length = 1;
     const group = this.#guard(state, false);
     if (group === null) return Verdict.Taken;
+    const disk = this.view!.disk(head.disk)!;
+    const isForeign = pair.length > 1 && !this.view!.isOfFamily(disk, pair[1]);
     const isLost = this.#store.paths?.isLost(head.layer, head.chunk) === true;
-    if (isLost || pair[0] !== head.layer || this.#isHalf(head.layer, pair.length)) {
+    if (isLost || isForeign || pair[0] !== head.layer || this.#isHalf(head.layer, pair.length)) {
       this.#stale(state);
       return Verdict.Taken;
     }

@@ -3,6 +3,7 @@ import { Arena } from "../../agent/base/arena.ts";
 import { ENODEV } from "../../agent/platform/platform.ts";
 import { add, type Findings, has } from "../../agent/replication/findings.ts";
 import { INSPECTIONS_MAX, Inspector } from "../../agent/replication/inspection.ts";
+import { Status } from "../../agent/replication/messages.ts";
 import { Pace } from "../../agent/replication/pace.ts";
 import { LocalWrite, Replica } from "../../agent/replication/replica.ts";
 import { ClusterView } from "../../agent/replication/view.ts";
@@ -190,23 +191,40 @@ Deno.test("guests come first, and only so many looks are under way", () => {
   at.pace.advance(1001);
   assertEquals(at.pace.take(2 ** 30), true, "into debt");
   assertEquals(at.inspect(), true);
-  at.store.run();
-  assertEquals([at.results.length, at.inspector.isBusy, at.store.done], [0, true, []]);
-  at.inspector.tick();
-  assertEquals(at.store.waiting.length, 0);
+  assertEquals([at.results[0][0], at.inspector.isBusy, at.store.done], [Status.Busy, false, []]);
+  assertEquals([at.store.waiting.length, at.arena.usedBytes], [0, 0]);
   // Nobody works any more.
   at.pace.advance(5000);
-  at.inspector.tick();
+  assertEquals(at.inspect(), true);
+  assertEquals(at.inspector.isBusy, true);
   at.store.run();
-  assertEquals([at.results.length, at.inspector.isBusy], [1, false]);
+  assertEquals([at.results[1][0], at.inspector.isBusy], [0, false]);
   for (let i = 0; i < INSPECTIONS_MAX; i++) assertEquals(at.inspect(), true);
   assertEquals(at.inspect(), false);
   at.store.run();
   assertEquals([at.results.length, at.inspect(), at.arena.usedBytes > 0], [
-    1 + INSPECTIONS_MAX,
+    2 + INSPECTIONS_MAX,
     true,
     true,
   ]);
+});
+
+Deno.test("what a look has not come to when it must end counts as changed", () => {
+  for (const why of ["guests", "time"]) {
+    const at = new Fixture();
+    at.pace.advance(1000);
+    at.work = 1;
+    at.pace.advance(1001);
+    at.inspect();
+    // The first run is read, the second one is not.
+    if (why === "guests") assertEquals(at.pace.take(2 ** 30), true);
+    else at.inspector.tick(400);
+    at.store.run();
+    const { data, changed, checksums } = at.findings;
+    assertEquals([data, changed].map(members), [[1, 2, 3, 500], [500]]);
+    assertEquals([checksums[1], checksums[500]], [sumOf(0x11), 0]);
+    assertEquals([at.store.done.length, at.arena.usedBytes], [1, 0]);
+  }
 });
 
 Deno.test("damage is left alone only where nobody wants it healed, and for as long as that is looked at", () => {
