@@ -196,6 +196,8 @@ class Scan implements PeerRequestOwner {
 
 const NO_ANSWER = "it does not answer";
 const NOT_UP = "it is not up";
+const BEHIND = "it lacks writes that others have";
+const WRITTEN = "guests write to it all the time";
 const BUSY = "it is busy with guests";
 
 /** One check; see the head of the file. */
@@ -645,6 +647,7 @@ export class Check {
       job.sinceMs = this.#nowMs;
     }
     job.trouble = common;
+    job.troubled = common === BEHIND ? nodesBehind(answers) : [];
     const isLast = job.rounds >= ROUNDS_MAX && !isHealing;
     const hasOnlyDamage = !isHealing && common === null && this.#isAllDamaged(job, answers);
     if (sizeOf(job.left) === 0) this.#end(job);
@@ -690,7 +693,7 @@ export class Check {
       return "its last host has left writes on some replicas only: opening the disk settles that";
     }
     const isStill = answers.every(({ begin, end }) => compareStamps(begin, end) === 0);
-    return isStill ? "the replicas do not have the same writes" : "guests write to it all the time";
+    return isStill ? BEHIND : WRITTEN;
   }
 
   #isGood(job: Job, answers: readonly (readonly [number, Findings])[], block: number): void {
@@ -762,7 +765,7 @@ export class Check {
       else unchecked++;
     }
     if (unchecked === 0) return;
-    const reason = job.trouble ?? "guests write to it all the time";
+    const reason = job.trouble ?? WRITTEN;
     this.#unchecked(job.target, reason, job.troubled);
   }
 
@@ -791,6 +794,13 @@ export class Check {
   #disk({ disk }: CheckTarget): DiskCheck {
     return this.#report.disks.find((each) => each.disk === disk)!;
   }
+}
+
+/** Who has fewer writes than somebody else. */
+function nodesBehind(answers: readonly (readonly [number, Findings])[]): number[] {
+  return answers.filter(([, { end }]) =>
+    answers.some(([, other]) => compareStamps(other.end, end) > 0)
+  ).map(([node]) => node);
 }
 
 /** What a block is, as a number: equal numbers are equal content. */

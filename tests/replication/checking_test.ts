@@ -301,7 +301,7 @@ Deno.test("replicas that stand still at other stamps are reported, after some lo
   assertEquals(at.result, {
     counts: [0, 0, 0, 0, 1],
     blocks: [],
-    reasons: ["the replicas do not have the same writes"],
+    reasons: ["2: it lacks writes that others have"],
   });
 });
 
