@@ -477,7 +477,11 @@ export class Check {
     const { view } = this.#host;
     const disk = view.diskOfLayer(job.layer);
     // The layer is gone: deleted, or merged into another one, which had its own turn or still has.
-    if (disk === undefined) return void this.#jobs.delete(job);
+    if (disk === undefined) {
+      this.#jobs.delete(job);
+      this.#disk(job.target).chunks--;
+      return;
+    }
     const pair = view.pair(view.absorberOf(job.layer) || job.layer);
     if (pair.join() !== job.pair.join()) job.left.fill(0xffff_ffff);
     job.pair = pair;
@@ -675,7 +679,8 @@ export class Check {
   /** Why the answers say nothing about one stamp; null: they do. */
   #whyNoStamp(job: Job, answers: readonly Findings[]): string | null {
     const { view } = this.#host;
-    const disk = view.diskOfLayer(job.pair[0])!;
+    const disk = view.diskOfLayer(job.pair[0]);
+    if (disk === undefined) return "it is being deleted";
     const isNoneKnown = answers.every(({ begin, end }) => !isKnown(begin) && !isKnown(end));
     if (isNoneKnown) {
       return !job.isNewer && view.isAtRest(disk, job.pair)
