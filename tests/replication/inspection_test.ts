@@ -1,25 +1,30 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { ENODEV } from "../../agent/platform/platform.ts";
-import { add, type Findings, has } from "../../agent/replication/findings.ts";
+import { add, type Findings, has, unpackFindings } from "../../agent/replication/findings.ts";
 import { INSPECTIONS_MAX, Inspector } from "../../agent/replication/inspection.ts";
-import { Status } from "../../agent/replication/messages.ts";
+import { MessageFlag, MessageType, Status } from "../../agent/replication/messages.ts";
 import { Pace } from "../../agent/replication/pace.ts";
 import { LocalWrite, Replica } from "../../agent/replication/replica.ts";
 import { ClusterView } from "../../agent/replication/view.ts";
 import { OperationKind } from "../../agent/store/operation.ts";
 import {
   buffer,
+  CHANGED,
+  EPOCH,
   FakeStore,
   FakeTransport,
   GENERATION,
+  type HeadFields,
   mapOf,
+  type MapOptions,
+  message,
   silent,
   sumOf,
   window,
 } from "./harness.ts";
 
-const LAYER = 1, CHUNK = 3;
+const LAYER = 1, CHUNK = 3, LINK = 11;
 
 class Fixture {
   readonly store = new FakeStore(LAYER, 2);
@@ -239,4 +244,125 @@ Deno.test("damage is left alone only where nobody wants it healed, and for as lo
   at.inspect();
   assertEquals(quiet(), [false, false, false, false]);
   buffer(at.arena, 1);
+});
+
+/** The same on behalf of node 3, which asks over a link. */
+class Asked {
+  readonly transport = new FakeTransport();
+  readonly store = new FakeStore(LAYER, 2);
+  readonly arena = new Arena();
+  readonly replica: Replica;
+
+  constructor(options: MapOptions = {}) {
+    const { store, arena, transport } = this;
+    this.replica = new Replica({ store, window, arena, transport, log: silent });
+    const { replica } = this;
+    const pace = new Pace(() => 0);
+    replica.inspector = new Inspector({ store, replica, window, arena, pace });
+    this.map(options);
+    replica.linkUp(LINK, 3, 1);
+    const chunk = store.chunk(LAYER, CHUNK);
+    Object.assign(chunk, { generation: GENERATION, sequence: 9 });
+    chunk.blocks.set(1, 0x11).set(2, 0x12);
+  }
+
+  map(options: MapOptions): void {
+    this.replica.mapChanged(new ClusterView(mapOf(options), 1), 1);
+  }
+
+  ask(fields: HeadFields = {}, extra: number[] = [LAYER, 0, ...new Array(32).fill(-1)]): boolean {
+    const bytes = message({
+      type: MessageType.Inspect,
+      flags: MessageFlag.Recovery,
+      epoch: EPOCH,
+      disk: 1,
+      layer: LAYER,
+      chunk: CHUNK,
+      id: 7,
+      ...fields,
+    }, extra);
+    return this.replica.received(LINK, bytes, bytes.length, 0, 0);
+  }
+
+  /** Statuses that were answered. */
+  answers(): number[] {
+    return this.transport.take().map(({ head }) => head.status);
+  }
+}
+
+Deno.test("who asks gets the findings, with the stamp of the end in the head", () => {
+  const at = new Asked();
+  assertEquals(at.ask(), true);
+  assertEquals(at.answers(), []);
+  at.store.run();
+  const [{ head, extra, data }] = at.transport.take();
+  assertEquals([head.status, head.generation, head.sequence], [Status.Ok, GENERATION, 9]);
+  const sums = new Uint32Array(data.buffer);
+  const findings = unpackFindings(head, new Uint8Array(extra.buffer), sums)!;
+  assertEquals(members(findings.data), [1, 2]);
+  assertEquals([findings.checksums[1], findings.checksums[2]], [0x11, 0x12].map(sumOf));
+  assertEquals(at.arena.usedBytes, 0);
+});
+
+Deno.test("what is asked of a replica that may not be compared is refused, or waits for a map", () => {
+  const cases: [HeadFields, MapOptions, number[]][] = [
+    [{ epoch: CHANGED - 1 }, {}, [Status.Stale]],
+    [{ epoch: EPOCH + 1 }, {}, []],
+    [{ disk: 9 }, {}, [Status.Stale]],
+    [{ layer: 9 }, {}, [Status.Stale]],
+    [{}, { group: { inSync: [2, 3], joining: [1], joinedEpochs: [1] } }, [Status.Stale]],
+    [{}, { group: { unclean: [1] } }, [Status.Stale]],
+  ];
+  for (const [fields, map, expected] of cases) {
+    const at = new Asked(map);
+    assertEquals(at.ask(fields), true);
+    at.store.run();
+    assertEquals([at.answers(), at.arena.usedBytes], [expected, 0]);
+  }
+  const foreign = new Asked();
+  assertEquals(foreign.ask({}, [LAYER, 77, ...new Array(32).fill(-1)]), true);
+  assertEquals(foreign.answers(), [Status.Stale]);
+});
+
+Deno.test("rubbish ends the connection", () => {
+  const whole = [LAYER, 0, ...new Array(32).fill(-1)];
+  for (const extra of [[], [LAYER], whole.slice(1), [...whole, 0]]) {
+    assertEquals(new Asked().ask({}, extra), false);
+  }
+  assertEquals(new Asked().ask({ chunk: 2 ** 31 }), false);
+});
+
+Deno.test("too many at a time are put off, and a store that fails is an errno", () => {
+  const at = new Asked();
+  for (let i = 0; i < INSPECTIONS_MAX + 1; i++) at.ask({ id: i });
+  assertEquals(at.answers(), [Status.Busy]);
+  at.store.failure = -ENODEV;
+  at.store.run();
+  assertEquals(at.answers(), new Array(INSPECTIONS_MAX).fill(-ENODEV));
+  assertEquals(at.arena.usedBytes, 0);
+});
+
+Deno.test("what was looked at under another membership is stale, and nobody hears of it who is gone", () => {
+  const at = new Asked();
+  at.ask();
+  at.map({ epoch: EPOCH + 1, group: { inSync: [1, 3], changedEpoch: EPOCH + 1 } });
+  at.store.run();
+  assertEquals([at.answers(), at.arena.usedBytes], [[Status.Stale], 0]);
+  at.ask({ epoch: EPOCH + 1 });
+  at.replica.linkDown(LINK);
+  at.replica.linkUp(LINK, 3, 1);
+  at.store.run();
+  assertEquals([at.answers(), at.arena.usedBytes], [[], 0]);
+});
+
+Deno.test("the chunks of a layer are listed, of groups in which this node is in sync", () => {
+  for (const isMember of [true, false]) {
+    const at = new Asked(isMember ? {} : { group: { inSync: [2, 3] } });
+    at.ask({ type: MessageType.Chunks, chunk: 0 }, []);
+    const [{ head, data }] = at.transport.take();
+    assertEquals([head.status, head.argument], [Status.Ok, isMember ? 1 : 0]);
+    if (isMember) assertEquals(new Uint32Array(data.buffer)[1], CHUNK);
+    at.ask({ type: MessageType.Chunks, layer: 9 }, []);
+    assertEquals([at.answers(), at.arena.usedBytes], [[Status.Stale], 0]);
+  }
 });
