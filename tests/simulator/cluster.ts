@@ -631,6 +631,9 @@ export class Simulation implements NodeWatcher {
     this.#compared(node, found.report!);
     const { disks, unchecked } = found.report!;
     for (const disk of disks) {
+      // What a holder that crashed has left is brought in line when the disk is opened again.
+      const entry = this.map!.disks.find(({ id }) => id === disk.disk);
+      if (entry === undefined || entry.settled < entry.generation) continue;
       const isGood = disk.damagedBlocks === disk.repairedBlocks && disk.uncheckedChunks === 0;
       if (!isGood) {
         throw new Error(
