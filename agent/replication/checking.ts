@@ -45,6 +45,8 @@ const PAUSE_MS_MIN = 20, PAUSE_MS_MAX = 320;
 const JOB_MS_MAX = 60_000;
 /** …and for nodes that do not answer, are not up, or have to settle. Who has once been waited for that long is not waited for again. */
 const PATIENCE_MS = 15_000;
+/** How long a node is asked without an answer, less than `UNREACHABLE_MS`, and for how long it is left alone then; milliseconds. */
+const ASK_MS = 1500, REST_MS = 500;
 /** Chunks begun in one go. */
 const STARTS_MAX = 64;
 /** Chunks of this node's own store listed at a time. */
@@ -177,8 +179,10 @@ class Scan implements PeerRequestOwner {
   pending = 0;
   isFailed = false;
   isUnderWay = false;
-  /** When the list was begun that is under way, or that failed. */
-  startMs = 0;
+  /** When the list was begun that is under way. */
+  askedMs = 0;
+  /** Since when no list has come to an end. */
+  sinceMs = 0;
 
   constructor(readonly owner: Check, readonly target: CheckTarget, readonly layer: number) {}
 
@@ -190,7 +194,7 @@ class Scan implements PeerRequestOwner {
     dataBytes: number,
   ): void {
     this.requests.delete(request);
-    this.owner.listed(this, head, dataOffset, dataBytes);
+    this.owner.listed(this, request.node, head, dataOffset, dataBytes);
   }
 }
 
@@ -216,6 +220,9 @@ export class Check {
   #isStepping = false;
   /** Nodes that are not waited for any more, and why. */
   readonly #absent = new Map<number, string>();
+  /** Since when nodes do not answer, and until when they are left alone. */
+  readonly #silentSince = new Map<number, number>();
+  readonly #restUntil = new Map<number, number>();
   /** Groups were waited for once that have to settle. */
   #isUnsettled = false;
   #bytesBefore = 0;
@@ -281,33 +288,66 @@ export class Check {
   tick(nowMs: number): void {
     this.#nowMs = nowMs;
     if (this.#isOver) return;
+    this.#findSilent();
     for (const job of [...this.#jobs]) {
-      if (job.pending > 0) this.#lookAfter(job);
-      else if (nowMs - job.sinceMs > JOB_MS_MAX) this.#giveUp(job);
+      if (job.pending > 0) continue;
+      if (nowMs - job.sinceMs > JOB_MS_MAX) this.#giveUp(job);
       else if (nowMs >= job.againMs) this.#begin(job);
     }
     const scan = this.#scan;
-    if (scan !== null && nowMs - scan.startMs > PATIENCE_MS) {
-      // The others' chunks are looked at; theirs are named there.
-      for (const { node } of scan.requests) this.#absent.set(node, NO_ANSWER);
-      const isVain = scan.requests.size === 0;
+    if (scan !== null && nowMs - scan.sinceMs > JOB_MS_MAX) {
       this.#abandonScan(scan);
-      scan.startMs = nowMs;
-      if (isVain) {
-        this.#unchecked(scan.target, "its chunks cannot be listed", []);
-        this.#scanned(scan);
-      }
+      this.#unchecked(scan.target, "its chunks cannot be listed", []);
+      this.#scanned(scan);
     }
     this.#step();
   }
 
-  /** A round of a chunk is under way: perhaps in vain. */
-  #lookAfter(job: Job): void {
-    if (job.requests.size === 0 || this.#nowMs - job.askedMs < PATIENCE_MS) return;
-    job.troubled = [...job.requests].map(({ node }) => node);
-    job.trouble = NO_ANSWER;
-    for (const node of job.troubled) this.#absent.set(node, NO_ANSWER);
-    this.#giveUp(job);
+  /**
+   * Takes back what nodes do not answer, before anybody takes them for dead because of it: that nobody answers who compares is no reason
+   * to leave a node out. They are asked again after a rest, for a while.
+   */
+  #findSilent(): void {
+    const silent = new Set<number>();
+    const scan = this.#scan;
+    for (const job of this.#jobs) {
+      if (this.#nowMs - job.askedMs < ASK_MS) continue;
+      for (const { node } of job.requests) silent.add(node);
+    }
+    if (scan !== null && this.#nowMs - scan.askedMs >= ASK_MS) {
+      for (const { node } of scan.requests) silent.add(node);
+    }
+    for (const node of silent) {
+      this.#restUntil.set(node, this.#nowMs + REST_MS);
+      this.#noteSilent(node);
+    }
+    const isSilent = ({ node }: PeerRequest) => silent.has(node);
+    for (const job of silent.size > 0 ? this.#jobs : []) {
+      const request = [...job.requests].find(isSilent);
+      if (request === undefined) continue;
+      this.#abandon(job);
+      job.trouble = NO_ANSWER;
+      job.troubled = [request.node];
+      this.#again(job);
+    }
+    if (scan === null || ![...scan.requests].some(isSilent)) return;
+    this.#abandonScan(scan);
+    scan.isFailed = true;
+  }
+
+  #noteSilent(node: number): void {
+    const since = this.#silentSince.get(node);
+    if (since === undefined) this.#silentSince.set(node, this.#nowMs);
+    else if (this.#nowMs - since >= PATIENCE_MS) this.#absent.set(node, NO_ANSWER);
+  }
+
+  /** Whether a node can be asked now. */
+  #mayAsk(node: number): boolean {
+    const { view, peers } = this.#host;
+    if (node === view.self) return true;
+    const isConnected = peers.isConnected(node);
+    if (!isConnected) this.#noteSilent(node);
+    return isConnected && this.#nowMs >= (this.#restUntil.get(node) ?? -Infinity);
   }
 
   /** The map has changed: what was asked under another membership counts for nothing. */
@@ -345,7 +385,7 @@ export class Check {
       } else if (this.#todo.length > 0) {
         const { target, layer } = this.#todo.pop()!;
         this.#scan = new Scan(this, target, layer);
-        this.#scan.startMs = this.#nowMs;
+        this.#scan.sinceMs = this.#nowMs;
       } else {
         if (this.#jobs.size > 0) break;
         this.#isOver = true;
@@ -364,7 +404,12 @@ export class Check {
     const nodes = disk.nodes.filter((node) =>
       view.node(node)?.state === "up" && !this.#absent.has(node)
     );
+    if (nodes.some((node) => !this.#mayAsk(node))) {
+      scan.isFailed = true;
+      return;
+    }
     if (scan.from === 0) this.#nameAbsent(scan, disk);
+    scan.askedMs = this.#nowMs;
     scan.chunks.clear();
     scan.end = Infinity;
     scan.isFailed = false;
@@ -415,8 +460,9 @@ export class Check {
   }
 
   /** From a scan: a node has said which chunks it has. */
-  listed(scan: Scan, head: Head, dataOffset: number, dataBytes: number): void {
+  listed(scan: Scan, node: number, head: Head, dataOffset: number, dataBytes: number): void {
     const { arena, window } = this.#host;
+    this.#silentSince.delete(node);
     const count = head.argument;
     if (head.status === Status.Ok && count * STAMP_ENTRY_BYTES <= dataBytes) {
       const words = window.u32;
@@ -446,7 +492,7 @@ export class Check {
     if (scan.end === Infinity) this.#scanned(scan);
     else {
       scan.from = scan.end;
-      scan.startMs = this.#nowMs;
+      scan.sinceMs = this.#nowMs;
     }
   }
   #queueOf: Scan | null = null;
@@ -495,6 +541,12 @@ export class Check {
       view.node(node)?.state !== "up" || this.#absent.has(node)
     );
     if (away.length > 0) return this.#isAway(job, away);
+    const silent = entry.inSync.find((node) => !this.#mayAsk(node));
+    if (silent !== undefined) {
+      job.trouble = NO_ANSWER;
+      job.troubled = [silent];
+      return this.#again(job);
+    }
     if (!isOpen) {
       job.trouble = "replicas are being settled after a crash";
       if (!this.#isUnsettled && this.#nowMs - job.sinceMs < PATIENCE_MS) return this.#again(job);
@@ -579,6 +631,7 @@ export class Check {
     dataBytes: number,
   ): void {
     const { arena, window, view } = this.#host;
+    this.#silentSince.delete(node);
     if (head.status === Status.Ok) {
       const sums = window.u32.subarray(dataOffset >>> 2, (dataOffset + dataBytes) >>> 2);
       const findings = unpackFindings(head, extra, sums);

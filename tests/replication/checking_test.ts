@@ -36,12 +36,16 @@ class Fixture {
   readonly arena = new Arena();
   readonly core;
   readonly reports: CheckReport[] = [];
+  /** Nodes that this one has said not to answer. */
+  readonly complaints: number[] = [];
   nowMs = 0;
 
   constructor(readonly options: MapOptions = {}, repair = true) {
     const { transport, arena } = this;
     const store = new FakeStore(LAYER);
-    this.core = coreOf({ store, arena, transport }, this.#map(options), SELF, {});
+    this.core = coreOf({ store, arena, transport }, this.#map(options), SELF, {
+      unreachable: (nodes) => this.complaints.push(...nodes),
+    });
     this.core.check({
       targets: [{ disk: 1, layers: [LAYER] }],
       repair,
@@ -279,13 +283,31 @@ Deno.test("who never answers is named, and not waited for with the next chunk", 
   const [one, two] = at.take(MessageType.Inspect);
   at.say(one, {});
   at.say(two, {});
-  at.pass(20_000);
+  for (let i = 0; i < 200 && at.reports.length === 0; i++) {
+    at.pass(100);
+    for (const sent of at.take(MessageType.Inspect)) if (sent.link !== 3) at.say(sent, {});
+  }
+  // Nobody is to be taken for dead because of it.
+  assertEquals(at.complaints, []);
   assertEquals(at.result, {
     counts: [0, 0, 0, 0, 1],
     blocks: [],
     reasons: ["3: it does not answer"],
   });
   assertEquals(at.core.peers.count, 0);
+});
+
+Deno.test("a node that there is no connection to is not asked, and named after a while", () => {
+  const at = new Fixture();
+  const asked = at.take(MessageType.Inspect);
+  asked.slice(0, 2).forEach((sent) => at.say(sent, {}));
+  at.core.linkDown(3);
+  for (let i = 0; i < 200 && at.reports.length === 0; i++) {
+    at.pass(100);
+    assertEquals(at.take(MessageType.Inspect), []);
+  }
+  assertEquals(at.complaints, []);
+  assertEquals(at.result!.reasons, ["3: it does not answer"]);
 });
 
 Deno.test("a node that is not up makes its chunks unchecked, after a while", () => {
