@@ -65,6 +65,9 @@ export type {
   AgentInfo,
   CheckReport,
   ClusterStatus,
+  ComparedBlock,
+  ComparedDisk,
+  ComparisonReport,
   DamagedBlock,
   DiskCounters,
   Extent,
@@ -72,6 +75,7 @@ export type {
   NodeStatus,
   SessionStatus,
   StoreStatus,
+  UncheckedChunks,
   WaitingDisk,
 } from "./agent/http/backend.ts";
 export type {

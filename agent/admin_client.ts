@@ -9,7 +9,7 @@
  */
 
 import type { LogLevel } from "./config.ts";
-import type { CheckReport, StoreStatus } from "./http/backend.ts";
+import type { CheckReport, ComparisonReport, StoreStatus } from "./http/backend.ts";
 import type {
   ChangeDiskRequest,
   ChangeNodeRequest,
@@ -297,16 +297,38 @@ export class AdminClient implements Disposable {
    */
   async check(name: string | null, options: CheckOptions = {}): Promise<CheckReport> {
     const path = name === null ? "/v1/check" : `${diskPath(name)}/check`;
-    const { signal, onProgress } = options;
+    const event = await this.#follow(path, options);
+    if (event.kind !== "report") throw this.#cutShort();
+    const { checkedBytes, damagedBlocks, damage } = event;
+    return { checkedBytes, damagedBlocks, damage };
+  }
+
+  /**
+   * Reads, verifies and compares all replicas of a disk, or of all disks.
+   *
+   * @param name the disk, or null for all
+   * @param options how to follow it; `repair` false: nothing is healed
+   */
+  async compare(
+    name: string | null,
+    options: CheckOptions & { readonly repair?: boolean } = {},
+  ): Promise<ComparisonReport> {
+    const path = name === null ? "/v1/compare" : `${diskPath(name)}/compare`;
+    const flags = { "report-only": options.repair === false };
+    const event = await this.#follow(withFlags(path, flags), options);
+    if (event.kind !== "compared") throw this.#cutShort();
+    const { kind: _, ...report } = event;
+    return report;
+  }
+
+  /** Follows a check to its last event, unless that is an error. */
+  async #follow(path: string, { signal, onProgress }: CheckOptions): Promise<CheckEvent> {
     const response = await this.#send({ method: "POST", path, signal });
     for await (const line of this.#linesOf(response, signal)) {
       const event = JSON.parse(line) as CheckEvent;
       if (event.kind === "progress") onProgress?.(event.checkedBytes, event.totalBytes);
       else if (event.kind === "error") throw new AdminError(event.error);
-      else {
-        const { checkedBytes, damagedBlocks, damage } = event;
-        return { checkedBytes, damagedBlocks, damage };
-      }
+      else return event;
     }
     throw this.#cutShort();
   }

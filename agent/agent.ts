@@ -19,6 +19,7 @@ import { advertisedAddress } from "./advertise.ts";
 import { ClusterNode, type ClusterOptions } from "./cluster_node.ts";
 import { formatClusterSecret, parseClusterSecret } from "./cluster_secret.ts";
 import { nodeStatusOf } from "./cluster_status.ts";
+import { allTargets, nameComparison, targetOf } from "./comparison.ts";
 import type { AgentConfig } from "./config.ts";
 import type { NodeReport } from "./control/messages.ts";
 import { DataPlaneClient, type Ready } from "./data_plane_client.ts";
@@ -27,6 +28,7 @@ import type {
   BlockPlace,
   CheckReport,
   ClusterStatus,
+  ComparisonReport,
   ControlBackend,
   DamagedBlock,
   DiskStatus,
@@ -52,12 +54,14 @@ import {
   diskMissing,
   findDisk,
   findNode,
+  isOn,
   type MapCommand,
   NODE_NAME_LENGTH_MAX,
 } from "./map/map.ts";
 import { checkSocketPaths } from "./map/names.ts";
 import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import type { Gossip, MemberView } from "./gossip/gossip.ts";
+import type { CheckReport as Comparison } from "./replication/checking.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
 import { VERSION } from "./version.ts";
@@ -457,6 +461,37 @@ class AgentCore implements Agent, ControlBackend {
       damagedBlocks: name === null ? report.damagedBlocks : damage.length,
       damage,
     };
+  }
+
+  /** {@inheritDoc ControlBackend.compare} */
+  async compare(
+    name: string | null,
+    repair: boolean,
+    onProgress: (checkedBytes: number, totalBytes: number) => void,
+    signal: AbortSignal,
+  ): Promise<ComparisonReport> {
+    const map = this.map();
+    if (!isOn(map, 2)) {
+      throw new ControlFailure({
+        code: "limit",
+        message: `replicas are compared at level 2, and the cluster speaks ${map.level}`,
+        hint:
+          "upgrade every node first ('kelpie cluster upgrade'), or verify the checksums of one " +
+          "node: 'kelpie disk check --local'",
+      });
+    }
+    const targets = name === null ? allTargets(map) : [targetOf(map, this.#find(name))];
+    const report = await this.#plane.request<Comparison>(
+      { kind: "compare", targets, repair },
+      { onProgress, signal },
+    );
+    const named = nameComparison(this.map(), map, report);
+    this.#log.info("replicas were compared", {
+      disks: named.disks.length,
+      good: named.good,
+      blocks: named.blocks.length,
+    });
+    return named;
   }
 
   /** {@inheritDoc ControlBackend.cluster} */

@@ -56,6 +56,7 @@ import type { NodeStore } from "./paths/node_store.ts";
 import { openPaths, type PathCandidate } from "./paths/opening.ts";
 import { SLOTS } from "./paths/slots.ts";
 import type { PathStatus, StoreSet } from "./paths/store_set.ts";
+import type { Check, CheckReport, CheckTarget } from "./replication/checking.ts";
 import { DataCore, type DataCoreEvents, type DataCoreStatus } from "./replication/data_core.ts";
 import { StoreError } from "./store/errors.ts";
 import { Operation, OperationKind } from "./store/operation.ts";
@@ -176,6 +177,8 @@ export class DataPlane implements DiskServerHost {
   /** How long to look at rings before sleeping. */
   #pollMs = 0;
   readonly #cancelledChecks = new Set<number>();
+  /** The comparison of replicas that was asked for here; null: none. */
+  #comparison: { readonly id: number; readonly check: Check; nextPostMs: number } | null = null;
   /** Transfers that had been taken at the tick before, and ticks since the last. */
   #trimmedAt = 0;
   #idleTicks = 0;
@@ -254,6 +257,7 @@ export class DataPlane implements DiskServerHost {
       if (now >= this.#nextTickMs) {
         this.#store.tick(now);
         this.#data.tick(clockMs());
+        this.#tellComparison(now);
         this.#peers?.tick(now);
         this.sockets.resume();
         if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
@@ -886,8 +890,11 @@ export class DataPlane implements DiskServerHost {
         return this.#answer(id, this.#storeStatus());
       case "check":
         return this.#check(id, request.layers);
+      case "compare":
+        return this.#compare(id, request.targets, request.repair);
       case "cancel-check":
-        this.#cancelledChecks.add(request.check);
+        if (this.#comparison?.id === request.check) this.#endComparison();
+        else this.#cancelledChecks.add(request.check);
         return this.#answer(id);
       case "log-level":
         this.log.level = request.level;
@@ -901,6 +908,7 @@ export class DataPlane implements DiskServerHost {
       case "drain":
         return this.#drain(id);
       case "stop":
+        if (this.#comparison !== null) this.#endComparison();
         return this.#stop(id);
     }
   }
@@ -1049,6 +1057,39 @@ export class DataPlane implements DiskServerHost {
         this.#answer(id, report);
       },
     );
+  }
+
+  #compare(id: number, targets: readonly CheckTarget[], repair: boolean): void {
+    const done = (report: CheckReport) => {
+      this.#comparison = null;
+      this.#answer(id, report);
+    };
+    const check = this.#data.check({ targets, repair, done });
+    if (check === null) {
+      return this.#refuse(id, new StoreError("BUSY", "this node compares replicas already"));
+    }
+    this.#comparison = { id, check, nextPostMs: 0 };
+  }
+
+  /** Nobody waits for it any more. */
+  #endComparison(): void {
+    const { id, check } = this.#comparison!;
+    this.#comparison = null;
+    this.#data.cancelCheck(check);
+    this.#refuse(id, new StoreError("BUSY", "cancelled"));
+  }
+
+  #tellComparison(nowMs: number): void {
+    const comparison = this.#comparison;
+    if (comparison === null || nowMs < comparison.nextPostMs) return;
+    comparison.nextPostMs = nowMs + PROGRESS_MS;
+    const { doneBytes, totalBytes } = comparison.check.progress;
+    this.#post({
+      kind: "check-progress",
+      id: comparison.id,
+      checkedBytes: doneBytes,
+      totalBytes,
+    });
   }
 
   /**

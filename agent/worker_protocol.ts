@@ -9,6 +9,7 @@
 import type { DamagedBlock, DiskStatus } from "./http/backend.ts";
 import type { MapCommand } from "./map/map.ts";
 import type { PathStatus } from "./paths/store_set.ts";
+import type { CheckReport, CheckTarget } from "./replication/checking.ts";
 import type { DataCoreStatus } from "./replication/data_core.ts";
 
 /** How the worker is started; the one message that it gets by `postMessage`. */
@@ -86,6 +87,9 @@ export type WorkerRequest =
   | { kind: "data-status" }
   /** Verify layers, or everything (null). Progress comes as events. */
   | { kind: "check"; layers: number[] | null }
+  /** Compare the replicas of disks. Progress comes as the same events. */
+  | { kind: "compare"; targets: CheckTarget[]; repair: boolean }
+  /** Ends either. */
   | { kind: "cancel-check"; check: number }
   | { kind: "log-level"; level: "debug" | "info" | "warn" | "error" }
   /** Drain, and give leases back; answered when no disk is served any more. */
@@ -213,6 +217,7 @@ export interface WorkerAnswers {
   "store-status": WorkerStoreStatus;
   "data-status": WorkerDataStatus;
   "check": WorkerCheckReport;
+  "compare": CheckReport;
 }
 
 export type { DamagedBlock };

@@ -5,7 +5,8 @@
  * @module
  */
 import { formatSize, parseSize } from "../agent/config.ts";
-import type { CheckReport } from "../agent/http/backend.ts";
+import type { AdminClient, CheckOptions } from "../agent/admin_client.ts";
+import type { CheckReport, ComparisonReport } from "../agent/http/backend.ts";
 import type { DiskDocument, LockDocument } from "../agent/http/documents.ts";
 import { COPIES_MAX } from "../agent/map/map.ts";
 import { addAttributeCommand, hasAttributes, pairsArgument } from "./attribute_commands.ts";
@@ -391,31 +392,71 @@ function consequenceOf(state: LockDocument["state"] | undefined): string {
 
 function addCheck(disk: AnyCommand, context: CommandContext): void {
   disk.command("check")
-    .summary("verify checksums")
+    .summary("verify and compare all replicas, and repair them")
     .description(
-      "Verifies the checksums of a disk's data, or of everything. Ends with 1 when damage is found.",
+      "Reads every block of every replica of a disk (or of all disks, also in the trash), verifies its checksum, " +
+        "and compares the replicas. What is damaged is healed from a replica that is not. Guests go on meanwhile. " +
+        "Ends with 0 only if all was checked, and is good or was repaired.",
     )
-    .argument("[name]", "the disk; everything without it", diskArgument)
+    .argument("[name]", "the disk; all disks without it", diskArgument)
+    .option("--no-repair", "only report")
+    .option("--local", "verify the checksums of this node's store only, compare nothing")
     .option("--json", "print JSON")
-    .addHelpText("after", examples("kelpie disk check web", "kelpie disk check --json"))
-    .action(async (name, { json }) => {
-      const report = await check(context, name ?? null);
+    .addHelpText(
+      "after",
+      examples(
+        "kelpie disk check",
+        "kelpie disk check web --no-repair",
+        "kelpie disk check --local --json",
+      ),
+    )
+    .action(async (name, { json, local, repair }) => {
+      if (local && !repair) {
+        throw new CommandError(
+          ExitCode.Usage,
+          "--no-repair does not go with --local: what a node finds damaged in its store is healed",
+        );
+      }
+      if (!local) return await compare(context, name ?? null, { json, repair });
+      const report = await follow(
+        context,
+        name ?? "the store",
+        (client, options) => client.check(name ?? null, options),
+      );
       if (report.damagedBlocks > 0) context.exitCode = ExitCode.Failure;
       if (json) return context.output.json(report);
       printReport(context.output, name ?? "the store", report);
     });
 }
 
-async function check(context: CommandContext, name: string | null): Promise<CheckReport> {
+async function compare(
+  context: CommandContext,
+  name: string | null,
+  { json, repair }: { readonly json?: boolean; readonly repair: boolean },
+): Promise<void> {
+  const report = await follow(
+    context,
+    name ?? "all disks",
+    (client, options) => client.compare(name, { ...options, repair }),
+  );
+  if (!report.good) context.exitCode = ExitCode.Failure;
+  if (json) return context.output.json(report);
+  printComparison(context.output, report, repair);
+}
+
+async function follow<Report>(
+  context: CommandContext,
+  what: string,
+  begin: (client: AdminClient, options: CheckOptions) => Promise<Report>,
+): Promise<Report> {
   using client = context.client();
   const signal = context.terminal.interrupted();
-  const label = `checking ${name ?? "the store"}`;
   let progress: Progress | null = null;
   try {
-    return await client.check(name, {
+    return await begin(client, {
       signal,
       onProgress(checkedBytes, totalBytes) {
-        progress ??= new Progress(context.output, label, totalBytes);
+        progress ??= new Progress(context.output, `checking ${what}`, totalBytes);
         progress.update(checkedBytes);
       },
     });
@@ -425,6 +466,50 @@ async function check(context: CommandContext, name: string | null): Promise<Chec
     throw error;
   } finally {
     (progress as Progress | null)?.end();
+  }
+}
+
+function printComparison(output: Output, report: ComparisonReport, repair: boolean): void {
+  if (report.disks.length === 0) return output.line("there are no disks");
+  output.table(
+    [
+      "DISK",
+      ">CHUNKS",
+      ">COMPARED",
+      ">SINGLE",
+      ">VERIFIED",
+      ">DAMAGED",
+      ">REPAIRED",
+      ">DIFFERING",
+      ">UNCHECKED",
+    ],
+    report.disks.map((disk) => [
+      disk.inTrash ? `${disk.disk} (trash)` : disk.disk,
+      ...[disk.chunks, disk.comparedChunks, disk.singleChunks].map(String),
+      formatSize(disk.verifiedBlocks * 4096),
+      ...[disk.damagedBlocks, disk.repairedBlocks, disk.differingBlocks, disk.uncheckedChunks]
+        .map(String),
+    ]),
+  );
+  for (const { kind, disk, offsetBytes, nodes, contents } of report.blocks) {
+    const where = `${disk} at ${offsetBytes}`;
+    const who = kind === "damaged"
+      ? `damaged on ${nodes.join(", ")}`
+      : `differs: ${nodes.map((node, i) => `${node} has content ${contents[i] + 1}`).join(", ")}`;
+    output.line(output.styled("bad", `${where}: ${who}`));
+  }
+  for (const { disk, reason, nodes, chunks } of report.unchecked) {
+    const who = nodes.length === 0 ? "" : `${nodes.join(", ")}: `;
+    output.line(
+      output.styled("warning", `${disk}: ${plural(chunks, "chunk")} not checked: ${who}${reason}`),
+    );
+  }
+  if (report.good) return output.line("everything is good");
+  if (!repair && report.disks.some((disk) => disk.damagedBlocks > 0)) {
+    output.say("without --no-repair what is damaged is healed from a replica that is not");
+  }
+  if (report.disks.some((disk) => disk.differingBlocks > 0)) {
+    output.say("what differs was not touched: nobody can tell who is right; see docs/check.md");
   }
 }
 

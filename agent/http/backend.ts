@@ -162,6 +162,61 @@ export interface CheckReport {
   damage: DamagedBlock[];
 }
 
+/** What became of one disk when its replicas were compared; a block of several replicas counts as several. */
+export interface ComparedDisk {
+  /** Its name. */
+  disk: string;
+  /** It is in the trash: `disk` is what it was called. */
+  inTrash: boolean;
+  /** Chunks of 4 MiB of its layers that any replica has. */
+  chunks: number;
+  /** …all of whose blocks are the same on two or more replicas. */
+  comparedChunks: number;
+  /** …of which only one replica is in sync: verified, and compared with nothing. */
+  singleChunks: number;
+  /** Blocks of 4 KiB that were read and match their checksums. */
+  verifiedBlocks: number;
+  /** Blocks that did not, at first. */
+  damagedBlocks: number;
+  /** Of those, how many do now. */
+  repairedBlocks: number;
+  /** Blocks that match their checksums on all replicas, and are not the same. */
+  differingBlocks: number;
+  /** Replicas of chunks that were not, or not wholly, checked. */
+  uncheckedChunks: number;
+}
+
+/** A block that is not right. */
+export interface ComparedBlock {
+  kind: "damaged" | "differs";
+  disk: string;
+  /** Of the disk, or of a snapshot of it. */
+  offsetBytes: number;
+  /** Who has it damaged, or who differ. */
+  nodes: string[];
+  /** Differs: for each node, which content it has: equal numbers are equal content. */
+  contents: number[];
+}
+
+/** Why something was not checked. */
+export interface UncheckedChunks {
+  disk: string;
+  reason: string;
+  /** The nodes that it is about; empty: nobody in particular. */
+  nodes: string[];
+  chunks: number;
+}
+
+/** Result of comparing replicas. */
+export interface ComparisonReport {
+  /** Everything was checked, and is good or was repaired. */
+  good: boolean;
+  disks: ComparedDisk[];
+  /** The first 256 that are not right. */
+  blocks: ComparedBlock[];
+  unchecked: UncheckedChunks[];
+}
+
 /** Facts about the agent. */
 export interface AgentInfo {
   version: string;
@@ -361,6 +416,19 @@ export interface ControlBackend {
     onProgress: (checkedBytes: number, totalBytes: number) => void,
     signal: AbortSignal,
   ): Promise<CheckReport>;
+  /**
+   * Reads and verifies all replicas of a disk, or of all disks (null), and compares them.
+   *
+   * @param repair what is damaged is healed
+   * @param onProgress called now and then, with bytes of address space
+   * @param signal ends it early
+   */
+  compare(
+    name: string | null,
+    repair: boolean,
+    onProgress: (checkedBytes: number, totalBytes: number) => void,
+    signal: AbortSignal,
+  ): Promise<ComparisonReport>;
   /** What this node knows of the cluster; answers without a quorum, and without waiting for the data plane. */
   cluster(): Promise<ClusterStatus>;
   /** How the PGs of this node's map are: `summarizeGroups`. */

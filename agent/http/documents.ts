@@ -17,6 +17,7 @@ import type {
   BlockState,
   CheckReport,
   ClusterStatus,
+  ComparisonReport,
   DiskCounters,
   Extent,
   LockState,
@@ -499,7 +500,7 @@ export interface LogLevelDocument {
 }
 
 /**
- * One line of the answer to a check: any number of `progress`, then one `report` or one `error`.
+ * One line of the answer to a check: any number of `progress`, then one `report` (or `compared`) or one `error`.
  */
 export type CheckEvent =
   | {
@@ -508,6 +509,8 @@ export type CheckEvent =
     readonly totalBytes: number;
   }
   | { readonly kind: "report" } & CheckReport
+  /** In place of `report`, where replicas are compared. */
+  | { readonly kind: "compared" } & ComparisonReport
   | { readonly kind: "error"; readonly error: ControlError };
 
 /** Every answer with a status of 400 or more. */

@@ -801,7 +801,8 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
   }),
   LogLevel: record("How much the agent logs", { level: logLevel }),
   CheckEvent: {
-    description: "One line of a check: any number of progress, then one report or one error",
+    description:
+      "One line of a check: any number of progress, then one report (or compared) or one error",
     oneOf: [
       record("How far the check is", {
         kind: { type: "string", const: "progress" },
@@ -813,6 +814,47 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
         checkedBytes: count("Bytes checked"),
         damagedBlocks: count("Blocks whose data could not be verified"),
         damage: list(ref("DamagedBlock"), "The first of them"),
+      }),
+      record("What comparing replicas has found", {
+        kind: { type: "string", const: "compared" },
+        good: flag("Everything was checked, and is good or was repaired"),
+        disks: list(
+          record("A disk, with its snapshots; a block of several replicas counts as several", {
+            disk: text("Its name"),
+            inTrash: flag("It is in the trash: `disk` is what it was called"),
+            chunks: count("Chunks of 4 MiB of its layers that any replica has"),
+            comparedChunks: count("Of those, how many are the same on two or more replicas"),
+            singleChunks: count("Of those, how many have one replica in sync only"),
+            verifiedBlocks: count("Blocks of 4 KiB that were read and match their checksums"),
+            damagedBlocks: count("Blocks that did not, at first"),
+            repairedBlocks: count("Of those, how many do now"),
+            differingBlocks: count("Blocks that match their checksums and are not the same"),
+            uncheckedChunks: count("Replicas of chunks that were not, or not wholly, checked"),
+          }),
+          "What became of each disk",
+        ),
+        blocks: list(
+          record("A block that is not right", {
+            kind: { type: "string", enum: ["damaged", "differs"] },
+            disk: text("The disk"),
+            offsetBytes: count("Where it lies in the disk, or in a snapshot of it"),
+            nodes: list(text("A node"), "Who has it damaged, or who differ"),
+            contents: list(
+              count("Equal numbers are equal content"),
+              "For each node, which content it has",
+            ),
+          }),
+          "The first 256",
+        ),
+        unchecked: list(
+          record("Why something was not checked", {
+            disk: text("The disk"),
+            reason: text("One line for people"),
+            nodes: list(text("A node"), "The nodes that it is about"),
+            chunks: count("Chunks"),
+          }),
+          "What was not checked, by reason",
+        ),
       }),
       record("Why the check ended early", {
         kind: { type: "string", const: "error" },
@@ -1113,6 +1155,23 @@ export const OPENAPI = {
       post: {
         operationId: "checkStore",
         summary: "Verifies the checksums of everything",
+        responses: events("Lines of JSON while it goes on"),
+      },
+    },
+    "/v1/disks/{name}/compare": {
+      parameters: [nameParameter],
+      post: {
+        operationId: "compareDisk",
+        summary: "Reads, verifies and compares all replicas of a disk, and heals what is damaged",
+        parameters: [queryFlag("report-only", "1: nothing is healed")],
+        responses: events("Lines of JSON while it goes on"),
+      },
+    },
+    "/v1/compare": {
+      post: {
+        operationId: "compareDisks",
+        summary: "The same for all disks, also those in the trash",
+        parameters: [queryFlag("report-only", "1: nothing is healed")],
         responses: events("Lines of JSON while it goes on"),
       },
     },

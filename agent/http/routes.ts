@@ -26,13 +26,7 @@ import {
 import type { MapCommand } from "../map/map.ts";
 import { previewNodeChange } from "../map/preview.ts";
 import { findNotes, findProblems, summarize } from "../problems.ts";
-import type {
-  CheckReport,
-  ClusterStatus,
-  DiskStatus,
-  GroupSummary,
-  NodeStatus,
-} from "./backend.ts";
+import type { ClusterStatus, DiskStatus, GroupSummary, NodeStatus } from "./backend.ts";
 import {
   type Call,
   checkSockets,
@@ -98,7 +92,21 @@ export const ROUTES: readonly Route[] = [
   ...SNAPSHOT_ROUTES,
   { method: "GET", path: "/v1/locks", handle: listLocks },
   { method: "POST", path: "/v1/disks/{name}/check", streams: true, handle: checkDisk },
-  { method: "POST", path: "/v1/check", streams: true, handle: (call) => checkEvents(call, null) },
+  { method: "POST", path: "/v1/check", streams: true, handle: (call) => checkStore(call, null) },
+  {
+    method: "POST",
+    path: "/v1/disks/{name}/compare",
+    query: ["report-only"],
+    streams: true,
+    handle: compareDisk,
+  },
+  {
+    method: "POST",
+    path: "/v1/compare",
+    query: ["report-only"],
+    streams: true,
+    handle: (call) => compareReplicas(call, null),
+  },
   { method: "GET", path: "/v1/cluster", handle: getCluster },
   {
     method: "PATCH",
@@ -356,11 +364,41 @@ function lockState(
 
 function checkDisk(call: Call): Response {
   requireDisk(call.backend.map(), call.name);
-  return checkEvents(call, call.name);
+  return checkStore(call, call.name);
+}
+
+function checkStore(call: Call, name: string | null): Response {
+  return checkEvents(call, async (onProgress, signal) => {
+    const { checkedBytes, damagedBlocks, damage } = await call.backend.check(
+      name,
+      onProgress,
+      signal,
+    );
+    return { kind: "report", checkedBytes, damagedBlocks, damage };
+  });
+}
+
+function compareDisk(call: Call): Response {
+  requireDisk(call.backend.map(), call.name);
+  return compareReplicas(call, call.name);
+}
+
+function compareReplicas(call: Call, name: string | null): Response {
+  const repair = call.query.get("report-only") !== "1";
+  return checkEvents(call, async (onProgress, signal) => {
+    const report = await call.backend.compare(name, repair, onProgress, signal);
+    return { kind: "compared", ...report };
+  });
 }
 
 /** Runs a check and writes its events as they come; ends it when nobody reads any more. */
-function checkEvents({ backend, closing }: Call, name: string | null): Response {
+function checkEvents(
+  { closing }: Call,
+  check: (
+    onProgress: (checkedBytes: number, totalBytes: number) => void,
+    signal: AbortSignal,
+  ) => Promise<CheckEvent>,
+): Response {
   const gone = new AbortController();
   const signal = AbortSignal.any([gone.signal, closing]);
   const encoder = new TextEncoder();
@@ -373,7 +411,7 @@ function checkEvents({ backend, closing }: Call, name: string | null): Response 
         if ((controller.desiredSize ?? 0) <= 1) return;
         send({ kind: "progress", checkedBytes, totalBytes });
       };
-      runCheck(() => backend.check(name, onProgress, signal)).then((event) => {
+      runCheck(() => check(onProgress, signal)).then((event) => {
         send(event);
         if (!gone.signal.aborted) controller.close();
       });
@@ -385,10 +423,9 @@ function checkEvents({ backend, closing }: Call, name: string | null): Response 
   return new Response(stream, { headers: { "content-type": EVENTS_CONTENT_TYPE } });
 }
 
-async function runCheck(check: () => Promise<CheckReport>): Promise<CheckEvent> {
+async function runCheck(check: () => Promise<CheckEvent>): Promise<CheckEvent> {
   try {
-    const { checkedBytes, damagedBlocks, damage } = await check();
-    return { kind: "report", checkedBytes, damagedBlocks, damage };
+    return await check();
   } catch (error) {
     if (error instanceof ControlFailure) return { kind: "error", error: error.error };
     return { kind: "error", error: { code: "internal", message: `the check ended: ${error}` } };

@@ -12,12 +12,15 @@
  * @module
  */
 import type { Arena } from "../base/arena.ts";
+import { isOn } from "../map/levels.ts";
 import type { ClusterMap } from "../map/map.ts";
 import type { PeerListener, PeerTransport } from "../platform/network.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import type { LocalStore } from "./local_store.ts";
 import { Absorbing } from "./absorbing.ts";
+import { Check, type CheckReport, type CheckTarget } from "./checking.ts";
 import { type BlockFound, describeExtents, findBlock } from "./extents.ts";
+import { Inspector } from "./inspection.ts";
 import { Joining, type JoiningEvents, type JoiningProgress } from "./joining.ts";
 import { Opening } from "./opening.ts";
 import { Pace, REQUEST_BYTES } from "./pace.ts";
@@ -80,6 +83,9 @@ export class DataCore implements PeerListener, RouterHost {
   readonly repairer: Repairer;
   readonly tidier: Tidier;
   readonly absorbing: Absorbing;
+  readonly inspector: Inspector;
+  /** The check that this node drives; null: none. */
+  #check: Check | null = null;
   incarnation = 0;
   wantsTick = false;
 
@@ -145,7 +151,11 @@ export class DataCore implements PeerListener, RouterHost {
     replica.puller = this.joining;
     replica.damaged = (layers, chunk, block, count) =>
       this.repairer.report(layers, chunk, block, count);
-    store.damageListener = (layer, chunk, block) => this.repairer.reportBlock(layer, chunk, block);
+    this.inspector = new Inspector({ store, replica, window, arena, pace: this.#sourcePace });
+    replica.inspector = this.inspector;
+    store.damageListener = (layer, chunk, block) => {
+      if (!this.inspector.isQuiet(layer, chunk)) this.repairer.reportBlock(layer, chunk, block);
+    };
   }
 
   // --------------------------------------------------------------------------------- the control's
@@ -253,6 +263,7 @@ export class DataCore implements PeerListener, RouterHost {
     for (const router of this.#all()) router.mapChanged(isJump);
     for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);
     this.replica.mapChanged(view, incarnation);
+    this.#check?.mapChanged();
     for (const router of this.#all()) router.resume();
     for (const node of [...this.#addresses.keys()]) {
       if (view.node(node) === undefined) this.setAddress(node, null);
@@ -348,6 +359,36 @@ export class DataCore implements PeerListener, RouterHost {
     const { store } = this;
     const mayRead = this.#mayDescribe(disk);
     return findBlock({ view: this.view, store, disk: view, mayRead }, chunk, block);
+  }
+
+  /**
+   * Begins to compare the replicas of disks; `checking.ts` says how. One at a time.
+   *
+   * @param options.repair damage that is found is healed
+   * @param options.done told once, from a later call, unless the check is cancelled
+   * @returns null: one is under way, or there is no map yet that speaks level 2
+   */
+  check(options: {
+    targets: readonly CheckTarget[];
+    repair: boolean;
+    done: (report: CheckReport) => void;
+  }): Check | null {
+    if (this.#check !== null || this.#view === null || !isOn(this.#view.map, 2)) return null;
+    const check = new Check(this, {
+      ...options,
+      done: (report) => {
+        this.#check = null;
+        options.done(report);
+      },
+    });
+    this.#check = check;
+    return check;
+  }
+
+  /** Ends the check that is under way; its `done` is not told. */
+  cancelCheck(check: Check): void {
+    check.cancel();
+    if (this.#check === check) this.#check = null;
   }
 
   /**
@@ -565,6 +606,8 @@ export class DataCore implements PeerListener, RouterHost {
     this.absorbing.tick(nowMs);
     this.repairer.tick();
     this.tidier.tick(nowMs);
+    this.inspector.tick(nowMs);
+    this.#check?.tick(nowMs);
     for (const router of this.#all()) router.tick();
     for (const opening of [...this.#openings.values()]) opening.tick();
     const silent: number[] = [];
@@ -598,7 +641,7 @@ export class DataCore implements PeerListener, RouterHost {
   /** True while something is under way that time moves. */
   get isBusy(): boolean {
     return this.wantsTick || this.joining.isBusy || this.#openings.size > 0 ||
-      this.absorbing.isBusy;
+      this.absorbing.isBusy || this.inspector.isBusy || this.#check !== null;
   }
 
   /** What there is to know. */

@@ -52,21 +52,28 @@ export const enum MessageType {
   Stamps = 6,
   /** Stamps of the group's chunks, from (`layer`, `chunk`) on. Answer: STAMP entries as data. */
   List = 7,
-  /** What a chunk is made of. Answer: extra of DESCRIPTION_BYTES; generation and sequence are the stamp. */
+  /**
+   * What a chunk is made of. Answer: extra of DESCRIPTION_BYTES; generation and sequence are the stamp, `argument` counts how
+   * often the chunk was changed otherwise than by writes.
+   */
   Describe = 8,
   /** Replace the chunk by that of node `argument`. Answered when it is done. */
   Pull = 9,
+  /** Chunks of a layer, from `chunk` on, in groups in which the receiver is in sync. Answer: STAMP entries as data. Level 2. */
+  Chunks = 10,
+  /** Read and verify blocks of a chunk: `findings.ts` has the extra part and the answer. `argument` 1: heal nothing. Level 2. */
+  Inspect = 11,
 }
 /** Largest {@linkcode MessageType}. */
-export const MESSAGE_TYPE_MAX = MessageType.Pull;
+export const MESSAGE_TYPE_MAX = MessageType.Inspect;
 
 /** Bits of `flags`. */
 export const enum MessageFlag {
   /** Sent before, on a connection that broke: may have been carried out. */
   Again = 1,
-  /** Read, Describe, List: on behalf of a replica that catches up, not of a guest. */
+  /** Read, Describe, List, Inspect: on behalf of a replica that catches up, not of a guest. */
   Recovery = 2,
-  /** Answer to Stamps and List: there is more; go on from `layer` and `chunk`. */
+  /** Answer to Stamps, List and Chunks: there is more; go on from `layer` and `chunk`. */
   More = 4,
   /** Read: through all layers below the one named, as the receiver's map has them. */
   Chain = 8,
@@ -81,7 +88,7 @@ export const enum Status {
   Busy = 2,
 }
 
-/** One entry of an answer to Stamps and List: layer u32, chunk u32, generation u32, zero u32, sequence u64. */
+/** One entry of an answer to Stamps, List and Chunks: layer u32, chunk u32, generation u32, zero u32, sequence u64. */
 export const STAMP_ENTRY_BYTES = 24;
 /** Words of a description: 32 of data bits, 32 of zero bits. */
 export const DESCRIPTION_WORDS = 64;

@@ -1,13 +1,24 @@
 /**
  * Heals damaged blocks of this node's replica from another one that is in sync.
  *
- *     damaged ─▶ queue ─▶ read here: still damaged? ─▶ read there ─▶ read here: still damaged, and not changed since? ─▶ write
+ *     damaged ─▶ queue ─▶ read here: still damaged? ─▶ watch ─▶ stamp there, read there, stamp there ─▶ stamp here fits?
+ *                                                                  ─▶ read here: still damaged, and not changed since? ─▶ write
  *
  * Invariants:
- * - Good data is written only over a block that is damaged at that moment and to which nothing else is on its way: what
- *   is newer is never replaced by what is older. The last read says what was there when it was asked for. So whatever
- *   comes to the block from then on, done or not when that read has failed, is noted (`Replica.watch`), and left alone.
- * - The chunk's stamp stays: its content is what it should have been.
+ * - Good data is written only over a block that is damaged at that moment and to which nothing else has come since the watch began
+ *   (`Replica.watch`), done or still on its way: what is newer is never replaced by what is older.
+ * - The chunk's stamp stays, since the block's content is exactly what it stands for. Let a be the stamp here when the watch began, b the
+ *   stamp here at the end, and s and t those of the other replica before and after it read. What it read is the block as of some stamp from s
+ *   to t. The block is written only if a ≤ s and t ≤ b: between a and b nothing was written to the block, or it would have come here, too; so
+ *   it was the same at all stamps from a to b. Where t > b, the writes that the other one has and this one has not are waited for. Where
+ *   s < a it is the other one that is waited for, or that a third one is asked instead.
+ * - A chunk whose stamp is unknown takes what another replica has only if it is unknown there, too, before and after, and by the maps
+ *   of both nobody can write to its layer and all replicas of it agree. An unknown stamp by itself allows nothing: the next write that
+ *   comes makes it known.
+ * - There is a way out where nobody else will ever have what this chunk's stamp says: after a holder that has ended badly, until the disk
+ *   is open again, a write of it may be at this replica alone. The stamp is made unknown, which equals nothing, and the opening replaces
+ *   the chunk by another replica's: what was acknowledged is there as well. That is done only while no write of the lease in the map
+ *   has come here: an unknown stamp does not tell which writes come again.
  *
  * @module
  */
@@ -15,25 +26,38 @@ import type { Arena } from "../base/arena.ts";
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
 import { EBADMSG, EIO, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
-import type { LocalStore } from "./local_store.ts";
+import { compareStamps, isKnown, type LocalStore, Stamp } from "./local_store.ts";
 import { type Head, MessageFlag, MessageType, Status } from "./messages.ts";
+import { stampOfPair } from "./pairs.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import type { Replica, WatchedBlock } from "./replica.ts";
-import type { ClusterView } from "./view.ts";
+import type { ClusterView, DiskView } from "./view.ts";
 
 /** Blocks that wait to be healed; more are found again by the scrub. */
 const QUEUE_MAX = 4096;
+/** Ticks for which a block waits for replicas to have the same writes; after that it waits to be found again. */
+const TRIES_MAX = 200;
 
 interface DamagedBlock extends WatchedBlock {
   readonly disk: number;
+  /** Times that the replicas' stamps did not fit. */
+  tries: number;
 }
 
 const enum Step {
   Idle,
   Looking,
+  /** The other replica is asked for its stamp, before it reads. */
+  DescribingBefore,
   Fetching,
+  /** …and after. */
+  DescribingAfter,
+  /** This replica has not got all that the other one had. */
+  CatchingUp,
   LookingAgain,
   Writing,
+  /** The chunk's stamp is being made unknown. */
+  Marking,
 }
 
 /** See the head of the file. */
@@ -51,7 +75,19 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
   #step = Step.Idle;
   #block: DamagedBlock | null = null;
   readonly #asked: number[] = [];
+  /** The node that is asked. */
+  #node = 0;
+  /** Some node was asked that has fewer writes of the chunk than this one. */
+  #isAhead = false;
   #request: PeerRequest | null = null;
+  /** The chunk's stamp here when the watch began, that of the other replica after its read, and what it is here now. */
+  readonly #begin = new Stamp();
+  readonly #there = new Stamp();
+  readonly #here = new Stamp();
+  /** How often the other replica's chunk had been rewritten before it was read. */
+  #rewrites = 0;
+  /** Epoch of the other node's map then. */
+  #epochThere = 0;
   readonly #operation: Operation = new Operation(this, 1);
   /** Arena offsets; −1: none. */
   #look = -1;
@@ -81,14 +117,14 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
   /** The map has changed: who was asked may be gone. */
   mapChanged(view: ClusterView): void {
     this.#view = view;
-    if (this.#step !== Step.Fetching || this.#request === null) return;
+    if (this.#request === null) return;
     const block = this.#block;
     const disk = block === null ? undefined : view.disk(block.disk);
     const group = disk && view.groupOf(disk, block!.chunk);
     if (group?.entry.inSync.includes(this.#request.node) === true) return;
     this.#peers.cancel(this.#request);
     this.#request = null;
-    this.#fetch();
+    this.#askNext();
   }
 
   /** Some of these blocks, read through a chain of layers, are damaged here: in the newest layer that has them. */
@@ -124,20 +160,27 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
       other.layer === layer && other.chunk === chunk && other.block === block;
     // The one in hand is found damaged again by each look at it.
     const isKnown = (this.#block !== null && isSame(this.#block)) || this.#queue.some(isSame);
-    if (!isKnown) this.#queue.push({ disk, layer, chunk, block, isChanged: false });
+    if (!isKnown) this.#queue.push({ disk, layer, chunk, block, isChanged: false, tries: 0 });
   }
 
   /** Time passes. */
   tick(): void {
     this.#isPutOff = false;
+    if (this.#step === Step.CatchingUp) this.#catchUp();
     this.#next();
   }
 
-  /** The other node's guests come first: again a little later. */
+  /** The other node's guests come first, or it has to catch up: from the beginning, a little later. */
   #putOff(): void {
     this.#queue.push(this.#block!);
     this.#isPutOff = true;
     this.#over();
+  }
+
+  /** The replicas do not have the same writes: that passes, or the disk has to be opened first. */
+  #putOffForStamps(): void {
+    if (++this.#block!.tries < TRIES_MAX) this.#putOff();
+    else this.#over();
   }
   #isPutOff = false;
 
@@ -150,6 +193,7 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     }
     this.#block = this.#queue.shift()!;
     this.#asked.length = 0;
+    this.#isAhead = false;
     this.#readHere(Step.Looking);
   }
 
@@ -174,13 +218,14 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
       if (result === 0) this.#healed();
       return this.#over();
     }
+    if (this.#step === Step.Marking) return this.#over();
     // What the disk cannot read is as good as damaged: what is written anew lies elsewhere.
     if (result !== -EBADMSG && result !== -EIO) return this.#over();
-    if (this.#step === Step.Looking) return this.#fetch();
-    const { layer, chunk, isChanged } = this.#block!;
+    if (this.#step === Step.Looking) return this.#watch();
+    const { layer, chunk, block, isChanged } = this.#block!;
     if (isChanged) return this.#over();
     this.#replica.watch(null);
-    this.#replica.rewriting(layer, chunk);
+    this.#replica.rewriting(layer, chunk, block);
     this.#step = Step.Writing;
     operation.kind = OperationKind.Write;
     operation.buffer = this.#good;
@@ -201,9 +246,25 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     });
   }
 
-  #fetch(): void {
-    this.#step = Step.Fetching;
-    const { disk: id, layer, chunk, block } = this.#block!;
+  /** From here on nothing comes to the block unnoticed. */
+  #watch(): void {
+    const block = this.#block!;
+    this.#replica.watch(block);
+    if (block.isChanged || this.#view === null) return this.#over();
+    stampOfPair(this.#store, this.#pair(this.#view), block.chunk, this.#begin);
+    this.#askNext();
+  }
+
+  /** Where the layer is one of a pair, the other node may have merged it already. */
+  #pair(view: ClusterView): readonly number[] {
+    const { layer } = this.#block!;
+    return view.pair(view.absorberOf(layer) || layer);
+  }
+
+  /** Asks a replica that was not asked yet; at the end of them it is over, or has to wait. */
+  #askNext(): void {
+    this.#releaseGood();
+    const { disk: id, chunk } = this.#block!;
     const view = this.#view;
     const disk = view?.disk(id);
     if (view === null || view === undefined || disk === undefined) return this.#over();
@@ -212,22 +273,34 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
       node !== view.self && !this.#asked.includes(node) && view.node(node)?.state === "up" &&
       !group.entry.unclean.includes(node)
     );
-    const request = node === undefined ? null : this.#peers.take(MessageType.Read, this);
-    if (request === null) return this.#over();
-    this.#asked.push(node!);
+    if (node === undefined) return this.#isAhead ? this.#noneFits(view, disk) : this.#over();
+    this.#asked.push(node);
+    this.#node = node;
+    this.#ask(Step.DescribingBefore, MessageType.Describe);
+  }
+
+  #ask(step: Step, type: MessageType): void {
+    this.#step = step;
+    const view = this.#view!;
+    const request = this.#peers.take(type, this);
+    if (request === null) return this.#putOff();
+    const { disk, chunk, block } = this.#block!;
+    const pair = this.#pair(view);
     const { head } = request;
     head.flags = MessageFlag.Recovery;
-    head.disk = id;
-    head.layer = layer;
+    head.disk = disk;
+    head.layer = pair[0];
     head.chunk = chunk;
-    head.block = block;
-    head.count = 1;
-    // Where the layer is one of a pair, the other node may have merged it already.
-    const pair = view.pair(view.absorberOf(layer) || layer);
-    request.extra = Uint32Array.from(pair);
-    request.extraWords = pair.length;
+    if (type === MessageType.Read) {
+      head.block = block;
+      head.count = 1;
+    }
+    if (type === MessageType.Read || pair.length > 1) {
+      request.extra = Uint32Array.from(pair);
+      request.extraWords = pair.length;
+    }
     this.#request = request;
-    this.#peers.submit(node!, request);
+    this.#peers.submit(this.#node, request);
   }
 
   /** {@inheritDoc PeerRequestOwner.answered} */
@@ -239,23 +312,82 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     dataBytes: number,
   ): void {
     this.#request = null;
-    const { kernel } = this.#window;
-    const isGood = head.status === Status.Ok && dataBytes === BLOCK_BYTES && extra.length === 4 &&
-      kernel.checksum(dataOffset, BLOCK_BYTES) ===
-        new DataView(extra.buffer, extra.byteOffset).getUint32(0, true);
-    if (!isGood) {
-      if (dataBytes > 0) this.#arena.release(dataOffset, dataBytes);
-      if (head.status === Status.Busy) return this.#putOff();
-      return this.#fetch();
+    if (this.#step === Step.Fetching && this.#isGood(head, extra, dataOffset, dataBytes)) {
+      this.#good = dataOffset;
+      return this.#ask(Step.DescribingAfter, MessageType.Describe);
     }
-    this.#good = dataOffset;
-    this.#replica.watch(this.#block);
-    this.#readHere(Step.LookingAgain);
+    if (dataBytes > 0) this.#arena.release(dataOffset, dataBytes);
+    if (head.status === Status.Busy) return this.#putOff();
+    if (head.status !== Status.Ok || this.#step === Step.Fetching) return this.#askNext();
+    this.#there.set(head.generation, head.sequence);
+    this.#epochThere = head.epoch;
+    if (this.#step === Step.DescribingBefore) {
+      this.#rewrites = head.argument;
+      // Unknown is below all that is known.
+      const isBehind = compareStamps(this.#there, this.#begin) < 0;
+      if (!isBehind) return this.#ask(Step.Fetching, MessageType.Read);
+      this.#isAhead = true;
+      return this.#askNext();
+    }
+    if (head.argument !== this.#rewrites) return this.#putOffForStamps();
+    this.#step = Step.CatchingUp;
+    this.#catchUp();
+  }
+
+  #isGood(head: Head, extra: Uint8Array, dataOffset: number, dataBytes: number): boolean {
+    return head.status === Status.Ok && dataBytes === BLOCK_BYTES && extra.length === 4 &&
+      this.#window.kernel.checksum(dataOffset, BLOCK_BYTES) ===
+        new DataView(extra.buffer, extra.byteOffset).getUint32(0, true);
+  }
+
+  /** The block is here. It may be written once this replica has all writes of the chunk that the other one had. */
+  #catchUp(): void {
+    const block = this.#block!;
+    if (block.isChanged) return this.#over();
+    stampOfPair(this.#store, this.#pair(this.#view!), block.chunk, this.#here);
+    const isAllKnown = isKnown(this.#begin) && isKnown(this.#there) && isKnown(this.#here);
+    const isNoneKnown = !isKnown(this.#begin) && !isKnown(this.#there) && !isKnown(this.#here);
+    // A write has made one of them known, or is on its way in parts, or may be: all of it once more.
+    if (!isAllKnown && !(isNoneKnown && this.#isAtRest())) return this.#putOffForStamps();
+    if (compareStamps(this.#there, this.#here) <= 0) return this.#readHere(Step.LookingAgain);
+    if (++block.tries >= TRIES_MAX) this.#over();
+  }
+
+  /** Nobody can write to the block's layer, and its replicas agree, by the other node's map as well. */
+  #isAtRest(): boolean {
+    const view = this.#view!;
+    const disk = view.disk(this.#block!.disk);
+    if (disk === undefined || this.#epochThere > view.epoch) return false;
+    return view.isAtRest(disk, this.#pair(view));
+  }
+
+  /** Nobody who could be asked has all the writes of the chunk that are here. */
+  #noneFits(view: ClusterView, disk: DiskView): void {
+    const { layer, chunk } = this.#block!;
+    const { generation, lease } = disk.entry;
+    const mayMark = !view.isInOrder(disk) && view.isWritable(disk, layer) && isKnown(this.#begin) &&
+      (lease === null || this.#begin.generation < generation) &&
+      this.#replica.isIdle(layer, chunk);
+    if (!mayMark) return this.#putOffForStamps();
+    this.#replica.rewriting(layer, chunk);
+    this.#step = Step.Marking;
+    const operation = this.#operation;
+    operation.kind = OperationKind.Stamp;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.generation = 0;
+    operation.sequence = 0;
+    operation.stampUnknown = true;
+    this.#store.submit(operation);
+  }
+
+  #releaseGood(): void {
+    if (this.#good >= 0) this.#arena.release(this.#good, BLOCK_BYTES);
+    this.#good = -1;
   }
 
   #over(): void {
-    if (this.#good >= 0) this.#arena.release(this.#good, BLOCK_BYTES);
-    this.#good = -1;
+    this.#releaseGood();
     this.#replica.watch(null);
     this.#block = null;
     this.#step = Step.Idle;

@@ -22,11 +22,25 @@
  */
 import type { Arena } from "../base/arena.ts";
 import { getU32 } from "../base/bytes.ts";
-import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
+import {
+  BLOCK_BYTES,
+  BLOCK_SHIFT,
+  CHUNK_BLOCKS,
+  CHUNK_BYTES,
+  DISK_BYTES_MAX,
+  TRANSFER_BLOCKS_MAX,
+} from "../base/limits.ts";
 import type { PeerTransport } from "../platform/network.ts";
 import { EBADMSG, EIO, ENOMEM, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
+import {
+  type Findings,
+  INSPECT_WORDS,
+  type InspectionQuery,
+  packFindings,
+  SET_WORDS,
+} from "./findings.ts";
 import { stampOfPair } from "./pairs.ts";
 import {
   ANSWER,
@@ -108,6 +122,24 @@ export interface WatchedBlock {
   readonly block: number;
   /** Something has been on its way to it since the watch began. Set by the replica. */
   isChanged: boolean;
+}
+
+/** A chunk of which somebody wants to know which blocks are changed meanwhile; see {@linkcode Replica.watchChunk}. */
+export interface WatchedChunk {
+  /** A layer, and the one that it absorbs, if it does. */
+  readonly layers: readonly number[];
+  readonly chunk: number;
+  /** Set of blocks that something has been on its way to since the watch began. Added to by the replica. */
+  readonly changed: Uint32Array;
+}
+
+/** Looks at chunks on behalf of other nodes: `inspection.ts`. */
+export interface ChunkInspector {
+  /** @returns false: not now */
+  inspect(
+    query: InspectionQuery,
+    done: (result: number, findings: Findings) => void,
+  ): boolean;
 }
 
 /** Answer of {@linkcode JoiningHook.liveWrite}. */
@@ -225,6 +257,7 @@ export class Replica {
   };
   joining: JoiningHook | null = null;
   puller: Puller | null = null;
+  inspector: ChunkInspector | null = null;
   /** Told of damaged blocks that peers wanted to read. */
   damaged: (layers: readonly number[], chunk: number, block: number, blockCount: number) => void =
     () => {};
@@ -250,6 +283,7 @@ export class Replica {
   #isWaiting = false;
   readonly #rewrites = new Map<number, Map<number, number>>();
   #watched: WatchedBlock | null = null;
+  readonly #watchedChunks = new Set<WatchedChunk>();
   readonly #head = new Head();
   readonly #stamp = new Stamp();
   readonly #poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
@@ -327,6 +361,7 @@ export class Replica {
 
   #track(write: LocalWrite): void {
     if (this.#watched !== null) this.#noteWrite(this.#watched, write.operation);
+    if (this.#watchedChunks.size > 0) this.#noteInChunks(write.operation);
     write.epoch = this.view!.epoch;
     write.serial = ++this.#serial;
     write.previous = this.#last;
@@ -387,16 +422,60 @@ export class Replica {
       block <= watched.block && watched.block < block + blockCount;
   }
 
-  /** A chunk is about to be replaced by another node's, here where nobody copies from. */
-  replacing(layer: number, chunk: number): void {
-    if (this.#watched?.layer === layer && this.#watched.chunk === chunk) {
-      this.#watched.isChanged = true;
+  /** The same as {@linkcode watch} for all blocks of a chunk; any number at a time, each until {@linkcode unwatchChunk}. */
+  watchChunk(watched: WatchedChunk): void {
+    this.#watchedChunks.add(watched);
+    for (const layer of watched.layers) {
+      const disk = this.view?.diskOfLayer(layer);
+      const isReplacing = disk !== undefined &&
+        this.joining?.isReplacing(
+            this.view!.groupOf(disk, watched.chunk),
+            layer,
+            watched.chunk,
+          ) === true;
+      if (isReplacing) watched.changed.fill(0xffff_ffff);
+    }
+    for (let write = this.#first; write !== null; write = write.next) {
+      this.#noteInChunks(write.operation);
     }
   }
 
-  /** A chunk is changed otherwise than by live writes: who copies it from here begins again. */
-  rewriting(layer: number, chunk: number): void {
-    this.replacing(layer, chunk);
+  /** Ends a watch. */
+  unwatchChunk(watched: WatchedChunk): void {
+    this.#watchedChunks.delete(watched);
+  }
+
+  #noteInChunks({ layers, chunk, block, blockCount }: Operation): void {
+    for (const watched of this.#watchedChunks) {
+      if (watched.chunk !== chunk || !watched.layers.includes(layers[0])) continue;
+      for (let i = block; i < block + blockCount; i++) watched.changed[i >>> 5] |= 1 << (i & 31);
+    }
+  }
+
+  /** Whether no write of a chunk is on its way into the store. */
+  isIdle(layer: number, chunk: number): boolean {
+    for (let write = this.#first; write !== null; write = write.next) {
+      const { layers, chunk: other } = write.operation;
+      if (layers[0] === layer && other === chunk) return false;
+    }
+    return true;
+  }
+
+  /** A chunk (or one block of it) is about to be replaced by another node's, here where nobody copies from. */
+  replacing(layer: number, chunk: number, block = -1): void {
+    if (this.#watched?.layer === layer && this.#watched.chunk === chunk) {
+      this.#watched.isChanged = true;
+    }
+    for (const watched of this.#watchedChunks) {
+      if (watched.chunk !== chunk || !watched.layers.includes(layer)) continue;
+      if (block < 0) watched.changed.fill(0xffff_ffff);
+      else watched.changed[block >>> 5] |= 1 << (block & 31);
+    }
+  }
+
+  /** A chunk (or one block of it) is changed otherwise than by live writes: who copies it from here begins again. */
+  rewriting(layer: number, chunk: number, block = -1): void {
+    this.replacing(layer, chunk, block);
     let chunks = this.#rewrites.get(layer);
     if (chunks === undefined) this.#rewrites.set(layer, chunks = new Map());
     chunks.set(chunk, (chunks.get(chunk) ?? 0) + 1);
@@ -550,6 +629,10 @@ export class Replica {
         return dataBytes > 0 ? Verdict.Broken : this.#describe(state, bytes, extraBytes);
       case MessageType.Pull:
         return dataBytes > 0 ? Verdict.Broken : this.#pull(state);
+      case MessageType.Chunks:
+        return dataBytes > 0 ? Verdict.Broken : this.#listLayer(state);
+      case MessageType.Inspect:
+        return dataBytes > 0 ? Verdict.Broken : this.#inspect(state, bytes, extraBytes);
       default:
         return Verdict.Broken;
     }
@@ -883,6 +966,82 @@ export class Replica {
     head.argument = this.#rewriteCount(head.layer, head.chunk);
     this.#reply(state, head, Status.Ok, DESCRIPTION_WORDS, 0, 0, 0);
     return Verdict.Taken;
+  }
+
+  /** The chunks of a layer, of groups in which this node is in sync. */
+  #listLayer(state: Link): Verdict {
+    const head = this.#head;
+    const { view } = this;
+    const disk = view!.diskOfLayer(head.layer);
+    if (disk === undefined) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
+    const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
+    if (buffer < 0) return this.#waitForRoom();
+    const list = this.#list;
+    let entries = 0;
+    this.#store.listChunks(head.layer, head.chunk, list);
+    for (let i = 0; i < list.count; i++) {
+      const { entry } = view!.groupOf(disk, list.chunks[i]);
+      if (entry.inSync.includes(view!.self)) this.#putStamp(buffer, entries++, head.layer, i);
+    }
+    const { next } = list;
+    this.#answerStamps(state, buffer, entries, next >= 0, head.layer, Math.max(0, next));
+    return Verdict.Taken;
+  }
+
+  #inspect(state: Link, message: Uint8Array, extraBytes: number): Verdict {
+    const head = this.#head;
+    const isSane = extraBytes === INSPECT_WORDS * 4 && head.chunk < DISK_BYTES_MAX / CHUNK_BYTES;
+    if (!isSane) return Verdict.Broken;
+    const pair = [getU32(message, HEAD_BYTES), getU32(message, HEAD_BYTES + 4)];
+    if (pair[1] === 0) pair.length = 1;
+    const group = this.#guard(state, false);
+    if (group === null) return Verdict.Taken;
+    const disk = this.view!.disk(head.disk)!;
+    const isForeign = pair.length > 1 && !this.view!.isOfFamily(disk, pair[1]);
+    const isLost = this.#store.paths?.isLost(head.layer, head.chunk) === true;
+    if (isLost || isForeign || pair[0] !== head.layer || this.#isHalf(head.layer, pair.length)) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
+    const wanted = new Uint32Array(SET_WORDS);
+    for (let i = 0; i < SET_WORDS; i++) wanted[i] = getU32(message, HEAD_BYTES + 8 + i * 4);
+    const answer = new Head();
+    answer.set(head);
+    const { changedEpoch } = group.entry;
+    const query = { pair, chunk: head.chunk, wanted, isQuiet: head.argument === 1 };
+    const isTaken = this.inspector?.inspect(query, (result, findings) => {
+      if (this.#links.get(state.link) === state) {
+        this.#inspected(state, answer, changedEpoch, result, findings);
+      }
+    });
+    return isTaken === true ? Verdict.Taken : this.#busy(state);
+  }
+
+  #inspected(
+    state: Link,
+    head: Head,
+    changedEpoch: number,
+    result: number,
+    findings: Findings,
+  ): void {
+    const { view } = this;
+    const disk = view!.disk(head.disk);
+    const group = disk && view!.groupOf(disk, head.chunk);
+    if (group?.entry.changedEpoch !== changedEpoch) {
+      return this.#reply(state, head, Status.Stale, 0, 0, 0, 0);
+    }
+    const buffer = result === 0 ? this.#arena.allocate(BLOCK_BYTES) : -1;
+    if (buffer < 0) {
+      return this.#reply(state, head, result === 0 ? Status.Busy : result, 0, 0, 0, 0);
+    }
+    const sums = this.#window.u32.subarray(buffer >>> 2, (buffer + BLOCK_BYTES) >>> 2);
+    const extraWords = packFindings(findings, this.#scratchWords, sums);
+    head.generation = findings.end.generation;
+    head.sequence = findings.end.sequence;
+    this.#reply(state, head, Status.Ok, extraWords, buffer, BLOCK_BYTES, BLOCK_BYTES);
   }
 
   #pull(state: Link): Verdict {

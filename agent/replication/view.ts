@@ -180,6 +180,19 @@ export class ClusterView {
     return layer === disk.entry.layers[0] || (layer === disk.draining && layer !== 0);
   }
 
+  /** Whether nobody can write to any of some layers, and their replicas are known to agree. */
+  isAtRest(disk: DiskView, layers: readonly number[]): boolean {
+    const isWritable = layers.some((layer) => this.isWritable(disk, layer));
+    return !isWritable || (disk.entry.lease === null && this.isInOrder(disk));
+  }
+
+  /** Whether replicas differ by no more than what is on its way from a holder that lives: none has left anything behind. */
+  isInOrder({ entry: { lease, generation, settled } }: DiskView): boolean {
+    const holder = lease === null ? undefined : this.node(lease.node);
+    const isHeld = holder?.state === "up" && holder.incarnation === lease!.incarnation;
+    return settled >= (isHeld ? generation - 1 : generation);
+  }
+
   /** The layers that a layer is read through, newest first; the same array as long as they are the same. */
   chain(layer: number): readonly number[] {
     const disk = this.diskOfLayer(layer);

@@ -327,7 +327,7 @@ Deno.test("status tells only what is not well, what to do, and ends with 1", asy
 Deno.test("check follows the work and ends with 1 when damage is found", async () => {
   await using agent = await FakeAgent.start();
   agent.backend.add("web");
-  const clean = await agent.runWell("disk check");
+  const clean = await agent.runWell("disk check --local");
   assertEquals(clean.stdout, "the store: 4K checked, no damage\n");
 
   agent.backend.onCheck = (name, onProgress) => {
@@ -339,20 +339,71 @@ Deno.test("check follows the work and ends with 1 when damage is found", async (
       damage: [{ disk: "web", offsetBytes: 8192 }, { disk: "", offsetBytes: 0 }],
     });
   };
-  const { code, stdout } = await agent.run("disk check web");
+  const { code, stdout } = await agent.run("disk check web --local");
   assertEquals(code, 1);
   assertMatch(stdout, /^web: 1G checked, 3 blocks cannot be read$/m);
   assertMatch(stdout, /^web +8192$/m);
   assertMatch(stdout, /^and 1 more$/m);
-  const json = await agent.run("disk check web --json");
+  const json = await agent.run("disk check web --local --json");
   assertEquals(json.code, 1);
   assertEquals(JSON.parse(json.stdout).damagedBlocks, 3);
+});
+
+Deno.test("check compares replicas, and ends with 0 only if all was checked and is good", async () => {
+  await using agent = await FakeAgent.start();
+  agent.backend.add("web");
+  assertEquals((await agent.runWell("disk check")).stdout, "there are no disks\n");
+  const disk = {
+    disk: "web",
+    inTrash: false,
+    chunks: 9,
+    comparedChunks: 7,
+    singleChunks: 1,
+    verifiedBlocks: 512,
+    damagedBlocks: 2,
+    repairedBlocks: 2,
+    differingBlocks: 0,
+    uncheckedChunks: 0,
+  };
+  agent.backend.comparison = { good: true, disks: [disk], blocks: [], unchecked: [] };
+  const good = await agent.runWell("disk check web --no-repair");
+  assertMatch(good.stdout, /^web +9 +7 +1 +2M +2 +2 +0 +0$/m);
+  assertMatch(good.stdout, /^everything is good$/m);
+  agent.backend.comparison = {
+    good: false,
+    disks: [{ ...disk, inTrash: true, repairedBlocks: 1, differingBlocks: 1, uncheckedChunks: 4 }],
+    blocks: [
+      { kind: "damaged", disk: "web", offsetBytes: 8192, nodes: ["host-2"], contents: [0] },
+      {
+        kind: "differs",
+        disk: "web",
+        offsetBytes: 4096,
+        nodes: ["host-1", "host-2", "host-3"],
+        contents: [0, 1, 0],
+      },
+    ],
+    unchecked: [{ disk: "web", reason: "it is not up", nodes: ["host-3"], chunks: 4 }],
+  };
+  const bad = await agent.run("disk check");
+  assertEquals(bad.code, 1);
+  assertMatch(bad.stdout, /^web \(trash\) +9/m);
+  assertMatch(bad.stdout, /^web at 8192: damaged on host-2$/m);
+  assertMatch(
+    bad.stdout,
+    /^web at 4096: differs: host-1 has content 1, host-2 has content 2, host-3 has content 1$/m,
+  );
+  assertMatch(bad.stdout, /^web: 4 chunks not checked: host-3: it is not up$/m);
+  const json = await agent.run("disk check --json");
+  assertEquals([json.code, JSON.parse(json.stdout)], [1, { ...agent.backend.comparison }]);
+  assertEquals(agent.backend.compared, [[null, true], ["web", false], [null, true], [null, true]]);
+  const refused = await agent.run("disk check --local --no-repair");
+  assertEquals(refused.code, 64);
 });
 
 Deno.test("check can be interrupted", async () => {
   await using agent = await FakeAgent.start();
   const { promise, resolve } = Promise.withResolvers<void>();
-  agent.backend.onCheck = async (_, onProgress, signal) => {
+  agent.backend.onCompare = async (_name, _repair, onProgress, signal) => {
     onProgress(0, GIB);
     resolve();
     await new Promise((done) => signal.addEventListener("abort", done));

@@ -87,6 +87,8 @@ export interface HostsOptions {
   /** How many data paths single hosts have, by number; 1 by default. */
   readonly paths?: Readonly<Record<number, number>>;
   readonly logLevel?: "debug" | "info";
+  /** How fast stores are scrubbed in the background; the program's default by default. */
+  readonly scrubRate?: string;
 }
 
 /** Some hosts with a network between them. */
@@ -131,6 +133,7 @@ export class Hosts implements AsyncDisposable {
             capacity: options.capacities?.[number] ?? capacity,
             paths: options.paths?.[number] ?? 1,
             logLevel: options.logLevel,
+            scrubRate: options.scrubRate,
           }),
         );
       }
@@ -315,6 +318,7 @@ export class Host {
   readonly #secretFile: string;
   readonly #capacity: string;
   readonly #logLevel: string;
+  readonly #scrubRate: string | undefined;
 
   constructor(parts: {
     number: number;
@@ -325,6 +329,7 @@ export class Host {
     capacity: string;
     paths: number;
     logLevel?: "debug" | "info";
+    scrubRate?: string;
   }) {
     const { number, work } = parts;
     this.number = number;
@@ -341,6 +346,7 @@ export class Host {
     this.#secretFile = parts.secretFile;
     this.#capacity = parts.capacity;
     this.#logLevel = parts.logLevel ?? "info";
+    this.#scrubRate = parts.scrubRate;
   }
 
   /** Starts its agent and waits until it is ready. The first host founds the cluster, the others join it. */
@@ -368,6 +374,7 @@ export class Host {
       arguments: [
         ...["--listen", this.address, "--name", this.name, "--secret-file", this.#secretFile],
         ...["--log-level", this.#logLevel],
+        ...(this.#scrubRate === undefined ? [] : ["--scrub-rate", this.#scrubRate]),
         ...this.morePaths.flatMap((path) => ["--data", path]),
         ...(this.number === 1 ? [] : ["--join", this.address.replace(/\.\d+:/, ".1:")]),
       ],

@@ -8,6 +8,7 @@ import type {
   BlockPlace,
   CheckReport,
   ClusterStatus,
+  ComparisonReport,
   ControlBackend,
   DiskStatus,
   Extent,
@@ -235,6 +236,17 @@ export class FakeBackend implements ControlBackend {
   check(...parameters: Parameters<ControlBackend["check"]>): Promise<CheckReport> {
     if (this.onCheck !== null) return this.onCheck(...parameters);
     return Promise.resolve({ checkedBytes: 4096, damagedBlocks: 0, damage: [] });
+  }
+
+  /** What was asked to be compared: name, and whether it is repaired. */
+  readonly compared: [string | null, boolean][] = [];
+  comparison: ComparisonReport = { good: true, disks: [], blocks: [], unchecked: [] };
+  onCompare: ControlBackend["compare"] | null = null;
+
+  compare(...parameters: Parameters<ControlBackend["compare"]>): Promise<ComparisonReport> {
+    this.compared.push([parameters[0], parameters[1]]);
+    if (this.onCompare !== null) return this.onCompare(...parameters);
+    return Promise.resolve(this.comparison);
   }
 
   cluster(): Promise<ClusterStatus> {

@@ -139,6 +139,29 @@ function fullBackend(): FakeBackend {
     onProgress(1, 2);
     return Promise.resolve({ checkedBytes: 2, damagedBlocks: 0, damage: [] });
   };
+  backend.onCompare = (_name, _repair, onProgress) => {
+    onProgress(1, 2);
+    return Promise.resolve({
+      good: false,
+      disks: [{
+        disk: "web",
+        inTrash: false,
+        chunks: 3,
+        comparedChunks: 1,
+        singleChunks: 1,
+        verifiedBlocks: 9,
+        damagedBlocks: 2,
+        repairedBlocks: 1,
+        differingBlocks: 1,
+        uncheckedChunks: 1,
+      }],
+      blocks: [
+        { kind: "damaged", disk: "web", offsetBytes: 0, nodes: ["a"], contents: [0] },
+        { kind: "differs", disk: "web", offsetBytes: 4096, nodes: ["a", "b"], contents: [0, 1] },
+      ],
+      unchecked: [{ disk: "web", reason: "it is not up", nodes: ["c"], chunks: 1 }],
+    });
+  };
   return backend;
 }
 

@@ -547,6 +547,32 @@ Deno.test("a check answers with lines, the report last", async () => {
   assertEquals(asked, ["web", null]);
 });
 
+Deno.test("replicas are compared, and healed unless only a report is wanted", async () => {
+  const { send, refused, backend } = bound(new Harness());
+  backend.add("web");
+  const unchecked = [{ disk: "web", reason: "it is not up", nodes: ["b"], chunks: 2 }];
+  const report = { good: false, disks: [], blocks: [], unchecked };
+  backend.onCompare = (_name, _repair, onProgress) => {
+    onProgress(1, 3);
+    return Promise.resolve(report);
+  };
+  const paths = [
+    "/v1/disks/web/compare",
+    "/v1/disks/web/compare?report-only=1",
+    "/v1/compare?report-only=0",
+    "/v1/compare?report-only=1",
+  ];
+  for (const path of paths) {
+    assertEquals(await eventsOf(await send("POST", path)), [
+      { kind: "progress", checkedBytes: 1, totalBytes: 3 },
+      { kind: "compared", ...report },
+    ]);
+  }
+  assertEquals(backend.compared, [["web", true], ["web", false], [null, true], [null, false]]);
+  assertEquals((await refused(404, "POST", "/v1/disks/none/compare")).code, "missing");
+  assertEquals((await refused(400, "POST", "/v1/compare?report-only=2")).code, "invalid");
+});
+
 Deno.test("progress that nobody reads is dropped, the report is not", async () => {
   const { send, backend } = bound(new Harness());
   backend.onCheck = (_, onProgress) => {

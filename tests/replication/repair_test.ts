@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
-import { MessageType, Status } from "../../agent/replication/messages.ts";
+import { DESCRIPTION_WORDS, MessageType, Status } from "../../agent/replication/messages.ts";
 import { Peers } from "../../agent/replication/peers.ts";
 import { Repairer } from "../../agent/replication/repair.ts";
 import { LiveWrite, LocalWrite, Replica } from "../../agent/replication/replica.ts";
@@ -33,6 +33,8 @@ class Fixture {
   readonly replica: Replica;
   readonly repairer: Repairer;
   view: ClusterView;
+  /** Of the other node's map. */
+  epoch = EPOCH;
 
   constructor(options: MapOptions = {}) {
     const { store, peers, arena, transport } = this;
@@ -58,22 +60,41 @@ class Fixture {
     this.repairer.report(this.view.disk(1)!.entry.layers, CHUNK, BLOCK - 1, 4);
   }
 
-  answer(sent: Sent, fill: number, sum = sumOf(fill)): void {
+  /** The other node says what stamp its chunk has. */
+  describe(sent: Sent | undefined, stamp = [GENERATION, 9], rewrites = 0): void {
+    assertEquals(sent?.head.type, MessageType.Describe);
+    const [generation, sequence] = stamp;
+    const fields = { generation, sequence, argument: rewrites, epoch: this.epoch };
+    const bytes = answerTo(sent!, fields, new Uint32Array(DESCRIPTION_WORDS));
+    this.peers.received(sent!.link, bytes, bytes.length, 0, 0, () => {});
+  }
+
+  /** The read that follows once the other node has said that it has as much. */
+  asked(stamp?: number[]): Sent {
+    this.describe(this.transport.take()[0], stamp);
+    return this.transport.take()[0];
+  }
+
+  /** The other node's block, and its stamp after that. */
+  answer(sent: Sent, fill: number, sum = sumOf(fill), stamp?: number[]): void {
     const bytes = answerTo(sent, {}, [sum]);
     const release = (offset: number, length: number) => this.arena.release(offset, length);
     const at = buffer(this.arena, fill);
     this.peers.received(sent.link, bytes, bytes.length, at, BLOCK_BYTES, release);
+    if (sum === sumOf(fill) && this.transport.sent.length > 0) {
+      this.describe(this.transport.take()[0], stamp);
+    }
   }
 
-  /** A live write of the block, on its way into the store. */
-  write(fill: number): void {
+  /** A live write of the block, or of another one, on its way into the store. */
+  write(fill: number, block = BLOCK): void {
     const write = new LocalWrite();
     write.target = { localWriteDone() {} };
     const { operation } = write;
     operation.kind = OperationKind.Write;
     operation.layers = [LAYER];
     operation.chunk = CHUNK;
-    operation.block = BLOCK;
+    operation.block = block;
     operation.blockCount = 1;
     operation.buffer = buffer(this.arena, fill);
     operation.checksums = Uint32Array.of(sumOf(fill));
@@ -96,7 +117,7 @@ Deno.test("a damaged block is healed from another replica, and the chunk's stamp
   const at = new Fixture();
   at.report();
   at.store.run();
-  const [read] = at.transport.take();
+  const read = at.asked();
   assertEquals([read.head.type, read.head.block, ...read.extra], [MessageType.Read, BLOCK, LAYER]);
   at.answer(read, 0xaa);
   at.store.run();
@@ -117,7 +138,7 @@ Deno.test("a node whose guests come first is asked again after a while, and not 
     at.repairer.tick();
   }
   at.store.run();
-  at.answer(at.transport.take()[0], 0xaa);
+  at.answer(at.asked(), 0xaa);
   at.store.run();
   assertEquals([at.repairer.repaired, at.repairer.waiting, at.arena.usedBytes], [1, 0, 0]);
 });
@@ -128,12 +149,12 @@ Deno.test("a block that was written since is left alone", () => {
     at.report();
     if (when === "before it is looked at") at.chunk.damaged.clear();
     at.store.run();
-    const [read] = at.transport.take();
     if (when === "while it is fetched") {
+      const read = at.asked();
       at.write(0xbb);
       at.store.run();
       at.answer(read, 0xaa);
-    } else assertEquals(read, undefined);
+    } else assertEquals(at.transport.take(), []);
     at.store.run();
     assertEquals(at.chunk.blocks.get(BLOCK), when === "while it is fetched" ? 0xbb : 0x11, when);
     assertEquals([at.repairer.repaired, at.repairer.waiting], [0, 0], when);
@@ -144,7 +165,7 @@ Deno.test("a block to which a live write is on its way is left to it", () => {
   const at = new Fixture();
   at.report();
   at.store.run();
-  at.answer(at.transport.take()[0], 0xaa);
+  at.answer(at.asked(), 0xaa);
   // Read again, still damaged: but a write was accepted, and stands behind that read in the store's queue.
   at.write(0xbb);
   at.store.run();
@@ -157,15 +178,17 @@ Deno.test("a block that was written while it was looked at once more is left alo
     const at = new Fixture();
     at.report();
     at.store.run();
-    const [read] = at.transport.take();
+    const read = at.asked();
     if (isAcceptedBefore) at.write(0xbb);
     at.answer(read, 0xaa);
     // The disk takes its time for that read: what was there when it was asked for is damaged, and is replaced meanwhile.
-    const look = at.store.waiting.pop()!;
+    const look = isAcceptedBefore ? undefined : at.store.waiting.pop()!;
     if (!isAcceptedBefore) at.write(0xbb);
     at.store.run();
-    look.result = -EBADMSG;
-    look.owner.operationDone(look);
+    if (look !== undefined) {
+      look.result = -EBADMSG;
+      look.owner.operationDone(look);
+    }
     at.store.run();
     assertEquals(at.state, [0xbb, false, GENERATION, 10]);
     assertEquals([at.repairer.repaired, at.repairer.waiting], [0, 0]);
@@ -184,7 +207,8 @@ Deno.test("a block of a chunk that is replaced as a whole is left alone, another
     };
     at.report();
     at.store.run();
-    at.answer(at.transport.take()[0], 0xaa);
+    if (when === "before") assertEquals(at.transport.take(), []);
+    else at.answer(at.asked(), 0xaa);
     if (when === "since") at.replica.replacing(LAYER, CHUNK);
     else if (when === "otherwise") at.replica.rewriting(LAYER, CHUNK);
     else if (when === "elsewhere") at.replica.replacing(LAYER, CHUNK + 1);
@@ -198,10 +222,10 @@ Deno.test("a block that is damaged there too comes from the next replica, and fr
   const at = new Fixture({ nodes: 4, group: { inSync: [1, 2, 3, 4] }, down: [3] });
   at.report();
   at.store.run();
-  const [first] = at.transport.take();
+  const first = at.asked();
   assertEquals(first.link, 2);
   at.answer(first, 0xaa, sumOf(0xab));
-  const [second] = at.transport.take();
+  const second = at.asked();
   assertEquals(second.link, 4);
   at.answer(second, 0xcc);
   at.store.run();
@@ -212,12 +236,12 @@ Deno.test("with nobody left to ask the block stays damaged, and is tried again w
   const at = new Fixture({ group: { inSync: [1, 2] } });
   at.report();
   at.store.run();
-  at.answer(at.transport.take()[0], 0xaa, 0);
+  at.answer(at.asked(), 0xaa, 0);
   at.store.run();
   assertEquals([at.state[1], at.repairer.waiting, at.arena.usedBytes], [true, 0, 0]);
   at.report();
   at.store.run();
-  at.answer(at.transport.take()[0], 0xaa);
+  at.answer(at.asked(), 0xaa);
   at.store.run();
   assertEquals([at.state[1], at.repairer.repaired], [false, 1]);
 });
@@ -226,14 +250,142 @@ Deno.test("who was asked and has left the group is not waited for", () => {
   const at = new Fixture();
   at.report();
   at.store.run();
-  const [first] = at.transport.take();
+  const first = at.asked();
   const inSync = [1, first.link === 2 ? 3 : 2];
   const map = mapOf({ epoch: EPOCH + 1, group: { inSync, changedEpoch: EPOCH + 1 } });
   at.map(new ClusterView(map, SELF));
-  const [second] = at.transport.take();
+  const second = at.asked();
   assertEquals(second.link, inSync[1]);
   at.answer(first, 0xaa);
   at.answer(second, 0xcc);
   at.store.run();
   assertEquals(at.state.slice(0, 2), [0xcc, false]);
+});
+
+Deno.test("what the other node has of writes that have not come here yet is not written before they have", () => {
+  const at = new Fixture();
+  at.report();
+  at.store.run();
+  // The other one reads the block of a write with the number 10, of which nothing is here.
+  at.answer(at.asked(), 0xbb, sumOf(0xbb), [GENERATION, 10]);
+  at.store.run();
+  at.repairer.tick();
+  at.store.run();
+  assertEquals(at.state, [0x11, true, GENERATION, 9], "number 9 does not stand for that block");
+  // It was a write of another block.
+  at.write(0xcc, BLOCK + 1);
+  at.store.run();
+  at.repairer.tick();
+  at.store.run();
+  assertEquals(at.state, [0xbb, false, GENERATION, 10]);
+  assertEquals([at.repairer.repaired, at.repairer.waiting, at.arena.usedBytes % 8192], [
+    1,
+    0,
+    4096,
+  ]);
+});
+
+Deno.test("what the other node has is not written where it lacks a write that is here", () => {
+  const at = new Fixture({ group: { inSync: [1, 2] } });
+  for (let round = 0; round < 3; round++) {
+    at.report();
+    at.store.run();
+    at.describe(at.transport.take()[0], [GENERATION, 8]);
+    assertEquals(at.transport.take(), [], "it is not even read");
+    at.repairer.tick();
+  }
+  at.store.run();
+  at.answer(at.asked(), 0xaa);
+  at.store.run();
+  assertEquals(at.state, [0xaa, false, GENERATION, 9]);
+});
+
+Deno.test("the next node is asked where one lacks a write that is here", () => {
+  const at = new Fixture();
+  at.report();
+  at.store.run();
+  at.describe(at.transport.take()[0], [GENERATION, 8]);
+  const read = at.asked();
+  assertEquals(read.link, 3);
+  at.answer(read, 0xaa);
+  at.store.run();
+  assertEquals(at.state, [0xaa, false, GENERATION, 9]);
+});
+
+Deno.test("a chunk of unknown stamp takes a block only at rest, and where it is unknown, too, all the time", () => {
+  const atRest = { holder: 0, disk: { settled: GENERATION } };
+  const none = [0, 0], known = [GENERATION, 9];
+  const cases = [
+    { map: atRest, before: none, after: none, taken: true },
+    { map: atRest, before: none, after: known, taken: false },
+    { map: atRest, before: known, after: known, taken: false },
+    { map: { holder: 0 }, before: none, after: none, taken: false },
+    { map: {}, before: none, after: none, taken: false },
+    // The other node knows of a lease that this one has not heard of.
+    { map: atRest, before: none, after: none, epoch: EPOCH + 1, taken: false },
+  ];
+  for (const { map, before, after, epoch, taken } of cases) {
+    const at = new Fixture({ group: { inSync: [1, 2] }, ...map });
+    Object.assign(at.chunk, { generation: 0, sequence: 0 });
+    at.epoch = epoch ?? EPOCH;
+    at.report();
+    at.store.run();
+    at.answer(at.asked(before), 0xaa, sumOf(0xaa), after);
+    at.store.run();
+    assertEquals([at.state[1], at.repairer.repaired], [!taken, taken ? 1 : 0]);
+  }
+});
+
+Deno.test("a chunk that has its stamp only in part of the time takes nothing", () => {
+  const at = new Fixture({ group: { inSync: [1, 2] } });
+  at.report();
+  at.store.run();
+  // A write of which the other node has only parts so far.
+  at.answer(at.asked(), 0xaa, sumOf(0xaa), [0, 0]);
+  at.store.run();
+  assertEquals(at.state, [0x11, true, GENERATION, 9]);
+});
+
+Deno.test("what the other node reads while its chunk is changed otherwise is not taken", () => {
+  const at = new Fixture({ group: { inSync: [1, 2] } });
+  at.report();
+  at.store.run();
+  const read = at.asked();
+  const bytes = answerTo(read, {}, [sumOf(0xaa)]);
+  const data = buffer(at.arena, 0xaa);
+  at.peers.received(read.link, bytes, bytes.length, data, BLOCK_BYTES, () => {});
+  at.describe(at.transport.take()[0], [GENERATION, 9], 1);
+  at.store.run();
+  assertEquals([at.state[1], at.repairer.waiting], [true, 1]);
+});
+
+Deno.test("after a bad end of a lease a chunk that nobody else has all writes of loses its stamp", () => {
+  const cases = [
+    { holder: 0, settled: GENERATION - 1, generation: GENERATION, stamp: GENERATION, lost: true },
+    { holder: 0, settled: GENERATION, generation: GENERATION, stamp: GENERATION, lost: false },
+    {
+      holder: 3,
+      settled: GENERATION - 1,
+      generation: GENERATION + 1,
+      stamp: GENERATION,
+      lost: true,
+    },
+    { holder: 3, settled: GENERATION, generation: GENERATION + 1, stamp: GENERATION, lost: false },
+    // A write of the new lease is here: the map is old that says that replicas are still being brought in line.
+    { holder: 3, settled: 3, generation: GENERATION, stamp: GENERATION, lost: false },
+  ];
+  for (const { holder, settled, generation, stamp, lost } of cases) {
+    const at = new Fixture({
+      group: { inSync: [1, 2] },
+      holder,
+      disk: { settled, generation },
+    });
+    at.chunk.generation = stamp;
+    at.report();
+    at.store.run();
+    at.describe(at.transport.take()[0], [GENERATION, 8]);
+    at.store.run();
+    const expected = lost ? [0x11, true, 0, 0] : [0x11, true, GENERATION, 9];
+    assertEquals([at.state, at.repairer.waiting], [expected, lost ? 0 : 1]);
+  }
 });

@@ -18,6 +18,7 @@ import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES } from "../../agent/base/limits.
 import { Prng } from "../../agent/base/prng.ts";
 import type { RaftStatus } from "../../agent/consensus/ready.ts";
 import { decodeLevel, LEVEL_KEY } from "../../agent/control/level_record.ts";
+import { allTargets } from "../../agent/comparison.ts";
 import { pgOf } from "../../agent/map/hash.ts";
 import {
   checkMap,
@@ -28,6 +29,7 @@ import {
   type PgEntry,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
+import type { Check, CheckReport } from "../../agent/replication/checking.ts";
 import { Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { DiskOracle, Guest } from "./guest.ts";
@@ -94,6 +96,9 @@ export interface SimulationReport {
   readonly snapshots: number;
   readonly snapshotReads: number;
   readonly deletedSnapshots: number;
+  /** Times that replicas were compared, and how often all of that was good. */
+  readonly checks: number;
+  readonly goodChecks: number;
   readonly epoch: number;
 }
 
@@ -149,6 +154,11 @@ export class Simulation implements NodeWatcher {
   missingPaths = 0;
   movedGroups = 0;
   repaired = 0;
+  /** Checks that have come to an end, and those of them that found nothing wrong and left out nothing. */
+  checks = 0;
+  goodChecks = 0;
+  /** Decides when replicas are compared, and nothing else: seeds are what they were before they could be. */
+  readonly #checking: Prng;
   /** Decides about data paths, and nothing else: seeds without them are what they were before there were any. */
   readonly #pathRandom: Prng;
   /** Starts that were refused for being too old. */
@@ -191,6 +201,7 @@ export class Simulation implements NodeWatcher {
     this.#faultsMs = options.faultsMs ?? 30_000;
     const tearing = new Prng(options.seed ^ 0x7ea2);
     this.#tearing = tearing.chance(0.5) ? tearing : null;
+    this.#checking = new Prng(options.seed ^ 0x63686563);
     this.#pathRandom = new Prng(options.seed ^ 0x70617468);
     const { random } = this.world;
     this.#snapshots = options.hasSnapshots === true ? this.#makeSnapshots() : null;
@@ -259,6 +270,8 @@ export class Simulation implements NodeWatcher {
       snapshots: this.#snapshots?.taken ?? 0,
       snapshotReads: this.#snapshots?.read ?? 0,
       deletedSnapshots: this.#snapshots?.deleted ?? 0,
+      checks: this.checks,
+      goodChecks: this.goodChecks,
       epoch: this.map?.epoch ?? 0,
     };
   }
@@ -583,8 +596,57 @@ export class Simulation implements NodeWatcher {
     }
   }
 
+  /** Some node compares all replicas while things happen: what it says is different must not be said of sound replicas. */
+  #compareSometimes(): void {
+    if (!this.#checking.chance(0.1)) return;
+    const node = this.#checking.pick(this.nodes);
+    const data = node.isRunning ? node.process!.data : null;
+    if (data === null || !data.hasMap || this.map === null) return;
+    this.note(node, "compares replicas");
+    const targets = allTargets(this.map);
+    const check = data.check({
+      targets,
+      repair: this.#checking.chance(0.8),
+      done: (report) => this.#compared(node, report),
+    });
+    if (check === null || !this.#checking.chance(0.1)) return;
+    this.world.after(this.#checking.between(1, 500), () => data.cancelCheck(check));
+  }
+
+  #compared(node: SimNode, report: CheckReport): void {
+    this.checks++;
+    if (report.blocks.length === 0 && report.unchecked.length === 0) this.goodChecks++;
+    const differing = report.blocks.filter(({ kind }) => kind === "differs");
+    if (differing.length === 0) return;
+    throw new Error(`node ${node.id} says that replicas differ: ${JSON.stringify(differing)}`);
+  }
+
+  /** Once all is calm, a node finds all replicas to be good, or makes them so. */
+  #checkAll(): void {
+    this.until("every group is whole to be checked", () => this.isWhole(), QUIET_MS_MAX);
+    const node = this.nodes.find((each) => each.process?.data?.hasMap === true)!;
+    if (this.map!.level < 2) return;
+    const found = this.beginCheck(node, true);
+    this.until("replicas are compared", () => found.report !== null, QUIET_MS_MAX);
+    this.#compared(node, found.report!);
+    const { disks, unchecked } = found.report!;
+    for (const disk of disks) {
+      // What a holder that crashed has left is brought in line when the disk is opened again.
+      const entry = this.map!.disks.find(({ id }) => id === disk.disk);
+      if (entry === undefined || entry.settled < entry.generation) continue;
+      const isGood = disk.damagedBlocks === disk.repairedBlocks && disk.uncheckedChunks === 0;
+      if (!isGood) {
+        throw new Error(
+          `not all is good: ${JSON.stringify(disk)} ${JSON.stringify(unchecked)} ` +
+            JSON.stringify(found.report!.blocks),
+        );
+      }
+    }
+  }
+
   #step(): void {
     const { random } = this.world;
+    this.#compareSometimes();
     const up = this.nodes.filter((node) => node.isRunning);
     const down = this.nodes.filter((node) => !node.isRunning && node !== this.#doomed);
     const node = random.pick(this.nodes);
@@ -1182,6 +1244,7 @@ export class Simulation implements NodeWatcher {
     // As the faults have left it, before guests write over what may be wrong.
     for (const guest of [...this.guests.values()]) this.#close(guest);
     this.until("guests end", () => this.guests.size === 0, QUIET_MS_MAX);
+    if (this.#checking.chance(0.5)) this.#checkAll();
     if (this.flips > 0) this.until("damaged blocks heal", () => this.#isSound(), QUIET_MS_MAX);
     this.compareReplicas();
     // Guests that are there must get on.
@@ -1260,6 +1323,20 @@ export class Simulation implements NodeWatcher {
     this.until("a scrub ends", () => isDone, QUIET_MS_MAX);
     this.world.run(this.world.nowMs + 2000);
     return store.stats().damageCount === before && store.stats().damage.length === 0;
+  }
+
+  /** Has a node compare the replicas of all disks; null in place of the report until it is there. Throws where it cannot. */
+  beginCheck(node: SimNode, repair: boolean): { check: Check; report: CheckReport | null } {
+    const found: { check: Check; report: CheckReport | null } = { check: null!, report: null };
+    const targets = allTargets(this.map!);
+    const check = node.process!.data!.check({
+      targets,
+      repair,
+      done: (report) => found.report = report,
+    });
+    if (check === null) throw new Error(`node ${node.id} cannot compare replicas`);
+    found.check = check;
+    return found;
   }
 
   /** Throws unless all replicas of all chunks of disks that were closed in good order hold equal bytes and equal stamps. */

@@ -114,10 +114,10 @@ export class Story extends Simulation {
   }
 
   /** Lets time pass in steps so short that nothing happens between what is waited for and what comes next in the story. */
-  waitFor(what: string, isDone: () => boolean): void {
-    const endMs = this.world.nowMs + WAIT_MS_MAX;
+  waitFor(what: string, isDone: () => boolean, mostMs = WAIT_MS_MAX): void {
+    const endMs = this.world.nowMs + mostMs;
     while (!isDone()) {
-      if (this.world.nowMs >= endMs) throw new Error(`${what}: not within ${WAIT_MS_MAX} ms`);
+      if (this.world.nowMs >= endMs) throw new Error(`${what}: not within ${mostMs} ms`);
       this.pass(STEP_MS);
     }
   }

@@ -1,0 +1,74 @@
+/**
+ * Comparing the replicas of disks, as the main thread sees it: which layers belong to which disk, and the report with names.
+ *
+ * @module
+ */
+import type { ComparedDisk, ComparisonReport } from "./http/backend.ts";
+import {
+  chainOf,
+  type ClusterMap,
+  type DiskEntry,
+  disksOfLayers,
+  disksWithData,
+} from "./map/map.ts";
+import type { CheckReport, CheckTarget } from "./replication/checking.ts";
+
+/** All layers of a disk and of its snapshots, those that it shares with others as well. */
+export function targetOf(map: ClusterMap, disk: DiskEntry): CheckTarget {
+  const newest = [disk.layers[0], ...disk.snapshots.map(({ layer }) => layer)];
+  const layers = new Set(newest.flatMap((layer) => chainOf(map.layers, layer)));
+  return { disk: disk.id, layers: [...layers] };
+}
+
+/** All layers that there are, each as that of one disk, also of those in the trash. */
+export function allTargets(map: ClusterMap): CheckTarget[] {
+  const layers = new Map(disksWithData(map).map(({ id }) => [id, [] as number[]]));
+  for (const [layer, { id }] of disksOfLayers(map)) layers.get(id)!.push(layer);
+  return [...layers].map(([disk, layers]) => ({ disk, layers }));
+}
+
+/**
+ * Puts names into a report.
+ *
+ * @param map as it is now
+ * @param before as it was when the check began: what is gone since is named by that
+ */
+export function nameComparison(
+  map: ClusterMap,
+  before: ClusterMap,
+  report: CheckReport,
+): ComparisonReport {
+  const nameOf = (id: number): string => (find(map, id) ?? find(before, id))?.name ?? `disk ${id}`;
+  const nodeOf = (id: number): string =>
+    [...map.nodes, ...before.nodes].find((node) => node.id === id)?.name ?? `node ${id}`;
+  const disks = report.disks.map(({ disk, ...counts }): ComparedDisk => ({
+    disk: nameOf(disk),
+    inTrash: map.disks.every(({ id }) => id !== disk),
+    ...counts,
+  }));
+  const good = disks.every((disk) =>
+    disk.damagedBlocks === disk.repairedBlocks && disk.differingBlocks === 0 &&
+    disk.uncheckedChunks === 0
+  );
+  return {
+    good,
+    disks,
+    blocks: report.blocks.map(({ kind, disk, offsetBytes, nodes, contents }) => ({
+      kind,
+      disk: nameOf(disk),
+      offsetBytes,
+      nodes: nodes.map(nodeOf),
+      contents: [...contents],
+    })),
+    unchecked: report.unchecked.map(({ disk, reason, nodes, chunks }) => ({
+      disk: nameOf(disk),
+      reason,
+      nodes: nodes.map(nodeOf),
+      chunks,
+    })),
+  };
+}
+
+function find(map: ClusterMap, id: number): DiskEntry | undefined {
+  return disksWithData(map).find((disk) => disk.id === id);
+}

@@ -1,0 +1,142 @@
+/**
+ * A disk of three agents of which one's store has rotted: the command finds it, has it healed, and afterwards the stores are the same.
+ *
+ * @module
+ */
+import { assertEquals, assertMatch } from "@std/assert/mod.js";
+import { FrontEnd } from "../../agent/frontend/front_end.ts";
+import type { ComparisonReport } from "../../agent/http/backend.ts";
+import { until } from "../guest/deadline.ts";
+import { Hosts } from "./hosts.ts";
+import { compareReplicas } from "./replicas.ts";
+
+const MIB = 1024 * 1024;
+const BLOCK = 4096;
+const DISK = "web";
+const SIZE_BYTES = 64 * MIB;
+const BLOCKS = 2048;
+/** Blocks that rot. */
+const ROTTEN = [17, 18, 19, 900, 1500, 2047];
+
+/** A block with a number that is in no other one. */
+function block(number: number): Uint8Array {
+  const words = new Uint32Array(BLOCK / 4);
+  for (let i = 0; i < words.length; i++) words[i] = number * 0x9e3779b1 + i;
+  words[1] = 0x6b656c70;
+  words[2] = number;
+  return new Uint8Array(words.buffer);
+}
+
+/** Alters a byte of some blocks where they lie in a file; returns how many places were found. */
+async function rot(path: string, numbers: readonly number[]): Promise<number> {
+  using file = await Deno.open(path, { read: true, write: true });
+  const piece = new Uint8Array(4 * MIB);
+  let found = 0;
+  for (let at = 0;; at += piece.length) {
+    await file.seek(at, Deno.SeekMode.Start);
+    const count = await file.read(piece);
+    if (count === null) return found;
+    for (let offset = 0; offset + BLOCK <= count; offset += BLOCK) {
+      const words = new Uint32Array(piece.buffer, offset, 3);
+      if (words[1] !== 0x6b656c70 || !numbers.includes(words[2])) continue;
+      await file.seek(at + offset + 100, Deno.SeekMode.Start);
+      await file.write(Uint8Array.of(piece[offset + 100] ^ 0x40));
+      found++;
+    }
+    if (count < piece.length) return found;
+  }
+}
+
+Deno.test("kelpie disk check finds what has rotted in one store, and has it healed", async (t) => {
+  await using hosts = await Hosts.make({ scrubRate: "0" });
+  await hosts.startAll();
+  const [here, there, rotten] = hosts.list;
+  using client = here.running.client();
+  await client.createDisk({ name: DISK, sizeBytes: SIZE_BYTES });
+  await hosts.untilWhole();
+  const guest = await FrontEnd.connect({ socket: there.socket(DISK) });
+  const store = `${rotten.dataDir}/kelpie.store`;
+  const report = async (...words: string[]): Promise<ComparisonReport & { code: number }> => {
+    const { code, stdout } = await here.running.run("disk", "check", "--json", ...words);
+    return { code, ...JSON.parse(new TextDecoder().decode(stdout)) };
+  };
+  try {
+    for (let i = 0; i < BLOCKS; i += 128) {
+      const piece = new Uint8Array(128 * BLOCK);
+      for (let k = 0; k < 128; k++) piece.set(block(i + k), k * BLOCK);
+      await guest.write(i * BLOCK, piece);
+    }
+    await guest.flush();
+
+    await t.step("all is good", async () => {
+      const startMs = performance.now();
+      const { code, good, disks: [disk] } = await report(DISK);
+      const seconds = (performance.now() - startMs) / 1000;
+      assertEquals([code, good], [0, true]);
+      assertEquals([disk.verifiedBlocks, disk.comparedChunks], [3 * BLOCKS, disk.chunks]);
+      const mib = 3 * BLOCKS * BLOCK / MIB;
+      console.log(`      ${mib} MiB of three replicas in ${seconds.toFixed(2)} s`);
+      assertMatch(await here.running.check("disk", "check"), /^everything is good$/m);
+    });
+
+    await t.step("what has rotted is reported, and left alone if that is asked for", async () => {
+      assertEquals(await rot(store, ROTTEN), ROTTEN.length);
+      const { code, disks: [disk], blocks, unchecked } = await report("--no-repair");
+      assertEquals([code, disk.damagedBlocks, disk.repairedBlocks], [1, ROTTEN.length, 0]);
+      assertEquals(unchecked, []);
+      assertEquals(
+        blocks.map(({ kind, offsetBytes, nodes }) => [kind, offsetBytes / BLOCK, ...nodes])
+          .sort(([, a], [, b]) => Number(a) - Number(b)),
+        ROTTEN.map((number) => ["damaged", number, rotten.name]),
+      );
+      using other = rotten.running.client();
+      const { damage } = await other.store();
+      assertEquals(damage.length, ROTTEN.length, "nothing was healed");
+    });
+
+    await t.step("it is healed", async () => {
+      const { code, good, disks: [disk] } = await report(DISK);
+      assertEquals([code, good, disk.damagedBlocks], [0, true, ROTTEN.length]);
+      assertEquals(disk.repairedBlocks, ROTTEN.length);
+      using other = rotten.running.client();
+      assertEquals((await other.store()).damage, []);
+    });
+
+    await t.step("it is healed, while a guest writes", async () => {
+      assertEquals(await rot(store, [70, 901, 1501]), 3);
+      let isOver = false;
+      const writing = (async () => {
+        for (let i = 0; !isOver; i++) await guest.write((i % 64) * BLOCK, block(i % 64));
+      })();
+      const { code, good, disks: [disk] } = await report(DISK);
+      isOver = true;
+      await writing;
+      // The cleaner, which the guest keeps busy, may have come upon them first.
+      assertEquals([code, good, disk.damagedBlocks], [0, true, disk.repairedBlocks]);
+    });
+
+    await t.step("a host that is away is named", async () => {
+      await rotten.kill();
+      await until(
+        async () => (await client.nodes()).some(({ state }) => state === "down"),
+        { timeoutMs: 60_000, what: () => "nobody notices that a host is dead" },
+      );
+      const { code, disks: [disk], unchecked } = await report(DISK);
+      assertEquals([code, disk.uncheckedChunks], [1, disk.chunks]);
+      assertEquals(unchecked.map(({ reason }) => reason), ["it is not up"]);
+      await rotten.start();
+      await hosts.untilWhole();
+      assertEquals((await report(DISK)).code, 0);
+    });
+
+    await t.step("the stores are the same", async () => {
+      await guest.close();
+      for (const host of hosts.list) await host.stop();
+      const paths = hosts.list.map((host) => `${host.dataDir}/kelpie.store`);
+      const compared = compareReplicas(paths);
+      assertEquals(compared.blocks, BLOCKS);
+    });
+  } finally {
+    guest.abort();
+  }
+});

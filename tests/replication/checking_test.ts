@@ -1,0 +1,339 @@
+import { assertEquals } from "@std/assert/mod.js";
+import { Arena } from "../../agent/base/arena.ts";
+import { BLOCK_BYTES } from "../../agent/base/limits.ts";
+import type { CheckReport } from "../../agent/replication/checking.ts";
+import { add, Findings, FINDINGS_WORDS, packFindings } from "../../agent/replication/findings.ts";
+import { MessageType, STAMP_ENTRY_BYTES, Status } from "../../agent/replication/messages.ts";
+import {
+  answerTo,
+  coreOf,
+  EPOCH,
+  FakeStore,
+  FakeTransport,
+  GENERATION,
+  mapOf,
+  type MapOptions,
+  type Sent,
+  window,
+} from "./harness.ts";
+
+const LAYER = 1, CHUNK = 3, BLOCK = 5;
+/** The node that is asked has no replica: all that is said comes from nodes 1, 2 and 3. */
+const SELF = 4;
+
+/** What a node says of the chunk. */
+interface Said {
+  readonly begin?: number;
+  readonly end?: number;
+  readonly generation?: number;
+  /** Checksum of the block; null: it is damaged; left out: 1. */
+  readonly sum?: number | null;
+  readonly isChanged?: boolean;
+}
+
+class Fixture {
+  readonly transport = new FakeTransport();
+  readonly arena = new Arena();
+  readonly core;
+  readonly reports: CheckReport[] = [];
+  /** Nodes that this one has said not to answer. */
+  readonly complaints: number[] = [];
+  nowMs = 0;
+
+  constructor(readonly options: MapOptions = {}, repair = true) {
+    const { transport, arena } = this;
+    const store = new FakeStore(LAYER);
+    this.core = coreOf({ store, arena, transport }, this.#map(options), SELF, {
+      unreachable: (nodes) => this.complaints.push(...nodes),
+    });
+    this.core.check({
+      targets: [{ disk: 1, layers: [LAYER] }],
+      repair,
+      done: (report) => this.reports.push(report),
+    });
+    this.pass(1);
+    for (const sent of this.take(MessageType.Chunks)) this.#list(sent);
+  }
+
+  #map(options: MapOptions) {
+    return { ...mapOf({ holder: 1, ...options }), level: 2 };
+  }
+
+  map(options: MapOptions): void {
+    this.core.setMap(this.#map({ ...this.options, ...options }), SELF, 1);
+  }
+
+  pass(ms: number): void {
+    this.core.tick(this.nowMs += ms);
+  }
+
+  /** What was sent of one kind; nothing else may have been. */
+  take(type: MessageType): Sent[] {
+    const sent = this.transport.take();
+    for (const { head } of sent) assertEquals(head.type, type);
+    return sent;
+  }
+
+  #list(sent: Sent): void {
+    const at = this.arena.allocate(BLOCK_BYTES);
+    const view = new DataView(window.bytes.buffer, at, STAMP_ENTRY_BYTES);
+    view.setUint32(0, LAYER, true);
+    view.setUint32(4, CHUNK, true);
+    this.#answer(sent, answerTo(sent, { argument: 1 }), at, BLOCK_BYTES);
+  }
+
+  #answer(sent: Sent, bytes: Uint8Array, at = 0, length = 0): void {
+    const release = (offset: number, count: number) => this.arena.release(offset, count);
+    this.core.peers.received(sent.link, bytes, bytes.length, at, length, release);
+  }
+
+  refuse(sent: Sent, status: number): void {
+    this.#answer(sent, answerTo(sent, { status }));
+  }
+
+  say(sent: Sent, said: Said, epoch = EPOCH): void {
+    const { begin = 9, end = begin, generation = GENERATION, sum = 1, isChanged = false } = said;
+    const findings = new Findings();
+    findings.begin.set(begin === 0 ? 0 : generation, begin);
+    add(findings.data, BLOCK);
+    if (sum === null) add(findings.damaged, BLOCK);
+    else findings.checksums[BLOCK] = sum;
+    if (isChanged) add(findings.changed, BLOCK);
+    const at = this.arena.allocate(BLOCK_BYTES);
+    const sums = window.u32.subarray(at >>> 2, (at + BLOCK_BYTES) >>> 2);
+    const extra = new Uint32Array(FINDINGS_WORDS);
+    packFindings(findings, extra, sums);
+    const head = { generation: end === 0 ? 0 : generation, sequence: end, epoch };
+    this.#answer(sent, answerTo(sent, head, extra), at, BLOCK_BYTES);
+  }
+
+  /** One round: who is asked, and what they say. */
+  round(...said: Said[]): void {
+    if (this.transport.sent.length === 0) this.pass(400);
+    const asked = this.take(MessageType.Inspect);
+    assertEquals(asked.map(({ link }) => link), said.map((_, i) => i + 1));
+    asked.forEach((sent, i) => this.say(sent, said[i]));
+  }
+
+  get result() {
+    this.pass(1);
+    if (this.reports.length === 0) return null;
+    const [{ disks: [disk], blocks, unchecked }] = this.reports;
+    const { comparedChunks, damagedBlocks, repairedBlocks, differingBlocks, uncheckedChunks } =
+      disk;
+    assertEquals([this.reports.length, this.arena.usedBytes, disk.chunks], [1, 0, 1]);
+    return {
+      counts: [comparedChunks, damagedBlocks, repairedBlocks, differingBlocks, uncheckedChunks],
+      blocks: blocks.map(({ kind, nodes, contents }) => `${kind} ${nodes} ${contents}`),
+      reasons: unchecked.map(({ reason, nodes }) =>
+        nodes.length === 0 ? reason : `${nodes}: ${reason}`
+      ),
+    };
+  }
+}
+
+const GOOD = { counts: [1, 0, 0, 0, 0], blocks: [], reasons: [] };
+
+Deno.test("all replicas in sync are asked, and what all say is good", () => {
+  const at = new Fixture();
+  at.round({}, {}, {});
+  assertEquals(at.result, GOOD);
+});
+
+Deno.test("blocks are compared where the spans of all have a stamp in common, and nowhere else", () => {
+  for (const said of [[{ begin: 8, end: 9 }, { begin: 9, end: 11 }, { begin: 7, end: 9 }]]) {
+    const at = new Fixture();
+    at.round(...said);
+    assertEquals(at.result, GOOD);
+  }
+  const apart: Said[][] = [
+    [{ begin: 8, end: 9 }, { begin: 10, end: 11 }, { begin: 9 }],
+    [{ begin: 9 }, { begin: 9, generation: GENERATION - 1 }, { begin: 9 }],
+    [{ begin: 7 }, { begin: 0, end: 9 }, { begin: 7 }],
+    [{ begin: 9 }, { begin: 9 }, { begin: 0 }],
+  ];
+  for (const said of apart) {
+    const at = new Fixture();
+    // What is not to be compared must not be taken for a difference either.
+    for (let i = 0; i < 3; i++) {
+      at.round(said[0], { ...said[1], sum: 2 }, said[2]);
+      assertEquals(at.result, null);
+    }
+    at.round({}, {}, {});
+    assertEquals(at.result, GOOD);
+  }
+});
+
+Deno.test("a block that something came to on one replica is looked at again", () => {
+  const at = new Fixture();
+  for (let i = 0; i < 3; i++) {
+    at.round({}, { isChanged: true, sum: 2 }, {});
+    assertEquals(at.result, null);
+  }
+  at.round({}, {}, {});
+  assertEquals(at.result, GOOD);
+});
+
+Deno.test("what differs once is looked at again, what differs twice is reported with who says what", () => {
+  const once = new Fixture();
+  once.round({}, { sum: 2 }, {});
+  assertEquals(once.result, null);
+  once.round({}, {}, {});
+  assertEquals(once.result, GOOD);
+  const twice = new Fixture();
+  twice.round({ sum: 3 }, { sum: 2 }, { sum: 3 });
+  twice.round({ sum: 3 }, { sum: 2 }, { sum: 3 });
+  assertEquals(twice.result, {
+    counts: [0, 0, 0, 1, 0],
+    blocks: ["differs 1,2,3 0,1,0"],
+    reasons: [],
+  });
+});
+
+Deno.test("what is damaged is waited for until its node has healed it", () => {
+  const at = new Fixture();
+  for (let i = 0; i < 20; i++) at.round({}, {}, { sum: null });
+  assertEquals(at.result, null);
+  at.round({}, {}, {});
+  assertEquals(at.result, { ...GOOD, counts: [1, 1, 1, 0, 0] });
+});
+
+Deno.test("damage that nobody can heal, or that is not to be healed, is reported at once", () => {
+  const everywhere = new Fixture();
+  everywhere.round({ sum: null }, { sum: null }, { sum: null });
+  assertEquals(everywhere.result, {
+    counts: [0, 3, 0, 0, 0],
+    blocks: ["damaged 1,2,3 0,0,0"],
+    reasons: [],
+  });
+  const left = new Fixture({}, false);
+  for (const sent of left.transport.sent) assertEquals(sent.head.argument, 1);
+  left.round({}, { sum: null }, {});
+  assertEquals(left.result, { counts: [0, 1, 0, 0, 0], blocks: ["damaged 2 0"], reasons: [] });
+});
+
+Deno.test("unknown stamps are compared with each other, at rest, by maps that all know", () => {
+  const none = { begin: 0 };
+  const rest = { holder: 0, disk: { settled: GENERATION, lease: null } };
+  const at = new Fixture(rest);
+  at.round(none, none, none);
+  assertEquals(at.result, GOOD);
+  const newer = new Fixture(rest);
+  newer.take(MessageType.Inspect).forEach((sent, i) =>
+    newer.say(sent, none, EPOCH + (i === 1 ? 1 : 0))
+  );
+  assertEquals(newer.result, null);
+  const open = new Fixture();
+  for (let i = 0; i < 16; i++) open.round(none, { ...none, sum: 2 }, none);
+  assertEquals(open.result, {
+    counts: [0, 0, 0, 0, 1],
+    blocks: [],
+    reasons: ["it was written before replicas could be compared, and the disk is open"],
+  });
+});
+
+Deno.test("answers of one round count together or not at all", () => {
+  for (const status of [Status.Stale, Status.Busy, -5]) {
+    const at = new Fixture();
+    const [one, two, three] = at.take(MessageType.Inspect);
+    at.say(one, {});
+    at.refuse(two, status);
+    at.say(three, {});
+    assertEquals(at.result, null);
+    // The first one says something else in the next round.
+    at.round({ sum: 2 }, {}, {});
+    assertEquals(at.result, null);
+    at.round({}, {}, {});
+    assertEquals(at.result, GOOD);
+  }
+});
+
+Deno.test("what was asked under another membership counts for nothing, late or not", () => {
+  const at = new Fixture();
+  const asked = at.take(MessageType.Inspect);
+  at.say(asked[0], {});
+  const inSync = [1, 2];
+  at.map({
+    epoch: EPOCH + 1,
+    group: { inSync, joining: [3], joinedEpochs: [1], changedEpoch: EPOCH + 1 },
+  });
+  at.say(asked[1], {});
+  at.say(asked[2], {});
+  assertEquals(at.result, null);
+  at.round({}, {});
+  assertEquals(at.result, {
+    counts: [1, 0, 0, 0, 1],
+    blocks: [],
+    reasons: ["3: it is not in sync yet"],
+  });
+});
+
+Deno.test("an answer that comes twice is one", () => {
+  const at = new Fixture();
+  const [one, two, three] = at.take(MessageType.Inspect);
+  for (let i = 0; i < 3; i++) at.say(one, {});
+  at.say(two, {});
+  assertEquals(at.result, null);
+  at.say(three, {});
+  assertEquals(at.result, GOOD);
+});
+
+Deno.test("who never answers is named, and not waited for with the next chunk", () => {
+  const at = new Fixture();
+  const [one, two] = at.take(MessageType.Inspect);
+  at.say(one, {});
+  at.say(two, {});
+  for (let i = 0; i < 200 && at.reports.length === 0; i++) {
+    at.pass(100);
+    for (const sent of at.take(MessageType.Inspect)) if (sent.link !== 3) at.say(sent, {});
+  }
+  // Nobody is to be taken for dead because of it.
+  assertEquals(at.complaints, []);
+  assertEquals(at.result, {
+    counts: [0, 0, 0, 0, 1],
+    blocks: [],
+    reasons: ["3: it does not answer"],
+  });
+  assertEquals(at.core.peers.count, 0);
+});
+
+Deno.test("a node that there is no connection to is not asked, and named after a while", () => {
+  const at = new Fixture();
+  const asked = at.take(MessageType.Inspect);
+  asked.slice(0, 2).forEach((sent) => at.say(sent, {}));
+  at.core.linkDown(3);
+  for (let i = 0; i < 200 && at.reports.length === 0; i++) {
+    at.pass(100);
+    assertEquals(at.take(MessageType.Inspect), []);
+  }
+  assertEquals(at.complaints, []);
+  assertEquals(at.result!.reasons, ["3: it does not answer"]);
+});
+
+Deno.test("a node that is not up makes its chunks unchecked, after a while", () => {
+  const at = new Fixture({ down: [3] });
+  assertEquals(at.take(MessageType.Inspect), []);
+  for (let i = 0; i < 40; i++) at.pass(500);
+  assertEquals(at.result, { counts: [0, 0, 0, 0, 1], blocks: [], reasons: ["3: it is not up"] });
+});
+
+Deno.test("replicas that stand still at other stamps are reported, after some looks", () => {
+  const at = new Fixture();
+  for (let i = 0; i < 16; i++) at.round({}, { begin: 8 }, {});
+  assertEquals(at.result, {
+    counts: [0, 0, 0, 0, 1],
+    blocks: [],
+    reasons: ["2: it lacks writes that others have"],
+  });
+});
+
+Deno.test("a cluster that does not speak level 2 is not asked", () => {
+  const transport = new FakeTransport();
+  const core = coreOf(
+    { store: new FakeStore(LAYER), arena: new Arena(), transport },
+    { ...mapOf(), level: 1 },
+    SELF,
+    {},
+  );
+  assertEquals(core.check({ targets: [], repair: true, done() {} }), null);
+});
