@@ -390,11 +390,11 @@ class AgentCore implements Agent, ControlBackend {
   }
 
   /** {@inheritDoc ControlBackend.block} */
-  async block(name: string, offsetBytes: number): Promise<BlockPlace> {
+  async block(name: string, offsetBytes: number, newest = 0): Promise<BlockPlace> {
     const chunk = Math.floor(offsetBytes / CHUNK_BYTES);
     const block = Math.floor(offsetBytes % CHUNK_BYTES / BLOCK_BYTES);
     const disk = this.#find(name).id;
-    const request = { kind: "block", disk, chunk, block } as const;
+    const request = { kind: "block", disk, chunk, block, layer: newest } as const;
     const found = await this.#plane.request<WorkerBlock | null>(request);
     if (found === null) {
       return { state: "unknown", layer: null, path: null, storeOffsetBytes: null };

@@ -879,7 +879,7 @@ export class DataPlane implements DiskServerHost {
         return this.#answer(id, runs);
       }
       case "block":
-        return this.#answer(id, this.#block(request.disk, request.chunk, request.block));
+        return this.#answer(id, this.#block(request));
       case "close-sessions":
         return this.#server(request.disk).closeSessions(() => this.#answer(id));
       case "store-status":
@@ -942,8 +942,10 @@ export class DataPlane implements DiskServerHost {
     return io;
   }
 
-  #block(disk: number, chunk: number, block: number): WorkerBlock | null {
-    const found = this.#servers.has(disk) ? this.#data.blockOf(disk, chunk, block) : null;
+  #block(
+    { disk, chunk, block, layer: newest }: WorkerRequest & { kind: "block" },
+  ): WorkerBlock | null {
+    const found = this.#servers.has(disk) ? this.#data.blockOf(disk, chunk, block, newest) : null;
     if (found === null) return null;
     const { layer } = found;
     const storeOffsetBytes = layer === 0 ? -1 : this.#store.offsetOf(layer, chunk, block);

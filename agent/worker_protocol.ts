@@ -80,7 +80,7 @@ export type WorkerRequest =
     since: number;
   }
   /** What lies at one block of a disk, and where. */
-  | { kind: "block"; disk: number; chunk: number; block: number }
+  | { kind: "block"; disk: number; chunk: number; block: number; layer: number }
   | { kind: "close-sessions"; disk: number }
   | { kind: "store-status" }
   | { kind: "data-status" }

@@ -341,9 +341,10 @@ export interface ControlBackend {
   /**
    * What lies at a byte of a disk in this node's own copy, and where. Rejects when the disk does not exist.
    *
-   * @param offsetBytes within the disk
+   * @param offsetBytes within the disk, or the snapshot
+   * @param layer newest layer of a snapshot of it; left out: the disk as it is now
    */
-  block(name: string, offsetBytes: number): Promise<BlockPlace>;
+  block(name: string, offsetBytes: number, layer?: number): Promise<BlockPlace>;
   /**
    * Ends every session of a disk: what is under way is finished first, then the front ends are
    * disconnected. Resolves when none is left; rejects when the disk does not exist.

@@ -461,7 +461,10 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
       "The most chunks first",
     ),
   }),
-  ObjectRequest: record("A byte of a disk", { offsetBytes: count("Where it is") }),
+  ObjectRequest: record("A byte of a disk", {
+    offsetBytes: count("Where it is"),
+    snapshot: { ...snapshotName, description: "A snapshot of the disk, in place of the disk" },
+  }, ["snapshot"]),
   Object: record("Where a block of a disk lives", {
     ...CHUNK,
     blockOffsetBytes: count("Of the block on the disk"),
@@ -1076,11 +1079,19 @@ export const OPENAPI = {
         responses: answer(200, "Places", "Sets of nodes"),
       },
     },
+    "/v1/disks/{name}/snapshots/{snapshot}/places": {
+      parameters: [nameParameter, snapshotParameter],
+      get: {
+        operationId: "listSnapshotPlaces",
+        summary: "On which nodes the chunks of a snapshot are, counted",
+        responses: answer(200, "Places", "Sets of nodes"),
+      },
+    },
     "/v1/disks/{name}/chunks": {
       parameters: [nameParameter],
       post: {
         operationId: "findChunks",
-        summary: "On which nodes each chunk of a part of a disk is; changes nothing",
+        summary: "On which nodes each chunk of a part of a disk or a snapshot is; changes nothing",
         requestBody: body("ExtentsRequest"),
         responses: answer(200, "ChunkList", "The chunks"),
       },
@@ -1089,7 +1100,7 @@ export const OPENAPI = {
       parameters: [nameParameter],
       post: {
         operationId: "findObject",
-        summary: "Where one byte of a disk lives; changes nothing",
+        summary: "Where one byte of a disk or a snapshot lives; changes nothing",
         requestBody: body("ObjectRequest"),
         responses: answer(200, "Object", "The block"),
       },

@@ -58,15 +58,17 @@ export interface BlockFound {
  * @param block 0…1023 of the chunk
  */
 export function findBlock(
-  query: Pick<ExtentsQuery, "view" | "store" | "disk" | "mayRead">,
+  query: Pick<ExtentsQuery, "view" | "store" | "disk" | "layer" | "mayRead">,
   chunk: number,
   block: number,
 ): BlockFound {
-  const { view, store, disk, mayRead } = query;
+  const { view, store, disk, layer: newest, mayRead } = query;
   const unknown = { kind: ExtentKind.Unknown, layer: 0, isDamaged: false };
-  if (!mayRead || view.groupOf(disk, chunk).readFrom !== view.self) return unknown;
+  // A layer that is merged away, or that this node has not heard of, is not to be read through.
+  if (!mayRead || !view.isOfFamily(disk, newest) || !view.isReadable(newest)) return unknown;
+  if (view.groupOf(disk, chunk).readFrom !== view.self) return unknown;
   const word = block >>> 5, bit = 1 << (block & 31);
-  for (const layer of disk.entry.layers) {
+  for (const layer of view.chain(newest)) {
     if (store.paths?.isLost(layer, chunk)) return unknown;
     store.describeChunk(layer, chunk, data, zeros, poisoned);
     const isDamaged = (poisoned[word] & bit) !== 0;

@@ -315,6 +315,32 @@ Deno.test("export writes a raw file with holes, and only a complete one", async 
   assertEquals(left.filter((name) => name.includes("partial")), []);
 });
 
+Deno.test("a snapshot is read and exported beside the disk, which holds something else by now", async () => {
+  await using bench = await Bench.start();
+  const before = randomBytes(MIB, 21);
+  await bench.add("web", randomBytes(2 * MIB, 22));
+  await bench.serve("web@monday", before);
+  const { backend } = bench.agent;
+  await backend.propose({ kind: "resize-disk", name: "web", sizeBytes: MIB, shrink: true });
+  await backend.propose({ kind: "create-snapshots", disks: [1], name: "monday", nowMs: 1 });
+  await backend.propose({ kind: "resize-disk", name: "web", sizeBytes: 2 * MIB });
+  backend.statuses.set("web", { ...IDLE_DISK, sessions: [sessionWith()] });
+  const piece = await bench.agent.runWell("disk read web@monday --offset 1000 --length 5000");
+  assert(equal(piece.terminal.bytes, before.subarray(1000, 6000)));
+  const file = bench.path("monday.raw");
+  const { stderr } = await bench.agent.runWell(["disk", "export", "web@monday", file]);
+  // Whoever uses the disk changes nothing about the snapshot: there is nothing to warn of.
+  assertMatch(stderr, /^exported 1M in .* from snapshot web@monday to /);
+  assert(equal(await Deno.readFile(file), before));
+  const piped = await bench.agent.runWell("disk export web@monday -");
+  assert(equal(piped.terminal.bytes, before));
+  const missing = await bench.agent.run("disk read web@friday");
+  assertEquals(missing.code, 5);
+  assertMatch(missing.stderr, /disk web has no snapshot named "friday"/);
+  const wrong = await bench.agent.run("disk read web@");
+  assertEquals(wrong.code, 64);
+});
+
 Deno.test("export to standard output is the whole disk", async () => {
   await using bench = await Bench.start();
   const content = randomBytes(MIB, 14);

@@ -219,7 +219,10 @@ export class FakeBackend implements ControlBackend {
     path: null,
     storeOffsetBytes: null,
   };
-  block(): Promise<BlockPlace> {
+  /** Layers of which a block was asked for; undefined: a disk as it is. */
+  readonly askedBlocks: (number | undefined)[] = [];
+  block(_name: string, _offsetBytes: number, layer?: number): Promise<BlockPlace> {
+    this.askedBlocks.push(layer);
     return Promise.resolve(this.blockPlace);
   }
 

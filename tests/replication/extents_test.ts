@@ -308,9 +308,9 @@ Deno.test("one block is of the first layer that says anything of it, damaged or 
   store.chunk(12, 2).blocks.set(40, 6).set(41, 6).set(42, 6);
   store.chunk(11, 2).blocks.set(41, "zero");
   store.chunk(1, 2).damaged.add(42);
-  const find = (block: number, options: MapOptions = {}, mayRead = true) => {
+  const find = (block: number, options: MapOptions = {}, mayRead = true, layer = 1) => {
     const view = new ClusterView(mapOf({ disk: { layers: [1, 11, 12] }, ...options }), 1);
-    return findBlock({ view, store, disk: view.disk(1)!, mayRead }, 2, block);
+    return findBlock({ view, store, disk: view.disk(1)!, layer, mayRead }, 2, block);
   };
   const sound = { isDamaged: false };
   assertEquals(find(40), { kind: DATA, layer: 11, ...sound });
@@ -320,4 +320,28 @@ Deno.test("one block is of the first layer that says anything of it, damaged or 
   const unknown = { kind: UNKNOWN, layer: 0, ...sound };
   assertEquals(find(40, {}, false), unknown);
   assertEquals(find(40, { group: { unsettled: true } }), unknown);
+});
+
+Deno.test("one block of a snapshot is looked for from its own layer down, and not in one that is merged away", () => {
+  const store = new FakeStore(1, 2, 3, 4);
+  store.chunk(4, 2).blocks.set(40, 5);
+  store.chunk(2, 2).blocks.set(40, 6);
+  store.chunk(1, 2).blocks.set(40, 7);
+  const find = (layer: number, map = chainedMap()) => {
+    const view = new ClusterView(map, 1);
+    return findBlock({ view, store, disk: view.disk(1)!, layer, mayRead: true }, 2, 40);
+  };
+  const found = { kind: DATA, isDamaged: false };
+  assertEquals([4, 3, 2, 1].map((layer) => find(layer)), [
+    { ...found, layer: 4 },
+    { ...found, layer: 2 },
+    { ...found, layer: 2 },
+    { ...found, layer: 1 },
+  ]);
+  const unknown = { kind: UNKNOWN, layer: 0, isDamaged: false };
+  assertEquals(find(9), unknown);
+  const map = chainedMap();
+  const layers = map.layers.map((each) => each.id === 2 ? { ...each, absorbedBy: [] } : each);
+  assertEquals(find(2, { ...map, layers }), unknown);
+  assertEquals(find(3, { ...map, layers }), { ...found, layer: 2 });
 });
