@@ -120,6 +120,7 @@ export function describeExtents(query: ExtentsQuery): number[] {
       if (next > at) {
         push(runs, next - at, empty);
         at = next;
+        cost++;
         continue;
       }
     }
@@ -148,12 +149,16 @@ function layersOf({ view, disk, layer, since }: ExtentsQuery): readonly number[]
 
 const found = chunkList(1);
 
-/** The first chunk from one on of which any of the layers has anything here; Infinity: there is none. */
+/**
+ * The first chunk from one on of which any of the layers may have anything here; Infinity: there is none. Where a layer has nothing for
+ * terabytes, the store does not look at all of it at once: then it is one before which there is nothing.
+ */
 function nextHeld(store: LocalStore, layers: readonly number[], from: number): number {
   let next = Infinity;
   for (const layer of layers) {
     store.listChunks(layer, from, found);
     if (found.count > 0) next = Math.min(next, found.chunks[0]);
+    else if (found.next >= 0) next = Math.min(next, found.next);
   }
   return next;
 }

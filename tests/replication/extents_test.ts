@@ -215,6 +215,30 @@ Deno.test("where nothing was written since, a disk of any size is one answer aft
   assertEquals(looks, 3);
 });
 
+Deno.test("what was written behind terabytes of nothing is found, though no look of the store reaches so far", () => {
+  const store = new FakeStore(1, 2, 3, 4);
+  const far = 5_000_000;
+  store.chunk(4, far).blocks.set(7, 1);
+  const list = store.listChunks.bind(store);
+  // As the real one does: some places are looked at, and where to go on is said.
+  store.listChunks = (layer, from, found, step, offset) => {
+    list(layer, from, found, step, offset);
+    const end = from + 1_000_000;
+    if (found.count > 0 ? found.chunks[0] < end : layer !== 4 || from > far) return;
+    found.count = 0;
+    found.next = end;
+  };
+  const end = 2 * far * CHUNK_BYTES;
+  assertEquals(describeSince(store, chainedMap(), { layer: 4, since: 1, end }), [
+    far * CHUNK_BYTES + 7 * BLOCK_BYTES,
+    SAME,
+    BLOCK_BYTES,
+    DATA,
+    end - far * CHUNK_BYTES - 8 * BLOCK_BYTES,
+    SAME,
+  ]);
+});
+
 Deno.test("what this node cannot tell is never called the same", () => {
   const store = new FakeStore(1, 2, 3, 4);
   const unknown = [4 * CHUNK_BYTES, UNKNOWN];
