@@ -53,6 +53,7 @@ import {
   findDisk,
   findNode,
   type MapCommand,
+  type Merge,
   NODE_NAME_LENGTH_MAX,
 } from "./map/map.ts";
 import { checkSocketPaths } from "./map/names.ts";
@@ -60,6 +61,7 @@ import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
+import type { Overlap } from "./replication/overlaps.ts";
 import { VERSION } from "./version.ts";
 import type {
   WorkerBlock,
@@ -363,6 +365,24 @@ class AgentCore implements Agent, ControlBackend {
     const bytes = new Map<number, number>();
     for (let i = 0; i < pairs.length; i += 2) bytes.set(pairs[i], pairs[i + 1]);
     return bytes;
+  }
+
+  /** {@inheritDoc ControlBackend.overlapBytes} */
+  async overlapBytes({ above, below }: Merge, isWanted: () => boolean): Promise<number | null> {
+    let blocks = 0;
+    for (let from = 0; from >= 0;) {
+      if (!isWanted()) return null;
+      // Each does as much as guests may have to wait for; they are served before the next one.
+      const found = await this.#plane.request<Overlap>({
+        kind: "overlap",
+        above: [...above],
+        below: [...below],
+        from,
+      });
+      blocks += found.blocks;
+      from = found.next;
+    }
+    return blocks * BLOCK_BYTES;
   }
 
   /** {@inheritDoc ControlBackend.extents} */

@@ -57,6 +57,7 @@ import { openPaths, type PathCandidate } from "./paths/opening.ts";
 import { SLOTS } from "./paths/slots.ts";
 import type { PathStatus, StoreSet } from "./paths/store_set.ts";
 import { DataCore, type DataCoreEvents, type DataCoreStatus } from "./replication/data_core.ts";
+import { countOverlap } from "./replication/overlaps.ts";
 import { StoreError } from "./store/errors.ts";
 import { Operation, OperationKind } from "./store/operation.ts";
 import { Store } from "./store/store.ts";
@@ -880,6 +881,8 @@ export class DataPlane implements DiskServerHost {
       }
       case "block":
         return this.#answer(id, this.#block(request));
+      case "overlap":
+        return this.#answer(id, countOverlap(this.#store, request, request.from));
       case "close-sessions":
         return this.#server(request.disk).closeSessions(() => this.#answer(id));
       case "store-status":

@@ -7,7 +7,14 @@
  * @module
  */
 import type { GroupSummary } from "../map/group_summary.ts";
-import type { Availability, ClusterMap, DiskEntry, MapCommand, NodeState } from "../map/map.ts";
+import type {
+  Availability,
+  ClusterMap,
+  DiskEntry,
+  MapCommand,
+  Merge,
+  NodeState,
+} from "../map/map.ts";
 
 export type { GroupSummary } from "../map/group_summary.ts";
 
@@ -326,6 +333,13 @@ export interface ControlBackend {
   leaseTime(disk: DiskEntry): LeaseTime | null;
   /** Bytes of data that each layer holds in the store of this node; layers that hold none may be left out. */
   layerBytes(): Promise<ReadonlyMap<number, number>>;
+  /**
+   * Bytes of data in the store of this node that merging layers frees: {@linkcode Merge}.
+   *
+   * @param isWanted asked between small parts of the work
+   * @returns null: it was not wanted any more
+   */
+  overlapBytes(merge: Merge, isWanted: () => boolean): Promise<number | null>;
   /** Rejects when the disk does not exist. */
   diskStatus(name: string): Promise<DiskStatus>;
   /**

@@ -376,7 +376,9 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
   ),
   Space: record("Space in the store of the node that was asked, not that of all nodes", {
     usedBytes: count("Data that it is read through; of a disk also what its snapshots are"),
-    exclusiveBytes: count("Of these what nothing else needs: comes back when it is deleted"),
+    exclusiveBytes: count(
+      "Of these what nothing else needs: comes back when it is deleted; of a disk at least that",
+    ),
     sharedBytes: count("The rest"),
   }),
   Disk: record("A disk", {

@@ -153,7 +153,7 @@ const found = chunkList(1);
  * The first chunk from one on of which any of the layers may have anything here; Infinity: there is none. Where a layer has nothing for
  * terabytes, the store does not look at all of it at once: then it is one before which there is nothing.
  */
-function nextHeld(store: LocalStore, layers: readonly number[], from: number): number {
+export function nextHeld(store: LocalStore, layers: readonly number[], from: number): number {
   let next = Infinity;
   for (const layer of layers) {
     store.listChunks(layer, from, found);

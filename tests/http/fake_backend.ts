@@ -33,6 +33,7 @@ import {
   findDisk,
   isOn,
   type MapCommand,
+  type Merge,
 } from "../../agent/map/map.ts";
 import type { Log } from "../../agent/platform/platform.ts";
 
@@ -186,6 +187,13 @@ export class FakeBackend implements ControlBackend {
   readonly bytes = new Map<number, number>();
   layerBytes(): Promise<ReadonlyMap<number, number>> {
     return this.silent.has("") ? new Promise(() => {}) : Promise.resolve(this.bytes);
+  }
+
+  /** What {@linkcode overlapBytes} says, by the newest of the layers below; null: there was no time. */
+  readonly overlaps = new Map<number, number | null>();
+  overlapBytes({ below }: Merge): Promise<number | null> {
+    const found = this.overlaps.get(below[0]);
+    return Promise.resolve(found === undefined ? 0 : found);
   }
 
   diskStatus(name: string): Promise<DiskStatus> {

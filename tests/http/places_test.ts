@@ -60,6 +60,13 @@ Deno.test("disks and snapshots say what they take, and null when the store is si
   const list = () => harness.ask<SnapshotListDocument>(200, "GET", "/v1/disks/web/snapshots");
   const [snapshot] = (await list()).snapshots;
   assertEquals(snapshot.space, { usedBytes: 8192, exclusiveBytes: 0, sharedBytes: 8192 });
+  // What the disk has written over since comes back with the snapshot, and is counted for it alone.
+  harness.backend.overlaps.set(monday, 4096);
+  const counted = (await list()).snapshots.map(({ space }) => space);
+  assertEquals(counted, [{ usedBytes: 8192, exclusiveBytes: 4096, sharedBytes: 4096 }]);
+  harness.backend.overlaps.set(monday, null);
+  assertEquals((await list()).snapshots.map(({ space }) => space), [null], "there was no time");
+  harness.backend.overlaps.delete(monday);
   const { disks } = await harness.ask<{ disks: DiskDocument[] }>(200, "GET", "/v1/disks");
   assertEquals(disks[0].space, disk.space);
   harness.backend.silent.add("");
