@@ -197,10 +197,14 @@ export class AdminClient implements Disposable {
   /**
    * Snapshots, each disk's oldest first.
    *
-   * @param name of a disk; without it those of all disks
+   * @param options.disk only of this one
+   * @param options.isBrief without their space, which takes time to count
    */
-  async snapshots(name?: string): Promise<readonly SnapshotDocument[]> {
-    const path = name === undefined ? "/v1/snapshots" : `${diskPath(name)}/snapshots`;
+  async snapshots(
+    { disk, isBrief = false }: { readonly disk?: string; readonly isBrief?: boolean } = {},
+  ): Promise<readonly SnapshotDocument[]> {
+    const list = disk === undefined ? "/v1/snapshots" : `${diskPath(disk)}/snapshots`;
+    const path = isBrief ? `${list}?brief=1` : list;
     return (await this.#ask<SnapshotListDocument>({ method: "GET", path })).snapshots;
   }
 

@@ -261,7 +261,7 @@ async function findBase(
   const base = header.base!;
   const cluster = (await client.status()).agent.clusterId;
   const disk = await client.disk(name);
-  const snapshots = await client.snapshots(name);
+  const snapshots = await client.snapshots({ disk: name, isBrief: true });
   const newest = snapshots.at(-1);
   if (newest === undefined || !isSnapshot(base, cluster, disk, newest)) {
     const found = newest === undefined ? "has no snapshot" : `has ${newest.name} as its newest one`;

@@ -876,6 +876,9 @@ const queryFlag = (name: string, description: string) => ({
   description,
 });
 
+/** Space takes time to count. */
+const BRIEF = queryFlag("brief", "1: without their space");
+
 /** The whole document. */
 export const OPENAPI = {
   openapi: "3.1.0",
@@ -941,6 +944,7 @@ export const OPENAPI = {
       get: {
         operationId: "listSnapshots",
         summary: "Snapshots of all disks",
+        parameters: [BRIEF],
         responses: answer(200, "SnapshotList", "The snapshots"),
       },
       post: {
@@ -961,6 +965,7 @@ export const OPENAPI = {
       get: {
         operationId: "listSnapshotsOfDisk",
         summary: "Snapshots of a disk",
+        parameters: [BRIEF],
         responses: answer(200, "SnapshotList", "The snapshots"),
       },
     },

@@ -12,15 +12,7 @@ import {
   type SnapshotEntry,
   type TrashEntry,
 } from "../map/map.ts";
-import {
-  type Call,
-  checkSockets,
-  Deadline,
-  json,
-  requireDisk,
-  requireSnapshot,
-  type Route,
-} from "./call.ts";
+import { type Call, checkSockets, json, requireDisk, requireSnapshot, type Route } from "./call.ts";
 import {
   answerDisk,
   describeDeleted,
@@ -46,11 +38,17 @@ const SCHEDULE = "/v1/disks/{name}/schedules/{schedule}";
 
 /** Their part of the table. */
 export const SNAPSHOT_ROUTES: readonly Route[] = [
-  { method: "GET", path: "/v1/snapshots", handle: (call) => listSnapshots(call, null) },
+  {
+    method: "GET",
+    path: "/v1/snapshots",
+    query: ["brief"],
+    handle: (call) => listSnapshots(call, null),
+  },
   { method: "POST", path: "/v1/snapshots", body: "CreateSnapshots", handle: createSnapshots },
   {
     method: "GET",
     path: "/v1/disks/{name}/snapshots",
+    query: ["brief"],
     handle: (call) => listSnapshots(call, call.name),
   },
   { method: "GET", path: SNAPSHOT, handle: (call) => answerSnapshot(call, call.part) },
@@ -77,7 +75,9 @@ export const SNAPSHOT_ROUTES: readonly Route[] = [
 async function listSnapshots(call: Call, name: string | null): Promise<Response> {
   const { backend } = call;
   if (name !== null) requireDisk(backend.map(), name);
-  const describe = await describer(call, (disk) => name === null || disk.name === name);
+  const describe = call.query.get("brief") === "1"
+    ? snapshotDescriber(backend, null)
+    : await describer(call, (disk) => name === null || disk.name === name);
   const map = backend.map();
   const disks = name === null ? map.disks : [requireDisk(map, name)];
   const snapshots = disks.flatMap((disk) => snapshotsOf(disk).map((each) => describe(disk, each)));
