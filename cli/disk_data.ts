@@ -131,7 +131,8 @@ export function socketOf({ disk, name, socket, isTaking }: SnapshotDocument): st
   );
 }
 
-function refuseWriting({ name, sessions, readOnly }: DiskDocument): void {
+/** Refuses a disk that cannot be written, or that somebody uses. */
+export function refuseWriting({ name, sessions, readOnly }: DiskDocument): void {
   if (readOnly) {
     throw new CommandError(ExitCode.Failure, `disk ${name} is read-only`);
   }
