@@ -1194,6 +1194,8 @@ export class Simulation implements NodeWatcher {
     this.until("guests end", () => this.guests.size === 0, QUIET_MS_MAX);
     if (this.flips > 0) this.until("damaged blocks heal", () => this.#isSound(), QUIET_MS_MAX);
     this.compareReplicas();
+    // What guests write from here on is what a disk is rolled back from.
+    this.#snapshots?.takeNow();
     // Guests that are there must get on.
     for (const oracle of this.oracles) this.#startGuest(oracle);
     this.world.run(this.world.nowMs + CALM_MS);

@@ -507,6 +507,36 @@ export class Snapshots {
     }
   }
 
+  /** All faults are over, and no guest is there: takes a snapshot of all disks, if none of them was left in disorder. */
+  takeNow(): void {
+    const { host } = this;
+    const name = `s${this.#next++}`;
+    const parts = host.oracles.map((oracle) => ({
+      oracle,
+      layer: 0,
+      content: null,
+      isDeleted: false,
+    }));
+    const taken: Taken = {
+      name,
+      beginMs: host.nowMs,
+      completeMs: Infinity,
+      parts,
+      isAborted: false,
+      isChecked: false,
+      isAbortAsked: false,
+    };
+    this.#all.push(taken);
+    const disks = host.oracles.map(({ id }) => id);
+    host.propose({ kind: "create-snapshots", disks, name, nowMs: 0 }, (ok) => {
+      if (!ok && parts[0].layer === 0) taken.isAborted = true;
+    });
+    host.until("a snapshot of all disks is taken or refused", () => {
+      this.look();
+      return taken.isAborted || taken.completeMs < Infinity;
+    });
+  }
+
   /** All faults are over: everything is complete or given up, is read everywhere it can be, and what was deleted is gone. */
   verify(): void {
     const { host, random } = this;
@@ -516,6 +546,12 @@ export class Snapshots {
         snapshots.every(({ taking, isAborted }) => taking === 0 || isAborted)
       );
     }, 60_000);
+    const hasSome = (oracle: DiskOracle) =>
+      this.#all.some((taken) =>
+        taken.parts.some((part) => part.oracle === oracle && this.#isThere(taken, part))
+      );
+    // Every disk was opened and closed in good order by now.
+    if (!host.oracles.every(hasSome)) this.takeNow();
     for (const taken of this.#all) {
       for (const part of taken.parts) {
         for (let i = 0; i < 2 && this.#isThere(taken, part); i++) {
