@@ -31,6 +31,7 @@ import type {
   NodeDocument,
   NodeListDocument,
   ObjectDocument,
+  ObjectRequest,
   PlacesDocument,
   PlanDocument,
   PlanRequest,
@@ -153,9 +154,10 @@ export class AdminClient implements Disposable {
     return await this.#ask({ method: "POST", path: `${diskPath(name)}/extents`, body: range });
   }
 
-  /** On which nodes the chunks of a disk are, counted by sets of nodes. */
-  async diskPlaces(name: string): Promise<PlacesDocument> {
-    return await this.#ask({ method: "GET", path: `${diskPath(name)}/places` });
+  /** On which nodes the chunks of a disk, or of a snapshot of it, are, counted by sets of nodes. */
+  async diskPlaces(name: string, snapshot?: string): Promise<PlacesDocument> {
+    const path = snapshot === undefined ? diskPath(name) : snapshotPath(name, snapshot);
+    return await this.#ask({ method: "GET", path: `${path}/places` });
   }
 
   /** On which nodes each chunk of a part of a disk is: see `ChunkListDocument`. */
@@ -163,10 +165,9 @@ export class AdminClient implements Disposable {
     return await this.#ask({ method: "POST", path: `${diskPath(name)}/chunks`, body: range });
   }
 
-  /** Where one byte of a disk lives. */
-  async diskObject(name: string, offsetBytes: number): Promise<ObjectDocument> {
-    const path = `${diskPath(name)}/object`;
-    return await this.#ask({ method: "POST", path, body: { offsetBytes } });
+  /** Where one byte of a disk, or of a snapshot of it, lives. */
+  async diskObject(name: string, byte: ObjectRequest): Promise<ObjectDocument> {
+    return await this.#ask({ method: "POST", path: `${diskPath(name)}/object`, body: byte });
   }
 
   /** Makes an empty disk. */
@@ -196,10 +197,14 @@ export class AdminClient implements Disposable {
   /**
    * Snapshots, each disk's oldest first.
    *
-   * @param name of a disk; without it those of all disks
+   * @param options.disk only of this one
+   * @param options.isBrief without their space, which takes time to count
    */
-  async snapshots(name?: string): Promise<readonly SnapshotDocument[]> {
-    const path = name === undefined ? "/v1/snapshots" : `${diskPath(name)}/snapshots`;
+  async snapshots(
+    { disk, isBrief = false }: { readonly disk?: string; readonly isBrief?: boolean } = {},
+  ): Promise<readonly SnapshotDocument[]> {
+    const list = disk === undefined ? "/v1/snapshots" : `${diskPath(disk)}/snapshots`;
+    const path = isBrief ? `${list}?brief=1` : list;
     return (await this.#ask<SnapshotListDocument>({ method: "GET", path })).snapshots;
   }
 

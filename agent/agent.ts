@@ -56,6 +56,7 @@ import {
   findNode,
   isOn,
   type MapCommand,
+  type Merge,
   NODE_NAME_LENGTH_MAX,
 } from "./map/map.ts";
 import { checkSocketPaths } from "./map/names.ts";
@@ -64,6 +65,7 @@ import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import type { CheckReport as Comparison } from "./replication/checking.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
+import type { Overlap } from "./replication/overlaps.ts";
 import { VERSION } from "./version.ts";
 import type {
   WorkerBlock,
@@ -369,6 +371,24 @@ class AgentCore implements Agent, ControlBackend {
     return bytes;
   }
 
+  /** {@inheritDoc ControlBackend.overlapBytes} */
+  async overlapBytes({ above, below }: Merge, isWanted: () => boolean): Promise<number | null> {
+    let blocks = 0;
+    for (let from = 0; from >= 0;) {
+      if (!isWanted()) return null;
+      // Each does as much as guests may have to wait for; they are served before the next one.
+      const found = await this.#plane.request<Overlap>({
+        kind: "overlap",
+        above: [...above],
+        below: [...below],
+        from,
+      });
+      blocks += found.blocks;
+      from = found.next;
+    }
+    return blocks * BLOCK_BYTES;
+  }
+
   /** {@inheritDoc ControlBackend.extents} */
   async extents(
     name: string,
@@ -394,11 +414,11 @@ class AgentCore implements Agent, ControlBackend {
   }
 
   /** {@inheritDoc ControlBackend.block} */
-  async block(name: string, offsetBytes: number): Promise<BlockPlace> {
+  async block(name: string, offsetBytes: number, newest = 0): Promise<BlockPlace> {
     const chunk = Math.floor(offsetBytes / CHUNK_BYTES);
     const block = Math.floor(offsetBytes % CHUNK_BYTES / BLOCK_BYTES);
     const disk = this.#find(name).id;
-    const request = { kind: "block", disk, chunk, block } as const;
+    const request = { kind: "block", disk, chunk, block, layer: newest } as const;
     const found = await this.#plane.request<WorkerBlock | null>(request);
     if (found === null) {
       return { state: "unknown", layer: null, path: null, storeOffsetBytes: null };

@@ -58,6 +58,7 @@ import { SLOTS } from "./paths/slots.ts";
 import type { PathStatus, StoreSet } from "./paths/store_set.ts";
 import type { Check, CheckReport, CheckTarget } from "./replication/checking.ts";
 import { DataCore, type DataCoreEvents, type DataCoreStatus } from "./replication/data_core.ts";
+import { countOverlap } from "./replication/overlaps.ts";
 import { StoreError } from "./store/errors.ts";
 import { Operation, OperationKind } from "./store/operation.ts";
 import { Store } from "./store/store.ts";
@@ -883,7 +884,9 @@ export class DataPlane implements DiskServerHost {
         return this.#answer(id, runs);
       }
       case "block":
-        return this.#answer(id, this.#block(request.disk, request.chunk, request.block));
+        return this.#answer(id, this.#block(request));
+      case "overlap":
+        return this.#answer(id, countOverlap(this.#store, request, request.from));
       case "close-sessions":
         return this.#server(request.disk).closeSessions(() => this.#answer(id));
       case "store-status":
@@ -950,8 +953,10 @@ export class DataPlane implements DiskServerHost {
     return io;
   }
 
-  #block(disk: number, chunk: number, block: number): WorkerBlock | null {
-    const found = this.#servers.has(disk) ? this.#data.blockOf(disk, chunk, block) : null;
+  #block(
+    { disk, chunk, block, layer: newest }: WorkerRequest & { kind: "block" },
+  ): WorkerBlock | null {
+    const found = this.#servers.has(disk) ? this.#data.blockOf(disk, chunk, block, newest) : null;
     if (found === null) return null;
     const { layer } = found;
     const storeOffsetBytes = layer === 0 ? -1 : this.#store.offsetOf(layer, chunk, block);

@@ -11,6 +11,7 @@ import type { MapCommand } from "./map/map.ts";
 import type { PathStatus } from "./paths/store_set.ts";
 import type { CheckReport, CheckTarget } from "./replication/checking.ts";
 import type { DataCoreStatus } from "./replication/data_core.ts";
+import type { Overlap } from "./replication/overlaps.ts";
 
 /** How the worker is started; the one message that it gets by `postMessage`. */
 export interface WorkerStart {
@@ -81,7 +82,9 @@ export type WorkerRequest =
     since: number;
   }
   /** What lies at one block of a disk, and where. */
-  | { kind: "block"; disk: number; chunk: number; block: number }
+  | { kind: "block"; disk: number; chunk: number; block: number; layer: number }
+  /** How much of what some layers hold others hide, from a chunk on: `countOverlap`. */
+  | { kind: "overlap"; above: number[]; below: number[]; from: number }
   | { kind: "close-sessions"; disk: number }
   | { kind: "store-status" }
   | { kind: "data-status" }
@@ -214,6 +217,8 @@ export interface WorkerAnswers {
   "extents": number[];
   /** Null: the disk is not served here. */
   "block": WorkerBlock | null;
+  /** `countOverlap` of `replication/overlaps.ts`. */
+  "overlap": Overlap;
   "store-status": WorkerStoreStatus;
   "data-status": WorkerDataStatus;
   "check": WorkerCheckReport;

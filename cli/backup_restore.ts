@@ -20,9 +20,8 @@ import { diskSockets } from "../agent/map/names.ts";
 import { isSnapshot, RESTORED_ATTRIBUTE, restoredValue } from "./backup_identity.ts";
 import { BackupSource, pipeIn, requireZstd } from "./backup_pipe.ts";
 import { extents, withSocket, writeAll } from "./backup_write.ts";
-import { socketOf } from "./clone_command.ts";
 import { type CommandContext, diskArgument, snapshotNameArgument } from "./context.ts";
-import { forgetDisk, withDisk } from "./disk_data.ts";
+import { forgetDisk, socketOf, withDisk } from "./disk_data.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress } from "./progress.ts";
 import { temporaryDirectory } from "./qemu_img.ts";
@@ -262,7 +261,7 @@ async function findBase(
   const base = header.base!;
   const cluster = (await client.status()).agent.clusterId;
   const disk = await client.disk(name);
-  const snapshots = await client.snapshots(name);
+  const snapshots = await client.snapshots({ disk: name, isBrief: true });
   const newest = snapshots.at(-1);
   if (newest === undefined || !isSnapshot(base, cluster, disk, newest)) {
     const found = newest === undefined ? "has no snapshot" : `has ${newest.name} as its newest one`;

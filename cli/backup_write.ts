@@ -11,9 +11,8 @@ import type { FrontEnd } from "../agent/frontend/front_end.ts";
 import type { SnapshotDocument } from "../agent/http/documents.ts";
 import { identityOf } from "./backup_identity.ts";
 import { type BackupRange, type BackupTotals, pipeOut, requireZstd } from "./backup_pipe.ts";
-import { socketOf } from "./clone_command.ts";
 import type { CommandContext, SnapshotName } from "./context.ts";
-import { partialName } from "./disk_data.ts";
+import { partialName, socketOf } from "./disk_data.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { Progress } from "./progress.ts";
 

@@ -6,7 +6,6 @@
  */
 import { formatSize } from "../agent/config.ts";
 import type { FrontEnd } from "../agent/frontend/front_end.ts";
-import type { SnapshotDocument } from "../agent/http/documents.ts";
 import {
   type AnyCommand,
   type CommandContext,
@@ -15,7 +14,7 @@ import {
   snapshotArgument,
   type SnapshotName,
 } from "./context.ts";
-import { COPY_BYTES, COPY_DEPTH, forgetDisk, withDisk } from "./disk_data.ts";
+import { COPY_BYTES, COPY_DEPTH, forgetDisk, socketOf, withDisk } from "./disk_data.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { Progress, summary } from "./progress.ts";
 
@@ -88,21 +87,6 @@ async function copySnapshot(
     await forgetDisk(context, name);
     throw error;
   }
-}
-
-/** Where a snapshot can be read; refuses one that cannot. */
-export function socketOf({ disk, name, socket, isTaking }: SnapshotDocument): string {
-  if (isTaking) {
-    throw new CommandError(ExitCode.Failure, `snapshot ${disk}@${name} is being taken`, {
-      hint: "try again in a moment",
-    });
-  }
-  if (socket !== null) return socket;
-  throw new CommandError(
-    ExitCode.Failure,
-    `snapshot ${disk}@${name} cannot be read: the path of its socket would be too long`,
-    { hint: "rename it, or clone it without --full and copy the clone" },
-  );
 }
 
 /** Copies all of one disk to another of the same size, which reads as zeros. Both have many requests under way. */

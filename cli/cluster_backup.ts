@@ -4,12 +4,15 @@
  *     DIR/RUN.run          what a run has, as JSON: written when all its files are there
  *     DIR/RUN.unfinished   the same of a run that is on its way, or was interrupted
  *     DIR/DISK.ID.RUN.kb   one disk of a run: everything, or the difference to the run that the entry names
+ *     DIR/kelpie-backup.lock.N   who is at work there: directory_lock.ts
  *
  * A run's name is that of its snapshots: `backup-20261126T192310Z`.
  *
  * Invariants:
  * - a file or a run has its name when it is complete and durable, so what is in the directory can be restored whatever was interrupted;
  * - a run that was interrupted is finished first, with the snapshots that it has taken, and nothing that is there is written again;
+ * - two runs are never at work in one directory: the lock is taken before anything is looked at there, and looked at again before
+ *   anything gets its name there and before snapshots are taken or deleted; who has lost it stops;
  * - a disk's newest backup snapshot stays, as what the next difference is to; older ones go only after the run that follows is complete.
  *
  * @module
@@ -20,6 +23,7 @@ import { formatSize } from "../agent/config.ts";
 import type { SnapshotDocument } from "../agent/http/documents.ts";
 import { RESTORED_ATTRIBUTE } from "./backup_identity.ts";
 import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
+import { DirectoryLock } from "./directory_lock.ts";
 import { temporaryParent } from "./disk_data.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { plural } from "./units.ts";
@@ -55,8 +59,11 @@ export function addClusterBackupCommands(cluster: AnyCommand, context: CommandCo
         "disk stays, for the next run to compare with.",
     )
     .argument("<dir>", "the directory")
+    .option("--break-lock", "though another backup seems to be at work in the directory")
     .addHelpText("after", examples("kelpie cluster backup /mnt/vault"))
-    .action(async (dir) => await backupCluster(context, resolve(dir)));
+    .action(async (dir, { breakLock = false }) => {
+      await backupCluster(context, resolve(dir), breakLock);
+    });
   cluster.command("restore")
     .summary("make all disks of a directory of backups")
     .description(
@@ -71,30 +78,33 @@ export function addClusterBackupCommands(cluster: AnyCommand, context: CommandCo
 
 // backup --------------------------------------------------------------------------------------------
 
-async function backupCluster(context: CommandContext, dir: string): Promise<void> {
+async function backupCluster(
+  context: CommandContext,
+  dir: string,
+  isBroken: boolean,
+): Promise<void> {
   using client = context.client();
   const cluster = (await client.status()).agent.clusterId;
   context.terminal.interrupted(); // signals end the work between files, and half a file goes
   await Deno.mkdir(dir, { recursive: true, mode: 0o700 });
+  const onTakeOver = (text: string) => context.output.warn(text);
+  await using lock = await DirectoryLock.take(dir, { isBroken, onTakeOver });
   for (const name of await namesOf(dir, ".unfinished")) {
-    await finish(
-      context,
-      client,
-      dir,
-      checked(await readRun(dir, name, ".unfinished"), cluster, dir),
-    );
+    const run = checked(await readRun(dir, name, ".unfinished"), cluster, dir);
+    await finish(context, client, lock, run);
   }
   const run = runName(new Date());
   const runs = await completeRuns(dir);
   for (const each of runs) checked(each, cluster, dir);
   const disks = await client.disks();
   if (disks.length === 0) return context.output.say("there are no disks");
-  const snapshots = await client.snapshots();
+  const snapshots = await client.snapshots({ isBrief: true });
   const entries = disks.map(({ name, id }) => ({
     name,
     id,
     base: newestBase(runs, snapshots, { name, id }),
   }));
+  await lock.check();
   const taken = await client.createSnapshots({ disks: disks.map(({ name }) => name), name: run });
   const plan: Run = {
     version: 1,
@@ -109,23 +119,26 @@ async function backupCluster(context: CommandContext, dir: string): Promise<void
     })),
   };
   await writeDurably(`${dir}/${run}.unfinished`, plan);
-  await finish(context, client, dir, plan);
+  await finish(context, client, lock, plan);
 }
 
 /** Writes what is missing of a run, and then forgets the snapshots of those before. */
 async function finish(
   context: CommandContext,
   client: AdminClient,
-  dir: string,
+  lock: DirectoryLock,
   run: Run,
 ): Promise<void> {
+  const { dir } = lock;
   const { writeBackupFile } = await import("./backup_write.ts");
   let fileBytes = 0;
   for (const { disk, layer, base, file } of run.disks) {
     context.terminal.interrupted().throwIfAborted();
     const path = `${dir}/${file}`;
     if (await isThere(path)) continue;
-    const snapshot = (await client.snapshots(disk)).find((each) => each.layer === layer);
+    await lock.check();
+    const snapshots = await client.snapshots({ disk, isBrief: true });
+    const snapshot = snapshots.find((each) => each.layer === layer);
     if (snapshot === undefined) {
       throw new CommandError(
         ExitCode.Failure,
@@ -138,8 +151,10 @@ async function finish(
       since: base === null ? null : { disk, name: base },
       compression: "zstd",
     }, { path, isRegular: true });
+    await lock.check();
     fileBytes += totals.fileBytes;
   }
+  await lock.check();
   await Deno.rename(`${dir}/${run.run}.unfinished`, `${dir}/${run.run}.run`);
   await prune(context, client, dir, run);
   context.output.say(
@@ -154,7 +169,7 @@ async function prune(
   dir: string,
   newest: Run,
 ): Promise<void> {
-  const snapshots = await client.snapshots();
+  const snapshots = await client.snapshots({ isBrief: true });
   for (const run of await completeRuns(dir)) {
     if (run.run >= newest.run || run.cluster !== newest.cluster) continue;
     for (const { disk, layer } of run.disks) {

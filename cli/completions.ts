@@ -29,6 +29,8 @@ type NameKind = keyof typeof NAME_COMMANDS;
 type Value =
   | { readonly kind: "none" }
   | { readonly kind: NameKind }
+  /** A disk, or a snapshot. */
+  | { readonly kind: "source" }
   /** A disk's name, an `@`, and something new. */
   | { readonly kind: "new-snapshot" }
   | { readonly kind: "file" }
@@ -128,7 +130,7 @@ function nodeOf(
 function valueOf(name: string, choices: readonly string[] | undefined): Value {
   if (choices !== undefined) return { kind: "choice", choices };
   if (["name", "disk"].includes(name)) return { kind: "disk" };
-  if (isNameKind(name) || name === "new-snapshot") return { kind: name };
+  if (isNameKind(name) || name === "new-snapshot" || name === "source") return { kind: name };
   if (["file", "path"].includes(name)) return { kind: "file" };
   if (name === "dir") return { kind: "directory" };
   return { kind: "none" };
@@ -179,6 +181,9 @@ _kelpie_values() {
     new-snapshot)
       compopt -o nospace 2>/dev/null
       COMPREPLY=($(compgen -S @ -W "$(_kelpie_names disk)" -- "$current"))
+      ;;
+    source)
+      COMPREPLY=($(compgen -W "$(_kelpie_names disk) $(_kelpie_names snapshot)" -- "$current"))
       ;;
     ${NAME_KINDS.join(" | ")}) COMPREPLY=($(compgen -W "$(_kelpie_names "$1")" -- "$current")) ;;
     file)
@@ -288,6 +293,11 @@ ${
     ).join("\n\n")
   }
 
+_kelpie_source_names() {
+  _kelpie_disk_names
+  _kelpie_snapshot_names
+}
+
 _kelpie_new-snapshot_names() {
   _kelpie_names @ ${quoted(NAME_COMMANDS.disk)}
 }
@@ -353,6 +363,7 @@ function zshAction(value: Value): string {
     case "node":
     case "snapshot":
     case "deleted":
+    case "source":
     case "new-snapshot":
       return `_kelpie_${value.kind}_names`;
     case "file":
@@ -443,6 +454,8 @@ function fishValue(value: Value): string {
     case "snapshot":
     case "deleted":
       return ` -a '(__kelpie_names ${NAME_COMMANDS[value.kind]})'`;
+    case "source":
+      return ` -a '(__kelpie_names ${NAME_COMMANDS.disk}; __kelpie_names ${NAME_COMMANDS.snapshot})'`;
     case "new-snapshot":
       return ` -a '(__kelpie_names ${NAME_COMMANDS.disk})@'`;
     case "file":

@@ -99,6 +99,27 @@ export function snapshotArgument(text: string): SnapshotName {
   return { disk, name: snapshotNameArgument(text.slice(at + 1)) };
 }
 
+/** A disk as it is now, or a snapshot of it. */
+export interface SourceName {
+  readonly disk: string;
+  /** Without the disk's; null: the disk as it is now. */
+  readonly snapshot: string | null;
+  /** `DISK` or `DISK@NAME`, as it was typed. */
+  readonly text: string;
+}
+
+/** A disk or a snapshot on the command line: `DISK` or `DISK@NAME`. */
+export function sourceArgument(text: string): SourceName {
+  if (!text.includes("@")) return { disk: diskArgument(text), snapshot: null, text };
+  const { disk, name } = snapshotArgument(text);
+  return { disk, snapshot: name, text };
+}
+
+/** For people: `disk web`, `snapshot web@monday`. */
+export function sourceTitle({ snapshot, text }: SourceName): string {
+  return `${snapshot === null ? "disk" : "snapshot"} ${text}`;
+}
+
 /** Several of them, each once. */
 export function snapshotsArgument(
   text: string,

@@ -20,8 +20,10 @@ import {
   sizeArgument,
   sizeText,
 } from "./context.ts";
+import { forgetDisk } from "./disk_data.ts";
 import { limitsText } from "./limit_command.ts";
 import { CommandError, ExitCode, type Output, printable } from "./output.ts";
+import { NoRoom, preallocate, ZEROES_HINT } from "./preallocate_command.ts";
 import { Progress } from "./progress.ts";
 import { spaceText } from "./space.ts";
 import { trashTimeMs } from "./trash_commands.ts";
@@ -62,17 +64,50 @@ function addCreate(disk: AnyCommand, context: CommandContext): void {
     )
     .option("--read-only", "guests may only read")
     .option("--detect-zeroes", "blocks of zeros that guests write take no space")
+    .option("--preallocate", "give every block its space now; see 'kelpie disk preallocate'")
     .option("--json", "print the disk as JSON")
     .addHelpText(
       "after",
-      examples("kelpie disk create web 20G", "kelpie disk create scratch 1T --copies 1"),
+      examples(
+        "kelpie disk create web 20G",
+        "kelpie disk create scratch 1T --copies 1",
+        "kelpie disk create db 100G --preallocate",
+      ),
     )
-    .action(async (name, sizeBytes, { json, ...options }) => {
+    .action(async (name, sizeBytes, { json, preallocate: isPreallocated = false, ...options }) => {
+      if (isPreallocated) refusePreallocation(options);
       using client = context.client();
       const created = await client.createDisk({ name, sizeBytes, ...options });
-      if (json) return context.output.json(created);
+      if (isPreallocated) await preallocateNew(context, name);
+      if (json) return context.output.json(isPreallocated ? await client.disk(name) : created);
       context.output.say(`disk ${name} of ${formatSize(created.sizeBytes)} at ${created.socket}`);
     });
+}
+
+/** What says the opposite of pre-allocation. */
+function refusePreallocation(
+  { detectZeroes, readOnly }: { readonly detectZeroes?: boolean; readonly readOnly?: boolean },
+): void {
+  if (detectZeroes !== true && readOnly !== true) return;
+  const other = detectZeroes === true ? "--detect-zeroes" : "--read-only";
+  throw new CommandError(ExitCode.Usage, `--preallocate and ${other} contradict each other`, {
+    hint: detectZeroes === true ? ZEROES_HINT : "a disk that is never written needs no space",
+  });
+}
+
+/** A disk for which there is no room goes again; one that is not done stays, and can be gone on with. */
+async function preallocateNew(context: CommandContext, name: string): Promise<void> {
+  try {
+    await preallocate(context, name);
+  } catch (error) {
+    if (error instanceof NoRoom) await forgetDisk(context, name);
+    else {
+      context.output.warn(
+        `disk ${name} is there, and not all of it has space: 'kelpie disk preallocate ${name}' goes on`,
+      );
+    }
+    throw error;
+  }
 }
 
 function addList(disk: AnyCommand, context: CommandContext): void {

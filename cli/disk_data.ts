@@ -2,8 +2,8 @@
  * `kelpie disk read`, `write`, `import`, `export` and `discard`: the bytes of a disk.
  *
  * The data goes through the disk's own socket, as a guest's does: reads through the read-only one, which
- * works beside a running guest, writes through the one that takes the lease, and only while nobody else
- * uses the disk.
+ * works beside a running guest, or through that of a snapshot, writes through the one that takes the lease, and only
+ * while nobody else uses the disk.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { BLOCK_BYTES, SECTOR_BYTES } from "../agent/base/limits.ts";
 import { formatSize } from "../agent/config.ts";
 import { BackEndError } from "../agent/frontend/error.ts";
 import type { FrontEnd } from "../agent/frontend/front_end.ts";
-import type { DiskDocument } from "../agent/http/documents.ts";
+import type { DiskDocument, SnapshotDocument } from "../agent/http/documents.ts";
 import { ControlFailure } from "../agent/map/errors.ts";
 import { diskSockets } from "../agent/map/names.ts";
 import {
@@ -23,6 +23,9 @@ import {
   examples,
   processName,
   sizeArgument,
+  sourceArgument,
+  type SourceName,
+  sourceTitle,
 } from "./context.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress, summary } from "./progress.ts";
@@ -88,7 +91,48 @@ export async function withDisk<T>(
   }
 }
 
-function refuseWriting({ name, sessions, readOnly }: DiskDocument): void {
+/**
+ * Connects to a disk or a snapshot, to read it, for the time that `work` takes.
+ *
+ * @param work is given the disk's document; null: it is a snapshot, which nobody writes to
+ */
+async function withSource<T>(
+  context: CommandContext,
+  { disk, snapshot }: SourceName,
+  work: (connection: FrontEnd, document: DiskDocument | null) => Promise<T>,
+): Promise<T> {
+  if (snapshot === null) return await withDisk(context, disk, "read", work);
+  using client = context.client();
+  const socket = socketOf(await client.snapshot(disk, snapshot));
+  const { FrontEnd } = await import("../agent/frontend/front_end.ts");
+  context.terminal.interrupted(); // from now on signals end the work, not the process
+  const connection = await FrontEnd.connect({ socket, depth: COPY_DEPTH, bufferBytes: COPY_BYTES });
+  try {
+    const result = await work(connection, null);
+    await connection.close();
+    return result;
+  } finally {
+    connection.abort(); // does nothing when it has been closed
+  }
+}
+
+/** Where a snapshot can be read; refuses one that cannot. */
+export function socketOf({ disk, name, socket, isTaking }: SnapshotDocument): string {
+  if (isTaking) {
+    throw new CommandError(ExitCode.Failure, `snapshot ${disk}@${name} is being taken`, {
+      hint: "try again in a moment",
+    });
+  }
+  if (socket !== null) return socket;
+  throw new CommandError(
+    ExitCode.Failure,
+    `snapshot ${disk}@${name} cannot be read: the path of its socket would be too long`,
+    { hint: "rename it, or clone it without --full and copy the clone" },
+  );
+}
+
+/** Refuses a disk that cannot be written, or that somebody uses. */
+export function refuseWriting({ name, sessions, readOnly }: DiskDocument): void {
   if (readOnly) {
     throw new CommandError(ExitCode.Failure, `disk ${name} is read-only`);
   }
@@ -137,18 +181,26 @@ function rangeOf(
 function addRead(disk: AnyCommand, context: CommandContext): void {
   disk.command("read")
     .summary("copy data to standard output")
-    .description("Writes a disk's data to standard output. Works beside a running guest.")
-    .argument("<name>", "the disk", diskArgument)
+    .description(
+      "Writes a disk's data, or a snapshot's, to standard output. Works beside a running guest.",
+    )
+    .argument("<source>", "DISK or DISK@NAME", sourceArgument)
     .option("--offset <size>", "where to begin", sizeArgument, 0)
     .option("--length <size>", "how much (default: up to the end)", sizeArgument)
-    .addHelpText("after", examples("kelpie disk read web --length 512 | xxd"))
-    .action(async (name, range) => {
+    .addHelpText(
+      "after",
+      examples(
+        "kelpie disk read web --length 512 | xxd",
+        "kelpie disk read web@monday --offset 1M --length 4K > piece",
+      ),
+    )
+    .action(async (source, range) => {
       if (context.terminal.isOutTerminal) {
         throw new CommandError(ExitCode.Usage, "will not print a disk's data to a terminal", {
-          hint: `send it elsewhere: kelpie disk read ${name} > FILE`,
+          hint: `send it elsewhere: kelpie disk read ${source.text} > FILE`,
         });
       }
-      await withDisk(context, name, "read", (connection) => read(context, connection, range));
+      await withSource(context, source, (connection) => read(context, connection, range));
     });
 }
 
@@ -547,11 +599,12 @@ async function copyImage(
 
 function addExport(disk: AnyCommand, context: CommandContext): void {
   disk.command("export")
-    .summary("copy a disk into an image")
+    .summary("copy a disk or a snapshot into an image")
     .description(
-      "Copies a disk into an image: a raw file with holes, or any format that qemu-img knows.",
+      "Copies a disk or a snapshot into an image: a raw file with holes, or any format that qemu-img knows. " +
+        "A snapshot is of one moment; a disk that a guest writes to meanwhile is not.",
     )
-    .argument("<name>", "the disk", diskArgument)
+    .argument("<source>", "DISK or DISK@NAME", sourceArgument)
     .argument("<file>", "the image; - for standard output")
     .option("--format <format>", "raw, qcow2, vmdk, …", "raw")
     .option("--yes", "replace a file that is there without asking")
@@ -560,14 +613,14 @@ function addExport(disk: AnyCommand, context: CommandContext): void {
       "after",
       examples(
         "kelpie disk export web web.raw",
-        "kelpie disk export web web.qcow2 --format qcow2",
+        "kelpie disk export web@monday web.qcow2 --format qcow2",
         "kelpie disk export web - | zstd > web.raw.zst",
       ),
     )
-    .action(async (name, file, { format, yes = false, tempDir }) => {
-      if (file === "-") return await exportToOutput(context, name, format);
+    .action(async (source, file, { format, yes = false, tempDir }) => {
+      if (file === "-") return await exportToOutput(context, source, format);
       await exportToFile(context, {
-        name,
+        source,
         file,
         format,
         yes,
@@ -578,7 +631,7 @@ function addExport(disk: AnyCommand, context: CommandContext): void {
 
 async function exportToOutput(
   context: CommandContext,
-  name: string,
+  source: SourceName,
   format: string,
 ): Promise<void> {
   if (format !== "raw") {
@@ -587,24 +640,24 @@ async function exportToOutput(
   if (context.terminal.isOutTerminal) {
     throw new CommandError(ExitCode.Usage, "will not print a disk's data to a terminal");
   }
-  const said = await withDisk(context, name, "read", (disk, document) => {
+  const said = await withSource(context, source, (disk, document) => {
     warnOfUse(context, document);
-    return copyOut(context, disk, name, (bytes) => context.terminal.write(bytes));
+    return copyOut(context, disk, source, (bytes) => context.terminal.write(bytes));
   });
-  context.output.say(`exported ${said} from disk ${name}`);
+  context.output.say(`exported ${said} from ${sourceTitle(source)}`);
 }
 
 async function exportToFile(
   context: CommandContext,
   options: {
-    readonly name: string;
+    readonly source: SourceName;
     readonly file: string;
     readonly format: string;
     readonly yes: boolean;
     readonly tempDir: string;
   },
 ): Promise<void> {
-  const { name, file, format, yes } = options;
+  const { source, file, format, yes } = options;
   const target = await findTarget(file);
   if (target.isThere) {
     context.output.confirm({
@@ -627,14 +680,14 @@ async function exportToFile(
   let said: string;
   try {
     said = format === "raw"
-      ? await exportRaw(context, name, { path: partial, isRegular: target.isRegular })
+      ? await exportRaw(context, source, { path: partial, isRegular: target.isRegular })
       : await exportConverted(context, { ...options, partial });
     if (target.isRegular) await Deno.rename(partial, target.path);
   } catch (error) {
     if (target.isRegular) await Deno.remove(partial).catch(() => {});
     throw error;
   }
-  context.output.say(`exported ${said} from disk ${name} to ${file}`);
+  context.output.say(`exported ${said} from ${sourceTitle(source)} to ${file}`);
 }
 
 /** Looks at the file that something shall be written to; links are followed. */
@@ -657,17 +710,17 @@ export function partialName(path: string): string {
 
 async function exportRaw(
   context: CommandContext,
-  name: string,
+  source: SourceName,
   target: { readonly path: string; readonly isRegular: boolean },
 ): Promise<string> {
   const { RawTarget } = await import("./raw_file.ts");
-  return await withDisk(context, name, "read", async (disk, document) => {
+  return await withSource(context, source, async (disk, document) => {
     warnOfUse(context, document);
     using file = new RawTarget(target.path, {
       sizeBytes: disk.capacityBytes,
       isRegular: target.isRegular,
     });
-    const said = await copyOut(context, disk, name, (bytes, at) => file.writeAt(bytes, at));
+    const said = await copyOut(context, disk, source, (bytes, at) => file.writeAt(bytes, at));
     await file.sync();
     return said;
   });
@@ -676,17 +729,17 @@ async function exportRaw(
 async function exportConverted(
   context: CommandContext,
   options: {
-    readonly name: string;
+    readonly source: SourceName;
     readonly file: string;
     readonly format: string;
     readonly tempDir: string;
     readonly partial: string;
   },
 ): Promise<string> {
-  const { name, file, format, tempDir, partial } = options;
+  const { source, file, format, tempDir, partial } = options;
   await using work = await temporaryDirectory(tempDir);
-  const raw = `${work.path}/${name}.raw`;
-  const said = await exportRaw(context, name, { path: raw, isRegular: true });
+  const raw = `${work.path}/${source.disk}.raw`;
+  const said = await exportRaw(context, source, { path: raw, isRegular: true });
   const { size } = await Deno.stat(raw);
   const info = { format, sizeBytes: size, references: [] };
   await convert(context, `converting ${basename(file)} to ${format}`, info, {
@@ -701,11 +754,11 @@ async function exportConverted(
 async function copyOut(
   context: CommandContext,
   disk: FrontEnd,
-  name: string,
+  { text }: SourceName,
   sink: (bytes: Uint8Array, offsetBytes: number) => void | Promise<void>,
 ): Promise<string> {
   const { copyFromDisk } = await import("../agent/frontend/copy.ts");
-  const progress = new Progress(context.output, `exporting ${name}`, disk.capacityBytes);
+  const progress = new Progress(context.output, `exporting ${text}`, disk.capacityBytes);
   try {
     await copyFromDisk(disk, sink, {
       onProgress: (doneBytes) => progress.update(doneBytes),
@@ -717,11 +770,16 @@ async function copyOut(
   return summary(disk.capacityBytes, progress.elapsedMs);
 }
 
-function warnOfUse(context: CommandContext, { name, sessions }: DiskDocument): void {
+/** @param document null: of a snapshot, which nobody uses so that it would change */
+function warnOfUse(context: CommandContext, document: DiskDocument | null): void {
+  if (document === null) return;
+  const { name, sessions } = document;
   const users = sessions.filter((session) => !session.readOnly).map(processName);
   if (users.length === 0) return;
   context.output.warn(
-    `disk ${name} is in use by ${users.join(" and ")}: the copy is of no single moment`,
+    `disk ${name} is in use by ${
+      users.join(" and ")
+    }: the copy is of no single moment; that of a snapshot is`,
   );
 }
 

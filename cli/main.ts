@@ -20,6 +20,7 @@ import { addCloneCommand } from "./clone_command.ts";
 import { CommandContext, examples } from "./context.ts";
 import { addDiskCommands } from "./disk_commands.ts";
 import { addDataCommands } from "./disk_data.ts";
+import { addPreallocateCommand } from "./preallocate_command.ts";
 import { addLimitCommand } from "./limit_command.ts";
 import { addGuestCommands } from "./guest_config.ts";
 import { addMapCommands } from "./map_commands.ts";
@@ -74,6 +75,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
   addDiskCommands(disk as unknown as CommandUnknownOpts, context);
   addLimitCommand(disk as unknown as CommandUnknownOpts, context);
   addDataCommands(disk as unknown as CommandUnknownOpts, context);
+  addPreallocateCommand(disk as unknown as CommandUnknownOpts, context);
   addBackupCommands(disk as unknown as CommandUnknownOpts, context);
   addGuestCommands(disk as unknown as CommandUnknownOpts, context);
   addSnapshotCommands(disk as unknown as CommandUnknownOpts, context);

@@ -8,9 +8,11 @@ import type { ChunkDocument, ObjectDocument, PlaceDocument } from "../agent/http
 import {
   type AnyCommand,
   type CommandContext,
-  diskArgument,
   examples,
   sizeArgument,
+  sourceArgument,
+  type SourceName,
+  sourceTitle,
 } from "./context.ts";
 import { CommandError, ExitCode, type Output, printable } from "./output.ts";
 import { plural } from "./units.ts";
@@ -26,24 +28,28 @@ export function addMapCommands(disk: AnyCommand, context: CommandContext): void 
 
 function addMap(disk: AnyCommand, context: CommandContext): void {
   disk.command("map")
-    .summary("show on which nodes a disk is")
+    .summary("show on which nodes a disk or a snapshot is")
     .description(
-      "Shows on which nodes a disk is: all of it, counted by sets of nodes, or with --offset or --length each chunk of that " +
+      "Shows on which nodes a disk or a snapshot is: all of it, counted by sets of nodes, or with --offset or --length each chunk of that " +
         "part. IN SYNC have everything, JOINING still copy, WANTED is where it shall be, READ FROM is whom this node reads from.",
     )
-    .argument("<name>", "the disk", diskArgument)
+    .argument("<source>", "DISK or DISK@NAME", sourceArgument)
     .option("--offset <bytes>", "from this byte on, such as 3G (default: 0)", sizeArgument)
     .option("--length <bytes>", "so much of it (default: the chunk of the offset)", sizeArgument)
     .option("--json", "print JSON")
     .addHelpText(
       "after",
-      examples("kelpie disk map web", "kelpie disk map web --offset 3G --length 64M"),
+      examples(
+        "kelpie disk map web",
+        "kelpie disk map web --offset 3G --length 64M",
+        "kelpie disk map web@monday",
+      ),
     )
-    .action(async (name, { offset, length, json }) => {
+    .action(async (source, { offset, length, json }) => {
       const { output } = context;
       using client = context.client();
       if (offset === undefined && length === undefined) {
-        const found = await client.diskPlaces(name);
+        const found = await client.diskPlaces(source.disk, source.snapshot ?? undefined);
         if (json) return output.json(found);
         output.table(
           [...PLACE_COLUMNS, ">GROUPS", ">CHUNKS", ">SIZE"],
@@ -56,7 +62,7 @@ function addMap(disk: AnyCommand, context: CommandContext): void {
         );
         return printProblems(output, found.places);
       }
-      const chunks = await listChunks(context, name, offset ?? 0, length ?? 1);
+      const chunks = await listChunks(context, source, offset ?? 0, length ?? 1);
       if (json) return output.json(chunks);
       output.table(
         [">CHUNK", ">OFFSET", ">GROUP", ...PLACE_COLUMNS],
@@ -74,7 +80,7 @@ function addMap(disk: AnyCommand, context: CommandContext): void {
 /** All chunks of a range, whatever one answer holds. */
 async function listChunks(
   context: CommandContext,
-  name: string,
+  source: SourceName,
   offsetBytes: number,
   lengthBytes: number,
 ): Promise<ChunkDocument[]> {
@@ -82,14 +88,20 @@ async function listChunks(
   const end = offsetBytes + lengthBytes;
   const chunks: ChunkDocument[] = [];
   for (let at = offsetBytes; at < end;) {
-    const answer = await client.diskChunks(name, { offsetBytes: at, lengthBytes: end - at });
+    const answer = await client.diskChunks(source.disk, {
+      offsetBytes: at,
+      lengthBytes: end - at,
+      snapshot: source.snapshot ?? undefined,
+    });
     chunks.push(...answer.chunks);
     const last = answer.chunks[answer.chunks.length - 1];
     at = last.offsetBytes + last.lengthBytes;
     if (at < end && chunks.length > CHUNKS_LISTED_MAX) {
       throw new CommandError(
         ExitCode.Usage,
-        `${formatSize(lengthBytes)} of disk ${name} is more than ${CHUNKS_LISTED_MAX} chunks`,
+        `${formatSize(lengthBytes)} of ${
+          sourceTitle(source)
+        } is more than ${CHUNKS_LISTED_MAX} chunks`,
         { hint: "give a smaller --length, or leave both out for a summary" },
       );
     }
@@ -117,19 +129,25 @@ function printProblems(output: Output, places: readonly PlaceDocument[]): void {
 
 function addObject(disk: AnyCommand, context: CommandContext): void {
   disk.command("object")
-    .summary("show where one byte of a disk lives")
+    .summary("show where one byte of a disk or a snapshot lives")
     .description(
-      "Shows where one byte of a disk lives: its chunk and placement group, the nodes that have it, and, where this node has " +
+      "Shows where one byte of a disk or a snapshot lives: its chunk and placement group, the nodes that have it, and, where this node has " +
         "a copy that may be read, the layer that holds the block and its place in the store, until cleaning moves it.",
     )
-    .argument("<name>", "the disk", diskArgument)
+    .argument("<source>", "DISK or DISK@NAME", sourceArgument)
     .argument("<offset>", "the byte, such as 3G or 1536", sizeArgument)
     .option("--json", "print JSON")
-    .addHelpText("after", examples("kelpie disk object web 3G", "kelpie disk object web 1536"))
-    .action(async (name, offset, { json }) => {
+    .addHelpText(
+      "after",
+      examples("kelpie disk object web 3G", "kelpie disk object web@monday 1536"),
+    )
+    .action(async (source, offset, { json }) => {
       const { output } = context;
       using client = context.client();
-      const found = await client.diskObject(name, offset);
+      const found = await client.diskObject(source.disk, {
+        offsetBytes: offset,
+        snapshot: source.snapshot ?? undefined,
+      });
       if (json) return output.json(found);
       output.fields([
         ["block", `4096 bytes at ${found.blockOffsetBytes}`],

@@ -86,7 +86,10 @@ export class Exports {
     const { client, names } = this.#options;
     if (names.length > 0) return names;
     try {
-      const [disks, snapshots] = await Promise.all([client.disks(), client.snapshots()]);
+      const [disks, snapshots] = await Promise.all([
+        client.disks(),
+        client.snapshots({ isBrief: true }),
+      ]);
       const complete = snapshots.filter(({ isTaking, socket }) => !isTaking && socket !== null);
       return [
         ...disks.map(({ name }) => name),

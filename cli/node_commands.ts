@@ -3,7 +3,9 @@
  * data belongs.
  *
  * A change that moves data says what moves, how much and how long, and asks. It is then made only if nodes and places
- * are still those that were shown; otherwise nothing is changed, and the new plan is a command away.
+ * are still those that were shown; otherwise nothing is changed, the new plan is shown, and the question is asked again.
+ * What `--yes` agrees to is whatever plan there is, but each one is shown before it is carried out, and there is an end
+ * to it where places never come to rest.
  *
  * @module
  */
@@ -11,6 +13,7 @@ import type { AdminClient } from "../agent/admin_client.ts";
 import { formatSize, parseSize } from "../agent/config.ts";
 import type { PathStatus } from "../agent/http/backend.ts";
 import type { NodeDocument, PlanDocument, PlanRequest } from "../agent/http/documents.ts";
+import { ControlFailure } from "../agent/map/errors.ts";
 import {
   type AnyCommand,
   type CommandContext,
@@ -28,6 +31,14 @@ const WAIT_INTERVAL_MS = 1000;
 
 /** Nodes that a plan names; `--dry-run --json` has all. */
 const PLAN_NODES_MAX = 20;
+
+/**
+ * Plans of one change, the first included, before it is given up. A node that has just joined makes two or three
+ * changes of places within a second: its capacity, then targets for each number of copies.
+ */
+const PLANS_MAX = 10;
+/** How long places may come to rest before they are looked at again. */
+const REPLAN_INTERVAL_MS = 500;
 
 /** Adds the commands to `kelpie node`. */
 export function addNodeCommands(node: AnyCommand, context: CommandContext): void {
@@ -306,25 +317,58 @@ function addZone(node: AnyCommand, context: CommandContext): void {
     });
 }
 
+/** A change of a node that a command is to make. */
+interface WantedChange {
+  readonly name: string;
+  readonly request: Omit<PlanRequest, "remove">;
+  readonly action: string;
+  readonly options: MoveOptions;
+}
+
 /**
- * Shows what a change moves, asks, and makes it.
+ * Shows what a change moves, asks, and makes it; all of that again when what was shown is not so any more.
  *
  * @returns whether it was made
  */
 async function change(
   context: CommandContext,
   client: AdminClient,
-  { name, request, action, options }: {
-    readonly name: string;
-    readonly request: Omit<PlanRequest, "remove">;
-    readonly action: string;
-    readonly options: MoveOptions;
-  },
+  wanted: WantedChange,
+): Promise<boolean> {
+  const { output, terminal } = context;
+  for (let plans = 1;; plans++) {
+    try {
+      return await changeOnce(context, client, wanted);
+    } catch (error) {
+      if (!isStale(error)) throw error;
+      if (plans === PLANS_MAX) {
+        throw new CommandError(
+          ExitCode.Failure,
+          `${PLANS_MAX} plans were out of date before they were carried out: ${error.message}`,
+          { hint: "'kelpie status' shows what goes on; try again when places are at rest" },
+        );
+      }
+      output.say(`${error.message}; this is the new plan`);
+    }
+    await terminal.sleep(REPLAN_INTERVAL_MS, terminal.interrupted());
+  }
+}
+
+/** Whether a change was refused for the sake of a plan that is not true any more. */
+function isStale(error: unknown): error is ControlFailure {
+  return error instanceof ControlFailure && error.error.code === "stale";
+}
+
+/** One plan, one question, one try. @throws {ControlFailure} `stale` when the plan is not true any more */
+async function changeOnce(
+  { output }: CommandContext,
+  client: AdminClient,
+  { name, request, action, options }: WantedChange,
 ): Promise<boolean> {
   // What is so already needs no question.
   if (!options.dryRun && isAlready(await client.node(name), request)) return true;
   const plan = await client.planNode(name, request);
-  if (!show(context.output, plan, options)) return false;
+  if (!show(output, plan, options)) return false;
   if (request.availability === "draining" && plan.groupsImmovable > 0) {
     throw new CommandError(ExitCode.Failure, `too few other nodes take the data of node ${name}`, {
       hint: "add a node first, undrain another, or remove those that are drained",
@@ -336,7 +380,7 @@ async function change(
   ];
   if (consequences.length > 0) {
     const consequence = consequences.join("; ");
-    context.output.confirm({ yes: options.yes === true, action, consequence });
+    output.confirm({ yes: options.yes === true, action, consequence });
   }
   await client.changeNode(name, { ...request, targetsEpoch: plan.targetsEpoch });
   return true;

@@ -93,7 +93,7 @@ function addList(snapshot: AnyCommand, context: CommandContext): void {
     .action(async (disk, { names, json }) => {
       const { output } = context;
       using client = context.client();
-      const snapshots = await client.snapshots(disk);
+      const snapshots = await client.snapshots({ disk, isBrief: names === true });
       if (json) return output.json(snapshots);
       if (names) return snapshots.forEach((each) => output.line(fullName(each)));
       if (snapshots.length === 0) {

@@ -12,7 +12,7 @@ export const SPACE_COLUMNS = [">USED", ">SHARED", ">EXCLUSIVE"] as const;
 /** What the columns mean, for `--help`. */
 export const SPACE_HELP =
   "Space is that of this node's copies: USED is all that is read for it (a disk's with its snapshots), " +
-  "EXCLUSIVE what nothing else needs, which comes back when it is deleted for good, SHARED the rest.";
+  "EXCLUSIVE what nothing else needs, which comes back when this one is deleted for good, SHARED the rest.";
 
 /** Used, shared, exclusive; `?` where it is not known. */
 export function spaceCells(space: SpaceDocument | null): string[] {

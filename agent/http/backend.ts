@@ -7,7 +7,14 @@
  * @module
  */
 import type { GroupSummary } from "../map/group_summary.ts";
-import type { Availability, ClusterMap, DiskEntry, MapCommand, NodeState } from "../map/map.ts";
+import type {
+  Availability,
+  ClusterMap,
+  DiskEntry,
+  MapCommand,
+  Merge,
+  NodeState,
+} from "../map/map.ts";
 
 export type { GroupSummary } from "../map/group_summary.ts";
 
@@ -381,6 +388,13 @@ export interface ControlBackend {
   leaseTime(disk: DiskEntry): LeaseTime | null;
   /** Bytes of data that each layer holds in the store of this node; layers that hold none may be left out. */
   layerBytes(): Promise<ReadonlyMap<number, number>>;
+  /**
+   * Bytes of data in the store of this node that merging layers frees: {@linkcode Merge}.
+   *
+   * @param isWanted asked between small parts of the work
+   * @returns null: it was not wanted any more
+   */
+  overlapBytes(merge: Merge, isWanted: () => boolean): Promise<number | null>;
   /** Rejects when the disk does not exist. */
   diskStatus(name: string): Promise<DiskStatus>;
   /**
@@ -396,9 +410,10 @@ export interface ControlBackend {
   /**
    * What lies at a byte of a disk in this node's own copy, and where. Rejects when the disk does not exist.
    *
-   * @param offsetBytes within the disk
+   * @param offsetBytes within the disk, or the snapshot
+   * @param layer newest layer of a snapshot of it; left out: the disk as it is now
    */
-  block(name: string, offsetBytes: number): Promise<BlockPlace>;
+  block(name: string, offsetBytes: number, layer?: number): Promise<BlockPlace>;
   /**
    * Ends every session of a disk: what is under way is finished first, then the front ends are
    * disconnected. Resolves when none is left; rejects when the disk does not exist.

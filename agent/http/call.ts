@@ -77,6 +77,17 @@ export function requireSnapshot(disk: DiskEntry, name: string): SnapshotEntry {
   });
 }
 
+/** A snapshot of a disk that is complete, or a refusal. */
+export function readableSnapshot(disk: DiskEntry, name: string): SnapshotEntry {
+  const snapshot = requireSnapshot(disk, name);
+  if (snapshot.taking === 0) return snapshot;
+  throw new ControlFailure({
+    code: "busy",
+    message: `snapshot ${disk.name}@${name} is being taken`,
+    hint: "try again in a moment",
+  });
+}
+
 /** A time limit that several questions share. */
 export class Deadline {
   readonly #signal: AbortSignal;

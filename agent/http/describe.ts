@@ -15,6 +15,7 @@ import {
   type DiskEntry,
   disksWithData,
   findNode,
+  merges,
   type Schedule,
   type SnapshotEntry,
   spaceOf,
@@ -52,6 +53,48 @@ export function layerBytes(
 ): Promise<ReadonlyMap<number, number> | null> {
   return deadline.race(backend.layerBytes()).catch(() => null);
 }
+
+/** What snapshots' space follows from. */
+export interface SnapshotBytes {
+  /** Bytes of data by layer. */
+  readonly layers: ReadonlyMap<number, number>;
+  /** What merging frees when a snapshot is deleted, by its layer. */
+  readonly merged: ReadonlyMap<number, number>;
+  /** Layers of snapshots for which there was no time to count that. */
+  readonly uncounted: ReadonlySet<number>;
+}
+
+/**
+ * Counts what snapshots take here, as many as there is time for.
+ *
+ * @param wanted layers of the snapshots that are to be described
+ * @returns null where the store does not say in time
+ */
+export async function snapshotBytes(
+  backend: ControlBackend,
+  wanted: readonly number[],
+  timeoutMs: number,
+): Promise<SnapshotBytes | null> {
+  const deadline = new Deadline(timeoutMs);
+  const endMs = performance.now() + timeoutMs * COUNTING_SHARE;
+  const layers = await layerBytes(backend, deadline);
+  if (layers === null) return null;
+  const merged = new Map<number, number>();
+  const uncounted = new Set<number>();
+  const mergeOf = merges(backend.map());
+  const isWanted = () => performance.now() < endMs;
+  for (const layer of wanted) {
+    const merge = mergeOf(layer);
+    if (merge === null) continue;
+    const hidden = await deadline.race(backend.overlapBytes(merge, isWanted)).catch(() => null);
+    if (hidden === null) uncounted.add(layer);
+    else merged.set(layer, hidden);
+  }
+  return { layers, merged, uncounted };
+}
+
+/** How much of the time that an answer may take goes into counting. */
+const COUNTING_SHARE = 0.6;
 
 /**
  * Describes the disks of the map now; what all of them share is computed once.
@@ -108,15 +151,15 @@ export function snapshotsOf(disk: DiskEntry): SnapshotEntry[] {
 /**
  * Describes snapshots of the map now; what all of them share is computed once.
  *
- * @param bytes by layer: {@linkcode layerBytes}
+ * @param bytes {@linkcode snapshotBytes}; null: the store does not say
  */
 export function snapshotDescriber(
   backend: ControlBackend,
-  bytes: ReadonlyMap<number, number> | null,
+  bytes: SnapshotBytes | null,
 ): (disk: DiskEntry, snapshot: SnapshotEntry) => SnapshotDocument {
   const map = backend.map();
   const origins = new Origins(map);
-  const space = bytes === null ? null : spaceOf(map, bytes).snapshots;
+  const space = bytes === null ? null : spaceOf(map, bytes.layers, bytes.merged).snapshots;
   const clones = Map.groupBy(map.disks, (disk) => origins.originOf(disk));
   const { runDir } = backend.info();
   return (disk, snapshot) => {
@@ -128,7 +171,7 @@ export function snapshotDescriber(
       name: snapshot.name,
       layer,
       sizeBytes: snapshot.sizeBytes,
-      space: space?.get(layer) ?? null,
+      space: bytes?.uncounted.has(layer) === true ? null : space?.get(layer) ?? null,
       createdMs: snapshot.createdMs,
       isProtected: snapshot.isProtected,
       isTaking: snapshot.taking !== 0,

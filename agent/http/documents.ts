@@ -86,7 +86,7 @@ export interface DiskDocument {
   readonly counters: DiskCounters;
 }
 
-/** Body of `POST /v1/disks/{name}/extents`. */
+/** Body of `POST /v1/disks/{name}/extents`, and of `…/chunks`, to which `since` says nothing. */
 export interface ExtentsRequest {
   readonly offsetBytes: number;
   readonly lengthBytes: number;
@@ -159,6 +159,8 @@ export interface PlacesDocument {
 /** Body of `POST /v1/disks/{name}/object`. */
 export interface ObjectRequest {
   readonly offsetBytes: number;
+  /** Name of a snapshot of the disk that is meant instead of the disk as it is now. */
+  readonly snapshot?: string;
 }
 
 /** Answer to `POST /v1/disks/{name}/object`: where one block of a disk lives. */

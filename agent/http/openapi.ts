@@ -376,7 +376,9 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
   ),
   Space: record("Space in the store of the node that was asked, not that of all nodes", {
     usedBytes: count("Data that it is read through; of a disk also what its snapshots are"),
-    exclusiveBytes: count("Of these what nothing else needs: comes back when it is deleted"),
+    exclusiveBytes: count(
+      "Of these what nothing else needs: comes back when it is deleted; of a disk at least that",
+    ),
     sharedBytes: count("The rest"),
   }),
   Disk: record("A disk", {
@@ -461,7 +463,10 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
       "The most chunks first",
     ),
   }),
-  ObjectRequest: record("A byte of a disk", { offsetBytes: count("Where it is") }),
+  ObjectRequest: record("A byte of a disk", {
+    offsetBytes: count("Where it is"),
+    snapshot: { ...snapshotName, description: "A snapshot of the disk, in place of the disk" },
+  }, ["snapshot"]),
   Object: record("Where a block of a disk lives", {
     ...CHUNK,
     blockOffsetBytes: count("Of the block on the disk"),
@@ -913,6 +918,9 @@ const queryFlag = (name: string, description: string) => ({
   description,
 });
 
+/** Space takes time to count. */
+const BRIEF = queryFlag("brief", "1: without their space");
+
 /** The whole document. */
 export const OPENAPI = {
   openapi: "3.1.0",
@@ -978,6 +986,7 @@ export const OPENAPI = {
       get: {
         operationId: "listSnapshots",
         summary: "Snapshots of all disks",
+        parameters: [BRIEF],
         responses: answer(200, "SnapshotList", "The snapshots"),
       },
       post: {
@@ -998,6 +1007,7 @@ export const OPENAPI = {
       get: {
         operationId: "listSnapshotsOfDisk",
         summary: "Snapshots of a disk",
+        parameters: [BRIEF],
         responses: answer(200, "SnapshotList", "The snapshots"),
       },
     },
@@ -1118,11 +1128,19 @@ export const OPENAPI = {
         responses: answer(200, "Places", "Sets of nodes"),
       },
     },
+    "/v1/disks/{name}/snapshots/{snapshot}/places": {
+      parameters: [nameParameter, snapshotParameter],
+      get: {
+        operationId: "listSnapshotPlaces",
+        summary: "On which nodes the chunks of a snapshot are, counted",
+        responses: answer(200, "Places", "Sets of nodes"),
+      },
+    },
     "/v1/disks/{name}/chunks": {
       parameters: [nameParameter],
       post: {
         operationId: "findChunks",
-        summary: "On which nodes each chunk of a part of a disk is; changes nothing",
+        summary: "On which nodes each chunk of a part of a disk or a snapshot is; changes nothing",
         requestBody: body("ExtentsRequest"),
         responses: answer(200, "ChunkList", "The chunks"),
       },
@@ -1131,7 +1149,7 @@ export const OPENAPI = {
       parameters: [nameParameter],
       post: {
         operationId: "findObject",
-        summary: "Where one byte of a disk lives; changes nothing",
+        summary: "Where one byte of a disk or a snapshot lives; changes nothing",
         requestBody: body("ObjectRequest"),
         responses: answer(200, "Object", "The block"),
       },

@@ -16,7 +16,7 @@ import {
   placer,
   summarizePlaces,
 } from "../map/map.ts";
-import { type Call, Deadline, json, requireDisk, type Route } from "./call.ts";
+import { type Call, Deadline, json, readableSnapshot, requireDisk, type Route } from "./call.ts";
 import type {
   ChunkDocument,
   ChunkListDocument,
@@ -33,13 +33,31 @@ const CHUNKS_MAX = 1024;
 /** Their part of the table. Two are questions, though they are POSTs: what they ask for is in their bodies. */
 export const PLACE_ROUTES: readonly Route[] = [
   { method: "GET", path: "/v1/disks/{name}/places", handle: listPlaces },
+  { method: "GET", path: "/v1/disks/{name}/snapshots/{snapshot}/places", handle: listPlaces },
   { method: "POST", path: "/v1/disks/{name}/chunks", body: "ExtentsRequest", handle: findChunks },
   { method: "POST", path: "/v1/disks/{name}/object", body: "ObjectRequest", handle: findObject },
 ];
 
-function listPlaces({ backend, name }: Call): Response {
-  const map = backend.map();
+/** What a question is about: a disk, or what it was when a snapshot was taken. Both have the same groups. */
+interface Source {
+  readonly disk: DiskEntry;
+  /** Newest layer of the snapshot; undefined: the disk is meant. */
+  readonly layer: number | undefined;
+  /** For people: `disk web`, `snapshot web@monday`. */
+  readonly text: string;
+}
+
+/** @param snapshot name of one of the disk; undefined: the disk itself */
+function requireSource(map: ClusterMap, name: string, snapshot: string | undefined): Source {
   const disk = requireDisk(map, name);
+  if (snapshot === undefined) return { disk, layer: undefined, text: `disk ${name}` };
+  const { layer, sizeBytes } = readableSnapshot(disk, snapshot);
+  return { disk: { ...disk, sizeBytes }, layer, text: `snapshot ${name}@${snapshot}` };
+}
+
+function listPlaces({ backend, name, part }: Call): Response {
+  const map = backend.map();
+  const { disk } = requireSource(map, name, part === "" ? undefined : part);
   const found = summarizePlaces(map, disk, selfOf(map, backend.info().nodeId));
   if (found === null) throw new ControlFailure(NO_GROUPS);
   const places = found.map(({ groups, chunks, sizeBytes, ...place }) => ({
@@ -52,11 +70,19 @@ function listPlaces({ backend, name }: Call): Response {
 }
 
 function findChunks(call: Call): Response {
-  const { offsetBytes, lengthBytes } = call.body as ExtentsRequest;
+  const { offsetBytes, lengthBytes, snapshot, since } = call.body as ExtentsRequest;
+  if (since !== undefined) {
+    throw new ControlFailure({
+      code: "invalid",
+      message: "'since' says nothing about where chunks are",
+      hint: "leave it out: what goes on from a snapshot is on the same nodes",
+    });
+  }
   const map = call.backend.map();
-  const disk = requireDisk(map, call.name);
+  const source = requireSource(map, call.name, snapshot);
+  const { disk } = source;
   if (offsetBytes + lengthBytes > disk.sizeBytes) {
-    throw new ControlFailure(outside(disk, `${lengthBytes} bytes at ${offsetBytes} are`));
+    throw new ControlFailure(outside(source, `${lengthBytes} bytes at ${offsetBytes} are`));
   }
   const describe = chunkDescriber(call, map, disk);
   const first = Math.floor(offsetBytes / CHUNK_BYTES);
@@ -67,19 +93,22 @@ function findChunks(call: Call): Response {
 
 async function findObject(call: Call): Promise<Response> {
   const { backend, name, statusTimeoutMs } = call;
-  const { offsetBytes } = call.body as ObjectRequest;
-  const { sizeBytes, id } = requireDisk(backend.map(), name);
-  if (offsetBytes >= sizeBytes) {
-    throw new ControlFailure(outside({ name, sizeBytes }, `offset ${offsetBytes} is`));
+  const { offsetBytes, snapshot } = call.body as ObjectRequest;
+  const before = requireSource(backend.map(), name, snapshot);
+  if (offsetBytes >= before.disk.sizeBytes) {
+    throw new ControlFailure(outside(before, `offset ${offsetBytes} is`));
   }
-  const block = await new Deadline(statusTimeoutMs).race(backend.block(name, offsetBytes));
+  const block = await new Deadline(statusTimeoutMs).race(
+    backend.block(name, offsetBytes, before.layer),
+  );
   const map = backend.map();
-  const disk = requireDisk(map, name);
+  const source = requireSource(map, name, snapshot);
   // Another one of the same name, or one that was cut shorter, since the store was asked.
-  if (disk.id !== id || offsetBytes >= disk.sizeBytes) {
-    throw new ControlFailure(outside(disk, `offset ${offsetBytes} is`));
+  const isSame = source.disk.id === before.disk.id && source.layer === before.layer;
+  if (!isSame || offsetBytes >= source.disk.sizeBytes) {
+    throw new ControlFailure(outside(source, `offset ${offsetBytes} is`));
   }
-  const chunk = chunkDescriber(call, map, disk)(Math.floor(offsetBytes / CHUNK_BYTES));
+  const chunk = chunkDescriber(call, map, source.disk)(Math.floor(offsetBytes / CHUNK_BYTES));
   return json(
     200,
     {
@@ -97,10 +126,10 @@ const NO_GROUPS = {
   hint: "'kelpie status' says what it waits for",
 } as const;
 
-function outside({ name, sizeBytes }: Pick<DiskEntry, "name" | "sizeBytes">, what: string) {
+function outside({ disk, text }: Source, what: string) {
   return {
     code: "invalid",
-    message: `${what} not within disk ${name} of ${sizeBytes} bytes`,
+    message: `${what} not within ${text} of ${disk.sizeBytes} bytes`,
   } as const;
 }
 

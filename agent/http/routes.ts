@@ -15,13 +15,11 @@ import {
   type Attributes,
   chainOf,
   type ClusterMap,
-  type DiskEntry,
   findNode,
   findNodeByName,
   limitNumbers,
   NO_LIMITS,
   type NodeEntry,
-  type SnapshotEntry,
 } from "../map/map.ts";
 import type { MapCommand } from "../map/map.ts";
 import { previewNodeChange } from "../map/preview.ts";
@@ -32,8 +30,8 @@ import {
   checkSockets,
   Deadline,
   json,
+  readableSnapshot,
   requireDisk,
-  requireSnapshot,
   type Route,
 } from "./call.ts";
 import { answerDisk, diskDescriber, layerBytes } from "./describe.ts";
@@ -301,17 +299,6 @@ async function findExtents({ backend, name, body, statusTimeoutMs }: Call): Prom
   };
   const extents = await new Deadline(statusTimeoutMs).race(backend.extents(name, range));
   return json(200, { offsetBytes, extents } satisfies ExtentsDocument);
-}
-
-/** A snapshot of a disk that is complete. */
-function readableSnapshot(disk: DiskEntry, name: string): SnapshotEntry {
-  const snapshot = requireSnapshot(disk, name);
-  if (snapshot.taking === 0) return snapshot;
-  throw new ControlFailure({
-    code: "busy",
-    message: `snapshot ${disk.name}@${name} is being taken`,
-    hint: "try again in a moment",
-  });
 }
 
 /** The layer of the snapshot `DISK@NAME`, which has to lie below the first of a chain. */

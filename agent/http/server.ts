@@ -21,8 +21,8 @@ import { SCHEMAS } from "./openapi.ts";
 import { ROUTES } from "./routes.ts";
 import { checkShape } from "./shape.ts";
 
-/** Longest body of a request, in bytes: a disk with all its attributes takes a tenth. */
-export const BODY_BYTES_MAX = 64 * 1024;
+/** Longest body of a request, in bytes: the names of all disks, each as long as may be, to take a snapshot of. */
+export const BODY_BYTES_MAX = 320 * 1024;
 
 /** Requests under way at once: an operator has one, scripts and monitoring a few. */
 export const REQUESTS_MAX = 128;
@@ -407,21 +407,27 @@ async function readBody(request: Request, route: Route): Promise<unknown> {
 /** The whole body, unless it is too long; what is too long is not read to its end. */
 async function readBounded(request: Request): Promise<Uint8Array> {
   if (request.body === null) return new Uint8Array(0);
-  const bytes = new Uint8Array(BODY_BYTES_MAX);
+  const parts: Uint8Array[] = [];
   let length = 0;
   try {
     for await (const part of request.body) {
       if (length + part.length > BODY_BYTES_MAX) {
         throw invalid(`the body is longer than ${BODY_BYTES_MAX} bytes, which is the most`);
       }
-      bytes.set(part, length);
+      parts.push(part);
       length += part.length;
     }
   } catch (error) {
     if (error instanceof ControlFailure) throw error;
     throw invalid("the body cannot be read to its end");
   }
-  return bytes.subarray(0, length);
+  const bytes = new Uint8Array(length);
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
 }
 
 function invalid(message: string): ControlFailure {

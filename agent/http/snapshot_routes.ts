@@ -5,21 +5,19 @@
  */
 
 import { ControlFailure } from "../map/errors.ts";
-import { findSnapshot, isOn, type TrashEntry } from "../map/map.ts";
 import {
-  type Call,
-  checkSockets,
-  Deadline,
-  json,
-  requireDisk,
-  requireSnapshot,
-  type Route,
-} from "./call.ts";
+  type DiskEntry,
+  findSnapshot,
+  isOn,
+  type SnapshotEntry,
+  type TrashEntry,
+} from "../map/map.ts";
+import { type Call, checkSockets, json, requireDisk, requireSnapshot, type Route } from "./call.ts";
 import {
   answerDisk,
   describeDeleted,
   describeSchedule,
-  layerBytes,
+  snapshotBytes,
   snapshotDescriber,
   snapshotsOf,
 } from "./describe.ts";
@@ -40,11 +38,17 @@ const SCHEDULE = "/v1/disks/{name}/schedules/{schedule}";
 
 /** Their part of the table. */
 export const SNAPSHOT_ROUTES: readonly Route[] = [
-  { method: "GET", path: "/v1/snapshots", handle: (call) => listSnapshots(call, null) },
+  {
+    method: "GET",
+    path: "/v1/snapshots",
+    query: ["brief"],
+    handle: (call) => listSnapshots(call, null),
+  },
   { method: "POST", path: "/v1/snapshots", body: "CreateSnapshots", handle: createSnapshots },
   {
     method: "GET",
     path: "/v1/disks/{name}/snapshots",
+    query: ["brief"],
     handle: (call) => listSnapshots(call, call.name),
   },
   { method: "GET", path: SNAPSHOT, handle: (call) => answerSnapshot(call, call.part) },
@@ -71,16 +75,24 @@ export const SNAPSHOT_ROUTES: readonly Route[] = [
 async function listSnapshots(call: Call, name: string | null): Promise<Response> {
   const { backend } = call;
   if (name !== null) requireDisk(backend.map(), name);
-  const describe = await describer(call);
+  const describe = call.query.get("brief") === "1"
+    ? snapshotDescriber(backend, null)
+    : await describer(call, (disk) => name === null || disk.name === name);
   const map = backend.map();
   const disks = name === null ? map.disks : [requireDisk(map, name)];
   const snapshots = disks.flatMap((disk) => snapshotsOf(disk).map((each) => describe(disk, each)));
   return json(200, { snapshots } satisfies SnapshotListDocument);
 }
 
-async function describer({ backend, statusTimeoutMs }: Call) {
-  const bytes = await layerBytes(backend, new Deadline(statusTimeoutMs));
-  return snapshotDescriber(backend, bytes);
+/** @param isWanted which snapshots are to be described */
+async function describer(
+  { backend, statusTimeoutMs }: Call,
+  isWanted: (disk: DiskEntry, snapshot: SnapshotEntry) => boolean,
+) {
+  const wanted = backend.map().disks.flatMap((disk) =>
+    snapshotsOf(disk).filter((each) => isWanted(disk, each)).map(({ layer }) => layer)
+  );
+  return snapshotDescriber(backend, await snapshotBytes(backend, wanted, statusTimeoutMs));
 }
 
 async function createSnapshots(call: Call): Promise<Response> {
@@ -88,13 +100,17 @@ async function createSnapshots(call: Call): Promise<Response> {
   const { disks, name } = call.body as CreateSnapshotsRequest;
   const ids = disks.map((disk) => requireDisk(backend.map(), disk).id);
   const taken = await takeSnapshots(call, { disks: ids, name });
-  const describe = await describer(call);
+  const layers = new Set(taken.map(({ snapshot }) => snapshot.layer));
+  const describe = await describer(call, (_, { layer }) => layers.has(layer));
   const snapshots = taken.map(({ disk, snapshot }) => describe(disk, snapshot));
   return json(201, { snapshots } satisfies SnapshotListDocument);
 }
 
 async function answerSnapshot(call: Call, name: string): Promise<Response> {
-  const describe = await describer(call);
+  const describe = await describer(
+    call,
+    (disk, snapshot) => disk.name === call.name && snapshot.name === name,
+  );
   const disk = requireDisk(call.backend.map(), call.name);
   return json(200, describe(disk, requireSnapshot(disk, name)));
 }

@@ -77,9 +77,10 @@ async function begin(
   end: AbortSignal,
 ): Promise<Begun> {
   // Where nobody is left who could end it there is nothing to wait for, and the map says what to do.
+  const isWanted = new Set(disks);
   const busy = (map: ClusterMap) =>
     map.disks.find((disk) =>
-      disks.includes(disk.id) && takingOf(disk) !== undefined && disorderOf(map, disk) === null
+      isWanted.has(disk.id) && takingOf(disk) !== undefined && disorderOf(map, disk) === null
     );
   while (true) {
     try {
@@ -104,12 +105,18 @@ async function begin(
 }
 
 function begunIn(map: ClusterMap, { disks, name }: Wanted): Begun {
+  const byId = disksById(map);
   const snapshots = disks.map((id) => {
-    const disk = map.disks.find((each) => each.id === id);
+    const disk = byId.get(id);
     return disk?.snapshots.find((snapshot) => snapshot.name === name && !snapshot.isAborted);
   });
   const layers = snapshots.map((snapshot) => snapshot?.layer ?? 0);
   return { layers, taking: snapshots.find((each) => each !== undefined)?.taking ?? 0 };
+}
+
+/** There may be thousands, and a change of the map for each of them. */
+function disksById({ disks }: ClusterMap): Map<number, DiskEntry> {
+  return new Map(disks.map((disk) => [disk.id, disk]));
 }
 
 /** What has become of what was begun. Snapshots are known by their layers: somebody may rename them. */
@@ -119,8 +126,9 @@ function findTaken(
   { layers }: Begun,
 ): readonly Taken[] | "waiting" | "gone" {
   const taken: Taken[] = [];
+  const byId = disksById(map);
   for (let at = 0; at < disks.length; at++) {
-    const disk = map.disks.find((each) => each.id === disks[at]);
+    const disk = byId.get(disks[at]);
     const snapshot = disk?.snapshots.find(({ layer }) => layer === layers[at]);
     if (disk === undefined || snapshot === undefined || snapshot.isAborted) return "gone";
     if (snapshot.taking !== 0) return "waiting";
@@ -158,6 +166,9 @@ async function giveUp(
   });
 }
 
+/** Disks that one message names. */
+const NAMED_MAX = 10;
+
 /** Which disk was not ready, and on which node. */
 function notReady(
   map: ClusterMap,
@@ -168,12 +179,16 @@ function notReady(
     readonly timeoutMs: number;
   },
 ): string {
+  const layers = new Map(disks.map((id, at) => [id, begun.layers[at]]));
   const waiting = map.disks.filter((disk) => {
-    const at = disks.indexOf(disk.id);
-    const snapshot = disk.snapshots.find(({ layer }) => at >= 0 && layer === begun.layers[at]);
+    const own = layers.get(disk.id);
+    const snapshot = disk.snapshots.find(({ layer }) => layer === own);
     return snapshot !== undefined && snapshot.taking !== 0 && !snapshot.isDrained;
   });
-  const named = waiting.map((disk) => `disk ${disk.name} ${placeOf(map, disk)}`).join(", ");
+  const shown = waiting.slice(0, NAMED_MAX);
+  const rest = waiting.length - shown.length;
+  const named = shown.map((disk) => `disk ${disk.name} ${placeOf(map, disk)}`).join(", ") +
+    (rest > 0 ? ` and ${rest} more` : "");
   const what = named === "" ? "the snapshot was not ready" : `${named} was not ready`;
   return isLate
     ? `${what} within ${timeoutMs / 1000} seconds`

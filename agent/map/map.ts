@@ -51,7 +51,7 @@ export {
   type PlaceSummary,
   summarizePlaces,
 } from "./places.ts";
-export { spaceOf, type SpaceOfMap, type SpaceUsage } from "./space.ts";
+export { type Merge, merges, spaceOf, type SpaceOfMap, type SpaceUsage } from "./space.ts";
 export { disorderOf, drainingLayer, findSnapshot, takingOf } from "./snapshots.ts";
 
 /**

@@ -39,8 +39,8 @@ export const SNAPSHOTS_PER_DISK_MAX = 1024;
 /** Most snapshots of one map, and most layers: with names of usual length they take half of {@linkcode MAP_BYTES_MAX}. */
 export const SNAPSHOTS_MAX = 32_768;
 
-/** Most disks and snapshots that one command takes a snapshot of. */
-export const SNAPSHOT_DISKS_MAX = 256;
+/** Most disks that one command takes a snapshot of: all of them, as a backup of a cluster does. */
+export const SNAPSHOT_DISKS_MAX = DISKS_MAX;
 
 /** Most disks in the trash. */
 export const TRASH_MAX = 4096;

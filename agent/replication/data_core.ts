@@ -352,13 +352,19 @@ export class DataCore implements PeerListener, RouterHost {
    *
    * @param chunk of the disk
    * @param block of the chunk
+   * @param layer as of {@linkcode extentsOf}
    */
-  blockOf(disk: number, chunk: number, block: number): BlockFound | null {
+  blockOf(disk: number, chunk: number, block: number, layer = 0): BlockFound | null {
     const view = this.view.disk(disk);
     if (view === undefined) return null;
-    const { store } = this;
-    const mayRead = this.#mayDescribe(disk);
-    return findBlock({ view: this.view, store, disk: view, mayRead }, chunk, block);
+    const query = {
+      view: this.view,
+      store: this.store,
+      disk: view,
+      layer: layer === 0 ? view.entry.layers[0] : layer,
+      mayRead: layer === 0 ? this.#mayDescribe(disk) : this.mayServe,
+    };
+    return findBlock(query, chunk, block);
   }
 
   /**

@@ -58,15 +58,17 @@ export interface BlockFound {
  * @param block 0…1023 of the chunk
  */
 export function findBlock(
-  query: Pick<ExtentsQuery, "view" | "store" | "disk" | "mayRead">,
+  query: Pick<ExtentsQuery, "view" | "store" | "disk" | "layer" | "mayRead">,
   chunk: number,
   block: number,
 ): BlockFound {
-  const { view, store, disk, mayRead } = query;
+  const { view, store, disk, layer: newest, mayRead } = query;
   const unknown = { kind: ExtentKind.Unknown, layer: 0, isDamaged: false };
-  if (!mayRead || view.groupOf(disk, chunk).readFrom !== view.self) return unknown;
+  // A layer that is merged away, or that this node has not heard of, is not to be read through.
+  if (!mayRead || !view.isOfFamily(disk, newest) || !view.isReadable(newest)) return unknown;
+  if (view.groupOf(disk, chunk).readFrom !== view.self) return unknown;
   const word = block >>> 5, bit = 1 << (block & 31);
-  for (const layer of disk.entry.layers) {
+  for (const layer of view.chain(newest)) {
     if (store.paths?.isLost(layer, chunk)) return unknown;
     store.describeChunk(layer, chunk, data, zeros, poisoned);
     const isDamaged = (poisoned[word] & bit) !== 0;
@@ -118,6 +120,7 @@ export function describeExtents(query: ExtentsQuery): number[] {
       if (next > at) {
         push(runs, next - at, empty);
         at = next;
+        cost++;
         continue;
       }
     }
@@ -146,12 +149,16 @@ function layersOf({ view, disk, layer, since }: ExtentsQuery): readonly number[]
 
 const found = chunkList(1);
 
-/** The first chunk from one on of which any of the layers has anything here; Infinity: there is none. */
-function nextHeld(store: LocalStore, layers: readonly number[], from: number): number {
+/**
+ * The first chunk from one on of which any of the layers may have anything here; Infinity: there is none. Where a layer has nothing for
+ * terabytes, the store does not look at all of it at once: then it is one before which there is nothing.
+ */
+export function nextHeld(store: LocalStore, layers: readonly number[], from: number): number {
   let next = Infinity;
   for (const layer of layers) {
     store.listChunks(layer, from, found);
     if (found.count > 0) next = Math.min(next, found.chunks[0]);
+    else if (found.next >= 0) next = Math.min(next, found.next);
   }
   return next;
 }

@@ -9,6 +9,8 @@ import { Prng } from "../../agent/base/prng.ts";
 import { ensurePackages } from "../guest/install.ts";
 import { StorageDaemon } from "../guest/storage_daemon.ts";
 import { IDLE_DISK, sessionWith } from "../http/fake_backend.ts";
+import type { Extent } from "../../agent/http/backend.ts";
+import { clusterWithDisk } from "../map/cluster.ts";
 import { FakeAgent, type FakeTerminal } from "./fixture.ts";
 
 const MIB = 1024 ** 2;
@@ -315,6 +317,32 @@ Deno.test("export writes a raw file with holes, and only a complete one", async 
   assertEquals(left.filter((name) => name.includes("partial")), []);
 });
 
+Deno.test("a snapshot is read and exported beside the disk, which holds something else by now", async () => {
+  await using bench = await Bench.start();
+  const before = randomBytes(MIB, 21);
+  await bench.add("web", randomBytes(2 * MIB, 22));
+  await bench.serve("web@monday", before);
+  const { backend } = bench.agent;
+  await backend.propose({ kind: "resize-disk", name: "web", sizeBytes: MIB, shrink: true });
+  await backend.propose({ kind: "create-snapshots", disks: [1], name: "monday", nowMs: 1 });
+  await backend.propose({ kind: "resize-disk", name: "web", sizeBytes: 2 * MIB });
+  backend.statuses.set("web", { ...IDLE_DISK, sessions: [sessionWith()] });
+  const piece = await bench.agent.runWell("disk read web@monday --offset 1000 --length 5000");
+  assert(equal(piece.terminal.bytes, before.subarray(1000, 6000)));
+  const file = bench.path("monday.raw");
+  const { stderr } = await bench.agent.runWell(["disk", "export", "web@monday", file]);
+  // Whoever uses the disk changes nothing about the snapshot: there is nothing to warn of.
+  assertMatch(stderr, /^exported 1M in .* from snapshot web@monday to /);
+  assert(equal(await Deno.readFile(file), before));
+  const piped = await bench.agent.runWell("disk export web@monday -");
+  assert(equal(piped.terminal.bytes, before));
+  const missing = await bench.agent.run("disk read web@friday");
+  assertEquals(missing.code, 5);
+  assertMatch(missing.stderr, /disk web has no snapshot named "friday"/);
+  const wrong = await bench.agent.run("disk read web@");
+  assertEquals(wrong.code, 64);
+});
+
 Deno.test("export to standard output is the whole disk", async () => {
   await using bench = await Bench.start();
   const content = randomBytes(MIB, 14);
@@ -417,6 +445,116 @@ async function withSnapshot(bench: Bench, content: Uint8Array): Promise<void> {
   await bench.serve("web@monday", content);
   await bench.serve("copy", new Uint8Array(content.length));
 }
+
+/** Three MiB: data, nothing, and zeros between data. */
+function patchy(): Uint8Array<ArrayBuffer> {
+  const content = randomBytes(3 * MIB, 31);
+  content.fill(0, MIB, 2 * MIB);
+  for (let at = 2 * MIB; at < 3 * MIB; at += 5 * 4096) content.fill(0, at, at + 4096);
+  return content;
+}
+
+Deno.test("preallocate writes zeros where nothing is, and nowhere else", async () => {
+  for (const [isKnown, kind] of [[true, "hole"], [true, "zero"], [false, "hole"]] as const) {
+    await using bench = await Bench.start();
+    const content = patchy();
+    await bench.add("web", content);
+    // The file behind the disk is sparse where it is zeros.
+    const sparse = await Deno.open(bench.behind("web"), { write: true });
+    await sparse.truncate(0);
+    await sparse.truncate(content.length);
+    for (let at = 0; at < content.length; at += 4096) {
+      const block = content.subarray(at, at + 4096);
+      if (block.every((byte) => byte === 0)) continue;
+      await sparse.seek(at, Deno.SeekMode.Start);
+      await sparse.write(block);
+    }
+    sparse.close();
+    assert(allocatedBytes(bench.behind("web")) < 2 * MIB);
+    const stateOf = (at: number) =>
+      content.subarray(at, at + 4096).every((byte) => byte === 0) ? kind : "data" as const;
+    bench.agent.backend.onExtents = (_name, { offsetBytes, lengthBytes }) => {
+      if (!isKnown) return Promise.resolve([{ lengthBytes, state: "unknown" }]);
+      const extents: Extent[] = [];
+      const end = Math.min(offsetBytes + lengthBytes, offsetBytes + 200 * 4096);
+      for (let at = offsetBytes; at < end; at += 4096) {
+        extents.push({ lengthBytes: 4096, state: stateOf(at) });
+      }
+      return Promise.resolve(extents);
+    };
+    const { stderr } = await bench.agent.runWell("disk preallocate web");
+    assertMatch(stderr, /^all of disk web has space now: wrote 1\.2M in /m);
+    assert(equal(await bench.content("web"), content), "the disk has changed");
+    assert(allocatedBytes(bench.behind("web")) >= 3 * MIB);
+    bench.agent.backend.onExtents = (_name, { lengthBytes }) =>
+      Promise.resolve([{ lengthBytes, state: "data" }]);
+    const again = await bench.agent.runWell("disk preallocate web");
+    assertMatch(again.stderr, /^all of disk web has space already$/m);
+  }
+});
+
+Deno.test("preallocate goes on where it was interrupted, and a disk that was made for it stays", async () => {
+  await using bench = await Bench.start();
+  await bench.serve("db", new Uint8Array(MIB));
+  const words = "disk create db 1M --preallocate";
+  const interrupted = await bench.agent.run(words, (terminal) => terminal.interrupt());
+  assertEquals(interrupted.code, 130);
+  assertMatch(interrupted.stderr, /'kelpie disk preallocate db' goes on/);
+  assertEquals(bench.agent.backend.clusterMap.disks.map(({ name }) => name), ["db"]);
+  const { stderr } = await bench.agent.runWell("disk preallocate db");
+  assertMatch(stderr, /all of disk db has space now/);
+  assert(allocatedBytes(bench.behind("db")) >= MIB);
+});
+
+Deno.test("preallocate refuses what is open, cannot be written, or keeps zeros as holes", async () => {
+  await using bench = await Bench.start();
+  await bench.add("web", new Uint8Array(MIB));
+  const { backend } = bench.agent;
+  const refused = async (words: string, code: number, message: RegExp) => {
+    const ran = await bench.agent.run(words);
+    assertEquals(ran.code, code, ran.stderr);
+    assertMatch(ran.stderr, message);
+    assertEquals(allocatedBytes(bench.behind("web")), before);
+  };
+  const before = allocatedBytes(bench.behind("web"));
+  const disks = backend.clusterMap.disks.length;
+  await refused(
+    "disk create db 1M --preallocate --detect-zeroes",
+    64,
+    /contradict each other\n +with it blocks of zeros take no space/,
+  );
+  await refused("disk create db 1M --preallocate --read-only", 64, /contradict each other/);
+  assertEquals(backend.clusterMap.disks.length, disks, "nothing is made");
+  backend.statuses.set("web", { ...IDLE_DISK, sessions: [sessionWith()] });
+  await refused("disk preallocate web", 1, /disk web is in use by .*4711/);
+  backend.statuses.delete("web");
+  const [web] = backend.clusterMap.disks;
+  const change = (part: Partial<typeof web>) =>
+    backend.clusterMap = { ...backend.clusterMap, disks: [{ ...web, ...part }] };
+  change({ lease: { node: 3, incarnation: 1 } });
+  await refused("disk preallocate web", 1, /disk web is open on node/);
+  change({ readOnly: true });
+  await refused("disk preallocate web", 1, /disk web is read-only/);
+  change({ detectZeroes: true });
+  await refused("disk preallocate web", 1, /detect-zeroes on\n.*--detect-zeroes off' first/);
+});
+
+Deno.test("preallocate says which node lacks how much, and a disk that was made for it goes again", async () => {
+  await using bench = await Bench.start();
+  const { backend } = bench.agent;
+  backend.clusterMap = clusterWithDisk(2, 2);
+  const capacityBytes = backend.clusterMap.nodes[0].capacityBytes;
+  const pools = backend.clusterMap.pools.map((pool) => ({
+    ...pool,
+    pgs: pool.pgs.map((pg) => ({ ...pg, target: [1, 2], inSync: [1, 2] })),
+  }));
+  backend.clusterMap = { ...backend.clusterMap, pools };
+  backend.nodeParts.set(2, { usedBytes: capacityBytes - 256 * MIB });
+  const { code, stderr } = await bench.agent.run("disk create db 1G --copies 2 --preallocate");
+  assertEquals(code, 4, stderr);
+  assertMatch(stderr, /too little space for all of disk db: 768M on node host-2 is missing/);
+  assertEquals(backend.clusterMap.disks.map(({ name }) => name), ["web"]);
+});
 
 Deno.test("clone --full copies a snapshot into a disk of its own, and leaves holes", async () => {
   await using bench = await Bench.start();

@@ -92,3 +92,29 @@ Deno.test("disk object says where a byte lives", async () => {
   assertEquals(JSON.parse((await agent.runWell("disk object web 0 --json")).stdout).chunk, 0);
   assertEquals((await agent.run("disk object wbe 0")).code, 5);
 });
+
+Deno.test("disk map and disk object of a snapshot", async () => {
+  await using agent = await start();
+  const { backend } = agent;
+  backend.clusterMap = runAll(
+    backend.clusterMap,
+    { kind: "create-snapshots", disks: [1], name: "monday", nowMs: 1 },
+    { kind: "resize-disk", name: "web", sizeBytes: 2 * 1024 ** 3 },
+  );
+  const chunksOf = ({ places }: { places: { chunks: number }[] }) =>
+    places.reduce((sum, { chunks }) => sum + chunks, 0);
+  const all = JSON.parse((await agent.runWell("disk map web@monday --json")).stdout);
+  assertEquals(chunksOf(all), 256);
+  const whole = JSON.parse((await agent.runWell("disk map web --json")).stdout);
+  assertEquals(chunksOf(whole), 512);
+  const part = await agent.runWell("disk map web@monday --offset 1020M --json");
+  assertEquals(JSON.parse(part.stdout).map(({ chunk }: { chunk: number }) => chunk), [255]);
+  const past = await agent.run("disk map web@monday --offset 1G");
+  assertEquals(past.code, 64);
+  assertMatch(past.stderr, /not within snapshot web@monday/);
+  const [, monday] = backend.clusterMap.disks[0].layers;
+  backend.blockPlace = { state: "data", layer: monday, path: "/data", storeOffsetBytes: 4096 };
+  const { stdout } = await agent.runWell("disk object web@monday 4097");
+  assertMatch(stdout, /^layer: +\d+, of web@monday$/m);
+  assertEquals(backend.askedBlocks, [monday]);
+});

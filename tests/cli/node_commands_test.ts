@@ -166,24 +166,110 @@ Deno.test("--dry-run prints the plan as data, and changes nothing", async () => 
   assertEquals((await agent.run("node drain host-2 --json")).code, 64);
 });
 
-Deno.test("a plan is not carried out on a map that is not the one that was shown", async () => {
+/** Changes of places between a plan and the change, `times` times: as when another node has just joined. */
+function movePlaces({ backend }: FakeAgent, times: number): void {
+  const { map, cluster } = backend;
+  // A command asks for the node and for the plan, and each of them for the cluster and then for the map.
+  let asked = 0;
+  let isPlanned = false;
+  backend.cluster = () => {
+    isPlanned = ++asked % 2 === 0;
+    return cluster.call(backend);
+  };
+  backend.map = () => {
+    const shown = map.call(backend);
+    if (!isPlanned || times === 0) return shown;
+    isPlanned = false;
+    times--;
+    const weight = nodeOf(backend, 3).weight === 1 ? 2 : 1;
+    backend.clusterMap = run(shown, { kind: "set-weight", node: 3, weight }).map;
+    return shown;
+  };
+}
+
+Deno.test("a plan is not carried out on a map that is not the one that was shown, and the new one is shown", async () => {
   await using agent = await start();
-  const { code, stderr } = await agent.run("node drain host-2", (terminal) => {
-    person("y")(terminal);
+  const { backend } = agent;
+  /** Places change while the person thinks, once. */
+  const slow = (...answers: string[]) => (terminal: FakeTerminal) => {
+    person(...answers)(terminal);
     const { ask } = terminal;
     terminal.ask = (question) => {
-      const { backend } = agent;
+      if (terminal.questions.length === 0) {
+        backend.clusterMap = run(backend.clusterMap, {
+          kind: "set-weight",
+          node: 3,
+          weight: nodeOf(backend, 3).weight === 1 ? 2 : 1,
+        }).map;
+      }
+      return ask.call(terminal, question);
+    };
+  };
+  const declined = await agent.run("node drain host-2", slow("y", "n"));
+  assertEquals(declined.code, 1);
+  assertMatch(
+    declined.stderr,
+    /^nodes or places have changed since the plan was made: nothing was changed; this is the new plan\n(\d+) copies/m,
+  );
+  assertEquals(declined.terminal.questions.length, 2);
+  assertEquals(declined.stderr.match(/^\d+ copies .* will be copied/gm)?.length, 2);
+  assertEquals(nodeOf(backend, 2).availability, "in");
+
+  const agreed = await agent.runWell("node drain host-2", slow("y", "y"));
+  assertEquals(agreed.terminal.questions.length, 2);
+  assertEquals(nodeOf(backend, 2).availability, "draining");
+});
+
+Deno.test("what --yes agrees to is planned anew when places have changed, so many times and no more", async () => {
+  for (
+    const [words, isMade] of [
+      ["drain host-2", (at: FakeBackend) => nodeOf(at, 2).availability === "draining"],
+      ["weight host-2 2T", (at: FakeBackend) => nodeOf(at, 2).weight === 2 * 1024 ** 4],
+      ["zone host-2 rack-1", (at: FakeBackend) => nodeOf(at, 2).zone === "rack-1"],
+    ] as const
+  ) {
+    await using agent = await start();
+    movePlaces(agent, 3);
+    const { stderr } = await agent.runWell(`node ${words} --yes`);
+    assertEquals(stderr.match(/since the plan was made: .*; this is the new plan$/gm)?.length, 3);
+    assert(isMade(agent.backend), words);
+  }
+  await using restless = await start();
+  movePlaces(restless, Infinity);
+  const { code, stderr } = await restless.run("node drain host-2 --yes");
+  assertEquals(code, 1);
+  assertMatch(stderr, /10 plans were out of date before they were carried out/);
+  assertMatch(stderr, /try again when places are at rest/);
+  assertEquals(stderr.match(/; this is the new plan$/gm)?.length, 9);
+  assertEquals(nodeOf(restless.backend, 2).availability, "in");
+});
+
+Deno.test("a drain that is planned anew is refused where its data has nowhere to go by now", async () => {
+  await using agent = await start(2, 2);
+  const { backend } = agent;
+  backend.clusterMap = {
+    ...backend.clusterMap,
+    settings: { ...backend.clusterMap.settings, copiesMin: 1 },
+  };
+  const { code, stderr } = await agent.run("node drain host-2", (terminal) => {
+    person("y", "y")(terminal);
+    const { ask } = terminal;
+    terminal.ask = (question) => {
+      // Somebody else drains the other one meanwhile.
       backend.clusterMap = run(backend.clusterMap, {
-        kind: "set-weight",
-        node: 3,
-        weight: 1,
+        kind: "set-availability",
+        node: 1,
+        availability: "draining",
       }).map;
       return ask.call(terminal, question);
     };
   });
   assertEquals(code, 1);
-  assertMatch(stderr, /have changed since the plan was made: nothing was changed/);
-  assertEquals(nodeOf(agent.backend, 2).availability, "in");
+  assertMatch(
+    stderr,
+    /this is the new plan\n(.*\n)*.*too few other nodes take the data of node host-2/,
+  );
+  assertEquals(nodeOf(backend, 2).availability, "in");
 });
 
 Deno.test("a plan says when copies become fewer, and a drain is refused where data has nowhere to go", async () => {

@@ -261,7 +261,7 @@ Deno.test("data goes in and out by every way, and a shrunken or discarded part r
     assertEquals(space?.exclusiveBytes, allocatedBytes, "nobody shares it");
     assert(counters.timedRequests > 0 && counters.timedMs > 0, JSON.stringify(counters));
     // Where its bytes live is where they are in the store's file.
-    const object = await client.diskObject("web", 5 * MIB + 4097);
+    const object = await client.diskObject("web", { offsetBytes: 5 * MIB + 4097 });
     assertEquals([object.state, object.layer, object.layerOf], ["data", layers[0], "web"]);
     assertEquals([object.inSync.length, object.readFrom], [1, object.inSync[0]]);
     const { path } = await client.store();
@@ -270,7 +270,7 @@ Deno.test("data goes in and out by every way, and a shrunken or discarded part r
     const block = new Uint8Array(4096);
     assertEquals(await store.read(block), 4096);
     assertBytes(block, image.subarray(5 * MIB + 4096, 5 * MIB + 8192), "the block in the store");
-    assertEquals((await client.diskObject("web", 3 * MIB)).state, "hole");
+    assertEquals((await client.diskObject("web", { offsetBytes: 3 * MIB })).state, "hole");
   }
   const again = await agent.run("disk", "import", file, "web");
   assertEquals(again.code, 3, again.stderr);

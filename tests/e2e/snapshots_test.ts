@@ -11,6 +11,7 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
 import type { AdminClient } from "../../agent/admin_client.ts";
+import { Prng } from "../../agent/base/prng.ts";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
 import { snapshotSocket } from "../../agent/map/names.ts";
 import { compareReplicas } from "../cluster/replicas.ts";
@@ -104,6 +105,46 @@ Deno.test("snapshots of two disks are one moment of a writer, stay as they are, 
   await agent.stop();
   const { blocks } = compareReplicas([`${options.dataDir}/kelpie.store`]);
   assertEquals(blocks, 3 * ORDERED_BLOCKS, "blocks of all layers in the store");
+});
+
+Deno.test("what a snapshot has alone is what comes back when it is deleted, to the byte", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await AgentProcess.start(optionsOf(work));
+  using client = agent.client();
+  const sizeBytes = 64 * MIB;
+  await client.createDisk({ name: "web", sizeBytes });
+  const seed = crypto.getRandomValues(new Uint32Array(1))[0];
+  console.log(`      seed ${seed}`);
+  const random = new Prng(seed);
+  const options = { socket: agent.socket("web"), depth: 4, bufferBytes: 16 * BLOCK_BYTES };
+  const disk = await FrontEnd.connect(options);
+  for (let round = 1; round <= 6; round++) {
+    for (let i = 0; i < 100; i++) {
+      const lengthBytes = (1 + random.below(16)) * BLOCK_BYTES;
+      const offset = random.below(1024) * 16 * BLOCK_BYTES;
+      const kind = random.below(10);
+      if (kind === 0) await disk.discard(offset, lengthBytes);
+      else if (kind === 1) await disk.writeZeroes(offset, lengthBytes);
+      else await disk.write(offset, new Uint8Array(lengthBytes).fill(round));
+    }
+    await disk.flush();
+    if (round < 6) await client.createSnapshots({ disks: ["web"], name: `s${round}` });
+  }
+  await client.cloneDisk("web", "s1", { name: "other" });
+  const left = ["s1", "s2", "s3", "s4", "s5"];
+  for (let layers = 5; left.length > 0; layers--) {
+    const [name] = left.splice(random.below(left.length), 1);
+    // Where two go on from a layer it stays.
+    if (name === "s1") await client.deleteDisk("other", { now: true });
+    const before = (await client.disk("web")).space!.usedBytes;
+    const { space } = await client.snapshot("web", name);
+    assert(space!.exclusiveBytes > 0, `web@${name} has nothing alone`);
+    await client.deleteSnapshot("web", name);
+    await untilLayers(client, "web", layers);
+    const after = (await client.disk("web")).space!.usedBytes;
+    assertEquals(before - after, space!.exclusiveBytes, `web@${name}`);
+  }
+  await disk.close();
 });
 
 Deno.test("a clone and its origin do not see each other's writes, and what a rollback took away comes back out of the trash", async () => {

@@ -56,3 +56,46 @@ Deno.test("written zeros take no space where the disk looks for them, also chang
     frontEnd.abort();
   }
 });
+
+Deno.test("pre-allocation gives every block its space, changes nothing, and is refused for a disk that is open or too large", async () => {
+  await using work = await WorkDirectory.make();
+  const options = { runDir: `${work.path}/run`, dataDir: `${work.path}/data`, capacity: "1G" };
+  await using agent = await AgentProcess.start(options);
+  using client = agent.client();
+  const sizeBytes = 64 * MIB + 512;
+  const wholeBytes = 64 * MIB + 4096;
+  const allocated = async () => (await client.disk("web")).allocatedBytes;
+  await agent.check("disk", "create", "web", `${sizeBytes}`, "--preallocate");
+  assertEquals(await allocated(), wholeBytes);
+  const frontEnd = await FrontEnd.connect({ socket: agent.socket("web") });
+  try {
+    await frontEnd.write(MIB, new Uint8Array(MIB).fill(7));
+    assertEquals(await allocated(), wholeBytes, "what is written has its space already");
+    await frontEnd.discard(MIB + 4096, 8 * MIB);
+    await frontEnd.writeZeroes(32 * MIB, MIB);
+    await frontEnd.flush();
+    assertEquals(await allocated() < wholeBytes - 8 * MIB, true);
+    const { code, stderr } = await agent.run("disk", "preallocate", "web");
+    assertEquals([code, /disk web is in use by/.test(stderr)], [1, true], stderr);
+    await frontEnd.close();
+  } finally {
+    frontEnd.abort();
+  }
+  await agent.check("disk", "preallocate", "web");
+  assertEquals(await allocated(), wholeBytes);
+  const again = await FrontEnd.connect({ socket: agent.readOnlySocket("web") });
+  try {
+    const read = new Uint8Array(3 * MIB);
+    await again.read(0, read);
+    const expected = new Uint8Array(3 * MIB);
+    expected.fill(7, MIB, MIB + 4096);
+    assertEquals(read.every((byte, at) => byte === expected[at]), true);
+    await again.close();
+  } finally {
+    again.abort();
+  }
+  const refused = await agent.run("disk", "create", "big", "2G", "--preallocate");
+  assertEquals(refused.code, 4, refused.stderr);
+  assertEquals(/too little space for all of disk big: .* is missing/.test(refused.stderr), true);
+  assertEquals((await client.disks()).map(({ name }) => name), ["web"]);
+});

@@ -34,6 +34,7 @@ import {
   findDisk,
   isOn,
   type MapCommand,
+  type Merge,
 } from "../../agent/map/map.ts";
 import type { Log } from "../../agent/platform/platform.ts";
 
@@ -189,6 +190,13 @@ export class FakeBackend implements ControlBackend {
     return this.silent.has("") ? new Promise(() => {}) : Promise.resolve(this.bytes);
   }
 
+  /** What {@linkcode overlapBytes} says, by the newest of the layers below; null: there was no time. */
+  readonly overlaps = new Map<number, number | null>();
+  overlapBytes({ below }: Merge): Promise<number | null> {
+    const found = this.overlaps.get(below[0]);
+    return Promise.resolve(found === undefined ? 0 : found);
+  }
+
   diskStatus(name: string): Promise<DiskStatus> {
     if (this.silent.has(name)) return new Promise(() => {});
     if (findDisk(this.clusterMap, name) === undefined) {
@@ -220,7 +228,10 @@ export class FakeBackend implements ControlBackend {
     path: null,
     storeOffsetBytes: null,
   };
-  block(): Promise<BlockPlace> {
+  /** Layers of which a block was asked for; undefined: a disk as it is. */
+  readonly askedBlocks: (number | undefined)[] = [];
+  block(_name: string, _offsetBytes: number, layer?: number): Promise<BlockPlace> {
+    this.askedBlocks.push(layer);
     return Promise.resolve(this.blockPlace);
   }
 

@@ -60,6 +60,13 @@ Deno.test("disks and snapshots say what they take, and null when the store is si
   const list = () => harness.ask<SnapshotListDocument>(200, "GET", "/v1/disks/web/snapshots");
   const [snapshot] = (await list()).snapshots;
   assertEquals(snapshot.space, { usedBytes: 8192, exclusiveBytes: 0, sharedBytes: 8192 });
+  // What the disk has written over since comes back with the snapshot, and is counted for it alone.
+  harness.backend.overlaps.set(monday, 4096);
+  const counted = (await list()).snapshots.map(({ space }) => space);
+  assertEquals(counted, [{ usedBytes: 8192, exclusiveBytes: 4096, sharedBytes: 4096 }]);
+  harness.backend.overlaps.set(monday, null);
+  assertEquals((await list()).snapshots.map(({ space }) => space), [null], "there was no time");
+  harness.backend.overlaps.delete(monday);
   const { disks } = await harness.ask<{ disks: DiskDocument[] }>(200, "GET", "/v1/disks");
   assertEquals(disks[0].space, disk.space);
   harness.backend.silent.add("");
@@ -137,6 +144,43 @@ Deno.test("an object is a block with its layer's name, and the place in the stor
     { offsetBytes: GIB },
   );
   assertMatch(error.message, /^offset 1073741824 is not within disk web/);
+});
+
+Deno.test("a snapshot has places of its own: its size, its layer, and nothing of what came later", async () => {
+  const harness = new Harness();
+  const { backend } = harness;
+  backend.clusterMap = runAll(
+    backend.clusterMap,
+    { kind: "resize-disk", name: "web", sizeBytes: 2 * GIB },
+  );
+  const [, monday] = backend.clusterMap.disks[0].layers;
+  const places = await harness.ask<PlacesDocument>(
+    200,
+    "GET",
+    "/v1/disks/web/snapshots/monday/places",
+  );
+  assertEquals(places.places.map(({ chunks, sizeBytes }) => [chunks, sizeBytes]), [[256, GIB]]);
+  const range = { offsetBytes: GIB - 4096, lengthBytes: 4096, snapshot: "monday" };
+  const chunks = "/v1/disks/web/chunks";
+  const found = await harness.ask<ChunkListDocument>(200, "POST", chunks, range);
+  assertEquals(found.chunks.map(({ chunk }) => chunk), [255]);
+  await harness.ask<ObjectDocument>(200, "POST", "/v1/disks/web/object", { offsetBytes: 0 });
+  const object = "/v1/disks/web/object";
+  await harness.ask<ObjectDocument>(200, "POST", object, { offsetBytes: 0, snapshot: "monday" });
+  assertEquals(backend.askedBlocks, [undefined, monday]);
+  const cases: [status: number, path: string, body: unknown, message: RegExp][] = [
+    [400, chunks, { ...range, offsetBytes: GIB }, /not within snapshot web@monday of 1073741824/],
+    [400, chunks, { ...range, since: "web@monday" }, /says nothing about where chunks are/],
+    [404, chunks, { ...range, snapshot: "friday" }, /no snapshot named "friday"/],
+    [400, object, { offsetBytes: GIB, snapshot: "monday" }, /not within snapshot web@monday/],
+    [404, object, { offsetBytes: 0, snapshot: "friday" }, /no snapshot named "friday"/],
+  ];
+  for (const [status, path, body, message] of cases) {
+    const { error } = await harness.ask<{ error: ControlError }>(status, "POST", path, body);
+    assertMatch(error.message, message);
+  }
+  const missing = "/v1/disks/web/snapshots/friday/places";
+  await harness.ask<{ error: ControlError }>(404, "GET", missing);
 });
 
 Deno.test("without a map of a cluster nothing has a place", async () => {

@@ -13,8 +13,10 @@ import type {
   TrashDocument,
 } from "../../agent/http/documents.ts";
 import { createHandler } from "../../agent/http/server.ts";
-import { type ControlError, ControlFailure } from "../../agent/map/errors.ts";
+import { ENTRY_BYTES_MAX } from "../../agent/consensus/limits.ts";
+import { type ControlError, ControlFailure, unwrap } from "../../agent/map/errors.ts";
 import type { ClusterMap, DiskEntry, MapCommand } from "../../agent/map/map.ts";
+import { encodeProposal } from "../../agent/map/proposal_codec.ts";
 import { clusterOf, runAll } from "../map/cluster.ts";
 import { FakeBackend, FakeLog } from "./fake_backend.ts";
 
@@ -442,4 +444,46 @@ Deno.test("a socket whose path would be too long is none", async () => {
   at.backend.runDir = `/run/${"x".repeat(60)}`;
   const { snapshots } = await at.take(201, "y".repeat(60), "web");
   assertEquals(snapshots[0].socket, null);
+});
+
+Deno.test("all disks of a large cluster are one snapshot, with names as long as may be", async () => {
+  const harness = new Harness();
+  const long = (index: number) => `${index}`.padStart(4, "0").padEnd(63, "x");
+  const before = harness.backend.clusterMap.disks.map(({ name }) => name);
+  const [first] = harness.backend.clusterMap.disks;
+  // Written down, since making so many one by one takes a while.
+  const count = 4096 - before.length;
+  const { nextDisk, nextLayer } = harness.backend.clusterMap;
+  const more = Array.from({ length: count }, (_, index) => ({
+    ...first,
+    id: nextDisk + index,
+    family: nextDisk + index,
+    name: long(index),
+    layers: [nextLayer + index],
+    snapshots: [],
+    lease: null,
+  }));
+  harness.backend.clusterMap = {
+    ...harness.backend.clusterMap,
+    nextDisk: nextDisk + count,
+    nextLayer: nextLayer + count,
+    disks: [...more, ...harness.backend.clusterMap.disks],
+    layers: [
+      ...harness.backend.clusterMap.layers,
+      ...more.map(({ layers: [id] }) => ({ id, parent: 0, absorbedBy: null })),
+    ],
+  };
+  const disks = [...before, ...more.map(({ name }) => name)];
+  const body = { disks, name: "all" };
+  const { snapshots } = await harness.ask<SnapshotListDocument>(201, "POST", "/v1/snapshots", body);
+  assertEquals(snapshots.map(({ disk }) => disk), disks);
+  const command = harness.backend.proposed.find(({ kind }) => kind === "create-snapshots")!;
+  assertEquals(command.kind === "create-snapshots" && command.disks.length, 4096);
+  // As an entry of the log, with the highest ids that there are.
+  const highest = Array.from({ length: 4096 }, (_, index) => 0xffff_ffff - index);
+  const worst = { ...command, disks: highest, name: "y".repeat(63) } as MapCommand;
+  const bytes = unwrap(
+    encodeProposal({ node: 0xffff, sequence: 2 ** 52, id: 2 ** 52, command: worst }),
+  );
+  assert(bytes.length <= ENTRY_BYTES_MAX, `${bytes.length} bytes`);
 });

@@ -12,6 +12,8 @@ import {
   type DiskEntry,
   disksWithData,
   type MapCommand,
+  type Merge,
+  merges,
   spaceOf,
 } from "../../agent/map/map.ts";
 import { clusterAtLevelTwo, runAll } from "./cluster.ts";
@@ -99,39 +101,135 @@ function heldWithout(
   return [...held].reduce((sum, id) => sum + bytes.get(id)!, 0);
 }
 
+/** A random family of disks, snapshots and clones. */
+function randomFamily(random: Prng, steps: number): ClusterMap {
+  let map = clusterAtLevelTwo(1, "d0", "d1");
+  for (let step = 0; step < steps; step++) {
+    const disk = map.disks[random.below(map.disks.length)];
+    const snapshot = disk.snapshots.at(random.below(Math.max(1, disk.snapshots.length)));
+    const kind = random.below(6);
+    const [trashed] = map.trash;
+    if (kind < 2 || snapshot === undefined) map = runAll(map, ...take(disk.id, `s${step}`));
+    else if (kind === 2) {
+      const name = `c${step}`;
+      map = runAll(map, {
+        kind: "clone-disk",
+        disk: disk.name,
+        snapshot: snapshot.name,
+        name,
+        nowMs: 1,
+      });
+    } else if (kind === 3) {
+      map = runAll(map, { kind: "delete-snapshot", disk: disk.name, name: snapshot.name });
+    } else if (kind === 4 && trashed !== undefined) {
+      map = runAll(map, { kind: "purge-disk", id: trashed.disk.id });
+    } else {
+      map = runAll(map, {
+        kind: "rollback-disk",
+        disk: disk.name,
+        snapshot: snapshot.name,
+        nowMs: 1,
+      });
+    }
+  }
+  return map;
+}
+
+/** What layers hold of a few places: data or zeros. */
+type Held = ReadonlyMap<number, ReadonlyMap<number, "data" | "zero">>;
+
+/** Merges what is to be merged, until nothing is, and drops what is gone. */
+function settled(map: ClusterMap, held: Held): { map: ClusterMap; held: Held } {
+  const now = new Map(held);
+  for (;;) {
+    const pairs = map.layers.filter(({ absorbedBy }) => absorbedBy !== null);
+    for (const { id } of pairs) {
+      const child = map.layers.find(({ parent }) => parent === id)!.id;
+      now.set(child, new Map([...now.get(id)!, ...now.get(child)!]));
+    }
+    if (pairs.length === 0) break;
+    const layers = pairs.map(({ id }) => id);
+    map = runAll(map, { kind: "absorbed", node: 1, incarnation: 1, layers });
+  }
+  for (const id of now.keys()) if (!map.layers.some((layer) => layer.id === id)) now.delete(id);
+  return { map, held: now };
+}
+
+const dataOf = (held: Held) =>
+  [...held.values()].reduce(
+    (sum, places) => sum + [...places.values()].filter((kind) => kind === "data").length,
+    0,
+  );
+
+/** What the layers above hide of those below, place by place. */
+function hidden(held: Held, { above, below }: Merge): number {
+  let count = 0;
+  for (let place = 0; place < 16; place++) {
+    const lower = below.map((layer) => held.get(layer)!.get(place)).find((each) => each);
+    if (lower === "data" && above.some((layer) => held.get(layer)!.has(place))) count++;
+  }
+  return count;
+}
+
+Deno.test("random families: what a snapshot has alone is what deleting and merging then frees, to the block", () => {
+  const seen = { merged: 0, whole: 0, both: 0, nothing: 0 };
+  for (let seed = 1; seed <= 120; seed++) {
+    const random = new Prng(seed);
+    const family = randomFamily(random, 5 + random.below(25));
+    const made = new Map(family.layers.map(({ id }) => {
+      const places = new Map<number, "data" | "zero">();
+      for (let place = 0; place < 16; place++) {
+        if (random.chance(0.4)) places.set(place, random.chance(0.8) ? "data" : "zero");
+      }
+      return [id, places];
+    }));
+    // A quiet cluster: all that can be merged has been.
+    const { map, held } = settled(family, made);
+    const bytes = new Map([...held].map(([id, places]) => [id, dataOf(new Map([[id, places]]))]));
+    const merge = merges(map);
+    for (const disk of map.disks) {
+      for (const { name, layer } of disk.snapshots) {
+        const wanted = merge(layer);
+        const merged = wanted === null ? 0 : hidden(held, wanted);
+        const { snapshots } = spaceOf(map, bytes, new Map([[layer, merged]]));
+        const { exclusiveBytes, usedBytes, sharedBytes } = snapshots.get(layer)!;
+        const left = settled(
+          runAll(map, { kind: "delete-snapshot", disk: disk.name, name }),
+          held,
+        );
+        const freed = dataOf(held) - dataOf(left.held);
+        assertEquals(exclusiveBytes, freed, `seed ${seed}, ${disk.name}@${name}`);
+        assertEquals(usedBytes, exclusiveBytes + sharedBytes);
+        if (merged === freed && freed > 0) seen.merged++;
+        else if (merged > 0) seen.both++;
+        else if (freed > 0) seen.whole++;
+        else seen.nothing++;
+      }
+    }
+  }
+  for (const [what, count] of Object.entries(seen)) assert(count > 0, `${what}: never`);
+});
+
+Deno.test("what is hidden is looked for in layers that wait for their turn to be merged, too", () => {
+  // The node has not merged anything yet.
+  let map = runAll(
+    clusterAtLevelTwo(1, "web"),
+    ...["a", "b", "c", "d"].flatMap((name) => take(1, name)),
+  );
+  const [top, d, c, b, a] = map.disks[0].layers;
+  map = runAll(map, { kind: "delete-snapshot", disk: "web", name: "c" });
+  assertEquals(merges(map)(b), { above: [d, c], below: [b] });
+  assertEquals(merges(map)(d), { above: [top], below: [d, c] });
+  map = runAll(map, { kind: "delete-snapshot", disk: "web", name: "b" });
+  assertEquals(merges(map)(a), { above: [d, c, b], below: [a] });
+  assertEquals(merges(map)(d), { above: [top], below: [d, c, b] });
+});
+
 Deno.test("random families: exclusive is what goes when only that is deleted", () => {
   let shared = 0, exclusiveSnapshots = 0;
   for (let seed = 1; seed <= 30; seed++) {
     const random = new Prng(seed);
-    let map = clusterAtLevelTwo(1, "d0", "d1");
-    for (let step = 0; step < 25; step++) {
-      const disk = map.disks[random.below(map.disks.length)];
-      const snapshot = disk.snapshots.at(random.below(Math.max(1, disk.snapshots.length)));
-      const kind = random.below(6);
-      const [trashed] = map.trash;
-      if (kind < 2 || snapshot === undefined) map = runAll(map, ...take(disk.id, `s${step}`));
-      else if (kind === 2) {
-        const name = `c${step}`;
-        map = runAll(map, {
-          kind: "clone-disk",
-          disk: disk.name,
-          snapshot: snapshot.name,
-          name,
-          nowMs: 1,
-        });
-      } else if (kind === 3) {
-        map = runAll(map, { kind: "delete-snapshot", disk: disk.name, name: snapshot.name });
-      } else if (kind === 4 && trashed !== undefined) {
-        map = runAll(map, { kind: "purge-disk", id: trashed.disk.id });
-      } else {
-        map = runAll(map, {
-          kind: "rollback-disk",
-          disk: disk.name,
-          snapshot: snapshot.name,
-          nowMs: 1,
-        });
-      }
-    }
+    const map = randomFamily(random, 25);
     const bytes = new Map(map.layers.map(({ id }) => [id, 1 + random.below(1000)]));
     const { disks, snapshots } = spaceOf(map, bytes);
     const all = heldWithout(map, bytes, () => false);

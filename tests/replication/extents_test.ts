@@ -215,6 +215,30 @@ Deno.test("where nothing was written since, a disk of any size is one answer aft
   assertEquals(looks, 3);
 });
 
+Deno.test("what was written behind terabytes of nothing is found, though no look of the store reaches so far", () => {
+  const store = new FakeStore(1, 2, 3, 4);
+  const far = 5_000_000;
+  store.chunk(4, far).blocks.set(7, 1);
+  const list = store.listChunks.bind(store);
+  // As the real one does: some places are looked at, and where to go on is said.
+  store.listChunks = (layer, from, found, step, offset) => {
+    list(layer, from, found, step, offset);
+    const end = from + 1_000_000;
+    if (found.count > 0 ? found.chunks[0] < end : layer !== 4 || from > far) return;
+    found.count = 0;
+    found.next = end;
+  };
+  const end = 2 * far * CHUNK_BYTES;
+  assertEquals(describeSince(store, chainedMap(), { layer: 4, since: 1, end }), [
+    far * CHUNK_BYTES + 7 * BLOCK_BYTES,
+    SAME,
+    BLOCK_BYTES,
+    DATA,
+    end - far * CHUNK_BYTES - 8 * BLOCK_BYTES,
+    SAME,
+  ]);
+});
+
 Deno.test("what this node cannot tell is never called the same", () => {
   const store = new FakeStore(1, 2, 3, 4);
   const unknown = [4 * CHUNK_BYTES, UNKNOWN];
@@ -308,9 +332,9 @@ Deno.test("one block is of the first layer that says anything of it, damaged or 
   store.chunk(12, 2).blocks.set(40, 6).set(41, 6).set(42, 6);
   store.chunk(11, 2).blocks.set(41, "zero");
   store.chunk(1, 2).damaged.add(42);
-  const find = (block: number, options: MapOptions = {}, mayRead = true) => {
+  const find = (block: number, options: MapOptions = {}, mayRead = true, layer = 1) => {
     const view = new ClusterView(mapOf({ disk: { layers: [1, 11, 12] }, ...options }), 1);
-    return findBlock({ view, store, disk: view.disk(1)!, mayRead }, 2, block);
+    return findBlock({ view, store, disk: view.disk(1)!, layer, mayRead }, 2, block);
   };
   const sound = { isDamaged: false };
   assertEquals(find(40), { kind: DATA, layer: 11, ...sound });
@@ -320,4 +344,28 @@ Deno.test("one block is of the first layer that says anything of it, damaged or 
   const unknown = { kind: UNKNOWN, layer: 0, ...sound };
   assertEquals(find(40, {}, false), unknown);
   assertEquals(find(40, { group: { unsettled: true } }), unknown);
+});
+
+Deno.test("one block of a snapshot is looked for from its own layer down, and not in one that is merged away", () => {
+  const store = new FakeStore(1, 2, 3, 4);
+  store.chunk(4, 2).blocks.set(40, 5);
+  store.chunk(2, 2).blocks.set(40, 6);
+  store.chunk(1, 2).blocks.set(40, 7);
+  const find = (layer: number, map = chainedMap()) => {
+    const view = new ClusterView(map, 1);
+    return findBlock({ view, store, disk: view.disk(1)!, layer, mayRead: true }, 2, 40);
+  };
+  const found = { kind: DATA, isDamaged: false };
+  assertEquals([4, 3, 2, 1].map((layer) => find(layer)), [
+    { ...found, layer: 4 },
+    { ...found, layer: 2 },
+    { ...found, layer: 2 },
+    { ...found, layer: 1 },
+  ]);
+  const unknown = { kind: UNKNOWN, layer: 0, isDamaged: false };
+  assertEquals(find(9), unknown);
+  const map = chainedMap();
+  const layers = map.layers.map((each) => each.id === 2 ? { ...each, absorbedBy: [] } : each);
+  assertEquals(find(2, { ...map, layers }), unknown);
+  assertEquals(find(3, { ...map, layers }), { ...found, layer: 2 });
 });

@@ -12,6 +12,8 @@ import {
   forgetAbsorbed,
   forgetEpochs,
   forgetLeases,
+  forgetRollback,
+  giveUpLeft,
   readOutOfSync,
 } from "./sabotage.ts";
 import { Story } from "./story.ts";
@@ -87,6 +89,14 @@ Deno.test("a snapshot that is called complete while writes are on their way into
 
 Deno.test("a node that loses what it merges is caught", () => {
   assertMatch(complaintAbout(forgetAbsorbed, true), /@s\d+|zeros|nobody wrote|differ:/);
+});
+
+Deno.test("a disk that is rolled back and keeps what it held is caught", () => {
+  assertMatch(complaintAbout(forgetRollback, true), IS_WRONG);
+});
+
+Deno.test("a disk that was rolled back, and what it held is not there any more, is caught", () => {
+  assertMatch(complaintAbout(giveUpLeft, true), IS_WRONG);
 });
 
 Deno.test("a replica that is read though it is not in sync is caught", () => {

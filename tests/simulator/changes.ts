@@ -11,7 +11,12 @@ interface Change {
   readonly startMs: number;
   /** When it was acknowledged; Infinity: never. */
   endMs: number;
+  /** No crash takes it back. */
+  readonly isSure?: boolean;
 }
+
+/** How long before a rollback it ends what was under way: shorter than anything takes. */
+const DEAD_MS = 1e-6;
 
 /** See the head of the file. Blocks are numbered as the oracle numbers its histories. */
 export class Changes {
@@ -33,6 +38,15 @@ export class Changes {
 
   lost(nowMs: number): void {
     this.#lossesMs.push(nowMs);
+  }
+
+  /** The disk has been rolled back: each block holds this from now on, and what was under way never arrives. */
+  rolledBack(content: readonly number[], nowMs: number): void {
+    for (const [block, id] of content.entries()) {
+      const changes = this.#blocks[block] ??= [];
+      for (const change of changes) change.endMs = Math.min(change.endMs, nowMs - DEAD_MS);
+      changes.push({ id, isZero: id === 0, startMs: nowMs, endMs: nowMs, isSure: true });
+    }
   }
 
   /** When the write of a value was sent; −1 for zeros, of which nobody knows which. */
@@ -58,7 +72,8 @@ export class Changes {
       changes.find((other) =>
         other !== origin && !(other.isZero && value === 0) && other.startMs > origin.endMs &&
         other.endMs < fromMs &&
-        !this.#lossesMs.some((lossMs) => lossMs >= other.endMs && lossMs <= toMs)
+        (other.isSure === true ||
+          !this.#lossesMs.some((lossMs) => lossMs >= other.endMs && lossMs <= toMs))
       );
     if (early.some((origin) => isOver(origin) === undefined)) return null;
     const { id, startMs, endMs } = isOver(early[early.length - 1])!;

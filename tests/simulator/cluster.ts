@@ -55,7 +55,7 @@ export interface SimulationOptions {
   /** Nodes have one to three data paths, which fail, are missing and come back. */
   readonly hasPaths?: boolean;
   readonly isVerbose?: boolean;
-  /** Snapshots and clones of the disks are taken, read and deleted. */
+  /** Snapshots and clones of the disks are taken, read and deleted, and disks rolled back to them. */
   readonly hasSnapshots?: boolean;
   /** Guests move while they run, as by live migration, where otherwise they close a disk and another opens it later. */
   readonly areMoving?: boolean;
@@ -99,6 +99,8 @@ export interface SimulationReport {
   /** Times that replicas were compared, and how often all of that was good. */
   readonly checks: number;
   readonly goodChecks: number;
+  /** Times that a disk was rolled back to one. */
+  readonly rollbacks: number;
   readonly epoch: number;
 }
 
@@ -222,10 +224,16 @@ export class Simulation implements NodeWatcher {
       oracles: run.oracles,
       running: () => run.#running(),
       propose: (command, done) => run.propose(command, done),
+      close: ({ id }) => {
+        const guest = run.guests.get(id);
+        if (guest !== undefined) run.#close(guest);
+      },
+      sweep: (oracle) => run.#sweep(oracle, `${oracle.name} is read`),
       until: (what, isDone, mostMs) => run.until(what, isDone, mostMs),
       note: (message) => run.note(null, message),
     };
-    return new Snapshots(host, new Prng(this.options.seed ^ 0x736e6170));
+    const { seed } = this.options;
+    return new Snapshots(host, new Prng(seed ^ 0x736e6170), new Prng(seed ^ 0x726f6c6c));
   }
 
   /** Runs it all. Throws with the seed and the last events when something does not hold. */
@@ -272,6 +280,7 @@ export class Simulation implements NodeWatcher {
       deletedSnapshots: this.#snapshots?.deleted ?? 0,
       checks: this.checks,
       goodChecks: this.goodChecks,
+      rollbacks: this.#snapshots?.rolledBack ?? 0,
       epoch: this.map?.epoch ?? 0,
     };
   }
@@ -308,8 +317,8 @@ export class Simulation implements NodeWatcher {
         lost.add(pg);
       });
       if (lost.size === 0) continue;
-      for (const oracle of this.oracles) {
-        const disk = map.disks.find((candidate) => candidate.id === oracle.id);
+      for (const oracle of [...this.oracles, ...this.#snapshots?.left ?? []]) {
+        const disk = dataOf(map, oracle);
         if (disk?.copies !== pool.copies) continue;
         oracle.lost(
           this.world.nowMs,
@@ -519,7 +528,7 @@ export class Simulation implements NodeWatcher {
   }
 
   #startGuest(oracle: DiskOracle): boolean {
-    if (this.guests.has(oracle.id)) return false;
+    if (this.guests.has(oracle.id) || this.#snapshots?.isResting(oracle) === true) return false;
     const able = this.#running().filter((node) =>
       !node.isWitness && !node.isAttached(oracle.id) && !this.#leaving.has(node)
     );
@@ -528,7 +537,8 @@ export class Simulation implements NodeWatcher {
     const node = this.world.random.pick(able);
     const volume = node.attach(oracle.id, oracle.sizeBytes, entry.layers);
     if (volume === null) return false;
-    const memory = this.oracles.indexOf(oracle) * 1024 * 1024;
+    const at = this.oracles.indexOf(oracle);
+    const memory = (at < 0 ? this.oracles.length : at) * 1024 * 1024;
     const guest = new Guest(node, volume, oracle, this.world.random.fork(), memory);
     this.guests.set(oracle.id, guest);
     this.note(node, `a guest opens ${oracle.name}`);
@@ -1153,6 +1163,7 @@ export class Simulation implements NodeWatcher {
     this.note(null, "all faults end");
     this.#isHealing = true;
     this.#doomed = null;
+    this.#snapshots?.end();
     this.network.cut.clear();
     this.network.faults = { ...NO_FAULTS };
     for (const node of this.nodes) {
@@ -1247,6 +1258,8 @@ export class Simulation implements NodeWatcher {
     if (this.#checking.chance(0.5)) this.#checkAll();
     if (this.flips > 0) this.until("damaged blocks heal", () => this.#isSound(), QUIET_MS_MAX);
     this.compareReplicas();
+    // What guests write from here on is what a disk is rolled back from.
+    this.#snapshots?.takeNow();
     // Guests that are there must get on.
     for (const oracle of this.oracles) this.#startGuest(oracle);
     this.world.run(this.world.nowMs + CALM_MS);
@@ -1269,20 +1282,23 @@ export class Simulation implements NodeWatcher {
       QUIET_MS_MAX,
     );
     // Somebody else reads it all.
-    for (const oracle of this.oracles) {
-      if (!this.#startGuest(oracle)) throw new Error(`${oracle.name} cannot be opened`);
-      const guest = this.guests.get(oracle.id)!;
-      let isDone = false;
-      guest.sweep(() => isDone = true);
-      this.until(`${oracle.name} is read`, () => isDone, QUIET_MS_MAX);
-      this.guests.delete(oracle.id);
-      guest.node.detach(oracle.id, guest.volume);
-    }
+    for (const oracle of this.oracles) this.#sweep(oracle, `${oracle.name} is read`);
     this.until("every group is whole still", () => this.isWhole(), QUIET_MS_MAX);
     if (this.#snapshots !== null) this.#verifySnapshots(this.#snapshots);
     this.#checkHistory();
     for (const node of this.nodes) this.repaired += node.process!.data!.status.repaired;
     this.compareReplicas();
+  }
+
+  /** A guest opens a disk, reads all of it once, and closes it. */
+  #sweep(oracle: DiskOracle, what: string): void {
+    if (!this.#startGuest(oracle)) throw new Error(`${oracle.name} cannot be opened`);
+    const guest = this.guests.get(oracle.id)!;
+    let isDone = false;
+    guest.sweep(() => isDone = true);
+    this.until(what, () => isDone, QUIET_MS_MAX);
+    this.guests.delete(oracle.id);
+    guest.node.detach(oracle.id, guest.volume);
   }
 
   /** Snapshots are what they were, and once they are deleted nothing is left of them. */
@@ -1296,13 +1312,7 @@ export class Simulation implements NodeWatcher {
     this.until("deleted snapshots are merged", isMerged, QUIET_MS_MAX);
     this.until("every group is whole without snapshots", () => this.isWhole(), QUIET_MS_MAX);
     for (const oracle of this.oracles) {
-      if (!this.#startGuest(oracle)) throw new Error(`${oracle.name} cannot be opened`);
-      const guest = this.guests.get(oracle.id)!;
-      let isDone = false;
-      guest.sweep(() => isDone = true);
-      this.until(`${oracle.name} is read without its snapshots`, () => isDone, QUIET_MS_MAX);
-      this.guests.delete(oracle.id);
-      guest.node.detach(oracle.id, guest.volume);
+      this.#sweep(oracle, `${oracle.name} is read without its snapshots`);
     }
     this.until("every group is whole at the very end", () => this.isWhole(), QUIET_MS_MAX);
     for (const node of this.nodes) {
@@ -1358,8 +1368,8 @@ export class Simulation implements NodeWatcher {
   }
 
   #compareUnder(map: ClusterMap): void {
-    for (const oracle of this.oracles) {
-      const disk = this.#entryOf(oracle)!;
+    for (const oracle of [...this.oracles, ...this.#snapshots?.left ?? []]) {
+      const disk = dataOf(map, oracle)!;
       // What a holder that crashed has left is brought in line when the disk is opened again.
       if (disk.settled < disk.generation) continue;
       const pool = map.pools.find((candidate) => candidate.copies === disk.copies)!;
@@ -1444,6 +1454,12 @@ export class Simulation implements NodeWatcher {
     pool.buffers.release(buffer, BLOCK_BYTES);
     return content;
   }
+}
+
+/** The disk of an oracle, also in the trash. */
+function dataOf(map: ClusterMap, { id }: DiskOracle): DiskEntry | undefined {
+  return map.disks.find((disk) => disk.id === id) ??
+    map.trash.find(({ disk }) => disk.id === id)?.disk;
 }
 
 function textOf([atMs, node, message, fields]: LogLine): string {

@@ -4,7 +4,7 @@
  * @module
  */
 import { BLOCK_BYTES, CHUNK_BYTES } from "../../agent/base/limits.ts";
-import type { Prng } from "../../agent/base/prng.ts";
+import { Prng } from "../../agent/base/prng.ts";
 import { BlockKind, BlockRequest, type BlockRequestOwner } from "../../agent/blk/target.ts";
 import type { Volume } from "../../agent/volume/volume.ts";
 import { Changes } from "./changes.ts";
@@ -33,7 +33,7 @@ export class DiskOracle {
   readonly places: number[] = [];
   readonly changes = new Changes();
   #nextId = 1;
-  readonly #flushed = new Set<number>();
+  #flushed = new Set<number>();
   #unflushed: Unflushed[] = [];
   /** Acknowledged, not flushed, and then all replicas crashed. */
   #endangered: Unflushed[] = [];
@@ -50,7 +50,17 @@ export class DiskOracle {
   failedFlushes = 0;
   losses = 0;
 
-  constructor(readonly id: number, readonly name: string, public sizeBytes: number, random: Prng) {
+  /** @param random draws the places that guests use; or those of another disk */
+  constructor(
+    readonly id: number,
+    readonly name: string,
+    public sizeBytes: number,
+    random: Prng | readonly number[],
+  ) {
+    if (!(random instanceof Prng)) {
+      this.places.push(...random);
+      return;
+    }
     const chunks = Math.floor(sizeBytes / CHUNK_BYTES);
     for (let i = 0; i < 6; i++) {
       const chunk = i < 2 ? i : random.below(chunks);
@@ -63,6 +73,34 @@ export class DiskOracle {
         this.histories.push(new BlockHistory(`${name} at ${at}`, (id) => this.#flushed.add(id)));
       }
     }
+  }
+
+  /**
+   * The disk has been rolled back, while nobody had it open: it holds this from now on, and what it held until then is another disk.
+   *
+   * @param content by place, then by block; all of it durable, since it is that of a snapshot
+   * @param id of the other disk, in the trash
+   * @returns what is known of the other disk
+   */
+  rolledBack(content: readonly number[], id: number, nowMs: number): DiskOracle {
+    const old = new DiskOracle(id, `old-${id}`, this.sizeBytes, this.places);
+    old.histories.push(...this.histories);
+    // Numbers are given once, and what is durable of one disk is nothing else of the other.
+    old.#flushed = this.#flushed;
+    old.#unflushed = this.#unflushed;
+    old.#endangered = this.#endangered;
+    old.#lastLossMs = this.#lastLossMs;
+    old.#lastFlushMs = this.#lastFlushMs;
+    this.#unflushed = [];
+    this.#endangered = [];
+    this.changes.rolledBack(content, nowMs);
+    for (const [at, value] of content.entries()) {
+      this.#flushed.add(value);
+      const { name } = this.histories[at];
+      const begin = { value, atMs: nowMs };
+      this.histories[at] = new BlockHistory(name, (flushed) => this.#flushed.add(flushed), begin);
+    }
+    return old;
   }
 
   historyOf(place: number, block: number): BlockHistory {

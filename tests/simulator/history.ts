@@ -44,9 +44,17 @@ export class BlockHistory {
   /** Acknowledged writes that are gone, though they were newer than what survived. */
   readonly #lost = new Set<number>();
 
-  /** @param survived told of what a read has found to have survived a loss: that was made durable */
-  constructor(readonly name: string, readonly survived: (id: number) => void = () => {}) {
-    this.#add(0, true, -1, -1);
+  /**
+   * @param survived told of what a read has found to have survived a loss: that was made durable
+   * @param begin the value that it begins with, durably, and since when; zeros unless given
+   */
+  constructor(
+    readonly name: string,
+    readonly survived: (id: number) => void = () => {},
+    begin: { readonly value: number; readonly atMs: number } = { value: 0, atMs: -1 },
+  ) {
+    this.#add(begin.value, begin.value === 0, begin.atMs, begin.atMs);
+    this.#sinceMs = begin.atMs;
   }
 
   #add(id: number, isZero: boolean, writeStart: number, writeEnd: number): void {

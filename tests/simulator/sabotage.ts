@@ -61,6 +61,38 @@ export function forgetAbsorbed(process: Process): void {
   };
 }
 
+/** A node goes on with what a disk held before it was rolled back. */
+export function forgetRollback(process: Process): void {
+  const data = process.data!;
+  const setMap = data.setMap.bind(data);
+  data.setMap = (map, self, incarnation) => {
+    let { disks, layers } = map;
+    for (const { disk: old } of map.trash) {
+      const at = disks.findIndex(({ name }) => name === old.name);
+      if (at < 0 || disks[at].layers.includes(old.layers[0])) continue;
+      const [newest] = disks[at].layers;
+      disks = disks.with(at, { ...disks[at], layers: [newest, ...old.layers] });
+      layers = layers.map((each) => each.id === newest ? { ...each, parent: old.layers[0] } : each);
+    }
+    setMap(disks === map.disks ? map : { ...map, disks, layers }, self, incarnation);
+  };
+}
+
+/** A node gives up what a disk held before it was rolled back, as if nobody could want it again. */
+export function giveUpLeft(process: Process): void {
+  const data = process.data!;
+  const setMap = data.setMap.bind(data);
+  const gone = new Set<number>();
+  data.setMap = (map, self, incarnation) => {
+    setMap(map, self, incarnation);
+    for (const { disk: { layers: [newest] } } of map.trash) {
+      if (gone.has(newest)) continue;
+      gone.add(newest);
+      data.store.deleteLayer(newest, () => {});
+    }
+  };
+}
+
 /** A replica takes writes of any lease. */
 export function forgetLeases(process: Process): void {
   unfence(process, (view, sender, { generation }) => {

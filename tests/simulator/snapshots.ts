@@ -7,6 +7,8 @@
  * - all blocks, of all disks of one command, are of one point in time: where a write is in it, so is every write that had been
  *   acknowledged before that one was sent (or what has overwritten it);
  * - a clone begins as its snapshot is;
+ * - a disk that is rolled back holds from one moment on exactly what the snapshot holds, or nothing has happened to it; what it held
+ *   until then is a disk of its own, in the trash and once it is taken out of there;
  * - a snapshot is complete soon, or is given up.
  *
  * @module
@@ -14,7 +16,7 @@
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import type { Prng } from "../../agent/base/prng.ts";
 import { BlockKind, BlockRequest } from "../../agent/blk/target.ts";
-import type { ClusterMap, MapCommand } from "../../agent/map/map.ts";
+import type { ClusterMap, DiskEntry, MapCommand } from "../../agent/map/map.ts";
 import { ENODEV } from "../../agent/platform/platform.ts";
 import { Volume } from "../../agent/volume/volume.ts";
 import { BLOCKS_MAX, type DiskOracle } from "./guest.ts";
@@ -26,6 +28,10 @@ const GIVE_UP_MS = 4000;
 const BUFFER_OFFSET = GUEST_OFFSET + 8 * 1024 * 1024;
 /** Most snapshots of one disk. */
 const SNAPSHOTS_MAX = 6;
+/** How long a disk is kept closed for a rollback. */
+const ROLLBACK_MS_MAX = 6000;
+/** Most disks that rollbacks have left and that are still there. */
+const LEFT_MAX = 4;
 
 /** One disk's part of a command. */
 interface Part {
@@ -48,6 +54,15 @@ interface Taken {
   isAbortAsked: boolean;
 }
 
+/** A rollback that is wanted. */
+interface Rollback {
+  readonly part: Part;
+  readonly untilMs: number;
+  isAsked: boolean;
+  /** Guests may open the disk meanwhile, and then it is not to happen. */
+  isRaced: boolean;
+}
+
 /** What this needs of the run around it. */
 export interface SnapshotHost {
   readonly map: ClusterMap | null;
@@ -55,6 +70,10 @@ export interface SnapshotHost {
   readonly oracles: readonly DiskOracle[];
   running(): SimNode[];
   propose(command: MapCommand, done?: (ok: boolean) => void): void;
+  /** Has the guest of a disk end, if there is one. */
+  close(oracle: DiskOracle): void;
+  /** Reads all of a disk as a guest that opens it does. */
+  sweep(oracle: DiskOracle): void;
   until(what: string, isDone: () => boolean, mostMs?: number): void;
   note(message: string): void;
 }
@@ -65,15 +84,26 @@ export class Snapshots {
   read = 0;
   deleted = 0;
   cloned = 0;
+  rolledBack = 0;
   readonly #all: Taken[] = [];
   #next = 1;
+  #rollback: Rollback | null = null;
+  /** Snapshots to which a disk was to be rolled back and, as far as is known, has not been: that may come late. */
+  readonly #asked = new Set<Part>();
+  /** Disks that rollbacks have left: what was there before. */
+  readonly left: DiskOracle[] = [];
+  readonly #rolling: Prng;
 
-  constructor(readonly host: SnapshotHost, readonly random: Prng) {}
+  /** @param rolling chances of rollbacks: what else happens to snapshots does not depend on them */
+  constructor(readonly host: SnapshotHost, readonly random: Prng, rolling: Prng) {
+    this.#rolling = rolling;
+  }
 
   /** Something at random. */
   step(): void {
     const { random } = this;
     this.look();
+    this.#stepRollbacks();
     switch (random.below(8)) {
       case 0:
       case 1:
@@ -129,6 +159,7 @@ export class Snapshots {
     const { host } = this;
     const { map } = host;
     if (map === null) return;
+    this.#findRollbacks(map);
     for (const taken of this.#all) {
       if (taken.isAborted || taken.completeMs < Infinity) continue;
       const entries = taken.parts.map(({ oracle }) =>
@@ -163,12 +194,12 @@ export class Snapshots {
   }
 
   /** A snapshot that is complete and not deleted, as far as is known. */
-  #pick(): Part | null {
+  #pick(random = this.random): Part | null {
     const parts = this.#all.filter(({ completeMs, isAborted }) =>
       completeMs < Infinity && !isAborted
     )
       .flatMap((taken) => taken.parts.filter((part) => this.#isThere(taken, part)));
-    return parts.length === 0 ? null : this.random.pick(parts);
+    return parts.length === 0 ? null : random.pick(parts);
   }
 
   #isThere(taken: Taken, part: Part): boolean {
@@ -213,22 +244,177 @@ export class Snapshots {
     });
   }
 
+  // -------------------------------------------------------------------------------------- rolling back
+
+  /** Whether no guest is to open a disk now: it is about to be rolled back. */
+  isResting(oracle: DiskOracle): boolean {
+    const rollback = this.#rollback;
+    return rollback !== null && rollback.part.oracle === oracle && !rollback.isRaced;
+  }
+
+  /** The faults are over: nothing is begun any more, and guests may open every disk. */
+  end(): void {
+    this.#rollback = null;
+  }
+
+  #stepRollbacks(): void {
+    const random = this.#rolling;
+    if (this.#rollback !== null) return this.#goOn(this.#rollback);
+    switch (random.below(8)) {
+      case 0:
+      case 1:
+      case 2:
+        return this.#beginRollback();
+      case 3:
+      case 4:
+        if (this.left.length > 0) this.#readLeft(random.pick(this.left), () => {});
+        return;
+      case 5: {
+        if (this.left.length === 0) return;
+        const { id, name } = random.pick(this.left);
+        if (this.#isInTrash(id)) this.host.propose({ kind: "restore-disk", id, name });
+        return;
+      }
+      case 6:
+        if (random.chance(0.4) || this.left.length >= LEFT_MAX) this.#forgetLeft();
+    }
+  }
+
+  #beginRollback(): void {
+    const { host } = this;
+    const part = this.#pick(this.#rolling);
+    if (part === null || this.left.length >= LEFT_MAX) return;
+    // What is expected has to be known first.
+    if (part.content === null) return this.#readPart(part, () => {});
+    const untilMs = host.nowMs + ROLLBACK_MS_MAX;
+    this.#rollback = { part, untilMs, isAsked: false, isRaced: false };
+    host.close(part.oracle);
+  }
+
+  #goOn(rollback: Rollback): void {
+    const { host } = this;
+    const { part } = rollback;
+    const disk = host.map?.disks.find(({ id }) => id === part.oracle.id);
+    const taken = this.#all.find(({ parts }) => parts.includes(part))!;
+    if (disk === undefined || host.nowMs > rollback.untilMs || !this.#isThere(taken, part)) {
+      this.#rollback = null;
+      return;
+    }
+    if (rollback.isAsked) return;
+    // Most of the time only when it can be done; now and then it must be refused.
+    const isClosed = disk.lease === null && disk.settled >= disk.generation;
+    if (!isClosed && !this.#rolling.chance(0.1)) return;
+    rollback.isAsked = true;
+    rollback.isRaced = this.#rolling.chance(0.3);
+    this.#asked.add(part);
+    host.propose({
+      kind: "rollback-disk",
+      disk: disk.name,
+      snapshot: taken.name,
+      nowMs: 0,
+    }, (ok) => {
+      // Whether it happened after all, the map says.
+      if (!ok) host.note(`rollback to ${taken.name} was refused, as far as its asker knows`);
+      if (this.#rollback === rollback) this.#rollback = null;
+    });
+  }
+
+  /** A rollback has happened where the trash has a disk that was not there. */
+  #findRollbacks(map: ClusterMap): void {
+    for (const { disk: old } of map.trash) {
+      if (this.left.some(({ id }) => id === old.id) || this.#forgotten.has(old.id)) continue;
+      const disk = map.disks.find(({ name }) => name === old.name);
+      const oracle = this.host.oracles.find(({ id }) => id === disk?.id);
+      if (disk === undefined || oracle === undefined) {
+        throw new Error(`nobody knows how ${old.name} came into the trash`);
+      }
+      if (disk.layers.includes(old.layers[0])) {
+        throw new Error(`${disk.name} is still read through what it was rolled back from`);
+      }
+      // Of several that may come late: the new layer lies right above the snapshot's.
+      let found: Part | null = null;
+      const depthOf = (part: Part) => disk.layers.indexOf(part.layer);
+      for (const part of this.#asked) {
+        if (part.oracle !== oracle || depthOf(part) < 1) continue;
+        if (found === null || depthOf(part) < depthOf(found)) found = part;
+      }
+      if (found === null) throw new Error(`${disk.name} was rolled back to what nobody asked for`);
+      this.#asked.delete(found);
+      this.rolledBack++;
+      this.host.note(`${disk.name} is rolled back to layer ${found.layer}; disk ${old.id} is left`);
+      this.left.push(oracle.rolledBack(found.content!, old.id, this.host.nowMs));
+    }
+  }
+
+  /** Ends a disk that a rollback has left. */
+  #forgetLeft(): void {
+    const { host } = this;
+    if (this.left.length === 0) return;
+    const { id, name } = this.#rolling.pick(this.left);
+    if (this.#isInTrash(id)) host.propose({ kind: "purge-disk", id });
+    else host.propose({ kind: "delete-disk", name, id });
+    this.#forget(id);
+  }
+
+  #forget(gone: number): void {
+    this.#forgotten.add(gone);
+    this.left.splice(this.left.findIndex(({ id }) => id === gone), 1);
+  }
+  readonly #forgotten = new Set<number>();
+
+  #isInTrash(id: number): boolean {
+    return this.host.map?.trash.some(({ disk }) => disk.id === id) === true;
+  }
+
+  /** What a disk held before it was rolled back, as the map has it; it may have a name again. */
+  entryOfLeft({ id }: DiskOracle): DiskEntry | undefined {
+    const { map } = this.host;
+    return map?.trash.find(({ disk }) => disk.id === id)?.disk ??
+      map?.disks.find((disk) => disk.id === id);
+  }
+
+  /** Reads what a disk held before it was rolled back: what it would hold if it had just been closed. */
+  #readLeft(oracle: DiskOracle, done: (isRead: boolean) => void): void {
+    const layer = this.entryOfLeft(oracle)?.layers[0];
+    if (layer === undefined) return done(false);
+    const startMs = this.host.nowMs;
+    this.#read(oracle, layer, (content) => {
+      if (content === null || !this.left.includes(oracle)) return done(false);
+      for (const [at, value] of content.entries()) {
+        oracle.histories[at].read(value, startMs, this.host.nowMs);
+      }
+      this.read++;
+      done(true);
+    });
+  }
+
+  // --------------------------------------------------------------------------------------------- reading
+
   /**
    * Reads a snapshot at a random node, or a clone of it.
    *
    * @param done told whether it was read; it is not when its node dies, or when it was deleted meanwhile
    */
   #readPart(part: Part, done: (isRead: boolean) => void, layer = part.layer): void {
+    this.#read(part.oracle, layer, (content) => {
+      if (content === null) return done(false);
+      this.#check(part, content);
+      this.read++;
+      done(true);
+    });
+  }
+
+  /** Reads what a layer and those below it hold, at a random node; null: it could not be read. */
+  #read(oracle: DiskOracle, layer: number, done: (content: number[] | null) => void): void {
     const able = this.host.running().filter((node) => !node.isWitness);
-    if (able.length === 0) return done(false);
+    if (able.length === 0) return done(null);
     const node = this.random.pick(able);
     const { process } = node;
     const data = process?.data ?? null;
     const disk = data === null ? undefined : data.view.diskOfLayer(layer);
-    if (process === null || data === null || disk === undefined) return done(false);
+    if (process === null || data === null || disk === undefined) return done(null);
     // Not under a map that is older than the snapshot.
-    if (data.view.chain(layer).length === 0) return done(false);
-    const { oracle } = part;
+    if (data.view.chain(layer).length === 0) return done(null);
     const volume = new Volume({
       sizeBytes: oracle.sizeBytes,
       serial: "snapshot",
@@ -239,13 +425,12 @@ export class Snapshots {
     });
     let left = oracle.places.length;
     const content: number[] = [];
-    const start = BUFFER_OFFSET + this.host.oracles.indexOf(oracle) * 1024 * 1024 +
-      (this.#next++ % 8) * 131_072;
+    const start = BUFFER_OFFSET + (this.#next++ % 16) * 131_072;
     let errno = 0;
     oracle.places.forEach((place, at) => {
       const request = new BlockRequest({
         requestDone: () => {
-          if (node.process !== process) return left-- === 1 ? done(false) : undefined;
+          if (node.process !== process) return left-- === 1 ? done(null) : undefined;
           if (request.result !== 0) errno = request.result;
           else this.#take4(node, content, start, at);
           if (--left > 0) return;
@@ -254,10 +439,7 @@ export class Snapshots {
           if (errno !== 0 && errno !== -ENODEV && !isGone) {
             throw new Error(`${oracle.name}: reading layer ${layer} failed with ${errno}`);
           }
-          if (errno !== 0 || isGone) return done(false);
-          this.#check(part, content);
-          this.read++;
-          done(true);
+          done(errno !== 0 || isGone ? null : content);
         },
       }, 8);
       request.kind = BlockKind.Read;
@@ -325,6 +507,36 @@ export class Snapshots {
     }
   }
 
+  /** All faults are over, and no guest is there: takes a snapshot of all disks, if none of them was left in disorder. */
+  takeNow(): void {
+    const { host } = this;
+    const name = `s${this.#next++}`;
+    const parts = host.oracles.map((oracle) => ({
+      oracle,
+      layer: 0,
+      content: null,
+      isDeleted: false,
+    }));
+    const taken: Taken = {
+      name,
+      beginMs: host.nowMs,
+      completeMs: Infinity,
+      parts,
+      isAborted: false,
+      isChecked: false,
+      isAbortAsked: false,
+    };
+    this.#all.push(taken);
+    const disks = host.oracles.map(({ id }) => id);
+    host.propose({ kind: "create-snapshots", disks, name, nowMs: 0 }, (ok) => {
+      if (!ok && parts[0].layer === 0) taken.isAborted = true;
+    });
+    host.until("a snapshot of all disks is taken or refused", () => {
+      this.look();
+      return taken.isAborted || taken.completeMs < Infinity;
+    });
+  }
+
   /** All faults are over: everything is complete or given up, is read everywhere it can be, and what was deleted is gone. */
   verify(): void {
     const { host, random } = this;
@@ -334,37 +546,88 @@ export class Snapshots {
         snapshots.every(({ taking, isAborted }) => taking === 0 || isAborted)
       );
     }, 60_000);
+    const hasSome = (oracle: DiskOracle) =>
+      this.#all.some((taken) =>
+        taken.parts.some((part) => part.oracle === oracle && this.#isThere(taken, part))
+      );
+    // Every disk was opened and closed in good order by now.
+    if (!host.oracles.every(hasSome)) this.takeNow();
     for (const taken of this.#all) {
       for (const part of taken.parts) {
-        for (let i = 0; i < 2 && this.#isThere(taken, part); i++) this.#readNow(part, part.layer);
+        for (let i = 0; i < 2 && this.#isThere(taken, part); i++) {
+          this.#readNow(
+            `${part.oracle.name}, layer ${part.layer}`,
+            (done) => this.#readPart(part, done),
+          );
+        }
       }
     }
     for (const disk of host.map!.disks.filter(({ name }) => name.startsWith("clone-"))) {
       const part = this.#all.flatMap(({ parts }) => parts)
         .find(({ layer }) => layer !== 0 && disk.layers[1] === layer);
       // Otherwise its snapshot was deleted, and merged into the clone's own layer.
-      if (part !== undefined) this.#readNow(part, disk.layers[0]);
+      if (part !== undefined) {
+        const [layer] = disk.layers;
+        this.#readNow(`${disk.name}`, (done) => this.#readPart(part, done, layer));
+      }
       if (random.chance(0.5)) host.propose({ kind: "delete-disk", name: disk.name });
+    }
+    // Also where the faults let none happen.
+    for (const oracle of host.oracles) this.#rollBackNow(oracle);
+    this.#verifyLeft();
+  }
+
+  /** Rolls a disk back that nobody has open, and reads all of it. */
+  #rollBackNow(oracle: DiskOracle): void {
+    const { host } = this;
+    const parts = this.#all.flatMap((taken) =>
+      taken.parts.filter((part) =>
+        part.oracle === oracle && part.content !== null && this.#isThere(taken, part)
+      )
+    );
+    if (parts.length === 0) return;
+    const part = this.#rolling.pick(parts);
+    const { name } = this.#all.find(({ parts }) => parts.includes(part))!;
+    const before = this.rolledBack;
+    this.#asked.add(part);
+    host.propose({ kind: "rollback-disk", disk: oracle.name, snapshot: name, nowMs: 0 });
+    host.until(`${oracle.name} is rolled back to ${name}`, () => this.rolledBack > before);
+    host.sweep(oracle);
+  }
+
+  /** What was there before a rollback is taken out of the trash, and opened by a guest. */
+  #verifyLeft(): void {
+    const { host } = this;
+    for (const oracle of this.left) {
+      const { id, name } = oracle;
+      this.#readNow(`${name} is read`, (done) => this.#readLeft(oracle, done));
+      if (this.#isInTrash(id)) host.propose({ kind: "restore-disk", id, name });
+      host.until(`${name} is restored`, () => !this.#isInTrash(id));
+      host.sweep(oracle);
     }
   }
 
-  #readNow(part: Part, layer: number): void {
+  #readNow(what: string, read: (done: (isRead: boolean) => void) => void): void {
     let isOver = false;
-    this.#readPart(part, (isRead) => {
-      if (!isRead) throw new Error(`${part.oracle.name}: layer ${layer} could not be read`);
+    read((isRead) => {
+      if (!isRead) throw new Error(`${what} could not be read`);
       isOver = true;
-    }, layer);
-    this.host.until("a snapshot is read", () => isOver, 60_000);
+    });
+    this.host.until(`${what} is read`, () => isOver, 60_000);
   }
 
   /** Everything is deleted; `isAbsorbed` holds some time later. */
   deleteAll(): void {
+    for (const { id } of this.left.splice(0)) this.#forgotten.add(id);
+    for (const { disk } of this.host.map!.trash) {
+      this.host.propose({ kind: "purge-disk", id: disk.id });
+    }
     for (const disk of this.host.map!.disks) {
       for (const snapshot of disk.snapshots) {
         if (snapshot.taking !== 0) continue;
         this.host.propose({ kind: "delete-snapshot", disk: disk.name, name: snapshot.name });
       }
-      if (disk.name.startsWith("clone-")) {
+      if (/^(clone|old)-/.test(disk.name)) {
         this.host.propose({ kind: "delete-disk", name: disk.name });
       }
     }
