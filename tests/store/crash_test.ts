@@ -19,6 +19,7 @@ const SEEDS: Record<string, number> = {
   tailRot: 4,
   everyAbsorb: 4,
   cleanedAbsorbs: 3,
+  everyFill: 4,
 };
 
 for (const [name, scenario] of Object.entries(SCENARIOS)) {
