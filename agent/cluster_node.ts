@@ -534,6 +534,12 @@ export class ClusterNode {
         this.control.propose({ kind: "absorbed", node, incarnation, layers: event.layers });
         return;
       }
+      case "flattened": {
+        const { node, incarnation } = this.control.status;
+        const { layers, epoch } = event;
+        this.control.propose({ kind: "flattened", node, incarnation, layers, epoch });
+        return;
+      }
       case "groups-lost":
         this.control.loseGroups(event.lost, event.capacityBytes);
         return;

@@ -222,10 +222,12 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     head.chunk = chunk;
     head.block = block;
     head.count = 1;
-    // Where the layer is one of a pair, the other node may have merged it already.
-    const pair = view.pair(view.absorberOf(layer) || layer);
-    request.extra = Uint32Array.from(pair);
-    request.extraWords = pair.length;
+    // Where the layer is one of a pair, the other node may have merged it already. And what was copied into it from below, perhaps in vain in
+    // the end, may still be there only.
+    head.layer = view.absorberOf(layer) || layer;
+    if (view.chain(head.layer).length > 1) head.flags |= MessageFlag.Chain;
+    request.extra = Uint32Array.of(head.layer);
+    request.extraWords = 1;
     this.#request = request;
     this.#peers.submit(node!, request);
   }

@@ -705,7 +705,7 @@ export class Replica {
     const isRecovery = (head.flags & MessageFlag.Recovery) !== 0;
     // A snapshot that is deleted by now, and merged into the layer above: the asker's map is older.
     const isMerged = !isRecovery && !this.view!.isReadable(head.layer);
-    if (isMerged || (isRecovery && this.#isHalf(head.layer, layers))) {
+    if (isMerged || (isRecovery && this.#isHalf(layers))) {
       this.#free.push(operation);
       this.#stale(state);
       return Verdict.Taken;
@@ -848,8 +848,11 @@ export class Replica {
   }
 
   /** Whether a layer that is one of a pair here is asked for by itself: the asker's map is older, and what is left of it would mislead. */
-  #isHalf(layer: number, layers: number): boolean {
+  #isHalf(layers: number): boolean {
     const { view } = this;
+    const { layer, flags } = this.#head;
+    // Its content is in the layer above by now.
+    if ((flags & MessageFlag.Chain) !== 0) return view!.absorberOf(layer) !== 0;
     return layers < 2 && (view!.absorbedInto(layer) !== 0 || view!.absorberOf(layer) !== 0);
   }
 
@@ -858,7 +861,8 @@ export class Replica {
     if (extraBytes !== 0 && extraBytes !== 8) return Verdict.Broken;
     const group = this.#guard(state, false);
     if (group === null) return Verdict.Taken;
-    if (this.#isHalf(head.layer, extraBytes / 4)) {
+    const isChain = (head.flags & MessageFlag.Chain) !== 0;
+    if (this.#isHalf(extraBytes / 4)) {
       this.#stale(state);
       return Verdict.Taken;
     }
@@ -871,7 +875,9 @@ export class Replica {
     words.fill(0, 0, DESCRIPTION_WORDS);
     const half = DESCRIPTION_WORDS / 2;
     const data = words.subarray(0, half), zeros = words.subarray(half, DESCRIPTION_WORDS);
-    const pair = extraBytes === 0
+    const pair = isChain
+      ? this.view!.chain(head.layer)
+      : extraBytes === 0
       ? [head.layer]
       : [getU32(message, HEAD_BYTES), getU32(message, HEAD_BYTES + 4)];
     stampOfPair(this.#store, pair, head.chunk, this.#stamp);

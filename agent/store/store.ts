@@ -144,6 +144,9 @@ const ALLOCATE_RETRY_MS = 1000;
 /** Milliseconds between attempts at a checkpoint that failed. */
 const CHECKPOINT_RETRY_MS = 5000;
 
+/** Part of what fits that copies which can wait leave to users. */
+const COPIES_RESERVE_SHARE = 1 / 16;
+
 export type { StoreState, StoreStats };
 
 /** Who the store belongs to. */
@@ -736,6 +739,22 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   /** Writes have to wait: what is left is for freeing, cleaning and checkpoints. */
   #isFull(): boolean {
     return !this.#isReadyAbove(this.#writeLimit);
+  }
+
+  /**
+   * Whether so many bytes of copies that can wait may be written: a {@linkcode COPIES_RESERVE_SHARE} of what fits is left for users then.
+   */
+  hasRoom(_layer: number, _chunk: number, bytes: number): boolean {
+    if (this.#core === null || this.#waiting.count > 0 || this.#isFull()) return false;
+    const { segments } = this.#core;
+    const usable = this.#usableBytes(segments);
+    return segments.liveBlocks * BLOCK_BYTES + bytes <= usable * (1 - COPIES_RESERVE_SHARE);
+  }
+
+  #usableBytes({ count, segmentBytes }: Core["segments"]): number {
+    const usable = Math.max(0, count - this.#writeLimit - 2 - this.#checkpointReserve);
+    // A sixteenth is lost to headers, and to what is too little to be worth cleaning.
+    return Math.floor(usable * (segmentBytes - BLOCK_BYTES) * 15 / 16);
   }
 
   /** Frees, zeroes and META may be appended. */
@@ -1650,11 +1669,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       liveBytes,
       usedBytes: usedSegments * segments.segmentBytes,
       freeBytes: segments.freeCount * segments.segmentBytes,
-      // A sixteenth is lost to headers, and to what is too little to be worth cleaning.
-      usableBytes: Math.floor(
-        Math.max(0, segments.count - this.#writeLimit - 2 - this.#checkpointReserve) *
-          dataBytes * 15 / 16,
-      ),
+      usableBytes: this.#usableBytes(segments),
       garbageBytes: Math.max(0, logSegments * dataBytes - liveBytes),
       indexBytes: index.memoryBytes + applier.stamps.memoryBytes,
       stampedChunks: applier.stamps.count,

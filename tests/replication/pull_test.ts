@@ -36,6 +36,7 @@ class Fixture implements PullHost {
   readonly results: number[] = [];
   copiedBytes = 0;
   isAllowed = true;
+  isThroughChain = false;
   allow: (() => void) | null = null;
   again: (() => void) | null = null;
   readonly pull: ChunkPull;
@@ -49,6 +50,10 @@ class Fixture implements PullHost {
 
   pairOf(layer: number): readonly number[] {
     return [layer];
+  }
+
+  isFlattened(): boolean {
+    return this.isThroughChain;
   }
 
   mayRead(_bytes: number, ready: () => void): boolean {

@@ -6,7 +6,7 @@
  *   later, nothing that was overwritten before;
  * - all blocks, of all disks of one command, are of one point in time: where a write is in it, so is every write that had been
  *   acknowledged before that one was sent (or what has overwritten it);
- * - a clone begins as its snapshot is;
+ * - a clone is as its snapshot is, also while it is flattened, and after that, when the snapshot may be gone;
  * - a snapshot is complete soon, or is given up.
  *
  * @module
@@ -14,7 +14,12 @@
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import type { Prng } from "../../agent/base/prng.ts";
 import { BlockKind, BlockRequest } from "../../agent/blk/target.ts";
-import type { ClusterMap, MapCommand } from "../../agent/map/map.ts";
+import {
+  clonePoint,
+  type ClusterMap,
+  type DiskEntry,
+  type MapCommand,
+} from "../../agent/map/map.ts";
 import { ENODEV } from "../../agent/platform/platform.ts";
 import { Volume } from "../../agent/volume/volume.ts";
 import { BLOCKS_MAX, type DiskOracle } from "./guest.ts";
@@ -65,16 +70,26 @@ export class Snapshots {
   read = 0;
   deleted = 0;
   cloned = 0;
+  /** Disks that were made independent of others. */
+  flattened = 0;
+  /** Layers whose flattening was cancelled, or ended for another reason than that it was done: replicas may have copied some. */
+  readonly half = new Set<number>();
+  readonly #clones = new Map<string, Part>();
+  readonly #flattening = new Map<number, number>();
   readonly #all: Taken[] = [];
   #next = 1;
 
   constructor(readonly host: SnapshotHost, readonly random: Prng) {}
 
-  /** Something at random. */
+  /** One thing or some at random. */
   step(): void {
+    for (let count = this.random.between(1, 4); count > 0; count--) this.#step();
+  }
+
+  #step(): void {
     const { random } = this;
     this.look();
-    switch (random.below(8)) {
+    switch (random.below(11)) {
       case 0:
       case 1:
       case 2:
@@ -88,6 +103,16 @@ export class Snapshots {
         const part = this.#pick();
         if (part !== null) this.#readPart(part, () => {});
         return;
+      }
+      case 7:
+      case 8:
+        return this.#flatten();
+      case 9:
+        return this.#leaveToClone();
+      case 10: {
+        const clone = this.#pickClone();
+        if (clone === null) return;
+        this.#readPart(clone.part, () => {}, clone.disk.layers[0]);
       }
     }
   }
@@ -129,6 +154,7 @@ export class Snapshots {
     const { host } = this;
     const { map } = host;
     if (map === null) return;
+    this.#noteFlattened(map);
     for (const taken of this.#all) {
       if (taken.isAborted || taken.completeMs < Infinity) continue;
       const entries = taken.parts.map(({ oracle }) =>
@@ -202,15 +228,63 @@ export class Snapshots {
     }
     const part = this.#pick();
     if (part === null) return;
-    const taken = this.#all.find(({ parts }) => parts.includes(part))!;
+    this.#cloneOf(part, this.#all.find(({ parts }) => parts.includes(part))!);
+  }
+
+  #cloneOf(part: Part, taken: Taken): void {
     this.cloned++;
-    host.propose({
-      kind: "clone-disk",
-      disk: part.oracle.name,
-      snapshot: taken.name,
-      name: `clone-${this.#next++}`,
-      nowMs: 0,
-    });
+    const name = `clone-${this.#next++}`;
+    this.#clones.set(name, part);
+    const { name: disk } = part.oracle;
+    this.host.propose({ kind: "clone-disk", disk, snapshot: taken.name, name, nowMs: 0 });
+  }
+
+  /** A clone that is there, and what it was cloned from. */
+  #pickClone(): { disk: DiskEntry; part: Part } | null {
+    const clones = this.host.map?.disks.filter(({ name }) => this.#clones.has(name)) ?? [];
+    if (clones.length === 0) return null;
+    const disk = this.random.pick(clones);
+    return { disk, part: this.#clones.get(disk.name)! };
+  }
+
+  /** Clones of a disk. */
+  clonesOf(oracle: DiskOracle): DiskEntry[] {
+    const { map } = this.host;
+    return map?.disks.filter(({ name }) => this.#clones.get(name)?.oracle === oracle) ?? [];
+  }
+
+  /** Somebody who hangs on others is to hang on them no more, or is to stay as it is after all. */
+  #flatten(): void {
+    const { host, random } = this;
+    const disks = host.map?.disks.filter((disk) => clonePoint(host.map!, disk).parent !== 0) ?? [];
+    if (disks.length === 0) return;
+    const disk = random.pick(disks).name;
+    host.propose({ kind: "flatten-disk", disk, cancel: random.chance(0.15) });
+  }
+
+  /** A disk that guests write to keeps nothing but what a clone of it needs as well: so it is what hangs on another one, too. */
+  #leaveToClone(): void {
+    const { host } = this;
+    const part = this.#pick();
+    if (part === null) return;
+    const taken = this.#all.find(({ parts }) => parts.includes(part))!;
+    const disk = part.oracle.name;
+    this.#cloneOf(part, taken);
+    part.isDeleted = true;
+    this.deleted++;
+    host.propose({ kind: "delete-snapshot", disk, name: taken.name, layer: part.layer });
+    host.propose({ kind: "flatten-disk", disk });
+  }
+
+  /** Which layers are not flattened any more: they have no parent, or some replicas have copied what others have not. */
+  #noteFlattened({ layers }: ClusterMap): void {
+    for (const { id, parent, flatten } of layers) {
+      if (flatten !== undefined) this.#flattening.set(id, parent);
+      else if (this.#flattening.delete(id)) {
+        if (parent !== 0) this.half.add(id);
+        else this.flattened++;
+      }
+    }
   }
 
   /**
@@ -339,11 +413,22 @@ export class Snapshots {
         for (let i = 0; i < 2 && this.#isThere(taken, part); i++) this.#readNow(part, part.layer);
       }
     }
+    const last = this.#pick();
+    if (last !== null) this.#cloneOf(last, this.#all.find(({ parts }) => parts.includes(last))!);
     for (const disk of host.map!.disks.filter(({ name }) => name.startsWith("clone-"))) {
-      const part = this.#all.flatMap(({ parts }) => parts)
-        .find(({ layer }) => layer !== 0 && disk.layers[1] === layer);
-      // Otherwise its snapshot was deleted, and merged into the clone's own layer.
-      if (part !== undefined) this.#readNow(part, disk.layers[0]);
+      const part = this.#clones.get(disk.name)!;
+      this.#readNow(part, disk.layers[0]);
+      if (random.chance(0.5)) {
+        host.propose({ kind: "flatten-disk", disk: disk.name });
+        const entry = () => host.map!.disks.find(({ id }) => id === disk.id)!;
+        host.until(
+          `${disk.name} hangs on nobody any more`,
+          () => clonePoint(host.map!, entry()).parent === 0,
+          60_000,
+        );
+        this.look();
+        this.#readNow(part, entry().layers[0]);
+      }
       if (random.chance(0.5)) host.propose({ kind: "delete-disk", name: disk.name });
     }
   }
