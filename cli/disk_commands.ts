@@ -19,6 +19,7 @@ import {
   sizeArgument,
   sizeText,
 } from "./context.ts";
+import { flattenText } from "./flatten_command.ts";
 import { limitsText } from "./limit_command.ts";
 import { CommandError, ExitCode, type Output, printable } from "./output.ts";
 import { Progress } from "./progress.ts";
@@ -170,7 +171,8 @@ function printInfo(output: Output, disk: DiskDocument): void {
     ["zeros", disk.detectZeroes ? "kept as holes" : "kept as they are written"],
     ["socket", disk.socket],
     ["read-only socket", disk.readOnlySocket],
-    ["clone of", disk.origin ?? "nothing"],
+    ["clone of", disk.origin ?? (disk.isShared ? "a snapshot that was deleted" : "nothing")],
+    ...(disk.flatten === null ? [] : [["flattening", flattenText(disk.flatten)] as const]),
     ["snapshots", disk.snapshots.length === 0 ? "none" : String(disk.snapshots.length)],
     ["schedules", disk.schedules.join(", ") || "none"],
     ["in use by", used.join(", ") || "nobody"],

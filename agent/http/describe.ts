@@ -10,14 +10,17 @@
 import { copiesInSync } from "../map/group_summary.ts";
 import {
   chainOf,
+  clonePoint,
   type ClusterMap,
   copiesMinOf,
   type DiskEntry,
   disksWithData,
   findNode,
+  flattenedLayer,
   type Schedule,
   type SnapshotEntry,
   spaceOf,
+  storageNodes,
   type TrashEntry,
 } from "../map/map.ts";
 import { diskSockets, snapshotSocket, SOCKET_PATH_BYTES_MAX } from "../map/names.ts";
@@ -27,6 +30,7 @@ import { type Call, Deadline, json, requireDisk } from "./call.ts";
 import type {
   DeletedDiskDocument,
   DiskDocument,
+  FlattenDocument,
   ScheduleDocument,
   SnapshotDocument,
 } from "./documents.ts";
@@ -87,6 +91,8 @@ export function diskDescriber(
       family: disk.family,
       layers: disk.layers,
       origin: origins.originOf(disk),
+      isShared: clonePoint(map, disk).parent !== 0,
+      flatten: describeFlatten(map, disk),
       snapshots: snapshotsOf(disk).map((snapshot) => snapshot.name),
       schedules: disk.schedules.map((schedule) => schedule.name),
       limits: disk.limits,
@@ -97,6 +103,18 @@ export function diskDescriber(
       sessions: status.sessions,
       counters: status.counters,
     };
+  };
+}
+
+function describeFlatten(map: ClusterMap, disk: DiskEntry): FlattenDocument | null {
+  const layer = flattenedLayer(map, disk);
+  if (layer === undefined) return null;
+  const isDone = ({ id }: { readonly id: number }) => layer.flatten.by.includes(id);
+  const nodes = storageNodes(map);
+  return {
+    done: nodes.filter(isDone).map(({ name }) => name),
+    waiting: nodes.filter((node) => !isDone(node))
+      .map(({ name, state }) => state === "up" ? name : `${name} (down)`),
   };
 }
 
