@@ -21,6 +21,7 @@
  *   complete sources, and what it had itself is complete, or of another stamp.
  * - A word that was on its way while the node left and came back does not count: coming back changes the group, and a word says on
  *   which map it rests. The same holds for one from before the flattening was cancelled and begun anew (`since`).
+ * - Its disk stays in the same pool: disks that share data cannot get another number of copies.
  * - A layer that is being flattened is not absorbed into its child before that is over. Others may be absorbed below it, or into it:
  *   that changes nothing in what the chain holds.
  *
@@ -181,21 +182,16 @@ function copiesOfDisks(map: ClusterMap): Map<number, number> {
  * @param map the one after it, of another epoch
  */
 export function withoutWords(before: ClusterMap, map: ClusterMap): ClusterMap {
-  const isSame = before.pools === map.pools && before.disks === map.disks;
-  if (isSame || !map.layers.some(({ flatten }) => flatten !== undefined)) return map;
-  const copiesBefore = copiesOfDisks(before);
+  if (before.pools === map.pools || !map.layers.some(({ flatten }) => flatten !== undefined)) {
+    return map;
+  }
   const copiesOf = copiesOfDisks(map);
   const unsettled = new Map<number, Set<number>>();
   let isOther = false;
   const layers = map.layers.map((layer) => {
     const { flatten } = layer;
-    if (flatten === undefined || flatten.since === map.epoch) return layer;
+    if (flatten === undefined) return layer;
     const copies = copiesOf.get(flatten.disk)!;
-    if (copiesBefore.get(flatten.disk) !== copies) {
-      // Other groups, of which nobody has said anything.
-      isOther = true;
-      return { ...layer, flatten: { ...flatten, since: map.epoch, by: NOBODY } };
-    }
     let nodes = unsettled.get(copies);
     if (nodes === undefined) unsettled.set(copies, nodes = unsettledNodes(map, copies));
     const by = flatten.by.filter((node) => !nodes.has(node));

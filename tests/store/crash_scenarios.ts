@@ -238,7 +238,14 @@ export function everyFill(seed: number): number {
     operationBlocks: 16,
     tunables: { ...SMALL.tunables, checkpointLogBytes: 65536, checkpointLogRatio: 0 },
   };
-  const world = new World(seed, shape, { write: 25, fill: 50, free: 15, zero: 8, drop: 5, absorb: 5 });
+  const world = new World(seed, shape, {
+    write: 25,
+    fill: 50,
+    free: 15,
+    zero: 8,
+    drop: 5,
+    absorb: 5,
+  });
   world.bench.disk.boundary = () => world.checkCrash();
   for (let step = 0; step < 120; step++) world.step();
   world.drain();
