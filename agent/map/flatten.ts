@@ -19,8 +19,8 @@
  * - While a node joins any group of the disk's pool, or is unclean in one, it has no word: its replica is being replaced by one that need
  *   not have copied anything yet. So when the parent is cut off nobody joins who might end with less; who joins later finds nothing but
  *   complete sources, and what it had itself is complete, or of another stamp.
- * - A word that was on its way while the node left and came back does not count: coming back changes the group, and a word says on
- *   which map it rests. The same holds for one from before the flattening was cancelled and begun anew (`since`).
+ * - A word that was on its way while the node left and came back, or joined in vain, does not count: that changes a group, and a word
+ *   says on which map it rests. Where any group of the pool has changed since, it is given again. The same holds for one from before the flattening was cancelled and begun anew (`since`).
  * - Its disk stays in the same pool: disks that share data cannot get another number of copies.
  * - A layer that is being flattened is not absorbed into its child before that is over. Others may be absorbed below it, or into it:
  *   that changes nothing in what the chain holds.
@@ -153,12 +153,11 @@ export function flattened(map: ClusterMap, command: Flattened): Result<Applied> 
       : layer);
 }
 
-/** Whether a node joins no group of a pool, is unclean in none, and is in sync in none that has changed since an epoch. */
+/** Whether a node joins no group of a pool, is unclean in none, and none has changed since an epoch: in between it may have been away, or here. */
 function isSettledSince(map: ClusterMap, copies: number, node: number, epoch: number): boolean {
-  return !unsettledNodes(map, copies).has(node) &&
-    findPool(map, copies)?.pgs.every((pg) =>
-        pg.changedEpoch <= epoch || !pg.inSync.includes(node)
-      ) === true;
+  const pgs = findPool(map, copies)?.pgs ?? [];
+  return pgs.every(({ changedEpoch }) => changedEpoch <= epoch) &&
+    !unsettledNodes(map, copies).has(node);
 }
 
 /** Nodes that join a group of a pool, or are unclean in one. */

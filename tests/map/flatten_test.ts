@@ -4,7 +4,9 @@
  * @module
  */
 import { assertEquals, assertMatch } from "@std/assert/mod.js";
+import { Prng } from "../../agent/base/prng.ts";
 import {
+  apply,
   checkMap,
   clonePoint,
   type ClusterMap,
@@ -288,4 +290,151 @@ Deno.test("a map with a layer that is flattened comes back from its bytes, and n
   const unsorted = altered("920103", "920301");
   assertEquals(unsorted.ok, false);
   assertEquals(clusterWithDisk(1, 1).layers[0].flatten, undefined);
+});
+
+/** What a node has of a group of the layer that is flattened. */
+const enum Has {
+  /** Perhaps not all, under stamps that others know. */
+  Half,
+  All,
+  /** Nothing under a known stamp: it is copied whole before it counts. */
+  Unknown,
+}
+
+/**
+ * Nodes that die, come back, join and leave groups while they flatten, and whose words come late and twice. Whatever joins takes over what
+ * its source has, which may be less than it had. Each node keeps the promise of a word, and no more.
+ */
+class Nodes {
+  readonly random: Prng;
+  map: ClusterMap;
+  readonly has = new Map<string, Has>();
+  readonly late: MapCommand[] = [];
+  cuts = 0;
+  refusedLate = 0;
+  steps = 0;
+
+  constructor(seed: number) {
+    this.random = new Prng(seed);
+    this.map = clone(snapshot(clusterAtLevelTwo(4, "web"), "v1", "web"), "web@v1", "copy");
+  }
+
+  pick<T>(list: readonly T[]): T {
+    return list[this.random.below(list.length)];
+  }
+
+  get groups(): readonly PgEntry[] {
+    return this.map.pools[0].pgs;
+  }
+
+  propose(command: MapCommand): boolean {
+    const before = this.map;
+    const result = apply(before, command);
+    if (!result.ok || result.value.map === before) return false;
+    this.map = result.value.map;
+    assertEquals(checkMap(this.map), null);
+    this.groups.forEach((pg, group) => {
+      const old = before.pools[0].pgs[group];
+      for (const node of pg.joining) {
+        const isNew = !old.joining.includes(node) || old.changedEpoch !== pg.changedEpoch;
+        if (isNew) this.has.set(`${node}/${group}`, Has.Half);
+      }
+      // It has taken over what others had.
+      if (old.unsettled && !pg.unsettled) this.has.set(`${pg.inSync[0]}/${group}`, Has.Half);
+    });
+    const flatten = (map: ClusterMap) => findLayer(map.layers, 3)?.flatten;
+    if (flatten(this.map) !== undefined && flatten(before) === undefined) this.has.clear();
+    if (findLayer(before.layers, 3)!.parent !== 0 && findLayer(this.map.layers, 3)!.parent === 0) {
+      this.checkCut();
+    }
+    return true;
+  }
+
+  /** The parent has been cut off: nobody may be read, now or ever, who lacks what it had. */
+  checkCut(): void {
+    this.cuts++;
+    this.groups.forEach((pg, group) => {
+      assertEquals(pg.joining, []);
+      for (const { id } of this.map.nodes) {
+        const has = this.has.get(`${id}/${group}`) ?? Has.Half;
+        const isRight = has === Has.All || (has === Has.Unknown && !pg.inSync.includes(id));
+        if (!isRight) throw new Error(`group ${group}: node ${id} has ${has}`);
+      }
+    });
+  }
+
+  /** A node copies everything that it may, and says so: at once, later, or never. */
+  flatten(): void {
+    const { id, state, incarnation } = this.pick(this.map.nodes);
+    if (state !== "up" || findLayer(this.map.layers, 3)?.flatten === undefined) return;
+    if (this.groups.some((pg) => pg.joining.includes(id) || pg.unclean.includes(id))) return;
+    this.groups.forEach((pg, group) => {
+      const has = pg.inSync.includes(id) ? Has.All : Has.Unknown;
+      this.has.set(`${id}/${group}`, has);
+    });
+    const { epoch } = this.map;
+    const said: MapCommand = { kind: "flattened", node: id, incarnation, layers: [3], epoch };
+    if (this.random.chance(0.5)) this.late.push(said);
+    if (this.random.chance(0.6)) this.propose(said);
+  }
+
+  step(): void {
+    const { random, map } = this;
+    const { id: node, incarnation, state } = this.pick(map.nodes);
+    const about = (holds: (pg: PgEntry) => boolean): number[] =>
+      this.groups.flatMap((pg, at) => holds(pg) ? [at] : []);
+    // In turns: calm enough to get done, and not.
+    const isCalm = this.steps++ % 100 > 40;
+    const share = isCalm && random.chance(0.97)
+      ? this.pick([0, 0, 45, 55, 60, 75, 86, 89, 92, 99])
+      : random.below(100);
+    if (share < 40) return this.flatten();
+    if (share < 50 && this.late.length > 0) {
+      const at = random.below(this.late.length);
+      if (!this.propose(this.late.splice(at, 1)[0])) this.refusedLate++;
+    } else if (share < 53) this.propose({ kind: "node-down", node, incarnation, nowMs });
+    else if (share < 58) {
+      if (state === "up" && random.chance(0.6)) return;
+      const bootId = random.chance(0.5) ? `boot${random.below(9)}` : map.nodes[node - 1].bootId;
+      this.propose(nodeUp(node, { protocol: 2, bootId }));
+    } else if (share < 70) {
+      const pgs = about((pg) => pg.target.includes(node) && !pg.inSync.includes(node));
+      this.propose({ kind: "start-joining", pool: 2, pgs, node, incarnation });
+    } else if (share < 85) {
+      const pgs = about((pg) => pg.joining.includes(node));
+      const basedOnEpoch = map.epoch;
+      this.propose({ kind: "in-sync", pool: 2, pgs, node, incarnation, basedOnEpoch });
+    } else if (share < 88) {
+      const pgs = about((pg) => pg.unclean.includes(node));
+      this.propose({ kind: "drop-unclean", pool: 2, pgs, node });
+    } else if (share < 91) {
+      this.propose({ kind: "unsettle", pool: 2, pgs: about(() => true) });
+    } else if (share < 95) {
+      const pgs = about((pg) => pg.unsettled);
+      this.propose({ kind: "settled", pool: 2, pgs, node, incarnation });
+    } else if (share < 96) this.propose({ kind: "trim", pool: 2, pgs: about(() => true) });
+    else if (share < 97) {
+      const target = random.shuffle([1, 2, 3, 4]).slice(0, 2);
+      const changes = [[random.below(this.groups.length), target]] as const;
+      const basedOnTargetsEpoch = map.targetsEpoch;
+      this.propose({ kind: "set-targets", pool: 2, basedOnTargetsEpoch, changes });
+    } else this.propose(!isCalm && random.chance(0.3) ? CANCEL : FLATTEN);
+  }
+}
+
+Deno.test("however nodes come and go, the parent is cut off only where nobody lacks anything, or could in the end", () => {
+  let cuts = 0, refusedLate = 0;
+  for (let seed = 1; seed <= 150; seed++) {
+    const nodes = new Nodes(seed);
+    for (let step = 0; step < 600 && nodes.cuts === 0; step++) {
+      try {
+        nodes.step();
+      } catch (error) {
+        throw new Error(`seed ${seed} step ${step}: ${(error as Error).message}`, { cause: error });
+      }
+    }
+    cuts += nodes.cuts;
+    refusedLate += nodes.refusedLate;
+  }
+  assertEquals([cuts > 30, refusedLate > 100], [true, true], `${cuts}, ${refusedLate}`);
 });
