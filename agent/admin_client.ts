@@ -250,7 +250,10 @@ export class AdminClient implements Disposable {
    * when it is done. Said again it changes nothing.
    */
   async flattenDisk(disk: string): Promise<DiskDocument> {
-    return await this.#ask({ method: "POST", path: `/v1/disks/${encodeURIComponent(disk)}/flatten` });
+    return await this.#ask({
+      method: "POST",
+      path: `/v1/disks/${encodeURIComponent(disk)}/flatten`,
+    });
   }
 
   /** Ends that before it is done. */

@@ -26,9 +26,9 @@ import {
   copiesMinOfPool,
   type DiskEntry,
   findNode,
+  flattenedLayer,
   hasDisks,
   type Schedule,
-  flattenedLayer,
   storageNodes,
   takingOf,
 } from "./map/map.ts";
@@ -726,7 +726,8 @@ function flattenProblems({ map, cluster }: Observations): Problem[] {
     problems.push({
       code: "flatten-waiting",
       message: `disk ${disk.name} cannot be made independent: ${reasons.join("; ")}`,
-      hint: "guests are served meanwhile; make room, start the nodes or remove those that are gone " +
+      hint:
+        "guests are served meanwhile; make room, start the nodes or remove those that are gone " +
         `for good, or 'kelpie disk flatten ${disk.name} --cancel'`,
       disk: disk.name,
     });

@@ -190,7 +190,9 @@ function reasonAgainstFlattening(map: ClusterMap): string | null {
     if (!isSorted) return `layer ${id}: who has flattened it is not in order`;
     const unsettled = unsettledNodes(map, disk.copies);
     const stray = by.find((node) => unsettled.has(node));
-    if (stray !== undefined) return `layer ${id} is flattened on node ${stray}, which is no member yet`;
+    if (stray !== undefined) {
+      return `layer ${id} is flattened on node ${stray}, which is no member yet`;
+    }
   }
   return null;
 }

@@ -156,7 +156,10 @@ Deno.test("a clone is made independent, or stays as it is, and info and tree say
   assertMatch(stdout, /^flattening: +0 of 1 node done, waits for \S+$/m);
   assertMatch((await agent.runWell("disk tree")).stdout, /copy .* flattening: 0 of 1 node done/);
   assertMatch((await agent.runWell("disk flatten copy --cancel")).stderr, /copy stays as it is/);
-  assertMatch((await agent.runWell("disk flatten copy --cancel")).stderr, /was not being flattened/);
+  assertMatch(
+    (await agent.runWell("disk flatten copy --cancel")).stderr,
+    /was not being flattened/,
+  );
   assertMatch((await agent.runWell("disk info copy")).stdout, /^clone of: +web@a$/m);
 });
 

@@ -238,7 +238,10 @@ async function request(backend: FakeBackend, key: string): Promise<Response> {
   const { body, query = "" } = REQUESTS[key] ?? {};
   // A snapshot of web waits for a holder that is not there.
   const disk = path.includes("/snapshots") || path.includes("/schedules") ? "db" : "web";
-  const place = path.replace("{name}", path.includes("/flatten") ? "flat" : disk).replace("{node}", "host-3")
+  const place = path.replace("{name}", path.includes("/flatten") ? "flat" : disk).replace(
+    "{node}",
+    "host-3",
+  )
     .replace("{snapshot}", "monday").replace("{schedule}", "hourly").replace("{deleted}", "copy");
   const handle = createHandler({
     backend,

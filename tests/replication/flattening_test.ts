@@ -50,7 +50,8 @@ class Fixture {
   constructor(options: MapOptions = {}) {
     Object.assign(this.store.chunk(BELOW, CHUNK), { generation: 4, sequence: 40 });
     this.core = coreOf(this, mapOf({ ...flattened(), ...options }), 2, {
-      flattened: (layers, epoch) => this.words.push(...layers.map((each) => [each, epoch] as const)),
+      flattened: (layers, epoch) =>
+        this.words.push(...layers.map((each) => [each, epoch] as const)),
     });
     this.core.linkUp(THEIRS, 1, false, 1);
     this.core.renew(Infinity);
@@ -255,4 +256,3 @@ Deno.test("who copies a layer that is flattened gets all that it is read through
   const empty = ask(MessageType.Describe, 0, 0, []);
   assertEquals([empty.head.generation, empty.head.sequence], [4, 40]);
 });
-
