@@ -26,7 +26,7 @@ import {
   copiesMinOfPool,
   type DiskEntry,
   findNode,
-  flattenedLayer,
+  flattenedLayers,
   hasDisks,
   type Schedule,
   storageNodes,
@@ -712,12 +712,11 @@ function layerProblems(map: ClusterMap): Problem[] {
 /** Disks that are being flattened and cannot be, because of nodes that are down or that something stands in the way of. */
 function flattenProblems({ map, cluster }: Observations): Problem[] {
   const problems: Problem[] = [];
-  for (const disk of map.disks) {
-    const layer = flattenedLayer(map, disk);
-    if (layer === undefined) continue;
+  for (const [id, layer] of flattenedLayers(map)) {
+    const disk = map.disks.find((each) => each.id === id)!;
     const left = storageNodes(map).filter(({ id }) => !layer.flatten.by.includes(id));
-    const reasons = left.map(({ id, name, state }) => {
-      const stuck = cluster?.nodes.find((node) => node.id === id)?.flattenStuck ?? null;
+    const reasons = left.map(({ id: self, name, state }) => {
+      const stuck = cluster?.nodes.find((node) => node.id === self)?.flattenStuck ?? null;
       if (state !== "up") return `node ${name} is down`;
       return stuck === null ? "" : `node ${name}: ${stuck}`;
     });

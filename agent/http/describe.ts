@@ -16,13 +16,15 @@ import {
   type DiskEntry,
   disksWithData,
   findNode,
-  flattenedLayer,
+  flattenedLayers,
   type Schedule,
+  sharedLayers,
   type SnapshotEntry,
   spaceOf,
   storageNodes,
   type TrashEntry,
 } from "../map/map.ts";
+import type { FlattenedLayer } from "../map/flatten.ts";
 import { diskSockets, snapshotSocket, SOCKET_PATH_BYTES_MAX } from "../map/names.ts";
 import { dueSlot, lateSince, nextSlot, scheduledSnapshots, scheduleOf } from "../map/schedules.ts";
 import type { ControlBackend, DiskStatus } from "./backend.ts";
@@ -70,6 +72,8 @@ export function diskDescriber(
   const inSync = copiesInSync(map);
   const space = bytes === null ? null : spaceOf(map, bytes).disks;
   const origins = new Origins(map);
+  const shared = sharedLayers(map);
+  const flattened = flattenedLayers(map);
   const { runDir } = backend.info();
   return (disk, status) => {
     const { readWrite, readOnly } = diskSockets(runDir, disk.name);
@@ -91,8 +95,8 @@ export function diskDescriber(
       family: disk.family,
       layers: disk.layers,
       origin: origins.originOf(disk),
-      isShared: clonePoint(map, disk).parent !== 0,
-      flatten: describeFlatten(map, disk),
+      isShared: clonePoint(map, disk, shared).parent !== 0,
+      flatten: describeFlatten(map, flattened.get(disk.id)),
       snapshots: snapshotsOf(disk).map((snapshot) => snapshot.name),
       schedules: disk.schedules.map((schedule) => schedule.name),
       limits: disk.limits,
@@ -106,8 +110,10 @@ export function diskDescriber(
   };
 }
 
-function describeFlatten(map: ClusterMap, disk: DiskEntry): FlattenDocument | null {
-  const layer = flattenedLayer(map, disk);
+function describeFlatten(
+  map: ClusterMap,
+  layer: FlattenedLayer | undefined,
+): FlattenDocument | null {
   if (layer === undefined) return null;
   const isDone = ({ id }: { readonly id: number }) => layer.flatten.by.includes(id);
   const nodes = storageNodes(map);

@@ -45,13 +45,24 @@ import type {
 } from "./model.ts";
 import { diskMissing, disksWithData, findDisk, findNode, findPool } from "./queries.ts";
 
+/** A layer that is being flattened. */
+export type FlattenedLayer = LayerEntry & { readonly flatten: Flattening };
+
+/** Layers that are being flattened, by the ids of the disks for which they are. */
+export function flattenedLayers(map: Pick<ClusterMap, "layers">): Map<number, FlattenedLayer> {
+  const layers = new Map<number, FlattenedLayer>();
+  for (const layer of map.layers) {
+    if (layer.flatten !== undefined) layers.set(layer.flatten.disk, layer as FlattenedLayer);
+  }
+  return layers;
+}
+
 /** The layer of a disk that is being flattened for it; undefined: none is. */
 export function flattenedLayer(
   map: Pick<ClusterMap, "layers">,
   disk: DiskEntry,
-): LayerEntry & { readonly flatten: Flattening } | undefined {
-  const layer = map.layers.find(({ flatten }) => flatten?.disk === disk.id);
-  return layer as LayerEntry & { readonly flatten: Flattening } | undefined;
+): FlattenedLayer | undefined {
+  return flattenedLayers(map).get(disk.id);
 }
 
 /** Carries out `flatten-disk`. */
@@ -93,25 +104,40 @@ const NOBODY: readonly number[] = [];
  *     disk      20 ─ 14 ─ 8 ─ 7 ─ 4         14: oldest layer that is the disk's or a snapshot's of it; 8: nobody else's either
  *     others                  7 ─ 4         so 8 is cut off 7
  *
+ * @param shared {@linkcode sharedLayers} of the map, for who asks about many disks
  * @returns parent 0: it shares nothing
  */
 export function clonePoint(
   map: Pick<ClusterMap, "layers" | "disks" | "trash">,
   disk: DiskEntry,
+  shared: ReadonlySet<number> = sharedLayers(map),
 ): { readonly id: number; readonly parent: number } {
+  const own = new Set([disk.layers[0], ...disk.snapshots.map(({ layer }) => layer)]);
+  const { layers } = disk;
+  let at = layers.findLastIndex((layer) => own.has(layer));
+  while (at + 1 < layers.length && !shared.has(layers[at + 1])) at++;
+  return { id: layers[at], parent: layers[at + 1] ?? 0 };
+}
+
+/** Layers that more than one disk needs, itself or for a snapshot. Looks at each layer twice at the most. */
+export function sharedLayers(
+  map: Pick<ClusterMap, "layers" | "disks" | "trash">,
+): ReadonlySet<number> {
   const parents = new Map(map.layers.map(({ id, parent }) => [id, parent]));
-  const others = new Set<number>();
-  for (const other of disksWithData(map)) {
-    if (other.id === disk.id) continue;
-    for (const top of [other.layers[0], ...other.snapshots.map(({ layer }) => layer)]) {
-      for (let at = top; at !== 0 && !others.has(at); at = parents.get(at) ?? 0) others.add(at);
+  const users = new Map<number, number>();
+  const shared = new Set<number>();
+  for (const disk of disksWithData(map)) {
+    for (const top of [disk.layers[0], ...disk.snapshots.map(({ layer }) => layer)]) {
+      // What lies below one that is shared is shared, too.
+      for (let at = top; at !== 0 && !shared.has(at); at = parents.get(at) ?? 0) {
+        const user = users.get(at);
+        if (user === disk.id) break;
+        if (user === undefined) users.set(at, disk.id);
+        else shared.add(at);
+      }
     }
   }
-  const own = new Set([disk.layers[0], ...disk.snapshots.map(({ layer }) => layer)]);
-  let at = disk.layers.findLastIndex((layer) => own.has(layer));
-  const { layers } = disk;
-  while (at + 1 < layers.length && !others.has(layers[at + 1])) at++;
-  return { id: layers[at], parent: layers[at + 1] ?? 0 };
+  return shared;
 }
 
 function withLayers(map: ClusterMap, change: (layer: LayerEntry) => LayerEntry): Result<Applied> {

@@ -44,7 +44,7 @@ export { settlerOf } from "./groups.ts";
 export * from "./levels.ts";
 export * from "./queries.ts";
 export { chainOf, disksOfLayers, findLayer } from "./layers.ts";
-export { clonePoint, flattenedLayer } from "./flatten.ts";
+export { clonePoint, flattenedLayer, flattenedLayers, sharedLayers } from "./flatten.ts";
 export {
   type ChunkPlace,
   chunksOf,
