@@ -268,10 +268,12 @@ function laterFields(report: NodeReport): unknown[] {
     isProgramNew,
     ...(hasOtherLog || io !== null || flattening !== null ? [hasOtherLog] : []),
     ...(io !== null || flattening !== null ? [io === null ? null : ioFields(io)] : []),
-    ...(flattening !== null
-      ? [[flattening.bytesPerSecond, flattening.stuck.slice(0, TEXT_LENGTH_MAX)]]
-      : []),
+    ...(flattening !== null ? [flatteningFields(flattening)] : []),
   ];
+}
+
+function flatteningFields({ bytesPerSecond, stuck }: FlattenReport): unknown[] {
+  return [bytesPerSecond, stuck.slice(0, TEXT_LENGTH_MAX)];
 }
 
 function ioFields(io: IoReport): unknown[] {

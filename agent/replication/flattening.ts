@@ -219,10 +219,11 @@ export class Flattener implements OperationOwner {
       if (job.phase !== Phase.Waiting || nowMs < job.nextMs) continue;
       const disk = view.diskOfLayer(job.layer);
       if (disk === undefined) continue;
-      const obstacle = this.#obstacle(view, disk);
-      job.stuck = obstacle;
+      job.stuck = this.#store.paths?.isImpaired === true
+        ? "a data path of this node is lost"
+        : null;
       job.nextMs = nowMs + AGAIN_MS;
-      if (obstacle !== null) continue;
+      if (job.stuck !== null || !isSettled(view, disk)) continue;
       job.phase = Phase.Copying;
       job.isFailed = false;
       job.isIncomplete = false;
@@ -237,18 +238,6 @@ export class Flattener implements OperationOwner {
       this.#jobs.delete(job.layer);
       this.#jobs.set(job.layer, job);
       return job;
-    }
-    return null;
-  }
-
-  /** What makes looking at chunks vain for now; null: nothing does. */
-  #obstacle(view: ClusterView, disk: DiskView): string | null {
-    if (this.#store.paths?.isImpaired === true) return "a data path of this node is lost";
-    for (const { entry, isOpen } of disk.groups) {
-      if (entry.joining.includes(view.self)) return "this node catches up first";
-      if (!isOpen && entry.inSync.includes(view.self)) {
-        return "replicas that have crashed are brought in line first";
-      }
     }
     return null;
   }
@@ -491,4 +480,11 @@ export class Flattener implements OperationOwner {
       this.#job = null;
     }
   }
+}
+
+/** Whether this node joins no group of a disk's pool, and nobody in those in which it is in sync has still to be brought in line. */
+function isSettled(view: ClusterView, disk: DiskView): boolean {
+  return disk.groups.every(({ entry, isOpen }) =>
+    !entry.joining.includes(view.self) && (isOpen || !entry.inSync.includes(view.self))
+  );
 }

@@ -129,7 +129,7 @@ Deno.test("a node that joins, or whose group is brought in line, waits; one that
     at.below({ 0: 0x10 });
     at.run(3000);
     assertEquals([at.content(), at.words], [{}, []]);
-    assertEquals(at.core.status.flattening.stuck !== null, true);
+    assertEquals(at.core.status.flattening.stuck, null, "it goes on by itself");
     at.map({ group: { changedEpoch: at.epoch } });
     at.run(2000);
     assertEquals([at.content(), at.words.at(0)], [{ 0: 0x10 }, [LAYER, at.epoch]]);
