@@ -214,24 +214,31 @@ Deno.test("a word is given under the map of now, and not when the node's places 
 });
 
 Deno.test("a chunk that is copied from another node meanwhile is not filled before that is over", () => {
-  const at = new Fixture();
-  at.below({ 0: 0x10 });
-  const head = {
-    type: MessageType.Pull,
-    id: 1,
-    epoch: EPOCH,
-    disk: 1,
-    layer: LAYER,
-    chunk: CHUNK,
-    generation: GENERATION,
-    argument: 3,
-  };
-  const bytes = message(head);
-  at.core.received(THEIRS, bytes, bytes.length, 0, 0);
-  at.run(3000);
-  assertEquals([at.content(), at.stamp(), at.words], [{}, "0.0", []]);
-  const asked = at.transport.take().filter((each) => each.head.type === MessageType.Describe);
-  assertEquals([asked.length, asked[0].head.flags], [1, MessageFlag.Recovery | MessageFlag.Chain]);
+  for (const isFull of [false, true]) {
+    const at = new Fixture();
+    at.below({ 0: 0x10 });
+    // What is there now may be gone when the copy is done.
+    if (isFull) at.store.chunk(LAYER, CHUNK).blocks.set(0, 0x10);
+    const head = {
+      type: MessageType.Pull,
+      id: 1,
+      epoch: EPOCH,
+      disk: 1,
+      layer: LAYER,
+      chunk: CHUNK,
+      generation: GENERATION,
+      argument: 3,
+    };
+    const bytes = message(head);
+    at.core.received(THEIRS, bytes, bytes.length, 0, 0);
+    at.run(3000);
+    assertEquals([at.content(), at.stamp(), at.words], [isFull ? { 0: 0x10 } : {}, "0.0", []]);
+    const asked = at.transport.take().filter((each) => each.head.type === MessageType.Describe);
+    assertEquals([asked.length, asked[0].head.flags], [
+      1,
+      MessageFlag.Recovery | MessageFlag.Chain,
+    ]);
+  }
 });
 
 Deno.test("who copies a layer that is flattened gets all that it is read through, from a source that has copied none of it", () => {
