@@ -117,3 +117,19 @@ Deno.test("there is room for copies until a sixteenth is left", () => {
   bench.write(2, 0, 0, numbers(1, 16));
   assert(!bench.store.hasRoom(2, 0, most - 4096));
 });
+
+Deno.test("a fill is these bytes in the log, for ever", () => {
+  const bench = open();
+  bench.run(Fill, [2], 7, 5, 2, [101, 102], { generation: 3, sequence: 4 });
+  const found: string[] = [];
+  for (let at = 1024 * 1024; at < bench.disk.sizeBytesMax; at += 4096) {
+    const block = bench.disk.peek(at, 96);
+    const head = new DataView(block.buffer);
+    if (head.getUint32(0, true) !== 0x4345524b || head.getUint8(64) !== 12) continue;
+    found.push(`${head.getUint16(4, true)} ${block.slice(64, 96).toHex()}`);
+  }
+  // Version 3; kind, flags, block, count, layer, chunk, generation, from, sequence.
+  const entry = "0c000500" + "02000000" + "02000000" + "07000000" + "03000000" + "00000000" +
+    "0400000000000000";
+  assertEquals(found, [`3 ${entry}`]);
+});
