@@ -6,7 +6,7 @@
  */
 import { formatSize, parseSize } from "../agent/config.ts";
 import type { CheckReport } from "../agent/http/backend.ts";
-import type { DiskDocument, LockDocument } from "../agent/http/documents.ts";
+import type { DiskDocument, LockDocument, NodeDocument } from "../agent/http/documents.ts";
 import { COPIES_MAX } from "../agent/map/map.ts";
 import { addAttributeCommand, hasAttributes, pairsArgument } from "./attribute_commands.ts";
 import {
@@ -145,11 +145,13 @@ function addInfo(disk: AnyCommand, context: CommandContext): void {
       using client = context.client();
       const found = await client.disk(name);
       if (json) return context.output.json(found);
-      printInfo(context.output, found);
+      const nodes = found.flatten === null ? [] : await client.nodes().catch(() => []);
+      printInfo(context.output, found, nodes);
     });
 }
 
-function printInfo(output: Output, disk: DiskDocument): void {
+/** @param nodes as far as they are needed */
+function printInfo(output: Output, disk: DiskDocument, nodes: readonly NodeDocument[]): void {
   const { counters } = disk;
   const used = usersOf(disk);
   const attributes = Object.entries(disk.attributes);
@@ -172,7 +174,7 @@ function printInfo(output: Output, disk: DiskDocument): void {
     ["socket", disk.socket],
     ["read-only socket", disk.readOnlySocket],
     ["clone of", disk.origin ?? (disk.isShared ? "a snapshot that was deleted" : "nothing")],
-    ...(disk.flatten === null ? [] : [["flattening", flattenText(disk.flatten)] as const]),
+    ...(disk.flatten === null ? [] : [["flattening", flattenText(disk.flatten, nodes)] as const]),
     ["snapshots", disk.snapshots.length === 0 ? "none" : String(disk.snapshots.length)],
     ["schedules", disk.schedules.join(", ") || "none"],
     ["in use by", used.join(", ") || "nobody"],

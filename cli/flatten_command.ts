@@ -5,9 +5,10 @@
  * @module
  */
 import { AdminError } from "../agent/admin_client.ts";
-import type { DiskDocument, FlattenDocument } from "../agent/http/documents.ts";
+import type { DiskDocument, FlattenDocument, NodeDocument } from "../agent/http/documents.ts";
 import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
 import { CommandError, ExitCode } from "./output.ts";
+import { formatRate } from "./units.ts";
 
 /** Milliseconds between looks with `--wait`. */
 const LOOK_MS = 500;
@@ -51,9 +52,13 @@ export function addFlattenCommand(disk: AnyCommand, context: CommandContext): vo
       const signal = context.terminal.interrupted();
       let said = "";
       while (found.flatten !== null) {
-        const text = flattenText(found.flatten);
-        if (text !== said) context.output.say(`flattening ${name}: ${text}`);
-        said = text;
+        const { waiting } = found.flatten;
+        // Rates change all the time: said when something else does.
+        if (waiting.join() !== said) {
+          const nodes = await client.nodes().catch(() => []);
+          context.output.say(`flattening ${name}: ${flattenText(found.flatten, nodes)}`);
+        }
+        said = waiting.join();
         if (signal.aborted) {
           throw new CommandError(ExitCode.Failure, `disk ${name} goes on being flattened`, {
             hint: `'kelpie disk flatten ${name} --cancel' ends it`,
@@ -83,9 +88,25 @@ async function lookAgain(
   }
 }
 
-/** How far it is, for people. */
-export function flattenText({ done, waiting }: FlattenDocument): string {
-  const nodes = done.length + waiting.length;
-  return `${done.length} of ${nodes} node${nodes === 1 ? "" : "s"} done, waits for ` +
-    (waiting.length === 0 ? "nobody" : waiting.join(", "));
+/**
+ * How far it is, for people.
+ *
+ * @param nodes where they are known: then it is said how fast those copy that are waited for, or why they do not
+ */
+export function flattenText(
+  { done, waiting }: FlattenDocument,
+  nodes: readonly NodeDocument[] = [],
+): string {
+  const count = done.length + waiting.length;
+  const names = waiting.map((name) => {
+    const node = nodes.find((each) => each.name === name);
+    if (node === undefined) return name;
+    const { flattenStuck, flattenBytesPerSecond } = node;
+    if (flattenStuck !== null) return `${name} (${flattenStuck})`;
+    return flattenBytesPerSecond === null
+      ? name
+      : `${name} (at ${formatRate(flattenBytesPerSecond)})`;
+  });
+  return `${done.length} of ${count} node${count === 1 ? "" : "s"} done, waits for ` +
+    (names.length === 0 ? "nobody" : names.join(", "));
 }
