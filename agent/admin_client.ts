@@ -250,6 +250,25 @@ export class AdminClient implements Disposable {
     return await this.#ask({ method: "POST", path: `${snapshotPath(disk, name)}/rollback` });
   }
 
+  /**
+   * Begins to make a clone independent of what it was cloned from. It takes time: `flatten` of the disk says how far it is, and is null
+   * when it is done. Said again it changes nothing.
+   */
+  async flattenDisk(disk: string): Promise<DiskDocument> {
+    return await this.#ask({
+      method: "POST",
+      path: `/v1/disks/${encodeURIComponent(disk)}/flatten`,
+    });
+  }
+
+  /** Ends that before it is done. */
+  async cancelFlatten(disk: string): Promise<DiskDocument> {
+    return await this.#ask({
+      method: "DELETE",
+      path: `/v1/disks/${encodeURIComponent(disk)}/flatten`,
+    });
+  }
+
   /** Disks that were deleted, and can be had back. */
   async trash(): Promise<readonly DeletedDiskDocument[]> {
     return (await this.#ask<TrashDocument>({ method: "GET", path: "/v1/trash" })).disks;

@@ -543,6 +543,8 @@ class AgentCore implements Agent, ControlBackend {
         copyBytesPerSecond: report !== undefined && report.joiningGroups > 0 ? rate : null,
         secondsLeft: rate > 0 && bytesLeft > 0 ? Math.ceil(bytesLeft / rate) : null,
         stuck: report === undefined || report.stuck === "" ? null : report.stuck,
+        flattenStuck: report?.flattening?.stuck || null,
+        flattenBytesPerSecond: report?.flattening?.bytesPerSecond ?? null,
         damagedBlocks: report?.damagedBlocks ?? 0,
         isFull: report?.isFull ?? false,
         hasLostLog: lostLogs.includes(node.id),

@@ -24,7 +24,7 @@ import { Control, type ControlHost } from "./control/control.ts";
 import { LeaseTimes } from "./control/lease_times.ts";
 import { Leases } from "./control/leases.ts";
 import { decodeLevel, encodeLevel, LEVEL_KEY } from "./control/level_record.ts";
-import type { IoReport, NodeReport } from "./control/messages.ts";
+import type { FlattenReport, IoReport, NodeReport } from "./control/messages.ts";
 import type { DataPlaneClient, Ready, WorkerEvent } from "./data_plane_client.ts";
 import type { Logger } from "./logger.ts";
 import { ControlFailure, unwrap } from "./map/errors.ts";
@@ -534,6 +534,12 @@ export class ClusterNode {
         this.control.propose({ kind: "absorbed", node, incarnation, layers: event.layers });
         return;
       }
+      case "flattened": {
+        const { node, incarnation } = this.control.status;
+        const { layers, epoch } = event;
+        this.control.propose({ kind: "flattened", node, incarnation, layers, epoch });
+        return;
+      }
       case "groups-lost":
         this.control.loseGroups(event.lost, event.capacityBytes);
         return;
@@ -576,10 +582,11 @@ export class ClusterNode {
     try {
       const data = await this.#plane.request<WorkerDataStatus>({ kind: "data-status" });
       const store = await this.#plane.request<WorkerStoreStatus>({ kind: "store-status" });
-      const rate = this.#copyRate(data.joining.copiedBytes);
+      const rate = rateOf(this.#copied, data.joining.copiedBytes);
       const isProgramNew = this.#program.isNew(clockMs());
       const io = this.#ioRates(data.io);
-      this.control.report({ ...reportOf(data, store, rate), isProgramNew, io });
+      const flattening = this.#flattenReport(data);
+      this.control.report({ ...reportOf(data, store, rate), isProgramNew, io, flattening });
     } catch {
       // The data plane is about to end; whoever waits for it hears of it.
     }
@@ -606,15 +613,11 @@ export class ClusterNode {
     return rates;
   }
 
-  /** Bytes per second that were copied lately. */
-  #copyRate(bytes: number): number {
-    const nowMs = clockMs();
-    const elapsedMs = nowMs - this.#copied.atMs;
-    if (elapsedMs < RATE_MS) return this.#copied.rate;
-    const rate = Math.round((bytes - this.#copied.bytes) * 1000 / elapsedMs);
-    this.#copied = { bytes, atMs: nowMs, rate };
-    return rate;
+  #flattenReport({ flattening }: WorkerDataStatus): FlattenReport | null {
+    const bytesPerSecond = rateOf(this.#flattened, flattening.copiedBytes);
+    return flattening.layers === 0 ? null : { bytesPerSecond, stuck: flattening.stuck ?? "" };
   }
+  readonly #flattened = { bytes: 0, atMs: 0, rate: 0 };
 
   // ---------------------------------------------------------------------------------- what it does
 
@@ -714,11 +717,22 @@ export class ClusterNode {
   }
 }
 
+/** Bytes per second that a count has risen by lately. */
+function rateOf(counted: { bytes: number; atMs: number; rate: number }, bytes: number): number {
+  const nowMs = clockMs();
+  const elapsedMs = nowMs - counted.atMs;
+  if (elapsedMs < RATE_MS) return counted.rate;
+  counted.rate = Math.round((bytes - counted.bytes) * 1000 / elapsedMs);
+  counted.bytes = bytes;
+  counted.atMs = nowMs;
+  return counted.rate;
+}
+
 function reportOf(
   data: WorkerDataStatus,
   store: WorkerStoreStatus,
   copyBytesPerSecond: number,
-): Omit<NodeReport, "isProgramNew" | "io"> {
+): Omit<NodeReport, "isProgramNew" | "io" | "flattening"> {
   return {
     epoch: data.epoch,
     unreachable: data.unreachable,

@@ -69,6 +69,8 @@ export function nodeStatusOf(
     sinceMs: node.changedMs,
     joiningGroups: 0,
     chunksLeft: 0,
+    flattenStuck: null,
+    flattenBytesPerSecond: null,
     copyBytesPerSecond: null,
     secondsLeft: null,
     stuck: null,

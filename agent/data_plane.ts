@@ -524,6 +524,7 @@ export class DataPlane implements DiskServerHost {
       snapshotDrained: (disk, layer, generation) =>
         this.#post({ kind: "snapshot-drained", disk, layer, generation }),
       absorbed: (layers) => this.#post({ kind: "absorbed", layers: [...layers] }),
+      flattened: (layers, epoch) => this.#post({ kind: "flattened", layers: [...layers], epoch }),
       groupsLost: (groups) =>
         this.#post({
           kind: "groups-lost",

@@ -26,6 +26,7 @@ import {
   copiesMinOfPool,
   type DiskEntry,
   findNode,
+  flattenedLayers,
   hasDisks,
   type Schedule,
   storageNodes,
@@ -65,6 +66,7 @@ import { weightOf } from "./map/targets.ts";
  * | `schedule-late` | a snapshot that a schedule should have taken is not there |
  * | `moving` | data is on its way to where it should be; all copies are there |
  * | `layers-waiting` | deleted snapshots cannot be merged, because of nodes that are down |
+ * | `flatten-waiting` | a clone cannot be made independent, because of nodes that are down or have no room |
  * | `store-nearly-full` | little space is left |
  * | `node-nearly-full` | little space is left on another node |
  */
@@ -95,6 +97,7 @@ export const PROBLEM_CODES = [
   "schedule-late",
   "moving",
   "layers-waiting",
+  "flatten-waiting",
   "store-nearly-full",
   "node-nearly-full",
 ] as const;
@@ -156,6 +159,7 @@ export function findProblems(seen: Observations): Problem[] {
     ...clusterProblems(seen),
     ...snapshotProblems(seen),
     ...layerProblems(seen.map),
+    ...flattenProblems(seen),
   ];
   for (const { name } of seen.map.disks) {
     const status = seen.disks.get(name);
@@ -703,6 +707,31 @@ function layerProblems(map: ClusterMap): Problem[] {
       "'kelpie node remove NODE --force' if it is gone for good",
     ...(names.length === 1 ? { node: names[0] } : {}),
   }];
+}
+
+/** Disks that are being flattened and cannot be, because of nodes that are down or that something stands in the way of. */
+function flattenProblems({ map, cluster }: Observations): Problem[] {
+  const problems: Problem[] = [];
+  for (const [id, layer] of flattenedLayers(map)) {
+    const disk = map.disks.find((each) => each.id === id)!;
+    const left = storageNodes(map).filter(({ id }) => !layer.flatten.by.includes(id));
+    const reasons = left.map(({ id: self, name, state }) => {
+      const stuck = cluster?.nodes.find((node) => node.id === self)?.flattenStuck ?? null;
+      if (state !== "up") return `node ${name} is down`;
+      return stuck === null ? "" : `node ${name}: ${stuck}`;
+    });
+    // As long as one gets on there is nothing to be done.
+    if (left.length === 0 || reasons.includes("")) continue;
+    problems.push({
+      code: "flatten-waiting",
+      message: `disk ${disk.name} cannot be made independent: ${reasons.join("; ")}`,
+      hint:
+        "guests are served meanwhile; make room, start the nodes or remove those that are gone " +
+        `for good, or 'kelpie disk flatten ${disk.name} --cancel'`,
+      disk: disk.name,
+    });
+  }
+  return problems;
 }
 
 function diskUnavailable(disk: string, reason: string): Problem {

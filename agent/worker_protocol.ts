@@ -150,6 +150,8 @@ export type WorkerMessage =
   | { kind: "snapshot-drained"; disk: number; layer: number; generation: number }
   /** Layers are absorbed into their children here, durably. */
   | { kind: "absorbed"; layers: number[] }
+  /** Layers have everything here that they were read through to, durably, by a map of this epoch. */
+  | { kind: "flattened"; layers: number[]; epoch: number }
   /** Something that others should know of has changed: see `data-status`. */
   | { kind: "reachability" };
 

@@ -7,7 +7,7 @@
 import { formatSize, parseSize } from "../agent/config.ts";
 import type { AdminClient, CheckOptions } from "../agent/admin_client.ts";
 import type { CheckReport, ComparisonReport } from "../agent/http/backend.ts";
-import type { DiskDocument, LockDocument } from "../agent/http/documents.ts";
+import type { DiskDocument, LockDocument, NodeDocument } from "../agent/http/documents.ts";
 import { COPIES_MAX } from "../agent/map/map.ts";
 import { addAttributeCommand, hasAttributes, pairsArgument } from "./attribute_commands.ts";
 import {
@@ -21,6 +21,7 @@ import {
   sizeText,
 } from "./context.ts";
 import { forgetDisk } from "./disk_data.ts";
+import { flattenText } from "./flatten_command.ts";
 import { limitsText } from "./limit_command.ts";
 import { CommandError, ExitCode, type Output, printable } from "./output.ts";
 import { NoRoom, preallocate, ZEROES_HINT } from "./preallocate_command.ts";
@@ -180,11 +181,13 @@ function addInfo(disk: AnyCommand, context: CommandContext): void {
       using client = context.client();
       const found = await client.disk(name);
       if (json) return context.output.json(found);
-      printInfo(context.output, found);
+      const nodes = found.flatten === null ? [] : await client.nodes().catch(() => []);
+      printInfo(context.output, found, nodes);
     });
 }
 
-function printInfo(output: Output, disk: DiskDocument): void {
+/** @param nodes as far as they are needed */
+function printInfo(output: Output, disk: DiskDocument, nodes: readonly NodeDocument[]): void {
   const { counters } = disk;
   const used = usersOf(disk);
   const attributes = Object.entries(disk.attributes);
@@ -206,7 +209,8 @@ function printInfo(output: Output, disk: DiskDocument): void {
     ["zeros", disk.detectZeroes ? "kept as holes" : "kept as they are written"],
     ["socket", disk.socket],
     ["read-only socket", disk.readOnlySocket],
-    ["clone of", disk.origin ?? "nothing"],
+    ["clone of", disk.origin ?? (disk.isShared ? "a snapshot that was deleted" : "nothing")],
+    ...(disk.flatten === null ? [] : [["flattening", flattenText(disk.flatten, nodes)] as const]),
     ["snapshots", disk.snapshots.length === 0 ? "none" : String(disk.snapshots.length)],
     ["schedules", disk.schedules.join(", ") || "none"],
     ["in use by", used.join(", ") || "nobody"],

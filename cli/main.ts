@@ -21,6 +21,7 @@ import { CommandContext, examples } from "./context.ts";
 import { addDiskCommands } from "./disk_commands.ts";
 import { addDataCommands } from "./disk_data.ts";
 import { addPreallocateCommand } from "./preallocate_command.ts";
+import { addFlattenCommand } from "./flatten_command.ts";
 import { addLimitCommand } from "./limit_command.ts";
 import { addGuestCommands } from "./guest_config.ts";
 import { addMapCommands } from "./map_commands.ts";
@@ -80,6 +81,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
   addGuestCommands(disk as unknown as CommandUnknownOpts, context);
   addSnapshotCommands(disk as unknown as CommandUnknownOpts, context);
   addCloneCommand(disk as unknown as CommandUnknownOpts, context);
+  addFlattenCommand(disk as unknown as CommandUnknownOpts, context);
   addTreeCommand(disk as unknown as CommandUnknownOpts, context);
   addMapCommands(disk as unknown as CommandUnknownOpts, context);
   addTrashCommands(disk as unknown as CommandUnknownOpts, context);

@@ -15,6 +15,7 @@
 import { formatSize } from "../agent/config.ts";
 import type { DiskDocument, SnapshotDocument, SpaceDocument } from "../agent/http/documents.ts";
 import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
+import { flattenText } from "./flatten_command.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { SPACE_COLUMNS, SPACE_HELP, spaceCells } from "./space.ts";
 import { stateOf } from "./snapshot_commands.ts";
@@ -82,8 +83,11 @@ function treeOf(
     sizeBytes: disk.sizeBytes,
     space: disk.space,
     createdMs: disk.createdMs,
-    // Its origin's disk is in the trash.
-    note: disk.origin !== null && !known.has(disk.origin) ? `from ${disk.origin}, deleted` : "",
+    note: [
+      // Its origin's disk is in the trash.
+      ...(disk.origin !== null && !known.has(disk.origin) ? [`from ${disk.origin}, deleted`] : []),
+      ...(disk.flatten === null ? [] : [`flattening: ${flattenText(disk.flatten)}`]),
+    ].join("; "),
     children: (byDisk.get(disk.name) ?? []).map((snapshot) => ({
       name: `${disk.name}@${snapshot.name}`,
       kind: "snapshot",

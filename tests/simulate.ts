@@ -33,7 +33,7 @@ const { seeds, from, minutes, nodes, faults, moving, paths, snapshots, verbose, 
     )
     .option("--moving", "guests move while they run")
     .option("--paths", "nodes have up to three data paths, which fail and are missing")
-    .option("--snapshots", "snapshots and clones are taken, read and deleted")
+    .option("--snapshots", "snapshots and clones are taken, read, flattened and deleted")
     .option("--verbose", "print what happens")
     .parse(Deno.args, { from: "user" })
     .opts();

@@ -77,6 +77,16 @@ export interface NodeReport {
   readonly hasOtherLog: boolean;
   /** What the disks that are open there do; null: it does not say. */
   readonly io: IoReport | null;
+  /** How it gets on with disks that are flattened; null: none is left to it, or it does not say. */
+  readonly flattening: FlattenReport | null;
+}
+
+/** Flattening of disks on a node. */
+export interface FlattenReport {
+  /** Bytes copied in the last second or so. */
+  readonly bytesPerSecond: number;
+  /** What stands in the way; "" when nothing does. */
+  readonly stuck: string;
 }
 
 /** What the disks of a node do, all together, in the last second or so. Whole numbers. */
@@ -125,6 +135,7 @@ export const EMPTY_REPORT: NodeReport = {
   isProgramNew: null,
   hasOtherLog: false,
   io: null,
+  flattening: null,
 };
 
 /** A control message. */
@@ -257,17 +268,22 @@ function reportFields(report: NodeReport): unknown[] {
 
 /** What came later: only where there is something to say. */
 function laterFields(report: NodeReport): unknown[] {
-  const { lostLogs, paths, isProgramNew, hasOtherLog, io } = report;
+  const { lostLogs, paths, isProgramNew, hasOtherLog, io, flattening } = report;
   const isMore = lostLogs.length + paths.length > 0 || isProgramNew !== null || hasOtherLog ||
-    io !== null;
+    io !== null || flattening !== null;
   if (!isMore) return [];
   return [
     lostLogs.slice(0, REPORT_LIST_MAX),
     paths.slice(0, REPORT_LIST_MAX).map(pathFields),
     isProgramNew,
-    ...(hasOtherLog || io !== null ? [hasOtherLog] : []),
-    ...(io !== null ? [ioFields(io)] : []),
+    ...(hasOtherLog || io !== null || flattening !== null ? [hasOtherLog] : []),
+    ...(io !== null || flattening !== null ? [io === null ? null : ioFields(io)] : []),
+    ...(flattening !== null ? [flatteningFields(flattening)] : []),
   ];
+}
+
+function flatteningFields({ bytesPerSecond, stuck }: FlattenReport): unknown[] {
+  return [bytesPerSecond, stuck.slice(0, TEXT_LENGTH_MAX)];
 }
 
 function ioFields(io: IoReport): unknown[] {
@@ -382,6 +398,7 @@ function readReport(value: unknown): NodeReport | null {
     isProgramNew = null,
     hasOtherLog = false,
     io = null,
+    flattening = null,
   ] = value;
   const isRight = isCounts(unreachable) && isCounts(disconnected) && isCount(usedBytes) &&
     isCount(capacityBytes) && typeof isFull === "boolean" && isCount(joiningGroups) &&
@@ -394,6 +411,8 @@ function readReport(value: unknown): NodeReport | null {
   if (!isRight) return null;
   const knownIo = io === null ? null : readIo(io);
   if (knownIo === undefined) return null;
+  const knownFlattening = flattening === null ? null : readFlattening(flattening);
+  if (knownFlattening === undefined) return null;
   const known = paths.map(readPath);
   if (known.some((path) => path === null)) return null;
   const waits: { disk: number; reason: string }[] = [];
@@ -420,7 +439,15 @@ function readReport(value: unknown): NodeReport | null {
     isProgramNew,
     hasOtherLog,
     io: knownIo,
+    flattening: knownFlattening,
   };
+}
+
+/** Undefined: it is none. */
+function readFlattening(value: unknown): FlattenReport | undefined {
+  if (!Array.isArray(value)) return undefined;
+  const [bytesPerSecond, stuck] = value;
+  return isCount(bytesPerSecond) && isText(stuck) ? { bytesPerSecond, stuck } : undefined;
 }
 
 /** Undefined: it is none. */

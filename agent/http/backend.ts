@@ -293,6 +293,10 @@ export interface NodeStatus {
   joiningGroups: number;
   /** Chunks that they are known to need. */
   chunksLeft: number;
+  /** What stands in the way of flattening disks there; null: nothing, or none is flattened. */
+  flattenStuck: string | null;
+  /** Rate at which it does; null: none is flattened there. */
+  flattenBytesPerSecond: number | null;
   /** Rate at which it catches up; null: it does not, or has not reported. */
   copyBytesPerSecond: number | null;
   /** Time until it has caught up, at that rate; null: cannot be said. */

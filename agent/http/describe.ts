@@ -10,17 +10,22 @@
 import { copiesInSync } from "../map/group_summary.ts";
 import {
   chainOf,
+  clonePoint,
   type ClusterMap,
   copiesMinOf,
   type DiskEntry,
   disksWithData,
   findNode,
+  flattenedLayers,
   merges,
   type Schedule,
+  sharedLayers,
   type SnapshotEntry,
   spaceOf,
+  storageNodes,
   type TrashEntry,
 } from "../map/map.ts";
+import type { FlattenedLayer } from "../map/flatten.ts";
 import { diskSockets, snapshotSocket, SOCKET_PATH_BYTES_MAX } from "../map/names.ts";
 import { dueSlot, lateSince, nextSlot, scheduledSnapshots, scheduleOf } from "../map/schedules.ts";
 import type { ControlBackend, DiskStatus } from "./backend.ts";
@@ -28,6 +33,7 @@ import { type Call, Deadline, json, requireDisk } from "./call.ts";
 import type {
   DeletedDiskDocument,
   DiskDocument,
+  FlattenDocument,
   ScheduleDocument,
   SnapshotDocument,
 } from "./documents.ts";
@@ -109,6 +115,8 @@ export function diskDescriber(
   const inSync = copiesInSync(map);
   const space = bytes === null ? null : spaceOf(map, bytes).disks;
   const origins = new Origins(map);
+  const shared = sharedLayers(map);
+  const flattened = flattenedLayers(map);
   const { runDir } = backend.info();
   return (disk, status) => {
     const { readWrite, readOnly } = diskSockets(runDir, disk.name);
@@ -130,6 +138,8 @@ export function diskDescriber(
       family: disk.family,
       layers: disk.layers,
       origin: origins.originOf(disk),
+      isShared: clonePoint(map, disk, shared).parent !== 0,
+      flatten: describeFlatten(map, flattened.get(disk.id)),
       snapshots: snapshotsOf(disk).map((snapshot) => snapshot.name),
       schedules: disk.schedules.map((schedule) => schedule.name),
       limits: disk.limits,
@@ -140,6 +150,20 @@ export function diskDescriber(
       sessions: status.sessions,
       counters: status.counters,
     };
+  };
+}
+
+function describeFlatten(
+  map: ClusterMap,
+  layer: FlattenedLayer | undefined,
+): FlattenDocument | null {
+  if (layer === undefined) return null;
+  const isDone = ({ id }: { readonly id: number }) => layer.flatten.by.includes(id);
+  const nodes = storageNodes(map);
+  return {
+    done: nodes.filter(isDone).map(({ name }) => name),
+    waiting: nodes.filter((node) => !isDone(node))
+      .map(({ name, state }) => state === "up" ? name : `${name} (down)`),
   };
 }
 

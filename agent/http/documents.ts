@@ -68,6 +68,10 @@ export interface DiskDocument {
   readonly layers: readonly number[];
   /** `DISK@NAME` of the nearest snapshot of another disk that it goes on from; null: there is none (any more). */
   readonly origin: string | null;
+  /** It has layers below its own that belong to others, whether they have a name or not: it can be flattened. */
+  readonly isShared: boolean;
+  /** How far it is being made independent of those; null: it is not. */
+  readonly flatten: FlattenDocument | null;
   /** Names of its snapshots, oldest first. */
   readonly snapshots: readonly string[];
   /** Names of its schedules. */
@@ -84,6 +88,14 @@ export interface DiskDocument {
   /** Front ends that are connected. */
   readonly sessions: readonly SessionStatus[];
   readonly counters: DiskCounters;
+}
+
+/** How far a disk is that is being made independent of what it was cloned from; names of nodes. */
+export interface FlattenDocument {
+  /** Have copied everything. */
+  readonly done: readonly string[];
+  /** Have not yet: each with what stands in its way, if anything does. */
+  readonly waiting: readonly string[];
 }
 
 /** Body of `POST /v1/disks/{name}/extents`, and of `…/chunks`, to which `since` says nothing. */

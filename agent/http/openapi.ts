@@ -254,6 +254,8 @@ const NODE_STATUS = {
   copyBytesPerSecond: maybeNumber("Rate at which it catches up, or null"),
   secondsLeft: maybeNumber("Time until it has caught up; null: cannot be said"),
   stuck: maybeText("What stands in the way of catching up, or null"),
+  flattenStuck: maybeText("What stands in the way of flattening disks, or null"),
+  flattenBytesPerSecond: maybeNumber("Rate at which it flattens disks; null: it does not"),
   damagedBlocks: count("Blocks of its store that could not be verified"),
   isFull: flag("Its store takes no new writes"),
   hasLostLog: flag("Came back without a part of the log of consensus: does not count for now"),
@@ -406,6 +408,11 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
       description: "Layer ids, newest first",
     },
     origin: fullSnapshotName("Nearest snapshot of another disk that it goes on from"),
+    isShared: flag("It goes on from layers that belong to others, and can be flattened"),
+    flatten: {
+      oneOf: [ref("Flatten"), { type: "null" }],
+      description: "How far it is being made independent of those; null: it is not",
+    },
     snapshots: list(snapshotName, "Oldest first"),
     schedules: list(scheduleName, "By name"),
     attributes: ref("Attributes"),
@@ -481,6 +488,10 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     ),
     path: maybeText("Data path of this node; null: no data is here"),
     storeOffsetBytes: maybeCount("From the start of the store, for now; null with path"),
+  }),
+  Flatten: record("How far a disk is that is being made independent of others", {
+    done: list(text("Name of a node"), "Nodes that have copied everything"),
+    waiting: list(text("Name of a node, and whether it is down"), "Nodes that have not yet"),
   }),
   DiskList: record("All disks", { disks: list(ref("Disk"), "Sorted by name") }),
   Snapshot: record("A snapshot of a disk", {
@@ -1045,6 +1056,20 @@ export const OPENAPI = {
         operationId: "rollbackDisk",
         summary:
           "Makes a disk that nobody uses as it was; what it holds now goes into the trash, as a disk of its name",
+        responses: answer(200, "Disk", "The disk as it is now"),
+      },
+    },
+    "/v1/disks/{name}/flatten": {
+      parameters: [nameParameter],
+      post: {
+        operationId: "flattenDisk",
+        summary:
+          "Begins to make a clone independent of what it was cloned from, while guests use both; the disk says how far it is",
+        responses: answer(200, "Disk", "The disk as it is now"),
+      },
+      delete: {
+        operationId: "cancelFlatten",
+        summary: "Ends that before it is done",
         responses: answer(200, "Disk", "The disk as it is now"),
       },
     },

@@ -56,6 +56,8 @@ export const SNAPSHOT_ROUTES: readonly Route[] = [
   { method: "DELETE", path: SNAPSHOT, handle: deleteSnapshot },
   { method: "POST", path: `${SNAPSHOT}/clone`, body: "CloneDisk", handle: cloneDisk },
   { method: "POST", path: `${SNAPSHOT}/rollback`, handle: rollbackDisk },
+  { method: "POST", path: "/v1/disks/{name}/flatten", handle: (call) => flattenDisk(call, false) },
+  { method: "DELETE", path: "/v1/disks/{name}/flatten", handle: (call) => flattenDisk(call, true) },
   { method: "GET", path: "/v1/trash", handle: listTrash },
   { method: "POST", path: "/v1/trash/{deleted}/restore", body: "RestoreDisk", handle: restoreDisk },
   { method: "DELETE", path: "/v1/trash/{deleted}", handle: purgeDisk },
@@ -143,6 +145,12 @@ async function cloneDisk(call: Call): Promise<Response> {
 async function rollbackDisk(call: Call): Promise<Response> {
   const { backend, name: disk, part: snapshot } = call;
   await backend.propose({ kind: "rollback-disk", disk, snapshot, nowMs: Date.now() });
+  return answerDisk(200, call, disk);
+}
+
+async function flattenDisk(call: Call, isCancelled: boolean): Promise<Response> {
+  const { backend, name: disk } = call;
+  await backend.propose({ kind: "flatten-disk", disk, ...(isCancelled ? { cancel: true } : {}) });
   return answerDisk(200, call, disk);
 }
 

@@ -42,6 +42,7 @@ import {
   TRASH_MAX,
   VOTERS_MAX,
 } from "./model.ts";
+import { unsettledNodes } from "./flatten.ts";
 import { checkDiskName, checkSnapshotName } from "./names.ts";
 import { disksWithData } from "./queries.ts";
 
@@ -171,15 +172,42 @@ function reasonAgainstLayers(map: ClusterMap, places: Map<number, Place>): strin
   return null;
 }
 
+/** See the head of `flatten.ts`. */
+function reasonAgainstFlattening(map: ClusterMap): string | null {
+  for (const { id, parent, absorbedBy, flatten } of map.layers) {
+    if (flatten === undefined) continue;
+    const disk = map.disks.find((each) => each.id === flatten.disk);
+    if (parent === 0 || absorbedBy !== null || disk?.layers.includes(id) !== true) {
+      return `layer ${id} cannot be flattened`;
+    }
+    if (!isCount(flatten.since) || flatten.since > map.epoch) {
+      return `layer ${id} has been flattened since epoch ${flatten.since}`;
+    }
+    const { by } = flatten;
+    const isSorted = by.every((node, at) =>
+      isIdBelow(node, map.nextNode) && (at === 0 || node > by[at - 1])
+    );
+    if (!isSorted) return `layer ${id}: who has flattened it is not in order`;
+    const unsettled = unsettledNodes(map, disk.copies);
+    const stray = by.find((node) => unsettled.has(node));
+    if (stray !== undefined) {
+      return `layer ${id} is flattened on node ${stray}, which is no member yet`;
+    }
+  }
+  return null;
+}
+
 /** That nothing is kept which nobody needs: see the head of `layers.ts`. */
 function reasonAgainstLeftovers(
   places: ReadonlyMap<number, Place>,
   needed: ReadonlySet<number>,
 ): string | null {
-  for (const { layer: { id, parent, absorbedBy }, children, child } of places.values()) {
+  for (const { layer, children, child } of places.values()) {
+    const { id, parent, absorbedBy, flatten } = layer;
     if (needed.has(id) || absorbedBy !== null || children > 1) continue;
     if (children === 0) return `layer ${id} is nobody's`;
     const absorbs = places.get(parent)?.layer.absorbedBy != null;
+    if (flatten !== undefined) continue;
     if (!absorbs && child!.absorbedBy === null) return `layer ${id} is not needed, nor absorbed`;
   }
   return null;
@@ -242,7 +270,8 @@ function reasonAgainstDisks(map: ClusterMap, places: ReadonlyMap<number, Place>)
     }
     copiesOfFamily.set(disk.family, copies);
   }
-  return reasonAgainstTaking(map) ?? reasonAgainstLeftovers(places, newest);
+  return reasonAgainstTaking(map) ?? reasonAgainstFlattening(map) ??
+    reasonAgainstLeftovers(places, newest);
 }
 
 /** That somebody will complete what is being taken. */

@@ -13,6 +13,9 @@
  *   is being absorbed itself or that absorbs another one: then its turn comes later;
  * - a layer is absorbed only into a child that is not, and into one child only one is absorbed at a time.
  *
+ * - a layer that is being flattened (`flatten.ts`) has a parent, belongs to the chain of the disk that it is flattened for, and is not
+ *   absorbed before that is over: who needs it no more waits for its turn.
+ *
  * So pairs (a layer, and the child that it is absorbed into) never share a layer, and all that has to be known to copy either
  * is the other. A layer goes when **every** storage node of the map has absorbed it, whether it is up or not: one that comes back
  * without having done so would have a child that lacks what the others' have, under the same stamp. Space comes back without
@@ -85,7 +88,7 @@ type Parts = Pick<ClusterMap, "disks" | "trash" | "layers" | "nodes">;
 
 /**
  * Finds out what nobody needs any more: layers without children go, those with one child begin to be absorbed, those that every
- * node has absorbed end. Looks at every layer and every snapshot.
+ * node has absorbed end, and those that every node has flattened are cut off their parents. Looks at every layer and every snapshot.
  *
  * @param parts of the map as a command has left it
  * @returns what is other now, and the effects
@@ -94,18 +97,24 @@ export function collectLayers(
   parts: Parts,
 ): { fields: Pick<ClusterMap, "disks" | "trash" | "layers">; effects: MapEffect[] } {
   const forest = new Forest(parts.layers);
-  const hasEnded = forest.end(storageNodes(parts).map((node) => node.id));
+  const storage = storageNodes(parts).map((node) => node.id);
+  const hasEnded = forest.end(storage);
+  const cut = forest.cut(storage, parts.disks);
   for (const { layers, snapshots } of disksWithData(parts)) {
     forest.need(layers[0]);
     for (const { layer } of snapshots) forest.need(layer);
   }
   forest.dropLeaves();
+  forest.endFlattening();
   forest.beginAbsorbing();
   const { layers, gone } = forest.result();
-  const without = (disk: DiskEntry): DiskEntry =>
-    disk.layers.some((layer) => gone.has(layer))
-      ? { ...disk, layers: disk.layers.filter((layer) => !gone.has(layer)) }
-      : disk;
+  const without = (disk: DiskEntry): DiskEntry => {
+    const last = cut.size === 0 ? -1 : disk.layers.findIndex((layer) => cut.has(layer));
+    const kept = last < 0 ? disk.layers : disk.layers.slice(0, last + 1);
+    const left = kept.filter((layer) => !gone.has(layer));
+    return left.length === disk.layers.length ? disk : { ...disk, layers: left };
+  };
+  const isOther = hasEnded || cut.size > 0;
   const trashed = (entry: TrashEntry): TrashEntry => {
     const disk = without(entry.disk);
     return disk === entry.disk ? entry : { ...entry, disk };
@@ -114,8 +123,8 @@ export function collectLayers(
     fields: {
       layers,
       // Leaves that go are in nobody's chain.
-      disks: hasEnded ? parts.disks.map(without) : parts.disks,
-      trash: hasEnded ? parts.trash.map(trashed) : parts.trash,
+      disks: isOther ? parts.disks.map(without) : parts.disks,
+      trash: isOther ? parts.trash.map(trashed) : parts.trash,
     },
     effects: [...gone].map((layer): MapEffect => ({ kind: "layer-dropped", layer })),
   };
@@ -167,6 +176,8 @@ class Forest {
   readonly #isGone: Uint8Array;
   /** Begins to be absorbed. */
   readonly #begins: Uint8Array;
+  /** Is not being flattened any more. */
+  readonly #endsFlattening: Uint8Array;
   #isSame = true;
 
   /** @param layers sorted by id, each above its parent */
@@ -177,6 +188,7 @@ class Forest {
     this.#isNeeded = new Uint8Array(layers.length);
     this.#isGone = new Uint8Array(layers.length);
     this.#begins = new Uint8Array(layers.length);
+    this.#endsFlattening = new Uint8Array(layers.length);
     for (let at = 0; at < layers.length; at++) {
       const { parent } = layers[at];
       const place = parent === 0 ? -1 : placeOf(layers, parent);
@@ -214,6 +226,51 @@ class Forest {
     return true;
   }
 
+  /**
+   * Layers that every node has flattened lose their parents. Those of disks that are gone, or read through them no more, are flattened no
+   * longer.
+   *
+   * @returns ids of those that have no parent any more
+   */
+  cut(storage: readonly number[], disks: readonly DiskEntry[]): Set<number> {
+    const cut = new Set<number>();
+    for (let at = 0; at < this.#layers.length; at++) {
+      const { id, flatten } = this.#layers[at];
+      if (flatten === undefined || this.#isGone[at] === 1) continue;
+      const parent = this.#parents[at];
+      const isWanted = parent >= 0 &&
+        disks.some((disk) => disk.id === flatten.disk && disk.layers.includes(id));
+      if (isWanted && !hasAll(flatten.by, storage)) continue;
+      this.#endsFlattening[at] = 1;
+      this.#isSame = false;
+      if (!isWanted) continue;
+      this.#parents[at] = -1;
+      this.#children[parent]--;
+      cut.add(id);
+    }
+    return cut;
+  }
+
+  /** Where nobody else is left who needs what lies below, all of it will be absorbed: nothing has to be copied. */
+  endFlattening(): void {
+    for (let at = 0; at < this.#layers.length; at++) {
+      const isFlattened = this.#layers[at].flatten !== undefined && this.#isGone[at] === 0 &&
+        this.#endsFlattening[at] === 0;
+      if (!isFlattened) continue;
+      let below = this.#parents[at];
+      while (below >= 0 && this.#isNeeded[below] === 0 && this.#children[below] === 1) {
+        below = this.#parents[below];
+      }
+      if (below >= 0) continue;
+      this.#endsFlattening[at] = 1;
+      this.#isSame = false;
+    }
+  }
+
+  #isFlattened(at: number): boolean {
+    return this.#layers[at].flatten !== undefined && this.#endsFlattening[at] === 0;
+  }
+
   need(layer: number): void {
     const place = placeOf(this.#layers, layer);
     if (place >= 0) this.#isNeeded[place] = 1;
@@ -242,6 +299,7 @@ class Forest {
     for (let at = 0; at < length; at++) {
       if (this.#isGone[at] + this.#isNeeded[at] + absorbs[at] > 0) continue;
       if (this.#children[at] !== 1 || this.#layers[at].absorbedBy !== null) continue;
+      if (this.#isFlattened(at)) continue;
       // Children come later, so none has begun in this pass.
       if (this.#layers[child[at]].absorbedBy !== null) continue;
       this.#begins[at] = 1;
@@ -264,11 +322,18 @@ class Forest {
       const place = this.#parents[at];
       const parent = place < 0 ? 0 : this.#layers[place].id;
       const begins = this.#begins[at] === 1;
-      layers.push(
-        parent === layer.parent && !begins
-          ? layer
-          : { ...layer, parent, absorbedBy: begins ? NOBODY : layer.absorbedBy },
-      );
+      const ends = this.#endsFlattening[at] === 1;
+      if (parent === layer.parent && !begins && !ends) {
+        layers.push(layer);
+        continue;
+      }
+      const { flatten, ...rest } = layer;
+      layers.push({
+        ...rest,
+        parent,
+        absorbedBy: begins ? NOBODY : layer.absorbedBy,
+        ...(flatten === undefined || ends ? {} : { flatten }),
+      });
     }
     return { layers, gone };
   }

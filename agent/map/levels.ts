@@ -28,6 +28,8 @@ const LEVELS: Readonly<Record<string, number>> = {
   "restore-disk": 2,
   "purge-disk": 2,
   "absorbed": 2,
+  "flatten-disk": 2,
+  "flattened": 2,
   "set-schedule": 2,
   "delete-schedule": 2,
   "create-disk.detectZeroes": 2,

@@ -33,6 +33,7 @@ import type { Result } from "./errors.ts";
 import { applyGroupCommand } from "./groups.ts";
 import type { Applied, ClusterMap, MapCommand } from "./model.ts";
 import { applyNodeCommand } from "./nodes.ts";
+import { withoutWords } from "./flatten.ts";
 import { applySnapshotCommand } from "./snapshots.ts";
 
 export { checkSize, limitNumbers } from "./fields.ts";
@@ -43,6 +44,7 @@ export { settlerOf } from "./groups.ts";
 export * from "./levels.ts";
 export * from "./queries.ts";
 export { chainOf, disksOfLayers, findLayer } from "./layers.ts";
+export { clonePoint, flattenedLayer, flattenedLayers, sharedLayers } from "./flatten.ts";
 export {
   type ChunkPlace,
   chunksOf,
@@ -78,6 +80,14 @@ export { disorderOf, drainingLayer, findSnapshot, takingOf } from "./snapshots.t
  * ```
  */
 export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
+  const result = carryOut(map, command);
+  if (!result.ok || result.value.map === map) return result;
+  const { map: next, effects } = result.value;
+  const checked = withoutWords(map, next);
+  return checked === next ? result : { ok: true, value: { map: checked, effects } };
+}
+
+function carryOut(map: ClusterMap, command: MapCommand): Result<Applied> {
   switch (command.kind) {
     case "create-disk":
     case "delete-disk":
@@ -100,6 +110,8 @@ export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
     case "restore-disk":
     case "purge-disk":
     case "absorbed":
+    case "flatten-disk":
+    case "flattened":
     case "set-schedule":
     case "delete-schedule":
       return applySnapshotCommand(map, command);

@@ -13,7 +13,7 @@
  *         level,
  *         [ layer, … ],                        sorted by id
  *         [ [ disk, deleted in ms, expires in ms ], … ],        the trash, sorted by the disks' ids
- *         [ [ node, … ], … ] ] ]               who has absorbed layers: each list once, in the order of its first layer
+ *         [ [ node, … ], … ] ] ]               who has absorbed or flattened layers: each list once, in the order of its first layer
  *
  *     settings: [ copies, copiesMin or null, outAfterMs, flags, trashMs ]
  *     disk: [ id, name, size in bytes, [ newest layer ], created in ms, flags, copies, generation,
@@ -24,7 +24,8 @@
  *             [ schedule, … ] ]                sorted by name
  *     snapshot: [ name, layer, size in bytes, created in ms, flags, taking ]
  *     schedule: [ name, every ms, keep, daily, weekly, monthly, created in ms ]
- *     layer: [ id, parent, index of the list of those that have absorbed it, or left out ]
+ *     layer: [ id, parent, index of the list of those that have absorbed it, or left out ], or, while it is being flattened,
+ *            [ id, parent, null, disk, since, index of the list of those that have flattened it ]
  *     node: [ id, uuid (16 bytes), name, address, zone, capacity in bytes, weight or null, flags,
  *             incarnation, boot id, version, protocol, request sequence, changed in ms, protocol min ]
  *     loss: [ epoch, ms, node, name, copies, PGs ]
@@ -183,7 +184,13 @@ class ListTable {
   }
 }
 
-function layerFields({ id, parent, absorbedBy }: LayerEntry, lists: ListTable): unknown[] {
+function layerFields(
+  { id, parent, absorbedBy, flatten }: LayerEntry,
+  lists: ListTable,
+): unknown[] {
+  if (flatten !== undefined) {
+    return [id, parent, null, flatten.disk, flatten.since, lists.indexOf(flatten.by)];
+  }
   return absorbedBy === null ? [id, parent] : [id, parent, lists.indexOf(absorbedBy)];
 }
 
@@ -394,13 +401,23 @@ function readMap(value: unknown): ClusterMap | null {
 }
 
 function readLayer(value: unknown, lists: readonly number[][]): LayerEntry | null {
-  if (!Array.isArray(value) || value.length < 2 || value.length > 3) return null;
+  if (!Array.isArray(value) || value.length < 2) return null;
+  if (value.length === 6) return readFlattened(value, lists);
+  if (value.length > 3) return null;
   const [id, parent, list] = value;
   if (!isNumbers([id, parent])) return null;
   if (value.length === 2) return { id, parent, absorbedBy: null };
   return Number.isInteger(list) && list >= 0 && list < lists.length
     ? { id, parent, absorbedBy: lists[list] }
     : null;
+}
+
+function readFlattened(value: unknown[], lists: readonly number[][]): LayerEntry | null {
+  const [id, parent, absorbed, disk, since, list] = value;
+  const numbers = [id, parent, disk, since, list];
+  if (!isNumbers(numbers) || absorbed !== null || lists[numbers[4]] === undefined) return null;
+  const flatten = { disk: numbers[2], since: numbers[3], by: lists[numbers[4]] };
+  return { id: numbers[0], parent: numbers[1], absorbedBy: null, flatten };
 }
 
 function readTrash(value: unknown, parents: Parents): TrashEntry | null {

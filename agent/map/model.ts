@@ -148,6 +148,18 @@ export interface LayerEntry {
    * both wherever content is copied; when every storage node of the map is here, the layer goes. Sorted.
    */
   readonly absorbedBy: readonly number[] | null;
+  /** It is being made independent of its parent: see `flatten.ts`. Left out where it is not. */
+  readonly flatten?: Flattening;
+}
+
+/** How far a layer is that is being made independent of its parent. */
+export interface Flattening {
+  /** For which disk: it ends with it. */
+  readonly disk: number;
+  /** Epoch in which it began, or began anew: what nodes say that rests on an older map does not count. */
+  readonly since: number;
+  /** Nodes that have copied everything, and are members as they were then. Sorted. */
+  readonly by: readonly number[];
 }
 
 /** One snapshot of a disk. */
@@ -550,6 +562,26 @@ export interface Absorbed {
   readonly layers: readonly number[];
 }
 
+/**
+ * Makes a clone independent of what it was cloned from: in the end it holds everything itself. Said twice it changes nothing.
+ */
+export interface FlattenDisk {
+  readonly kind: "flatten-disk";
+  readonly disk: string;
+  /** Ends it before it is done. */
+  readonly cancel?: boolean;
+}
+
+/** A node has, synced, copied everything into these layers that they were read through to. */
+export interface Flattened {
+  readonly kind: "flattened";
+  readonly node: number;
+  readonly incarnation: number;
+  readonly layers: readonly number[];
+  /** Of the map that it knew: its places in groups were in it what they had been when it began. */
+  readonly epoch: number;
+}
+
 /** Makes a schedule, or changes the one of this name. */
 export interface SetSchedule {
   readonly kind: "set-schedule";
@@ -904,6 +936,8 @@ export type SnapshotCommand =
   | RestoreDisk
   | PurgeDisk
   | Absorbed
+  | FlattenDisk
+  | Flattened
   | SetSchedule
   | DeleteSchedule;
 

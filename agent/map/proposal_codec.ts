@@ -93,6 +93,8 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
   "restore-disk": { id: "number", name: "text" },
   "purge-disk": { id: "number", "deletedMs?": "number" },
   "absorbed": { node: "number", incarnation: "number", layers: "numbers" },
+  "flatten-disk": { disk: "text", "cancel?": "boolean" },
+  "flattened": { node: "number", incarnation: "number", layers: "numbers", epoch: "number" },
   "set-schedule": {
     disk: "text",
     name: "text",

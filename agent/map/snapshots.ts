@@ -41,6 +41,7 @@
 import { changed, stale, unchanged } from "./change.ts";
 import { type ControlError, failure, type Result } from "./errors.ts";
 import { checkAttributes, checkSchedule, checkTime } from "./fields.ts";
+import { flattenDisk, flattened } from "./flatten.ts";
 import { chainOf, collectLayers, findLayer, withAbsorbed, withLayer } from "./layers.ts";
 import {
   type AbortSnapshots,
@@ -99,6 +100,10 @@ export function applySnapshotCommand(map: ClusterMap, command: SnapshotCommand):
       return purgeDisk(map, command);
     case "absorbed":
       return absorbed(map, command);
+    case "flatten-disk":
+      return flattenDisk(map, command);
+    case "flattened":
+      return flattened(map, command);
     case "set-schedule":
       return setSchedule(map, command);
     case "delete-schedule":

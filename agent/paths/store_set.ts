@@ -314,6 +314,11 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     operation.owner.operationDone(operation);
   }
 
+  /** {@inheritDoc LocalStore.hasRoom} */
+  hasRoom(layer: number, chunk: number, bytes: number): boolean {
+    return this.#storeOf(layer, chunk)?.hasRoom(layer, chunk, bytes) === true;
+  }
+
   /** {@inheritDoc LocalStore.stampOf} */
   stampOf(layer: number, chunk: number, stamp: Stamp): boolean {
     const store = this.#storeOf(layer, chunk);

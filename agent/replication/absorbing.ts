@@ -231,7 +231,7 @@ export class Absorbing implements OperationOwner {
 }
 
 /** What this node is in each group of a disk's pool, and since when it has been. */
-function placesOf(view: ClusterView, disk: DiskView): string {
+export function placesOf(view: ClusterView, disk: DiskView): string {
   return disk.groups.map(({ entry, isOpen }) => {
     const at = entry.joining.indexOf(view.self);
     if (at >= 0) return `j${entry.joinedEpochs[at]}`;

@@ -20,7 +20,8 @@
  * - A look changes nothing. What does not match its own checksum is healed by the node that has it, as after any read, from a replica
  *   whose block does; here it is looked at again until it is good. Where all match and differ, which is looked at twice, nobody can
  *   say by comparing who is right: it is reported with all who were asked, and nothing is changed.
- * - A layer and the one that it absorbs are checked as one.
+ * - A layer and the one that it absorbs are checked as one. So are a layer that is being flattened and all that it is read through, and any
+ *   layer of which something differs, before it counts as that: what only some replicas have copied into it is the same below it.
  * - It ends: rounds without anything new, and time per chunk, are bounded.
  *
  * @module
@@ -128,7 +129,10 @@ class Job implements PeerRequestOwner {
   readonly requests = new Set<PeerRequest>();
   readonly answers = new Map<number, Findings>();
   group: GroupView | null = null;
+  /** Layers that are looked at as one. */
   pair: readonly number[] = [];
+  /** Those are all that the layer is read through. */
+  isThroughChain = false;
   /** Nodes that are still to answer in this round. */
   pending = 0;
   /** Of the round: what comes late counts for nothing. */
@@ -528,7 +532,9 @@ export class Check {
       this.#disk(job.target).chunks--;
       return;
     }
-    const pair = view.pair(view.absorberOf(job.layer) || job.layer);
+    const layer = view.absorberOf(job.layer) || job.layer;
+    job.isThroughChain ||= view.isFlattened(layer);
+    const pair = job.isThroughChain ? view.chain(layer) : view.pair(layer);
     if (pair.join() !== job.pair.join()) job.left.fill(0xffff_ffff);
     job.pair = pair;
     job.group = view.groupOf(disk, job.chunk);
@@ -602,13 +608,13 @@ export class Check {
       return;
     }
     const { head } = request;
-    head.flags = MessageFlag.Recovery;
+    head.flags = MessageFlag.Recovery | (job.isThroughChain ? MessageFlag.Chain : 0);
     head.disk = disk.entry.id;
     head.layer = job.pair[0];
     head.chunk = job.chunk;
     head.argument = this.#isRepairing ? 0 : 1;
     const extra = new Uint32Array(2 + SET_WORDS);
-    extra.set(job.pair);
+    extra.set(job.pair.slice(0, job.isThroughChain ? 1 : 2));
     extra.set(job.left, 2);
     request.extra = extra;
     request.extraWords = extra.length;
@@ -678,7 +684,11 @@ export class Check {
     job.rounds++;
     const isSingle = answers.length === 1;
     const common = isSingle ? null : this.#whyNoStamp(job, answers.map(([, each]) => each));
-    let isHealing = false;
+    const { view } = this.#host;
+    const chain = view.chain(job.pair[0]);
+    // What some replicas have copied into a layer from below, and others have not, is the same in what the layer is read through.
+    const mayBeCopied = !job.isThroughChain && chain.length > job.pair.length;
+    let isHealing = false, isCopied = false;
     const before = sizeOf(job.left);
     for (let block = 0; block < CHUNK_BLOCKS; block++) {
       if (!has(job.left, block)) continue;
@@ -692,13 +702,19 @@ export class Check {
       const isChanged = answers.some(([, { changed }]) => has(changed, block));
       if (common !== null || (isChanged && !isSingle)) continue;
       if (!areEqual(answers, block)) {
-        if (has(job.differed, block)) this.#differs(job, answers, block);
+        if (has(job.differed, block) && mayBeCopied) isCopied = true;
+        else if (has(job.differed, block)) this.#differs(job, answers, block);
         else add(job.differed, block);
         continue;
       }
       this.#isGood(job, answers, block);
     }
-    if (sizeOf(job.left) < before) {
+    if (isCopied) {
+      job.isThroughChain = true;
+      job.pair = chain;
+      job.differed.fill(0);
+    }
+    if (sizeOf(job.left) < before || isCopied) {
       job.pauseMs = PAUSE_MS_MIN;
       job.rounds = 0;
       job.sinceMs = this.#nowMs;

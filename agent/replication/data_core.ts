@@ -20,6 +20,7 @@ import type { LocalStore } from "./local_store.ts";
 import { Absorbing } from "./absorbing.ts";
 import { Check, type CheckReport, type CheckTarget } from "./checking.ts";
 import { type BlockFound, describeExtents, findBlock } from "./extents.ts";
+import { Flattener, type FlatteningProgress } from "./flattening.ts";
 import { Inspector } from "./inspection.ts";
 import { Joining, type JoiningEvents, type JoiningProgress } from "./joining.ts";
 import { Opening } from "./opening.ts";
@@ -52,6 +53,8 @@ export interface DataCoreEvents extends JoiningEvents {
   snapshotDrained?(disk: number, layer: number, generation: number): void;
   /** Layers are absorbed into their children here, durably. Told until the map has it. */
   absorbed?(layers: readonly number[]): void;
+  /** Layers have everything here that they were read through to, durably, by a map of this epoch. Told until the map has it. */
+  flattened?(layers: readonly number[], epoch: number): void;
 }
 
 /** Milliseconds after which a loss that the map has not taken notice of is told again. */
@@ -65,6 +68,7 @@ export interface DataCoreStatus {
   readonly epoch: number;
   readonly mayServe: boolean;
   readonly joining: JoiningProgress;
+  readonly flattening: FlatteningProgress;
   readonly repaired: number;
   readonly replica: ReplicaCounters;
   /** Disks whose requests wait, and why. */
@@ -86,6 +90,7 @@ export class DataCore implements PeerListener, RouterHost {
   readonly inspector: Inspector;
   /** The check that this node drives; null: none. */
   #check: Check | null = null;
+  readonly flattener: Flattener;
   incarnation = 0;
   wantsTick = false;
 
@@ -145,6 +150,14 @@ export class DataCore implements PeerListener, RouterHost {
     this.absorbing = new Absorbing({
       store,
       absorbed: (layers) => events.absorbed?.(layers),
+    });
+    this.flattener = new Flattener({
+      store,
+      window,
+      arena,
+      pace,
+      joining: this.joining,
+      flattened: (layers, epoch) => events.flattened?.(layers, epoch),
     });
     this.joining.isBeingDropped = (copies, group) => this.tidier.isBusyWith(copies, group);
     replica.joining = this.joining;
@@ -258,6 +271,7 @@ export class DataCore implements PeerListener, RouterHost {
     this.tidier.mapChanged(view);
     this.joining.mapChanged(view);
     this.absorbing.mapChanged(view);
+    this.flattener.mapChanged(view);
     this.repairer.mapChanged(view);
     // All of them first, without a completion: what a guest gets back may bring new requests, for any disk.
     for (const router of this.#all()) router.mapChanged(isJump);
@@ -610,6 +624,7 @@ export class DataCore implements PeerListener, RouterHost {
     this.#tellDrained(nowMs);
     this.joining.tick(nowMs);
     this.absorbing.tick(nowMs);
+    this.flattener.tick(nowMs);
     this.repairer.tick();
     this.tidier.tick(nowMs);
     this.inspector.tick(nowMs);
@@ -647,7 +662,8 @@ export class DataCore implements PeerListener, RouterHost {
   /** True while something is under way that time moves. */
   get isBusy(): boolean {
     return this.wantsTick || this.joining.isBusy || this.#openings.size > 0 ||
-      this.absorbing.isBusy || this.inspector.isBusy || this.#check !== null;
+      this.absorbing.isBusy || this.flattener.isBusy || this.inspector.isBusy ||
+      this.#check !== null;
   }
 
   /** What there is to know. */
@@ -661,6 +677,7 @@ export class DataCore implements PeerListener, RouterHost {
       epoch: this.#view?.epoch ?? 0,
       mayServe: this.mayServe,
       joining: this.joining.progress,
+      flattening: this.flattener.progress,
       repaired: this.repairer.repaired,
       replica: { ...this.replica.counters },
       waiting,

@@ -25,6 +25,7 @@
  * - A layer and the one that it absorbs are one here (`pairs.ts`): where either's stamps differ, what both hold is copied into the
  *   first, and the second one's chunk gets the source's stamp and nothing else. A source does not answer those who do not know of the pair
  *   yet; who learns of it looks at the list again.
+ * - A layer that is being flattened is one here with all that it is read through: that is compared, and that is copied into it.
  * - A job is about the chunks of disks that are in its pool now. A disk that gets another number of copies, and so another pool,
  *   takes its chunks along: nobody in the group that it has left gives them any more. (Who joined that group is not in the disk's
  *   new one: only members in sync take it over, see `poolsForOtherCopies` in map/groups.ts.)
@@ -600,7 +601,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const isInHand = state.pull !== null || state.awaited !== null || state.isAsked;
     if (state.isComplete || isInHand) return;
     const own = this.#stamp;
-    if (state.live === null) stampOfPair(this.store, this.pairOf(layer), chunk, own);
+    const together = this.#view!.together(layer);
+    if (state.live === null) stampOfPair(this.store, together, chunk, own);
     else own.set(state.base.generation, state.base.sequence);
     const isEqual = !state.mustPull && isKnown(own) && own.generation === generation &&
       own.sequence === sequence;
@@ -659,6 +661,11 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     return this.#view!.pair(layer);
   }
 
+  /** {@inheritDoc PullHost.isFlattened} */
+  isFlattened(layer: number): boolean {
+    return this.#view!.isFlattened(layer);
+  }
+
   /** What the source does not have is left over from before, unless it came live. */
   #listIsComplete(job: GroupJob): void {
     const view = this.#view!;
@@ -685,6 +692,14 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
               list.generations[i] === this.#stamp.generation &&
               list.sequences[i] === this.#stamp.sequence;
             if (isMerged) continue;
+          }
+          // What this node has copied into it already and the source has not.
+          if (view.isFlattened(layer) && job.find(layer, chunk) === undefined) {
+            stampOfPair(this.store, view.chain(layer).slice(1), chunk, this.#stamp);
+            const isCopied = isKnown(this.#stamp) &&
+              list.generations[i] === this.#stamp.generation &&
+              list.sequences[i] === this.#stamp.sequence;
+            if (isCopied) continue;
           }
           const state = job.find(layer, chunk);
           if (state !== undefined && (state.highestAt !== 0 || state.isComplete)) continue;
@@ -864,7 +879,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     state.live ??= new LiveBlocks();
     if (isFirst && this.isBeingDropped(job.copies, job.group)) state.base.set(0, 0);
     else if (isFirst && state.pull === null) {
-      stampOfPair(this.store, this.pairOf(layer), chunk, state.base);
+      stampOfPair(this.store, this.#view!.together(layer), chunk, state.base);
     }
     // One that came here before it joined again, and that later ones have overwritten: what is here is not what it was any more, and
     // must not be taken for it, though its stamp is the source's.

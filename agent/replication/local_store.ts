@@ -94,12 +94,14 @@ export interface LocalStore {
   readonly paths?: LocalPaths;
   /**
    * Takes an operation; it comes back through its owner exactly once, applied, never from inside this call. `OperationKind.Absorb`
-   * is for layers of one family, and for clusters of level 2.
+   * is for layers of one family; it and `OperationKind.Fill` are for clusters of level 2.
    */
   submit(operation: Operation): void;
   /** Told of every block that is found damaged or cannot be read, by reads and by the scrub; set by whoever heals. */
   damageListener: ((layer: number, chunk: number, block: number) => void) | null;
   hasLayer(layer: number): boolean;
+  /** Whether so many bytes may be put into a chunk by who can wait: what is left after that is enough for guests. */
+  hasRoom(layer: number, chunk: number, bytes: number): boolean;
   /** All layers that there are. */
   layers(): number[];
   /** Makes an empty layer; `done` when it may be written to. */

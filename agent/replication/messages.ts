@@ -75,7 +75,7 @@ export const enum MessageFlag {
   Recovery = 2,
   /** Answer to Stamps, List and Chunks: there is more; go on from `layer` and `chunk`. */
   More = 4,
-  /** Read: through all layers below the one named, as the receiver's map has them. */
+  /** Read, Describe, Inspect: through all layers below the one named, as the receiver's map has them. */
   Chain = 8,
 }
 

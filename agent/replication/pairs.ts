@@ -7,6 +7,9 @@
  * So the stamps of two replicas can be compared, whichever of them has absorbed the chunk already, as long as L's are equal
  * as well: L keeps its stamp as long as it is in the map, though it holds nothing any more.
  *
+ * The same of a layer that is being flattened (`flattening.ts`) and the whole chain below it: the stamp is that of the first layer that ever
+ * had anything of the chunk, and the flattened one gets it with the first block that is copied into it.
+ *
  * @module
  */
 import { CHUNK_BLOCKS } from "../base/limits.ts";
@@ -24,18 +27,20 @@ function hasBlocks(store: LocalStore, layer: number, chunk: number): boolean {
 }
 
 /**
- * The stamp of a chunk of a pair of layers, as the head of the file says.
+ * The stamp of a chunk of a pair of layers, or of a chain, as the head of the file says.
  *
- * @param pair a layer, and the one that it absorbs, if it does
+ * @param layers a layer, and the one that it absorbs, if it does, or all that it is read through
  * @param stamp is filled
  */
 export function stampOfPair(
   store: LocalStore,
-  pair: readonly number[],
+  layers: readonly number[],
   chunk: number,
   stamp: Stamp,
 ): void {
-  store.stampOf(pair[0], chunk, stamp);
-  if (pair.length === 1 || isKnown(stamp) || hasBlocks(store, pair[0], chunk)) return;
-  store.stampOf(pair[1], chunk, stamp);
+  const last = layers.length - 1;
+  for (let i = 0; i <= last; i++) {
+    store.stampOf(layers[i], chunk, stamp);
+    if (isKnown(stamp) || (i < last && hasBlocks(store, layers[i], chunk))) return;
+  }
 }

@@ -10,6 +10,8 @@
  * - A block that was written live meanwhile (`live`) is not touched: what was written is newer than what is copied, or
  *   will be followed here by what is newer.
  * - Where the layer absorbs another one, the content of both is copied into it, whatever the source has merged of it so far.
+ * - Where the layer is being flattened, what it is read through to is copied into it as well: what this node has copied already must not
+ *   be lost because the source has not. Of one description all is read as it was described, whatever the map says by then.
  * - The stamp is set last, behind everything in the log. It is the source's from before the first block was read:
  *   everything up to it is in what was copied, and everything after it comes here live.
  *
@@ -50,6 +52,8 @@ export interface PullHost {
   copied(bytes: number): void;
   /** A layer, and the one that it absorbs, if it does: what they hold together is copied into the first. */
   pairOf(layer: number): readonly number[];
+  /** Whether the layer is being flattened: then all that it is read through is copied into it. */
+  isFlattened(layer: number): boolean;
 }
 
 /** Blocks of a chunk that were written live, and the last such write. */
@@ -92,6 +96,8 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   readonly #ownData = new Uint32Array(CHUNK_BLOCKS / 32);
   readonly #ownZero = new Uint32Array(CHUNK_BLOCKS / 32);
   #rewrites = 0;
+  /** The description is of all that the layer is read through. */
+  #isThroughChain = false;
   #restarts = 0;
   #block = 0;
   #runStart = 0;
@@ -138,6 +144,7 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
 
   #describe(step: Step): void {
     this.#step = step;
+    if (step === Step.Describing) this.#isThroughChain = this.host.isFlattened(this.layer);
     this.#ask(MessageType.Describe, 0, 0);
   }
 
@@ -151,7 +158,8 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
     head.chunk = this.chunk;
     head.block = block;
     head.count = count;
-    const pair = this.host.pairOf(this.layer);
+    const pair = this.#isThroughChain ? [this.layer] : this.host.pairOf(this.layer);
+    if (this.#isThroughChain) head.flags |= MessageFlag.Chain;
     if (type === MessageType.Read || pair.length > 1) {
       request.extra = Uint32Array.from(pair);
       request.extraWords = pair.length;
@@ -321,7 +329,8 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
 
   #checked(head: Head): void {
     this.end.set(head.generation, head.sequence);
-    if (head.argument === this.#rewrites) return this.#end(0);
+    const isOther = !this.#isThroughChain && this.host.isFlattened(this.layer);
+    if (head.argument === this.#rewrites && !isOther) return this.#end(0);
     if (++this.#restarts > RESTARTS_MAX) return this.#end(Status.Busy);
     this.#describe(Step.Describing);
   }

@@ -251,14 +251,17 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     const block = this.#block!;
     this.#replica.watch(block);
     if (block.isChanged || this.#view === null) return this.#over();
-    stampOfPair(this.#store, this.#pair(this.#view), block.chunk, this.#begin);
+    stampOfPair(this.#store, this.#layersOf(this.#view), block.chunk, this.#begin);
     this.#askNext();
   }
 
-  /** Where the layer is one of a pair, the other node may have merged it already. */
-  #pair(view: ClusterView): readonly number[] {
+  /**
+   * Layers that count as one with that of the block, at both ends: the other node may have merged one of a pair already, or not have
+   * copied yet what this one has copied from below.
+   */
+  #layersOf(view: ClusterView): readonly number[] {
     const { layer } = this.#block!;
-    return view.pair(view.absorberOf(layer) || layer);
+    return view.chain(view.absorberOf(layer) || layer);
   }
 
   /** Asks a replica that was not asked yet; at the end of them it is over, or has to wait. */
@@ -285,19 +288,19 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     const request = this.#peers.take(type, this);
     if (request === null) return this.#putOff();
     const { disk, chunk, block } = this.#block!;
-    const pair = this.#pair(view);
     const { head } = request;
     head.flags = MessageFlag.Recovery;
     head.disk = disk;
-    head.layer = pair[0];
+    head.layer = this.#layersOf(view)[0];
     head.chunk = chunk;
+    // Where the layer is one of a pair, the other node may have merged it already. And what was copied into it from below, perhaps in vain in
+    // the end, may still be there only.
+    if (view.chain(head.layer).length > 1) head.flags |= MessageFlag.Chain;
     if (type === MessageType.Read) {
       head.block = block;
       head.count = 1;
-    }
-    if (type === MessageType.Read || pair.length > 1) {
-      request.extra = Uint32Array.from(pair);
-      request.extraWords = pair.length;
+      request.extra = Uint32Array.of(head.layer);
+      request.extraWords = 1;
     }
     this.#request = request;
     this.#peers.submit(this.#node, request);
@@ -344,7 +347,7 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
   #catchUp(): void {
     const block = this.#block!;
     if (block.isChanged) return this.#over();
-    stampOfPair(this.#store, this.#pair(this.#view!), block.chunk, this.#here);
+    stampOfPair(this.#store, this.#layersOf(this.#view!), block.chunk, this.#here);
     const isAllKnown = isKnown(this.#begin) && isKnown(this.#there) && isKnown(this.#here);
     const isNoneKnown = !isKnown(this.#begin) && !isKnown(this.#there) && !isKnown(this.#here);
     // A write has made one of them known, or is on its way in parts, or may be: all of it once more.
@@ -358,7 +361,7 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     const view = this.#view!;
     const disk = view.disk(this.#block!.disk);
     if (disk === undefined || this.#epochThere > view.epoch) return false;
-    return view.isAtRest(disk, this.#pair(view));
+    return view.isAtRest(disk, this.#layersOf(view));
   }
 
   /** Nobody who could be asked has all the writes of the chunk that are here. */

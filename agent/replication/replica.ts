@@ -788,7 +788,7 @@ export class Replica {
     const isRecovery = (head.flags & MessageFlag.Recovery) !== 0;
     // A snapshot that is deleted by now, and merged into the layer above: the asker's map is older.
     const isMerged = !isRecovery && !this.view!.isReadable(head.layer);
-    if (isMerged || (isRecovery && this.#isHalf(head.layer, layers))) {
+    if (isMerged || (isRecovery && this.#isHalf(layers))) {
       this.#free.push(operation);
       this.#stale(state);
       return Verdict.Taken;
@@ -931,8 +931,11 @@ export class Replica {
   }
 
   /** Whether a layer that is one of a pair here is asked for by itself: the asker's map is older, and what is left of it would mislead. */
-  #isHalf(layer: number, layers: number): boolean {
+  #isHalf(layers: number): boolean {
     const { view } = this;
+    const { layer, flags } = this.#head;
+    // Its content is in the layer above by now.
+    if ((flags & MessageFlag.Chain) !== 0) return view!.absorberOf(layer) !== 0;
     return layers < 2 && (view!.absorbedInto(layer) !== 0 || view!.absorberOf(layer) !== 0);
   }
 
@@ -941,7 +944,8 @@ export class Replica {
     if (extraBytes !== 0 && extraBytes !== 8) return Verdict.Broken;
     const group = this.#guard(state, false);
     if (group === null) return Verdict.Taken;
-    if (this.#isHalf(head.layer, extraBytes / 4)) {
+    const isChain = (head.flags & MessageFlag.Chain) !== 0;
+    if (this.#isHalf(extraBytes / 4)) {
       this.#stale(state);
       return Verdict.Taken;
     }
@@ -954,7 +958,9 @@ export class Replica {
     words.fill(0, 0, DESCRIPTION_WORDS);
     const half = DESCRIPTION_WORDS / 2;
     const data = words.subarray(0, half), zeros = words.subarray(half, DESCRIPTION_WORDS);
-    const pair = extraBytes === 0
+    const pair = isChain
+      ? this.view!.chain(head.layer)
+      : extraBytes === 0
       ? [head.layer]
       : [getU32(message, HEAD_BYTES), getU32(message, HEAD_BYTES + 4)];
     stampOfPair(this.#store, pair, head.chunk, this.#stamp);
@@ -995,17 +1001,18 @@ export class Replica {
     const head = this.#head;
     const isSane = extraBytes === INSPECT_WORDS * 4 && head.chunk < DISK_BYTES_MAX / CHUNK_BYTES;
     if (!isSane) return Verdict.Broken;
-    const pair = [getU32(message, HEAD_BYTES), getU32(message, HEAD_BYTES + 4)];
-    if (pair[1] === 0) pair.length = 1;
+    let pair: readonly number[] = [getU32(message, HEAD_BYTES), getU32(message, HEAD_BYTES + 4)];
+    if (pair[1] === 0) pair = [pair[0]];
     const group = this.#guard(state, false);
     if (group === null) return Verdict.Taken;
     const disk = this.view!.disk(head.disk)!;
     const isForeign = pair.length > 1 && !this.view!.isOfFamily(disk, pair[1]);
     const isLost = this.#store.paths?.isLost(head.layer, head.chunk) === true;
-    if (isLost || isForeign || pair[0] !== head.layer || this.#isHalf(head.layer, pair.length)) {
+    if (isLost || isForeign || pair[0] !== head.layer || this.#isHalf(pair.length)) {
       this.#stale(state);
       return Verdict.Taken;
     }
+    if ((head.flags & MessageFlag.Chain) !== 0) pair = this.view!.chain(head.layer);
     const wanted = new Uint32Array(SET_WORDS);
     for (let i = 0; i < SET_WORDS; i++) wanted[i] = getU32(message, HEAD_BYTES + 8 + i * 4);
     const answer = new Head();

@@ -6,7 +6,8 @@
  * Terms: a **member** receives every write (in sync, or joining); an **in-sync** member holds every acknowledged one
  * and may be read. A group is **open** when its in-sync set is to be trusted: nobody in it has crashed with
  * unsynced writes (unclean), and it is not being settled. A layer **absorbs** its parent while nobody else needs that: the two then
- * count as one wherever content is compared or copied (`absorbing.ts`).
+ * count as one wherever content is compared or copied (`absorbing.ts`). A layer that is being **flattened** counts as one with all that it is
+ * read through (`flattening.ts`).
  *
  * @module
  */
@@ -74,6 +75,8 @@ export class ClusterView {
   /** The layer that each layer absorbs, and the other way round. */
   readonly #absorbs: ReadonlyMap<number, number>;
   readonly #absorbers: ReadonlyMap<number, number>;
+  /** Layers that are being made independent of their parents. */
+  readonly #flattened: ReadonlySet<number>;
   readonly #chains: Map<number, readonly number[]>;
 
   /**
@@ -120,6 +123,7 @@ export class ClusterView {
       this.#diskOfLayer = before.#diskOfLayer;
       this.#absorbs = before.#absorbs;
       this.#absorbers = before.#absorbers;
+      this.#flattened = before.#flattened;
       this.#chains = before.#chains;
       return;
     }
@@ -136,6 +140,9 @@ export class ClusterView {
     }
     this.#absorbs = absorbs;
     this.#absorbers = absorbers;
+    this.#flattened = new Set(
+      map.layers.filter(({ flatten }) => flatten !== undefined).map(({ id }) => id),
+    );
   }
 
   /** Whether the nodes, and which of them are up, are those of another view. */
@@ -213,6 +220,19 @@ export class ClusterView {
   pair(layer: number): readonly number[] {
     const absorbed = this.absorbedInto(layer);
     return absorbed === 0 ? [layer] : [layer, absorbed];
+  }
+
+  /**
+   * Whether what lies below a layer is being copied into it: then what it holds together with all of that is what has to be compared and
+   * copied, since some replicas may have copied what others have not.
+   */
+  isFlattened(layer: number): boolean {
+    return this.#flattened.has(layer);
+  }
+
+  /** The layers that have to be compared and copied together: see {@linkcode pair} and {@linkcode isFlattened}. */
+  together(layer: number): readonly number[] {
+    return this.isFlattened(layer) ? this.chain(layer) : this.pair(layer);
   }
 
   /** The child into which a layer is being absorbed; 0: it is not. */

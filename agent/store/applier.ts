@@ -6,7 +6,8 @@
  * - WRITE, FREE, ZERO are absolute: the last one in the log's order wins, whatever was there. So
  *   replay may begin before the moment a fuzzy checkpoint was taken. ABSORB is not: replay applies
  *   nothing to a chunk that the checkpoint has already (image_times.ts). A checkpoint of before the
- *   store's first ABSORB does not say what it has, and need not.
+ *   store's first ABSORB does not say what it has, and need not. FILL, which is a WRITE of those
+ *   blocks that are holes at its place in the log, relies on the same.
  * - RELOCATE and POISON take effect on a block only if the index still has it at its old location,
  *   so they never undo a newer write. They name the layer that the block was in when they were put
  *   into the log; by the time they are applied another one may have absorbed it (absorbed.ts).
@@ -14,7 +15,8 @@
  * - Stamps (stamps.ts) change with the content, in the same call: WRITE, FREE and ZERO set them
  *   unless their generation is 0, and make them unknown where the entry says so; STAMP sets them
  *   alone; RELOCATE and POISON leave them. Entries of version 1 leave them too. ABSORB leaves them
- *   but for a chunk with neither stamp nor blocks, which takes over the other's.
+ *   but for a chunk with neither stamp nor blocks, which takes over the other's; FILL leaves them but
+ *   for such a chunk, which gets that of the entry.
  *
  * @module
  */
@@ -126,14 +128,17 @@ export class Applier {
       return;
     }
     const { times } = this;
+    // Before the blocks: it is about what was there.
+    if (kind === EntryKind.Fill) this.#fillStamp(word, layer, chunk);
     if (times === null || !times.hasBlocks(layer, chunk, this.lsn)) {
       this.#change(word, headerWord, headerLocation, dataLocation);
     }
+    if (kind === EntryKind.Fill) return;
     if (times !== null && times.hasStamp(layer, chunk, this.lsn)) return;
     if (recordVersion(u32, headerWord) >= FORMAT_STAMPS) this.#stamp(word, layer, chunk, kind);
   }
 
-  /** What a WRITE, FREE or ZERO makes of the index. */
+  /** What a WRITE, FILL, FREE or ZERO makes of the index. */
   #change(word: number, headerWord: number, headerLocation: number, dataLocation: number): void {
     const u32 = this.#u32;
     const index = this.#index;
@@ -147,6 +152,9 @@ export class Applier {
         this.#set(layer, chunk, block, count, dataLocation, sums, headerWord, headerLocation);
         break;
       }
+      case EntryKind.Fill:
+        this.#fill(word, 0, count, headerWord, headerLocation, dataLocation);
+        break;
       case EntryKind.Free:
         index.free(layer, chunk, block, count);
         break;
@@ -154,6 +162,42 @@ export class Applier {
         index.zero(layer, chunk, block, count);
         break;
     }
+  }
+
+  /** FILL: those of `count` blocks from `from` on that are holes get their data. */
+  #fill(
+    word: number,
+    from: number,
+    count: number,
+    headerWord: number,
+    headerLocation: number,
+    dataLocation: number,
+  ): void {
+    const u32 = this.#u32;
+    const index = this.#index;
+    const layer = entryLayer(u32, word);
+    const chunk = entryChunk(u32, word);
+    const block = entryBlock(u32, word);
+    const sums = entryChecksums(word);
+    const end = from + count;
+    for (let i = from; i < end;) {
+      const run = index.find(layer, chunk, block + i, end - i);
+      if (index.kind === IndexKind.Absent) {
+        const to = dataLocation + i;
+        this.#set(layer, chunk, block + i, run, to, sums + i, headerWord, headerLocation);
+      }
+      i += run;
+    }
+  }
+
+  /** FILL: a chunk that held nothing gets a stamp. */
+  #fillStamp(word: number, layer: number, chunk: number): void {
+    const { times, lsn, stamps } = this;
+    const u32 = this.#u32;
+    const generation = entryGeneration(u32, word);
+    if (generation === 0 || (times !== null && times.hasStamp(layer, chunk, lsn))) return;
+    if (stamps.has(layer, chunk) || this.#index.hasChunk(layer, chunk)) return;
+    stamps.set(layer, chunk, generation, u32[word + 6], u32[word + 7]);
   }
 
   /** ABSORB: see {@linkcode Index.absorb}. */
@@ -196,7 +240,7 @@ export class Applier {
   }
 
   /**
-   * Replay: of a WRITE or RELOCATE of which not all blocks are there, applies some that are. What
+   * Replay: of a WRITE, FILL or RELOCATE of which not all blocks are there, applies some that are. What
    * becomes of the stamp is the caller's business. Everything else is left alone, as by
    * {@linkcode apply}.
    *
@@ -223,6 +267,10 @@ export class Applier {
     const location = dataLocation + from;
     const chunk = entryChunk(u32, word);
     if (this.times !== null && this.times.hasBlocks(layer, chunk, this.lsn)) return;
+    if (entryKind(u32, word) === EntryKind.Fill) {
+      this.#fill(word, from, count, headerWord, headerLocation, dataLocation);
+      return;
+    }
     this.#set(layer, chunk, block, count, location, sums, headerWord, headerLocation);
   }
 

@@ -241,6 +241,27 @@ export class Batch implements IoVector {
   }
 
   /**
+   * Adds blocks `from`… of a fill.
+   *
+   * @returns blocks taken, 0 when none fits
+   */
+  addFill(operation: Operation, from: number): number {
+    const count = this.fit(operation.blockCount - from, ENTRY_BYTES);
+    if (count === 0) return 0;
+    const { layers, chunk, generation, sequence, checksums, buffer } = operation;
+    const word = this.#entry(EntryKind.Fill, operation.block + from, count, layers[0], chunk);
+    this.#u32[word + 4] = generation;
+    writeU64(this.#u32, word + 6, sequence);
+    let to = word + ENTRY_WORDS;
+    for (let i = from; i < from + count; i++) this.#u32[to++] = checksums[i];
+    this.headerBytes += 4 * count;
+    this.#data(buffer + (from << BLOCK_SHIFT), count);
+    this.version = FORMAT_ABSORB;
+    this.#mergeWord = 0;
+    return count;
+  }
+
+  /**
    * Adds `count` copied blocks; {@linkcode fit} has said that they fit.
    *
    * @param buffer arena offset of the data, untouched until the batch is applied

@@ -280,7 +280,9 @@ export class Cleaner {
       for (let entry = 0; entry < record.entryCount; entry++) {
         const kind = entryKind(u32, word);
         const count = entryCount(u32, word);
-        if (kind === EntryKind.Write || kind === EntryKind.Relocate) {
+        const isBlocks = kind === EntryKind.Write || kind === EntryKind.Relocate ||
+          kind === EntryKind.Fill;
+        if (isBlocks) {
           const layer = entryLayer(u32, word);
           const chunk = entryChunk(u32, word);
           const first = entryBlock(u32, word);

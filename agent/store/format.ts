@@ -17,8 +17,8 @@
  * program of version 1 refuses it (readableBy), since it would take what it does not know for
  * damage.
  *
- * 3 brought ABSORB, the table of absorbed layers and the times of a checkpoint's images. A store
- * stays one of 2, to the last byte, until the first ABSORB is asked for: then a superblock of 3 is
+ * 3 brought ABSORB and FILL, the table of absorbed layers and the times of a checkpoint's images. A
+ * store stays one of 2, to the last byte, until the first of either is asked for: then a superblock of 3 is
  * made durable before the entry is written ({@linkcode Superblock.format}). Each record has the
  * lowest version that can say what is in it; segment headers stay those of 2.
  *
@@ -92,7 +92,8 @@
  *       8  layer            u32; META: bytes of the key; META_BATCH: bytes of all items; ABSORB: the
  *                           layer that takes the blocks
  *      12  chunk            u32, below 2^30; META: bytes of the value; META_BATCH: items
- *      16  generation       u32; WRITE, FREE, ZERO: 0 = the stamp stays; STAMP: 0 = unknown
+ *      16  generation       u32; WRITE, FREE, ZERO: 0 = the stamp stays; STAMP: 0 = unknown; FILL: 0 =
+ *                           the stamp stays, otherwise that of a chunk which held nothing
  *      20  from             u32, RELOCATE, POISON: location the blocks were at; ABSORB: the layer that
  *                           gives them, lower than `layer`
  *      24  sequence         u64
@@ -133,7 +134,7 @@ export const FORMAT_BASE = 2;
 export const FORMAT_OLDEST = 1;
 /** First version whose records say what becomes of stamps. */
 export const FORMAT_STAMPS = 2;
-/** First version with ABSORB, and all that goes with it. */
+/** First version with ABSORB and FILL, and all that goes with it. */
 export const FORMAT_ABSORB = 3;
 
 /** Where the first segment starts, in bytes: what lies before is the superblocks' and reserved. */
@@ -229,6 +230,8 @@ export const enum EntryKind {
   MetaBatch = 10,
   /** The chunk's holes get what the chunk of the layer `from` holds, which holds nothing afterwards. */
   Absorb = 11,
+  /** Data blocks are the content of those blocks that are holes. */
+  Fill = 12,
 }
 
 /** Largest {@linkcode EntryKind} in a record of each version. */
@@ -236,7 +239,7 @@ const ENTRY_KIND_MAX: readonly number[] = [
   0,
   EntryKind.Meta,
   EntryKind.MetaBatch,
-  EntryKind.Absorb,
+  EntryKind.Fill,
 ];
 
 /** META: the key is removed. */
@@ -264,7 +267,7 @@ const FRAME_KIND_MAX = FrameKind.Times;
 /** True for entries that bring data blocks with them. */
 export function hasData(kind: EntryKind): boolean {
   return kind === EntryKind.Write || kind === EntryKind.Relocate || kind === EntryKind.Meta ||
-    kind === EntryKind.MetaBatch;
+    kind === EntryKind.MetaBatch || kind === EntryKind.Fill;
 }
 
 /** True for versions of segments and records that this code reads. */

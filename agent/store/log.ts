@@ -303,19 +303,20 @@ export class RecordLog {
   }
 
   /**
-   * Appends as much of a write, free, zero, stamp or absorb as there is room for now. The operation comes back
+   * Appends as much of a write, fill, free, zero, stamp or absorb as there is room for now. The operation comes back
    * through `operationApplied`.
    *
    * @returns true when all of it is appended; otherwise it must be offered again before any other
    */
   append(operation: Operation): boolean {
-    if (operation.kind !== OperationKind.Write) return this.#appendRange(operation);
+    const isFill = operation.kind === OperationKind.Fill;
+    if (operation.kind !== OperationKind.Write && !isFill) return this.#appendRange(operation);
     let from = this.#part === operation ? this.#partBlocks : 0;
     const count = operation.blockCount;
     while (from < count) {
       const batch = this.#open ?? this.#begin();
       if (batch === null) break;
-      const taken = batch.addWrite(operation, from);
+      const taken = isFill ? batch.addFill(operation, from) : batch.addWrite(operation, from);
       from += taken;
       if (from === count) {
         batch.attach(operation);

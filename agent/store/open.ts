@@ -463,7 +463,7 @@ function* replayRecord(
 }
 
 /**
- * Applies a WRITE or RELOCATE of which some blocks do not match: the others count, the bad ones
+ * Applies a WRITE, FILL or RELOCATE of which some blocks do not match: the others count, the bad ones
  * stay where they were. See "Torn or rotten" at the head of the file.
  *
  * @param torn by block of the entry: 1 where it is bad
@@ -489,7 +489,7 @@ function replayTorn(
     rebuilt.applier.applyPart(word, headerWord, walked.location, data, from, count);
     from += count;
   }
-  if (entryKind(u32, word) !== EntryKind.Write) return;
+  if (entryKind(u32, word) === EntryKind.Relocate) return;
   const layer = entryLayer(u32, word);
   let chunks = rebuilt.doubtful.get(layer);
   if (chunks === undefined) rebuilt.doubtful.set(layer, chunks = new Set());

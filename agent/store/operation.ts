@@ -11,12 +11,14 @@
  *     generation 0           stays: repair, local tools
  *     generation ≥ 1         (generation, sequence)
  *
- * Order. Operations on one chunk (write, free, zero, stamp, absorb) are applied in the order in which
+ * A fill leaves it but for a chunk that holds nothing yet.
+ *
+ * Order. Operations on one chunk (write, fill, free, zero, stamp, absorb) are applied in the order in which
  * they were submitted, always; a crash leaves a prefix of them, the last one of it perhaps in part
  * (then the stamp is unknown, unless the operation left it). Others may overtake them while the store
  * is full. An absorb is one on both of its chunks: it is there in both or in neither.
  *
- * Completion. When a write, free, zero, stamp or absorb comes back with result 0 it is _applied_: every read,
+ * Completion. When a write, fill, free, zero, stamp or absorb comes back with result 0 it is _applied_: every read,
  * `describeChunk` and `stampOf` from then on sees it, and so does a sync submitted from then on. It
  * is durable when such a sync has come back. An operation that comes back with an error is not
  * applied, and will not be while the store is open; after a failure of the whole store (−EIO) it may
@@ -57,6 +59,14 @@ export const enum OperationKind {
    * (`FORMAT_ABSORB`): to be submitted only when the cluster's level says so.
    */
   Absorb = 6,
+  /**
+   * A write for those of the blocks of `layers[0]` that are holes when it is applied: what the layer has of its own, data, zeros or
+   * damage, stays. For copying into a layer what it is read through to.
+   *
+   * The stamp stays; only a chunk with neither a stamp nor any block gets (generation, sequence), unless generation is 0. Comes
+   * back with result 0 whether or not any block was a hole. As for Absorb, older programs do not open the store from then on.
+   */
+  Fill = 7,
 }
 
 /** Receives finished operations. Called from the store's turn, never from inside the submission. */
@@ -102,12 +112,12 @@ export class Operation {
   chunk = 0;
   /** First block within the chunk, 0…1023. */
   block = 0;
-  /** Blocks, 1…256 for Read and Write, up to the end of the chunk for Free and Zero. */
+  /** Blocks, 1…256 for Read, Write and Fill, up to the end of the chunk for Free and Zero. */
   blockCount = 0;
   /** Arena offset of `blockCount` blocks, block-aligned. Owned by the issuer until done. */
   buffer = 0;
   /**
-   * Write: checksum of each block, filled by the issuer (one checksum over the one copy). Another operation on the same buffer
+   * Write, fill: checksum of each block, filled by the issuer (one checksum over the one copy). Another operation on the same buffer
    * may borrow them.
    */
   checksums: Uint32Array<ArrayBuffer>;

@@ -2,7 +2,7 @@
  * The store: one file or block device that holds layers of blocks as a log.
  *
  *     submit ─┬─ Read ──────────────▶ reads.ts ─▶ index ─▶ disk ─▶ checksum ─▶ done
- *             ├─ Write, Free, Zero, Stamp, Absorb ─▶ log.ts ─▶ disk ─▶ applier.ts ─▶ index, stamps ─▶ done
+ *             ├─ Write, Fill, Free, Zero, Stamp, Absorb ─▶ log.ts ─▶ disk ─▶ applier.ts ─▶ index, stamps ─▶ done
  *             └─ Sync ──────────────▶ log.ts ─▶ disk.sync ─▶ done
  *     endTurn closes the batch · tick paces checkpoint.ts, cleaner.ts, scrub.ts
  *     open: superblock.ts ─▶ checkpoint.ts ─▶ replay.ts
@@ -11,14 +11,14 @@
  * time comes in through `tick`. Operations come back through their owner, from `diskDone`,
  * `endTurn` or `tick`, never from inside `submit`.
  *
- * Order: writes, frees, zeroes, stamps and absorbs are applied in the order in which they were
- * submitted, except that a write that waits for space (a full store) is overtaken by those of the
+ * Order: writes, fills, frees, zeroes, stamps and absorbs are applied in the order in which they were
+ * submitted, except that a write or fill that waits for space (a full store) is overtaken by those of the
  * others that go to another chunk. So the changes of one chunk are never reordered: replicas rely on
  * it. An absorb changes two chunks. A read sees everything that had completed when it was submitted,
  * and perhaps more.
  *
- * An absorb is held back, and with it what goes to its chunks after it, until the superblock says that
- * there are absorbs in the store (the first one of all), and while a checkpoint is being written in
+ * An absorb or a fill is held back, and with it what goes to its chunks after it, until the superblock
+ * says that there are such in the store (the first one of all), and while a checkpoint is being written in
  * which its upper layer will not be (checkpoint.ts says why).
  *
  * Space: a part of the segments is kept back so that a full store can still free, clean and write
@@ -144,6 +144,9 @@ const ALLOCATE_RETRY_MS = 1000;
 /** Milliseconds between attempts at a checkpoint that failed. */
 const CHECKPOINT_RETRY_MS = 5000;
 
+/** Part of what fits that copies which can wait leave to users. */
+const COPIES_RESERVE_SHARE = 1 / 16;
+
 export type { StoreState, StoreStats };
 
 /** Who the store belongs to. */
@@ -217,7 +220,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   readonly #waiting = new OperationList();
   /** Of those, how many are no writes. */
   #waitingOthers = 0;
-  /** Absorbs that may not go into the log yet, and what goes to the chunks of some of them. */
+  /** Absorbs and fills that may not go into the log yet, and what goes to the chunks of some of them. */
   readonly #held = new OperationList();
   #raisingFormat = false;
   /** Slow requests not yet appended. */
@@ -610,6 +613,10 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
         if (!this.#isInRange(operation, TRANSFER_BLOCKS_MAX)) return this.#invalid(operation);
         this.#reads!.submit(operation);
         return;
+      case OperationKind.Fill:
+        // A sequence without a generation says nothing.
+        if (operation.generation === 0 && operation.sequence !== 0) return this.#invalid(operation);
+        /* falls through */
       case OperationKind.Write:
         if (!this.#isWritable(operation, TRANSFER_BLOCKS_MAX)) return this.#invalid(operation);
         this.#userBlocks += operation.blockCount;
@@ -636,15 +643,16 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
 
   /** Appends a change, or puts it behind what it must not overtake. */
   #take(operation: Operation): void {
-    const isAbsorb = operation.kind === OperationKind.Absorb;
-    if (this.#held.count > 0 || isAbsorb) {
-      const isHeld = isChunkIn(this.#held, operation) || (isAbsorb && !this.#mayAbsorb(operation));
+    const isNewer = operation.kind === OperationKind.Absorb ||
+      operation.kind === OperationKind.Fill;
+    if (this.#held.count > 0 || isNewer) {
+      const isHeld = isChunkIn(this.#held, operation) || (isNewer && !this.#mayAbsorb(operation));
       if (isHeld) {
         this.#held.push(operation);
         return;
       }
     }
-    if (operation.kind === OperationKind.Write) {
+    if (takesSpace(operation)) {
       if (this.#waiting.count > 0 || this.#isFull()) {
         this.#waiting.push(operation);
         return;
@@ -683,7 +691,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     while (held.count > 0) this.#take(held.shift());
   }
 
-  /** Writes the superblock that keeps programs away which do not know absorbs. */
+  /** Writes the superblock that keeps programs away which do not know absorbs and fills. */
   *#raiseFormat(io: TaskIo): Task {
     const core = this.#core!;
     while (core.locked && this.#failure === null) yield Wait.Turn;
@@ -731,6 +739,22 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   /** Writes have to wait: what is left is for freeing, cleaning and checkpoints. */
   #isFull(): boolean {
     return !this.#isReadyAbove(this.#writeLimit);
+  }
+
+  /**
+   * Whether so many bytes of copies that can wait may be written: a {@linkcode COPIES_RESERVE_SHARE} of what fits is left for users then.
+   */
+  hasRoom(_layer: number, _chunk: number, bytes: number): boolean {
+    if (this.#core === null || this.#waiting.count > 0 || this.#isFull()) return false;
+    const { segments } = this.#core;
+    const usable = this.#usableBytes(segments);
+    return segments.liveBlocks * BLOCK_BYTES + bytes <= usable * (1 - COPIES_RESERVE_SHARE);
+  }
+
+  #usableBytes({ count, segmentBytes }: Core["segments"]): number {
+    const usable = Math.max(0, count - this.#writeLimit - 2 - this.#checkpointReserve);
+    // A sixteenth is lost to headers, and to what is too little to be worth cleaning.
+    return Math.floor(usable * (segmentBytes - BLOCK_BYTES) * 15 / 16);
   }
 
   /** Frees, zeroes and META may be appended. */
@@ -943,7 +967,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     if (!this.#pumpQueue()) return;
     const waiting = this.#waiting.count;
     while (this.#waiting.first !== null) {
-      const isWrite = this.#waiting.first.kind === OperationKind.Write;
+      const isWrite = takesSpace(this.#waiting.first);
       if (isWrite ? this.#isFull() : !this.#mayFree()) break;
       const operation = this.#waiting.shift();
       if (!isWrite) this.#waitingOthers--;
@@ -961,7 +985,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     const log = this.#log!;
     while (this.#queue.first !== null) {
       const operation = this.#queue.first;
-      if (operation.kind !== OperationKind.Write && !this.#mayFree()) return false;
+      if (!takesSpace(operation) && !this.#mayFree()) return false;
       // Off the list first: the log links it into another one.
       this.#queue.shift();
       if (log.append(operation)) continue;
@@ -982,7 +1006,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     let isBegun = this.#log!.hasPart;
     while (this.#queue.count > 0) {
       const operation = this.#queue.shift();
-      const isWrite = operation.kind === OperationKind.Write;
+      const isWrite = takesSpace(operation);
       if (!isBegun && (isWrite || isChunkIn(aside, operation))) {
         if (!isWrite) this.#waitingOthers++;
         aside.push(operation);
@@ -1000,7 +1024,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     const kept = new OperationList();
     while (this.#waiting.count > 0) {
       const operation = this.#waiting.shift();
-      if (operation.kind !== OperationKind.Write && !isChunkIn(kept, operation)) {
+      if (!takesSpace(operation) && !isChunkIn(kept, operation)) {
         this.#waitingOthers--;
         this.#queue.push(operation);
       } else {
@@ -1645,11 +1669,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       liveBytes,
       usedBytes: usedSegments * segments.segmentBytes,
       freeBytes: segments.freeCount * segments.segmentBytes,
-      // A sixteenth is lost to headers, and to what is too little to be worth cleaning.
-      usableBytes: Math.floor(
-        Math.max(0, segments.count - this.#writeLimit - 2 - this.#checkpointReserve) *
-          dataBytes * 15 / 16,
-      ),
+      usableBytes: this.#usableBytes(segments),
       garbageBytes: Math.max(0, logSegments * dataBytes - liveBytes),
       indexBytes: index.memoryBytes + applier.stamps.memoryBytes,
       stampedChunks: applier.stamps.count,
@@ -1692,6 +1712,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       deletingLayers: this.#deleting,
     };
   }
+}
+
+/** True for what brings data: it waits while the store is full. */
+function takesSpace({ kind }: Operation): boolean {
+  return kind === OperationKind.Write || kind === OperationKind.Fill;
 }
 
 /** True when the list has an operation on the same chunk of the same layer. */

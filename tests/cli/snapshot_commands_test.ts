@@ -4,6 +4,8 @@
  * @module
  */
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert/mod.js";
+import { flattenedLayer } from "../../agent/map/map.ts";
+import { clusterAtLevelTwo } from "../map/cluster.ts";
 import { IDLE_DISK, sessionWith } from "../http/fake_backend.ts";
 import { FakeAgent } from "./fixture.ts";
 
@@ -17,7 +19,23 @@ async function start(...names: string[]): Promise<FakeAgent> {
   return agent;
 }
 
+/** The same, of a map that has a node. */
+async function startCluster(...names: string[]): Promise<FakeAgent> {
+  const agent = await FakeAgent.start();
+  agent.backend.clusterMap = clusterAtLevelTwo(1);
+  for (const name of names) agent.backend.add(name);
+  return agent;
+}
+
 const diskNames = (agent: FakeAgent) => agent.backend.clusterMap.disks.map(({ name }) => name);
+
+const diskOf = (agent: FakeAgent, disk: string) =>
+  agent.backend.clusterMap.disks.find(({ name }) => name === disk)!;
+
+/** Lets the command line run until something holds. */
+async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await new Promise((resolve) => setTimeout(resolve, 1));
+}
 
 const snapshotNames = (agent: FakeAgent, disk: string) =>
   agent.backend.clusterMap.disks.find(({ name }) => name === disk)!.snapshots
@@ -121,6 +139,46 @@ Deno.test("a clone says where it is, and info what it is a clone of", async () =
   assertMatch(stdout, /^access: +read-only$/m);
   assertMatch((await agent.runWell("disk info web")).stdout, /^snapshots: +1$/m);
   assertEquals((await agent.run("disk clone web@a copy")).code, 3);
+});
+
+Deno.test("a clone is made independent, or stays as it is, and info and tree say how far it is", async () => {
+  await using agent = await startCluster("web");
+  await agent.runWell("disk snapshot web@a");
+  await agent.runWell("disk clone web@a copy");
+  const refused = await agent.run("disk flatten web");
+  assertEquals(refused.code, 64);
+  assertMatch(refused.stderr, /disk web shares nothing with another disk/);
+  assertMatch((await agent.run("disk flatten none")).stderr, /no disk named "none"/);
+  assertEquals((await agent.run("disk flatten copy --wait --cancel")).code, 64);
+  const said = (await agent.runWell("disk flatten copy")).stderr;
+  assertMatch(said, /^disk copy is being flattened: 'kelpie disk info copy' shows how far it is$/m);
+  const { stdout } = await agent.runWell("disk info copy");
+  assertMatch(stdout, /^flattening: +0 of 1 node done, waits for \S+$/m);
+  assertMatch((await agent.runWell("disk tree")).stdout, /copy .* flattening: 0 of 1 node done/);
+  assertMatch((await agent.runWell("disk flatten copy --cancel")).stderr, /copy stays as it is/);
+  assertMatch(
+    (await agent.runWell("disk flatten copy --cancel")).stderr,
+    /was not being flattened/,
+  );
+  assertMatch((await agent.runWell("disk info copy")).stdout, /^clone of: +web@a$/m);
+});
+
+Deno.test("a flattened clone is independent, and what it was cloned from can go", async () => {
+  await using agent = await startCluster("web");
+  await agent.runWell("disk snapshot web@a");
+  await agent.runWell("disk clone web@a copy");
+  const waiting = agent.runWell("disk flatten copy --wait");
+  await until(() => flattenedLayer(agent.backend.map(), diskOf(agent, "copy")) !== undefined);
+  const { clusterMap: map } = agent.backend;
+  const { id: node, incarnation } = map.nodes[0];
+  const layers = [diskOf(agent, "copy").layers[0]];
+  await agent.backend.propose({ kind: "flattened", node, incarnation, layers, epoch: map.epoch });
+  assertMatch((await waiting).stderr, /^disk copy is independent$/m);
+  assertEquals(diskOf(agent, "copy").layers, layers);
+  assertMatch((await agent.runWell("disk info copy")).stdout, /^clone of: +nothing$/m);
+  await agent.runWell("disk snapshot delete web@a --yes");
+  await agent.runWell("disk delete web --yes --now");
+  assertEquals(agent.backend.clusterMap.layers.map(({ id }) => id), layers);
 });
 
 Deno.test("rollback asks, and says where what the disk held is", async () => {

@@ -54,6 +54,7 @@ const REPORT: NodeReport = {
     inFlight: 3,
     latencyUs: 250,
   },
+  flattening: { bytesPerSecond: 12, stuck: "its store is nearly full" },
 };
 
 /** One message of each kind. */

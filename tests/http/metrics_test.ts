@@ -28,6 +28,8 @@ function diskNamed(name: string): DiskDocument {
     generation: 0,
     family: 1,
     origin: null,
+    isShared: false,
+    flatten: null,
     snapshots: [],
     schedules: [],
     limits: { ...NO_LIMITS, iops: 500, bytesPerSecond: 2 ** 20 },

@@ -96,7 +96,9 @@ function fullBackend(): FakeBackend {
     { kind: "create-snapshots", disks: [2], name: "monday", nowMs: 1 },
     { kind: "clone-disk", disk: "db", snapshot: "monday", name: "copy", nowMs: 2 },
     { kind: "create-snapshots", disks: [1], name: "tuesday", nowMs: 2 },
+    { kind: "clone-disk", disk: "db", snapshot: "monday", name: "flat", nowMs: 2 },
     { kind: "delete-disk", name: "copy", trashedMs: 3 },
+    { kind: "flatten-disk", disk: "flat" },
     {
       kind: "set-schedule",
       disk: "db",
@@ -259,7 +261,10 @@ async function request(backend: FakeBackend, key: string): Promise<Response> {
   const { body, query = "" } = REQUESTS[key] ?? {};
   // A snapshot of web waits for a holder that is not there.
   const disk = path.includes("/snapshots") || path.includes("/schedules") ? "db" : "web";
-  const place = path.replace("{name}", disk).replace("{node}", "host-3")
+  const place = path.replace("{name}", path.includes("/flatten") ? "flat" : disk).replace(
+    "{node}",
+    "host-3",
+  )
     .replace("{snapshot}", "monday").replace("{schedule}", "hourly").replace("{deleted}", "copy");
   const handle = createHandler({
     backend,

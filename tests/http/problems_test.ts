@@ -134,7 +134,7 @@ Deno.test("each thing that is wrong is a problem of its own kind", () => {
     assertEquals(summarize(seen, problems), problems[0].message);
   }
   // Those about snapshots have tests of their own below.
-  const others = ["snapshot-waiting", "schedule-late", "layers-waiting"];
+  const others = ["snapshot-waiting", "schedule-late", "layers-waiting", "flatten-waiting"];
   const codes = new Set([...[...cases, ...clusterCases()].map((each) => each[1]), ...others]);
   assertEquals(codes, new Set(PROBLEM_CODES), "a kind of problem has no case here");
 });
@@ -555,6 +555,36 @@ Deno.test("layers that only nodes that are down keep are a problem that names th
     "1 deleted snapshot cannot be merged until node host-3 is back or removed",
   );
   assertEquals(layersOf(run(map, nodeUp(3, { protocol: 2 })).map), []);
+});
+
+Deno.test("a clone that cannot be made independent is a problem that says why, unless somebody gets on", () => {
+  let map = runAll(
+    { ...clusterWithDisk(3, 2), level: 2 },
+    { kind: "create-snapshots", disks: [1], name: "monday", nowMs: 1 },
+    { kind: "clone-disk", disk: "web", snapshot: "monday", name: "copy", nowMs: 1 },
+    { kind: "flatten-disk", disk: "copy" },
+    { kind: "node-down", node: 3, incarnation: 1, nowMs: 1 },
+  );
+  const seen = (stuck: string | null) => {
+    const all = clusterSeen(map);
+    const cluster = all.cluster!;
+    const nodes = cluster.nodes.map((node) =>
+      node.id === 2 ? { ...node, flattenStuck: stuck } : node
+    );
+    return findProblems({ ...all, cluster: { ...cluster, nodes } })
+      .filter(({ code }) => code === "flatten-waiting");
+  };
+  assertEquals(seen(null), []);
+  const [layer] = map.disks.find(({ name }) => name === "copy")!.layers;
+  const flattened = { kind: "flattened", incarnation: 1, layers: [layer] } as const;
+  map = run(map, { ...flattened, node: 1, epoch: map.epoch }).map;
+  assertEquals(seen(null), []);
+  const [problem] = seen("its store is nearly full");
+  assertEquals(
+    problem.message,
+    "disk copy cannot be made independent: node host-2: its store is nearly full; node host-3 is down",
+  );
+  assertEquals(problem.disk, "copy");
 });
 
 Deno.test("nodes of different versions are worth a note, one version is not", () => {

@@ -151,7 +151,7 @@ function randomSnapshotCommand(random: Prng, map: ClusterMap): MapCommand {
   const name = `d${random.below(6)}`;
   const nowMs = random.u32();
   const begun = map.disks.map(takingOf).filter((each) => each !== undefined);
-  switch (random.below(16)) {
+  switch (random.below(20)) {
     case 0:
     case 1:
     case 2: {
@@ -201,6 +201,16 @@ function randomSnapshotCommand(random: Prng, map: ClusterMap): MapCommand {
       };
     case 13:
       return { kind: "delete-schedule", disk, name: `s${random.below(9)}` };
+    case 14:
+    case 15:
+      return { kind: "flatten-disk", disk, ...(chance(6) ? { cancel: true } : {}) };
+    case 16:
+    case 17: {
+      const { id: node, incarnation } = pick(map.nodes);
+      const layers = map.layers.filter(({ flatten }) => flatten !== undefined)
+        .map(({ id }) => id);
+      return { kind: "flattened", node, incarnation, layers, epoch: map.epoch - random.below(3) };
+    }
     default: {
       const { id: node, incarnation } = pick(map.nodes);
       const layers = map.layers.filter(({ absorbedBy }) => absorbedBy !== null);
@@ -285,5 +295,5 @@ Deno.test("random histories of a cluster keep every invariant after every comman
     finishSnapshots(map);
   }
   // Every kind of command that is made here has changed something, or the test would have shown less than it says.
-  assertEquals(counts.size, 37, [...counts.keys()].toSorted().join());
+  assertEquals(counts.size, 39, [...counts.keys()].toSorted().join());
 });

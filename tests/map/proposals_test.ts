@@ -165,6 +165,9 @@ const EVERY: MapCommand[] = [
   { kind: "restore-disk", id: 1, name: "b" },
   { kind: "purge-disk", id: 1 },
   { kind: "absorbed", node: 1, incarnation: 2, layers: [3, 4] },
+  { kind: "flatten-disk", disk: "web" },
+  { kind: "flatten-disk", disk: "web", cancel: true },
+  { kind: "flattened", node: 1, incarnation: 2, layers: [3, 4], epoch: 70_000 },
   {
     kind: "set-schedule",
     disk: "web",
@@ -268,6 +271,8 @@ Deno.test("a command of the wrong shape is refused, and an unknown kind told fro
     ["corrupt", "create-snapshots", { disks: Array(16385).fill(0), name: "s", nowMs: 1 }],
     ["corrupt", "create-snapshots", { disks: 1, name: "s", nowMs: 1 }],
     ["corrupt", "absorbed", { node: 1, incarnation: 1, layers: ["1"] }],
+    ["corrupt", "flatten-disk", { disk: "web", cancel: 1 }],
+    ["corrupt", "flattened", { node: 1, incarnation: 1, layers: [1] }],
     ["corrupt", "change-disk", { name: "a", limits: 5 }],
     ["limit", "delete-snapshot", { disk: "a", name: "s", force: true }],
     ["limit", "set-colour", {}],

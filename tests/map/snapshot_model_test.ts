@@ -22,6 +22,7 @@ import {
   apply,
   chainOf,
   checkMap,
+  clonePoint,
   type ClusterMap,
   type DiskEntry,
   drainingLayer,
@@ -34,7 +35,7 @@ import { absorberOf, clusterAtLevelTwo } from "./cluster.ts";
 
 const NODES = 3;
 const BLOCKS = 4;
-const SEEDS = 100;
+const SEEDS = 170;
 const STEPS = 1200;
 const DISKS = 6;
 
@@ -106,6 +107,7 @@ interface Mistakes {
   readonly acknowledgesEarly?: boolean;
   readonly drainsEarly?: boolean;
   readonly forgetsDrainingLayer?: boolean;
+  readonly flattensHalf?: boolean;
 }
 
 class World {
@@ -149,7 +151,8 @@ class World {
     if (share < 850) return this.settle();
     if (share < 890) return this.drain();
     if (share < 900) return this.end();
-    if (share < 940) return this.absorb();
+    if (share < 930) return this.absorb();
+    if (share < 960) return this.flatten();
     return this.ask();
   }
 
@@ -168,6 +171,12 @@ class World {
 
   account(before: ClusterMap, command: MapCommand): void {
     const { map } = this;
+    if (command.kind === "flattened") {
+      for (const { id, parent } of map.layers) {
+        const old = findLayer(before.layers, id);
+        if (parent === 0 && old?.parent !== 0) this.count("cut");
+      }
+    }
     for (const { id, layers: [top] } of map.disks) {
       const old = before.disks.find((disk) => disk.id === id);
       const owed = this.owed.get(id);
@@ -384,6 +393,28 @@ class World {
     }
   }
 
+  /** A node copies what it finds below layers that are flattened, all of it or some; who has not copied all of it says nothing. */
+  flatten(): void {
+    const at = this.random.below(NODES);
+    const replica = this.replicas[at];
+    const done: number[] = [];
+    for (const { id, flatten } of this.map.layers) {
+      if (flatten === undefined || this.random.below(3) === 0) continue;
+      const below = chainOf(this.map.layers, id).slice(1);
+      let isAll = true;
+      for (const [block, write] of replica.read(below).entries()) {
+        if (write === 0 || replica.of(id).has(block)) continue;
+        if (this.mistakes.flattensHalf !== true && this.random.below(4) === 0) isAll = false;
+        else if (this.mistakes.flattensHalf !== true || block > 0) replica.put(id, block, write, 0);
+      }
+      if (isAll) done.push(id);
+    }
+    const { epoch } = this.map;
+    if (done.length > 0) {
+      this.propose({ kind: "flattened", node: at + 1, incarnation: 1, layers: done, epoch });
+    }
+  }
+
   // ---------------------------------------------------------------------------------- the users
 
   ask(): void {
@@ -398,7 +429,13 @@ class World {
     const nowMs = map.epoch;
     const isFull = map.disks.length >= DISKS;
     const share = random.below(100);
-    if (share < 45) {
+    if (share < 8) {
+      const cancel = random.below(6) === 0;
+      const clones = map.disks.filter((each) => clonePoint(map, each).parent !== 0);
+      const clone = clones.length > 0 ? this.pick(clones).name : disk;
+      const isDone = this.propose({ kind: "flatten-disk", disk: clone, cancel });
+      if (isDone && cancel) this.count("cancel");
+    } else if (share < 45) {
       const disks = map.disks.filter(() => random.below(2) === 0).map(({ id }) => id);
       this.propose({ kind: "create-snapshots", disks, name: `s${nowMs}`, nowMs });
     } else if (share < 50) {
@@ -476,8 +513,12 @@ Deno.test("snapshots hold one point in time and never change, nor do clones, dis
     "abort-snapshots": 20,
     "delete-snapshot": 100,
     "absorbed": 100,
+    "flatten-disk": 100,
+    "flattened": 150,
+    "cancel": 3,
+    "cut": 30,
     "clone-disk": 50,
-    "rollback-disk": 20,
+    "rollback-disk": 15,
     "delete-disk": 50,
     "restore-disk": 50,
     "purge-disk": 20,
@@ -508,4 +549,6 @@ Deno.test("holders that do not keep their promises are noticed", () => {
     const complaint = noticed(mistakes);
     assert(/snapshot \d+/.test(complaint), `${JSON.stringify(mistakes)}: ${complaint}`);
   }
+  const complaint = noticed({ flattensHalf: true });
+  assert(/(disk|snapshot) \d+ (lacks|holds|has)/.test(complaint), complaint);
 });

@@ -137,6 +137,8 @@ export class FakeStore implements LocalStore {
   readonly done: OperationKind[] = [];
   /** Errno of everything that is carried out from now on; 0: it works. */
   failure = 0;
+  /** There is no room for copies that can wait. */
+  isTight = false;
 
   constructor(...layers: number[]) {
     for (const layer of layers) this.content.set(layer, new Map());
@@ -156,11 +158,31 @@ export class FakeStore implements LocalStore {
     }
   }
 
+  hasRoom(): boolean {
+    return !this.isTight;
+  }
+
+  #fill({ layers, chunk: at, block, blockCount, buffer, checksums, ...stamp }: Operation): number {
+    const chunk = this.chunk(layers[0], at);
+    const isNothing = chunk.generation === 0 && chunk.blocks.size === 0;
+    if (isNothing && stamp.generation > 0) {
+      chunk.generation = stamp.generation;
+      chunk.sequence = stamp.sequence;
+    }
+    for (let i = 0; i < blockCount; i++) {
+      const from = buffer + (i << BLOCK_SHIFT);
+      assertEquals(checksums[i], window.kernel.checksum(from, BLOCK_BYTES));
+      if (!chunk.blocks.has(block + i)) chunk.blocks.set(block + i, window.bytes[from]);
+    }
+    return 0;
+  }
+
   #apply(operation: Operation): number {
     const { kind, block: first, blockCount } = operation;
     if (kind === OperationKind.Sync) return 0;
     if (kind === OperationKind.Read) return this.#read(operation);
     if (kind === OperationKind.Absorb) return this.#absorb(operation);
+    if (kind === OperationKind.Fill) return this.#fill(operation);
     const chunk = this.chunk(operation.layers[0], operation.chunk);
     if (operation.stampUnknown) chunk.generation = chunk.sequence = 0;
     else if (operation.generation > 0) {

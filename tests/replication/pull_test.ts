@@ -1,7 +1,12 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
-import { DESCRIPTION_WORDS, MessageType, Status } from "../../agent/replication/messages.ts";
+import {
+  DESCRIPTION_WORDS,
+  MessageFlag,
+  MessageType,
+  Status,
+} from "../../agent/replication/messages.ts";
 import { Peers } from "../../agent/replication/peers.ts";
 import { ChunkPull, LiveBlocks, type PullHost } from "../../agent/replication/pull.ts";
 import { ClusterView } from "../../agent/replication/view.ts";
@@ -36,6 +41,7 @@ class Fixture implements PullHost {
   readonly results: number[] = [];
   copiedBytes = 0;
   isAllowed = true;
+  isThroughChain = false;
   allow: (() => void) | null = null;
   again: (() => void) | null = null;
   readonly pull: ChunkPull;
@@ -49,6 +55,10 @@ class Fixture implements PullHost {
 
   pairOf(layer: number): readonly number[] {
     return [layer];
+  }
+
+  isFlattened(): boolean {
+    return this.isThroughChain;
   }
 
   mayRead(_bytes: number, ready: () => void): boolean {
@@ -286,4 +296,41 @@ Deno.test("after an abort nothing is said or changed, and no buffer stays", () =
     at.store.run();
     assertEquals([at.results, at.sent(), at.arena.usedBytes], [[], [], 0], `${answers} answers`);
   }
+});
+
+Deno.test("a layer that is flattened is described and read through all that lies below it", () => {
+  const at = new Fixture();
+  at.isThroughChain = true;
+  at.chunk.blocks.set(3, 0x33);
+  at.pull.begin();
+  at.store.run();
+  const [describe] = at.sent();
+  assertEquals(describe.head.flags, MessageFlag.Recovery | MessageFlag.Chain);
+  assertEquals([...describe.extra], []);
+  const source = { blocks: { 1: 0xaa, 3: 0xbb } };
+  at.answer(describe, source);
+  const [read] = at.sent();
+  assertEquals(read.head.flags, MessageFlag.Recovery | MessageFlag.Chain);
+  assertEquals([...read.extra], [LAYER]);
+  // It is over: what was described so is read so all the same, and what is there by then is enough.
+  at.isThroughChain = false;
+  at.answer(read, source);
+  at.store.run();
+  const [next] = at.sent();
+  assertEquals(next.head.flags, MessageFlag.Recovery | MessageFlag.Chain);
+  at.answer(next, source);
+  at.finish(source);
+  assertEquals([at.results, content(at)], [[0], { 1: 0xaa, 3: 0xbb }]);
+});
+
+Deno.test("a layer that begins to be flattened while it is copied is copied once more, with what lies below", () => {
+  const at = new Fixture();
+  at.pull.begin();
+  at.store.run();
+  const [describe] = at.sent();
+  assertEquals(describe.head.flags, MessageFlag.Recovery);
+  at.answer(describe, { blocks: { 1: 0xaa } });
+  at.isThroughChain = true;
+  at.finish({ blocks: { 1: 0xaa, 2: 0xcc } });
+  assertEquals([at.results, content(at)], [[0], { 1: 0xaa, 2: 0xcc }]);
 });

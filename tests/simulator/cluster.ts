@@ -101,6 +101,8 @@ export interface SimulationReport {
   readonly goodChecks: number;
   /** Times that a disk was rolled back to one. */
   readonly rollbacks: number;
+  /** Disks that were made independent of others. */
+  readonly flattened: number;
   readonly epoch: number;
 }
 
@@ -277,6 +279,7 @@ export class Simulation implements NodeWatcher {
       ),
       snapshots: this.#snapshots?.taken ?? 0,
       snapshotReads: this.#snapshots?.read ?? 0,
+      flattened: this.#snapshots?.flattened ?? 0,
       deletedSnapshots: this.#snapshots?.deleted ?? 0,
       checks: this.checks,
       goodChecks: this.goodChecks,
@@ -1368,40 +1371,52 @@ export class Simulation implements NodeWatcher {
   }
 
   #compareUnder(map: ClusterMap): void {
-    for (const oracle of [...this.oracles, ...this.#snapshots?.left ?? []]) {
-      const disk = dataOf(map, oracle)!;
-      // What a holder that crashed has left is brought in line when the disk is opened again.
-      if (disk.settled < disk.generation) continue;
-      const pool = map.pools.find((candidate) => candidate.copies === disk.copies)!;
-      const chunks = new Set(oracle.places.map((place) => Math.floor(place / CHUNK_BYTES)));
-      for (const chunk of chunks) {
-        const entry = pool.pgs[pgOf(disk.family, chunk, pool.pgs.length)];
-        // Layers that are becoming one differ as long as some have merged them and others have not.
-        const pairs = new Set(
-          map.layers.flatMap(({ id, absorbedBy }) =>
-            absorbedBy === null ? [] : [id, map.layers.find(({ parent }) => parent === id)!.id]
-          ),
-        );
-        for (const layer of disk.layers.filter((each) => !pairs.has(each))) {
-          let first: { node: number; content: Map<number, Uint8Array>; stamp: string } | null =
-            null;
-          for (const id of entry.inSync) {
-            const { uuid } = map.nodes.find((node) => node.id === id)!;
-            const node = this.nodes.find((candidate) => candidate.uuid === uuid)!;
-            const content = this.#readRaw(node, layer, chunk);
-            const found = new Stamp();
-            node.process!.store.stampOf(layer, chunk, found);
-            const stamp = `${found.generation}.${found.sequence}`;
-            if (first === null) {
-              first = { node: id, content, stamp };
-              continue;
-            }
-            this.#compareContent(
-              `${disk.name}, layer ${layer}, chunk ${chunk}`,
-              first,
-              { node: id, content, stamp },
-            );
+    for (const oracle of this.oracles) {
+      this.#compareDisk(map, this.#entryOf(oracle)!, oracle);
+      for (const clone of this.#snapshots?.clonesOf(oracle) ?? []) {
+        this.#compareDisk(map, clone, oracle);
+      }
+    }
+    for (const left of this.#snapshots?.left ?? []) {
+      this.#compareDisk(map, dataOf(map, left)!, left);
+    }
+  }
+
+  #compareDisk(map: ClusterMap, disk: DiskEntry, oracle: DiskOracle): void {
+    // What a holder that crashed has left is brought in line when the disk is opened again.
+    if (disk.settled < disk.generation) return;
+    const pool = map.pools.find((candidate) => candidate.copies === disk.copies)!;
+    const chunks = new Set(oracle.places.map((place) => Math.floor(place / CHUNK_BYTES)));
+    for (const chunk of chunks) {
+      const entry = pool.pgs[pgOf(disk.family, chunk, pool.pgs.length)];
+      // Layers that are becoming one differ as long as some have merged them and others have not.
+      const pairs = new Set(
+        map.layers.flatMap(({ id, absorbedBy }) =>
+          absorbedBy === null ? [] : [id, map.layers.find(({ parent }) => parent === id)!.id]
+        ),
+      );
+      for (const layer of disk.layers.filter((each) => !pairs.has(each))) {
+        let first: { node: number; content: Map<number, Uint8Array>; stamp: string } | null = null;
+        for (const id of entry.inSync) {
+          const { uuid } = map.nodes.find((node) => node.id === id)!;
+          const node = this.nodes.find((candidate) => candidate.uuid === uuid)!;
+          // What some replicas have copied into it from below, and others have not, is in what it is read through.
+          const isHalf = this.#snapshots?.half.has(layer) === true ||
+            map.layers.some(({ id, flatten }) => id === layer && flatten !== undefined);
+          const layers = isHalf ? disk.layers.slice(disk.layers.indexOf(layer)) : [layer];
+          const content = this.#readRaw(node, layers, chunk);
+          const found = new Stamp();
+          if (!isHalf) node.process!.store.stampOf(layer, chunk, found);
+          const stamp = `${found.generation}.${found.sequence}`;
+          if (first === null) {
+            first = { node: id, content, stamp };
+            continue;
           }
+          this.#compareContent(
+            `${disk.name}, layer ${layer}, chunk ${chunk}`,
+            first,
+            { node: id, content, stamp },
+          );
         }
       }
     }
@@ -1423,12 +1438,16 @@ export class Simulation implements NodeWatcher {
     if (a.stamp !== b.stamp) throw new Error(`${what}: ${who} have different stamps`);
   }
 
-  /** Blocks of a chunk of a layer that are not zeros. */
-  #readRaw(node: SimNode, layer: number, chunk: number): Map<number, Uint8Array> {
+  /** Blocks of a chunk, read through some layers, that are not zeros. */
+  #readRaw(
+    node: SimNode,
+    layers: readonly number[],
+    chunk: number,
+  ): Map<number, Uint8Array> {
     const { store, pool } = node.process!;
     const content = new Map<number, Uint8Array>();
     const maps = [0, 1, 2].map(() => new Uint32Array(CHUNK_BLOCKS / 32));
-    store.describeChunk(layer, chunk, maps[0], maps[1], maps[2]);
+    store.describeChain(layers, chunk, maps[0], maps[1], maps[2]);
     const buffer = pool.buffers.allocate(BLOCK_BYTES);
     node.isLookedAt = true;
     for (let block = 0; block < CHUNK_BLOCKS; block++) {
@@ -1436,7 +1455,7 @@ export class Simulation implements NodeWatcher {
       let isDone = false;
       const operation = new Operation({ operationDone: () => isDone = true }, 0);
       operation.kind = OperationKind.Read;
-      operation.layers = [layer];
+      operation.layers = layers;
       operation.chunk = chunk;
       operation.block = block;
       operation.blockCount = 1;

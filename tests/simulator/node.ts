@@ -519,6 +519,11 @@ export class SimNode implements Station {
             const { node, incarnation } = process.control!;
             process.control!.propose({ kind: "absorbed", node, incarnation, layers });
           }),
+        flattened: (layers, epoch) =>
+          this.#toControl(process, () => {
+            const { node, incarnation } = process.control!;
+            process.control!.propose({ kind: "flattened", node, incarnation, layers, epoch });
+          }),
         inSync: (pool, pgs, epoch) =>
           this.#toControl(process, () => {
             process.control!.propose({

@@ -30,7 +30,14 @@ Deno.test("nodes lose data paths, go on with the others, and lose nothing", () =
 });
 
 Deno.test("snapshots, clones and disks that are rolled back are what they were, whatever happens, and leave nothing behind", () => {
-  const sums = { writes: 0, snapshots: 0, snapshotReads: 0, deletedSnapshots: 0, rollbacks: 0 };
+  const sums = {
+    writes: 0,
+    snapshots: 0,
+    snapshotReads: 0,
+    deletedSnapshots: 0,
+    rollbacks: 0,
+    flattened: 0,
+  };
   for (let seed = 201; seed <= 208; seed++) {
     const report = run({ seed, faultsMs: 15_000, hasSnapshots: true });
     for (const name of Object.keys(sums) as (keyof typeof sums)[]) sums[name] += report[name];

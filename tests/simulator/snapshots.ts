@@ -6,7 +6,7 @@
  *   later, nothing that was overwritten before;
  * - all blocks, of all disks of one command, are of one point in time: where a write is in it, so is every write that had been
  *   acknowledged before that one was sent (or what has overwritten it);
- * - a clone begins as its snapshot is;
+ * - a clone is as its snapshot is, also while it is flattened, and after that, when the snapshot may be gone;
  * - a disk that is rolled back holds from one moment on exactly what the snapshot holds, or nothing has happened to it; what it held
  *   until then is a disk of its own, in the trash and once it is taken out of there;
  * - a snapshot is complete soon, or is given up.
@@ -16,7 +16,12 @@
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import type { Prng } from "../../agent/base/prng.ts";
 import { BlockKind, BlockRequest } from "../../agent/blk/target.ts";
-import type { ClusterMap, DiskEntry, MapCommand } from "../../agent/map/map.ts";
+import {
+  clonePoint,
+  type ClusterMap,
+  type DiskEntry,
+  type MapCommand,
+} from "../../agent/map/map.ts";
 import { ENODEV } from "../../agent/platform/platform.ts";
 import { Volume } from "../../agent/volume/volume.ts";
 import { BLOCKS_MAX, type DiskOracle } from "./guest.ts";
@@ -85,6 +90,12 @@ export class Snapshots {
   deleted = 0;
   cloned = 0;
   rolledBack = 0;
+  /** Disks that were made independent of others. */
+  flattened = 0;
+  /** Layers whose flattening was cancelled, or ended for another reason than that it was done: replicas may have copied some. */
+  readonly half = new Set<number>();
+  readonly #clones = new Map<string, Part>();
+  readonly #flattening = new Map<number, number>();
   readonly #all: Taken[] = [];
   #next = 1;
   #rollback: Rollback | null = null;
@@ -99,12 +110,16 @@ export class Snapshots {
     this.#rolling = rolling;
   }
 
-  /** Something at random. */
+  /** One thing or some at random. */
   step(): void {
+    for (let count = this.random.between(1, 4); count > 0; count--) this.#step();
+  }
+
+  #step(): void {
     const { random } = this;
     this.look();
     this.#stepRollbacks();
-    switch (random.below(8)) {
+    switch (random.below(11)) {
       case 0:
       case 1:
       case 2:
@@ -118,6 +133,16 @@ export class Snapshots {
         const part = this.#pick();
         if (part !== null) this.#readPart(part, () => {});
         return;
+      }
+      case 7:
+      case 8:
+        return this.#flatten();
+      case 9:
+        return this.#leaveToClone();
+      case 10: {
+        const clone = this.#pickClone();
+        if (clone === null) return;
+        this.#readPart(clone.part, () => {}, clone.disk.layers[0]);
       }
     }
   }
@@ -160,6 +185,7 @@ export class Snapshots {
     const { map } = host;
     if (map === null) return;
     this.#findRollbacks(map);
+    this.#noteFlattened(map);
     for (const taken of this.#all) {
       if (taken.isAborted || taken.completeMs < Infinity) continue;
       const entries = taken.parts.map(({ oracle }) =>
@@ -233,15 +259,63 @@ export class Snapshots {
     }
     const part = this.#pick();
     if (part === null) return;
-    const taken = this.#all.find(({ parts }) => parts.includes(part))!;
+    this.#cloneOf(part, this.#all.find(({ parts }) => parts.includes(part))!);
+  }
+
+  #cloneOf(part: Part, taken: Taken): void {
     this.cloned++;
-    host.propose({
-      kind: "clone-disk",
-      disk: part.oracle.name,
-      snapshot: taken.name,
-      name: `clone-${this.#next++}`,
-      nowMs: 0,
-    });
+    const name = `clone-${this.#next++}`;
+    this.#clones.set(name, part);
+    const { name: disk } = part.oracle;
+    this.host.propose({ kind: "clone-disk", disk, snapshot: taken.name, name, nowMs: 0 });
+  }
+
+  /** A clone that is there, and what it was cloned from. */
+  #pickClone(): { disk: DiskEntry; part: Part } | null {
+    const clones = this.host.map?.disks.filter(({ name }) => this.#clones.has(name)) ?? [];
+    if (clones.length === 0) return null;
+    const disk = this.random.pick(clones);
+    return { disk, part: this.#clones.get(disk.name)! };
+  }
+
+  /** Clones of a disk. */
+  clonesOf(oracle: DiskOracle): DiskEntry[] {
+    const { map } = this.host;
+    return map?.disks.filter(({ name }) => this.#clones.get(name)?.oracle === oracle) ?? [];
+  }
+
+  /** Somebody who hangs on others is to hang on them no more, or is to stay as it is after all. */
+  #flatten(): void {
+    const { host, random } = this;
+    const disks = host.map?.disks.filter((disk) => clonePoint(host.map!, disk).parent !== 0) ?? [];
+    if (disks.length === 0) return;
+    const disk = random.pick(disks).name;
+    host.propose({ kind: "flatten-disk", disk, cancel: random.chance(0.15) });
+  }
+
+  /** A disk that guests write to keeps nothing but what a clone of it needs as well: so it is what hangs on another one, too. */
+  #leaveToClone(): void {
+    const { host } = this;
+    const part = this.#pick();
+    if (part === null) return;
+    const taken = this.#all.find(({ parts }) => parts.includes(part))!;
+    const disk = part.oracle.name;
+    this.#cloneOf(part, taken);
+    part.isDeleted = true;
+    this.deleted++;
+    host.propose({ kind: "delete-snapshot", disk, name: taken.name, layer: part.layer });
+    host.propose({ kind: "flatten-disk", disk });
+  }
+
+  /** Which layers are not flattened any more: they have no parent, or some replicas have copied what others have not. */
+  #noteFlattened({ layers }: ClusterMap): void {
+    for (const { id, parent, flatten } of layers) {
+      if (flatten !== undefined) this.#flattening.set(id, parent);
+      else if (this.#flattening.delete(id)) {
+        if (parent !== 0) this.half.add(id);
+        else this.flattened++;
+      }
+    }
   }
 
   // -------------------------------------------------------------------------------------- rolling back
@@ -562,6 +636,8 @@ export class Snapshots {
         }
       }
     }
+    const last = this.#pick();
+    if (last !== null) this.#cloneOf(last, this.#all.find(({ parts }) => parts.includes(last))!);
     for (const disk of host.map!.disks.filter(({ name }) => name.startsWith("clone-"))) {
       const part = this.#all.flatMap(({ parts }) => parts)
         .find(({ layer }) => layer !== 0 && disk.layers[1] === layer);
@@ -569,6 +645,18 @@ export class Snapshots {
       if (part !== undefined) {
         const [layer] = disk.layers;
         this.#readNow(`${disk.name}`, (done) => this.#readPart(part, done, layer));
+      const part = this.#clones.get(disk.name)!;
+      this.#readNow(part, disk.layers[0]);
+      if (random.chance(0.5)) {
+        host.propose({ kind: "flatten-disk", disk: disk.name });
+        const entry = () => host.map!.disks.find(({ id }) => id === disk.id)!;
+        host.until(
+          `${disk.name} hangs on nobody any more`,
+          () => clonePoint(host.map!, entry()).parent === 0,
+          60_000,
+        );
+        this.look();
+        this.#readNow(part, entry().layers[0]);
       }
       if (random.chance(0.5)) host.propose({ kind: "delete-disk", name: disk.name });
     }

@@ -21,12 +21,13 @@ import { ABSENT, UNKNOWN } from "./model.ts";
 
 const EINVAL = 22;
 const EBADMSG = 74;
-const { Write, Free, Zero, Stamp, Absorb } = {
+const { Write, Free, Zero, Stamp, Absorb, Fill } = {
   Write: OperationKind.Write,
   Free: OperationKind.Free,
   Zero: OperationKind.Zero,
   Stamp: OperationKind.Stamp,
   Absorb: OperationKind.Absorb,
+  Fill: OperationKind.Fill,
 };
 
 function open(shape: Shape = SMALL, layers: readonly number[] = [1, 2, 3, 4]): Bench {
@@ -666,7 +667,7 @@ Deno.test("whenever a checkpoint looked at each of two layers, replay makes of t
     for (let i = 0; i < 12; i++) {
       const layer = random.between(2, 3), block = random.below(6);
       const stamp = random.below(3) * (round + i);
-      const kind = random.pick([Write, Write, Free, Zero, Absorb]);
+      const kind = random.pick([Write, Write, Free, Zero, Absorb, Fill]);
       if (kind === Absorb) log.push([EntryKind.Absorb, 1, 3, 0, 0, 2, 0, 0]);
       else if (random.chance(0.2)) {
         // A chunk that is dropped, after which an absorb gives the stamp on.
@@ -676,6 +677,8 @@ Deno.test("whenever a checkpoint looked at each of two layers, replay makes of t
           ? EntryKind.Write
           : kind === Free
           ? EntryKind.Free
+          : kind === Fill
+          ? EntryKind.Fill
           : EntryKind.Zero;
         log.push([entry | block << 16, 1, layer, 0, stamp > 0 ? 1 : 0, 0, stamp, 0, 5]);
       }

@@ -248,6 +248,28 @@ export function cleanedChain(seed: number): number {
     world.step();
     if (world.random.chance(0.001)) world.crash();
   }
+ * Mostly fills among frees, zeroes, absorbs and writes, some of them cut, one checkpoint after the other, with a crash at every single
+ * write boundary.
+ */
+export function everyFill(seed: number): number {
+  const shape: Shape = {
+    ...SMALL,
+    layers: 3,
+    blocks: 24,
+    operationBlocks: 16,
+    tunables: { ...SMALL.tunables, checkpointLogBytes: 65536, checkpointLogRatio: 0 },
+  };
+  const world = new World(seed, shape, {
+    write: 25,
+    fill: 50,
+    free: 15,
+    zero: 8,
+    drop: 5,
+    absorb: 5,
+  });
+  world.bench.disk.boundary = () => world.checkCrash();
+  for (let step = 0; step < 120; step++) world.step();
+  world.drain();
   world.checkCrash();
   return world.crashesChecked;
 }
@@ -266,4 +288,5 @@ export const SCENARIOS: Record<string, Scenario> = {
   everyAbsorb,
   cleanedAbsorbs,
   cleanedChain,
+  everyFill,
 };

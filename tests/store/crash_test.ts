@@ -20,6 +20,7 @@ const SEEDS: Record<string, number> = {
   everyAbsorb: 4,
   cleanedAbsorbs: 3,
   cleanedChain: 4,
+  everyFill: 4,
 };
 
 for (const [name, scenario] of Object.entries(SCENARIOS)) {

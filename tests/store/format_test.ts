@@ -205,6 +205,13 @@ Deno.test("decodeRecord() believes only entries that fit", () => {
   assert(!absorb(0, 0, 1, 6), "into itself");
   assert(!absorb(0, 0, 1, 7), "from a newer layer");
   assert(!absorb(1, 0, 1, 5) && !absorb(0, 1, 1, 5) && !absorb(0, 0, 2, 5), "ABSORB takes a chunk");
+  const fill = (flags: number, block: number, version = 3, sums = [11, 12]) =>
+    encode([...entry(12, flags, block, 2), ...sums], 1, sums.length, 96 + 4 * sums.length, version);
+  assert(fill(0, 3), "FILL");
+  assert(!fill(0, 3, 2), "version 2 had no FILL");
+  assert(!fill(1, 3), "flags of a FILL");
+  assert(!fill(0, 1023), "past the chunk");
+  assert(!fill(0, 3, 3, [11]), "FILL brings its data");
   const batch = (bytes: number, items: number, blocks: number) => {
     const sums = new Array(blocks).fill(1);
     const entries = [10, blocks, bytes, items, 0, 0, 1, 0, ...sums];

@@ -208,7 +208,8 @@ export class Bench {
     operation.generation = stamp.generation ?? 0;
     operation.sequence = stamp.sequence ?? 0;
     operation.stampUnknown = stamp.unknown ?? false;
-    if (kind === OperationKind.Write) this.fill(operation, stamps);
+    const hasData = kind === OperationKind.Write || kind === OperationKind.Fill;
+    if (hasData) this.fill(operation, stamps);
     this.store.submit(operation);
     this.until(() => finished !== null, OperationKindNames[kind]);
     return operation;
@@ -284,7 +285,7 @@ class TestOperation extends Operation {
   done: ((operation: Operation) => void) | null = null;
 }
 
-const OperationKindNames = ["read", "write", "free", "zero", "sync", "stamp", "absorb"];
+const OperationKindNames = ["read", "write", "free", "zero", "sync", "stamp", "absorb", "fill"];
 
 /** What makes the words of a block different. */
 const STEP = 0x01000193;
@@ -520,6 +521,7 @@ export interface Mix {
   absorb: number;
   /** Reads through all layers, the newest first, so that what is known of that chain is used again and again. */
   chain: number;
+  fill: number;
 }
 
 const MIX: Mix = {
@@ -534,6 +536,7 @@ const MIX: Mix = {
   drop: 1,
   absorb: 2,
   chain: 0,
+  fill: 4,
 };
 
 /** A seeded workload on a bench of machine 0. */
@@ -547,6 +550,8 @@ export class World {
   acked = 0;
   /** Absorbs that have come back. */
   absorbs = 0;
+  /** Fills that have come back. */
+  fills = 0;
   #stamp = 1;
   #nextLayer = 1;
   #generation = 1;
@@ -609,6 +614,8 @@ export class World {
         return this.#drop();
       case "absorb":
         return this.#absorb();
+      case "fill":
+        return this.#fill();
       default:
         return this.#change(kind);
     }
@@ -716,6 +723,37 @@ export class World {
     operation.kind = OperationKind.Absorb;
     operation.layers = [into, from];
     operation.chunk = chunk;
+    bench.store.submit(operation);
+  }
+
+  /** What of a range is a hole is filled, mostly under a stamp that is not the newest. */
+  #fill(): void {
+    const layer = this.#anyLayer();
+    const { chunk, block, count } = this.#range(this.shape.operationBlocks);
+    const names = Array.from({ length: count }, (_, i) => `${layer}/${chunk}/${block + i}`);
+    if (this.#locked.has(`${layer}`) || names.some((name) => this.#locked.has(name))) return;
+    const { bench, model, random } = this;
+    const operation = bench.take((done) => {
+      for (const name of names) this.#locked.delete(name);
+      if (done.result < 0) return this.#failed(done);
+      this.fills++;
+      model.ack(changes);
+    });
+    if (operation === null) return;
+    for (const name of names) this.#locked.add(name);
+    const values = names.map(() => this.#stamp++);
+    const isKnown = random.chance(0.7);
+    operation.generation = isKnown ? this.#generation : 0;
+    operation.sequence = isKnown ? random.between(1, ++this.#sequence) : 0;
+    operation.stampUnknown = false;
+    const stamp = isKnown ? stampName(operation.generation, operation.sequence) : KEPT;
+    const changes = model.beginFill(layer, chunk, block, values, stamp);
+    operation.kind = OperationKind.Fill;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.block = block;
+    operation.blockCount = count;
+    bench.fill(operation, values);
     bench.store.submit(operation);
   }
 

@@ -17,6 +17,9 @@
  * that was asked for before of these chunks comes before it; after a crash it must be in what both hold
  * or in neither.
  *
+ * A fill is known when it is asked for in the same way. Where writes before it were torn it may have found more holes than the
+ * model knows of.
+ *
  * The model relies on the workload never having two operations on one block under way at a time, absorbs
  * aside.
  *
@@ -55,7 +58,9 @@ interface ChunkChange extends Acked {
   readonly stamp: ModelStamp;
   /** Of an absorb: its number, the same in both chunks; 0: it is none. */
   readonly absorb: number;
-  /** Of an absorb in the chunk that takes: what the other may hold where writes were torn, by block. */
+  /** A fill: a part of it sets the stamp as the whole does. */
+  readonly isFill?: boolean;
+  /** Of an absorb in the chunk that takes: what the other may hold where writes were torn, by block; of a fill: what it brings. */
   readonly torn: ReadonlyMap<number, ReadonlySet<number>> | null;
 }
 
@@ -105,7 +110,10 @@ function isTornPrefix(
   for (let end = isAbsorber ? 0 : 1; end <= later.length; end++) {
     // Torn writes to what was absorbed make the stamp of what absorbed it unknown.
     const hasWrite = isAbsorber ||
-      later.slice(0, end).some((change) => change.values.some((each) => each! > 0));
+      later.slice(0, end).some(({ isFill, values: written }) =>
+        // One that finds no hole brings its data all the same.
+        isFill === true || written.some((each) => each! > 0)
+      );
     if (hasWrite && values.every((value, block) => mayHold(value, block, end))) return true;
   }
   return false;
@@ -236,6 +244,43 @@ export class Model {
     return [...acked, takes, gives];
   }
 
+  /** What was asked for: those blocks from `block` on that are holes become `values`; a chunk that holds nothing gets the stamp. */
+  beginFill(
+    layer: number,
+    chunk: number,
+    block: number,
+    values: readonly number[],
+    stamp: ModelStamp,
+  ): Acked[] {
+    const known = this.#chunk(layer, chunk);
+    const before: Chunk = { stamp: known.stamp, values: new Map(known.values), later: [] };
+    for (const change of known.later) applyChange(before, change);
+    const isNothing = before.stamp === UNKNOWN &&
+      [...before.values.values()].every((value) => value === ABSENT);
+    const acked: Acked[] = [];
+    const torn = new Map<number, Set<number>>();
+    const filled = values.map((value, i) => {
+      const current = before.values.get(block + i) ?? ABSENT;
+      const isHole = current === ABSENT;
+      torn.set(block + i, new Set([value]));
+      const key = Model.key(chunk, block + i);
+      const after = isHole ? value : current;
+      acked.push(this.#beginBlock(this.layers.get(layer)!, key, after, [value]));
+      return isHole ? value : undefined;
+    });
+    const whole: ChunkChange = {
+      block,
+      values: filled,
+      stamp: isNothing ? stamp : KEPT,
+      absorb: 0,
+      isFill: true,
+      torn,
+      ackedAt: Infinity,
+    };
+    known.later.push(whole);
+    return [...acked, whole];
+  }
+
   #chunk(layer: number, chunk: number): Chunk {
     const key = `${layer}/${chunk}`;
     let known = this.#chunks.get(key);
@@ -317,14 +362,14 @@ export class Model {
     };
     look();
     for (const change of known.later) {
-      const { block, values: written, stamp: next, absorb } = change;
+      const { block, values: written, stamp: next, absorb, isFill } = change;
       // The log may have had to cut it. Frees, zeroes and absorbs it does not.
       const isWrite = absorb === 0 && written.some((value) => value! > 0);
       const parts = isWrite ? written.length - 1 : 0;
       const before = state.stamp;
       for (let part = 0; part < parts; part++) {
-        state.values.set(block + part, written[part]!);
-        if (next !== KEPT) state.stamp = UNKNOWN;
+        if (written[part] !== undefined) state.values.set(block + part, written[part]!);
+        if (next !== KEPT) state.stamp = isFill ? next : UNKNOWN;
         look();
       }
       state.stamp = before;

@@ -102,9 +102,11 @@ const CHANGES: Changes = {
   "agent/control/messages.ts": [
     ["  if (!isMore) return [];\n", ""],
     [
-      "    ...(hasOtherLog || io !== null ? [hasOtherLog] : []),\n" +
-      "    ...(io !== null ? [ioFields(io)] : []),\n  ];",
-      '    hasOtherLog,\n    io === null ? null : ioFields(io),\n    "a field that is new",\n  ];',
+      "    ...(hasOtherLog || io !== null || flattening !== null ? [hasOtherLog] : []),\n" +
+      "    ...(io !== null || flattening !== null ? [io === null ? null : ioFields(io)] : []),\n" +
+      "    ...(flattening !== null ? [flatteningFields(flattening)] : []),\n  ];",
+      "    hasOtherLog,\n    io === null ? null : ioFields(io),\n" +
+      '    flattening === null ? null : flatteningFields(flattening),\n    "a field that is new",\n  ];',
     ],
     [
       "  switch (message.kind) {\n    case ControlKind.Raft:\n      return [message.kind, message.bytes];",
