@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert/mod.js";
 import { AdminClient, AdminError } from "../../agent/admin_client.ts";
 import type { CheckReport } from "../../agent/http/backend.ts";
-import { BODY_BYTES_MAX, serve, type Server } from "../../agent/http/server.ts";
+import { serve, type Server } from "../../agent/http/server.ts";
 import { ControlFailure } from "../../agent/map/errors.ts";
 import { clusterWithDisk, runAll } from "../map/cluster.ts";
 import {
@@ -370,7 +370,7 @@ Deno.test("rubbish on the socket ends that connection and nothing else", async (
       "OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
       "POST /v1/disks HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: -1\r\n\r\n",
       "POST /v1/disks HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 9" +
-      "9999999999\r\n\r\n{}" + "x".repeat(BODY_BYTES_MAX + 5000),
+      "9999999999\r\n\r\n{}" + "x".repeat(70_000),
       "POST /v1/disks HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" +
       "transfer-encoding: chunked\r\n\r\nzz\r\n",
       `GET /${"a".repeat(60_000)} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`,
