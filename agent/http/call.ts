@@ -46,6 +46,8 @@ export interface Route {
   readonly path: string;
   /** Name of the body's schema; without it, no body may come. */
   readonly body?: string;
+  /** Longest body, in bytes, where it is not the usual one. */
+  readonly bodyBytesMax?: number;
   /** Query parameters, each `0` or `1`. */
   readonly query?: readonly string[];
   /** Runs for as long as somebody reads: bounded apart. */

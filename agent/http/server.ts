@@ -21,8 +21,8 @@ import { SCHEMAS } from "./openapi.ts";
 import { ROUTES } from "./routes.ts";
 import { checkShape } from "./shape.ts";
 
-/** Longest body of a request, in bytes: the names of all disks, each as long as may be, to take a snapshot of. */
-export const BODY_BYTES_MAX = 320 * 1024;
+/** Longest body of a request that says nothing else, in bytes: a disk with all its attributes takes a tenth. */
+export const BODY_BYTES_MAX = 64 * 1024;
 
 /** Requests under way at once: an operator has one, scripts and monitoring a few. */
 export const REQUESTS_MAX = 128;
@@ -389,7 +389,7 @@ function checkQuery({ query = [] }: Route, given: URLSearchParams): ControlError
 }
 
 async function readBody(request: Request, route: Route): Promise<unknown> {
-  const bytes = await readBounded(request);
+  const bytes = await readBounded(request, route.bodyBytesMax ?? BODY_BYTES_MAX);
   if (route.body === undefined) {
     if (bytes.length === 0) return undefined;
     throw invalid("this request takes no body");
@@ -405,14 +405,14 @@ async function readBody(request: Request, route: Route): Promise<unknown> {
 }
 
 /** The whole body, unless it is too long; what is too long is not read to its end. */
-async function readBounded(request: Request): Promise<Uint8Array> {
+async function readBounded(request: Request, bytesMax: number): Promise<Uint8Array> {
   if (request.body === null) return new Uint8Array(0);
   const parts: Uint8Array[] = [];
   let length = 0;
   try {
     for await (const part of request.body) {
-      if (length + part.length > BODY_BYTES_MAX) {
-        throw invalid(`the body is longer than ${BODY_BYTES_MAX} bytes, which is the most`);
+      if (length + part.length > bytesMax) {
+        throw invalid(`the body is longer than ${bytesMax} bytes, which is the most`);
       }
       parts.push(part);
       length += part.length;

@@ -44,7 +44,14 @@ export const SNAPSHOT_ROUTES: readonly Route[] = [
     query: ["brief"],
     handle: (call) => listSnapshots(call, null),
   },
-  { method: "POST", path: "/v1/snapshots", body: "CreateSnapshots", handle: createSnapshots },
+  {
+    method: "POST",
+    path: "/v1/snapshots",
+    body: "CreateSnapshots",
+    // The names of all disks, each as long as may be.
+    bodyBytesMax: 320 * 1024,
+    handle: createSnapshots,
+  },
   {
     method: "GET",
     path: "/v1/disks/{name}/snapshots",

@@ -19,7 +19,7 @@ import {
 import { Story } from "./story.ts";
 
 /** Seeds within which each must be seen. */
-const SEEDS_MAX = 20;
+const SEEDS_MAX = 40;
 type Sabotage = NonNullable<SimulationOptions["sabotage"]>;
 
 /** What a checker says; "" when nothing. */
