@@ -219,9 +219,7 @@ export class Flattener implements OperationOwner {
       if (job.phase !== Phase.Waiting || nowMs < job.nextMs) continue;
       const disk = view.diskOfLayer(job.layer);
       if (disk === undefined) continue;
-      job.stuck = this.#store.paths?.isImpaired === true
-        ? "a data path of this node is lost"
-        : null;
+      job.stuck = this.#isLost(disk) ? "a data path of this node is lost" : null;
       job.nextMs = nowMs + AGAIN_MS;
       if (job.stuck !== null || !isSettled(view, disk)) continue;
       job.phase = Phase.Copying;
@@ -240,6 +238,12 @@ export class Flattener implements OperationOwner {
       return job;
     }
     return null;
+  }
+
+  /** Whether anything of a disk was on a data path that is lost, also what this node need not have: it may come back as it was. */
+  #isLost(disk: DiskView): boolean {
+    const { paths } = this.#store;
+    return paths !== undefined && disk.groups.some(({ group }) => paths.lossOf(group) !== null);
   }
 
   /** Whether this node's places in groups are not what they were when the job began. */
@@ -261,14 +265,15 @@ export class Flattener implements OperationOwner {
 
   #step(view: ClusterView, job: Job, nowMs: number): void {
     const disk = view.diskOfLayer(job.layer);
-    const isLost = this.#store.paths?.isImpaired === true;
-    if (disk === undefined || job.isFailed || isLost || this.#hasMoved(view, job)) {
+    if (disk === undefined || job.isFailed || this.#hasMoved(view, job)) {
       return this.#wait(job, nowMs);
     }
     if (job.phase === Phase.Copying && !this.#copySome(view, disk, job)) return;
     if (this.#underWay > 0) return;
     if (job.isFailed || job.isIncomplete) return this.#wait(job, nowMs);
     if (job.phase === Phase.Copying) {
+      // What a path that was lost meanwhile had was not among the chunks.
+      if (this.#isLost(disk)) return this.#wait(job, nowMs);
       job.phase = Phase.Marking;
       job.from = 0;
     }
@@ -472,7 +477,9 @@ export class Flattener implements OperationOwner {
     if (job === null) return;
     if (operation.result !== 0) job.isFailed = true;
     if (operation !== this.#sync || job.isFailed || job.phase !== Phase.Syncing) return;
-    if (this.#hasMoved(this.#view!, job)) job.isFailed = true;
+    const disk = this.#view!.diskOfLayer(job.layer);
+    const isOther = disk === undefined || this.#isLost(disk) || this.#hasMoved(this.#view!, job);
+    if (isOther) job.isFailed = true;
     else {
       job.phase = Phase.Told;
       job.stuck = null;

@@ -7,6 +7,7 @@ import { assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import type { Flattening, LayerEntry } from "../../agent/map/map.ts";
 import type { DataCore } from "../../agent/replication/data_core.ts";
+import type { LocalPaths } from "../../agent/replication/local_store.ts";
 import { MessageFlag, MessageType, Status } from "../../agent/replication/messages.ts";
 import { OperationKind } from "../../agent/store/operation.ts";
 import {
@@ -262,4 +263,33 @@ Deno.test("who copies a layer that is flattened gets all that it is read through
   at.store.chunk(LAYER, CHUNK).blocks.clear();
   const empty = ask(MessageType.Describe, 0, 0, []);
   assertEquals([empty.head.generation, empty.head.sequence], [4, 40]);
+});
+
+Deno.test("while a data path is lost nothing is said: what it has may come back as it was", () => {
+  const at = new Fixture();
+  at.below({ 0: 0x10 });
+  let lost: string | null = "the path /disk2";
+  const paths: LocalPaths = {
+    prepare: () => true,
+    installed() {},
+    isImpaired: true,
+    isLost: () => false,
+    lossOf: () => lost,
+    owed: () => null,
+  };
+  Object.assign(at.store, { paths });
+  at.run(3000);
+  assertEquals([at.content(), at.words], [{}, []]);
+  assertEquals(at.core.status.flattening.stuck, "a data path of this node is lost");
+  lost = null;
+  at.run(2000);
+  assertEquals([at.content(), at.words.length > 0], [{ 0: 0x10 }, true]);
+  // Lost in the midst of it.
+  const other = new Fixture();
+  other.below({ 0: 0x10 });
+  Object.assign(other.store, { paths });
+  other.core.tick(other.nowMs += 10);
+  lost = "the path /disk2";
+  other.run(3000);
+  assertEquals(other.words, []);
 });
