@@ -639,14 +639,10 @@ export class Snapshots {
     const last = this.#pick();
     if (last !== null) this.#cloneOf(last, this.#all.find(({ parts }) => parts.includes(last))!);
     for (const disk of host.map!.disks.filter(({ name }) => name.startsWith("clone-"))) {
-      const part = this.#all.flatMap(({ parts }) => parts)
-        .find(({ layer }) => layer !== 0 && disk.layers[1] === layer);
-      // Otherwise its snapshot was deleted, and merged into the clone's own layer.
-      if (part !== undefined) {
-        const [layer] = disk.layers;
-        this.#readNow(`${disk.name}`, (done) => this.#readPart(part, done, layer));
       const part = this.#clones.get(disk.name)!;
-      this.#readNow(part, disk.layers[0]);
+      const readAll = (layer: number) =>
+        this.#readNow(disk.name, (done) => this.#readPart(part, done, layer));
+      readAll(disk.layers[0]);
       if (random.chance(0.5)) {
         host.propose({ kind: "flatten-disk", disk: disk.name });
         const entry = () => host.map!.disks.find(({ id }) => id === disk.id)!;
@@ -656,7 +652,7 @@ export class Snapshots {
           60_000,
         );
         this.look();
-        this.#readNow(part, entry().layers[0]);
+        readAll(entry().layers[0]);
       }
       if (random.chance(0.5)) host.propose({ kind: "delete-disk", name: disk.name });
     }

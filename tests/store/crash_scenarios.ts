@@ -248,6 +248,11 @@ export function cleanedChain(seed: number): number {
     world.step();
     if (world.random.chance(0.001)) world.crash();
   }
+  world.checkCrash();
+  return world.crashesChecked;
+}
+
+/**
  * Mostly fills among frees, zeroes, absorbs and writes, some of them cut, one checkpoint after the other, with a crash at every single
  * write boundary.
  */
