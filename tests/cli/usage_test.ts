@@ -83,7 +83,7 @@ Deno.test("every command's --help ends well, goes to standard output and has an 
     for (const child of command.commands) await visit(child, [...path, child.name()]);
   };
   await visit(program, []);
-  assertEquals(count, 66);
+  assertEquals(count, 67);
 });
 
 Deno.test("examples in the help are command lines that parse", async () => {
