@@ -365,7 +365,7 @@ function drainProblems(map: ClusterMap): Problem[] {
 function isHeld(map: ClusterMap, node: number): boolean {
   const takers = map.nodes.filter((each) => weightOf(each) > 0).length;
   return map.pools.some((pool) =>
-    hasDisks(map, pool.copies) && takers < copiesMinOfPool(map, pool) &&
+    hasDisks(map, pool.id) && takers < copiesMinOfPool(map, pool) &&
     pool.pgs.some(({ target }) => target.includes(node))
   );
 }

@@ -8,6 +8,7 @@
  *     queries.ts     questions to a map                     nodes.ts    nodes; founding, adopting
  *     invariants.ts  checkMap                               groups.ts   who holds which PG
  *     fields.ts      what single fields may be              proposals.ts  exactly once
+ *     copies.ts      another number of copies
  *     levels.ts      what the cluster speaks                layers.ts   trees of layers
  *                                                           snapshots.ts  snapshots, clones, trash
  *
@@ -18,7 +19,7 @@
  * Invariants, kept by {@linkcode apply} and checked again by the decoder ({@linkcode checkMap}):
  *
  * - `epoch` rises by one with every change that a command makes and never otherwise;
- * - disks are sorted by name (code units), nodes by id, pools by copies; names and ids are unique;
+ * - disks are sorted by name (code units), nodes by id, pools by id; names and ids are unique;
  * - what `layers.ts` says of layers and `snapshots.ts` of snapshots; ids of disks, layers and nodes are never used twice;
  * - a map without nodes (nobody has founded a cluster, or it is a version 1 map that nobody has adopted)
  *   has no pools and no leases; every other map has a pool for the copies of each disk;
@@ -28,13 +29,15 @@
  * @module
  */
 
+import { withMoves } from "./copies.ts";
 import { applyDiskCommand } from "./disks.ts";
-import type { Result } from "./errors.ts";
+import { type Result, success } from "./errors.ts";
 import { applyGroupCommand } from "./groups.ts";
 import type { Applied, ClusterMap, MapCommand } from "./model.ts";
 import { applyNodeCommand } from "./nodes.ts";
 import { applySnapshotCommand } from "./snapshots.ts";
 
+export { moveOf, type MoveProgress, reasonAgainstFinish } from "./copies.ts";
 export { checkSize, limitNumbers } from "./fields.ts";
 export { checkMap } from "./invariants.ts";
 export * from "./model.ts";
@@ -78,6 +81,13 @@ export { disorderOf, drainingLayer, findSnapshot, takingOf } from "./snapshots.t
  * ```
  */
 export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
+  const result = carryOut(map, command);
+  if (!result.ok || result.value.map === map) return result;
+  const next = withMoves(result.value.map);
+  return next === result.value.map ? result : success({ ...result.value, map: next });
+}
+
+function carryOut(map: ClusterMap, command: MapCommand): Result<Applied> {
   switch (command.kind) {
     case "create-disk":
     case "delete-disk":
@@ -88,6 +98,8 @@ export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
     case "release-lease":
     case "force-release-lease":
     case "reconciled":
+    case "set-copies":
+    case "finish-copies":
     case "change-settings":
       return applyDiskCommand(map, command);
     case "create-snapshots":

@@ -140,7 +140,7 @@ export class DataCore implements PeerListener, RouterHost {
       store,
       absorbed: (layers) => events.absorbed?.(layers),
     });
-    this.joining.isBeingDropped = (copies, group) => this.tidier.isBusyWith(copies, group);
+    this.joining.isBeingDropped = (group) => this.tidier.isBusyWith(group);
     replica.joining = this.joining;
     replica.puller = this.joining;
     replica.damaged = (layers, chunk, block, count) =>

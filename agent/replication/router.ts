@@ -16,6 +16,8 @@
  * - A sync is done when every node that acknowledged a write of this disk, and still is a member, has synced after that
  *   acknowledgement. If a group with writes that were not synced had to be settled after all of its replicas had crashed,
  *   the sync fails: they may be gone.
+ * - A disk whose number of copies is changed goes to other groups (`map/copies.ts`), to this file as if all of its groups changed at once:
+ *   what is under way is sent to whoever is a member now and was none, and those that are none any more are waited for no longer.
  * - No read returns something older than what an earlier one returned: a read waits for the writes under way that overlap it.
  *   What only some of the replicas have must not be seen, since the others may be those that stay. Where this node's replica
  *   is the only member there is nothing to wait for.
@@ -209,11 +211,14 @@ export class DiskRouter implements PeerRequestOwner {
   /** Per node: the clock at its last acknowledgement, and at the start of the last sync that covers it. */
   readonly #dirtied = new Map<number, number>();
   readonly #synced = new Map<number, number>();
-  /** Per group: the clock at the last finished write, and the `settledEpoch` of the group at the first since the last sync. */
+  /**
+   * Per group, by number (which a chunk keeps, whichever pool its disk is in): the clock at the last finished write, and the epoch of the
+   * map under which the first since the last sync was finished. If the group is settled in a later one, that write may be gone.
+   */
   #groupDirtied = new Float64Array(0);
   /** Groups of which that is not 0. */
   #dirtyGroups: number[] = [];
-  #groupSettled = new Float64Array(0);
+  #groupSince = new Float64Array(0);
   /** Epoch of the map that writes were looked at under. */
   #epoch = 0;
   /** The errno with which everything fails, since the lease is lost; 0: it is not. */
@@ -314,9 +319,9 @@ export class DiskRouter implements PeerRequestOwner {
     // Only groups that chunks of the disk are in: what becomes of the others is not this guest's business.
     const chunks = Math.min(groups.length, Math.ceil((disk?.entry.sizeBytes ?? 0) / CHUNK_BYTES));
     for (let chunk = 0; chunk < chunks; chunk++) {
-      const { group, entry } = this.host.view.groupOf(disk!, chunk);
+      const { group } = this.host.view.groupOf(disk!, chunk);
       // What this very guest owes since before a group was settled is owed still.
-      if (this.#groupDirtied[group] === 0) this.#groupSettled[group] = entry.settledEpoch;
+      if (this.#groupDirtied[group] === 0) this.#groupSince[group] = this.host.view.epoch;
       this.#groupDirtied[group] = this.#clock;
       this.#dirtyGroups.push(group);
     }
@@ -390,15 +395,15 @@ export class DiskRouter implements PeerRequestOwner {
   #resize(groups: number): void {
     if (this.#groupDirtied.length === groups) return;
     const dirtied = new Float64Array(groups);
-    const settlements = new Float64Array(groups);
+    const since = new Float64Array(groups);
     for (let i = 0; i < groups; i++) {
       // A split: the new group holds what the one it comes from may have left unsynced.
       const from = this.#groupDirtied.length > 0 ? i % this.#groupDirtied.length : -1;
       dirtied[i] = from < 0 ? 0 : this.#groupDirtied[from];
-      settlements[i] = from < 0 ? 0 : this.#groupSettled[from];
+      since[i] = from < 0 ? 0 : this.#groupSince[from];
     }
     this.#groupDirtied = dirtied;
-    this.#groupSettled = settlements;
+    this.#groupSince = since;
     this.#dirtyGroups = [...dirtied.keys()].filter((group) => dirtied[group] > 0);
   }
 
@@ -793,8 +798,7 @@ export class DiskRouter implements PeerRequestOwner {
 
   #dirtyGroup(group: number): void {
     if (this.#groupDirtied[group] === 0) {
-      const entry = this.host.view.disk(this.diskId)!.groups[group].entry;
-      this.#groupSettled[group] = entry.settledEpoch;
+      this.#groupSince[group] = this.host.view.epoch;
       this.#dirtyGroups.push(group);
     }
     this.#groupDirtied[group] = ++this.#clock;
@@ -1056,10 +1060,11 @@ export class DiskRouter implements PeerRequestOwner {
 
   /** Whether the groups with writes that the sync covers can be trusted; notes when one has lost some. */
   #areGroupsOpen(sync: SyncSlot, disk: DiskView): boolean {
+    const { view } = this.host;
     for (const at of this.#dirtyGroups) {
-      const { isOpen, entry } = disk.groups[at];
-      if (!isOpen) return false;
-      if (entry.settledEpoch !== this.#groupSettled[at]) sync.isFailed = true;
+      const group = disk.groups[at];
+      if (!group.isOpen) return false;
+      if (view.settledEpochOf(disk, group) > this.#groupSince[at]) sync.isFailed = true;
     }
     return true;
   }
@@ -1124,7 +1129,7 @@ export class DiskRouter implements PeerRequestOwner {
     for (const at of this.#dirtyGroups) {
       if (this.#groupDirtied[at] > sync.clock) this.#dirtyGroups[kept++] = at;
       else this.#groupDirtied[at] = 0;
-      if (sync.isFailed) this.#groupSettled[at] = disk.groups[at].entry.settledEpoch;
+      if (sync.isFailed) this.#groupSince[at] = this.host.view.epoch;
     }
     this.#dirtyGroups.length = kept;
     if (sync.isFailed) {

@@ -253,7 +253,7 @@ Deno.test("the table of a small cluster is below 1 KiB, and that of a large one 
     inSync: places[index][1],
     changedEpoch: 1_000_000 + random.below(1_000_000),
   }));
-  large = { ...large, epoch: 2_000_000, pools: [{ copies: 3, pgs: epochs }] };
+  large = { ...large, epoch: 2_000_000, pools: [{ ...large.pools[0], pgs: epochs }] };
   const bytes = unwrap(encodeMap(large));
   assert(bytes.length < 400 * 1024, `${bytes.length} bytes`);
   const read = unwrap(decodeMap(bytes)).pools[0].pgs;

@@ -130,7 +130,7 @@ class Fixture {
       this.ask(MessageType.Read, {}, [LAYER]),
       this.ask(MessageType.Sync, { incarnation: 1 }),
       this.ask(MessageType.Describe, recovery),
-      this.ask(MessageType.List, { ...recovery, copies: 3, group, chunk: 0 }),
+      this.ask(MessageType.List, { ...recovery, pool: 3, group, chunk: 0 }),
     ];
   }
 }
