@@ -8,10 +8,12 @@ import { Simulation, type SimulationOptions } from "./cluster.ts";
 import { BLOCK, FENCE_STORIES, type FenceStory } from "./fence_stories.ts";
 import {
   acknowledgeEarly,
+  confirmAtOnce,
   drainAtOnce,
   forgetAbsorbed,
   forgetEpochs,
   forgetLeases,
+  forgetNewPlaces,
   readOutOfSync,
 } from "./sabotage.ts";
 import { Story } from "./story.ts";
@@ -91,4 +93,12 @@ Deno.test("a node that loses what it merges is caught", () => {
 
 Deno.test("a replica that is read though it is not in sync is caught", () => {
   assertMatch(complaintAbout(readOutOfSync), /not in sync/);
+});
+
+Deno.test("a disk that gets other copies before they are complete is caught", () => {
+  assertMatch(complaintAbout(confirmAtOnce), /not linearizable|zeros|nobody wrote|differ:/);
+});
+
+Deno.test("a holder that forgets who joins as its disk gets other copies is caught", () => {
+  assertMatch(complaintAbout(forgetNewPlaces), /not linearizable|zeros|nobody wrote|differ|lacks/);
 });
