@@ -27,6 +27,9 @@ import {
   type DiskEntry,
   findNode,
   hasDisks,
+  moveOf,
+  type MoveProgress,
+  percentOf,
   type Schedule,
   storageNodes,
   takingOf,
@@ -155,6 +158,7 @@ export function findProblems(seen: Observations): Problem[] {
     ...storeProblems(seen.store),
     ...clusterProblems(seen),
     ...snapshotProblems(seen),
+    ...copiesProblems(seen),
     ...layerProblems(seen.map),
   ];
   for (const { name } of seen.map.disks) {
@@ -322,6 +326,44 @@ function groupProblems(groups: GroupSummary, cluster: ClusterStatus): Problem[] 
     });
   }
   return problems;
+}
+
+/** Disks that are getting another number of copies: no fault, but something that goes on and says how far it is. */
+function copiesProblems({ map, cluster }: Observations): Problem[] {
+  return map.pools.flatMap(({ family }): Problem[] => {
+    const move = family === 0 ? null : moveOf(map, family);
+    if (move === null) return [];
+    const names = map.disks.filter((disk) => disk.family === family).map(({ name }) => name);
+    const [name = "in the trash"] = names;
+    const more = names.length > 1 ? ` (with ${count(names.length - 1, "relative")})` : "";
+    return [{
+      code: "moving",
+      message: `disk ${name}${more}: ${moveText(move, cluster)}`,
+      hint: move.copies === move.from
+        ? "it goes on by itself, and guests are served meanwhile"
+        : "it goes on by itself, and guests are served meanwhile; " +
+          `'kelpie disk set ${name} --copies ${move.from}' takes it back`,
+      ...(names.length > 0 ? { disk: name } : {}),
+    }];
+  });
+}
+
+/** How long the slowest node has still to copy, whatever for; null: not known, or nobody copies. */
+export function secondsLeftOf(cluster: Pick<ClusterStatus, "nodes"> | null): number | null {
+  return (cluster?.nodes ?? []).reduce<number | null>(
+    (most, { secondsLeft }) => secondsLeft === null ? most : Math.max(most ?? 0, secondsLeft),
+    null,
+  );
+}
+
+/** `copies 2 → 3, 37 %, about 2 min left; data is being copied to node c`. */
+function moveText(move: MoveProgress, cluster: ClusterStatus | null): string {
+  const { from, copies, done, wanted, waitsFor } = move;
+  const seconds = done < wanted ? secondsLeftOf(cluster) : null;
+  return (copies === from ? `back to ${from} copies` : `copies ${from} → ${copies}`) +
+    `, ${percentOf(move)} %` +
+    (seconds === null ? "" : `, about ${formatDuration(seconds * 1000)} left`) +
+    (waitsFor === null ? "" : `; ${waitsFor}`);
 }
 
 /** How far the copying is, and how long it will take. */

@@ -19,6 +19,7 @@ import {
   sizeArgument,
   sizeText,
 } from "./context.ts";
+import { copiesChangeText } from "./copies_command.ts";
 import { limitsText } from "./limit_command.ts";
 import { CommandError, ExitCode, type Output, printable } from "./output.ts";
 import { Progress } from "./progress.ts";
@@ -116,10 +117,22 @@ function rowOf(disk: DiskDocument): string[] {
     disk.name,
     formatSize(disk.sizeBytes),
     formatSize(disk.allocatedBytes),
-    `${disk.copiesInSync}/${disk.copies}`,
+    `${disk.copiesInSync}/${disk.copies}${changeText(disk.copiesChange, " → ")}`,
     disk.openOn ?? "-",
     usersOf(disk).join(", ") || "-",
   ];
+}
+
+/** To how many copies a disk is on its way, and how far: `→ 3 (37 %)`; "": it is not. */
+function changeText(change: DiskDocument["copiesChange"], before: string): string {
+  return change === null ? "" : `${before}${change.copies} (${change.percent} %)`;
+}
+
+/** `2 complete of 2 wanted; 2 → 3, 37 %, about 2 min left: data is being copied to node c`. */
+function copiesText({ copiesInSync, copies, copiesChange }: DiskDocument): string {
+  const text = `${copiesInSync} complete of ${copies} wanted`;
+  if (copiesChange === null) return text;
+  return `${text}; ${copiesChangeText(copies, copiesChange)}`;
 }
 
 /** Who is connected, and how. */
@@ -157,7 +170,7 @@ function printInfo(output: Output, disk: DiskDocument): void {
     ["size", `${formatSize(disk.sizeBytes)} (${disk.sizeBytes} bytes)`],
     ["data", formatSize(disk.allocatedBytes)],
     ["space on this node", spaceText(disk.space)],
-    ["copies", `${disk.copiesInSync} complete of ${disk.copies} wanted`],
+    ["copies", copiesText(disk)],
     [
       "writes wait",
       `with fewer than ${plural(disk.copiesMin, "complete copy", "complete copies")}`,

@@ -15,6 +15,8 @@ import {
   type DiskEntry,
   disksWithData,
   findNode,
+  moveOf,
+  percentOf,
   type Schedule,
   type SnapshotEntry,
   spaceOf,
@@ -22,9 +24,11 @@ import {
 } from "../map/map.ts";
 import { diskSockets, snapshotSocket, SOCKET_PATH_BYTES_MAX } from "../map/names.ts";
 import { dueSlot, lateSince, nextSlot, scheduledSnapshots, scheduleOf } from "../map/schedules.ts";
+import { secondsLeftOf } from "../problems.ts";
 import type { ControlBackend, DiskStatus } from "./backend.ts";
 import { type Call, Deadline, json, requireDisk } from "./call.ts";
 import type {
+  CopiesChangeDocument,
   DeletedDiskDocument,
   DiskDocument,
   ScheduleDocument,
@@ -36,11 +40,12 @@ export async function answerDisk(status: number, call: Call, name: string): Prom
   const { backend } = call;
   const disk = requireDisk(backend.map(), name);
   const deadline = new Deadline(call.statusTimeoutMs);
-  const [now, bytes] = await Promise.all([
+  const [now, bytes, secondsLeft] = await Promise.all([
     deadline.race(backend.diskStatus(name)),
     layerBytes(backend, deadline),
+    copySecondsLeft(backend, deadline),
   ]);
-  const response = json(status, diskDescriber(backend, bytes)(disk, now));
+  const response = json(status, diskDescriber(backend, bytes, secondsLeft)(disk, now));
   if (status === 201) response.headers.set("location", `/v1/disks/${name}`);
   return response;
 }
@@ -53,14 +58,26 @@ export function layerBytes(
   return deadline.race(backend.layerBytes()).catch(() => null);
 }
 
+/** How long the slowest node has still to copy, where disks are getting other numbers of copies; null: not known, or none are. */
+export async function copySecondsLeft(
+  backend: ControlBackend,
+  deadline: Deadline,
+): Promise<number | null> {
+  if (backend.map().pools.every(({ family }) => family === 0)) return null;
+  const cluster = await deadline.race(backend.cluster()).catch(() => null);
+  return secondsLeftOf(cluster);
+}
+
 /**
  * Describes the disks of the map now; what all of them share is computed once.
  *
  * @param bytes by layer: {@linkcode layerBytes}
+ * @param secondsLeft see {@linkcode copySecondsLeft}
  */
 export function diskDescriber(
   backend: ControlBackend,
   bytes: ReadonlyMap<number, number> | null,
+  secondsLeft: number | null = null,
 ): (disk: DiskEntry, status: DiskStatus) => DiskDocument {
   const map = backend.map();
   const inSync = copiesInSync(map);
@@ -81,6 +98,7 @@ export function diskDescriber(
       copiesMin: copiesMinOf(map, disk),
       // Zero: it has been deleted since the map that it is from.
       copiesInSync: inSync.get(disk.id) ?? 0,
+      copiesChange: copiesChangeOf(map, disk.family, secondsLeft),
       openOn: lease === null ? null : findNode(map, lease.node)?.name ?? `node ${lease.node}`,
       createdMs: disk.createdMs,
       generation: disk.generation,
@@ -97,6 +115,23 @@ export function diskDescriber(
       sessions: status.sessions,
       counters: status.counters,
     };
+  };
+}
+
+function copiesChangeOf(
+  map: ClusterMap,
+  family: number,
+  secondsLeft: number | null,
+): CopiesChangeDocument | null {
+  const move = moveOf(map, family);
+  if (move === null) return null;
+  const { copies, wanted, done, waitsFor } = move;
+  return {
+    copies,
+    percent: percentOf(move),
+    secondsLeft: done < wanted ? secondsLeft : null,
+    waitsFor,
+    disks: map.disks.filter((disk) => disk.family === family).map(({ name }) => name),
   };
 }
 

@@ -287,6 +287,11 @@ export interface MoveProgress {
   readonly waitsFor: string | null;
 }
 
+/** How much of what has to be copied is there: 0…100. */
+export function percentOf({ wanted, done }: Pick<MoveProgress, "wanted" | "done">): number {
+  return wanted === 0 ? 100 : Math.floor(100 * done / wanted);
+}
+
 /**
  * How far a family is; null: its number of copies is not being changed.
  *

@@ -479,9 +479,7 @@ export function poolsWithoutNode(map: ClusterMap, node: number): Forgotten | nul
 
 /** Copies that the disks of a pool should have. */
 function copiesWanted(map: ClusterMap, { family, copies }: Pool): number {
-  const disk = family === 0
-    ? undefined
-    : disksWithData(map).find((each) => each.family === family);
+  const disk = family === 0 ? undefined : disksWithData(map).find((each) => each.family === family);
   return disk?.copies ?? copies;
 }
 

@@ -37,7 +37,7 @@ import type { Applied, ClusterMap, MapCommand } from "./model.ts";
 import { applyNodeCommand } from "./nodes.ts";
 import { applySnapshotCommand } from "./snapshots.ts";
 
-export { moveOf, type MoveProgress, reasonAgainstFinish } from "./copies.ts";
+export { moveOf, type MoveProgress, percentOf, reasonAgainstFinish } from "./copies.ts";
 export { checkSize, limitNumbers } from "./fields.ts";
 export { checkMap } from "./invariants.ts";
 export * from "./model.ts";

@@ -23,7 +23,10 @@ export function placePool(map: ClusterMap, pool: Pool): Placement {
 /** That of a family's own follows from those of the pools that it comes from and goes to. */
 function placeFamily(map: ClusterMap, pool: Pool): Placement {
   const disk = disksWithData(map).find(({ family }) => family === pool.family);
-  const [before, after] = [findPool(map, disk?.copies ?? pool.copies)!, findPool(map, pool.copies)!];
+  const [before, after] = [
+    findPool(map, disk?.copies ?? pool.copies)!,
+    findPool(map, pool.copies)!,
+  ];
   const [from, to] = [placeShared(map, before), placeShared(map, after)];
   // Where nobody takes data everything stays as it is.
   const keep = (target: number[], { target: old }: PgEntry) => target.length > 0 ? target : old;

@@ -446,8 +446,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       else if (job.phase === Phase.Waiting || job.phase === Phase.Pulling) jobs.push(job);
     }
     if (jobs.length > 1) {
-      const copiesOf = (job: GroupJob) =>
-        view.pool(job.pool)[job.group]?.entry.inSync.length ?? 0;
+      const copiesOf = (job: GroupJob) => view.pool(job.pool)[job.group]?.entry.inSync.length ?? 0;
       jobs.sort((a, b) => copiesOf(a) - copiesOf(b));
     }
     for (const job of jobs) {
