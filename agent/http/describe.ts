@@ -84,7 +84,10 @@ export function diskDescriber(
   const space = bytes === null ? null : spaceOf(map, bytes).disks;
   const origins = new Origins(map);
   const { runDir } = backend.info();
-  return (disk, status) => {
+  // What was asked about it took time: all that is told is of one map.
+  const entries = new Map(map.disks.map((disk) => [disk.id, disk]));
+  return (found, status) => {
+    const disk = entries.get(found.id) ?? found;
     const { readWrite, readOnly } = diskSockets(runDir, disk.name);
     const { lease } = disk;
     return {

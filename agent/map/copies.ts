@@ -34,7 +34,7 @@
  *   sake of other disks; it begins anew, and compares the family's chunks as well. With that it does not matter what a holder that died
  *   has left half-written where.
  * - While the replicas of one of the disks are being brought in line after an unclean end of its lease, the end waits, so that this is
- *   begun and finished among the same nodes. (A lease that is taken later is dealt with in N, as ever.)
+ *   begun and finished among the same nodes. (A lease that is taken later, or whose holder has died, is dealt with in N, as ever.)
  * - A FLUSH asks the members of the PGs as they are now for what they have acknowledged, whichever pool that was in. Whether writes were
  *   lost by settling follows the disk: `settledEpochOf`.
  *
@@ -218,9 +218,7 @@ function familyOf(map: ClusterMap, family: number): readonly DiskEntry[] {
 export function reasonAgainstFinish(map: ClusterMap, own: Pool): string | null {
   const to = findPool(map, own.copies)!;
   const family = familyOf(map, own.family);
-  const unsettled = family.find(({ lease, settled, generation }) =>
-    lease !== null && settled < generation - 1
-  );
+  const unsettled = family.find((disk) => isBeingOpened(map, disk));
   if (unsettled !== undefined) {
     return `the copies of disk ${unsettled.name} are being brought in line after an unclean hand-over`;
   }
@@ -238,6 +236,13 @@ export function reasonAgainstFinish(map: ClusterMap, own: Pool): string | null {
     if (reason !== null) return reason;
   }
   return null;
+}
+
+/** Whether whoever holds a disk's lease has still to bring its replicas in line. One whose run is over will not. */
+function isBeingOpened(map: ClusterMap, { lease, settled, generation }: DiskEntry): boolean {
+  if (lease === null || settled >= generation - 1) return false;
+  const holder = findNode(map, lease.node);
+  return holder?.state === "up" && holder.incarnation === lease.incarnation;
 }
 
 function reasonAgainstGroup(

@@ -228,13 +228,18 @@ Deno.test("while the replicas are brought in line after an unclean end, it waits
   map = filled(map, own(map).id);
   assertMatch(reasonAgainstFinish(map, own(map))!, /brought in line/);
   assertEquals(refuse(map, { kind: "finish-copies", pool: own(map).id }).code, "busy");
-  map = step(map, { kind: "reconciled", id: 1, generation: 2 }).map;
-  assertEquals(web(finish(map)).copies, 3);
+  const done = step(map, { kind: "reconciled", id: 1, generation: 2 }).map;
+  assertEquals(web(finish(done)).copies, 3);
+  // Who has started again does not go on with it: whoever opens the disk next does.
+  const again = step(map, nodeUp(1, { protocol: 2 })).map;
+  assertEquals(web(finish(again)).copies, 3);
 });
 
 Deno.test("what was settled before a disk came, or while it was elsewhere, is not held against it", () => {
   const crashed = (map: ClusterMap, pool: number) => {
-    for (const { id } of map.nodes) map = step(map, nodeUp(id, { bootId: `b${map.epoch}`, protocol: 2 })).map;
+    for (const { id } of map.nodes) {
+      map = step(map, nodeUp(id, { bootId: `b${map.epoch}`, protocol: 2 })).map;
+    }
     const pgs = findPool(map, pool)!.pgs.map((_, index) => index);
     for (const each of map.pools.map(({ id }) => id)) {
       map = step(map, { kind: "unsettle", pool: each, pgs }).map;
