@@ -81,7 +81,12 @@ Deno.test("a group that another pool waits for on a lost path stays there, and w
   const both = {
     ...map,
     pools: [
-      { id: 1, copies: 1, family: 0, pgs: pool.pgs.map((pg) => ({ ...pg, inSync: [1], unclean: [1] })) },
+      {
+        id: 1,
+        copies: 1,
+        family: 0,
+        pgs: pool.pgs.map((pg) => ({ ...pg, inSync: [1], unclean: [1] })),
+      },
       { ...pool, pgs: pool.pgs.map((pg) => joining(pg, 99)) },
     ],
     disks: [{ ...map.disks[0], name: "a", id: 7, copies: 1 }, ...map.disks],
