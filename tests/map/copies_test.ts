@@ -147,6 +147,14 @@ Deno.test("who joins where a disk goes to, for the sake of others, has its data 
   map = step(map, { kind: "start-joining", pool: 3, pgs: [0], node, incarnation: 1 }).map;
   assertEquals(own(map).pgs[0].target.includes(node), true);
   assertEquals(refuse(map, { kind: "finish-copies", pool: own(map).id }).code, "busy");
+  // The same on the way back.
+  const two = { kind: "create-disk", name: "two", sizeBytes: GIB, nowMs: 0, copies: 2 } as const;
+  let back = setCopies(placed(setCopies(runAll(placed(cluster(3, 2)), two), 1)), 2);
+  const [{ target: now }] = findPool(back, 2)!.pgs;
+  const other = [1, 2, 3].find((id) => !now.includes(id))!;
+  back = step(back, setTargets(back, 2, [0, [now[0], other]])).map;
+  back = step(back, { kind: "start-joining", pool: 2, pgs: [0], node: other, incarnation: 1 }).map;
+  assertMatch(reasonAgainstFinish(back, own(back))!, /data is being copied/);
 });
 
 Deno.test("it is taken back on the way, and what it was is what it is", () => {
