@@ -21,9 +21,9 @@
  * - The target of each of the family's PGs is that of P's and that of N's PG of the same number, and changes with them, in the same
  *   command ({@linkcode withMoves}). So nobody who has the data leaves before the end but for the reasons that there are in P, too, and
  *   who is back joins again.
- * - `changedEpoch` of every PG of the pool that it goes to, and from, rises as it goes. A holder whose map is older writes to others than
- *   those that its newest map names, and is refused by each of them (promise 1 of `groups.ts`, which without that would not hold for a
- *   disk that comes into PGs that have not changed for long).
+ * - `changedEpoch` of every PG that it comes to (of its own pool at the beginning, of N's at the end) is the epoch in which it comes. So a
+ *   holder whose map is older, and who therefore does not know everybody who must have a write, is refused by all who know better:
+ *   promise 1 of `groups.ts` would not hold otherwise for a disk that comes into PGs which have not changed for long.
  *
  * # Why no acknowledged write is lost
  *
