@@ -12,6 +12,8 @@ import { compareReplicas } from "./replicas.ts";
 const MIB = 1024 * 1024;
 const DISK = "web";
 const SIZE_BYTES = 96 * MIB;
+/** Data behind what the guest uses, so that copying takes some seconds. */
+const MORE_BYTES = 96 * MIB;
 const TIMEOUT_MS = 120_000;
 
 Deno.test("a disk has two copies, three, one, two and three under a guest, while nodes are killed", async (t) => {
@@ -19,8 +21,13 @@ Deno.test("a disk has two copies, three, one, two and three under a guest, while
   await hosts.startAll();
   const [first, second, third] = hosts.list;
   using client = first.running.client();
-  await client.createDisk({ name: DISK, sizeBytes: SIZE_BYTES, copies: 2 });
+  await client.createDisk({ name: DISK, sizeBytes: SIZE_BYTES + MORE_BYTES, copies: 2 });
   await hosts.untilWhole();
+  const file = `${first.dataDir}.more`;
+  const piece = crypto.getRandomValues(new Uint8Array(65_536));
+  await Deno.writeFile(file, new Uint8Array(MORE_BYTES).map((_, i) => piece[i % piece.length]));
+  await first.running.check("disk", "write", DISK, file, "--offset", `${SIZE_BYTES}`);
+  await Deno.remove(file);
   const seed = crypto.getRandomValues(new Uint32Array(1))[0];
   console.log(`      hosts in ${hosts.network}, seed ${seed}`);
   await using load = await Load.start({
@@ -61,18 +68,19 @@ Deno.test("a disk has two copies, three, one, two and three under a guest, while
   });
 
   await t.step("three, and one, while a node that is to drop it is killed", async () => {
-    const set = client.changeDisk(DISK, { copies: 1 });
+    await client.changeDisk(DISK, { copies: 1 });
     await second.kill();
-    await set;
     // It may be the one that has the only copy of something by then: the guest waits for that.
     await second.start();
     await untilItHas(1);
   });
 
   await t.step("one, and two, while a node that may be to have it is killed", async () => {
-    const set = client.changeDisk(DISK, { copies: 2 });
+    const { copiesChange } = await client.changeDisk(DISK, { copies: 2 });
+    assertEquals(copiesChange?.copies, 2);
     await third.kill();
-    await set;
+    const found = await client.disk(DISK);
+    assert(found.copies === 1 && found.copiesChange !== null, "it is in the middle of it");
     await third.start();
     await untilItHas(2);
   });
