@@ -63,6 +63,7 @@ import {
   ID_MAX,
   type MapEffect,
   MOVES_MAX,
+  PG_BITS_MAX,
   type PgEntry,
   type Pool,
   type SetCopies,
@@ -121,12 +122,23 @@ function setCopies(map: ClusterMap, command: SetCopies): Result<Applied> {
   }, effectsOf(map, family));
 }
 
+/**
+ * Most families with a pool of their own at a time: together they have no more PGs than one pool may have, which take less than 1 MiB
+ * of a map in which no two are alike.
+ */
+function movesMax({ pgBits }: ClusterMap): number {
+  return Math.min(MOVES_MAX, 2 ** (PG_BITS_MAX - pgBits));
+}
+
 /** The pools with one of a family's own. */
 function beginning(map: ClusterMap, disk: DiskEntry, copies: number): Result<readonly Pool[]> {
-  if (map.pools.filter(({ family }) => family !== 0).length >= MOVES_MAX) {
+  const most = movesMax(map);
+  if (map.pools.filter(({ family }) => family !== 0).length >= most) {
     return failure(
       "busy",
-      `${MOVES_MAX} disks are getting another number of copies already, which is the most at a time`,
+      `${
+        most === 1 ? "one disk is" : `${most} disks are`
+      } getting another number of copies already, which is the most at a time`,
       "'kelpie disk list' shows them; try again when one is done",
     );
   }

@@ -65,7 +65,7 @@ export const COPIES_MAX = 5;
 
 /**
  * Most families whose number of copies is being changed at a time: each has a table of PGs of its own, whose PGs may have twice as
- * many members as others (see {@linkcode MAP_BYTES_MAX}).
+ * many members as others (see {@linkcode MAP_BYTES_MAX}). Fewer in maps of more than 4096 PGs: see `copies.ts`.
  */
 export const MOVES_MAX = 4;
 

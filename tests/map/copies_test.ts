@@ -225,8 +225,19 @@ Deno.test("what cannot be is refused, and says what to do", () => {
     map = runAll(map, { kind: "create-disk", name, sizeBytes: 512, nowMs: 0, copies: 3 });
     const command = { kind: "set-copies", name, copies: 1 } as const;
     if (i < MOVES_MAX) map = step(map, command).map;
-    else assertEquals(refuse(map, command).code, "busy");
+    else assertMatch(refuse(map, command).message, /^4 disks are getting/);
   }
+  // More PGs, fewer at a time.
+  let large = cluster(3, 3);
+  for (let pgBits = 8; pgBits < 14; pgBits++) {
+    large = runAll(large, { kind: "split-groups", pgBits });
+  }
+  large = runAll(
+    setCopies(large, 2),
+    { kind: "create-disk", name: "d", sizeBytes: 512, nowMs: 0, copies: 3 },
+  );
+  const refusedToo = refuse(large, { kind: "set-copies", name: "d", copies: 2 });
+  assertMatch(refusedToo.message, /^one disk is getting/);
 });
 
 Deno.test("while the replicas are brought in line after an unclean end, it waits", () => {
