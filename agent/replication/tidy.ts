@@ -50,8 +50,9 @@ export class Tidier {
   mapChanged(view: ClusterView): void {
     const before = this.#view;
     this.#view = view;
+    const arrived = arrivals(before, view);
     for (const pool of view.pools()) {
-      const hasMore = before !== null && pool.length > 0 && hasArrivals(before, view, pool[0].pool);
+      const hasMore = pool.length > 0 && arrived.has(pool[0].pool);
       for (const group of pool) {
         const old = before?.pool(group.pool)[group.group];
         // Shared by both views: nothing has changed.
@@ -113,14 +114,15 @@ export class Tidier {
   }
 }
 
-/** Whether a disk has come into a pool from another one: what this node had of it may be left over. */
-function hasArrivals(before: ClusterView, view: ClusterView, pool: number): boolean {
-  if (before.map.disks === view.map.disks && before.map.trash === view.map.trash) return false;
-  for (const disk of view.disks()) {
-    const was = before.disk(disk.entry.id);
-    if (disk.pool === pool && was !== undefined && was.pool !== pool) return true;
+/** Pools into which a disk has come from another one: what this node had of it may be left over. */
+function arrivals(before: ClusterView | null, view: ClusterView): ReadonlySet<number> {
+  const pools = new Set<number>();
+  if (before === null || before.map.pools === view.map.pools) return pools;
+  for (const { entry, pool } of view.disks()) {
+    const was = before.disk(entry.id);
+    if (was !== undefined && was.pool !== pool) pools.add(pool);
   }
-  return false;
+  return pools;
 }
 
 /** Whether the group is whole, and none of this node's business. */
