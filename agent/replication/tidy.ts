@@ -117,7 +117,8 @@ export class Tidier {
 /** Pools into which a disk has come from another one: what this node had of it may be left over. */
 function arrivals(before: ClusterView | null, view: ClusterView): ReadonlySet<number> {
   const pools = new Set<number>();
-  if (before === null || before.map.pools === view.map.pools) return pools;
+  const isSame = before?.map.pools === view.map.pools && before.map.disks === view.map.disks;
+  if (before === null || isSame) return pools;
   for (const { entry, pool } of view.disks()) {
     const was = before.disk(entry.id);
     if (was !== undefined && was.pool !== pool) pools.add(pool);
