@@ -513,7 +513,7 @@ export class ClusterNode {
         const { node, incarnation } = this.control.status;
         this.control.propose({
           kind: "in-sync",
-          pool: event.copies,
+          pool: event.pool,
           pgs: event.groups,
           node,
           incarnation,
@@ -547,7 +547,7 @@ export class ClusterNode {
         const { node, incarnation } = this.control.status;
         this.control.propose({
           kind: "settled",
-          pool: event.copies,
+          pool: event.pool,
           pgs: event.groups,
           node,
           incarnation,

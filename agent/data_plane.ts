@@ -515,9 +515,9 @@ export class DataPlane implements DiskServerHost {
   #events(): DataCoreEvents {
     return {
       mapInstalled: (map) => this.#mapInstalled(map),
-      inSync: (copies, groups, epoch) =>
-        this.#post({ kind: "in-sync", copies, groups: [...groups], epoch }),
-      settled: (copies, groups) => this.#post({ kind: "settled", copies, groups: [...groups] }),
+      inSync: (pool, groups, epoch) =>
+        this.#post({ kind: "in-sync", pool, groups: [...groups], epoch }),
+      settled: (pool, groups) => this.#post({ kind: "settled", pool, groups: [...groups] }),
       reconciled: (disk, generation) => this.#post({ kind: "reconciled", disk, generation }),
       unreachable: () => this.#post({ kind: "reachability" }),
       linksChanged: () => this.#post({ kind: "reachability" }),

@@ -28,6 +28,9 @@ import {
   findNode,
   flattenedLayers,
   hasDisks,
+  moveOf,
+  type MoveProgress,
+  percentOf,
   type Schedule,
   storageNodes,
   takingOf,
@@ -158,6 +161,7 @@ export function findProblems(seen: Observations): Problem[] {
     ...storeProblems(seen.store),
     ...clusterProblems(seen),
     ...snapshotProblems(seen),
+    ...copiesProblems(seen),
     ...layerProblems(seen.map),
     ...flattenProblems(seen),
   ];
@@ -328,6 +332,44 @@ function groupProblems(groups: GroupSummary, cluster: ClusterStatus): Problem[] 
   return problems;
 }
 
+/** Disks that are getting another number of copies: no fault, but something that goes on and says how far it is. */
+function copiesProblems({ map, cluster }: Observations): Problem[] {
+  return map.pools.flatMap(({ family }): Problem[] => {
+    const move = family === 0 ? null : moveOf(map, family);
+    if (move === null) return [];
+    const names = map.disks.filter((disk) => disk.family === family).map(({ name }) => name);
+    const [name = "in the trash"] = names;
+    const more = names.length > 1 ? ` (with ${count(names.length - 1, "relative")})` : "";
+    return [{
+      code: "moving",
+      message: `disk ${name}${more}: ${moveText(move, cluster)}`,
+      hint: move.copies === move.from
+        ? "it goes on by itself, and guests are served meanwhile"
+        : "it goes on by itself, and guests are served meanwhile; " +
+          `'kelpie disk set ${name} --copies ${move.from}' takes it back`,
+      ...(names.length > 0 ? { disk: name } : {}),
+    }];
+  });
+}
+
+/** How long the slowest node has still to copy, whatever for; null: not known, or nobody copies. */
+export function secondsLeftOf(cluster: Pick<ClusterStatus, "nodes"> | null): number | null {
+  return (cluster?.nodes ?? []).reduce<number | null>(
+    (most, { secondsLeft }) => secondsLeft === null ? most : Math.max(most ?? 0, secondsLeft),
+    null,
+  );
+}
+
+/** `copies 2 → 3, 37 %, about 2 min left; data is being copied to node c`. */
+function moveText(move: MoveProgress, cluster: ClusterStatus | null): string {
+  const { from, copies, done, wanted, waitsFor } = move;
+  const seconds = done < wanted ? secondsLeftOf(cluster) : null;
+  return (copies === from ? `back to ${from} copies` : `copies ${from} → ${copies}`) +
+    `, ${percentOf(move)} %` +
+    (seconds === null ? "" : `, about ${formatDuration(seconds * 1000)} left`) +
+    (waitsFor === null ? "" : `; ${waitsFor}`);
+}
+
 /** How far the copying is, and how long it will take. */
 function progressOf(groups: GroupSummary, { nodes }: ClusterStatus): string {
   if (groups.joining === 0) return "nothing is being copied";
@@ -369,7 +411,7 @@ function drainProblems(map: ClusterMap): Problem[] {
 function isHeld(map: ClusterMap, node: number): boolean {
   const takers = map.nodes.filter((each) => weightOf(each) > 0).length;
   return map.pools.some((pool) =>
-    hasDisks(map, pool.copies) && takers < copiesMinOfPool(map, pool) &&
+    hasDisks(map, pool.id) && takers < copiesMinOfPool(map, pool) &&
     pool.pgs.some(({ target }) => target.includes(node))
   );
 }

@@ -142,8 +142,8 @@ export type WorkerMessage =
   | { kind: "lease-released"; disk: number }
   /** The disk's replicas agree: it is open under this generation. */
   | { kind: "reconciled"; disk: number; generation: number }
-  | { kind: "in-sync"; copies: number; groups: number[]; epoch: number }
-  | { kind: "settled"; copies: number; groups: number[] }
+  | { kind: "in-sync"; pool: number; groups: number[]; epoch: number }
+  | { kind: "settled"; pool: number; groups: number[] }
   /** A data path is lost, and with it these groups; `capacityBytes` of those that are left. */
   | { kind: "groups-lost"; lost: number[]; capacityBytes: number }
   /** Nothing is on its way any more into the layer that a snapshot is taken of, and all of it is synced. */

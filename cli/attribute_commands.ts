@@ -7,7 +7,15 @@
 import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
 import type { DiskDocument } from "../agent/http/documents.ts";
 import { checkAttributes } from "../agent/map/fields.ts";
-import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
+import { COPIES_MAX } from "../agent/map/map.ts";
+import {
+  type AnyCommand,
+  type CommandContext,
+  countArgument,
+  diskArgument,
+  examples,
+} from "./context.ts";
+import { awaitCopies, confirmCopies, copiesMinArgument, sayCopies } from "./copies_command.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 
 /** An attribute as people write it: `KEY=VALUE`. */
@@ -33,6 +41,18 @@ export function addAttributeCommand(disk: AnyCommand, context: CommandContext): 
         "blocks of zeros that guests write are kept as holes, which take no space",
       ).choices(["on", "off"]),
     )
+    .option(
+      "--copies <count>",
+      "on so many nodes, or on all where there are fewer: its data is copied, or dropped, while it is used",
+      countArgument({ min: 1, max: COPIES_MAX }),
+    )
+    .option(
+      "--copies-min <count>",
+      "writes wait while there are fewer complete copies: a number, or auto (a majority; 1 of 2)",
+      copiesMinArgument,
+    )
+    .option("--wait", "with --copies: until all copies are there")
+    .option("--yes", "do not ask, where other disks get another number of copies, too")
     .option("--json", "print the disk as JSON")
     .addHelpText(
       "after",
@@ -40,25 +60,41 @@ export function addAttributeCommand(disk: AnyCommand, context: CommandContext): 
         "kelpie disk set web owner=anna tier=gold",
         "kelpie disk set web tier=",
         "kelpie disk set web --detect-zeroes on",
+        "kelpie disk set web --copies 3 --wait",
       ),
     )
-    .action(async (name, attributes, { json, detectZeroes }) => {
+    .action(async (name, attributes, options) => {
+      const { json, detectZeroes, copies, copiesMin, wait = false, yes = false } = options;
       // Without any, commander gives an empty list.
       const pairs: readonly Pair[] = attributes ?? [];
-      if (pairs.length === 0 && detectZeroes === undefined) {
+      const isNothing = [detectZeroes, copies, copiesMin].every((each) => each === undefined);
+      if (pairs.length === 0 && isNothing) {
         throw new CommandError(ExitCode.Usage, "nothing is to be set", {
           hint: "name attributes as KEY=VALUE, or an option",
         });
       }
+      if (wait && copies === undefined) {
+        throw new CommandError(ExitCode.Usage, "--wait goes with --copies", {
+          hint: "everything else is done at once",
+        });
+      }
       using client = context.client();
+      if (copies !== undefined) await confirmCopies(context, client, { name, copies, yes });
       const setAttributes = Object.fromEntries(
         pairs.map(({ key, value }) => [key, value === "" ? null : value]),
       );
-      const changed = await client.changeDisk(name, {
+      let changed = await client.changeDisk(name, {
+        ...(copies === undefined ? {} : { copies }),
+        ...(copiesMin === undefined ? {} : { copiesMin: copiesMin === "auto" ? null : copiesMin }),
         ...(pairs.length === 0 ? {} : { setAttributes }),
         ...(detectZeroes === undefined ? {} : { detectZeroes: detectZeroes === "on" }),
       });
+      if (wait) changed = await awaitCopies(context, client, changed);
       if (json) return context.output.json(changed);
+      if (copies !== undefined) sayCopies(context, changed);
+      if (copiesMin !== undefined) {
+        context.output.say(`disk ${name}: writes wait with fewer than ${changed.copiesMin} copies`);
+      }
       if (detectZeroes !== undefined) {
         context.output.say(`disk ${name}: detect-zeroes is ${detectZeroes}`);
       }

@@ -22,6 +22,7 @@ import {
 } from "./context.ts";
 import { forgetDisk } from "./disk_data.ts";
 import { flattenText } from "./flatten_command.ts";
+import { copiesChangeText } from "./copies_command.ts";
 import { limitsText } from "./limit_command.ts";
 import { CommandError, ExitCode, type Output, printable } from "./output.ts";
 import { NoRoom, preallocate, ZEROES_HINT } from "./preallocate_command.ts";
@@ -153,10 +154,22 @@ function rowOf(disk: DiskDocument): string[] {
     disk.name,
     formatSize(disk.sizeBytes),
     formatSize(disk.allocatedBytes),
-    `${disk.copiesInSync}/${disk.copies}`,
+    `${disk.copiesInSync}/${disk.copies}${changeText(disk.copiesChange, " → ")}`,
     disk.openOn ?? "-",
     usersOf(disk).join(", ") || "-",
   ];
+}
+
+/** To how many copies a disk is on its way, and how far: `→ 3 (37 %)`; "": it is not. */
+function changeText(change: DiskDocument["copiesChange"], before: string): string {
+  return change === null ? "" : `${before}${change.copies} (${change.percent} %)`;
+}
+
+/** `2 complete of 2 wanted; 2 → 3, 37 %, about 2 min left: data is being copied to node c`. */
+function copiesText({ copiesInSync, copies, copiesChange }: DiskDocument): string {
+  const text = `${copiesInSync} complete of ${copies} wanted`;
+  if (copiesChange === null) return text;
+  return `${text}; ${copiesChangeText(copies, copiesChange)}`;
 }
 
 /** Who is connected, and how. */
@@ -196,7 +209,7 @@ function printInfo(output: Output, disk: DiskDocument, nodes: readonly NodeDocum
     ["size", `${formatSize(disk.sizeBytes)} (${disk.sizeBytes} bytes)`],
     ["data", formatSize(disk.allocatedBytes)],
     ["space on this node", spaceText(disk.space)],
-    ["copies", `${disk.copiesInSync} complete of ${disk.copies} wanted`],
+    ["copies", copiesText(disk)],
     [
       "writes wait",
       `with fewer than ${plural(disk.copiesMin, "complete copy", "complete copies")}`,

@@ -3,6 +3,7 @@
  *
  *     who is alive     node-down, availability (out after a while, back in)
  *     who holds data   drop-unclean, unsettle, set-targets, start-joining, trim, split-groups, drop-member
+ *     how many copies  finish-copies, when a family's data is where it is to be
  *     who votes        changes of consensus' configuration, set-voters
  *     what is spoken   raise-level, when the last node can speak the next
  *     what has its time   schedules, the trash, snapshots that do not get done: `housekeeping.ts`
@@ -30,6 +31,7 @@ import {
   PG_BITS_MAX,
   type PgEntry,
   type Pool,
+  reasonAgainstFinish,
   storageNodes,
 } from "../map/map.ts";
 import { targetChanges } from "../map/targets.ts";
@@ -130,6 +132,7 @@ export class LeaderDuties {
     for (const pool of situation.map.pools) {
       if (commands.length >= COMMANDS_MAX) break;
       this.#lookAtGroups(situation, pool, commands);
+      this.#lookAtMove(situation.map, pool, commands);
     }
     this.#housekeeping.look(situation, commands, notes);
     this.#lookAtLogs(situation, notes);
@@ -382,7 +385,9 @@ export class LeaderDuties {
     this.#placedEpoch = -1;
     const storage = storageNodes(map).filter((node) => node.availability === "in");
     const needed = storage.length * PGS_PER_NODE_MIN;
-    for (const pool of map.pools) {
+    // Those of families follow from the others.
+    const shared = map.pools.filter(({ family }) => family === 0);
+    for (const pool of shared) {
       const copies = Math.min(pool.copies, storage.length);
       const isFew = copies > 0 && pool.pgs.length * copies < needed;
       if (isFew && map.pgBits < PG_BITS_MAX && storage.length > copies) {
@@ -390,12 +395,12 @@ export class LeaderDuties {
         return;
       }
     }
-    for (const pool of map.pools) {
+    for (const pool of shared) {
       const changes = targetChanges(map, pool);
       if (changes.length === 0) continue;
       commands.push({
         kind: "set-targets",
-        pool: pool.copies,
+        pool: pool.id,
         basedOnTargetsEpoch: map.targetsEpoch,
         changes: changes.slice(0, TARGETS_PER_COMMAND),
       });
@@ -443,22 +448,28 @@ export class LeaderDuties {
       }
       if (isTrimmable(entry)) trimmed.push(pg);
     }
-    const copies = pool.copies;
+    const { id } = pool;
     for (const [node, pgs] of dropped) {
       for (const part of parts(pgs)) {
-        commands.push({ kind: "drop-unclean", pool: copies, pgs: part, node });
+        commands.push({ kind: "drop-unclean", pool: id, pgs: part, node });
       }
     }
     for (const part of parts(unsettled)) {
-      commands.push({ kind: "unsettle", pool: copies, pgs: part });
+      commands.push({ kind: "unsettle", pool: id, pgs: part });
     }
     for (const [node, pgs] of joining) {
       const { incarnation } = nodes.get(node)!;
       for (const part of parts(pgs)) {
-        commands.push({ kind: "start-joining", pool: copies, pgs: part, node, incarnation });
+        commands.push({ kind: "start-joining", pool: id, pgs: part, node, incarnation });
       }
     }
-    for (const part of parts(trimmed)) commands.push({ kind: "trim", pool: copies, pgs: part });
+    for (const part of parts(trimmed)) commands.push({ kind: "trim", pool: id, pgs: part });
+  }
+
+  /** A family that has all the copies which it is to have is done. */
+  #lookAtMove(map: ClusterMap, pool: Pool, commands: MapCommand[]): void {
+    if (pool.family === 0 || reasonAgainstFinish(map, pool) !== null) return;
+    commands.push({ kind: "finish-copies", pool: pool.id });
   }
 
   /** Numbers of the groups that may have to be changed, whatever becomes of nodes; looked for once in each table. */

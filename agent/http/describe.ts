@@ -18,6 +18,8 @@ import {
   findNode,
   flattenedLayers,
   merges,
+  moveOf,
+  percentOf,
   type Schedule,
   sharedLayers,
   type SnapshotEntry,
@@ -28,9 +30,11 @@ import {
 import type { FlattenedLayer } from "../map/flatten.ts";
 import { diskSockets, snapshotSocket, SOCKET_PATH_BYTES_MAX } from "../map/names.ts";
 import { dueSlot, lateSince, nextSlot, scheduledSnapshots, scheduleOf } from "../map/schedules.ts";
+import { secondsLeftOf } from "../problems.ts";
 import type { ControlBackend, DiskStatus } from "./backend.ts";
 import { type Call, Deadline, json, requireDisk } from "./call.ts";
 import type {
+  CopiesChangeDocument,
   DeletedDiskDocument,
   DiskDocument,
   FlattenDocument,
@@ -43,11 +47,12 @@ export async function answerDisk(status: number, call: Call, name: string): Prom
   const { backend } = call;
   const disk = requireDisk(backend.map(), name);
   const deadline = new Deadline(call.statusTimeoutMs);
-  const [now, bytes] = await Promise.all([
+  const [now, bytes, secondsLeft] = await Promise.all([
     deadline.race(backend.diskStatus(name)),
     layerBytes(backend, deadline),
+    copySecondsLeft(backend, deadline),
   ]);
-  const response = json(status, diskDescriber(backend, bytes)(disk, now));
+  const response = json(status, diskDescriber(backend, bytes, secondsLeft)(disk, now));
   if (status === 201) response.headers.set("location", `/v1/disks/${name}`);
   return response;
 }
@@ -102,14 +107,26 @@ export async function snapshotBytes(
 /** How much of the time that an answer may take goes into counting. */
 const COUNTING_SHARE = 0.6;
 
+/** How long the slowest node has still to copy, where disks are getting other numbers of copies; null: not known, or none are. */
+export async function copySecondsLeft(
+  backend: ControlBackend,
+  deadline: Deadline,
+): Promise<number | null> {
+  if (backend.map().pools.every(({ family }) => family === 0)) return null;
+  const cluster = await deadline.race(backend.cluster()).catch(() => null);
+  return secondsLeftOf(cluster);
+}
+
 /**
  * Describes the disks of the map now; what all of them share is computed once.
  *
  * @param bytes by layer: {@linkcode layerBytes}
+ * @param secondsLeft see {@linkcode copySecondsLeft}
  */
 export function diskDescriber(
   backend: ControlBackend,
   bytes: ReadonlyMap<number, number> | null,
+  secondsLeft: number | null = null,
 ): (disk: DiskEntry, status: DiskStatus) => DiskDocument {
   const map = backend.map();
   const inSync = copiesInSync(map);
@@ -118,7 +135,10 @@ export function diskDescriber(
   const shared = sharedLayers(map);
   const flattened = flattenedLayers(map);
   const { runDir } = backend.info();
-  return (disk, status) => {
+  // What was asked about it took time: all that is told is of one map.
+  const entries = new Map(map.disks.map((disk) => [disk.id, disk]));
+  return (found, status) => {
+    const disk = entries.get(found.id) ?? found;
     const { readWrite, readOnly } = diskSockets(runDir, disk.name);
     const { lease } = disk;
     return {
@@ -132,6 +152,7 @@ export function diskDescriber(
       copiesMin: copiesMinOf(map, disk),
       // Zero: it has been deleted since the map that it is from.
       copiesInSync: inSync.get(disk.id) ?? 0,
+      copiesChange: copiesChangeOf(map, disk.family, secondsLeft),
       openOn: lease === null ? null : findNode(map, lease.node)?.name ?? `node ${lease.node}`,
       createdMs: disk.createdMs,
       generation: disk.generation,
@@ -164,6 +185,23 @@ function describeFlatten(
     done: nodes.filter(isDone).map(({ name }) => name),
     waiting: nodes.filter((node) => !isDone(node))
       .map(({ name, state }) => state === "up" ? name : `${name} (down)`),
+  };
+}
+
+function copiesChangeOf(
+  map: ClusterMap,
+  family: number,
+  secondsLeft: number | null,
+): CopiesChangeDocument | null {
+  const move = moveOf(map, family);
+  if (move === null) return null;
+  const { copies, wanted, done, waitsFor } = move;
+  return {
+    copies,
+    percent: percentOf(move),
+    secondsLeft: done < wanted ? secondsLeft : null,
+    waitsFor,
+    disks: map.disks.filter((disk) => disk.family === family).map(({ name }) => name),
   };
 }
 

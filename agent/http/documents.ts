@@ -40,6 +40,20 @@ export interface VersionDocument {
  */
 export type SpaceDocument = SpaceUsage;
 
+/** How far a disk is on its way to another number of copies. */
+export interface CopiesChangeDocument {
+  /** Copies that it is to have; as many as it has: the change was taken back. */
+  readonly copies: number;
+  /** Of the copies that have to be made, how many are complete: 0…100. */
+  readonly percent: number;
+  /** Until nodes have copied all that they have to, of other disks as well; null: not known, or nothing is being copied. */
+  readonly secondsLeft: number | null;
+  /** What it waits for, in words; null: it is done in a moment. */
+  readonly waitsFor: string | null;
+  /** Names of all disks that change together: this one and its relatives. */
+  readonly disks: readonly string[];
+}
+
 /** One disk, in `GET /v1/disks` and wherever a disk is the answer. */
 export interface DiskDocument {
   readonly name: string;
@@ -57,6 +71,8 @@ export interface DiskDocument {
   readonly copiesMin: number;
   /** Complete copies that every part of it has now. */
   readonly copiesInSync: number;
+  /** Null: it is not getting another number of copies. */
+  readonly copiesChange: CopiesChangeDocument | null;
   /** Name of the node where it is open for writing, or null. */
   readonly openOn: string | null;
   readonly createdMs: number;
@@ -388,6 +404,10 @@ export interface ChangeDiskRequest {
   /** Must be true for the new size to be smaller than the old one: data is lost. */
   readonly shrink?: boolean;
   readonly readOnly?: boolean;
+  /**
+   * Copies that it is to have, and all its relatives with it: they are made, and those that are too many dropped, while it is used. The
+   * answer does not wait for that; `copiesChange` of the disk tells. Back to what it has takes it back.
+   */
   readonly copies?: number;
   /** Fewest copies with which it may be written; null: as the cluster's settings say. */
   readonly copiesMin?: number | null;

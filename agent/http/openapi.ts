@@ -393,6 +393,10 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     copies,
     copiesMin: { ...copiesMin, description: "Fewest complete copies with which it can be written" },
     copiesInSync: count("Complete copies that every part of it has now"),
+    copiesChange: {
+      oneOf: [ref("CopiesChange"), { type: "null" }],
+      description: "How far it is on its way to another number of copies; null: it is not",
+    },
     openOn: maybeText("Name of the node where it is open for writing, or null"),
     createdMs: milliseconds("When it was made"),
     generation: count("Fencing number of the newest lease; 0 before the first"),
@@ -598,6 +602,19 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     attributes: ref("Attributes"),
     detectZeroes,
   }, ["readOnly", "copies", "copiesMin", "attributes", "detectZeroes"]),
+  CopiesChange: record("How far a disk is on its way to another number of copies", {
+    copies: { ...copies, description: "Copies that it is to have; what it has: it was taken back" },
+    percent: count("How many of the copies that have to be made are complete, in percent"),
+    secondsLeft: maybeNumber(
+      "Until nodes have copied all that they have to, of other disks as well; null: not known, or nothing is being copied",
+    ),
+    waitsFor: maybeText("What it waits for, in words; null: it is done in a moment"),
+    disks: {
+      type: "array",
+      description: "Names of all disks that change together: it and its relatives",
+      items: diskName,
+    },
+  }),
   ChangeDisk: {
     ...record(
       "What to change about a disk; all of it fits, or nothing is changed",
@@ -606,7 +623,12 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
         sizeBytes: { ...sizeBytes, description: "The new size in bytes" },
         shrink: flag("Allows the new size to be smaller than the old one: data is lost"),
         readOnly: flag("Guests may only read"),
-        copies,
+        copies: {
+          ...copies,
+          description:
+            "Copies that it is to have, and its relatives with it; they are made while it is used, and `copiesChange` of " +
+            "the disk tells how far that is. What it has now takes a change back",
+        },
         copiesMin: copiesMinOrDefault,
         attributes: ref("Attributes"),
         setAttributes: {

@@ -17,13 +17,14 @@ import {
   type ClusterMap,
   findNode,
   findNodeByName,
+  isOn,
   limitNumbers,
   NO_LIMITS,
   type NodeEntry,
 } from "../map/map.ts";
 import type { MapCommand } from "../map/map.ts";
 import { previewNodeChange } from "../map/preview.ts";
-import { findNotes, findProblems, summarize } from "../problems.ts";
+import { findNotes, findProblems, secondsLeftOf, summarize } from "../problems.ts";
 import type { ClusterStatus, DiskStatus, GroupSummary, NodeStatus } from "./backend.ts";
 import {
   type Call,
@@ -34,7 +35,7 @@ import {
   requireDisk,
   type Route,
 } from "./call.ts";
-import { answerDisk, diskDescriber, layerBytes } from "./describe.ts";
+import { answerDisk, copySecondsLeft, diskDescriber, layerBytes } from "./describe.ts";
 import type {
   ChangeDiskRequest,
   ChangeNodeRequest,
@@ -164,11 +165,12 @@ function shutdown({ backend }: Call): Response {
 async function listDisks(call: Call): Promise<Response> {
   const map = call.backend.map();
   const deadline = new Deadline(call.statusTimeoutMs);
-  const [found, bytes] = await Promise.all([
+  const [found, bytes, secondsLeft] = await Promise.all([
     askDisks(call, map, deadline),
     layerBytes(call.backend, deadline),
+    copySecondsLeft(call.backend, deadline),
   ]);
-  const describe = diskDescriber(call.backend, bytes);
+  const describe = diskDescriber(call.backend, bytes, secondsLeft);
   const disks: DiskDocument[] = [];
   for (const disk of map.disks) {
     const status = found.get(disk.name);
@@ -198,11 +200,11 @@ async function createDisk(call: Call): Promise<Response> {
 async function changeDisk(call: Call): Promise<Response> {
   const { backend, name } = call;
   const request = call.body as ChangeDiskRequest;
-  const commands = commandsFor(name, {
-    ...request,
-    attributes: attributesFor(requireDisk(backend.map(), name).attributes, request),
-  });
   let map = backend.map();
+  const commands = commandsFor(map, name, {
+    ...request,
+    attributes: attributesFor(requireDisk(map, name).attributes, request),
+  });
   for (const command of commands) map = unwrap(apply(map, command)).map;
   if (request.name !== undefined) checkSockets(backend, request.name);
   for (const command of commands) await backend.propose(command);
@@ -224,13 +226,19 @@ function attributesFor(
 }
 
 /** The commands of a change. The new name comes last: the others go by the old one. */
-function commandsFor(name: string, request: ChangeDiskRequest): readonly MapCommand[] {
+function commandsFor(
+  map: ClusterMap,
+  name: string,
+  request: ChangeDiskRequest,
+): readonly MapCommand[] {
   const { sizeBytes, shrink, name: newName, readOnly, copies, copiesMin, attributes } = request;
   const { limits, detectZeroes } = request;
   const commands: MapCommand[] = [];
+  // Before that there is no moving of data for it.
+  const isOnline = isOn(map, 2);
   const others = {
     readOnly,
-    copies,
+    copies: isOnline ? undefined : copies,
     copiesMin,
     attributes,
     limits: limits === undefined ? undefined : limitNumbers({ ...NO_LIMITS, ...limits }),
@@ -239,6 +247,8 @@ function commandsFor(name: string, request: ChangeDiskRequest): readonly MapComm
   if (Object.values(others).some((value) => value !== undefined)) {
     commands.push({ kind: "change-disk", name, ...others });
   }
+  // After the fewest that it is written with, which may have stood in the way.
+  if (isOnline && copies !== undefined) commands.push({ kind: "set-copies", name, copies });
   if (sizeBytes !== undefined) commands.push({ kind: "resize-disk", name, sizeBytes, shrink });
   if (newName !== undefined) commands.push({ kind: "rename-disk", name, newName });
   return commands;
@@ -600,7 +610,7 @@ async function observe(call: Call): Promise<StatusDocument> {
   ]);
   const { cluster, groups } = asked ?? { cluster: null, groups: null };
   const seen = { map, nowMs: Date.now(), cluster, groups, store, disks };
-  const describe = diskDescriber(backend, bytes);
+  const describe = diskDescriber(backend, bytes, secondsLeftOf(cluster));
   const problems = findProblems(seen);
   return {
     healthy: problems.length === 0,

@@ -22,8 +22,8 @@
  *
  * # Another number of copies
  *
- * is another pool, and a chunk has the same PG number in every pool (`pgCount` is the cluster's). The
- * disk may change pools where everybody who is in sync in the new one's PG is in sync in the old one's:
+ * is another pool, and a chunk has the same PG number in every pool (`pgCount` is the cluster's): see `copies.ts`. At
+ * level 1 a disk may change pools at once, where everybody who is in sync in the new one's PG is in sync in the old one's:
  * then every acknowledged write is where it will be read. Otherwise its data would have to move first.
  * Front ends of disks of one family share layers, so a disk that has relatives cannot change alone.
  *
@@ -31,6 +31,7 @@
  */
 
 import { changed, stale, unchanged } from "./change.ts";
+import { applyCopiesCommand } from "./copies.ts";
 import { failure, type Result, success } from "./errors.ts";
 import {
   checkAttributes,
@@ -43,7 +44,7 @@ import {
   limitNumbers,
   limitsOf,
 } from "./fields.ts";
-import { poolsForDisk, poolsForOtherCopies } from "./groups.ts";
+import { poolsForDisk, poolsForOtherCopies, withJoinersAnew } from "./groups.ts";
 import { collectLayers, withLayer } from "./layers.ts";
 import { isOn } from "./levels.ts";
 import {
@@ -71,7 +72,15 @@ import {
   type TakeLease,
 } from "./model.ts";
 import { checkDiskName } from "./names.ts";
-import { diskIndexOf, diskMissing, findDisk, findNode, nodeMissing } from "./queries.ts";
+import {
+  diskIndexOf,
+  diskMissing,
+  findDisk,
+  findNode,
+  nodeMissing,
+  poolIdOf,
+  poolOfFamily,
+} from "./queries.ts";
 import {
   completed,
   drained,
@@ -102,6 +111,9 @@ export function applyDiskCommand(map: ClusterMap, command: DiskCommand): Result<
       return forceReleaseLease(map, command);
     case "reconciled":
       return reconciled(map, command);
+    case "set-copies":
+    case "finish-copies":
+      return applyCopiesCommand(map, command);
     case "change-settings":
       return changeSettings(map, command);
   }
@@ -135,6 +147,8 @@ function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
     copies,
     copiesMin,
     family: map.nextDisk,
+    placedEpoch: 0,
+    settledBefore: 0,
     generation: 0,
     lease: null,
     settled: 0,
@@ -252,6 +266,16 @@ function changeDisk(map: ClusterMap, command: ChangeDisk): Result<Applied> {
     next.detectZeroes === disk.detectZeroes &&
     limitNumbers(next.limits).join() === limitNumbers(disk.limits).join();
   if (same) return unchanged(map);
+  if (next.copies !== disk.copies && isOn(map, 2)) {
+    return failure("invalid", "another number of copies is set by itself", "use 'set-copies'");
+  }
+  const most = Math.min(next.copies, poolOfFamily(map, disk.family)?.copies ?? next.copies);
+  if ((next.copiesMin ?? 0) > most) {
+    return failure(
+      "invalid",
+      `copiesMin of ${next.copiesMin} is more than the ${most} copies that disk ${disk.name} is to have`,
+    );
+  }
   const pools = poolsForOtherCopies(map, disk, next.copies);
   if (!pools.ok) return pools;
   const fields = { disks: replaced(map.disks, disk, next), ...withPools(map, pools.value) };
@@ -291,7 +315,7 @@ function takeLease(map: ClusterMap, command: TakeLease): Result<Applied> {
   const lease = { node: command.node, incarnation: command.incarnation };
   const next = { ...disk, generation: disk.generation + 1, lease };
   const isUnclean = disk.settled < disk.generation;
-  const pools = isUnclean ? withJoinersAfresh(map, disk.copies) : map.pools;
+  const pools = isUnclean ? withJoinersAfresh(map, poolIdOf(map, disk)) : map.pools;
   return changed(map, { disks: replaced(map.disks, disk, next), pools }, [
     { kind: "lease-taken", disk: next },
   ]);
@@ -302,15 +326,11 @@ function takeLease(map: ClusterMap, command: TakeLease): Result<Applied> {
  * joiner what they have, and before it came to the joiner: on all of those the disk's new holder sees no difference that it
  * would have to settle, and no joiner would ever look again.
  */
-function withJoinersAfresh(map: ClusterMap, copies: number): readonly Pool[] {
+function withJoinersAfresh(map: ClusterMap, id: number): readonly Pool[] {
   const epoch = map.epoch + 1;
   return map.pools.map((pool) => {
-    if (pool.copies !== copies || pool.pgs.every((pg) => pg.joining.length === 0)) return pool;
-    const pgs = pool.pgs.map((pg) =>
-      pg.joining.length === 0
-        ? pg
-        : { ...pg, joinedEpochs: pg.joining.map(() => epoch), changedEpoch: epoch }
-    );
+    if (pool.id !== id || pool.pgs.every((pg) => pg.joining.length === 0)) return pool;
+    const pgs = pool.pgs.map((pg) => pg.joining.length === 0 ? pg : withJoinersAnew(pg, epoch));
     return { ...pool, pgs };
   });
 }

@@ -21,7 +21,8 @@
  *   complete sources, and what it had itself is complete, or of another stamp.
  * - A word that was on its way while the node left and came back, or joined in vain, does not count: that changes a group, and a word
  *   says on which map it rests. Where any group of the pool has changed since, it is given again. The same holds for one from before the flattening was cancelled and begun anew (`since`).
- * - Its disk stays in the same pool: disks that share data cannot get another number of copies.
+ * - Its disk stays in the same pool: no family gets another number of copies while a layer of it is being flattened, and the other way
+ *   round (`copies.ts`).
  * - A layer that is being flattened is not absorbed into its child before that is over. Others may be absorbed below it, or into it:
  *   that changes nothing in what the chain holds.
  *
@@ -42,8 +43,9 @@ import type {
   Flattened,
   Flattening,
   LayerEntry,
+  Pool,
 } from "./model.ts";
-import { diskMissing, disksWithData, findDisk, findNode, findPool } from "./queries.ts";
+import { diskMissing, disksWithData, findDisk, findNode, poolOf, poolOfFamily } from "./queries.ts";
 
 /** A layer that is being flattened. */
 export type FlattenedLayer = LayerEntry & { readonly flatten: Flattening };
@@ -77,6 +79,13 @@ export function flattenDisk(map: ClusterMap, command: FlattenDisk): Result<Appli
     });
   }
   if (before !== undefined) return unchanged(map);
+  if (poolOfFamily(map, disk.family) !== undefined) {
+    return failure(
+      "busy",
+      `the number of copies of disk ${disk.name}, or of one that shares data with it, is being changed`,
+      "try again when that is done: 'kelpie disk info' says how far it is",
+    );
+  }
   const { id, parent } = clonePoint(map, disk);
   if (parent === 0) {
     return failure(
@@ -155,15 +164,15 @@ export function flattened(map: ClusterMap, command: Flattened): Result<Applied> 
   if (!Number.isSafeInteger(epoch) || epoch < 0 || epoch > map.epoch) {
     return failure("invalid", `there has been no map of epoch ${epoch} yet`);
   }
-  const copiesOf = copiesOfDisks(map);
-  const mayCount = new Map<number, boolean>();
+  const poolOfDisk = poolsOfDisks(map);
+  const mayCount = new Map<Pool | undefined, boolean>();
   const isMeant = ({ id: layer, flatten }: LayerEntry): boolean => {
     const isNew = flatten !== undefined && command.layers.includes(layer) &&
       flatten.since <= epoch && !flatten.by.includes(id);
     if (!isNew) return false;
-    const copies = copiesOf.get(flatten.disk)!;
-    let may = mayCount.get(copies);
-    if (may === undefined) mayCount.set(copies, may = isSettledSince(map, copies, id, epoch));
+    const pool = poolOfDisk.get(flatten.disk);
+    let may = mayCount.get(pool);
+    if (may === undefined) mayCount.set(pool, may = isSettledSince(pool, id, epoch));
     return may;
   };
   if (!map.layers.some(isMeant)) return unchanged(map);
@@ -180,24 +189,23 @@ export function flattened(map: ClusterMap, command: Flattened): Result<Applied> 
 }
 
 /** Whether a node joins no group of a pool, is unclean in none, and none has changed since an epoch: in between it may have been away, or here. */
-function isSettledSince(map: ClusterMap, copies: number, node: number, epoch: number): boolean {
-  const pgs = findPool(map, copies)?.pgs ?? [];
-  return pgs.every(({ changedEpoch }) => changedEpoch <= epoch) &&
-    !unsettledNodes(map, copies).has(node);
+function isSettledSince(pool: Pool | undefined, node: number, epoch: number): boolean {
+  const pgs = pool?.pgs ?? [];
+  return pgs.every(({ changedEpoch }) => changedEpoch <= epoch) && !unsettledNodes(pool).has(node);
 }
 
 /** Nodes that join a group of a pool, or are unclean in one. */
-export function unsettledNodes(map: ClusterMap, copies: number): Set<number> {
+export function unsettledNodes(pool: Pool | undefined): Set<number> {
   const nodes = new Set<number>();
-  for (const { joining, unclean } of findPool(map, copies)?.pgs ?? []) {
+  for (const { joining, unclean } of pool?.pgs ?? []) {
     for (const node of joining) nodes.add(node);
     for (const node of unclean) nodes.add(node);
   }
   return nodes;
 }
 
-function copiesOfDisks(map: ClusterMap): Map<number, number> {
-  return new Map(map.disks.map(({ id, copies }) => [id, copies]));
+function poolsOfDisks(map: ClusterMap): Map<number, Pool | undefined> {
+  return new Map(map.disks.map((disk) => [disk.id, poolOf(map, disk)]));
 }
 
 /**
@@ -210,15 +218,15 @@ export function withoutWords(before: ClusterMap, map: ClusterMap): ClusterMap {
   if (before.pools === map.pools || !map.layers.some(({ flatten }) => flatten !== undefined)) {
     return map;
   }
-  const copiesOf = copiesOfDisks(map);
-  const unsettled = new Map<number, Set<number>>();
+  const poolOfDisk = poolsOfDisks(map);
+  const unsettled = new Map<Pool | undefined, Set<number>>();
   let isOther = false;
   const layers = map.layers.map((layer) => {
     const { flatten } = layer;
     if (flatten === undefined) return layer;
-    const copies = copiesOf.get(flatten.disk)!;
-    let nodes = unsettled.get(copies);
-    if (nodes === undefined) unsettled.set(copies, nodes = unsettledNodes(map, copies));
+    const pool = poolOfDisk.get(flatten.disk);
+    let nodes = unsettled.get(pool);
+    if (nodes === undefined) unsettled.set(pool, nodes = unsettledNodes(pool));
     const by = flatten.by.filter((node) => !nodes.has(node));
     if (by.length === flatten.by.length) return layer;
     isOther = true;

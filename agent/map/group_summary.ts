@@ -8,8 +8,16 @@
 
 import { CHUNK_BYTES } from "../base/limits.ts";
 import { pgOf } from "./hash.ts";
-import type { ClusterMap, DiskEntry, PgEntry } from "./model.ts";
-import { copiesMinOfPool, findPool, groupCanRead, groupCanWrite, hasDisks } from "./queries.ts";
+import type { ClusterMap, DiskEntry, PgEntry, Pool } from "./model.ts";
+import {
+  copiesMinOfPool,
+  disksWithData,
+  findPool,
+  groupCanRead,
+  groupCanWrite,
+  hasDisks,
+  poolOf,
+} from "./queries.ts";
 
 /**
  * Counts of PGs. One PG may be in several of them: only `whole` excludes all others but `misplaced` and
@@ -20,7 +28,7 @@ export interface GroupSummary {
   readonly total: number;
   /** Every copy that the PG shall have is in sync, or as many elsewhere; it can be read and written. */
   readonly whole: number;
-  /** Fewer members in sync than its target has. */
+  /** Fewer members in sync than its target has; of a family that gets another number of copies: than it had before. */
   readonly degraded: number;
   /** Fewer in sync than a disk of its pool needs to be written: writes wait. */
   readonly belowMin: number;
@@ -54,11 +62,12 @@ export function summarizeGroups(map: ClusterMap): GroupSummary {
   };
   const up = new Set(map.nodes.filter((node) => node.state === "up").map((node) => node.id));
   for (const pool of map.pools) {
-    if (!hasDisks(map, pool.copies)) continue;
+    if (!hasDisks(map, pool.id)) continue;
     const copiesMin = copiesMinOfPool(map, pool);
-    for (const pg of pool.pgs) {
+    const wanted = tableBehind(map, pool).pgs;
+    for (const [index, pg] of pool.pgs.entries()) {
       summary.total++;
-      const isDegraded = pg.inSync.length < pg.target.length;
+      const isDegraded = pg.inSync.length < wanted[index].target.length;
       const isBelow = pg.inSync.length < copiesMin;
       const isUnclean = pg.unclean.length > 0 || pg.unsettled;
       const isUnreachable = !pg.inSync.some((id) => up.has(id));
@@ -79,6 +88,14 @@ export function summarizeGroups(map: ClusterMap): GroupSummary {
   return summary;
 }
 
+/** The pool whose targets say how many copies there should be now: of a family's own the one that it comes from. */
+function tableBehind(map: ClusterMap, pool: Pool): Pool {
+  const disk = pool.family === 0
+    ? undefined
+    : disksWithData(map).find(({ family }) => family === pool.family);
+  return disk === undefined ? pool : findPool(map, disk.copies)!;
+}
+
 function isMisplaced(pg: PgEntry): boolean {
   return pg.inSync.some((id) => !pg.target.includes(id));
 }
@@ -93,7 +110,7 @@ export function copiesInSync(map: ClusterMap): ReadonlyMap<number, number> {
 
 /** `ofPool` keeps what holds for disks that are in every PG. */
 function fewestCopies(map: ClusterMap, disk: DiskEntry, ofPool: Map<number, number>): number {
-  const pool = findPool(map, disk.copies);
+  const pool = poolOf(map, disk);
   // A map without nodes is that of a store of one host.
   if (pool === undefined) return 1;
   const { pgs } = pool;
@@ -107,10 +124,10 @@ function fewestCopies(map: ClusterMap, disk: DiskEntry, ofPool: Map<number, numb
     }
     return fewest;
   }
-  let fewest = ofPool.get(disk.copies);
+  let fewest = ofPool.get(pool.id);
   if (fewest === undefined) {
     fewest = pgs.reduce((least, pg) => Math.min(least, pg.inSync.length), Infinity);
-    ofPool.set(disk.copies, fewest);
+    ofPool.set(pool.id, fewest);
   }
   return fewest;
 }
@@ -139,7 +156,7 @@ export function groupsOfNodes(map: ClusterMap): ReadonlyMap<number, NodeGroups> 
     return entry;
   };
   for (const pool of map.pools) {
-    const counted = hasDisks(map, pool.copies);
+    const counted = hasDisks(map, pool.id);
     for (const { target, inSync, joining } of pool.pgs) {
       for (const id of inSync) of(id).held++;
       for (const id of joining) of(id).held++;

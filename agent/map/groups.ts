@@ -46,8 +46,8 @@
  *   that is still there, and layers of deleted disks are never read again, so there is nothing to lack.
  *   As soon as there is a disk, new places come by `start-joining` only. Whether there is one is read
  *   from the map to which the command is applied, so it does not matter what its proposer saw.
- * - `change-disk` with another number of copies: only to entries whose members in sync all hold the
- *   disk's data already ({@linkcode poolsForOtherCopies}).
+ * - `change-disk` with another number of copies, at level 1: only to entries whose members in sync all hold the
+ *   disk's data already ({@linkcode poolsForOtherCopies}); above it `finish-copies`: the same, and see `copies.ts`.
  *
  * And who is in `inSync` stays complete: it gets every write before it is acknowledged, or leaves before.
  * A crash that loses unsynced writes marks it unclean in the command that makes the new run known, and
@@ -77,6 +77,7 @@ import { type ControlError, failure, invalid, type Result, success } from "./err
 import {
   type Applied,
   type ClusterMap,
+  COPIES_MAX,
   type DiskEntry,
   type DropUnclean,
   type GroupBits,
@@ -200,14 +201,18 @@ function inSync(map: ClusterMap, command: InSync): Result<Applied> {
  * ever joining.
  */
 function trim(map: ClusterMap, command: Trim): Result<Applied> {
+  const pool = findPool(map, command.pool);
+  if (pool === undefined) return poolMissing(command.pool);
+  // As many as disks may ask for are enough for a family's own, which has the targets of two pools.
+  const most = pool.family === 0 ? pool.copies : COPIES_MAX;
   return editGroups(map, command, (pg) => {
     const allUp = pg.inSync.every((each) => isUp(map, each));
     if (pg.unclean.length > 0 || !allUp) return pg;
     const isComplete = pg.target.every((each) => pg.inSync.includes(each));
     let surplus = isComplete
       ? pg.inSync.length
-      : pg.inSync.length > 2 * command.pool
-      ? pg.inSync.length - command.pool
+      : pg.inSync.length > 2 * most
+      ? pg.inSync.length - most
       : 0;
     const staying = pg.inSync.filter((each) => pg.target.includes(each) || surplus-- <= 0);
     if (staying.length === pg.inSync.length) return pg;
@@ -227,7 +232,7 @@ function setTargets(map: ClusterMap, command: SetTargets): Result<Applied> {
     );
   }
   const epoch = map.epoch + 1;
-  const isEmpty = !hasDisks(map, pool.copies);
+  const isEmpty = !hasDisks(map, pool.id);
   const pgs = pool.pgs.slice();
   let isChanged = false;
   for (const [index, target] of command.changes) {
@@ -242,8 +247,12 @@ function setTargets(map: ClusterMap, command: SetTargets): Result<Applied> {
   return changed(map, { pools: withPool(map.pools, { ...pool, pgs }), targetsEpoch: epoch });
 }
 
-/** Joiners that are no longer wanted leave: nobody relies on them. */
-function retargeted(pg: PgEntry, target: readonly number[], epoch: number): PgEntry {
+/**
+ * A PG with another target. Joiners that are no longer wanted leave: nobody relies on them.
+ *
+ * @param epoch of the map that gets it
+ */
+export function retargeted(pg: PgEntry, target: readonly number[], epoch: number): PgEntry {
   if (sameList(pg.target, target)) return pg;
   const keeps = pg.joining.map((each) => target.includes(each));
   if (keeps.every((each) => each)) return { ...pg, target: [...target] };
@@ -272,10 +281,11 @@ function retargetedEmpty(
 
 function reasonAgainstTargets(map: ClusterMap, pool: Pool, command: SetTargets): string | null {
   const { changes } = command;
+  if (pool.family !== 0) return `the targets of pool ${pool.id} follow from those of others`;
   if (changes.length > pool.pgs.length) return `${changes.length} PGs are more than there are`;
   const seen = new Set<number>();
   for (const [index, target] of changes) {
-    if (!isIndex(index, pool.pgs.length)) return `pool ${pool.copies} has no PG ${index}`;
+    if (!isIndex(index, pool.pgs.length)) return `pool ${pool.id} has no PG ${index}`;
     if (seen.has(index)) return `PG ${index} is named twice`;
     seen.add(index);
     if (target.length < 1 || target.length > pool.copies) {
@@ -307,7 +317,7 @@ function splitGroups(map: ClusterMap, command: SplitGroups): Result<Applied> {
     map.pools,
     (pg) => pg.joining.length === 0 ? pg : { ...pg, ...NOBODY_JOINS, changedEpoch: epoch },
   );
-  const pools = halves.map(({ copies, pgs }) => ({ copies, pgs: [...pgs, ...pgs] }));
+  const pools = halves.map((pool) => ({ ...pool, pgs: [...pool.pgs, ...pool.pgs] }));
   return changed(map, { pgBits: map.pgBits + 1, pools, targetsEpoch: epoch });
 }
 
@@ -371,7 +381,7 @@ export function poolsAfterLoss(map: ClusterMap, node: number, lost: GroupBits): 
   const isLost = lostGroups(lost, 2 ** map.pgBits);
   let isChanged = false;
   const pools = map.pools.map((pool) => {
-    if (!hasDisks(map, pool.copies)) return pool;
+    if (!hasDisks(map, pool.id)) return pool;
     const done = new Map<PgEntry, PgEntry>();
     const pgs = pool.pgs.map((pg, index) => {
       if (!isLost[index]) return pg;
@@ -459,12 +469,18 @@ export function poolsWithoutNode(map: ClusterMap, node: number): Forgotten | nul
       const target = left.length > 0 ? left : [heir];
       pgs.push({ ...freshGroup(target, [heir], epoch), settledEpoch: epoch });
     }
-    if (lostCount > 0 && hasDisks(map, pool.copies)) {
-      lost.push({ pool: pool.copies, pgs: lostCount });
+    if (lostCount > 0 && hasDisks(map, pool.id)) {
+      lost.push({ pool: copiesWanted(map, pool), pgs: lostCount });
     }
     pools.push({ ...pool, pgs });
   }
   return { pools, lost };
+}
+
+/** Copies that the disks of a pool should have. */
+function copiesWanted(map: ClusterMap, { family, copies }: Pool): number {
+  const disk = family === 0 ? undefined : disksWithData(map).find((each) => each.family === family);
+  return disk?.copies ?? copies;
 }
 
 /** Whether any PG of any pool names a node. */
@@ -511,7 +527,7 @@ export function poolsForDisk(map: ClusterMap, copies: number): Result<readonly P
   if (pool !== undefined && pgs.every((pg, index) => pg === pool.pgs[index])) {
     return success(map.pools);
   }
-  return success(withPool(map.pools, { copies, pgs }));
+  return success(withPool(map.pools, { id: copies, copies, family: 0, pgs }));
 }
 
 /**
@@ -561,7 +577,12 @@ export function poolsForOtherCopies(
     target: pg.target.slice(0, copies),
     changedEpoch: epoch,
   }));
-  return success(withPool(map.pools, { copies, pgs }));
+  return success(withPool(map.pools, { id: copies, copies, family: 0, pgs }));
+}
+
+/** A PG in which whoever joins begins anew, and everybody else has to look again. */
+export function withJoinersAnew(pg: PgEntry, epoch: number): PgEntry {
+  return { ...pg, joinedEpochs: pg.joining.map(() => epoch), changedEpoch: epoch };
 }
 
 /**
@@ -574,13 +595,13 @@ export function poolsForOtherCopies(
  */
 export function poolOnOneNode(copies: number, pgBits: number, node: number, epoch: number): Pool {
   const pg = freshGroup([node], [node], epoch);
-  return { copies, pgs: Array.from({ length: 2 ** pgBits }, () => pg) };
+  return { id: copies, copies, family: 0, pgs: Array.from({ length: 2 ** pgBits }, () => pg) };
 }
 
-/** `pool` in its place among the others, or instead of the one with as many copies. */
+/** `pool` in its place among the others, or instead of the one with its id. */
 export function withPool(pools: readonly Pool[], pool: Pool): readonly Pool[] {
-  const others = pools.filter((each) => each.copies !== pool.copies);
-  return [...others, pool].toSorted((a, b) => a.copies - b.copies);
+  const others = pools.filter((each) => each.id !== pool.id);
+  return [...others, pool].toSorted((a, b) => a.id - b.id);
 }
 
 /**
@@ -710,7 +731,7 @@ function editGroups(
   let pgs: PgEntry[] | null = null;
   for (const index of command.pgs) {
     if (!isIndex(index, pool.pgs.length)) {
-      return failure("invalid", `pool ${pool.copies} has no PG ${index}`);
+      return failure("invalid", `pool ${pool.id} has no PG ${index}`);
     }
     const pg = (pgs ?? pool.pgs)[index];
     let next = done.get(pg);
@@ -727,8 +748,14 @@ function isIndex(value: number, count: number): boolean {
   return Number.isInteger(value) && value >= 0 && value < count;
 }
 
-function poolMissing(copies: number): Result<Applied> {
-  return failure("missing", `no disk with ${String(copies).slice(0, 20)} copies has been made yet`);
+function poolMissing(pool: number): Result<Applied> {
+  const text = String(pool).slice(0, 20);
+  return failure(
+    "missing",
+    pool > COPIES_MAX
+      ? `there is no pool ${text} (any more)`
+      : `no disk with ${text} copies has been made yet`,
+  );
 }
 
 /** The run of a node that a command is about: known, up, the present one, and one that stores. */

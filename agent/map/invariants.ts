@@ -4,6 +4,7 @@
  * @module
  */
 
+import { targetOf } from "./copies.ts";
 import type { ControlError } from "./errors.ts";
 import {
   checkAttributes,
@@ -21,6 +22,7 @@ import {
 } from "./fields.ts";
 import {
   type ClusterMap,
+  COPIES_MAX,
   type DiskEntry,
   DISKS_MAX,
   ID_MAX,
@@ -29,6 +31,7 @@ import {
   type LossEntry,
   LOSSES_MAX,
   MEMBERS_MAX,
+  MOVES_MAX,
   NODE_ID_MAX,
   type NodeEntry,
   NODES_MAX,
@@ -44,7 +47,7 @@ import {
 } from "./model.ts";
 import { unsettledNodes } from "./flatten.ts";
 import { checkDiskName, checkSnapshotName } from "./names.ts";
-import { disksWithData } from "./queries.ts";
+import { disksWithData, findPool, poolOf } from "./queries.ts";
 
 /**
  * Checks every invariant of a map, as after decoding: types are right already, values may be anything.
@@ -188,7 +191,7 @@ function reasonAgainstFlattening(map: ClusterMap): string | null {
       isIdBelow(node, map.nextNode) && (at === 0 || node > by[at - 1])
     );
     if (!isSorted) return `layer ${id}: who has flattened it is not in order`;
-    const unsettled = unsettledNodes(map, disk.copies);
+    const unsettled = unsettledNodes(poolOf(map, disk));
     const stray = by.find((node) => unsettled.has(node));
     if (stray !== undefined) {
       return `layer ${id} is flattened on node ${stray}, which is no member yet`;
@@ -242,7 +245,7 @@ function reasonAgainstDisks(map: ClusterMap, places: ReadonlyMap<number, Place>)
   const newest = new Set<number>();
   const familyOfRoot = new Map<number, number>();
   const nodes = new Set(map.nodes.map((node) => node.id));
-  const copiesOfFamily = new Map<number, number>();
+  const relatives = new Map<number, DiskEntry>();
   for (const disk of disksWithData(map)) {
     const reason = reasonAgainstDisk(disk, map, nodes) ?? reasonAgainstChain(disk, places) ??
       reasonAgainstSnapshots(disk, map);
@@ -264,11 +267,14 @@ function reasonAgainstDisks(map: ClusterMap, places: ReadonlyMap<number, Place>)
       if (family !== disk.family) return `layer ${id} is of families ${family} and ${disk.family}`;
       familyOfRoot.set(place.root, family);
     }
-    const copies = copiesOfFamily.get(disk.family) ?? disk.copies;
-    if (copies !== disk.copies) {
-      return `family ${disk.family} has ${copies} and ${disk.copies} copies`;
+    const relative = relatives.get(disk.family) ?? disk;
+    if (relative.copies !== disk.copies) {
+      return `family ${disk.family} has ${relative.copies} and ${disk.copies} copies`;
     }
-    copiesOfFamily.set(disk.family, copies);
+    const isTogether = relative.placedEpoch === disk.placedEpoch &&
+      relative.settledBefore === disk.settledBefore;
+    if (!isTogether) return `disks of family ${disk.family} came into their pool at two times`;
+    relatives.set(disk.family, relative);
   }
   return reasonAgainstTaking(map) ?? reasonAgainstFlattening(map) ??
     reasonAgainstLeftovers(places, newest);
@@ -305,6 +311,12 @@ function reasonAgainstDisk(
   }
   if (!isCount(disk.settled) || disk.settled > disk.generation) {
     return `it is settled up to generation ${disk.settled} of ${disk.generation}`;
+  }
+  if (!isCount(disk.placedEpoch) || disk.placedEpoch > map.epoch) {
+    return `it was placed in epoch ${disk.placedEpoch}`;
+  }
+  if (!isCount(disk.settledBefore) || disk.settledBefore > disk.placedEpoch) {
+    return `it was settled in epoch ${disk.settledBefore} before epoch ${disk.placedEpoch}`;
   }
   if (disk.lease !== null) {
     const { node, incarnation } = disk.lease;
@@ -358,22 +370,46 @@ function reasonAgainstSnapshots(disk: DiskEntry, map: ClusterMap): string | null
 }
 
 function reasonAgainstPools(map: ClusterMap): string | null {
-  let previousCopies = 0;
+  let previous = 0;
   const storage = new Set(map.nodes.filter((node) => !node.witness).map((node) => node.id));
   for (const pool of map.pools) {
     const error = checkCopies(pool.copies);
     if (error !== null) return error.message;
-    if (pool.copies <= previousCopies) return `pool ${pool.copies} is out of order or there twice`;
-    previousCopies = pool.copies;
+    if (pool.id <= previous) return `pool ${pool.id} is out of order or there twice`;
+    previous = pool.id;
     const reason = reasonAgainstPool(pool, map, storage);
     if (reason !== null) return reason;
   }
   if (map.nodes.length === 0) return null;
-  const copies = new Set(map.pools.map((pool) => pool.copies));
-  const stray = disksWithData(map).find((disk) => !copies.has(disk.copies));
+  const stray = disksWithData(map).find((disk) => findPool(map, disk.copies) === undefined);
   return stray === undefined
-    ? null
+    ? reasonAgainstMoves(map)
     : `disk ${stray.name}: there is no pool of ${stray.copies} copies`;
+}
+
+/** What `copies.ts` says of pools that families have for themselves. */
+function reasonAgainstMoves(map: ClusterMap): string | null {
+  const families = new Set<number>();
+  for (const { id, copies, family, pgs } of map.pools) {
+    if (family === 0) {
+      if (id !== copies) return `pool ${id} is that of ${copies} copies`;
+      continue;
+    }
+    if (!isIdBelow(id - COPIES_MAX, map.nextDisk)) return `pool ${id} was never made`;
+    if (families.has(family)) return `family ${family} has two pools`;
+    families.add(family);
+    const disk = disksWithData(map).find((each) => each.family === family);
+    if (disk === undefined) return `pool ${id} is of family ${family}, which has no disks`;
+    const from = findPool(map, disk.copies);
+    const to = findPool(map, copies);
+    if (from === undefined || to === undefined) return `pool ${id} goes to none`;
+    const stray = pgs.findIndex(({ target }, index) => {
+      const wanted = targetOf(from.pgs[index], to.pgs[index]);
+      return target.length !== wanted.length || !wanted.every((node) => target.includes(node));
+    });
+    if (stray >= 0) return `PG ${stray} of pool ${id} has other targets than those of its ends`;
+  }
+  return families.size <= MOVES_MAX ? null : `${families.size} families have pools of their own`;
 }
 
 function reasonAgainstPool(
@@ -381,24 +417,25 @@ function reasonAgainstPool(
   map: ClusterMap,
   storage: ReadonlySet<number>,
 ): string | null {
-  if (pool.pgs.length !== 2 ** map.pgBits) return `pool ${pool.copies} has ${pool.pgs.length} PGs`;
+  if (pool.pgs.length !== 2 ** map.pgBits) return `pool ${pool.id} has ${pool.pgs.length} PGs`;
   const checked = new Set<PgEntry>();
   for (const [index, pg] of pool.pgs.entries()) {
     if (checked.has(pg)) continue;
     checked.add(pg);
-    const reason = reasonAgainstGroup(pg, pool.copies, map.epoch, storage);
-    if (reason !== null) return `PG ${index} of pool ${pool.copies}: ${reason}`;
+    const targetsMax = pool.family === 0 ? pool.copies : 2 * COPIES_MAX;
+    const reason = reasonAgainstGroup(pg, targetsMax, map.epoch, storage);
+    if (reason !== null) return `PG ${index} of pool ${pool.id}: ${reason}`;
   }
   return null;
 }
 
 function reasonAgainstGroup(
   pg: PgEntry,
-  copies: number,
+  targetsMax: number,
   epoch: number,
   storage: ReadonlySet<number>,
 ): string | null {
-  if (pg.target.length < 1 || pg.target.length > copies) {
+  if (pg.target.length < 1 || pg.target.length > targetsMax) {
     return `it has ${pg.target.length} targets`;
   }
   if (pg.inSync.length < 1) return "nobody is in sync";

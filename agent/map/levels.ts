@@ -32,6 +32,8 @@ const LEVELS: Readonly<Record<string, number>> = {
   "flattened": 2,
   "set-schedule": 2,
   "delete-schedule": 2,
+  "set-copies": 2,
+  "finish-copies": 2,
   "create-disk.detectZeroes": 2,
   "delete-disk.trashedMs": 2,
   "change-disk.limits": 2,

@@ -8,6 +8,7 @@
  *     queries.ts     questions to a map                     nodes.ts    nodes; founding, adopting
  *     invariants.ts  checkMap                               groups.ts   who holds which PG
  *     fields.ts      what single fields may be              proposals.ts  exactly once
+ *     copies.ts      another number of copies
  *     levels.ts      what the cluster speaks                layers.ts   trees of layers
  *                                                           snapshots.ts  snapshots, clones, trash
  *
@@ -18,7 +19,7 @@
  * Invariants, kept by {@linkcode apply} and checked again by the decoder ({@linkcode checkMap}):
  *
  * - `epoch` rises by one with every change that a command makes and never otherwise;
- * - disks are sorted by name (code units), nodes by id, pools by copies; names and ids are unique;
+ * - disks are sorted by name (code units), nodes by id, pools by id; names and ids are unique;
  * - what `layers.ts` says of layers and `snapshots.ts` of snapshots; ids of disks, layers and nodes are never used twice;
  * - a map without nodes (nobody has founded a cluster, or it is a version 1 map that nobody has adopted)
  *   has no pools and no leases; every other map has a pool for the copies of each disk;
@@ -28,14 +29,16 @@
  * @module
  */
 
+import { withMoves } from "./copies.ts";
 import { applyDiskCommand } from "./disks.ts";
-import type { Result } from "./errors.ts";
+import { type Result, success } from "./errors.ts";
 import { applyGroupCommand } from "./groups.ts";
 import type { Applied, ClusterMap, MapCommand } from "./model.ts";
 import { applyNodeCommand } from "./nodes.ts";
 import { withoutWords } from "./flatten.ts";
 import { applySnapshotCommand } from "./snapshots.ts";
 
+export { moveOf, type MoveProgress, percentOf, reasonAgainstFinish } from "./copies.ts";
 export { checkSize, limitNumbers } from "./fields.ts";
 export { checkMap } from "./invariants.ts";
 export * from "./model.ts";
@@ -83,8 +86,8 @@ export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
   const result = carryOut(map, command);
   if (!result.ok || result.value.map === map) return result;
   const { map: next, effects } = result.value;
-  const checked = withoutWords(map, next);
-  return checked === next ? result : { ok: true, value: { map: checked, effects } };
+  const checked = withoutWords(map, withMoves(next));
+  return checked === next ? result : success({ map: checked, effects });
 }
 
 function carryOut(map: ClusterMap, command: MapCommand): Result<Applied> {
@@ -98,6 +101,8 @@ function carryOut(map: ClusterMap, command: MapCommand): Result<Applied> {
     case "release-lease":
     case "force-release-lease":
     case "reconciled":
+    case "set-copies":
+    case "finish-copies":
     case "change-settings":
       return applyDiskCommand(map, command);
     case "create-snapshots":

@@ -8,7 +8,7 @@
  *         cluster id, next node,               16 bytes, or null without nodes
  *         [ node, … ],                         sorted by id
  *         [ voter, … ], PG bits, targets epoch,
- *         [ [ copies, PGs ], … ],              sorted by copies; PGs are bytes: groups_codec.ts
+ *         [ pool, … ],                         sorted by id
  *         [ loss, … ],
  *         level,
  *         [ layer, … ],                        sorted by id
@@ -16,12 +16,14 @@
  *         [ [ node, … ], … ] ] ]               who has absorbed or flattened layers: each list once, in the order of its first layer
  *
  *     settings: [ copies, copiesMin or null, outAfterMs, flags, trashMs ]
+ *     pool: [ copies, PGs ], or that of a family: [ copies, PGs, id, family ]; PGs are bytes: groups_codec.ts
  *     disk: [ id, name, size in bytes, [ newest layer ], created in ms, flags, copies, generation,
  *             { key: value, … },               attributes, sorted by key
  *             copiesMin or null, family, [ node, incarnation ] or null, settled,
  *             [ snapshot, … ],                 oldest first
  *             [ iops, bytes/s, burst iops, burst bytes/s, burst s ] or null, where there are no limits
- *             [ schedule, … ] ]                sorted by name
+ *             [ schedule, … ],                 sorted by name
+ *             [ placedEpoch, settledBefore ] ] left out where both are 0
  *     snapshot: [ name, layer, size in bytes, created in ms, flags, taking ]
  *     schedule: [ name, every ms, keep, daily, weekly, monthly, created in ms ]
  *     layer: [ id, parent, index of the list of those that have absorbed it, or left out ], or, while it is being flattened,
@@ -74,6 +76,7 @@ import {
   type LossEntry,
   LOSSES_MAX,
   MAP_BYTES_MAX,
+  MOVES_MAX,
   NO_LIMITS,
   type NodeEntry,
   NODES_MAX,
@@ -141,7 +144,7 @@ export function encodeMap(map: ClusterMap): Result<Uint8Array<ArrayBuffer>> {
     map.voters,
     map.pgBits,
     map.targetsEpoch,
-    map.pools.map(({ copies, pgs }) => [copies, encodeGroups(pgs)]),
+    map.pools.map(poolFields),
     map.losses.map((
       { epoch, nowMs, node, name, pool, pgs },
     ) => [epoch, nowMs, node, name, pool, pgs]),
@@ -182,6 +185,11 @@ class ListTable {
     this.#indices.set(list, index);
     return index;
   }
+}
+
+function poolFields({ id, copies, family, pgs }: Pool): unknown[] {
+  const fields = [copies, encodeGroups(pgs)];
+  return family === 0 ? fields : [...fields, id, family];
 }
 
 function layerFields(
@@ -225,6 +233,7 @@ function diskFields(disk: DiskEntry, version: number): unknown[] {
       limitsFields(disk.limits),
       disk.schedules.map(scheduleFields),
     ]),
+    ...(version === 2 || disk.placedEpoch === 0 ? [] : [[disk.placedEpoch, disk.settledBefore]]),
   ];
 }
 
@@ -375,7 +384,11 @@ function readMap(value: unknown): ClusterMap | null {
   const level = value[13];
   if (!isNumbers([epoch, nextDisk, nextLayer, nextNode, pgBits, targetsEpoch, level])) return null;
   if (!(pgBits >= 0 && pgBits <= PG_BITS_MAX)) return null;
-  const pools = readList(value[11], (item) => readPool(item, 2 ** pgBits), COPIES_MAX);
+  const pools = readList(
+    value[11],
+    (item) => readPool(item, 2 ** pgBits, level > 1),
+    COPIES_MAX + MOVES_MAX,
+  );
   const losses = readList(value[12], readLoss, LOSSES_MAX);
   const readable = settings !== null && disks !== null && clusterId !== null && nodes !== null &&
     isNumbers(voters) && pools !== null && losses !== null && trash !== null;
@@ -458,7 +471,10 @@ function readSettingsV1(value: unknown): Settings | null {
 type Parents = ReadonlyMap<number, number>;
 
 function readDisk(value: unknown, parents: Parents): DiskEntry | null {
-  if (!Array.isArray(value) || value.length !== 16) return null;
+  if (!Array.isArray(value) || value.length < 16 || value.length > 17) return null;
+  const placement = value.length === 17 ? value[16] : [0, 0];
+  if (!isNumbers(placement) || placement.length !== 2) return null;
+  if (value.length === 17 && placement[0] === 0) return null;
   const flags = value[5];
   if (flags !== (flags & (FLAG_READ_ONLY | FLAG_DETECT_ZEROES))) return null;
   const disk = readDiskV1(value.slice(0, 9).with(5, flags & FLAG_READ_ONLY));
@@ -483,6 +499,8 @@ function readDisk(value: unknown, parents: Parents): DiskEntry | null {
     limits,
     schedules,
     detectZeroes: (flags & FLAG_DETECT_ZEROES) !== 0,
+    placedEpoch: placement[0],
+    settledBefore: placement[1],
   };
 }
 
@@ -553,6 +571,8 @@ function readDiskV1(value: unknown): DiskEntry | null {
     copies: copiesOfV1(copies),
     copiesMin: null,
     family: id,
+    placedEpoch: 0,
+    settledBefore: 0,
     generation,
     lease: null,
     settled: generation,
@@ -604,12 +624,14 @@ function readNode(value: unknown): NodeEntry | null {
   };
 }
 
-function readPool(value: unknown, pgCount: number): Pool | null {
-  if (!Array.isArray(value) || value.length !== 2) return null;
-  const [copies, table] = value;
-  if (typeof copies !== "number" || !(table instanceof Uint8Array)) return null;
+function readPool(value: unknown, pgCount: number, mayBeOfFamily: boolean): Pool | null {
+  if (!Array.isArray(value)) return null;
+  if (value.length !== 2 && !(mayBeOfFamily && value.length === 4)) return null;
+  const [copies, table, id = copies, family = 0] = value;
+  if (!isNumbers([copies, id, family]) || !(table instanceof Uint8Array)) return null;
+  if (value.length === 4 && family === 0) return null;
   const pgs = decodeGroups(table, pgCount);
-  return pgs === null ? null : { copies, pgs };
+  return pgs === null ? null : { id, copies, family, pgs };
 }
 
 function readLoss(value: unknown): LossEntry | null {

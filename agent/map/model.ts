@@ -5,7 +5,7 @@
  *
  *     ClusterMap
  *       nodes    [NodeEntry …]                     by id
- *       pools    [Pool …]                          by copies
+ *       pools    [Pool …]                          by id: one for each number of copies, then those of families that move
  *                  pgs [PgEntry …]                 2^pgBits of them, by number
  *       disks    [DiskEntry …]                     by name; each has a lease or none
  *       settings, voters, losses
@@ -62,6 +62,12 @@ export const BURST_SECONDS_MAX = 3600;
 
 /** Most copies that a disk may ask for: there is one pool, and one table of PGs, for each number. */
 export const COPIES_MAX = 5;
+
+/**
+ * Most families whose number of copies is being changed at a time: each has a table of PGs of its own, whose PGs may have twice as
+ * many members as others (see {@linkcode MAP_BYTES_MAX}). Fewer in maps of more than 4096 PGs: see `copies.ts`.
+ */
+export const MOVES_MAX = 4;
 
 /** Most attributes of one disk. */
 export const ATTRIBUTES_MAX = 16;
@@ -230,10 +236,15 @@ export interface DiskEntry {
   /** Guests may only read. */
   readonly readOnly: boolean;
   /**
-   * Replicas that the disk should have, and thereby its pool; fewer nodes keep fewer. All disks of a
-   * family have the same, because they share layers and so places.
+   * Replicas that the disk should have, and thereby its pool, unless its family has one of its own (`copies.ts`: then it has as many
+   * as it had, until it gets the others); fewer nodes keep fewer. All disks of a family have the same, because they share layers and
+   * so places.
    */
   readonly copies: number;
+  /** Epoch in which it came into its pool from another one; 0: it was made there. The same for all of a family. */
+  readonly placedEpoch: number;
+  /** Newest epoch in which any of the PGs where it was before was settled; 0: none was. The same for all of a family. */
+  readonly settledBefore: number;
   /** Fewest replicas in sync with which it may be written; null: see `copiesMinOf`. */
   readonly copiesMin: number | null;
   /** Id of the disk that it descends from, or its own: all of a family share placement. */
@@ -349,9 +360,17 @@ export interface PgEntry {
   readonly changedEpoch: number;
 }
 
-/** All disks with the same number of copies. */
+/** All disks with the same number of copies, or one family whose number of copies is being changed. */
 export interface Pool {
+  /**
+   * What it is known by. That of all disks with as many copies has their number; that of a family has a number above
+   * {@linkcode COPIES_MAX} which is never given twice.
+   */
+  readonly id: number;
+  /** Replicas that its PGs are to have; of a family's: those that the family is to have in the end. */
   readonly copies: number;
+  /** The family that has it for itself while its number of copies is being changed, see `copies.ts`; 0: none. */
+  readonly family: number;
   /** 2^`pgBits` of them. Entries that are equal may be one object. */
   readonly pgs: readonly PgEntry[];
 }
@@ -364,6 +383,7 @@ export interface LossEntry {
   /** The node that had the only copy, and its name then. */
   readonly node: number;
   readonly name: string;
+  /** Copies that the disks concerned should have. */
   readonly pool: number;
   /** How many PGs of the pool. */
   readonly pgs: number;
@@ -395,7 +415,7 @@ export interface ClusterMap {
    * based on an older one is refused.
    */
   readonly targetsEpoch: number;
-  /** Sorted by copies. Once made, a pool stays. */
+  /** Sorted by id. Once made, a pool stays, but for those of families. */
   readonly pools: readonly Pool[];
   /** Sorted by name. */
   readonly disks: readonly DiskEntry[];
@@ -621,7 +641,7 @@ export interface RenameDisk {
 
 /**
  * Changes what else there is to change about a disk; what is left out stays. Another number of copies
- * is another pool: possible where everybody in sync there holds the data already.
+ * is another pool: only at level 1, where everybody in sync there holds the data already. See {@linkcode SetCopies}.
  */
 export interface ChangeDisk {
   readonly kind: "change-disk";
@@ -634,6 +654,23 @@ export interface ChangeDisk {
   /** Limits, in the order of {@linkcode Limits}: all of them. */
   readonly limits?: readonly number[];
   readonly detectZeroes?: boolean;
+}
+
+/**
+ * Has a disk's family get another number of copies, while it is used; see `copies.ts`. Where that is under way already: what it is
+ * to have in the end is this, also the number that it had before.
+ */
+export interface SetCopies {
+  readonly kind: "set-copies";
+  readonly name: string;
+  readonly copies: number;
+}
+
+/** A family's data is where disks with the number of copies that it is to have are: it becomes one of them. */
+export interface FinishCopies {
+  readonly kind: "finish-copies";
+  /** Id of the family's own pool. */
+  readonly pool: number;
 }
 
 /**
@@ -849,7 +886,7 @@ export interface SetVoters {
  * they are; it is an error only when the command cannot be meant.
  */
 export interface Groups {
-  /** `copies` of the pool. */
+  /** Its id. */
   readonly pool: number;
   /** Numbers of PGs. */
   readonly pgs: readonly number[];
@@ -876,6 +913,7 @@ export interface Settled extends Groups {
 /** New places for replicas, all at once or not at all. */
 export interface SetTargets {
   readonly kind: "set-targets";
+  /** Not that of a family: its targets follow from those of others. */
   readonly pool: number;
   /** `targetsEpoch` of the map that it was computed from; refused as stale when it has another. */
   readonly basedOnTargetsEpoch: number;
@@ -918,6 +956,8 @@ export type DiskCommand =
   | ResizeDisk
   | RenameDisk
   | ChangeDisk
+  | SetCopies
+  | FinishCopies
   | TakeLease
   | ReleaseLease
   | ForceReleaseLease

@@ -15,10 +15,10 @@ import type { ClusterMap, DiskEntry } from "./model.ts";
 import {
   copiesMinOf,
   findNode,
-  findPool,
   groupCanRead,
   groupCanWrite,
   pgOfChunk,
+  poolOf,
   readerOf,
 } from "./queries.ts";
 
@@ -61,7 +61,7 @@ export function placer(
   disk: DiskEntry,
   self: number,
 ): ((chunk: number) => ChunkPlace) | null {
-  const pgs = findPool(map, disk.copies)?.pgs;
+  const pgs = poolOf(map, disk)?.pgs;
   if (pgs === undefined) return null;
   const copiesMin = copiesMinOf(map, disk);
   const isUp = (id: number) => findNode(map, id)?.state === "up";

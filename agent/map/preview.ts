@@ -15,7 +15,7 @@ import type { Result } from "./errors.ts";
 import { apply } from "./map.ts";
 import type { Availability, ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { planChange, type TableChange } from "./plan.ts";
-import { hasDisks } from "./queries.ts";
+import { hasDisks, poolIdOf } from "./queries.ts";
 import { placePool, weightOf } from "./targets.ts";
 
 /**
@@ -129,7 +129,7 @@ export function previewNodeChange(
   let groupsWithFewer = 0;
   let groupsImmovable = 0;
   for (const pool of map.pools) {
-    if (!hasDisks(map, pool.copies)) continue;
+    if (!hasDisks(map, pool.id)) continue;
     const placement = placePool(changed.value, pool);
     const before = pool.pgs.map((pg) => pg.target);
     placement.targets.forEach((target, pg) => {
@@ -140,7 +140,7 @@ export function previewNodeChange(
       before,
       // Where there is nobody to take it, the targets stay.
       after: placement.targets.map((target, pg) => target.length > 0 ? target : before[pg]),
-      bytesOfPg: bytesOf?.get(pool.copies) ?? 0,
+      bytesOfPg: bytesOf?.get(pool.id) ?? 0,
       movedMinimum: placement.movedMinimum,
     });
   }
@@ -201,19 +201,20 @@ function bytesByPool(
 ): ReadonlyMap<number, number> | null {
   if (usedBytes.size === 0) return null;
   const sizes = new Map<number, number>();
-  for (const { copies, sizeBytes } of map.disks) {
-    sizes.set(copies, (sizes.get(copies) ?? 0) + sizeBytes);
+  for (const disk of map.disks) {
+    const id = poolIdOf(map, disk);
+    sizes.set(id, (sizes.get(id) ?? 0) + disk.sizeBytes);
   }
   let known = 0;
   for (const bytes of usedBytes.values()) known += bytes;
   let expected = 0;
   for (const pool of map.pools) {
-    const sizeOfPg = (sizes.get(pool.copies) ?? 0) / pool.pgs.length;
+    const sizeOfPg = (sizes.get(pool.id) ?? 0) / pool.pgs.length;
     for (const pg of pool.pgs) expected += sizeOfPg * countReporting(pg, usedBytes);
   }
   const share = expected > 0 ? known / expected : 0;
-  const bytesOf = ({ copies, pgs }: Pool) => (sizes.get(copies) ?? 0) / pgs.length * share;
-  return new Map(map.pools.map((pool) => [pool.copies, bytesOf(pool)]));
+  const bytesOf = ({ id, pgs }: Pool) => (sizes.get(id) ?? 0) / pgs.length * share;
+  return new Map(map.pools.map((pool) => [pool.id, bytesOf(pool)]));
 }
 
 function countReporting(pg: PgEntry, usedBytes: ReadonlyMap<number, number>): number {

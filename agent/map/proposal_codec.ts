@@ -71,6 +71,8 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     "limits?": "numbers",
     "detectZeroes?": "boolean",
   },
+  "set-copies": { name: "text", copies: "number" },
+  "finish-copies": { pool: "number" },
   "create-snapshots": { disks: "numbers", name: "text", nowMs: "number" },
   "snapshot-taken": { id: "number", layer: "number", generation: "number" },
   "abort-snapshots": { taking: "number" },

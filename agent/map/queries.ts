@@ -78,15 +78,54 @@ export function storageNodes(map: Pick<ClusterMap, "nodes">): readonly NodeEntry
   return map.nodes.filter((node) => !node.witness);
 }
 
-/** The pool of disks with so many copies, if there has been such a disk. */
-export function findPool(map: ClusterMap, copies: number): Pool | undefined {
-  return map.pools.find((pool) => pool.copies === copies);
+/** A pool by its id: that of all disks with so many copies, if there has been such a disk, or a family's own. */
+export function findPool(map: Pick<ClusterMap, "pools">, id: number): Pool | undefined {
+  return map.pools.find((pool) => pool.id === id);
+}
+
+/** The pool that a family has for itself while its number of copies is being changed; undefined: it is not. */
+export function poolOfFamily(map: Pick<ClusterMap, "pools">, family: number): Pool | undefined {
+  return map.pools.find((pool) => pool.family === family);
+}
+
+/** Id of the pool that a disk's data is in now. */
+export function poolIdOf(
+  map: Pick<ClusterMap, "pools">,
+  disk: Pick<DiskEntry, "family" | "copies">,
+): number {
+  return poolOfFamily(map, disk.family)?.id ?? disk.copies;
+}
+
+/** The pool that a disk's data is in now; undefined only in a map without nodes. */
+export function poolOf(
+  map: Pick<ClusterMap, "pools">,
+  disk: Pick<DiskEntry, "family" | "copies">,
+): Pool | undefined {
+  return poolOfFamily(map, disk.family) ?? findPool(map, disk.copies);
 }
 
 /** Whether a pool has a disk, in the trash or not; without one nobody was ever promised anything about its data. */
-export function hasDisks(map: ClusterMap, copies: number): boolean {
-  return map.disks.some((disk) => disk.copies === copies) ||
-    map.trash.some(({ disk }) => disk.copies === copies);
+export function hasDisks(map: ClusterMap, pool: number): boolean {
+  return map.disks.some((disk) => poolIdOf(map, disk) === pool) ||
+    map.trash.some(({ disk }) => poolIdOf(map, disk) === pool);
+}
+
+/**
+ * The newest epoch in which a PG was settled that held data of a disk at that time: writes that were acknowledged under older maps and
+ * not flushed may be gone.
+ *
+ * @param disk of which the PG holds chunks now
+ * @param family of the PG's pool
+ * @returns where the disk was in another pool before, what held for any of the PGs there; 0: never
+ */
+export function settledEpochOf(
+  disk: Pick<DiskEntry, "placedEpoch" | "settledBefore">,
+  pg: Pick<PgEntry, "settledEpoch">,
+  family: number,
+): number {
+  // What became of a PG before the disk came there is others' business. A family's own pool begins with what held for the family.
+  const isOwn = family !== 0 || pg.settledEpoch > disk.placedEpoch;
+  return isOwn ? pg.settledEpoch : disk.settledBefore;
 }
 
 /** Every disk that has data: those that there are, and those in the trash. */
@@ -95,7 +134,7 @@ export function disksWithData(map: Pick<ClusterMap, "disks" | "trash">): readonl
 }
 
 /**
- * The number of the PG that a chunk of a disk belongs to, in the pool of the disk's `copies`.
+ * The number of the PG that a chunk of a disk belongs to, in whichever pool its data is.
  *
  * @param map that the disk is of
  * @param disk one of its disks
@@ -164,11 +203,19 @@ export function copiesMinOf(
   return copies <= 2 ? 1 : Math.floor(copies / 2) + 1;
 }
 
-/** Fewest members in sync with which every disk of a pool may be written; 1 for a pool without disks. */
-export function copiesMinOfPool(map: ClusterMap, { copies }: Pick<Pool, "copies">): number {
+/**
+ * Fewest members in sync with which every disk of a pool may be written; 1 for a pool without disks. Disks whose number of copies is being
+ * changed count for the pool that they come from and, with the number that they are to have, for the one that they go to: the places of
+ * their data are those of both.
+ */
+export function copiesMinOfPool(map: ClusterMap, pool: Pick<Pool, "id" | "family">): number {
   let most = 1;
   for (const disk of map.disks) {
-    if (disk.copies === copies) most = Math.max(most, copiesMinOf(map, disk));
+    const own = poolOfFamily(map, disk.family);
+    const isIn = pool.family === 0 ? disk.copies === pool.id : own?.id === pool.id;
+    if (isIn) most = Math.max(most, copiesMinOf(map, disk));
+    if (pool.family !== 0 || own?.copies !== pool.id) continue;
+    most = Math.max(most, copiesMinOf(map, { ...disk, copies: own.copies }));
   }
   return most;
 }

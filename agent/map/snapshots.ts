@@ -458,6 +458,8 @@ function cloneDisk(map: ClusterMap, command: CloneDisk): Result<Applied> {
     copies: origin.copies,
     copiesMin: origin.copiesMin,
     family: origin.family,
+    placedEpoch: origin.placedEpoch,
+    settledBefore: origin.settledBefore,
     // Stamps of what it shares are below those of what it writes, also where the two become one.
     generation: origin.generation,
     lease: null,

@@ -12,10 +12,38 @@
 
 import type { ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { place, type Placement } from "./placement.ts";
-import { copiesMinOfPool } from "./queries.ts";
+import { targetOf } from "./copies.ts";
+import { copiesMinOfPool, disksWithData, findPool } from "./queries.ts";
 
 /** The table that placement makes of a pool's targets and the nodes as they are. Pure; takes milliseconds. */
 export function placePool(map: ClusterMap, pool: Pool): Placement {
+  return pool.family === 0 ? placeShared(map, pool) : placeFamily(map, pool);
+}
+
+/** That of a family's own follows from those of the pools that it comes from and goes to. */
+function placeFamily(map: ClusterMap, pool: Pool): Placement {
+  const disk = disksWithData(map).find(({ family }) => family === pool.family);
+  const [before, after] = [
+    findPool(map, disk?.copies ?? pool.copies)!,
+    findPool(map, pool.copies)!,
+  ];
+  const [from, to] = [placeShared(map, before), placeShared(map, after)];
+  // Where nobody takes data everything stays as it is.
+  const keep = (target: number[], { target: old }: PgEntry) => target.length > 0 ? target : old;
+  const targets = pool.pgs.map((_, pg) => [
+    ...targetOf(
+      { target: keep(from.targets[pg], before.pgs[pg]) },
+      { target: keep(to.targets[pg], after.pgs[pg]) },
+    ),
+  ]);
+  const movedMinimum = targets.reduce(
+    (sum, target, pg) => sum + target.filter((id) => !pool.pgs[pg].target.includes(id)).length,
+    0,
+  );
+  return { ...to, targets, movedMinimum };
+}
+
+function placeShared(map: ClusterMap, pool: Pool): Placement {
   const placement = place({
     pgCount: pool.pgs.length,
     copies: pool.copies,

@@ -78,7 +78,7 @@ export function planSlots(
   const lostEpoch = new Map(paths.map((path) => [path.id, path.lostEpoch]));
   const working = paths.filter((path) => path.lostEpoch < 0);
   const isWorking = (id: number) => (lostEpoch.get(id) ?? 0) < 0;
-  const pools = map.pools.filter((pool) => hasDisks(map, pool.copies));
+  const pools = map.pools.filter((pool) => hasDisks(map, pool.id));
   const owed = new Set<number>();
   const load = new Map<number, number>(working.map((path) => [path.id, 0]));
   /** Groups to assign. */

@@ -608,8 +608,8 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     if (map === null || 2 ** map.pgBits !== groups || this.#isClosing) return false;
     if (this.#stores[fromId] !== from || this.#stores[toId] !== to) return false;
     let isHere = false;
-    for (const { copies, pgs } of map.pools) {
-      if (!hasDisks(map, copies)) continue;
+    for (const { id, pgs } of map.pools) {
+      if (!hasDisks(map, id)) continue;
       const { inSync, unclean, joining } = pgs[group];
       if (joining.includes(this.#self) || unclean.includes(this.#self)) return false;
       isHere ||= inSync.includes(this.#self);
@@ -664,7 +664,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     const move = this.#mover?.move ?? null;
     if (move !== null && !this.#mayMove(move)) this.#mover!.abort();
     // Leases change often, and who is in a group seldom.
-    const pools = map.pools.filter((pool) => hasDisks(map, pool.copies));
+    const pools = map.pools.filter((pool) => hasDisks(map, pool.id));
     const isSame = !this.#isSpread && this.#mapPools?.length === pools.length &&
       pools.every((pool, index) => pool === this.#mapPools![index]);
     if (isSame) {

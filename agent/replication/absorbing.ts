@@ -12,6 +12,8 @@
  *   writes. Where it joins, it waits until it is in sync, or gone from there.
  * - Where it is no member, what it has may be of any age: L's chunks are forgotten, and all of K's there lose their stamps. After
  *   L has gone from the map nothing else would tell them from what the others have under the same stamps.
+ * - While a group in which this node is in sync is not open, or on a data path that is lost, nothing is said: what is not there is not
+ *   listed, and is owed to the layer all the same once it is back, perhaps as the only copy.
  * - "Absorbed" is said after a sync that covers all of it, and only if this node's place in every group of the pool has stayed what it was
  *   since the chunks were looked at; otherwise it begins again.
  *
@@ -152,19 +154,28 @@ export class Absorbing implements OperationOwner {
     const before = job.underWay;
     while (job.underWay === 0 && job.phase <= Phase.Marking) {
       const layer = job.phase === Phase.Absorbing ? job.layer : job.into;
-      if (job.from < 0 || !this.#store.hasLayer(layer)) this.#nextPhase(job, nowMs);
+      const isOver = job.from < 0 || !this.#store.hasLayer(layer);
+      if (isOver) this.#nextPhase(job, nowMs, this.#isUnsure(view, disk));
       else this.#look(view, disk, job, layer);
     }
     return job.underWay - before;
   }
 
-  #nextPhase(job: Job, nowMs: number): void {
+  /** Whether this node may have chunks, and hold them for others, that it cannot list now. */
+  #isUnsure(view: ClusterView, disk: DiskView): boolean {
+    const { paths } = this.#store;
+    return disk.groups.some(({ group, entry, isOpen }) =>
+      entry.inSync.includes(view.self) && (!isOpen || (paths?.lossOf(group) ?? null) !== null)
+    );
+  }
+
+  #nextPhase(job: Job, nowMs: number, isUnsure: boolean): void {
     job.from = 0;
     if (job.phase === Phase.Absorbing) {
       job.phase = Phase.Marking;
       return;
     }
-    if (job.isIncomplete) {
+    if (job.isIncomplete || isUnsure) {
       job.phase = Phase.Waiting;
       job.nextMs = nowMs + AGAIN_MS;
       return;

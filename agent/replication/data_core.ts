@@ -159,7 +159,7 @@ export class DataCore implements PeerListener, RouterHost {
       joining: this.joining,
       flattened: (layers, epoch) => events.flattened?.(layers, epoch),
     });
-    this.joining.isBeingDropped = (copies, group) => this.tidier.isBusyWith(copies, group);
+    this.joining.isBeingDropped = (group) => this.tidier.isBusyWith(group);
     replica.joining = this.joining;
     replica.puller = this.joining;
     replica.damaged = (layers, chunk, block, count) =>

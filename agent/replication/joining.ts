@@ -27,8 +27,10 @@
  *   yet; who learns of it looks at the list again.
  * - A layer that is being flattened is one here with all that it is read through: that is compared, and that is copied into it.
  * - A job is about the chunks of disks that are in its pool now. A disk that gets another number of copies, and so another pool,
- *   takes its chunks along: nobody in the group that it has left gives them any more. (Who joined that group is not in the disk's
- *   new one: only members in sync take it over, see `poolsForOtherCopies` in map/groups.ts.)
+ *   takes its chunks along: nobody in the group that it has left gives them any more. Who joins where it comes to begins anew there,
+ *   by another `joinedEpoch` (`map/copies.ts`).
+ * - What is copied on behalf of a disk's holder, who brings its replicas in line, ends where a new job begins: the two would write to the
+ *   same chunk. The holder begins anew as well, since the group has changed.
  * - A group is reported only after a sync that covers everything pulled.
  * - Fewest copies first; within a group in the order of the list.
  *
@@ -80,11 +82,12 @@ export interface JoiningEvents {
   /**
    * This node holds everything that was acknowledged in these groups.
    *
+   * @param pool its id
    * @param epoch of the map on which that rests
    */
-  inSync(copies: number, groups: readonly number[], epoch: number): void;
+  inSync(pool: number, groups: readonly number[], epoch: number): void;
   /** This node's replica of these groups has the highest of what every replica had. */
-  settled(copies: number, groups: readonly number[]): void;
+  settled(pool: number, groups: readonly number[]): void;
 }
 
 /** How far catching up is. */
@@ -152,7 +155,8 @@ class GroupJob implements PeerRequestOwner {
 
   constructor(
     readonly owner: Joining,
-    readonly copies: number,
+    /** Id of its pool. */
+    readonly pool: number,
     readonly group: number,
     /** Epoch since which this node is a member in this capacity. */
     readonly since: number,
@@ -213,8 +217,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   /** Where the store lists chunks. */
   readonly #chunks = chunkList(LIST_MAX);
   readonly #arenaView: DataView;
-  /** What a group's chunks here say will not be true any more in a moment: wait. Set by whoever knows. */
-  isBeingDropped: (copies: number, group: number) => boolean = () => false;
+  /** What the chunks of groups of a number say here will not be true any more in a moment: wait. Set by whoever knows. */
+  isBeingDropped: (group: number) => boolean = () => false;
   constructor(options: {
     store: LocalStore;
     peers: Peers;
@@ -252,7 +256,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
         const at = entry.joining.indexOf(view.self);
         const isSettler = settlerOf(view.map, entry) === view.self;
         if (at < 0 && !isSettler) continue;
-        const key = keyOf(group.copies, group.group);
+        const key = keyOf(group.pool, group.group);
         wanted.add(key);
         const since = isSettler ? entry.changedEpoch : entry.joinedEpochs[at];
         const job = this.#jobs.get(key);
@@ -262,7 +266,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
           continue;
         }
         if (job !== undefined) this.#drop(job);
-        this.#jobs.set(key, new GroupJob(this, group.copies, group.group, since, isSettler));
+        this.#endAsked(group);
+        this.#jobs.set(key, new GroupJob(this, group.pool, group.group, since, isSettler));
       }
     }
     for (const [key, job] of this.#jobs) {
@@ -366,7 +371,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   /** The disk of a layer; undefined where it is gone, or has left the job's pool. */
   #diskOf(job: GroupJob, layer: number): DiskView | undefined {
     const disk = this.#view!.diskOfLayer(layer);
-    return disk?.entry.copies === job.copies ? disk : undefined;
+    return disk?.pool === job.pool ? disk : undefined;
   }
 
   /** Nothing that was copied or compared counts: all of it is looked at again, against another source. */
@@ -442,8 +447,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       else if (job.phase === Phase.Waiting || job.phase === Phase.Pulling) jobs.push(job);
     }
     if (jobs.length > 1) {
-      const copiesOf = (job: GroupJob) =>
-        view.pool(job.copies)[job.group]?.entry.inSync.length ?? 0;
+      const copiesOf = (job: GroupJob) => view.pool(job.pool)[job.group]?.entry.inSync.length ?? 0;
       jobs.sort((a, b) => copiesOf(a) - copiesOf(b));
     }
     for (const job of jobs) {
@@ -473,14 +477,14 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
 
   #beginListing(job: GroupJob): boolean {
     const view = this.#view!;
-    if (this.isBeingDropped(job.copies, job.group)) return false;
+    if (this.isBeingDropped(job.group)) return false;
     const loss = job.isSettling ? this.store.paths?.lossOf(job.group) ?? null : null;
     if (loss !== null) {
       // What is lost is not empty: whoever settled now would make it so for everyone.
       job.stuck = `the only copy of placement group ${job.group} is on ${loss}`;
       return false;
     }
-    const group = view.pool(job.copies)[job.group];
+    const group = view.pool(job.pool)[job.group];
     const isUp = (node: number) => node !== view.self && view.node(node)?.state === "up";
     if (job.isSettling) {
       job.others = group.entry.inSync.filter(isUp);
@@ -529,7 +533,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     }
     const { head } = request;
     head.flags = MessageFlag.Recovery;
-    head.copies = job.copies;
+    head.pool = job.pool;
     head.group = job.group;
     head.layer = layer;
     head.chunk = chunk;
@@ -574,7 +578,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   #isOf(job: GroupJob, layer: number, chunk: number): boolean {
     const view = this.#view!;
     const disk = view.diskOfLayer(layer);
-    return disk !== undefined && disk.entry.copies === job.copies &&
+    return disk !== undefined && disk.pool === job.pool &&
       this.store.hasLayer(layer) && chunk * CHUNK_BYTES < 2 ** 53 &&
       view.groupOf(disk, chunk).group === job.group;
   }
@@ -670,7 +674,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   #listIsComplete(job: GroupJob): void {
     const view = this.#view!;
     const list = this.#chunks;
-    for (const [layer, disk] of view.layersOf(job.copies)) {
+    for (const [layer, disk] of view.layersOf(job.pool)) {
       if (!this.store.hasLayer(layer)) continue;
       const first = view.firstChunk(disk, job.group);
       let from = 0;
@@ -797,7 +801,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   #otherSource(job: GroupJob): void {
     if (job.isSettling) return;
     const view = this.#view!;
-    const { inSync } = view.pool(job.copies)[job.group].entry;
+    const { inSync } = view.pool(job.pool)[job.group].entry;
     const sources = inSync.filter((node) => node !== view.self && view.node(node)?.state === "up");
     if (sources.length < 2) return;
     job.source = sources[(sources.indexOf(job.source) + 1) % sources.length];
@@ -846,26 +850,26 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
 
   /** {@inheritDoc JoiningHook.isJoining} */
   isJoining(group: GroupView): boolean {
-    const job = this.#jobs.get(keyOf(group.copies, group.group));
+    const job = this.#jobs.get(keyOf(group.pool, group.group));
     return job !== undefined && !job.isSettling;
   }
 
   /** {@inheritDoc JoiningHook.isComplete} */
   isComplete(group: GroupView, layer: number, chunk: number): boolean {
-    const job = this.#jobs.get(keyOf(group.copies, group.group));
+    const job = this.#jobs.get(keyOf(group.pool, group.group));
     return job?.find(layer, chunk)?.isComplete === true;
   }
 
   /** {@inheritDoc JoiningHook.isReplacing} */
   isReplacing(group: GroupView, layer: number, chunk: number): boolean {
-    const job = this.#jobs.get(keyOf(group.copies, group.group));
+    const job = this.#jobs.get(keyOf(group.pool, group.group));
     const pull = job?.find(layer, chunk)?.pull ?? null;
     return pull !== null || this.#asked.get(layer)?.has(chunk) === true;
   }
 
   /** {@inheritDoc JoiningHook.liveWrite} */
   liveWrite(group: GroupView, operation: Operation): LiveWrite {
-    const job = this.#jobs.get(keyOf(group.copies, group.group))!;
+    const job = this.#jobs.get(keyOf(group.pool, group.group))!;
     const layer = operation.layers[0];
     const { chunk } = operation;
     const isNew = job.phase >= Phase.Pulling && job.find(layer, chunk) === undefined;
@@ -877,7 +881,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     }
     const isFirst = state.live === null || !isKnown(state.live.last);
     state.live ??= new LiveBlocks();
-    if (isFirst && this.isBeingDropped(job.copies, job.group)) state.base.set(0, 0);
+    if (isFirst && this.isBeingDropped(job.group)) state.base.set(0, 0);
     else if (isFirst && state.pull === null) {
       stampOfPair(this.store, this.#view!.together(layer), chunk, state.base);
     }
@@ -918,7 +922,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       before.abort();
       before.done(Status.Busy);
     }
-    const job = this.#jobs.get(keyOf(group.copies, group.group));
+    const job = this.#jobs.get(keyOf(group.pool, group.group));
     const state = job !== undefined && !job.isSettling ? job.state(layer, chunk) : null;
     if (state !== null) {
       this.#endPull(job!, state);
@@ -943,6 +947,21 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     });
     chunks.set(chunk, pull);
     pull.begin();
+  }
+
+  /** Chunks of a group are not copied any more on behalf of whoever brings its disk in line. */
+  #endAsked(group: GroupView): void {
+    const view = this.#view!;
+    for (const [layer, chunks] of this.#asked) {
+      const disk = view.diskOfLayer(layer);
+      if (disk?.pool !== group.pool) continue;
+      for (const [chunk, pull] of chunks) {
+        if (view.groupOf(disk, chunk).group !== group.group) continue;
+        chunks.delete(chunk);
+        pull.abort();
+        pull.done(Status.Busy);
+      }
+    }
   }
 
   // ---------------------------------------------------------------------------------------- pace
@@ -1015,19 +1034,19 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const reports = new Map<string, { job: GroupJob; groups: number[] }>();
     for (const job of jobs) {
       // Something may have come up while the disk worked.
-      const isCurrent = this.#jobs.get(keyOf(job.copies, job.group)) === job;
+      const isCurrent = this.#jobs.get(keyOf(job.pool, job.group)) === job;
       if (!isCurrent || job.phase !== Phase.Syncing || job.todo.length > 0) continue;
       job.phase = Phase.Reported;
       job.reportedMs = this.#nowMs;
       this.#reportedMs = this.#nowMs;
-      const key = `${job.isSettling} ${job.copies}`;
+      const key = `${job.isSettling} ${job.pool}`;
       const report = reports.get(key);
       if (report === undefined) reports.set(key, { job, groups: [job.group] });
       else report.groups.push(job.group);
     }
     for (const { job, groups } of reports.values()) {
-      if (job.isSettling) this.#events.settled(job.copies, groups);
-      else this.#events.inSync(job.copies, groups, this.#view!.epoch);
+      if (job.isSettling) this.#events.settled(job.pool, groups);
+      else this.#events.inSync(job.pool, groups, this.#view!.epoch);
     }
     this.#startSync();
   }

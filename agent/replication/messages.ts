@@ -12,7 +12,7 @@
  *      28  block         u16
  *      30  count         u16, blocks
  *      32  generation    u32
- *      36  copies        u32, pool of `group`
+ *      36  pool          u32, of `group`: its id
  *      40  sequence      u64
  *      48  group         u32
  *      52  status        i32, answers: 0, an errno below 0, or a Status
@@ -108,7 +108,7 @@ export class Head {
   block = 0;
   count = 0;
   generation = 0;
-  copies = 0;
+  pool = 0;
   sequence = 0;
   group = 0;
   status = 0;
@@ -128,7 +128,7 @@ export class Head {
     this.block = 0;
     this.count = 0;
     this.generation = 0;
-    this.copies = 0;
+    this.pool = 0;
     this.sequence = 0;
     this.group = 0;
     this.status = 0;
@@ -149,7 +149,7 @@ export class Head {
     this.block = from.block;
     this.count = from.count;
     this.generation = from.generation;
-    this.copies = from.copies;
+    this.pool = from.pool;
     this.sequence = from.sequence;
     this.group = from.group;
     this.status = from.status;
@@ -168,7 +168,7 @@ export class Head {
     words[6] = this.chunk;
     words[7] = this.block | this.count << 16;
     words[8] = this.generation;
-    words[9] = this.copies;
+    words[9] = this.pool;
     words[10] = this.sequence;
     words[11] = this.sequence / TWO32;
     words[12] = this.group;
@@ -190,7 +190,7 @@ export class Head {
     this.block = bytes[28] | bytes[29] << 8;
     this.count = bytes[30] | bytes[31] << 8;
     this.generation = getU32(bytes, 32);
-    this.copies = getU32(bytes, 36);
+    this.pool = getU32(bytes, 36);
     this.sequence = getNumber(bytes, 40);
     this.group = getU32(bytes, 48);
     this.status = getU32(bytes, 52) | 0;

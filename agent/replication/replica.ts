@@ -395,7 +395,7 @@ export class Replica {
     const epoch = group.entry.changedEpoch;
     for (let write = this.#first; write !== null && write.epoch < epoch; write = write.next) {
       const disk = this.view!.diskOfLayer(write.operation.layers[0]);
-      if (disk === undefined || disk.entry.copies !== group.copies) continue;
+      if (disk === undefined || disk.pool !== group.pool) continue;
       if (this.view!.groupOf(disk, write.operation.chunk).group === group.group) return false;
     }
     return true;
@@ -860,7 +860,7 @@ export class Replica {
   #listGroup(state: Link): Verdict {
     const head = this.#head;
     const { view } = this;
-    const group = view!.pool(head.copies)[head.group];
+    const group = view!.pool(head.pool)[head.group];
     // What a lost data path held would look as if it had never been there.
     const isLost = group !== undefined && (this.#store.paths?.lossOf(group.group) ?? null) !== null;
     const isOld = group === undefined || head.epoch < group.entry.changedEpoch;
@@ -874,7 +874,7 @@ export class Replica {
     const list = this.#list;
     let entries = 0;
     let layer = 0, next = -1;
-    for (const [candidate, disk] of view!.layersOf(head.copies)) {
+    for (const [candidate, disk] of view!.layersOf(head.pool)) {
       if (candidate < head.layer || !this.#store.hasLayer(candidate)) continue;
       layer = candidate;
       const from = candidate === head.layer ? head.chunk : 0;

@@ -16,6 +16,8 @@
  * - A sync is done when every node that acknowledged a write of this disk, and still is a member, has synced after that
  *   acknowledgement. If a group with writes that were not synced had to be settled after all of its replicas had crashed,
  *   they may be gone: every sync fails that covers one of them, until one that covers all of them has failed.
+ * - A disk whose number of copies is changed goes to other groups (`map/copies.ts`), to this file as if all of its groups changed at once:
+ *   what is under way is sent to whoever is a member now and was none, and those that are none any more are waited for no longer.
  * - No read returns something older than what an earlier one returned: a read waits for the writes under way that overlap it.
  *   What only some of the replicas have must not be seen, since the others may be those that stay. Where this node's replica
  *   is the only member there is nothing to wait for.
@@ -214,11 +216,14 @@ export class DiskRouter implements PeerRequestOwner {
   /** Per node: the clock at its last acknowledgement, and at the start of the last sync that covers it. */
   readonly #dirtied = new Map<number, number>();
   readonly #synced = new Map<number, number>();
-  /** Per group: the clock at the last finished write, and the `settledEpoch` of the group at the first since the last sync. */
+  /**
+   * Per group, by number (which a chunk keeps, whichever pool its disk is in): the clock at the last finished write, and the epoch of the
+   * map under which the first since the last sync was finished. If the group is settled in a later one, that write may be gone.
+   */
   #groupDirtied = new Float64Array(0);
   /** Groups of which that is not 0. */
   #dirtyGroups: number[] = [];
-  #groupSettled = new Float64Array(0);
+  #groupSince = new Float64Array(0);
   /** Per group: the clock at the last finished write that may be lost, until the guest has been told; 0: none. */
   #groupLost = new Float64Array(0);
   /** Epoch of the map that writes were looked at under. */
@@ -325,8 +330,8 @@ export class DiskRouter implements PeerRequestOwner {
     // Only groups that chunks of the disk are in: what becomes of the others is not this guest's business.
     const chunks = Math.min(groups.length, Math.ceil((disk?.entry.sizeBytes ?? 0) / CHUNK_BYTES));
     for (let chunk = 0; chunk < chunks; chunk++) {
-      const { group, entry } = this.host.view.groupOf(disk!, chunk);
-      this.#groupSettled[group] = entry.settledEpoch;
+      const { group } = this.host.view.groupOf(disk!, chunk);
+      this.#groupSince[group] = this.host.view.epoch;
       this.#groupDirtied[group] = this.#clock;
       this.#dirtyGroups.push(group);
     }
@@ -401,17 +406,17 @@ export class DiskRouter implements PeerRequestOwner {
   #resize(groups: number): void {
     if (this.#groupDirtied.length === groups) return;
     const dirtied = new Float64Array(groups);
-    const settlements = new Float64Array(groups);
+    const since = new Float64Array(groups);
     const losses = new Float64Array(groups);
     for (let i = 0; i < groups; i++) {
       // A split: the new group holds what the one it comes from may have left unsynced.
       const from = this.#groupDirtied.length > 0 ? i % this.#groupDirtied.length : -1;
       dirtied[i] = from < 0 ? 0 : this.#groupDirtied[from];
-      settlements[i] = from < 0 ? 0 : this.#groupSettled[from];
+      since[i] = from < 0 ? 0 : this.#groupSince[from];
       losses[i] = from < 0 ? 0 : this.#groupLost[from];
     }
     this.#groupDirtied = dirtied;
-    this.#groupSettled = settlements;
+    this.#groupSince = since;
     this.#groupLost = losses;
     this.#dirtyGroups = [...dirtied.keys()].filter((group) => dirtied[group] > 0);
   }
@@ -865,8 +870,7 @@ export class DiskRouter implements PeerRequestOwner {
 
   #dirtyGroup(group: number): void {
     if (this.#groupDirtied[group] === 0) {
-      const entry = this.host.view.disk(this.diskId)!.groups[group].entry;
-      this.#groupSettled[group] = entry.settledEpoch;
+      this.#groupSince[group] = this.host.view.epoch;
       this.#dirtyGroups.push(group);
     }
     this.#groupDirtied[group] = ++this.#clock;
@@ -1141,9 +1145,9 @@ export class DiskRouter implements PeerRequestOwner {
    */
   #noteLosses(disk: DiskView): void {
     for (const at of this.#dirtyGroups) {
-      const { settledEpoch } = disk.groups[at].entry;
-      if (settledEpoch === this.#groupSettled[at]) continue;
-      this.#groupSettled[at] = settledEpoch;
+      const settledEpoch = this.host.view.settledEpochOf(disk, disk.groups[at]);
+      if (settledEpoch <= this.#groupSince[at]) continue;
+      this.#groupSince[at] = settledEpoch;
       this.#groupLost[at] = this.#groupDirtied[at];
     }
   }

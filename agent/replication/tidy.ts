@@ -4,7 +4,9 @@
  * Invariants:
  * - A chunk is dropped only while the map says that its group is whole without this node: all of its target is in sync, and this
  *   node is neither a member nor to become one. What a group might still need is kept, also as a start for catching up.
- * - A group whose chunks are being dropped is not listed for catching up before that is done.
+ * - A group whose chunks are being dropped is not listed for catching up before that is done, nor is the one of the same number in another
+ *   pool: a disk may have gone there.
+ * - Groups are looked at when they become none of this node's business, and when a disk comes into their pool (`map/copies.ts`).
  *
  * Bounds: one group at a time, `DROPS_MAX` chunks under way, looked for every `LOOK_MS`.
  *
@@ -28,6 +30,7 @@ export class Tidier {
   #view: ClusterView | null = null;
   /** Groups to look at, by key. */
   readonly #todo = new Set<number>();
+  /** Number of the group whose chunks are being dropped. */
   #current = 0;
   #drops = 0;
   #nextMs = 0;
@@ -38,23 +41,25 @@ export class Tidier {
     this.#log = options.log;
   }
 
-  /** True while chunks of the group are being dropped. */
-  isBusyWith(copies: number, group: number): boolean {
-    return this.#drops > 0 && this.#current === keyOf(copies, group);
+  /** True while chunks of a group of this number are being dropped: the disk may be in another pool by now, where they have the same. */
+  isBusyWith(group: number): boolean {
+    return this.#drops > 0 && this.#current === group;
   }
 
   /** The map has changed: groups may have become someone else's business. */
   mapChanged(view: ClusterView): void {
     const before = this.#view;
     this.#view = view;
+    const arrived = arrivals(before, view);
     for (const pool of view.pools()) {
+      const hasMore = pool.length > 0 && arrived.has(pool[0].pool);
       for (const group of pool) {
-        const old = before?.pool(group.copies)[group.group];
+        const old = before?.pool(group.pool)[group.group];
         // Shared by both views: nothing has changed.
-        if (old === group && before!.self === view.self) continue;
+        if (old === group && before!.self === view.self && !hasMore) continue;
         if (!isOver(view, group)) continue;
-        if (old !== undefined && isOver(before!, old)) continue;
-        this.#todo.add(keyOf(group.copies, group.group));
+        if (old !== undefined && isOver(before!, old) && !hasMore) continue;
+        this.#todo.add(keyOf(group.pool, group.group));
       }
     }
   }
@@ -73,7 +78,7 @@ export class Tidier {
 
   /** Starts to drop some chunks of a group; false when there is none left. */
   #dropSome(view: ClusterView, group: GroupView, key: number): boolean {
-    for (const [layer, disk] of view.layersOf(group.copies)) {
+    for (const [layer, disk] of view.layersOf(group.pool)) {
       if (!this.#store.hasLayer(layer)) continue;
       const list = this.#list;
       let from = 0;
@@ -88,7 +93,7 @@ export class Tidier {
         from = list.next;
       } while (list.count === 0 && from >= 0);
       if (list.count === 0) continue;
-      this.#current = key;
+      this.#current = group.group;
       this.#drops = list.count;
       for (let i = 0; i < list.count; i++) {
         this.#store.dropChunk(layer, list.chunks[i], (error) => {
@@ -107,6 +112,18 @@ export class Tidier {
     }
     return false;
   }
+}
+
+/** Pools into which a disk has come from another one: what this node had of it may be left over. */
+function arrivals(before: ClusterView | null, view: ClusterView): ReadonlySet<number> {
+  const pools = new Set<number>();
+  const isSame = before?.map.pools === view.map.pools && before.map.disks === view.map.disks;
+  if (before === null || isSame) return pools;
+  for (const { entry, pool } of view.disks()) {
+    const was = before.disk(entry.id);
+    if (was !== undefined && was.pool !== pool) pools.add(pool);
+  }
+  return pools;
 }
 
 /** Whether the group is whole, and none of this node's business. */

@@ -23,13 +23,16 @@ import {
   isOpenGroup,
   type NodeEntry,
   type PgEntry,
+  poolOf,
   readerOf,
+  settledEpochOf,
   takingOf,
 } from "../map/map.ts";
 
 /** A placement group at one epoch. */
 export interface GroupView {
-  readonly copies: number;
+  /** Id of its pool. */
+  readonly pool: number;
   readonly group: number;
   readonly entry: PgEntry;
   /** In-sync nodes first, then those that join. */
@@ -43,6 +46,10 @@ export interface GroupView {
 /** A disk at one epoch. */
 export interface DiskView {
   readonly entry: DiskEntry;
+  /** Id of the pool that its data is in. */
+  readonly pool: number;
+  /** The family that has that pool for itself; 0: none. */
+  readonly poolFamily: number;
   /** What the placement hash starts from. */
   readonly mix: number;
   readonly groups: readonly GroupView[];
@@ -91,26 +98,30 @@ export class ClusterView {
     const base = before !== null && before.self === self && this.#hasStatesOf(before)
       ? before
       : null;
-    for (const { copies, pgs } of map.pools) {
-      const old = base?.pool(copies) ?? NO_GROUPS;
+    for (const { id, pgs } of map.pools) {
+      const old = base?.pool(id) ?? NO_GROUPS;
       const isSame = old.length === pgs.length && pgs.every((entry, at) => old[at].entry === entry);
       const groups = isSame ? old : pgs.map((entry, group) => {
         const known = old[group];
-        return known?.entry === entry ? known : this.#group(copies, group, entry);
+        return known?.entry === entry ? known : this.#group(id, group, entry);
       });
-      this.#pools.set(copies, groups);
-      this.#poolNodes.set(copies, isSame ? base!.#poolNodes.get(copies)! : membersOf(groups));
+      this.#pools.set(id, groups);
+      this.#poolNodes.set(id, isSame ? base!.#poolNodes.get(id)! : membersOf(groups));
     }
     const together = countTaken(map);
     for (const entry of disksWithData(map)) {
       const taking = takingOf(entry);
+      const pool = poolOf(map, entry);
+      const id = pool?.id ?? entry.copies;
       // Whoever reads through an array that stays as it is need not compare it (store/chains.ts).
       Object.freeze(entry.layers);
       const disk: DiskView = {
         entry,
+        pool: id,
+        poolFamily: pool?.family ?? 0,
         mix: mix32(entry.family),
-        groups: this.#pools.get(entry.copies) ?? NO_GROUPS,
-        nodes: this.#poolNodes.get(entry.copies) ?? [],
+        groups: this.#pools.get(id) ?? NO_GROUPS,
+        nodes: this.#poolNodes.get(id) ?? [],
         copiesMin: copiesMinOf(map, entry),
         holder: entry.lease?.node ?? 0,
         draining: drainingLayer(entry),
@@ -155,10 +166,10 @@ export class ClusterView {
 
   readonly #isUp = (node: number): boolean => this.#nodes.get(node)?.state === "up";
 
-  #group(copies: number, group: number, entry: PgEntry): GroupView {
+  #group(pool: number, group: number, entry: PgEntry): GroupView {
     const isOpen = isOpenGroup(entry);
     const readFrom = readerOf({ pg: entry, group, self: this.self, isUp: this.#isUp });
-    return { copies, group, entry, members: [...entry.inSync, ...entry.joining], isOpen, readFrom };
+    return { pool, group, entry, members: [...entry.inSync, ...entry.joining], isOpen, readFrom };
   }
 
   /** A disk by its id, also one in the trash. */
@@ -246,15 +257,15 @@ export class ClusterView {
   }
 
   /** Layers of a pool in the order of their ids, each with its disk. */
-  layersOf(copies: number): readonly (readonly [layer: number, disk: DiskView])[] {
-    let layers = this.#poolLayers.get(copies);
+  layersOf(pool: number): readonly (readonly [layer: number, disk: DiskView])[] {
+    let layers = this.#poolLayers.get(pool);
     if (layers === undefined) {
       layers = [];
       for (const [layer, id] of this.#diskOfLayer) {
         const disk = this.#disks.get(id)!;
-        if (disk.entry.copies === copies) layers.push([layer, disk]);
+        if (disk.pool === pool) layers.push([layer, disk]);
       }
-      this.#poolLayers.set(copies, layers.sort((a, b) => a[0] - b[0]));
+      this.#poolLayers.set(pool, layers.sort((a, b) => a[0] - b[0]));
     }
     return layers;
   }
@@ -270,8 +281,8 @@ export class ClusterView {
   }
 
   /** Groups of a pool, by number. */
-  pool(copies: number): readonly GroupView[] {
-    return this.#pools.get(copies) ?? NO_GROUPS;
+  pool(id: number): readonly GroupView[] {
+    return this.#pools.get(id) ?? NO_GROUPS;
   }
 
   /** A group by what {@linkcode keyOf} has made of it. */
@@ -287,6 +298,11 @@ export class ClusterView {
   /** The chunks of a disk that are in a group are those with this remainder, by the number of groups. */
   firstChunk(disk: DiskView, group: number): number {
     return (group - disk.mix) & (disk.groups.length - 1);
+  }
+
+  /** The newest epoch in which a group was settled that held data of a disk then: `settledEpochOf` of `map/queries.ts`. */
+  settledEpochOf(disk: DiskView, group: GroupView): number {
+    return settledEpochOf(disk.entry, group.entry, disk.poolFamily);
   }
 
   /** Group of a chunk of a disk: `pgOf` of `map/hash.ts`. */
@@ -311,8 +327,8 @@ const NO_GROUPS: readonly GroupView[] = [];
 const GROUPS_MAX = 65536;
 
 /** One number for a group among those of all pools. */
-export function keyOf(copies: number, group: number): number {
-  return copies * GROUPS_MAX + group;
+export function keyOf(pool: number, group: number): number {
+  return pool * GROUPS_MAX + group;
 }
 
 /** Every node that is a member of one of the groups. */

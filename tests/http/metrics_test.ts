@@ -23,6 +23,7 @@ function diskNamed(name: string): DiskDocument {
     copies: 1,
     copiesMin: 1,
     copiesInSync: 1,
+    copiesChange: null,
     openOn: null,
     createdMs: 0,
     generation: 0,

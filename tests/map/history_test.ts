@@ -17,6 +17,7 @@ import {
   hasDisks,
   type MapCommand,
   members,
+  poolOf,
   settlerOf,
   takingOf,
 } from "../../agent/map/map.ts";
@@ -40,18 +41,24 @@ function randomCommand(random: Prng, map: ClusterMap): MapCommand {
   const entry = pick(map.nodes);
   const node = chance(30) ? random.below(20) : entry.id;
   const incarnation = entry.incarnation - (chance(8) ? 1 : 0);
-  const pool = chance(20) || map.pools.length === 0 ? 1 + random.below(5) : pick(map.pools).copies;
+  const pool = chance(20) || map.pools.length === 0 ? 1 + random.below(5) : pick(map.pools).id;
   const pgCount = map.pools[0]?.pgs.length ?? 256;
   const pgs = chance(10)
     ? Array.from({ length: pgCount }, (_, index) => index)
     : [random.below(3), random.below(3)];
-  const group = map.pools.find((each) => each.copies === pool)?.pgs[pgs[0]];
+  const group = map.pools.find((each) => each.id === pool)?.pgs[pgs[0]];
   const id = map.disks.length > 0 ? pick(map.disks).id : 1;
   const generation = (map.disks.find((disk) => disk.id === id)?.generation ?? 1) -
     (chance(6) ? 1 : 0);
   const nowMs = random.u32();
   const list = Array.from({ length: 1 + random.below(3) }, () => pick(map.nodes).id);
   if (chance(3)) return randomSnapshotCommand(random, map);
+  if (chance(10) && map.disks.length > 0) {
+    const { name, copies } = pick(map.disks);
+    return chance(3)
+      ? { kind: "set-copies", name, copies: chance(2) ? copies : 1 + random.below(3) }
+      : { kind: "finish-copies", pool: map.pools.at(-1)!.id };
+  }
   switch (random.below(34)) {
     case 0:
     case 1:
@@ -59,7 +66,7 @@ function randomCommand(random: Prng, map: ClusterMap): MapCommand {
     case 2:
       return { kind: "delete-disk", name };
     case 3:
-      return { kind: "change-disk", name, copies: 1 + random.below(3), readOnly: chance(2) };
+      return { kind: "change-disk", name, readOnly: chance(2) };
     case 4:
     case 5:
       return { kind: "take-lease", id, node, incarnation };
@@ -245,13 +252,14 @@ function finishSnapshots(map: ClusterMap): ClusterMap {
  */
 function checkGroups(before: ClusterMap, after: ClusterMap, command: MapCommand): void {
   const isAccepted = after.losses.length > 0 && after.losses.at(-1)!.epoch === after.epoch;
-  for (const { copies, pgs } of before.pools) {
-    const next = after.pools.find((pool) => pool.copies === copies)!;
-    if (next.pgs === pgs || !hasDisks(before, copies)) continue;
+  checkMoves(before, after);
+  for (const { id, pgs } of before.pools) {
+    const next = after.pools.find((pool) => pool.id === id);
+    if (next === undefined || next.pgs === pgs || !hasDisks(before, id)) continue;
     for (const [index, pg] of next.pgs.entries()) {
       const old = pgs[index % pgs.length];
       if (pg === old) continue;
-      const what = `PG ${index} of pool ${copies}`;
+      const what = `PG ${index} of pool ${id}`;
       const strangers = pg.inSync.filter((id) =>
         !old.inSync.includes(id) &&
         !(command.kind === "in-sync" && command.node === id && old.joining.includes(id))
@@ -262,6 +270,22 @@ function checkGroups(before: ClusterMap, after: ClusterMap, command: MapCommand)
         String(pg[field as "inSync"]) === String(old[field as "inSync"])
       );
       assert(isSame || pg.changedEpoch === after.epoch, `${what} changed without an epoch`);
+    }
+  }
+}
+
+/** A disk that goes to another pool comes to nobody who lacks its data, and nobody who knows no better is believed there. */
+function checkMoves(before: ClusterMap, after: ClusterMap): void {
+  for (const disk of before.disks) {
+    const now = after.disks.find(({ id }) => id === disk.id);
+    const [old, next] = [poolOf(before, disk)!, now === undefined ? undefined : poolOf(after, now)];
+    if (next === undefined || next.id === old.id) continue;
+    assertEquals(next.pgs.length, old.pgs.length);
+    for (const [index, { inSync, joining, changedEpoch }] of next.pgs.entries()) {
+      const had = old.pgs[index];
+      const heirs = next.family === 0 ? [...inSync, ...joining] : inSync;
+      assert(heirs.every((id) => had.inSync.includes(id)), `PG ${index} of ${disk.name}`);
+      assertEquals(changedEpoch, after.epoch);
     }
   }
 }

@@ -28,6 +28,7 @@ import {
 import { decodeMap, encodeMap, MAP_VERSION } from "../../agent/map/map_codec.ts";
 import {
   addNode,
+  atLevelTwo,
   clusterAtLevelTwo,
   clusterOf,
   clusterWithDisk,
@@ -156,11 +157,40 @@ function mapV2(): ClusterMap {
   );
 }
 
+/** The map that the second golden file of version 4 holds: a disk that has got another number of copies, and one on its way. */
+function mapOfCopies(): ClusterMap {
+  const create = { kind: "create-disk", sizeBytes: 2 ** 30, nowMs: 8 } as const;
+  const pgs = Array.from({ length: 256 }, (_, index) => index);
+  const map = runAll(
+    atLevelTwo(clusterOf(2)),
+    { ...create, name: "web", copies: 1 },
+    nodeUp(1, { bootId: "other", protocol: 2 }),
+    { kind: "unsettle", pool: 1, pgs },
+    { kind: "settled", pool: 1, pgs, node: 1, incarnation: 2 },
+    { kind: "set-copies", name: "web", copies: 2 },
+  );
+  const { id: pool } = map.pools.at(-1)!;
+  const one = { pool, pgs, node: 1, incarnation: 2 };
+  const two = { pool, pgs, node: 2, incarnation: 1 };
+  const done = runAll(
+    map,
+    { kind: "start-joining", ...one },
+    { kind: "start-joining", ...two },
+    { kind: "in-sync", ...one, basedOnEpoch: map.epoch + 2 },
+    { kind: "in-sync", ...two, basedOnEpoch: map.epoch + 2 },
+    { kind: "finish-copies", pool },
+    { ...create, name: "db", copies: 1 },
+    { kind: "set-copies", name: "db", copies: 5 },
+  );
+  const next = done.pools.at(-1)!.id;
+  return runAll(done, { kind: "start-joining", ...two, pool: next, pgs: [0, 1, 2] });
+}
+
 function history(commands: readonly MapCommand[], from = EMPTY_MAP): ClusterMap {
   return commands.reduce((map, command) => unwrap(apply(map, command)).map, from);
 }
 
-function golden(version: number): Uint8Array {
+function golden(version: number | string): Uint8Array {
   const url = new URL(`golden/map_v${version}.hex`, import.meta.url);
   const digits = Deno.readTextFileSync(url).replaceAll("\n", "").match(/../g)!;
   return Uint8Array.from(digits, (pair) => parseInt(pair, 16));
@@ -179,6 +209,15 @@ Deno.test("the golden file of version 4 reads as it did, and is what is written"
   assertEquals(checkMap(map), null);
   assertEquals(unwrap(decodeMap(golden(4))), map);
   assertEquals(unwrap(encodeMap(map)), golden(4));
+});
+
+Deno.test("the second golden file of version 4, of copies that change, reads as it did", () => {
+  const map = mapOfCopies();
+  assertEquals(checkMap(map), null);
+  assertEquals(map.pools.filter(({ family }) => family !== 0).length, 1);
+  assertEquals(map.disks.map(({ settledBefore }) => settledBefore > 0), [false, true]);
+  assertEquals(unwrap(decodeMap(golden("4_copies"))), map);
+  assertEquals(unwrap(encodeMap(map)), golden("4_copies"));
 });
 
 Deno.test("version 3 was never that of a release, and is refused", () => {
@@ -253,7 +292,7 @@ Deno.test("the table of a small cluster is below 1 KiB, and that of a large one 
     inSync: places[index][1],
     changedEpoch: 1_000_000 + random.below(1_000_000),
   }));
-  large = { ...large, epoch: 2_000_000, pools: [{ copies: 3, pgs: epochs }] };
+  large = { ...large, epoch: 2_000_000, pools: [{ ...large.pools[0], pgs: epochs }] };
   const bytes = unwrap(encodeMap(large));
   assert(bytes.length < 400 * 1024, `${bytes.length} bytes`);
   const read = unwrap(decodeMap(bytes)).pools[0].pgs;
@@ -302,7 +341,7 @@ Deno.test("bytes that were encoded are not overwritten by the next map", () => {
 });
 
 Deno.test("what is cut short or longer is refused", () => {
-  for (const bytes of [golden(1), golden(2), golden(4)]) {
+  for (const bytes of [golden(1), golden(2), golden(4), golden("4_copies")]) {
     for (let length = 0; length < bytes.length; length++) {
       const result = decodeMap(bytes.subarray(0, length));
       assertEquals(result.ok ? "" : result.error.code, "corrupt", `${length} bytes`);
@@ -314,7 +353,7 @@ Deno.test("what is cut short or longer is refused", () => {
 });
 
 Deno.test("damage gives an error or a map that keeps every invariant, and never throws", () => {
-  for (const bytes of [golden(1), golden(2), golden(4)]) {
+  for (const bytes of [golden(1), golden(2), golden(4), golden("4_copies")]) {
     const random = new Prng(bytes.length);
     const check = (damaged: Uint8Array, what: string) => {
       const result = decodeMap(damaged);

@@ -455,7 +455,7 @@ function oracleApply(
     disk.generation++;
     return null;
   }
-  if (!("name" in command)) return null;
+  if (!("name" in command) || command.kind === "set-copies") return null;
   const disk = disks.get(command.name);
   if (command.kind === "create-disk") {
     if (disk !== undefined) return "exists";

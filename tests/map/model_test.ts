@@ -17,6 +17,9 @@
  * In a second world the data of each PG is on a path of its own, which fails while the node runs, or is missing when it
  * starts, and is back at a later start, or never: a PG that nobody else holds then waits for it, and loses nothing flushed.
  *
+ * In a third world the disk gets another number of copies again and again, to and fro, while there are other disks with as many: whoever
+ * joins for the sake of those says so at any time. What a node has of a PG is the same in whichever pool the disk is.
+ *
  * @module
  */
 import { assert, assertEquals } from "@std/assert/mod.js";
@@ -24,17 +27,22 @@ import { Prng } from "../../agent/base/prng.ts";
 import {
   checkMap,
   type ClusterMap,
+  type DiskEntry,
   findNode,
   groupCanRead,
   groupCanWrite,
   type MapCommand,
   members,
   type NodeUp,
+  PG_BITS_MIN,
   type PgEntry,
+  type Pool,
+  poolOf,
+  settledEpochOf,
   settlerOf,
 } from "../../agent/map/map.ts";
 import { applyProposal } from "../../agent/map/proposals.ts";
-import { clusterWithDisk, nodeUp } from "./cluster.ts";
+import { clusterOf, clusterWithDisk, nodeUp, runAll } from "./cluster.ts";
 
 const NODES = 5;
 const PGS = 3;
@@ -130,8 +138,18 @@ interface Owed {
   readonly epoch: number;
 }
 
+/** The disk whose data is modelled. */
+function diskOf(map: ClusterMap): DiskEntry {
+  return map.disks.find(({ id }) => id === 1)!;
+}
+
+/** The pool that it is in. */
+function poolIn(map: ClusterMap): Pool {
+  return poolOf(map, diskOf(map))!;
+}
+
 function groupOf(map: ClusterMap, index: number): PgEntry {
-  return map.pools[0].pgs[index];
+  return poolIn(map).pgs[index];
 }
 
 class World {
@@ -157,10 +175,23 @@ class World {
   /** Paths that were back, and PGs that had waited for one. */
   returned = 0;
   waited = 0;
+  /** Times that another number of copies was asked for, and that the disk got there, or back. */
+  movesBegun = 0;
+  movesDone = 0;
 
-  constructor(seed: number, readonly losesPaths = false) {
+  constructor(seed: number, readonly losesPaths = false, readonly changesCopies = false) {
     this.random = new Prng(seed);
     this.map = clusterWithDisk(NODES, 3);
+    if (changesCopies) {
+      // All PGs must be where they belong for a move to end: no more than are led here.
+      this.map = { ...clusterOf(NODES), pgBits: PG_BITS_MIN };
+      for (const copies of [1, 2, 3, 4]) {
+        const kind = "create-disk";
+        const web = { kind, name: "web", sizeBytes: 2 ** 30, nowMs: 0, copies: 3 } as const;
+        const other = { kind, name: `other-${copies}`, sizeBytes: 512, nowMs: 0, copies } as const;
+        this.map = runAll(this.map, ...(copies === 1 ? [web] : []), other);
+      }
+    }
     this.view = this.map;
     this.nodes = this.map.nodes.map((node) => new Node(node.id, this.map));
   }
@@ -191,10 +222,12 @@ class World {
   /** Keeps account of what settling has lost. */
   notice(before: ClusterMap): void {
     if (before.epoch === this.map.epoch) return;
+    if (poolIn(before).family !== 0 && poolIn(this.map).family === 0) this.movesDone++;
     for (let index = 0; index < PGS; index++) {
       const [old, pg] = [groupOf(before, index), groupOf(this.map, index)];
       if (pg.inSync.length > old.inSync.length) this.joinedCount++;
-      if (pg.settledEpoch === old.settledEpoch) continue;
+      // In another pool it may be that of a time at which the disk was not there.
+      if (pg.settledEpoch !== this.map.epoch) continue;
       this.settledCount++;
       const content = new Set(this.node(pg.inSync[0]).replicas[index].have);
       this.settles.push({ pg: index, epoch: pg.settledEpoch, content });
@@ -203,6 +236,7 @@ class World {
   }
 
   step(): void {
+    if (this.changesCopies && this.random.below(3) === 0) return this.leadElsewhere();
     if (this.losesPaths && this.random.below(40) === 0) return this.losePath();
     const share = this.random.below(1000);
     if (share < 80) return this.write();
@@ -285,7 +319,8 @@ class World {
     for (const pg of ids) {
       const entry = groupOf(this.view, pg);
       if (groupCanRead(this.view, entry) !== null) return;
-      if (owed.some((write) => write.pg === pg && write.epoch < entry.settledEpoch)) {
+      const settledEpoch = settledEpochOf(diskOf(this.view), entry, poolIn(this.view).family);
+      if (owed.some((write) => write.pg === pg && write.epoch < settledEpoch)) {
         this.failedFlushes++;
         this.owed = owed.filter((write) => write.pg !== pg);
         return;
@@ -320,7 +355,8 @@ class World {
   }
 
   fail(node = this.pick(this.nodes), how = this.random.below(3)): void {
-    if (!node.isRunning) return;
+    // What takes long to be done must be left time for that.
+    if (!node.isRunning || (this.changesCopies && this.random.below(4) > 0)) return;
     node.isRunning = false;
     switch (how) {
       case 0: // Killed: the page cache stays.
@@ -456,8 +492,9 @@ class World {
       if (this.random.below(2) === 0) continue;
       const { id, incarnation } = node;
       const basedOnEpoch = node.view.epoch;
+      const { id: pool } = poolIn(node.view);
       this.propose(
-        { kind: "in-sync", pool: 3, pgs: [pg], node: id, incarnation, basedOnEpoch },
+        { kind: "in-sync", pool, pgs: [pg], node: id, incarnation, basedOnEpoch },
         id,
       );
     }
@@ -477,7 +514,8 @@ class World {
       }
       for (const write of replica.have) replica.synced.add(write);
       const { id, incarnation } = node;
-      this.propose({ kind: "settled", pool: 3, pgs: [pg], node: id, incarnation }, id);
+      const { id: pool } = poolIn(node.view);
+      this.propose({ kind: "settled", pool, pgs: [pg], node: id, incarnation }, id);
     }
   }
 
@@ -485,9 +523,13 @@ class World {
 
   lead(): void {
     const { map } = this;
-    const pg = this.random.below(PGS);
-    const entry = groupOf(map, pg);
-    const pgs = this.random.below(2) === 0 ? [pg] : [0, 1, 2];
+    this.leadOn(poolIn(map), this.random.below(this.changesCopies ? PGS + 1 : PGS));
+  }
+
+  leadOn({ id: pool, pgs: entries, family }: Pool, pg: number): void {
+    const { map } = this;
+    const entry = entries[pg];
+    const pgs = this.random.below(2) === 0 ? [pg] : [...entries.keys()].slice(0, PGS + 1);
     const share = this.random.below(30);
     if (share < 3) {
       // It finds somebody dead, now and then wrongly.
@@ -496,27 +538,65 @@ class World {
       const { id: node, incarnation } = findNode(map, this.pick(dead).id)!;
       return this.propose({ kind: "node-down", node, incarnation, nowMs: 0 });
     }
-    if (share === 3) return this.retarget(pg);
-    if (share < 6) return this.propose({ kind: "trim", pool: 3, pgs });
+    if (share === 3 && family === 0) return this.retarget(pool, pg);
+    if (share < 6) return this.propose({ kind: "trim", pool, pgs });
     if (entry.unclean.length > 0) {
-      if (this.random.below(2) === 0) return this.propose({ kind: "unsettle", pool: 3, pgs });
+      if (this.random.below(2) === 0) return this.propose({ kind: "unsettle", pool, pgs });
       const node = this.pick(entry.unclean);
-      return this.propose({ kind: "drop-unclean", pool: 3, pgs, node });
+      return this.propose({ kind: "drop-unclean", pool, pgs, node });
     }
     const missing = entry.target.filter((id) =>
       !members(entry).includes(id) && findNode(map, id)!.state === "up"
     );
     if (missing.length === 0) return;
     const { id: node, incarnation } = findNode(map, this.pick(missing))!;
-    this.propose({ kind: "start-joining", pool: 3, pgs, node, incarnation });
+    this.propose({ kind: "start-joining", pool, pgs, node, incarnation });
   }
 
-  retarget(pg: number): void {
-    const target = [1, 2, 3, 4, 5].filter(() => this.random.below(2) === 0).slice(0, 3);
+  /** What the leader does for pools whose data is not modelled, what nodes say of those, and the moves. */
+  leadElsewhere(): void {
+    const { map } = this;
+    if (this.random.below(80) === 0) {
+      const copies = 1 + this.random.below(4);
+      this.movesBegun++;
+      return this.propose({ kind: "set-copies", name: "web", copies });
+    }
+    const share = this.random.below(40);
+    if (share < 8) return this.propose({ kind: "finish-copies", pool: poolIn(map).id });
+    const pool = this.pick(map.pools);
+    if (share < 16) return this.leadOn(pool, this.random.below(PGS));
+    const unclean = pool.pgs.findIndex((entry) => entry.unclean.length > 0 && !entry.unsettled);
+    if (unclean >= 0 && share < 28) return this.leadOn(pool, unclean);
+    for (const [pg, entry] of pool.pgs.entries()) {
+      if (pool !== poolIn(map) || pg >= PGS) this.report(pool.id, pg, entry);
+      const isUp = (id: number) => findNode(map, id)!.state === "up";
+      const node = entry.target.find((id) => !members(entry).includes(id) && isUp(id));
+      if (node === undefined) continue;
+      const { incarnation } = findNode(map, node)!;
+      this.propose({ kind: "start-joining", pool: pool.id, pgs: [pg], node, incarnation });
+    }
+    this.propose({ kind: "trim", pool: pool.id, pgs: [0, 1, 2, 3] });
+  }
+
+  /** What nodes may say of data that is not modelled. */
+  report(pool: number, pg: number, entry: PgEntry): void {
+    const settler = settlerOf(this.map, entry);
+    const node = settler !== 0 ? settler : entry.joining[0];
+    if (node === undefined) return;
+    const { state, incarnation } = findNode(this.map, node)!;
+    if (state === "down") return;
+    const report = { pool, pgs: [pg], node, incarnation };
+    if (settler !== 0) return this.propose({ kind: "settled", ...report }, node);
+    this.propose({ kind: "in-sync", ...report, basedOnEpoch: this.map.epoch }, node);
+  }
+
+  retarget(pool: number, pg: number): void {
+    const target = [1, 2, 3, 4, 5].filter(() => this.random.below(2) === 0)
+      .slice(0, Math.min(3, pool));
     if (target.length === 0) return;
     const { targetsEpoch: basedOnTargetsEpoch } = this.map;
     const changes = [[pg, target]] as const;
-    this.propose({ kind: "set-targets", pool: 3, basedOnTargetsEpoch, changes });
+    this.propose({ kind: "set-targets", pool, basedOnTargetsEpoch, changes });
   }
 
   /** Commands of a run or a map that is over, or that nobody should have sent. */
@@ -524,6 +604,7 @@ class World {
     const node = 1 + this.random.below(NODES);
     const incarnation = Math.max(1, findNode(this.map, node)!.incarnation - this.random.below(2));
     const pgs = [0, 1, 2];
+    const { id: pool } = poolIn(this.map);
     switch (this.random.below(5)) {
       case 0:
         return this.propose({
@@ -535,12 +616,12 @@ class World {
         });
       case 1: { // A settler of the run before.
         const { incarnation: now } = findNode(this.map, node)!;
-        return this.propose({ kind: "settled", pool: 3, pgs, node, incarnation: now - 1 });
+        return this.propose({ kind: "settled", pool, pgs, node, incarnation: now - 1 });
       }
       case 2: // A report about a join that ended long ago.
         return this.propose({
           kind: "in-sync",
-          pool: 3,
+          pool,
           pgs,
           node,
           incarnation,
@@ -620,7 +701,7 @@ class World {
 }
 
 /** Runs many worlds; throws with the seed. Returns what was seen in all of them. */
-function runWorlds(losesPaths: boolean): Record<string, number> {
+function runWorlds(losesPaths: boolean, changesCopies = false): Record<string, number> {
   const seen = {
     flushes: 0,
     failedFlushes: 0,
@@ -629,10 +710,13 @@ function runWorlds(losesPaths: boolean): Record<string, number> {
     lost: 0,
     returned: 0,
     waited: 0,
+    movesBegun: 0,
+    movesDone: 0,
   };
+  const steps = changesCopies ? 4 * STEPS : STEPS;
   for (let seed = 1; seed <= SEEDS; seed++) {
-    const world = new World(seed, losesPaths);
-    for (let step = 0; step < STEPS; step++) {
+    const world = new World(seed, losesPaths, changesCopies);
+    for (let step = 0; step < steps; step++) {
       try {
         world.step();
         world.check();
@@ -647,6 +731,8 @@ function runWorlds(losesPaths: boolean): Record<string, number> {
     seen.lost += world.lost.size;
     seen.returned += world.returned;
     seen.waited += world.waited;
+    seen.movesBegun += world.movesBegun;
+    seen.movesDone += world.movesDone;
   }
   return seen;
 }
@@ -666,4 +752,14 @@ Deno.test("no acknowledged and flushed write is ever missing on a member that ma
 Deno.test("nor when paths fail, are missing, and come back", () => {
   const seen = runWorlds(true);
   expect(seen, { flushes: 40, settled: 60, joined: 100, returned: 100, waited: 20 });
+});
+
+Deno.test("nor while the disk gets other numbers of copies", () => {
+  const seen = runWorlds(false, true);
+  expect(seen, { flushes: 200, failedFlushes: 5, settled: 50, movesBegun: 300, movesDone: 60 });
+});
+
+Deno.test("nor when paths fail meanwhile", () => {
+  const seen = runWorlds(true, true);
+  expect(seen, { flushes: 30, settled: 30, returned: 100, movesBegun: 300, movesDone: 20 });
 });

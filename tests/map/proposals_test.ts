@@ -164,6 +164,8 @@ const EVERY: MapCommand[] = [
   { kind: "rollback-disk", disk: "web", snapshot: "s", nowMs: 1 },
   { kind: "restore-disk", id: 1, name: "b" },
   { kind: "purge-disk", id: 1 },
+  { kind: "set-copies", name: "web", copies: 2 },
+  { kind: "finish-copies", pool: 12 },
   { kind: "absorbed", node: 1, incarnation: 2, layers: [3, 4] },
   { kind: "flatten-disk", disk: "web" },
   { kind: "flatten-disk", disk: "web", cancel: true },

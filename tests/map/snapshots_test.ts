@@ -225,6 +225,8 @@ Deno.test("a clone begins as its snapshot is, and keeps what it needs of it", ()
     copies: 2,
     copiesMin: 1,
     family: 1,
+    placedEpoch: 0,
+    settledBefore: 0,
     generation: 0,
     lease: null,
     settled: 0,

@@ -81,7 +81,12 @@ Deno.test("a group that another pool waits for on a lost path stays there, and w
   const both = {
     ...map,
     pools: [
-      { copies: 1, pgs: pool.pgs.map((pg) => ({ ...pg, inSync: [1], unclean: [1] })) },
+      {
+        id: 1,
+        copies: 1,
+        family: 0,
+        pgs: pool.pgs.map((pg) => ({ ...pg, inSync: [1], unclean: [1] })),
+      },
       { ...pool, pgs: pool.pgs.map((pg) => joining(pg, 99)) },
     ],
     disks: [{ ...map.disks[0], name: "a", id: 7, copies: 1 }, ...map.disks],
@@ -98,7 +103,7 @@ Deno.test("after a split both halves stay where they are, and lose a path by the
   const split = {
     ...map,
     pgBits: 9,
-    pools: [{ copies: 1, pgs: [...pgs, ...pgs.map((pg) => ({ ...pg, inSync: [1, 2] }))] }],
+    pools: [{ ...map.pools[0], pgs: [...pgs, ...pgs.map((pg) => ({ ...pg, inSync: [1, 2] }))] }],
   };
   assertEquals(planSlots(split, 1, table, [works(1), works(2)]).table, null);
   const after = planSlots(split, 1, table, [works(1), lost(2, 5)]).table!;

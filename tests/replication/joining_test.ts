@@ -378,7 +378,7 @@ for (
     const map = mapOf({ ...JOINING, epoch: EPOCH + 1, disk: { copies: 2 } });
     const left = { target: [1, 3], inSync: [SOURCE, HOLDER], joining: [], joinedEpochs: [] };
     const pgs = map.pools[0].pgs.map((entry) => ({ ...entry, ...left }));
-    const moved = { ...map, pools: [{ copies: 2, pgs }, ...map.pools] };
+    const moved = { ...map, pools: [{ id: 2, copies: 2, family: 0, pgs }, ...map.pools] };
     const isList = ({ head }: Sent) => head.type === MessageType.List && head.group === at.group;
     const isDescribe = ({ head }: Sent) => head.type === MessageType.Describe;
     if (when === "before it is copied") at.answerAs(at.serve(source, isList)!, source);

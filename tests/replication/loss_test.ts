@@ -58,6 +58,14 @@ class LosingStore extends FakeStore {
     };
   }
 
+  override listChunks(...args: Parameters<FakeStore["listChunks"]>): void {
+    super.listChunks(...args);
+    if (!this.isAway) return;
+    const list = args[2];
+    list.count = 0;
+    list.next = -1;
+  }
+
   lose(): void {
     this.isAway = true;
     this.isOwed = true;
@@ -73,12 +81,14 @@ class Fixture {
   readonly told: number[][] = [];
   readonly unreachable: number[] = [];
   readonly settled: number[] = [];
+  readonly absorbed: number[] = [];
   nowMs = 1000;
 
   constructor(options: MapOptions, self: number) {
     this.core = coreOf(this, mapOf(options), self, {
       unreachable: (nodes) => this.unreachable.push(...nodes),
       settled: (_, groups) => this.settled.push(...groups),
+      absorbed: (layers) => this.absorbed.push(...layers),
       groupsLost: (groups) => this.told.push([...groups]),
     });
     this.core.linkUp(PEER, 1, false, 1);
@@ -130,7 +140,7 @@ class Fixture {
       this.ask(MessageType.Read, {}, [LAYER]),
       this.ask(MessageType.Sync, { incarnation: 1 }),
       this.ask(MessageType.Describe, recovery),
-      this.ask(MessageType.List, { ...recovery, copies: 3, group, chunk: 0 }),
+      this.ask(MessageType.List, { ...recovery, pool: 3, group, chunk: 0 }),
     ];
   }
 }
@@ -237,4 +247,30 @@ Deno.test("who has the only copy on a lost path does not settle it, and says why
   fixture.store.failure = 0;
   fixture.tick(50);
   assertEquals(new Set(fixture.settled).size, 256);
+});
+
+Deno.test("a layer is not called absorbed while its only copy is on a lost path", () => {
+  const layers = [{ id: LAYER, parent: 0, absorbedBy: [] }, {
+    id: LAYER + 1,
+    parent: LAYER,
+    absorbedBy: null,
+  }];
+  const absorbing = { layers, disk: { layers: [LAYER + 1, LAYER] } };
+  const alone = { inSync: [2], unclean: [2], unsettled: true, changedEpoch: EPOCH };
+  const fixture = new Fixture({ group: { inSync: [2] } }, 2);
+  fixture.store.chunk(LAYER, CHUNK).blocks.set(BLOCK, 7);
+  fixture.store.isAway = true;
+  const groups = [{ inSync: [2] }, alone];
+  for (const [at, group] of groups.entries()) {
+    const map = mapOf({ ...absorbing, epoch: EPOCH + 1 + at, group });
+    fixture.core.setMap(map, 2, 1);
+    fixture.tick(50);
+    assertEquals(fixture.absorbed, []);
+  }
+  // It is back, and settled.
+  fixture.store.isAway = false;
+  fixture.core.setMap(mapOf({ ...absorbing, epoch: EPOCH + 9, group: { inSync: [2] } }), 2, 1);
+  fixture.tick(50);
+  assertEquals(fixture.absorbed[0], LAYER);
+  assertEquals(fixture.store.chunk(LAYER + 1, CHUNK).blocks.get(BLOCK), 7);
 });

@@ -25,7 +25,7 @@ const FIELDS = {
   block: 1023,
   count: 1024,
   generation: 0xffffffff,
-  copies: 5,
+  pool: 5,
   sequence: 2 ** 53 - 1,
   group: 65535,
   status: -74,

@@ -301,7 +301,7 @@ Deno.test("mutated messages of every kind never throw, and leave no buffer behin
       type,
       id: i,
       sequence: i + 1,
-      copies: 3,
+      pool: 3,
       group: random.below(300),
       incarnation: random.below(2),
       flags: random.below(8),
@@ -457,7 +457,7 @@ Deno.test("who lists a group or describes a chunk is told to come again while ol
   at.map({ epoch: EPOCH + 1, group: { changedEpoch: EPOCH + 1 } });
   const { group } = at.replica.view!.groupOf(at.replica.view!.disk(1)!, 3);
   const ask = (id: number) => {
-    const head = { epoch: EPOCH + 1, flags: MessageFlag.Recovery, disk: 1, copies: 3 };
+    const head = { epoch: EPOCH + 1, flags: MessageFlag.Recovery, disk: 1, pool: 3 };
     at.receive({ ...head, type: MessageType.List, id, group });
     at.receive({ ...head, type: MessageType.Describe, id: id + 1, layer: 1, chunk: 3 });
     at.receive({ ...head, type: MessageType.List, id: id + 2, group: (group + 1) % 256 });

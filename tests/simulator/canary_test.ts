@@ -8,10 +8,12 @@ import { Simulation, type SimulationOptions } from "./cluster.ts";
 import { BLOCK, FENCE_STORIES, type FenceStory } from "./fence_stories.ts";
 import {
   acknowledgeEarly,
+  confirmAtOnce,
   drainAtOnce,
   forgetAbsorbed,
   forgetEpochs,
   forgetLeases,
+  forgetNewPlaces,
   forgetRollback,
   giveUpLeft,
   readOutOfSync,
@@ -43,7 +45,7 @@ function complaintAbout(sabotage: Sabotage, hasSnapshots = false): string {
 }
 
 /** What is said of blocks that cannot have been those of one disk, or of replicas that are not the same. */
-const IS_WRONG = /not linearizable|overwritten before|zeros|nobody wrote|differ:/;
+const IS_WRONG = /not linearizable|overwritten before|zeros|nobody wrote|differ:|different stamps/;
 
 Deno.test("a sequencer that acknowledges before the last replica has the write is caught", () => {
   assertMatch(complaintAbout(acknowledgeEarly), IS_WRONG);
@@ -101,4 +103,12 @@ Deno.test("a disk that was rolled back, and what it held is not there any more, 
 
 Deno.test("a replica that is read though it is not in sync is caught", () => {
   assertMatch(complaintAbout(readOutOfSync), /not in sync/);
+});
+
+Deno.test("a disk that gets other copies before they are complete is caught", () => {
+  assertMatch(complaintAbout(confirmAtOnce), IS_WRONG);
+});
+
+Deno.test("a holder that forgets who joins as its disk gets other copies is caught", () => {
+  assertMatch(complaintAbout(forgetNewPlaces), IS_WRONG);
 });

@@ -9,7 +9,8 @@
  * `checkMap` lets through; nobody has committed what its leader has not.
  *
  * Once the faults have ended: all nodes come back, every group becomes whole, damaged blocks heal, guests get on, leases go back,
- * another node reads it all, and all replicas have equal bytes and stamps.
+ * another node reads it all, and all replicas have equal bytes and stamps. Disks that were getting another number of copies have it, and
+ * nobody keeps what they have left behind.
  *
  * @module
  */
@@ -27,10 +28,13 @@ import {
   type MapCommand,
   type NodeEntry,
   type PgEntry,
+  poolOf,
+  poolOfFamily,
+  settledEpochOf,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
 import type { Check, CheckReport } from "../../agent/replication/checking.ts";
-import { Stamp } from "../../agent/replication/local_store.ts";
+import { chunkList, Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { DiskOracle, Guest } from "./guest.ts";
 import { Network, NO_FAULTS } from "./network.ts";
@@ -103,6 +107,9 @@ export interface SimulationReport {
   readonly rollbacks: number;
   /** Disks that were made independent of others. */
   readonly flattened: number;
+  /** Times that disks got another number of copies, and that they stayed as they were because it was taken back on the way. */
+  readonly copiesChanged: number;
+  readonly copiesKept: number;
   readonly epoch: number;
 }
 
@@ -176,8 +183,6 @@ export class Simulation implements NodeWatcher {
   readonly #faultsMs: number;
   readonly #nodeCount: number;
   readonly #pgBits: number;
-  /** By pool and group: the epoch at which it was settled last. */
-  readonly #settledEpochs = new Map<number, number>();
   #isOver = false;
   #isHealing = false;
   #hosts = 0;
@@ -194,6 +199,10 @@ export class Simulation implements NodeWatcher {
   /** Uuids that were in the map. */
   readonly #known = new Set<string>();
   #disksMade = 0;
+  /** Decides about numbers of copies, and nothing else. */
+  readonly #copies: Prng;
+  #copiesChanged = 0;
+  #copiesKept = 0;
   /** Null where none are taken. By chances of their own: seeds without them are what they were before there were any. */
   readonly #snapshots: Snapshots | null;
 
@@ -207,6 +216,7 @@ export class Simulation implements NodeWatcher {
     this.#tearing = tearing.chance(0.5) ? tearing : null;
     this.#checking = new Prng(options.seed ^ 0x63686563);
     this.#pathRandom = new Prng(options.seed ^ 0x70617468);
+    this.#copies = new Prng(options.seed ^ 0x636f7069);
     const { random } = this.world;
     this.#snapshots = options.hasSnapshots === true ? this.#makeSnapshots() : null;
     this.#nodeCount = options.nodes ?? random.pick([1, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9]);
@@ -284,6 +294,8 @@ export class Simulation implements NodeWatcher {
       checks: this.checks,
       goodChecks: this.goodChecks,
       rollbacks: this.#snapshots?.rolledBack ?? 0,
+      copiesChanged: this.#copiesChanged,
+      copiesKept: this.#copiesKept,
       epoch: this.map?.epoch ?? 0,
     };
   }
@@ -309,26 +321,31 @@ export class Simulation implements NodeWatcher {
     this.#snapshots?.look();
     for (const { uuid } of map.nodes) this.#known.add(uuid);
     if (this.#flipped !== null && this.#isAlone(this.#flipped)) this.#unrot(this.#flipped);
-    for (const pool of map.pools) {
-      if (old?.pools.includes(pool)) continue;
+    for (const oracle of [...this.oracles, ...this.#snapshots?.left ?? []]) {
+      const disk = dataOf(map, oracle);
+      const pool = disk === undefined ? undefined : poolOf(map, disk);
+      if (disk === undefined || pool === undefined || old?.pools.includes(pool)) continue;
+      if (this.oracles.includes(oracle)) this.#noteMove(old, map, disk);
       const lost = new Set<number>();
       pool.pgs.forEach((entry, pg) => {
-        const key = pool.copies * 65536 + pg;
-        const before = this.#settledEpochs.get(key) ?? 0;
-        if (entry.settledEpoch <= before) return;
-        this.#settledEpochs.set(key, entry.settledEpoch);
-        lost.add(pg);
+        if (settledEpochOf(disk, entry, pool.family) > (old?.epoch ?? 0)) lost.add(pg);
       });
       if (lost.size === 0) continue;
-      for (const oracle of [...this.oracles, ...this.#snapshots?.left ?? []]) {
-        const disk = dataOf(map, oracle);
-        if (disk?.copies !== pool.copies) continue;
-        oracle.lost(
-          this.world.nowMs,
-          (chunk) => lost.has(pgOf(disk.family, chunk, pool.pgs.length)),
-        );
-      }
+      oracle.lost(
+        this.world.nowMs,
+        (chunk) => lost.has(pgOf(disk.family, chunk, pool.pgs.length)),
+      );
     }
+  }
+
+  /** Counts what has become of numbers of copies that were to change. */
+  #noteMove(old: ClusterMap | null, map: ClusterMap, disk: DiskEntry): void {
+    const before = old?.disks.find(({ id }) => id === disk.id);
+    if (old === null || before === undefined || map.level < 2) return;
+    if (poolOfFamily(old, disk.family) === undefined) return;
+    if (poolOfFamily(map, disk.family) !== undefined) return;
+    if (before.copies !== disk.copies) this.#copiesChanged++;
+    else this.#copiesKept++;
   }
 
   /** The level never falls, is what all can speak, and what is new has waited for it. */
@@ -575,7 +592,19 @@ export class Simulation implements NodeWatcher {
       this.#snapshots?.step();
       if (this.#flipped === null) this.#step();
       else this.#stepFlipping(this.#flipped);
+      if (this.#flipped === null) this.#stepCopies();
     }
+  }
+
+  /** A disk is to have another number of copies, or what was asked for before is taken back, or is another one. */
+  #stepCopies(): void {
+    if (!this.#copies.chance(0.25) || this.map!.level < 2) return;
+    const oracle = this.#copies.pick(this.oracles);
+    const entry = this.#entryOf(oracle);
+    if (entry === undefined) return;
+    const isMoving = poolOfFamily(this.map!, entry.family) !== undefined;
+    const copies = isMoving && this.#copies.chance(0.5) ? entry.copies : this.#copies.between(1, 5);
+    this.propose({ kind: "set-copies", name: oracle.name, copies });
   }
 
   /** Now and then a main thread stands still. By chances of its own: what else happens in a seed does not depend on it. */
@@ -778,7 +807,7 @@ export class Simulation implements NodeWatcher {
     const { map } = this;
     return id !== 0 && map !== null && this.oracles.some((oracle) => {
       const disk = this.#entryOf(oracle);
-      const pool = map.pools.find(({ copies }) => copies === disk?.copies);
+      const pool = disk === undefined ? undefined : poolOf(map, disk);
       return disk !== undefined && pool !== undefined && oracle.places.some((place) => {
         const { pgs } = pool;
         const { inSync, unclean } =
@@ -1098,7 +1127,9 @@ export class Simulation implements NodeWatcher {
       }
       case 10: {
         const { name } = random.pick(this.oracles);
-        return this.propose({ kind: "change-disk", name, copies: random.between(1, 5) });
+        const copies = random.between(1, 5);
+        const kind = this.map!.level < 2 ? "change-disk" : "set-copies";
+        return this.propose({ kind, name, copies });
       }
       case 11:
         if (this.nodes.length < 9 && random.chance(0.3)) this.#join();
@@ -1239,8 +1270,9 @@ export class Simulation implements NodeWatcher {
       entry.inSync.length === entry.target.length &&
       entry.target.every((node) => entry.inSync.includes(node));
     const places = map.nodes.filter((node) => !node.witness && node.availability === "in").length;
-    const isPlaced = map.pools.every(({ copies, pgs }) =>
-      pgs.every(({ target }) => target.length === Math.min(copies, places))
+    // Nobody is on the way to another number of copies.
+    const isPlaced = map.pools.every(({ copies, family, pgs }) =>
+      family === 0 && pgs.every(({ target }) => target.length === Math.min(copies, places))
     );
     return isPlaced && map.pools.every((pool) => pool.pgs.every(isGood)) &&
       this.nodes.every((node) => node.process?.map?.epoch === map.epoch);
@@ -1291,6 +1323,24 @@ export class Simulation implements NodeWatcher {
     this.#checkHistory();
     for (const node of this.nodes) this.repaired += node.process!.data!.status.repaired;
     this.compareReplicas();
+    this.until("what is kept elsewhere is dropped", () => this.#isTidy(), QUIET_MS_MAX);
+  }
+
+  /** Whether nobody has anything of a guest's chunk but the members of its group. */
+  #isTidy(): boolean {
+    const map = this.map!;
+    return this.oracles.every((oracle) => {
+      const disk = this.#entryOf(oracle)!;
+      const { pgs } = poolOf(map, disk)!;
+      const chunks = new Set(oracle.places.map((place) => Math.floor(place / CHUNK_BYTES)));
+      return this.nodes.every((node) => {
+        const id = this.#nodeIdOf(node);
+        return [...chunks].every((chunk) =>
+          pgs[pgOf(disk.family, chunk, pgs.length)].inSync.includes(id) ||
+          disk.layers.every((layer) => !hasChunk(node, layer, chunk))
+        );
+      });
+    });
   }
 
   /** A guest opens a disk, reads all of it once, and closes it. */
@@ -1385,7 +1435,7 @@ export class Simulation implements NodeWatcher {
   #compareDisk(map: ClusterMap, disk: DiskEntry, oracle: DiskOracle): void {
     // What a holder that crashed has left is brought in line when the disk is opened again.
     if (disk.settled < disk.generation) return;
-    const pool = map.pools.find((candidate) => candidate.copies === disk.copies)!;
+    const pool = poolOf(map, disk)!;
     const chunks = new Set(oracle.places.map((place) => Math.floor(place / CHUNK_BYTES)));
     for (const chunk of chunks) {
       const entry = pool.pgs[pgOf(disk.family, chunk, pool.pgs.length)];
@@ -1479,6 +1529,14 @@ export class Simulation implements NodeWatcher {
 function dataOf(map: ClusterMap, { id }: DiskOracle): DiskEntry | undefined {
   return map.disks.find((disk) => disk.id === id) ??
     map.trash.find(({ disk }) => disk.id === id)?.disk;
+}
+
+/** Whether a node's store has a stamp or a block of a chunk. */
+function hasChunk({ process }: SimNode, layer: number, chunk: number): boolean {
+  if (process?.store.hasLayer(layer) !== true) return false;
+  const list = chunkList(1);
+  process.store.listChunks(layer, chunk, list);
+  return list.count > 0 && list.chunks[0] === chunk;
 }
 
 function textOf([atMs, node, message, fields]: LogLine): string {

@@ -151,6 +151,45 @@ function overlaid(view: ClusterView, methods: Partial<ClusterView>): ClusterView
   });
 }
 
+/** A node that begins to join the PGs of a family, as its number of copies is changed, says at once that it has everything. */
+export function confirmAtOnce(process: Process): void {
+  const data = process.data!;
+  const setMap = data.setMap.bind(data);
+  data.setMap = (map, self, incarnation) => {
+    setMap(map, self, incarnation);
+    for (const { id: pool, family, pgs: entries } of map.pools) {
+      if (family === 0) continue;
+      const pgs = [...entries.keys()].filter((pg) => entries[pg].joining.includes(self));
+      if (pgs.length === 0) continue;
+      const basedOnEpoch = map.epoch;
+      process.control!.propose({
+        kind: "in-sync",
+        pool,
+        pgs,
+        node: self,
+        incarnation,
+        basedOnEpoch,
+      });
+    }
+  };
+}
+
+/** A holder does not send its writes to those who join the PGs of a family, as its number of copies is changed. */
+export function forgetNewPlaces(process: Process): void {
+  const data = process.data!;
+  const setMap = data.setMap.bind(data);
+  data.setMap = (map, self, incarnation) => {
+    setMap(map, self, incarnation);
+    if (!data.hasMap) return;
+    for (const { id, family } of map.pools) {
+      if (family === 0) continue;
+      for (const group of data.view.pool(id)) {
+        (group as { members: readonly number[] }).members = group.entry.inSync;
+      }
+    }
+  };
+}
+
 /** A replica that lacks writes, since it was away, takes itself for one that may be read. */
 export function readOutOfSync(process: Process): void {
   const data = process.data!;
