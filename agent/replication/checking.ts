@@ -133,6 +133,8 @@ class Job implements PeerRequestOwner {
   pair: readonly number[] = [];
   /** Those are all that the layer is read through. */
   isThroughChain = false;
+  /** Nothing lies below those: what none of them has reads as zeros, whether it says so or not. */
+  hasAll = false;
   /** Nodes that are still to answer in this round. */
   pending = 0;
   /** Of the round: what comes late counts for nothing. */
@@ -688,6 +690,7 @@ export class Check {
     const chain = view.chain(job.pair[0]);
     // What some replicas have copied into a layer from below, and others have not, is the same in what the layer is read through.
     const mayBeCopied = !job.isThroughChain && chain.length > job.pair.length;
+    job.hasAll = chain.length === job.pair.length;
     let isHealing = false, isCopied = false;
     const before = sizeOf(job.left);
     for (let block = 0; block < CHUNK_BLOCKS; block++) {
@@ -701,7 +704,7 @@ export class Check {
       }
       const isChanged = answers.some(([, { changed }]) => has(changed, block));
       if (common !== null || (isChanged && !isSingle)) continue;
-      if (!areEqual(answers, block)) {
+      if (!areEqual(answers, block, job.hasAll)) {
         if (has(job.differed, block) && mayBeCopied) isCopied = true;
         else if (has(job.differed, block)) this.#differs(job, answers, block);
         else add(job.differed, block);
@@ -791,7 +794,7 @@ export class Check {
     const seen: number[] = [];
     for (const [, findings] of answers) {
       if (has(findings.data, block)) disk.verifiedBlocks++;
-      const content = contentOf(findings, block);
+      const content = contentOf(findings, block, job.hasAll);
       if (!seen.includes(content)) seen.push(content);
       contents.push(seen.indexOf(content));
     }
@@ -878,12 +881,22 @@ function nodesBehind(answers: readonly (readonly [number, Findings])[]): number[
 }
 
 /** What a block is, as a number: equal numbers are equal content. */
-function contentOf({ data, zeros, checksums }: Findings, block: number): number {
+function contentOf(
+  { data, zeros, checksums }: Findings,
+  block: number,
+  hasAll: boolean,
+): number {
   if (has(data, block)) return checksums[block];
-  return has(zeros, block) ? -1 : -2;
+  return hasAll || has(zeros, block) ? ZEROS : HOLE;
 }
 
-function areEqual(answers: readonly (readonly [number, Findings])[], block: number): boolean {
-  const content = contentOf(answers[0][1], block);
-  return answers.every(([, findings]) => contentOf(findings, block) === content);
+const ZEROS = -1, HOLE = -2;
+
+function areEqual(
+  answers: readonly (readonly [number, Findings])[],
+  block: number,
+  hasAll: boolean,
+): boolean {
+  const content = contentOf(answers[0][1], block, hasAll);
+  return answers.every(([, findings]) => contentOf(findings, block, hasAll) === content);
 }

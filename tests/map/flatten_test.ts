@@ -256,8 +256,8 @@ Deno.test("a snapshot that is deleted meanwhile is merged when that is over", ()
 Deno.test("disks that hang on others keep their number of copies, and so their groups, meanwhile", () => {
   const map = all(cloned(), FLATTEN);
   for (const name of ["web", "copy"]) {
-    const error = refuse(map, { kind: "change-disk", name, copies: 1 });
-    assertMatch(error.message, /shares data with others, which need as many copies/);
+    const error = refuse(map, { kind: "set-copies", name, copies: 1 });
+    assertMatch(error.message, /disk copy is being flattened/);
   }
 });
 

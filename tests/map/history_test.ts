@@ -319,5 +319,5 @@ Deno.test("random histories of a cluster keep every invariant after every comman
     finishSnapshots(map);
   }
   // Every kind of command that is made here has changed something, or the test would have shown less than it says.
-  assertEquals(counts.size, 39, [...counts.keys()].toSorted().join());
+  assertEquals(counts.size, 41, [...counts.keys()].toSorted().join());
 });

@@ -240,8 +240,13 @@ Deno.test("offsets in a report are those of the disk", () => {
 Deno.test("with two copies, the one that does not match its checksum is healed from the other one", () => {
   for (const which of [0, 1]) {
     const story = new Story(10 + which);
-    story.ask({ kind: "change-disk", name: "disk", copies: 2 });
-    story.waitFor("every group is whole", () => story.isQuiet());
+    story.ask({ kind: "set-copies", name: "disk", copies: 2 });
+    story.waitFor(
+      "two copies",
+      () =>
+        story.isQuiet() && story.groupOf(story.nodes[0], 0).entry.inSync.length === 2 &&
+        story.nodes[0].process!.map!.disks[0].copies === 2,
+    );
     const session = story.open(story.nodes[0]);
     const { value } = session.write(0, 3);
     session.writeNow(0, 4);
