@@ -485,7 +485,7 @@ export class Snapshots {
     const node = this.random.pick(able);
     const { process } = node;
     const data = process?.data ?? null;
-    const disk = data === null ? undefined : data.view.diskOfLayer(layer);
+    const disk = data?.hasMap === true ? data.view.diskOfLayer(layer) : undefined;
     if (process === null || data === null || disk === undefined) return done(null);
     // Not under a map that is older than the snapshot.
     if (data.view.chain(layer).length === 0) return done(null);
