@@ -203,4 +203,12 @@ export const REGRESSIONS: readonly Regression[] = [
       "a node said that it had absorbed a layer while the data path was lost that had its only copy, and deleted the layer when the " +
       "path was back",
   },
+  {
+    seed: 850057,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    found:
+      "a check of replicas took a hole of a flattened layer and zeros that were copied into it elsewhere for a difference",
+  },
 ];
