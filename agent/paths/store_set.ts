@@ -10,7 +10,8 @@
  *
  * Invariants:
  * - A chunk is on one path. What lies on another one is left over from before: it is never read, listed or
- *   compared, and is dropped.
+ *   compared, and is dropped. Before a group goes to a path, what that has left over of it is dropped, durably: since it was left there
+ *   layers may have been absorbed or flattened, and its stamps say nothing about that.
  * - The table is durable on every path that works before anything is done by it. So whichever paths are left, they know what
  *   the others hold.
  * - A path that fails, or is not there, is lost for the rest of the run. Nothing on it counts as empty: operations
@@ -63,7 +64,7 @@ import {
   type KnownPath,
   RECORD_KEY,
 } from "./record.ts";
-import { planSlots, SLOT_MASK, slotsOf } from "./slots.ts";
+import { NO_PATH, planSlots, SLOT_MASK, slotsOf } from "./slots.ts";
 import { type Move, Mover } from "./mover.ts";
 import { mergeStats } from "./stats.ts";
 
@@ -131,6 +132,8 @@ class Member {
   /** …among the chunks of this group, of so many; 1: of all. */
   leftoverGroup = 0;
   leftoverGroups = 1;
+  /** Whether something left over was dropped here that no sync has covered. */
+  hasDropped = false;
   /** Why it does not count though its store works: it refused what the others took; "": it counts. */
   refusal = "";
   /** Failed in this run: still turned, until what it had is given back. */
@@ -146,6 +149,19 @@ class Member {
     this.reason = path.reason;
     this.lostEpoch = path.store === null ? 0 : -1;
   }
+}
+
+/** A group that is about to go to a path. */
+interface Assigned {
+  readonly group: number;
+  readonly member: Member;
+}
+
+/** A chunk on a path that the table does not look for there. */
+interface Leftover {
+  readonly member: Member;
+  readonly layer: number;
+  readonly chunk: number;
 }
 
 /** A sync of all paths; reused. */
@@ -208,6 +224,8 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   #isTableBusy = false;
   /** What waits until it is not. */
   readonly #afterTable: (() => void)[] = [];
+  /** What waits until the group that moves has moved, or not. */
+  readonly #afterMove: (() => void)[] = [];
   readonly #mover: Mover | null;
   /** What is submitted to the group that moves, while it must not be changed. */
   readonly #held: (() => void)[] = [];
@@ -549,10 +567,10 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       },
       over: ({ group, groups }, path) => {
         const member = this.#members.find(({ id }) => id === path)!;
-        member.leftoverLayer = 0;
-        member.leftoverChunk = 0;
-        member.leftoverGroup = group;
-        member.leftoverGroups = groups;
+        const isAllSearched = member.leftoverLayer >= 0 && member.leftoverGroups === 1;
+        if (isAllSearched) search(member, 0, 1);
+        else search(member, group, groups);
+        for (const run of this.#afterMove.splice(0)) run();
       },
     });
   }
@@ -671,12 +689,12 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       this.#preparedEpoch = map.epoch;
       return true;
     }
+    const again = () => {
+      if (this.prepare(map, self, done)) done(null);
+    };
     // What is being dropped must not be taken for what a group begins with.
     if (this.#isTableBusy || this.#drops > 0) {
-      const waiting = this.#isTableBusy ? this.#afterTable : this.#afterDrops;
-      waiting.push(() => {
-        if (this.prepare(map, self, done)) done(null);
-      });
+      (this.#isTableBusy ? this.#afterTable : this.#afterDrops).push(again);
       return false;
     }
     const { table, owed } = planSlots(
@@ -701,11 +719,132 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       settled();
       return true;
     }
-    this.#writeTable(table, (error) => {
-      if (error === null) settled();
-      done(error);
+    const assigned = this.#assigned(map, table);
+    const isOnItsWay = assigned.some(({ group, member }) =>
+      this.#mover?.move?.group === group && this.#mover.move.toId === member.id
+    );
+    if (isOnItsWay) {
+      this.#afterMove.push(again);
+      return false;
+    }
+    this.#clear(map, assigned, table, (error) => {
+      if (error !== null) return done(error);
+      this.#writeTable(table, (error) => {
+        if (error === null) settled();
+        done(error);
+      });
     });
     return false;
+  }
+
+  /** Groups of which some slots get another path by a table, and that path. */
+  #assigned(map: ClusterMap, table: Uint8Array): Assigned[] {
+    const groups = 2 ** map.pgBits;
+    const assigned: Assigned[] = [];
+    for (let group = 0; group < groups; group++) {
+      for (let slot = group; slot < table.length; slot += groups) {
+        if (table[slot] === NO_PATH || table[slot] === this.#table[slot]) continue;
+        // All slots of a group that get a path get the same.
+        const member = this.#members.find(({ id }) => id === table[slot])!;
+        assigned.push({ group, member });
+        break;
+      }
+    }
+    return assigned;
+  }
+
+  /** Drops, durably, what paths have left over of groups that are about to go there. May call back at once. */
+  #clear(
+    map: ClusterMap,
+    assigned: readonly Assigned[],
+    table: Uint8Array,
+    done: (error: StoreError | null) => void,
+  ): void {
+    // Where all that was left over has been looked for, and made durable as dropped, there is none.
+    const suspects = assigned.filter(({ member }) =>
+      member.leftoverLayer >= 0 || member.hasDropped
+    );
+    if (suspects.length === 0) return done(null);
+    this.#isTableBusy = true;
+    let failure: StoreError | null = null;
+    const over = () => {
+      this.#isTableBusy = false;
+      done(failure);
+      if (failure === null) return;
+      for (const run of this.#afterTable.splice(0)) run();
+    };
+    const leftovers = this.#leftoversOf(2 ** map.pgBits, suspects, table);
+    let left = 0;
+    const dropped = (error: StoreError | null) => {
+      failure ??= error;
+      if (--left === 0) step();
+    };
+    const step = () => {
+      const some: Leftover[] = [];
+      while (failure === null && some.length < LEFTOVERS_PER_TICK) {
+        const next = leftovers.next();
+        if (next.done === true) break;
+        some.push(next.value);
+      }
+      if (failure !== null) return over();
+      if (some.length === 0) return sync();
+      left = some.length;
+      for (const { member: { store }, layer, chunk } of some) {
+        if (store !== null) store.dropChunk(layer, chunk, dropped);
+        else dropped(new StoreError("IO", "a data path has failed"));
+      }
+    };
+    const sync = () => {
+      const members = new Set(suspects.map(({ member }) => member));
+      const unsynced = [...members].filter(({ hasDropped }) => hasDropped);
+      let left = unsynced.length;
+      if (left === 0) return over();
+      for (const member of unsynced) {
+        const operationDone = ({ result }: Operation) => {
+          if (result === 0) member.hasDropped = false;
+          else {failure ??= new StoreError(
+              "IO",
+              `a data path could not be synced (errno ${-result})`,
+            );}
+          if (--left === 0) over();
+        };
+        const operation = new Operation({ operationDone }, 0);
+        operation.kind = OperationKind.Sync;
+        const { store } = member;
+        operation.result = -EIO;
+        if (store === null) operationDone(operation);
+        else store.submit(operation);
+      }
+    };
+    step();
+  }
+
+  /** What {@linkcode #clear} has to drop, chunk by chunk. */
+  *#leftoversOf(
+    groups: number,
+    assigned: readonly Assigned[],
+    table: Uint8Array,
+  ): Generator<Leftover> {
+    const list = chunkList(LEFTOVERS_PER_TICK);
+    for (const { group, member } of assigned) {
+      for (const [layer, mix] of [...this.#mixes]) {
+        let from = 0;
+        do {
+          list.count = 0;
+          list.next = -1;
+          if (member.store?.hasLayer(layer)) {
+            member.store.listChunks(layer, from, list, groups, group - mix & groups - 1);
+          }
+          from = list.next;
+          for (let i = 0; i < list.count; i++) {
+            const slot = mix + list.chunks[i] & SLOT_MASK;
+            if (this.#table[slot] === member.id || table[slot] !== member.id) continue;
+            member.hasDropped = true;
+            yield { member, layer, chunk: list.chunks[i] };
+          }
+        } while (from >= 0);
+      }
+    }
   }
 
   #learnLayers(map: ClusterMap): void {
@@ -719,8 +858,21 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
         mixes.set(layer, mix);
       }
     }
+    for (const layer of mixes.keys()) if (!this.#mixes.has(layer)) this.#searchAlso(layer);
     this.#mixes = mixes;
     this.#layerList = [...mixes.keys()].sort((a, b) => a - b);
+  }
+
+  /** A layer is known now that paths may have had before: after a start the first map may be older than what they hold. */
+  #searchAlso(layer: number): void {
+    const [list] = this.#listsOf(1);
+    for (const member of this.#working) {
+      const isSearched = member.leftoverLayer >= 0 && member.leftoverGroups === 1;
+      if (isSearched || !member.store!.hasLayer(layer)) continue;
+      list.count = 0;
+      member.store!.listChunks(layer, 0, list);
+      if (list.count > 0) search(member, 0, 1);
+    }
   }
 
   /** Whether this node holds no chunk of a group, in any pool. */
@@ -915,6 +1067,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       const chunk = list.chunks[i];
       if (this.#storeOf(layer, chunk) === store) continue;
       this.#drops++;
+      member.hasDropped = true;
       store.dropChunk(layer, chunk, () => {
         if (--this.#drops > 0) return;
         for (const run of this.#afterDrops.splice(0)) run();
@@ -982,6 +1135,14 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
 }
 
 const NONE: ReadonlySet<number> = new Set();
+
+/** Looks for what is left over on a path, from the beginning: in one group of so many. */
+function search(member: Member, group: number, groups: number): void {
+  member.leftoverLayer = 0;
+  member.leftoverChunk = 0;
+  member.leftoverGroup = group;
+  member.leftoverGroups = groups;
+}
 
 /** In words, for messages: which path, and what is the matter with it. */
 function describeLoss({ id, location, state, reason }: Member): string {

@@ -12,8 +12,8 @@
  *   writes. Where it joins, it waits until it is in sync, or gone from there.
  * - Where it is no member, what it has may be of any age: L's chunks are forgotten, and all of K's there lose their stamps. After
  *   L has gone from the map nothing else would tell them from what the others have under the same stamps.
- * - While a group in which this node is in sync is not open, or on a data path that is lost, nothing is said: what is not there is not
- *   listed, and is owed to the layer all the same once it is back, perhaps as the only copy.
+ * - While a data path of this node is lost that has chunks of the disk, nothing is said: what is on it is not listed, and not merged, and
+ *   it may come back as it was, or be the only copy. The map would forget L, and the node delete it, with all that it has there.
  * - "Absorbed" is said after a sync that covers all of it, and only if this node's place in every group of the pool has stayed what it was
  *   since the chunks were looked at; otherwise it begins again.
  *
@@ -146,7 +146,7 @@ export class Absorbing implements OperationOwner {
     const disk = view.diskOfLayer(job.layer);
     if (disk === undefined) return 0;
     if (job.places === "") job.places = placesOf(view, disk);
-    if (job.isFailed || job.places !== placesOf(view, disk)) {
+    if (job.isFailed || job.places !== placesOf(view, disk) || isPathLost(this.#store, disk)) {
       job.phase = Phase.Waiting;
       job.nextMs = nowMs + AGAIN_MS;
       return 0;
@@ -235,10 +235,21 @@ export class Absorbing implements OperationOwner {
     const disk = view.diskOfLayer(job.layer);
     const isSame = disk !== undefined && placesOf(view, disk) === job.places;
     // Otherwise it is begun again at the next tick.
-    if (job.isFailed || !isSame) return void (job.phase = Phase.Waiting);
+    if (job.isFailed || !isSame || isPathLost(this.#store, disk)) {
+      return void (job.phase = Phase.Waiting);
+    }
     job.phase = Phase.Told;
     job.nextMs = -Infinity;
   }
+}
+
+/**
+ * Whether anything of a disk is on a data path of this node that is lost, also in groups in which it is no member: what is there is
+ * neither listed nor changed, and may come back as it was.
+ */
+export function isPathLost({ paths }: LocalStore, disk: DiskView): boolean {
+  return paths !== undefined && paths.isImpaired &&
+    disk.groups.some(({ group }) => paths.lossOf(group) !== null);
 }
 
 /** What this node is in each group of a disk's pool, and since when it has been. */

@@ -22,6 +22,7 @@
  *   say by comparing who is right: it is reported with all who were asked, and nothing is changed.
  * - A layer and the one that it absorbs are checked as one. So are a layer that is being flattened and all that it is read through, and any
  *   layer of which something differs, before it counts as that: what only some replicas have copied into it is the same below it.
+ * - A hole below which there is no layer reads as zeros, and is equal to them: a flattened layer has either, as it was filled or copied.
  * - It ends: rounds without anything new, and time per chunk, are bounded.
  *
  * @module
@@ -133,8 +134,8 @@ class Job implements PeerRequestOwner {
   pair: readonly number[] = [];
   /** Those are all that the layer is read through. */
   isThroughChain = false;
-  /** Nothing lies below those: what none of them has reads as zeros, whether it says so or not. */
-  hasAll = false;
+  /** What was looked at last has no layer below it. */
+  isWhole = false;
   /** Nodes that are still to answer in this round. */
   pending = 0;
   /** Of the round: what comes late counts for nothing. */
@@ -689,8 +690,8 @@ export class Check {
     const { view } = this.#host;
     const chain = view.chain(job.pair[0]);
     // What some replicas have copied into a layer from below, and others have not, is the same in what the layer is read through.
-    const mayBeCopied = !job.isThroughChain && chain.length > job.pair.length;
-    job.hasAll = chain.length === job.pair.length;
+    job.isWhole = job.isThroughChain || chain.length <= job.pair.length;
+    const mayBeCopied = !job.isWhole;
     let isHealing = false, isCopied = false;
     const before = sizeOf(job.left);
     for (let block = 0; block < CHUNK_BLOCKS; block++) {
@@ -704,7 +705,7 @@ export class Check {
       }
       const isChanged = answers.some(([, { changed }]) => has(changed, block));
       if (common !== null || (isChanged && !isSingle)) continue;
-      if (!areEqual(answers, block, job.hasAll)) {
+      if (!areEqual(answers, block, job.isWhole)) {
         if (has(job.differed, block) && mayBeCopied) isCopied = true;
         else if (has(job.differed, block)) this.#differs(job, answers, block);
         else add(job.differed, block);
@@ -794,7 +795,7 @@ export class Check {
     const seen: number[] = [];
     for (const [, findings] of answers) {
       if (has(findings.data, block)) disk.verifiedBlocks++;
-      const content = contentOf(findings, block, job.hasAll);
+      const content = contentOf(findings, block, job.isWhole);
       if (!seen.includes(content)) seen.push(content);
       contents.push(seen.indexOf(content));
     }
@@ -880,23 +881,25 @@ function nodesBehind(answers: readonly (readonly [number, Findings])[]): number[
   ).map(([node]) => node);
 }
 
-/** What a block is, as a number: equal numbers are equal content. */
+/**
+ * What a block is, as a number: equal numbers are equal content.
+ *
+ * @param isWhole there is no layer below
+ */
 function contentOf(
   { data, zeros, checksums }: Findings,
   block: number,
-  hasAll: boolean,
+  isWhole: boolean,
 ): number {
   if (has(data, block)) return checksums[block];
-  return hasAll || has(zeros, block) ? ZEROS : HOLE;
+  return isWhole || has(zeros, block) ? -1 : -2;
 }
-
-const ZEROS = -1, HOLE = -2;
 
 function areEqual(
   answers: readonly (readonly [number, Findings])[],
   block: number,
-  hasAll: boolean,
+  isWhole: boolean,
 ): boolean {
-  const content = contentOf(answers[0][1], block, hasAll);
-  return answers.every(([, findings]) => contentOf(findings, block, hasAll) === content);
+  const content = contentOf(answers[0][1], block, isWhole);
+  return answers.every(([, findings]) => contentOf(findings, block, isWhole) === content);
 }

@@ -31,7 +31,7 @@ import type { Arena } from "../base/arena.ts";
 import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS } from "../base/limits.ts";
 import { EBADMSG, EIO, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
-import { placesOf } from "./absorbing.ts";
+import { isPathLost, placesOf } from "./absorbing.ts";
 import { chunkList, type LocalStore, Stamp } from "./local_store.ts";
 import type { Pace } from "./pace.ts";
 import { stampOfPair } from "./pairs.ts";
@@ -219,7 +219,7 @@ export class Flattener implements OperationOwner {
       if (job.phase !== Phase.Waiting || nowMs < job.nextMs) continue;
       const disk = view.diskOfLayer(job.layer);
       if (disk === undefined) continue;
-      job.stuck = this.#isLost(disk) ? "a data path of this node is lost" : null;
+      job.stuck = isPathLost(this.#store, disk) ? "a data path of this node is lost" : null;
       job.nextMs = nowMs + AGAIN_MS;
       if (job.stuck !== null || !isSettled(view, disk)) continue;
       job.phase = Phase.Copying;
@@ -238,12 +238,6 @@ export class Flattener implements OperationOwner {
       return job;
     }
     return null;
-  }
-
-  /** Whether anything of a disk was on a data path that is lost, also what this node need not have: it may come back as it was. */
-  #isLost(disk: DiskView): boolean {
-    const { paths } = this.#store;
-    return paths !== undefined && disk.groups.some(({ group }) => paths.lossOf(group) !== null);
   }
 
   /** Whether this node's places in groups are not what they were when the job began. */
@@ -273,7 +267,7 @@ export class Flattener implements OperationOwner {
     if (job.isFailed || job.isIncomplete) return this.#wait(job, nowMs);
     if (job.phase === Phase.Copying) {
       // What a path that was lost meanwhile had was not among the chunks.
-      if (this.#isLost(disk)) return this.#wait(job, nowMs);
+      if (isPathLost(this.#store, disk)) return this.#wait(job, nowMs);
       job.phase = Phase.Marking;
       job.from = 0;
     }
@@ -478,7 +472,8 @@ export class Flattener implements OperationOwner {
     if (operation.result !== 0) job.isFailed = true;
     if (operation !== this.#sync || job.isFailed || job.phase !== Phase.Syncing) return;
     const disk = this.#view!.diskOfLayer(job.layer);
-    const isOther = disk === undefined || this.#isLost(disk) || this.#hasMoved(this.#view!, job);
+    const isOther = disk === undefined || isPathLost(this.#store, disk) ||
+      this.#hasMoved(this.#view!, job);
     if (isOther) job.isFailed = true;
     else {
       job.phase = Phase.Told;

@@ -5,10 +5,10 @@
  */
 import { assert, assertAlmostEquals, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
-import type { ClusterMap } from "../../agent/map/map.ts";
+import type { ClusterMap, PgEntry } from "../../agent/map/map.ts";
 import { type Store } from "../../agent/store/store.ts";
 import { StoreError } from "../../agent/store/errors.ts";
-import { chunkList } from "../../agent/replication/local_store.ts";
+import { chunkList, Stamp } from "../../agent/replication/local_store.ts";
 import { Machine, mapWith } from "./harness.ts";
 
 const EIO = 5, ENODEV = 19;
@@ -351,6 +351,54 @@ Deno.test("a group that comes back to a node that has nothing of it any more goe
   assertEquals(used[0] + used[1], NUMBERS.length);
   assert(used[0] >= 4 && used[1] >= 6, `${used}`);
   for (const chunk of NUMBERS) assertEquals(machine.read(LAYER, chunk), 2);
+});
+
+Deno.test("a group that goes to a path which has something of it left over begins with nothing, whenever power fails", () => {
+  for (let seed = 0; seed < 60; seed++) {
+    const { machine, map } = alone(seed, "/a", "/b");
+    for (const chunk of NUMBERS) machine.write(LAYER, chunk, chunk + 1);
+    machine.sync();
+    machine.close();
+    const place = machine.places.get("/b")!;
+    const { disk } = place;
+    place.disk = null;
+    machine.mustOpen("/a", "/b");
+    machine.install(map);
+    const lost = lostChunks(machine, NUMBERS.length);
+    assert(lost.length > 4);
+    // Nobody here knows what others make of these groups from now on.
+    const away = (pg: PgEntry) => ({ ...pg, target: [2], inSync: [2] });
+    machine.install({ ...mapWith(1, 2, away), epoch: map.epoch + 1 });
+    machine.close();
+    place.disk = machine.again(disk!);
+    machine.mustOpen("/a", "/b");
+    const epoch = map.epoch + 2;
+    const join = (pg: PgEntry) => ({ ...pg, inSync: [2], joining: [1], joinedEpochs: [epoch] });
+    const joined = { ...mapWith(1, 2, join), epoch };
+    let isReady = false;
+    if (machine.set!.prepare(joined, 1, () => isReady = true)) isReady = true;
+    const random = new Prng(seed);
+    // The one path may be far ahead of the other when power fails.
+    const share = random.pick([0.1, 0.5, 0.9]);
+    for (let step = random.below(200); step > 0 && !isReady; step--) {
+      machine.step(random, machine.disk(random.chance(share) ? "/a" : "/b"));
+    }
+    if (seed > 0) {
+      machine.crash();
+      machine.mustOpen("/a", "/b");
+    }
+    machine.install(joined);
+    const stamp = new Stamp();
+    let onSame = 0;
+    for (const chunk of lost) {
+      if (machine.set!.locationOf(LAYER, chunk) === "/b") onSame++;
+      assertEquals(machine.store.stampOf(LAYER, chunk, stamp), false, `${chunk} of seed ${seed}`);
+      assertEquals(machine.read(LAYER, chunk), 0);
+      assertEquals(listed(machine, 10, 256, chunk), []);
+    }
+    assert(onSame > 0, "all of them are elsewhere");
+    machine.close();
+  }
 });
 
 Deno.test("nothing is made where a path that is missing was last", () => {

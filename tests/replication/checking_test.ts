@@ -17,7 +17,7 @@ import {
   window,
 } from "./harness.ts";
 
-const LAYER = 1, CHUNK = 3, BLOCK = 5;
+const LAYER = 1, BELOW = 9, CHUNK = 3, BLOCK = 5;
 /** The node that is asked has no replica: all that is said comes from nodes 1, 2 and 3. */
 const SELF = 4;
 
@@ -29,6 +29,8 @@ interface Said {
   /** Checksum of the block; null: it is damaged; left out: 1. */
   readonly sum?: number | null;
   readonly isChanged?: boolean;
+  /** Instead of data. */
+  readonly kind?: "zeros" | "hole";
 }
 
 class Fixture {
@@ -92,10 +94,11 @@ class Fixture {
   }
 
   say(sent: Sent, said: Said, epoch = EPOCH): void {
-    const { begin = 9, end = begin, generation = GENERATION, sum = 1, isChanged = false } = said;
+    const { begin = 9, end = begin, generation = GENERATION, sum = 1, isChanged, kind } = said;
     const findings = new Findings();
     findings.begin.set(begin === 0 ? 0 : generation, begin);
-    add(findings.data, BLOCK);
+    if (kind === "zeros") add(findings.zeros, BLOCK);
+    if (kind === undefined) add(findings.data, BLOCK);
     if (sum === null) add(findings.damaged, BLOCK);
     else findings.checksums[BLOCK] = sum;
     if (isChanged) add(findings.changed, BLOCK);
@@ -188,6 +191,26 @@ Deno.test("what differs once is looked at again, what differs twice is reported 
     blocks: ["differs 1,2,3 0,1,0"],
     reasons: [],
   });
+});
+
+Deno.test("a hole is equal to zeros where no layer is below it, and nowhere else", () => {
+  const hole: Said = { kind: "hole" }, zeros: Said = { kind: "zeros" };
+  const lowest = new Fixture();
+  lowest.round(zeros, hole, zeros);
+  assertEquals(lowest.result, GOOD);
+  const layers = [{ id: LAYER, parent: BELOW, absorbedBy: null }, {
+    id: BELOW,
+    parent: 0,
+    absorbedBy: null,
+  }];
+  const other = new Fixture({ disk: { layers: [LAYER, BELOW] }, layers });
+  other.round(zeros, hole, zeros);
+  other.round(zeros, hole, zeros);
+  assertEquals(other.result, null);
+  // From here on through the layer below.
+  other.round(zeros, {}, zeros);
+  other.round(zeros, {}, zeros);
+  assertEquals(other.result?.blocks, ["differs 1,2,3 0,1,0"]);
 });
 
 Deno.test("what is damaged is waited for until its node has healed it", () => {

@@ -9,6 +9,7 @@ import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import type { LayerEntry, SnapshotEntry } from "../../agent/map/map.ts";
 import type { DataCore } from "../../agent/replication/data_core.ts";
 import { EIO } from "../../agent/platform/platform.ts";
+import type { LocalPaths } from "../../agent/replication/local_store.ts";
 import { MessageFlag, MessageType, Status } from "../../agent/replication/messages.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import {
@@ -27,6 +28,8 @@ import {
   sumOf,
 } from "./harness.ts";
 
+/** A group in which nothing is. */
+const OTHER_GROUP = 0;
 const CHUNK = 3, BLOCK = 5, THEIRS = 11;
 
 /** A snapshot of layer 1 that is being taken: the disk's newest layer is 2. */
@@ -419,6 +422,51 @@ Deno.test("what a node has of groups that are not its own is forgotten, and noth
   assertEquals(at.store.content.get(1)!.has(CHUNK), false);
   assertEquals(at.store.chunk(2, CHUNK).generation, 0);
   assertEquals(at.absorbed, [1]);
+});
+
+Deno.test("while a data path is lost no layer is said to be absorbed: its only copy may be there", () => {
+  const at = new Fixture({ self: 2, layers: [1, 2] });
+  let lost: string | null = "the path /disk2";
+  const paths: LocalPaths = {
+    prepare: () => true,
+    installed() {},
+    get isImpaired() {
+      return lost !== null;
+    },
+    isLost: () => lost !== null,
+    lossOf: (group) => group === OTHER_GROUP ? lost : null,
+    owed: () => null,
+  };
+  Object.assign(at.store, { paths });
+  // What is on the lost path is not listed, as if it were not there.
+  at.map(ABSORBING, 2);
+  settle(at);
+  at.tick(1100);
+  settle(at);
+  assertEquals(at.absorbed, []);
+  lost = null;
+  fill(at);
+  at.tick(1100);
+  settle(at);
+  assertEquals([at.absorbed, at.store.chunk(1, CHUNK).blocks.size], [[1], 0]);
+  // Lost while what was merged is made durable.
+  const other = new Fixture({ self: 2, layers: [1, 2] });
+  Object.assign(other.store, { paths });
+  const submit = other.store.submit.bind(other.store);
+  let syncs = 0;
+  other.store.submit = (operation) => {
+    if (operation.kind === OperationKind.Sync && syncs++ === 0) lost = "the path /disk2";
+    submit(operation);
+  };
+  other.map(ABSORBING, 2);
+  settle(other);
+  other.tick(1100);
+  settle(other);
+  assertEquals([other.absorbed, syncs], [[], 1]);
+  lost = null;
+  other.tick(1100);
+  settle(other);
+  assertEquals([other.absorbed, syncs], [[1], 2]);
 });
 
 /** The source of a joining node: what it has of both layers, as a list and as content. */

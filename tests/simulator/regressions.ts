@@ -11,6 +11,7 @@ export interface Regression {
   readonly nodes?: number;
   readonly faultsMs: number;
   readonly hasSnapshots?: boolean;
+  readonly hasPaths?: boolean;
   /** What was wrong. */
   readonly found: string;
 }
@@ -192,5 +193,22 @@ export const REGRESSIONS: readonly Regression[] = [
     faultsMs: 20_000,
     found:
       "a write overtook an earlier one that the node had refused while it stopped, which then looked as if it had been applied",
+  },
+  {
+    seed: 850019,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    found:
+      "a node said that it had absorbed a layer while the data path was lost that had its only copy, and deleted the layer when the " +
+      "path was back",
+  },
+  {
+    seed: 850057,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    found:
+      "a check of replicas took a hole of a flattened layer and zeros that were copied into it elsewhere for a difference",
   },
 ];
