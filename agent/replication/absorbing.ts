@@ -14,6 +14,7 @@
  *   L has gone from the map nothing else would tell them from what the others have under the same stamps.
  * - While a data path of this node is lost that has chunks of the disk, nothing is said: what is on it is not listed, and not merged, and
  *   it may come back as it was, or be the only copy. The map would forget L, and the node delete it, with all that it has there.
+ *   The same holds while a group in which it is in sync is not open.
  * - "Absorbed" is said after a sync that covers all of it, and only if this node's place in every group of the pool has stayed what it was
  *   since the chunks were looked at; otherwise it begins again.
  *
@@ -163,10 +164,8 @@ export class Absorbing implements OperationOwner {
 
   /** Whether this node may have chunks, and hold them for others, that it cannot list now. */
   #isUnsure(view: ClusterView, disk: DiskView): boolean {
-    const { paths } = this.#store;
-    return disk.groups.some(({ group, entry, isOpen }) =>
-      entry.inSync.includes(view.self) && (!isOpen || (paths?.lossOf(group) ?? null) !== null)
-    );
+    return isPathLost(this.#store, disk) ||
+      disk.groups.some(({ entry, isOpen }) => entry.inSync.includes(view.self) && !isOpen);
   }
 
   #nextPhase(job: Job, nowMs: number, isUnsure: boolean): void {
