@@ -401,6 +401,32 @@ Deno.test("a group that goes to a path which has something of it left over begin
   }
 });
 
+Deno.test("a path that is closed before the others is not empty, and nobody who asks stumbles over it", () => {
+  const { machine, map } = alone(21, "/a", "/b");
+  for (const chunk of NUMBERS) machine.write(LAYER, chunk, chunk + 1);
+  const onA = NUMBERS.filter((chunk) => machine.set!.locationOf(LAYER, chunk) === "/a");
+  const random = new Prng(21);
+  let isClosed = false;
+  machine.store.close(() => isClosed = true);
+  while (machine.stores[0].state !== "closed") machine.step(random, machine.disk("/a"));
+  assertEquals([isClosed, machine.store.state], [false, "closing"]);
+  assertEquals(machine.store.hasLayer(LAYER), true);
+  assertEquals(machine.store.layers(), [LAYER]);
+  const [chunk] = onA;
+  assertEquals(machine.set!.paths.isLost(LAYER, chunk), true);
+  assertEquals(listed(machine, 100), NUMBERS.filter((chunk) => !onA.includes(chunk)));
+  assertEquals(listed(machine, 10, 256, chunk), []);
+  assertStringIncludes(machine.set!.paths.lossOf(groupOf(machine, chunk))!, "/a, which is closed");
+  assertEquals(machine.store.stampOf(LAYER, chunk, new Stamp()), false);
+  assertEquals(machine.read(LAYER, chunk), -ENODEV);
+  machine.until(() => isClosed, "closing");
+  machine.stores = [];
+  machine.mustOpen("/a", "/b");
+  assertEquals(machine.set!.wasClean, true);
+  machine.install(map);
+  for (const chunk of NUMBERS) assertEquals(machine.read(LAYER, chunk), chunk + 1);
+});
+
 Deno.test("nothing is made where a path that is missing was last", () => {
   const { machine } = alone(7, "/a", "/b");
   machine.close();
