@@ -724,6 +724,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       this.#mover?.move?.group === group && this.#mover.move.toId === member.id
     );
     if (isOnItsWay) {
+      this.#mover!.abort();
       this.#afterMove.push(again);
       return false;
     }
