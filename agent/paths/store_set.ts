@@ -724,6 +724,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       this.#mover?.move?.group === group && this.#mover.move.toId === member.id
     );
     if (isOnItsWay) {
+      this.#mover!.abort();
       this.#afterMove.push(again);
       return false;
     }
@@ -1084,17 +1085,26 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   close(done: Done): void {
     this.#isClosing = true;
     this.#mover?.abort();
-    const stores = this.#members.map(({ store, failed }) => store ?? failed);
-    let left = 0;
+    const members = this.#members.filter(({ store, failed }) => (store ?? failed) !== null);
+    let left = members.length;
     let fault: StoreError | null = null;
-    for (const store of stores) {
-      if (store === null) continue;
-      left++;
-      store.close((error) => {
+    for (const member of members) {
+      (member.store ?? member.failed)!.close((error) => {
         fault ??= error;
         if (--left === 0) done(fault);
+        else this.#closed(member);
       });
     }
+  }
+
+  /** A path is closed before others: until they are, it is as one that is lost, and what was on it is not taken for empty. */
+  #closed(member: Member): void {
+    if (member.store === null || this.#working.length === 1) return;
+    // It may have something to give back still.
+    member.failed = member.store;
+    member.store = null;
+    this.#stores[member.id] = null;
+    this.#working = this.#working.filter((each) => each !== member);
   }
 
   /** As `Store.stats`: sums of all paths that work. */
@@ -1147,6 +1157,7 @@ function search(member: Member, group: number, groups: number): void {
 /** In words, for messages: which path, and what is the matter with it. */
 function describeLoss({ id, location, state, reason }: Member): string {
   const name = location === "" ? `data path ${id}` : location;
+  if (state === "ok") return `${name}, which is closed`;
   if (state === "left-out") return `${name}, which the agent was not given`;
   if (state === "missing") return `${name}, which is missing (${reason})`;
   return `${name}, which has failed (${reason})`;

@@ -401,6 +401,60 @@ Deno.test("a group that goes to a path which has something of it left over begin
   }
 });
 
+Deno.test("what is left over of a layer that the first map after a start does not know yet is dropped as well", () => {
+  const { machine, map } = alone(31, "/a", "/b");
+  for (const chunk of NUMBERS) machine.write(LAYER, chunk, chunk + 1);
+  machine.close();
+  const place = machine.places.get("/b")!;
+  const { disk } = place;
+  place.disk = null;
+  machine.mustOpen("/a", "/b");
+  machine.install(map);
+  const lost = lostChunks(machine, NUMBERS.length);
+  const away = (pg: PgEntry) => ({ ...pg, target: [2], inSync: [2] });
+  machine.install({ ...mapWith(1, 2, away), epoch: map.epoch + 1 });
+  machine.close();
+  place.disk = machine.again(disk!);
+  machine.mustOpen("/a", "/b");
+  machine.install({ ...mapWith(1, 2, away), disks: [], layers: [], epoch: map.epoch + 2 });
+  machine.pass(10);
+  assertEquals(machine.set!.idle, true);
+  const epoch = map.epoch + 3;
+  const join = (pg: PgEntry) => ({ ...pg, inSync: [2], joining: [1], joinedEpochs: [epoch] });
+  machine.install({ ...mapWith(1, 2, join), epoch });
+  const stamp = new Stamp();
+  for (const chunk of lost) {
+    assertEquals(machine.store.stampOf(LAYER, chunk, stamp), false, `chunk ${chunk}`);
+  }
+  assert(lost.some((chunk) => machine.set!.locationOf(LAYER, chunk) === "/b"));
+});
+
+Deno.test("a path that is closed before the others is not empty, and nobody who asks stumbles over it", () => {
+  const { machine, map } = alone(21, "/a", "/b");
+  for (const chunk of NUMBERS) machine.write(LAYER, chunk, chunk + 1);
+  const onA = NUMBERS.filter((chunk) => machine.set!.locationOf(LAYER, chunk) === "/a");
+  const random = new Prng(21);
+  let isClosed = false;
+  machine.store.close(() => isClosed = true);
+  while (machine.stores[0].state !== "closed") machine.step(random, machine.disk("/a"));
+  assertEquals([isClosed, machine.store.state], [false, "closing"]);
+  assertEquals(machine.store.hasLayer(LAYER), true);
+  assertEquals(machine.store.layers(), [LAYER]);
+  const [chunk] = onA;
+  assertEquals(machine.set!.paths.isLost(LAYER, chunk), true);
+  assertEquals(listed(machine, 100), NUMBERS.filter((chunk) => !onA.includes(chunk)));
+  assertEquals(listed(machine, 10, 256, chunk), []);
+  assertStringIncludes(machine.set!.paths.lossOf(groupOf(machine, chunk))!, "/a, which is closed");
+  assertEquals(machine.store.stampOf(LAYER, chunk, new Stamp()), false);
+  assertEquals(machine.read(LAYER, chunk), -ENODEV);
+  machine.until(() => isClosed, "closing");
+  machine.stores = [];
+  machine.mustOpen("/a", "/b");
+  assertEquals(machine.set!.wasClean, true);
+  machine.install(map);
+  for (const chunk of NUMBERS) assertEquals(machine.read(LAYER, chunk), chunk + 1);
+});
+
 Deno.test("nothing is made where a path that is missing was last", () => {
   const { machine } = alone(7, "/a", "/b");
   machine.close();

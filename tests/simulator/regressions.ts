@@ -211,4 +211,19 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "a check of replicas took a hole of a flattened layer and zeros that were copied into it elsewhere for a difference",
   },
+  {
+    seed: 850047,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    found: "an agent that stopped ended badly when one data path was closed before another one",
+  },
+  {
+    seed: 850089,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    found:
+      "nothing in the product: groups moved to a node that had more room again while the simulator compared replicas",
+  },
 ];
