@@ -14,7 +14,8 @@
  *   s < a it is the other one that is waited for, or that a third one is asked instead.
  * - A chunk whose stamp is unknown takes what another replica has only if it is unknown there, too, before and after, and by the maps
  *   of both nobody can write to its layer and all replicas of it agree. An unknown stamp by itself allows nothing: the next write that
- *   comes makes it known.
+ *   comes makes it known. It is the same while replicas are being brought in line after a holder that has ended badly: what was
+ *   acknowledged is at both, nobody has seen what was not, and with their stamps unknown they are made equal before the disk is open.
  * - There is a way out where nobody else will ever have what this chunk's stamp says: after a holder that has ended badly, until the disk
  *   is open again, a write of it may be at this replica alone. The stamp is made unknown, which equals nothing, and the opening replaces
  *   the chunk by another replica's: what was acknowledged is there as well. That is done only while no write of the lease in the map
@@ -351,17 +352,17 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     const isAllKnown = isKnown(this.#begin) && isKnown(this.#there) && isKnown(this.#here);
     const isNoneKnown = !isKnown(this.#begin) && !isKnown(this.#there) && !isKnown(this.#here);
     // A write has made one of them known, or is on its way in parts, or may be: all of it once more.
-    if (!isAllKnown && !(isNoneKnown && this.#isAtRest())) return this.#putOffForStamps();
+    if (!isAllKnown && !(isNoneKnown && this.#mayBeUnknown())) return this.#putOffForStamps();
     if (compareStamps(this.#there, this.#here) <= 0) return this.#readHere(Step.LookingAgain);
     if (++block.tries >= TRIES_MAX) this.#over();
   }
 
-  /** Nobody can write to the block's layer, and its replicas agree, by the other node's map as well. */
-  #isAtRest(): boolean {
+  /** Nobody can write to the block's layer, and its replicas agree or are still to be brought in line, by the other node's map as well. */
+  #mayBeUnknown(): boolean {
     const view = this.#view!;
     const disk = view.disk(this.#block!.disk);
     if (disk === undefined || this.#epochThere > view.epoch) return false;
-    return view.isAtRest(disk, this.#layersOf(view));
+    return !view.isInOrder(disk) || view.isAtRest(disk, this.#layersOf(view));
   }
 
   /** Nobody who could be asked has all the writes of the chunk that are here. */

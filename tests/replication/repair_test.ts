@@ -312,14 +312,16 @@ Deno.test("the next node is asked where one lacks a write that is here", () => {
   assertEquals(at.state, [0xaa, false, GENERATION, 9]);
 });
 
-Deno.test("a chunk of unknown stamp takes a block only at rest, and where it is unknown, too, all the time", () => {
+Deno.test("a chunk of unknown stamp takes a block only at rest or to be brought in line, and where it is unknown, too, all the time", () => {
   const atRest = { holder: 0, disk: { settled: GENERATION } };
   const none = [0, 0], known = [GENERATION, 9];
   const cases = [
     { map: atRest, before: none, after: none, taken: true },
     { map: atRest, before: none, after: known, taken: false },
     { map: atRest, before: known, after: known, taken: false },
-    { map: { holder: 0 }, before: none, after: none, taken: false },
+    // A holder has ended badly, and nobody has opened the disk since.
+    { map: { holder: 0 }, before: none, after: none, taken: true },
+    { map: { holder: 0 }, before: none, after: known, taken: false },
     { map: {}, before: none, after: none, taken: false },
     // The other node knows of a lease that this one has not heard of.
     { map: atRest, before: none, after: none, epoch: EPOCH + 1, taken: false },

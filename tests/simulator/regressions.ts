@@ -226,4 +226,12 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "nothing in the product: groups moved to a node that had more room again while the simulator compared replicas",
   },
+  {
+    seed: 850211,
+    faultsMs: 20_000,
+    hasPaths: true,
+    found:
+      "a block that had rotted where replicas were to be brought in line was never healed: both copies had lost their stamps, and " +
+      "each waited for the other",
+  },
 ];
