@@ -308,7 +308,7 @@ Deno.test("data goes in and out by every way, and a shrunken or discarded part r
   await agent.check("disk", "resize", "web", "8M");
   image.fill(0, 5632);
   assertBytes(await exported(agent, "web"), image, "web");
-  assertEquals(text((await agent.run("disk", "check", "web")).stdout).includes("no damage"), true);
+  assertEquals(text((await agent.run("disk", "check", "web", "--local")).stdout).includes("no damage"), true);
 
   if (find("qemu-img") === undefined) {
     console.log("qcow2: not tested, there is no qemu-img here");
@@ -436,7 +436,7 @@ Deno.test("a flipped bit is an I/O error for its block alone, is named, and is g
   const status = await agent.run("status");
   assertEquals(status.code, 1, status.stderr);
   assertMatch(text(status.stdout), new RegExp(`1 block cannot be read: web at ${bad}`));
-  const check = await agent.run("disk", "check", "web", "--json");
+  const check = await agent.run("disk", "check", "web", "--local", "--json");
   assertEquals(check.code, 1, check.stderr);
   const { checkedBytes, damage } = JSON.parse(text(check.stdout));
   assertEquals([checkedBytes, damage], [data.length, [{ disk: "web", offsetBytes: bad }]]);
@@ -446,7 +446,7 @@ Deno.test("a flipped bit is an I/O error for its block alone, is named, and is g
   await frontEnd.read(bad, block);
   assertBytes(block, data.subarray(bad, bad + 4096), "the block");
   await frontEnd.close();
-  assertMatch(await agent.check("disk", "check", "web"), /no damage/);
+  assertMatch(await agent.check("disk", "check", "web", "--local"), /no damage/);
 });
 
 /** Flips a bit in the middle of where these bytes lie in a file. */
