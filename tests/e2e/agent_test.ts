@@ -308,7 +308,10 @@ Deno.test("data goes in and out by every way, and a shrunken or discarded part r
   await agent.check("disk", "resize", "web", "8M");
   image.fill(0, 5632);
   assertBytes(await exported(agent, "web"), image, "web");
-  assertEquals(text((await agent.run("disk", "check", "web", "--local")).stdout).includes("no damage"), true);
+  assertEquals(
+    text((await agent.run("disk", "check", "web", "--local")).stdout).includes("no damage"),
+    true,
+  );
 
   if (find("qemu-img") === undefined) {
     console.log("qcow2: not tested, there is no qemu-img here");
