@@ -24,7 +24,7 @@
  */
 import { chunkList, type LocalStore, Stamp } from "./local_store.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
-import type { ClusterView, DiskView } from "./view.ts";
+import type { ClusterView, DiskView, GroupView } from "./view.ts";
 
 /** Chunks being absorbed, forgotten or marked at a time. */
 const UNDER_WAY_MAX = 32;
@@ -156,25 +156,20 @@ export class Absorbing implements OperationOwner {
     while (job.underWay === 0 && job.phase <= Phase.Marking) {
       const layer = job.phase === Phase.Absorbing ? job.layer : job.into;
       const isOver = job.from < 0 || !this.#store.hasLayer(layer);
-      if (isOver) this.#nextPhase(job, nowMs, this.#isUnsure(view, disk));
+      if (isOver) this.#nextPhase(view, disk, job, nowMs);
       else this.#look(view, disk, job, layer);
     }
     return job.underWay - before;
   }
 
-  /** Whether this node may have chunks, and hold them for others, that it cannot list now. */
-  #isUnsure(view: ClusterView, disk: DiskView): boolean {
-    return isPathLost(this.#store, disk) ||
-      disk.groups.some(({ entry, isOpen }) => entry.inSync.includes(view.self) && !isOpen);
-  }
-
-  #nextPhase(job: Job, nowMs: number, isUnsure: boolean): void {
+  #nextPhase(view: ClusterView, disk: DiskView, job: Job, nowMs: number): void {
     job.from = 0;
     if (job.phase === Phase.Absorbing) {
       job.phase = Phase.Marking;
       return;
     }
-    if (job.isIncomplete || isUnsure) {
+    const isUnsure = ({ entry, isOpen }: GroupView) => entry.inSync.includes(view.self) && !isOpen;
+    if (job.isIncomplete || disk.groups.some(isUnsure)) {
       job.phase = Phase.Waiting;
       job.nextMs = nowMs + AGAIN_MS;
       return;
