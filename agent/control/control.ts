@@ -714,13 +714,10 @@ export class Control {
   }
 
   #endRemoved(epoch: number): void {
-    if (this.#isStopped) return;
     const reason =
       "this node was removed from the cluster: what it has stored is not part of it any more. To take " +
       "the host in again, start the agent with an empty data directory";
-    this.#host.log.error(reason, { epoch });
-    this.stop();
-    this.#soon.push(() => this.#host.unfit(reason));
+    this.#quit(reason, reason, { epoch });
   }
 
   #handle(peer: ControlPeer, message: ControlMessage): void {
@@ -1152,8 +1149,13 @@ export class Control {
 
   /** This version cannot go on: nothing more is applied, sent or proposed. */
   #end(reason: string): void {
+    this.#quit(reason, "this version of Kelpie cannot take part in the cluster", { reason });
+  }
+
+  /** Ends this agent, once, with a message for its log. */
+  #quit(reason: string, message: string, fields: Record<string, unknown>): void {
     if (this.#isStopped) return;
-    this.#host.log.error("this version of Kelpie cannot take part in the cluster", { reason });
+    this.#host.log.error(message, fields);
     this.stop();
     this.#soon.push(() => this.#host.unfit(reason));
   }
