@@ -132,6 +132,8 @@ const HOSTS_MAX = 24;
 const LOG_LENGTH = 400;
 /** One map of so many is compared between nodes, and checked: encoding costs time. */
 const MAP_CHECK_EVERY = 16;
+/** Guests have written fewer blocks than this. */
+const NUMBERS_MAX = 0x01010101;
 /** Blocks looked at for one that holds a guest's data. */
 const FLIP_TRIES = 60;
 
@@ -844,8 +846,10 @@ export class Simulation implements NodeWatcher {
     for (let i = 0; i < FLIP_TRIES; i++) {
       const offset = random.below(node.disk.sizeBytesMax / BLOCK_BYTES) * BLOCK_BYTES;
       const words = new Uint32Array(node.disk.peek(offset, BLOCK_BYTES).buffer);
-      // Guests' blocks are the ones that are full of one number.
-      if (words[0] === 0 || words.some((word) => word !== words[0])) continue;
+      // Guests' blocks are the ones that are full of one number, of which they have not written many. So is what a node
+      // remembers of where groups are, one byte for each: nobody has another copy of that, and its path is not opened then.
+      if (words[0] === 0 || words[0] >= NUMBERS_MAX) continue;
+      if (words.some((word) => word !== words[0])) continue;
       // A medium loses what is on it. In the tail of the log, not synced, it would pass for a write that was cut short.
       if (!node.disk.isDurable(offset, BLOCK_BYTES)) continue;
       const before = node.disk.peek(offset, BLOCK_BYTES);
