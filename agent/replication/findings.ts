@@ -6,6 +6,11 @@
  *     answer, head       generation, sequence: the stamp after
  *     answer, data       one block: a checksum u32 for each block that is data and not damaged, in order, then zeros
  *
+ * And what is to be replaced because of that, on one replica, by what another one has:
+ *
+ *     Replace, head      argument: the node that has it
+ *     Replace, extra     for each block: block u32 | checksum of what the replica has u32 | checksum of what it is to have u32
+ *
  * A set has bit b of word w for block 32·w + b. All of it is 4.5 KiB for a chunk, a thousandth of what is read for it: so it goes at once,
  * without a digest before.
  *
@@ -39,6 +44,9 @@ export function sizeOf(set: Uint32Array): number {
   return size;
 }
 
+/** Checksum of a block of zeros. */
+export const ZEROS_CHECKSUM = 0x48c6_89ba;
+
 /** What a look at a chunk has found, as far as it was asked for. */
 export class Findings {
   /** The chunk's stamp before the first look, and after the last. */
@@ -69,6 +77,47 @@ export interface InspectionQuery {
 export const INSPECT_WORDS = 2 + SET_WORDS;
 /** Words of its answer's. */
 export const FINDINGS_WORDS = 3 + 4 * SET_WORDS;
+
+/** A block that matches its checksum and is not what it should be. Contents are checksums of what a read through all layers gives. */
+export interface Replacement {
+  /** Of the chunk. */
+  readonly block: number;
+  /** What it holds: of anything else it is left alone. */
+  readonly wrong: number;
+  /** What it is to hold: nothing else is put there. */
+  readonly right: number;
+}
+
+/** Words of one in a Replace's extra part. */
+export const REPLACEMENT_WORDS = 3;
+/** Most of one message, which its extra part has room for. */
+export const REPLACEMENTS_MAX = 256;
+
+/** Lays replacements out as the head of the file says. */
+export function packReplacements(list: readonly Replacement[]): Uint32Array<ArrayBuffer> {
+  return Uint32Array.from(list.flatMap(({ block, wrong, right }) => [block, wrong, right]));
+}
+
+/**
+ * The other way round.
+ *
+ * @param extra bytes behind the head, from a peer
+ * @returns null: it cannot be right
+ */
+export function unpackReplacements(extra: Uint8Array): Replacement[] | null {
+  const bytes = 4 * REPLACEMENT_WORDS;
+  const count = extra.length / bytes;
+  if (!Number.isInteger(count) || count < 1 || count > REPLACEMENTS_MAX) return null;
+  const words = new DataView(extra.buffer, extra.byteOffset, extra.length);
+  const list: Replacement[] = [];
+  for (let at = 0; at < extra.length; at += bytes) {
+    const block = words.getUint32(at, true);
+    if (block >= CHUNK_BLOCKS) return null;
+    const [wrong, right] = [words.getUint32(at + 4, true), words.getUint32(at + 8, true)];
+    list.push({ block, wrong, right });
+  }
+  return list;
+}
 
 const TWO32 = 2 ** 32;
 

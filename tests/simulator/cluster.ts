@@ -33,7 +33,8 @@ import {
   settledEpochOf,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
-import type { Check, CheckReport } from "../../agent/replication/checking.ts";
+import type { CheckReport } from "../../agent/replication/check_report.ts";
+import type { Check } from "../../agent/replication/checking.ts";
 import { chunkList, Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { DiskOracle, Guest } from "./guest.ts";
@@ -650,11 +651,8 @@ export class Simulation implements NodeWatcher {
     if (data === null || !data.hasMap || this.map === null) return;
     this.note(node, "compares replicas");
     const targets = allTargets(this.map);
-    const check = data.check({
-      targets,
-      repair: this.#checking.chance(0.8),
-      done: (report) => this.#compared(node, report),
-    });
+    const repair = this.#checking.chance(0.8);
+    const check = data.check({ targets, repair }, (report) => this.#compared(node, report));
     if (check === null || !this.#checking.chance(0.1)) return;
     this.world.after(this.#checking.between(1, 500), () => data.cancelCheck(check));
   }
@@ -1403,14 +1401,15 @@ export class Simulation implements NodeWatcher {
   }
 
   /** Has a node compare the replicas of all disks; null in place of the report until it is there. Throws where it cannot. */
-  beginCheck(node: SimNode, repair: boolean): { check: Check; report: CheckReport | null } {
+  beginCheck(
+    node: SimNode,
+    repair: boolean,
+    preferred = 0,
+  ): { check: Check; report: CheckReport | null } {
     const found: { check: Check; report: CheckReport | null } = { check: null!, report: null };
     const targets = allTargets(this.map!);
-    const check = node.process!.data!.check({
-      targets,
-      repair,
-      done: (report) => found.report = report,
-    });
+    const done = (report: CheckReport) => found.report = report;
+    const check = node.process!.data!.check({ targets, repair, preferred }, done);
     if (check === null) throw new Error(`node ${node.id} cannot compare replicas`);
     found.check = check;
     return found;
