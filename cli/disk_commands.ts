@@ -524,10 +524,12 @@ async function settle(
     readonly yes: boolean;
   },
 ): Promise<void> {
+  using client = context.client();
+  const [, { name: preferred }] = await Promise.all([client.disk(name), client.node(node)]);
   context.output.confirm({
     yes,
-    action: `make all replicas of disk ${name} what node ${node} has, where they differ`,
-    loss: "what other nodes have there, also where more of them agree",
+    action: `overwrite replicas of disk ${name} by what node ${preferred} has`,
+    loss: "what other nodes have where they differ from it, also where most of them agree",
   });
   const report = await follow(
     context,

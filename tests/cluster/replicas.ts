@@ -1,5 +1,5 @@
 /**
- * Compares what stores hold, chunk by chunk and block by block, after their agents have ended. It reads the files with the
+ * Compares what stores hold, chunk by chunk and block by block, after their agents have ended, or changes it. It opens the files with the
  * store's own code and asks no agent.
  *
  * @module
@@ -11,9 +11,11 @@ import { LinuxDisk, openStoreFile } from "../../agent/platform/linux/disk.ts";
 import { LinuxMemory } from "../../agent/platform/linux/memory.ts";
 import { LinuxRandom } from "../../agent/platform/linux/random.ts";
 import { Ring } from "../../agent/platform/linux/ring.ts";
+import type { Kernel } from "../../agent/platform/platform.ts";
 import type { StoreError } from "../../agent/store/errors.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Store } from "../../agent/store/store.ts";
+import { readSuperblock, storePath } from "../e2e/superblocks.ts";
 
 /** Blocks read at a time. */
 const READ_BLOCKS = 256;
@@ -29,14 +31,17 @@ class OfflineStore {
   readonly #store: Store;
   readonly #arena: Arena;
   readonly #bytes: Uint8Array;
+  readonly #kernel: Kernel;
 
-  constructor(path: string) {
+  /** @param hostId of whom it is; left out: it is nobody's who would go on with it */
+  constructor(path: string, hostId: Uint8Array = new Uint8Array(16)) {
     const memory = new LinuxMemory();
     const file = openStoreFile({ path, direct: false, create: false });
     this.#disk = new LinuxDisk({ ring: this.#ring, file, direct: false, memory });
     this.#arena = new Arena(ARENA_BYTES);
     const [window] = memory.windows;
     this.#bytes = window.bytes;
+    this.#kernel = window.kernel;
     const quiet = () => {};
     this.#store = new Store({
       disk: this.#disk,
@@ -46,7 +51,7 @@ class OfflineStore {
       log: { debug: quiet, info: quiet, warn: quiet, error: quiet },
     });
     this.#disk.listener = this.#store;
-    this.#call((done) => this.#store.open({ hostId: new Uint8Array(16), adopt: true }, done));
+    this.#call((done) => this.#store.open({ hostId, adopt: true }, done));
   }
 
   #call(start: (done: (error: StoreError | null) => void) => void): void {
@@ -124,6 +129,25 @@ class OfflineStore {
     return bytes;
   }
 
+  /** Puts a block into a chunk whose stamp stays: whole, and not what the stamp stands for. */
+  overwrite(layer: number, chunk: number, block: number, bytes: Uint8Array): void {
+    const buffer = this.#arena.allocate(BLOCK_BYTES);
+    this.#bytes.set(bytes, buffer);
+    let isDone = false;
+    const operation = new Operation({ operationDone: () => isDone = true }, 1);
+    operation.kind = OperationKind.Write;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.block = block;
+    operation.blockCount = 1;
+    operation.buffer = buffer;
+    operation.checksums[0] = this.#kernel.checksum(buffer, BLOCK_BYTES);
+    this.#store.submit(operation);
+    this.#until(() => isDone);
+    assertEquals(operation.result, 0, `a write of chunk ${chunk} of layer ${layer}`);
+    this.#arena.release(buffer, BLOCK_BYTES);
+  }
+
   close(): void {
     this.#call((done) => this.#store.close(done));
     this.#disk.close();
@@ -168,5 +192,26 @@ export function compareReplicas(paths: readonly string[]): { chunks: number; blo
     return count;
   } finally {
     for (const store of stores) store.close();
+  }
+}
+
+/**
+ * Makes a replica another one than others, in a way that nothing but comparing them shows: blocks are replaced by whole ones with checksums
+ * that match, under the stamps that their chunks have.
+ *
+ * @param dataDir of a host whose agent has ended in good order, and which has one disk without snapshots
+ * @param blocks of the disk, by number
+ */
+export function overwriteBlocks(dataDir: string, blocks: ReadonlyMap<number, Uint8Array>): void {
+  const store = new OfflineStore(storePath(dataDir), readSuperblock(dataDir).hostId);
+  try {
+    const [layer, ...others] = store.layers;
+    assertEquals(others, [], "layers");
+    for (const [number, bytes] of blocks) {
+      const block = number % CHUNK_BLOCKS;
+      store.overwrite(layer, (number - block) / CHUNK_BLOCKS, block, bytes);
+    }
+  } finally {
+    store.close();
   }
 }
