@@ -47,6 +47,7 @@ import {
   SimNode,
   THIS_BUILD,
 } from "./node.ts";
+import { Settling } from "./settling.ts";
 import { type SnapshotHost, Snapshots } from "./snapshots.ts";
 import { headOfTail } from "./tail.ts";
 import { World } from "./world.ts";
@@ -62,6 +63,8 @@ export interface SimulationOptions {
   readonly isVerbose?: boolean;
   /** Snapshots and clones of the disks are taken, read and deleted, and disks rolled back to them. */
   readonly hasSnapshots?: boolean;
+  /** What checks do about replicas that are wrong is done to such as are not: `settling.ts`. */
+  readonly isSettling?: boolean;
   /** Guests move while they run, as by live migration, where otherwise they close a disk and another opens it later. */
   readonly areMoving?: boolean;
   /** The version that hosts begin with; by default the code as it is, at level 1. */
@@ -104,6 +107,9 @@ export interface SimulationReport {
   /** Times that replicas were compared, and how often all of that was good. */
   readonly checks: number;
   readonly goodChecks: number;
+  /** Times that members were asked to leave, and nodes to replace blocks, without need. */
+  readonly withdrawals: number;
+  readonly replacements: number;
   /** Times that a disk was rolled back to one. */
   readonly rollbacks: number;
   /** Disks that were made independent of others. */
@@ -210,6 +216,7 @@ export class Simulation implements NodeWatcher {
   #copiesKept = 0;
   /** Null where none are taken. By chances of their own: seeds without them are what they were before there were any. */
   readonly #snapshots: Snapshots | null;
+  readonly #settling: Settling | null;
 
   constructor(readonly options: SimulationOptions) {
     this.world = new World(options.seed);
@@ -224,6 +231,7 @@ export class Simulation implements NodeWatcher {
     this.#copies = new Prng(options.seed ^ 0x636f7069);
     const { random } = this.world;
     this.#snapshots = options.hasSnapshots === true ? this.#makeSnapshots() : null;
+    this.#settling = options.isSettling === true ? this.#makeSettling() : null;
     this.#nodeCount = options.nodes ?? random.pick([1, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9]);
     this.#pgBits = random.pick([2, 3, 4, 5, 8]);
   }
@@ -251,6 +259,21 @@ export class Simulation implements NodeWatcher {
     };
     const { seed } = this.options;
     return new Snapshots(host, new Prng(seed ^ 0x736e6170), new Prng(seed ^ 0x726f6c6c));
+  }
+
+  #makeSettling(): Settling {
+    // deno-lint-ignore no-this-alias
+    const run = this;
+    const host = {
+      get map() {
+        return run.map;
+      },
+      oracles: run.oracles,
+      running: () => run.#running(),
+      note: (node: SimNode, message: string, fields: Record<string, unknown>) =>
+        run.note(node, message, fields),
+    };
+    return new Settling(host, new Prng(this.options.seed ^ 0x73657474));
   }
 
   /** Runs it all. Throws with the seed and the last events when something does not hold. */
@@ -298,6 +321,8 @@ export class Simulation implements NodeWatcher {
       deletedSnapshots: this.#snapshots?.deleted ?? 0,
       checks: this.checks,
       goodChecks: this.goodChecks,
+      withdrawals: this.#settling?.asked ?? 0,
+      replacements: this.#settling?.told ?? 0,
       rollbacks: this.#snapshots?.rolledBack ?? 0,
       copiesChanged: this.#copiesChanged,
       copiesKept: this.#copiesKept,
@@ -588,6 +613,7 @@ export class Simulation implements NodeWatcher {
     if (random.chance(0.3)) this.#breakDisks(isFlipping);
     this.note(null, "faults", { ...this.network.faults, flipped: this.#flipped?.id ?? 0 });
     if (!isFlipping) this.#stallThreads(endMs);
+    this.#settle(endMs);
     while (this.world.nowMs < endMs) {
       this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
       this.#checkHistory();
@@ -623,6 +649,21 @@ export class Simulation implements NodeWatcher {
         const ms = random.pick([200, 1500, 4500, 9000]);
         this.note(node, "its main thread stands still", { ms });
         node.stallControl(ms);
+        next();
+      });
+    };
+    next();
+  }
+
+  /** Often, and at any moment. */
+  #settle(endMs: number): void {
+    const settling = this.#settling;
+    if (settling === null) return;
+    const next = () => {
+      this.world.after(settling.random.below(60), () => {
+        if (this.world.nowMs >= endMs) return;
+        // The only node whose disk loses bits must not be left alone with data.
+        settling.step(this.#flipped === null);
         next();
       });
     };
