@@ -944,7 +944,7 @@ export class Check {
       else if (job.differences.has(block)) this.#staysDifferent(job, block);
       else unchecked++;
     }
-    if (unchecked === 0 && !job.trouble?.startsWith(BEHIND)) return;
+    if (unchecked === 0) return;
     const reason = job.trouble ?? WRITTEN;
     this.#unchecked(job.target, reason, job.troubled);
   }

@@ -259,7 +259,6 @@ export class Repairer implements PeerRequestOwner, OperationOwner, BlockReplacer
     this.#step = Step.Writing;
     const isZero = replacement !== null && this.#window.kernel.isZero(this.#good, BLOCK_BYTES);
     operation.kind = isZero ? OperationKind.Zero : OperationKind.Write;
-    operation.layers = [layer];
     operation.buffer = this.#good;
     operation.checksums[0] = this.#window.kernel.checksum(this.#good, BLOCK_BYTES);
     operation.generation = 0;

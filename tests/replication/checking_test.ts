@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert/mod.js";
+import { assert, assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import type { CheckReport } from "../../agent/replication/check_report.ts";
@@ -23,6 +23,7 @@ import {
   mapOf,
   type MapOptions,
   type Sent,
+  sumOf,
   window,
 } from "./harness.ts";
 
@@ -44,6 +45,7 @@ interface Said {
 
 class Fixture {
   readonly transport = new FakeTransport();
+  readonly store = new FakeStore(LAYER);
   readonly arena = new Arena();
   readonly core;
   readonly reports: CheckReport[] = [];
@@ -54,8 +56,7 @@ class Fixture {
   nowMs = 0;
 
   constructor(readonly options: MapOptions = {}, repair = true, preferred = 0) {
-    const { transport, arena } = this;
-    const store = new FakeStore(LAYER);
+    const { store, transport, arena } = this;
     this.core = coreOf({ store, arena, transport }, this.#map(options), SELF, {
       unreachable: (nodes) => this.complaints.push(...nodes),
       lagging: (_pool, _group, nodes, epoch) => this.lagging.push(`${nodes} at ${epoch}`),
@@ -420,6 +421,7 @@ Deno.test("what is not replaced in time is reported", () => {
     at.orders();
     at.pass(400);
   }
+  assert(at.nowMs > 60_000, `after ${at.nowMs} ms`);
   assertEquals(at.result, {
     ...NOTHING,
     counts: [0, 0, 0, 1, 0],
@@ -523,6 +525,70 @@ Deno.test("damage on a replica that is to copy the chunk is not waited for, on a
   const other = new Fixture();
   for (let i = 0; i < 20; i++) other.round({ sum: null }, { begin: 8 }, {});
   assertEquals(other.lagging, []);
+});
+
+Deno.test("those that lack writes count among all of which more than half have to agree", () => {
+  const at = new Fixture({ group: { target: [1, 2, 3, 4], inSync: [1, 2, 3, 4] } });
+  // What this node itself has is behind the others.
+  const own = at.store.chunk(LAYER, CHUNK);
+  Object.assign(own, { generation: GENERATION, sequence: 8 });
+  for (let i = 0; i < 3; i++) {
+    at.round({ sum: 3 }, { sum: 3 }, { sum: 2 });
+    at.store.run();
+  }
+  assertEquals(at.orders(), [], "two of four");
+  own.sequence = 9;
+  own.blocks.set(BLOCK, 0x11);
+  at.round({ sum: sumOf(0x11) }, { sum: sumOf(0x11) }, { sum: 2 });
+  at.store.run();
+  assertEquals(at.orders(), [`3 from 1, 5: 2 by ${sumOf(0x11)}`], "three of four");
+});
+
+Deno.test("a replica that lacked writes, and does not come back, has not caught up", () => {
+  const at = new Fixture();
+  for (let i = 0; i < 16; i++) at.round({}, { begin: 8 }, {});
+  const group = { inSync: [1, 3], changedEpoch: EPOCH + 1 };
+  at.map({ epoch: EPOCH + 1, group });
+  at.pass(400);
+  at.map({ epoch: EPOCH + 2, group, down: [2] });
+  at.pass(400);
+  const asked = at.take(MessageType.Inspect);
+  assertEquals(asked.map(({ link }) => link), [1, 3]);
+  for (const sent of asked) at.say(sent, {});
+  assertEquals(at.result, {
+    ...NOTHING,
+    counts: [1, 0, 0, 0, 1],
+    settled: [0, 1, 0],
+    reasons: ["2: it is not up"],
+  });
+});
+
+Deno.test("layers are looked at from the oldest on, whichever disk they are counted for", () => {
+  const transport = new FakeTransport();
+  const layers = [2, 3, 5].map((id, i, all) => ({
+    id,
+    parent: all[i - 1] ?? 0,
+    absorbedBy: null,
+  }));
+  const map = mapOf({ disk: { layers: [5, 3, 2] }, layers });
+  const core = coreOf(
+    { store: new FakeStore(2, 3, 5), arena: new Arena(), transport },
+    { ...map, level: 2 },
+    SELF,
+    {},
+  );
+  const targets = [{ disk: 1, layers: [5, 2] }, { disk: 1, layers: [3] }];
+  core.check({ targets, repair: true }, () => {});
+  const asked: number[] = [];
+  for (let ms = 1; ms < 20; ms++) {
+    core.tick(ms);
+    for (const sent of transport.take()) {
+      if (sent.link === 1) asked.push(sent.head.layer);
+      const bytes = answerTo(sent, { argument: 0 });
+      core.peers.received(sent.link, bytes, bytes.length, 0, 0, () => {});
+    }
+  }
+  assertEquals(asked, [2, 3, 5]);
 });
 
 Deno.test("who lacks writes stays where too few would be left, or nobody knows who of the others is right", () => {
