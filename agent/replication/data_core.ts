@@ -403,6 +403,11 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
 
   /** {@inheritDoc CheckingHost.withdraw} */
   withdraw({ pool, group, entry }: GroupView, nodes: readonly number[]): void {
+    this.log.warn("replicas in sync lack writes: they leave their group, to copy them", {
+      pool,
+      group,
+      nodes: nodes.join(),
+    });
     this.#events.lagging?.(pool, group, nodes, entry.changedEpoch);
   }
 
