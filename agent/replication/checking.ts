@@ -25,7 +25,7 @@
  *   this is still so (`repair.ts`), so it does no harm that it is told late, twice, or by another check as well. Here the block is
  *   looked at again until it is the same everywhere. Where nobody knows what counts it is reported, and nothing is changed.
  * - Layers are looked at from the oldest on, so that what a layer is read through to is settled before it.
- * - A replica in sync whose stamp stands still below others' lacks writes. By a command (`withdraw`), which does nothing where members
+ * - A replica in sync whose stamp stands still below others', and into whose store none is on its way, lacks writes. By a command (`withdraw`), which does nothing where members
  *   have changed since the look, it leaves the group, and joins it again like any node that was away: stamps tell what it has to
  *   copy, of the whole group. One group at a time, and at most WITHDRAWALS_MAX times; nothing of the group is looked at meanwhile. If
  *   a write comes to the chunk first, its stamp is that of the others, and what it lacks is a difference.
@@ -804,7 +804,10 @@ export class Check {
     if (!view.isInOrder(disk)) {
       return "its last host has left writes on some replicas only: opening the disk settles that";
     }
-    const isStill = answers.every(({ begin, end }) => compareStamps(begin, end) === 0);
+    // What is on its way, or waits for space, is not lacking.
+    const isStill = answers.every(({ begin, end, isIdle }) =>
+      isIdle && compareStamps(begin, end) === 0
+    );
     return isStill ? BEHIND : WRITTEN;
   }
 
@@ -919,6 +922,8 @@ export class Check {
 
   /** Everything of the chunk was compared. */
   #end(job: Job): void {
+    // Some node may still be told what has come to be right by itself.
+    this.#abandon(job);
     this.#jobs.delete(job);
     const disk = this.#disk(job.target);
     this.#nameOutOfSync(job);

@@ -3,7 +3,7 @@
  *
  *     Inspect, extra     layer u32 | the layer that it absorbs u32, 0: none | blocks asked for, 32 words
  *     answer, extra      stamp before: generation u32, sequence u64 | data | zeros | damaged | changed, 32 words each
- *     answer, head       generation, sequence: the stamp after
+ *     answer, head       generation, sequence: the stamp after; argument 1: writes are on their way into the store, 0: none is
  *     answer, data       one block: a checksum u32 for each block that is data and not damaged, in order, then zeros
  *
  * And what is to be replaced because of that, on one replica, by what another one has:
@@ -58,6 +58,8 @@ export class Findings {
   readonly damaged = new Uint32Array(SET_WORDS);
   /** Blocks of which nothing of this counts. */
   readonly changed = new Uint32Array(SET_WORDS);
+  /** After the last look no write of the chunk that this replica has accepted is on its way into its store. */
+  isIdle = true;
   /** Checksum of each block of data that is not damaged. */
   readonly checksums = new Uint32Array(CHUNK_BLOCKS);
 }
@@ -145,13 +147,17 @@ export function packFindings(findings: Findings, extra: Uint32Array, sums: Uint3
 /**
  * The other way round.
  *
- * @param end the stamp in the head
+ * @param head of the answer
  * @param extra bytes behind the head, from a peer
  * @param sums words of the data
  * @returns null: it cannot be right
  */
 export function unpackFindings(
-  end: { readonly generation: number; readonly sequence: number },
+  head: {
+    readonly generation: number;
+    readonly sequence: number;
+    readonly argument: number;
+  },
   extra: Uint8Array,
   sums: Uint32Array,
 ): Findings | null {
@@ -161,7 +167,8 @@ export function unpackFindings(
   if (word(2) >= 2 ** 21) return null;
   const findings = new Findings();
   findings.begin.set(word(0), word(1) + word(2) * TWO32);
-  findings.end.set(end.generation, end.sequence);
+  findings.end.set(head.generation, head.sequence);
+  findings.isIdle = head.argument === 0;
   const { data, zeros, damaged, changed, checksums } = findings;
   [data, zeros, damaged, changed].forEach((set, i) => {
     for (let w = 0; w < SET_WORDS; w++) set[w] = word(3 + i * SET_WORDS + w);

@@ -343,21 +343,24 @@ export class Repairer implements PeerRequestOwner, OperationOwner, BlockReplacer
   #ask(step: Step, type: MessageType): void {
     this.#step = step;
     const view = this.#view!;
+    const [layer] = this.#layersOf(view);
+    // It may be gone by now, and its disk not.
+    if (layer === undefined) return this.#over();
     const request = this.#peers.take(type, this);
     if (request === null) return this.#putOff();
     const { disk, chunk, block } = this.#block!;
     const { head } = request;
     head.flags = MessageFlag.Recovery;
     head.disk = disk;
-    head.layer = this.#layersOf(view)[0];
+    head.layer = layer;
     head.chunk = chunk;
     // Where the layer is one of a pair, the other node may have merged it already. And what was copied into it from below, perhaps in vain in
     // the end, may still be there only.
-    if (view.chain(head.layer).length > 1) head.flags |= MessageFlag.Chain;
+    if (view.chain(layer).length > 1) head.flags |= MessageFlag.Chain;
     if (type === MessageType.Read) {
       head.block = block;
       head.count = 1;
-      request.extra = Uint32Array.of(head.layer);
+      request.extra = Uint32Array.of(layer);
       request.extraWords = 1;
     }
     this.#request = request;
@@ -405,8 +408,9 @@ export class Repairer implements PeerRequestOwner, OperationOwner, BlockReplacer
   /** The block is here. It may be written once this replica has all writes of the chunk that the other one had. */
   #catchUp(): void {
     const block = this.#block!;
-    if (block.isChanged) return this.#over();
-    stampOfPair(this.#store, this.#layersOf(this.#view!), block.chunk, this.#here);
+    const layers = this.#layersOf(this.#view!);
+    if (block.isChanged || layers.length === 0) return this.#over();
+    stampOfPair(this.#store, layers, block.chunk, this.#here);
     const isAllKnown = isKnown(this.#begin) && isKnown(this.#there) && isKnown(this.#here);
     const isNoneKnown = !isKnown(this.#begin) && !isKnown(this.#there) && !isKnown(this.#here);
     // A write has made one of them known, or is on its way in parts, or may be: all of it once more.
@@ -430,7 +434,7 @@ export class Repairer implements PeerRequestOwner, OperationOwner, BlockReplacer
     const mayMark = replacement === null && !view.isInOrder(disk) && view.isWritable(disk, layer) &&
       isKnown(this.#begin) &&
       (lease === null || this.#begin.generation < generation) &&
-      this.#replica.isIdle(layer, chunk);
+      this.#replica.isIdle([layer], chunk);
     if (!mayMark) return this.#putOffForStamps();
     this.#replica.rewriting(layer, chunk);
     this.#step = Step.Marking;

@@ -467,11 +467,11 @@ export class Replica {
     }
   }
 
-  /** Whether no write of a chunk is on its way into the store. */
-  isIdle(layer: number, chunk: number): boolean {
+  /** Whether no write of a chunk is on its way into any of some layers in the store. */
+  isIdle(layers: readonly number[], chunk: number): boolean {
     for (let write = this.#first; write !== null; write = write.next) {
-      const { layers, chunk: other } = write.operation;
-      if (layers[0] === layer && other === chunk) return false;
+      const { operation } = write;
+      if (operation.chunk === chunk && layers.includes(operation.layers[0])) return false;
     }
     return true;
   }
@@ -1065,6 +1065,7 @@ export class Replica {
     const extraWords = packFindings(findings, this.#scratchWords, sums);
     head.generation = findings.end.generation;
     head.sequence = findings.end.sequence;
+    head.argument = findings.isIdle ? 0 : 1;
     this.#reply(state, head, Status.Ok, extraWords, buffer, BLOCK_BYTES, BLOCK_BYTES);
   }
 

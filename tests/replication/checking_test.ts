@@ -39,6 +39,8 @@ interface Said {
   /** Checksum of the block; null: it is damaged; left out: 1. */
   readonly sum?: number | null;
   readonly isChanged?: boolean;
+  /** A write is on its way into the store. */
+  readonly isWriting?: boolean;
   /** Instead of data. */
   readonly kind?: "zeros" | "hole";
 }
@@ -106,7 +108,8 @@ class Fixture {
   }
 
   say(sent: Sent, said: Said, epoch = EPOCH): void {
-    const { begin = 9, end = begin, generation = GENERATION, sum = 1, isChanged, kind } = said;
+    const { begin = 9, end = begin, generation = GENERATION, sum = 1, isChanged, kind, isWriting } =
+      said;
     const findings = new Findings();
     findings.begin.set(begin === 0 ? 0 : generation, begin);
     if (kind === "zeros") add(findings.zeros, BLOCK);
@@ -118,7 +121,8 @@ class Fixture {
     const sums = window.u32.subarray(at >>> 2, (at + BLOCK_BYTES) >>> 2);
     const extra = new Uint32Array(FINDINGS_WORDS);
     packFindings(findings, extra, sums);
-    const head = { generation: end === 0 ? 0 : generation, sequence: end, epoch };
+    const argument = isWriting === true ? 1 : 0;
+    const head = { generation: end === 0 ? 0 : generation, sequence: end, epoch, argument };
     this.#answer(sent, answerTo(sent, head, extra), at, BLOCK_BYTES);
   }
 
@@ -510,6 +514,16 @@ Deno.test("a replica that stands still behind others leaves, and is looked at wh
   at.pass(400);
   at.round({}, {}, {});
   assertEquals(at.result, { ...NOTHING, counts: [1, 0, 0, 0, 0], settled: [0, 1, 1] });
+});
+
+Deno.test("what is on its way into a store, or waits there for space, is not lacking", () => {
+  for (const who of [0, 1]) {
+    const at = new Fixture();
+    const said = [{ isWriting: who === 0 }, { begin: 8, isWriting: who === 1 }, {}];
+    for (let i = 0; i < 16; i++) at.round(said[0], said[1], said[2]);
+    assertEquals(at.lagging, []);
+    assertEquals(at.result?.reasons, ["guests write to it all the time"]);
+  }
 });
 
 Deno.test("an unknown stamp among known ones is one that stands behind them", () => {

@@ -51,12 +51,12 @@ Deno.test("what travels of a look at a chunk, byte by byte", () => {
     101: 1,
   });
   assertEquals([...sums.subarray(0, 3)], [0x01020304, 0xfffefdfc, 0]);
-  assertEquals(unpackFindings(findings.end, extra, sums), findings);
+  assertEquals(unpackFindings({ ...findings.end, argument: 0 }, extra, sums), findings);
 });
 
 Deno.test("what cannot be right is refused, and nothing that a peer sends does harm", () => {
   const random = new Prng(20260202);
-  const end = { generation: 1, sequence: 1 };
+  const end = { generation: 1, sequence: 1, argument: 0 };
   let taken = 0;
   for (let i = 0; i < 2000; i++) {
     const extra = new Uint8Array(

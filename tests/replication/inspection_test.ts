@@ -104,6 +104,19 @@ Deno.test("every block is read, and what it is said", () => {
   assertEquals(at.arena.usedBytes, 0);
 });
 
+Deno.test("it says whether writes are still on their way into the store when it ends", () => {
+  const quiet = new Fixture();
+  quiet.inspect();
+  quiet.store.run();
+  assertEquals(quiet.findings.isIdle, true);
+  const at = new Fixture();
+  at.inspect();
+  at.store.run(1);
+  at.write(800);
+  at.store.run(1);
+  assertEquals([at.findings.isIdle, at.findings.end.sequence], [false, 9]);
+});
+
 Deno.test("only what is asked for is read", () => {
   const at = new Fixture();
   const wanted = new Uint32Array(32);

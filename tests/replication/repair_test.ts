@@ -568,3 +568,49 @@ Deno.test("what is told twice is one, and damage that is known goes first", () =
   other.replace(0x11, 0xcc);
   assertEquals(other.repairer.waiting, 1);
 });
+
+Deno.test("a layer that goes while a block of it is healed or replaced, and whose disk stays, is left alone", () => {
+  const above = 2;
+  const layers = [
+    { id: LAYER, parent: 0, absorbedBy: null },
+    { id: above, parent: LAYER, absorbedBy: null },
+  ];
+  for (const isDamaged of [true, false]) {
+    for (
+      const when of ["before it is asked for", "while it is fetched", "while it is waited for"]
+    ) {
+      const at = new Fixture({ disk: { layers: [above, LAYER] }, layers });
+      at.store.createLayer(above, () => {});
+      if (isDamaged) at.repairer.reportBlock(LAYER, CHUNK, BLOCK);
+      else at.replace(0x11, 0xaa);
+      at.repairer.tick();
+      const gone = () => {
+        const map = mapOf({
+          disk: { layers: [above] },
+          layers: [{ ...layers[1], parent: 0 }],
+          epoch: EPOCH + 1,
+        });
+        at.map(new ClusterView(map, SELF));
+      };
+      if (when === "before it is asked for") gone();
+      at.store.run();
+      if (when !== "before it is asked for") {
+        const read = at.asked();
+        const stamp = [GENERATION, when === "while it is fetched" ? 9 : 10];
+        if (when === "while it is fetched") gone();
+        const bytes = answerTo(read, {}, [sumOf(0xaa)]);
+        const release = (offset: number, length: number) => at.arena.release(offset, length);
+        const data = buffer(at.arena, 0xaa);
+        at.peers.received(read.link, bytes, bytes.length, data, BLOCK_BYTES, release);
+        if (when !== "while it is fetched") {
+          at.describe(at.transport.take()[0], stamp);
+          gone();
+          at.repairer.tick();
+        }
+      }
+      at.store.run();
+      assertEquals([at.transport.take(), at.repairer.waiting, at.state[0]], [[], 0, 0x11], when);
+      assertEquals(at.arena.usedBytes, 0);
+    }
+  }
+});
