@@ -55,6 +55,10 @@ Deno.test("kelpie disk check finds what has rotted in one store, and has it heal
   using client = here.running.client();
   await client.createDisk({ name: DISK, sizeBytes: SIZE_BYTES });
   await hosts.untilWhole();
+  await until(() => Deno.stat(there.socket(DISK)).then(() => true, () => false), {
+    timeoutMs: 60_000,
+    what: () => "the other host has no socket for the disk",
+  });
   const guest = await FrontEnd.connect({ socket: there.socket(DISK) });
   const store = `${rotten.dataDir}/kelpie.store`;
   const report = async (...words: string[]): Promise<ComparisonReport & { code: number }> => {
@@ -158,7 +162,7 @@ Deno.test("kelpie disk check settles what differs by more than half, or by who i
   const overwrite = async (host: typeof here, numbers: readonly number[], by: number) => {
     await host.stop();
     const blocks = new Map(numbers.map((number) => [number, block(number + by)]));
-    overwriteBlocks(host.dataDir, blocks);
+    await overwriteBlocks(host.dataDir, blocks);
     await host.start();
     await hosts.untilWhole();
   };

@@ -8,6 +8,7 @@ import { assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { ARENA_BYTES, BLOCK_BYTES, CHUNK_BLOCKS } from "../../agent/base/limits.ts";
 import { LinuxDisk, openStoreFile } from "../../agent/platform/linux/disk.ts";
+import { closeFd, SystemError } from "../../agent/platform/linux/libc.ts";
 import { LinuxMemory } from "../../agent/platform/linux/memory.ts";
 import { LinuxRandom } from "../../agent/platform/linux/random.ts";
 import { Ring } from "../../agent/platform/linux/ring.ts";
@@ -16,7 +17,10 @@ import type { StoreError } from "../../agent/store/errors.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Store } from "../../agent/store/store.ts";
 import { readSuperblock, storePath } from "../e2e/superblocks.ts";
+import { until } from "../guest/deadline.ts";
 
+/** The lock is somebody else's. */
+const EAGAIN = 11;
 /** Blocks read at a time. */
 const READ_BLOCKS = 256;
 /** Chunks listed at a time. */
@@ -201,8 +205,12 @@ export function compareReplicas(paths: readonly string[]): { chunks: number; blo
  *
  * @param dataDir of a host whose agent has ended in good order, and which has one disk without snapshots
  * @param blocks of the disk, by number
+ * @returns resolves when an agent can be started on it
  */
-export function overwriteBlocks(dataDir: string, blocks: ReadonlyMap<number, Uint8Array>): void {
+export async function overwriteBlocks(
+  dataDir: string,
+  blocks: ReadonlyMap<number, Uint8Array>,
+): Promise<void> {
   const store = new OfflineStore(storePath(dataDir), readSuperblock(dataDir).hostId);
   try {
     const [layer, ...others] = store.layers;
@@ -213,5 +221,20 @@ export function overwriteBlocks(dataDir: string, blocks: ReadonlyMap<number, Uin
     }
   } finally {
     store.close();
+  }
+  await until(() => isUnlocked(storePath(dataDir)), {
+    timeoutMs: 60_000,
+    what: () => `${dataDir} stays locked`,
+  });
+}
+
+/** The kernel takes a ring apart after it was closed, and holds the file, with its lock, until then. */
+function isUnlocked(path: string): boolean {
+  try {
+    closeFd(openStoreFile({ path, direct: false, create: false }).fd);
+    return true;
+  } catch (error) {
+    if (error instanceof SystemError && error.code === EAGAIN) return false;
+    throw error;
   }
 }

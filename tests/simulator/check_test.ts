@@ -63,12 +63,18 @@ function placeOf(node: SimNode, value: number): number {
 }
 
 /** What a node's own replica holds at a block. */
-function contentOf(story: Story, id: number, place: number, block: number): number {
+function contentOf(
+  story: Story,
+  id: number,
+  place: number,
+  block: number,
+  layers = story.disk.layers,
+): number {
   const { store, data } = story.nodes[id - 1].process!;
   const offset = data!.arena.allocate(BLOCK_BYTES);
   let isDone = false;
   const operation = new Operation({ operationDone: () => isDone = true }, 0);
-  operation.layers = story.disk.layers;
+  operation.layers = layers;
   operation.chunk = story.chunkOf(place);
   operation.block = story.oracle.places[place] / BLOCK_BYTES % CHUNK_BLOCKS + block;
   operation.blockCount = 1;
@@ -562,6 +568,40 @@ Deno.test("the disk changes hosts, gets a snapshot, and other copies, while it i
         assertEquals([caughtUp, blocks, unchecked], [lagging, [], []]);
         verify(story, story.nodes[0], [[0, 0], [0, 1], [1, 0], [1, 1]]);
       }
+    }
+  }
+});
+
+Deno.test("what differs below a clone is settled, before, while and after the clone is made independent of it", () => {
+  for (const forgetsAll of [false, true]) {
+    for (const delayMs of [-1, 0, 5, 20, 100, 1000, 4400, 5000]) {
+      const liar = new Liar();
+      liar.forgetsAll = forgetsAll;
+      const story = new Story(98, liar.sabotage);
+      const session = story.open(story.nodes[0]);
+      for (const place of [0, 1]) session.writeNow(place, 0);
+      const value = liar.write(story, session, 0, 1);
+      liar.write(story, session, 1, 1);
+      const disks = [story.disk.id];
+      story.ask({ kind: "create-snapshots", disks, name: "s", nowMs: 0 });
+      story.waitFor("the snapshot is complete", () => story.disk.snapshots[0].taking === 0);
+      story.ask({ kind: "clone-disk", disk: "disk", snapshot: "s", name: "elk", nowMs: 0 });
+      session.writeNow(0, 0);
+      const found = delayMs < 0 ? null : story.beginCheck(story.nodes[1], true);
+      if (found !== null) story.pass(delayMs);
+      story.ask({ kind: "flatten-disk", disk: "elk" });
+      const isFlat = () => story.map!.layers.every(({ flatten }) => flatten === undefined);
+      const isOver = () => isFlat() && (found === null || found.report !== null);
+      story.until("the clone is independent, and the check over", isOver, 400_000);
+      session.close();
+      story.until("every group is whole", () => story.isQuiet(), 120_000);
+      // What was copied into the clone before it was settled is its own by now, and a difference of its own.
+      const report = check(story, story.nodes[1]);
+      assertEquals([report.blocks, report.unchecked], [[], []]);
+      const { layers } = story.map!.disks[1];
+      const copies = [1, 2, 3].map((node) => contentOf(story, node, 0, 1, layers));
+      assertEquals(copies, [value, value, value]);
+      verify(story, story.nodes[2], [[0, 0], [0, 1], [1, 0], [1, 1]]);
     }
   }
 });
