@@ -9,7 +9,7 @@ import { FrontEnd } from "../../agent/frontend/front_end.ts";
 import type { ComparisonReport } from "../../agent/http/backend.ts";
 import { until } from "../guest/deadline.ts";
 import { Hosts } from "./hosts.ts";
-import { compareReplicas, overwriteBlocks } from "./replicas.ts";
+import { compareReplicas, forgetWrite, overwriteBlocks } from "./replicas.ts";
 
 const MIB = 1024 * 1024;
 const BLOCK = 4096;
@@ -221,6 +221,27 @@ Deno.test("kelpie disk check settles what differs by more than half, or by who i
       );
       const settled = await report("--prefer", here.name, "--yes");
       assertEquals([settled.code, ...counts(settled)], [0, odd.length, odd.length, 0]);
+    });
+
+    await t.step("one is in sync and lacks a write", async () => {
+      await guest.write(odd[1] * BLOCK, block(7777));
+      await guest.write(odd[1] * BLOCK, block(odd[1]));
+      // It is back before anybody notices that it was away: so it stays in sync, with the page cache that it had.
+      for (const host of [here, there]) host.freeze();
+      await third.kill();
+      await forgetWrite(third.dataDir, odd[1], block(7777));
+      const started = third.start();
+      for (const host of [here, there]) host.thaw();
+      await started;
+      await hosts.untilWhole();
+      const found = await report("--no-repair");
+      assertEquals([found.code, found.disks[0].laggingChunks, found.blocks], [1, 1, []]);
+      const [{ reason, nodes }] = found.unchecked;
+      assertEquals([reason, nodes], ["it lacks writes that others have", [third.name]]);
+      const { code, good, disks: [disk] } = await report();
+      assertEquals([code, good, disk.laggingChunks, disk.caughtUpChunks], [0, true, 1, 1]);
+      assertMatch(here.log, /replicas in sync lack writes: they leave their group/);
+      assertEquals(counts(await report()), [0, 0, 0]);
     });
 
     await t.step("what guests read is what was written, and the stores are the same", async () => {

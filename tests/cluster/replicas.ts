@@ -15,6 +15,7 @@ import { Ring } from "../../agent/platform/linux/ring.ts";
 import type { Kernel } from "../../agent/platform/platform.ts";
 import type { StoreError } from "../../agent/store/errors.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
+import { Stamp } from "../../agent/replication/local_store.ts";
 import { Store } from "../../agent/store/store.ts";
 import { readSuperblock, storePath } from "../e2e/superblocks.ts";
 import { until } from "../guest/deadline.ts";
@@ -152,6 +153,22 @@ class OfflineStore {
     this.#arena.release(buffer, BLOCK_BYTES);
   }
 
+  /** Gives a chunk the stamp that it had one write before. */
+  lowerStamp(layer: number, chunk: number): void {
+    const stamp = new Stamp();
+    assertEquals(this.#store.stampOf(layer, chunk, stamp), true, `the stamp of chunk ${chunk}`);
+    let isDone = false;
+    const operation = new Operation({ operationDone: () => isDone = true }, 0);
+    operation.kind = OperationKind.Stamp;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.generation = stamp.generation;
+    operation.sequence = stamp.sequence - 1;
+    this.#store.submit(operation);
+    this.#until(() => isDone);
+    assertEquals(operation.result, 0, `the stamp of chunk ${chunk}`);
+  }
+
   close(): void {
     this.#call((done) => this.#store.close(done));
     this.#disk.close();
@@ -203,7 +220,7 @@ export function compareReplicas(paths: readonly string[]): { chunks: number; blo
  * Makes a replica another one than others, in a way that nothing but comparing them shows: blocks are replaced by whole ones with checksums
  * that match, under the stamps that their chunks have.
  *
- * @param dataDir of a host whose agent has ended in good order, and which has one disk without snapshots
+ * @param dataDir of a host whose agent has ended, and which has one disk without snapshots
  * @param blocks of the disk, by number
  * @returns resolves when an agent can be started on it
  */
@@ -211,14 +228,44 @@ export async function overwriteBlocks(
   dataDir: string,
   blocks: ReadonlyMap<number, Uint8Array>,
 ): Promise<void> {
-  const store = new OfflineStore(storePath(dataDir), readSuperblock(dataDir).hostId);
-  try {
-    const [layer, ...others] = store.layers;
-    assertEquals(others, [], "layers");
+  await changeStore(dataDir, (store, layer) => {
     for (const [number, bytes] of blocks) {
       const block = number % CHUNK_BLOCKS;
       store.overwrite(layer, (number - block) / CHUNK_BLOCKS, block, bytes);
     }
+  });
+}
+
+/**
+ * Makes a replica one that lacks the last write of a chunk: a block is what it was before, and so is the stamp.
+ *
+ * @param dataDir of a host whose agent has ended, and which has one disk without snapshots
+ * @param number of the block in the disk
+ * @param before what it was
+ * @returns resolves when an agent can be started on it
+ */
+export async function forgetWrite(
+  dataDir: string,
+  number: number,
+  before: Uint8Array,
+): Promise<void> {
+  await changeStore(dataDir, (store, layer) => {
+    const block = number % CHUNK_BLOCKS;
+    const chunk = (number - block) / CHUNK_BLOCKS;
+    store.overwrite(layer, chunk, block, before);
+    store.lowerStamp(layer, chunk);
+  });
+}
+
+async function changeStore(
+  dataDir: string,
+  change: (store: OfflineStore, layer: number) => void,
+): Promise<void> {
+  const store = new OfflineStore(storePath(dataDir), readSuperblock(dataDir).hostId);
+  try {
+    const [layer, ...others] = store.layers;
+    assertEquals(others, [], "layers");
+    change(store, layer);
   } finally {
     store.close();
   }
