@@ -30,7 +30,7 @@ import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS, CHUNK_BYTES } from "../base/lim
 import type { Log, Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { has } from "./findings.ts";
-import { compareStamps, isKnown, type LocalStore, Stamp } from "./local_store.ts";
+import { compareStamps, type LocalStore, Stamp } from "./local_store.ts";
 import { DESCRIPTION_BYTES, type Head, MessageFlag, MessageType, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import type { ChunkCompleter, LocalWrite, Replica, WatchedChunk } from "./replica.ts";
@@ -158,7 +158,8 @@ export class Completer implements PeerRequestOwner, OperationOwner, ChunkComplet
   mapChanged(view: ClusterView): void {
     this.#view = view;
     if (this.#step === Step.Idle || this.#step === Step.Writing) return;
-    if (!this.#isSameGroup()) this.#over();
+    const isSame = this.#groupNow()?.entry.changedEpoch === this.#group!.entry.changedEpoch;
+    if (!isSame) this.#over();
   }
 
   /** Time passes. */
@@ -180,10 +181,6 @@ export class Completer implements PeerRequestOwner, OperationOwner, ChunkComplet
     const isRight = group.isOpen && inSync.includes(view.self) && inSync.includes(source) &&
       source !== view.self && view.node(source)?.state === "up";
     return isRight ? group : null;
-  }
-
-  #isSameGroup(): boolean {
-    return this.#groupNow()?.entry.changedEpoch === this.#group!.entry.changedEpoch;
   }
 
   #next(): void {
@@ -210,8 +207,7 @@ export class Completer implements PeerRequestOwner, OperationOwner, ChunkComplet
   #isDisturbed(): boolean {
     const { layer, chunk } = this.#current!;
     this.#store.stampOf(layer, chunk, this.#now);
-    return this.changed.some((word) => word !== 0) || !this.#replica.isIdle(this.layers, chunk) ||
-      compareStamps(this.#now, this.#here) !== 0;
+    return this.changed.some((word) => word !== 0) || compareStamps(this.#now, this.#here) !== 0;
   }
 
   #ask(step: Step, block: number, count: number): void {
@@ -258,7 +254,8 @@ export class Completer implements PeerRequestOwner, OperationOwner, ChunkComplet
 
   #described(head: Head, extra: Uint8Array): void {
     this.#there.set(head.generation, head.sequence);
-    if (!isKnown(this.#there) || compareStamps(this.#there, this.#here) <= 0) return this.#over();
+    // Unknown is below all that is known, and not above itself.
+    if (compareStamps(this.#there, this.#here) <= 0) return this.#over();
     this.#rewrites = head.argument;
     const words = new DataView(extra.buffer, extra.byteOffset, extra.byteLength);
     for (let i = 0; i < WORDS; i++) {
@@ -305,7 +302,7 @@ export class Completer implements PeerRequestOwner, OperationOwner, ChunkComplet
   #checked(head: Head): void {
     this.#now.set(head.generation, head.sequence);
     const isStill = compareStamps(this.#now, this.#there) === 0 && head.argument === this.#rewrites;
-    if (!isStill || !this.#isSameGroup() || this.#isDisturbed()) return this.#over();
+    if (!isStill || this.#isDisturbed()) return this.#over();
     const { layer, chunk } = this.#current!;
     this.#replica.unwatchChunk(this);
     this.#replica.rewriting(layer, chunk);

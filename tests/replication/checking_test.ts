@@ -620,6 +620,9 @@ Deno.test("who lacks writes stays so where more lack them than have them, unless
   const preferred = new Fixture({}, true, 3);
   for (let i = 0; i < 16; i++) preferred.round({ begin: 8 }, { begin: 7 }, {});
   assertEquals(preferred.completions(), ["1 from 3", "2 from 3"]);
+  const among = new Fixture({}, true, 3);
+  for (let i = 0; i < 16; i++) among.round({}, { begin: 8 }, {});
+  assertEquals(among.completions(), ["2 from 3"]);
   const lagging = new Fixture({}, true, 2);
   for (let i = 0; i < 16; i++) lagging.round({}, { begin: 8 }, {});
   assertEquals(lagging.result?.reasons, [

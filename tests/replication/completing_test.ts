@@ -326,6 +326,7 @@ Deno.test("only where both are in sync, in an open group, of a disk in order, wi
     const end = other.fetch();
     const group = { changedEpoch: EPOCH + 1, ...options.group };
     other.map({ ...options, epoch: EPOCH + 1, group });
+    assertEquals(other.isAtRest, true, "its request is taken back");
     other.describe(end);
     assertEquals([other.isAtRest, other.store.waiting], [true, []], JSON.stringify(options));
     assertEquals(other.arena.usedBytes, 0);
