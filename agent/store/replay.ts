@@ -135,6 +135,8 @@ export function* scanLog(
     let next = -1;
     let lastLsn = Infinity;
     if (hasHeader) {
+      // It was given, even where nothing of its record is there: writes before it had failed, and so may its own have.
+      scan.lsnMax = Math.max(scan.lsnMax, header.startLsn);
       if (block === 1 && header.startLsn > lsn) lsn = header.startLsn;
       next = header.next < segments.count ? header.next : -1;
       const isThere = next >= 0 && (yield* reader.segmentHeader(next, following)) &&
