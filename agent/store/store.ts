@@ -1293,6 +1293,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       log.syncedLsn <= log.notedSyncedLsn && !log.noSpace;
   }
 
+  /** Something was submitted that the disk has not written yet. */
+  get hasUnwritten(): boolean {
+    return this.#queue.count > 0 || this.#log?.isDrained === false;
+  }
+
   // ── Layers, META, size ─────────────────────────────────────────────────────────────────────────
 
   /** Creates an empty layer. Ids are never used twice. */

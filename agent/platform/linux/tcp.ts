@@ -593,6 +593,7 @@ export class Tcp {
       0,
       MSG_NOSIGNAL,
     );
+    this.#ring.noteInline();
   }
 
   /** Puts a RECV into the ring, if there is none and there is room. */
