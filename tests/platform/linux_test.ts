@@ -177,12 +177,19 @@ Deno.test("a sleep goes on over the end of a message that it sends, up to what s
     assertEquals(ring.dispatch(), 2);
     assertEquals(ended.get(1), 64);
     assertEquals(ended.get(2), -ETIME);
-    // Where nobody has said so, it ends with the first.
-    send(3, 64);
-    timer(4, 50);
+    // Where something waits for it after all, and where nobody has said so, it ends with the first.
+    send(5, 64);
+    ring.noteInline();
+    ring.awaitInline();
+    timer(6, HANGS_MS);
     ring.enter(60_000);
     assertEquals(ring.dispatch(), 1);
-    assertEquals([...ended.keys()].slice(2), [3]);
+    assertEquals([...ended.keys()].slice(2), [5]);
+    send(3, 64);
+    timer(4, HANGS_MS);
+    ring.enter(60_000);
+    assertEquals(ring.dispatch(), 1);
+    assertEquals([...ended.keys()].slice(3), [3]);
   });
 });
 

@@ -96,7 +96,7 @@ export class Ring {
   readonly #cqesIndex: number;
   #tail: number;
   #toSubmit = 0;
-  /** Of them, those of {@linkcode Ring.noteInline}. */
+  /** Of them, those of {@linkcode Ring.noteInline}; below 0: somebody waits for one. */
   #inline = 0;
   /** struct io_uring_getevents_arg followed by its struct timespec. */
   readonly #argument: Uint32Array<ArrayBuffer>;
@@ -223,7 +223,12 @@ export class Ring {
    * that submits it goes on over its end.
    */
   noteInline(): void {
-    this.#inline++;
+    if (this.#inline >= 0) this.#inline++;
+  }
+
+  /** Somebody does wait for one of those: the sleep ends with any completion, as others do. */
+  awaitInline(): void {
+    this.#inline = -1;
   }
 
   /** Submits all that was prepared, and asks for no completions. */
@@ -297,7 +302,7 @@ export class Ring {
    *   {@linkcode noteInline}
    */
   enter(waitMs: number): void {
-    const inline = this.#inline;
+    const inline = Math.max(0, this.#inline);
     this.#inline = 0;
     if (waitMs <= 0) {
       this.#enter(0, ENTER_GETEVENTS, null, 0n);
