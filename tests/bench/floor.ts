@@ -18,8 +18,8 @@
  * Files are written in full beforehand, are gone through from start to end over and over, and stay in the page cache. The chains
  * are measured in turn, each figure is the median of the repetitions; CPU is that of all processes but the load, per operation.
  *
- * The same in C, in turn with this on a busy machine, the least of several runs each: here CPU is 1.3 times as much on one host
- * (13.4 µs against 10.4), and about the same in the chains over TCP; so are the times.
+ * Against the same in C, in turn on a busy machine, the least of several runs each: on one host CPU is 1.3 times as much (13.4 µs
+ * against 10.4); over TCP each differs more from run to run than they do from each other, and so do the times of all three.
  *
  * This process only watches. It makes every descriptor and each process inherits its own, so a process whose neighbour ends
  * ends as well, or is ended here; the files have lost their names before anything is measured.
