@@ -47,6 +47,15 @@ export { settlerOf } from "./groups.ts";
 export * from "./levels.ts";
 export * from "./queries.ts";
 export { chainOf, disksOfLayers, findLayer } from "./layers.ts";
+export {
+  inZonesText,
+  isInZones,
+  maySplit,
+  moveText,
+  type Place,
+  poolOfPlace,
+  zonesText,
+} from "./zones.ts";
 export { clonePoint, flattenedLayer, flattenedLayers, sharedLayers } from "./flatten.ts";
 export {
   type ChunkPlace,
@@ -86,7 +95,7 @@ export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
   const result = carryOut(map, command);
   if (!result.ok || result.value.map === map) return result;
   const { map: next, effects } = result.value;
-  const checked = withoutWords(map, withMoves(next));
+  const checked = withoutWords(map, withMoves(map, next));
   return checked === next ? result : success({ map: checked, effects });
 }
 
