@@ -108,6 +108,7 @@ export class LeaderDuties {
   #placedEpoch = -1;
   #placedDisks: ClusterMap["disks"] | null = null;
   #placedSettings: ClusterMap["settings"] | null = null;
+  #placedGoals = "";
   #placedMinima = "";
   #isBraking = false;
   readonly #housekeeping = new Housekeeping();
@@ -376,11 +377,15 @@ export class LeaderDuties {
   // --------------------------------------------------------------------------------------- targets
 
   #lookAtTargets({ map }: LeaderSituation, commands: MapCommand[]): void {
-    const isSame = map.disks === this.#placedDisks && map.settings === this.#placedSettings;
+    // What families that are on their way ask for counts where they go.
+    const goals = map.pools.map(({ to }) => to).join();
+    const isSame = map.disks === this.#placedDisks && map.settings === this.#placedSettings &&
+      goals === this.#placedGoals;
     if (isSame && map.targetsEpoch === this.#placedEpoch) return;
     const minima = map.pools.map((pool) => copiesMinOfPool(map, pool)).join();
     this.#placedDisks = map.disks;
     this.#placedSettings = map.settings;
+    this.#placedGoals = goals;
     if (minima === this.#placedMinima && map.targetsEpoch === this.#placedEpoch) return;
     this.#placedMinima = minima;
     this.#placedEpoch = -1;
