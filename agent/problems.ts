@@ -478,8 +478,9 @@ function drainProblems(map: ClusterMap): Problem[] {
 
 /** A pool of which a node that is being drained keeps data that disks could not be written without (`map/targets.ts`). */
 function holding(map: ClusterMap, node: number): Pool | undefined {
+  const isNeeded = (id: number) => hasDisks(map, id) || map.pools.some(({ to }) => to === id);
   return map.pools.find((pool) =>
-    hasDisks(map, pool.id) && takersOf(map, pool).length < copiesMinOfPool(map, pool) &&
+    isNeeded(pool.id) && takersOf(map, pool).length < copiesMinOfPool(map, pool) &&
     pool.pgs.some(({ target }) => target.includes(node))
   );
 }

@@ -490,6 +490,10 @@ Deno.test("a zone of which no node takes data is a problem of its disks, fewer n
   const drained = findProblems(clusterSeen(runAll(zoned("db"), out(1), out(2))));
   assertEquals(drained.map(({ code }) => code), ["zones-empty", "moving", "moving"]);
   assertStringIncludes(drained[1].hint, "too few other nodes of zone a take data: add a node");
+  // The same where a disk is on its way there.
+  const going = runAll(zoned(), { kind: "set-copies", name: "web", zones: ["a"] }, out(1), out(2));
+  const drains = findProblems(clusterSeen(going)).filter(({ node }) => node === "host-1");
+  assertStringIncludes(drains[0].hint, "too few other nodes of zone a take data");
   // Many disks, and those that are only in the trash.
   const many = runAll(
     zoned("a1", "a2", "a3", "a4", "a5", "a6"),
