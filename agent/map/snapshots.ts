@@ -456,6 +456,7 @@ function cloneDisk(map: ClusterMap, command: CloneDisk): Result<Applied> {
     createdMs: command.nowMs,
     readOnly: command.readOnly ?? false,
     copies: origin.copies,
+    pool: origin.pool,
     copiesMin: origin.copiesMin,
     family: origin.family,
     placedEpoch: origin.placedEpoch,

@@ -170,3 +170,13 @@ export function compareReplicas(paths: readonly string[]): { chunks: number; blo
     for (const store of stores) store.close();
   }
 }
+
+/** How many chunks of any layer a store has something of; no agent may run on it. */
+export function countChunks(path: string): number {
+  const store = new OfflineStore(path);
+  try {
+    return store.layers.reduce((count, layer) => count + store.list(layer).size, 0);
+  } finally {
+    store.close();
+  }
+}

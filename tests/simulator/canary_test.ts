@@ -34,12 +34,12 @@ function complaintOf(check: () => void): string {
   }
 }
 
-/** Runs seeds until a checker complains. */
-function complaintAbout(sabotage: Sabotage, hasSnapshots = false): string {
+/** Runs seeds until a checker complains, of something else than what it is to be silent about. */
+function complaintAbout(sabotage: Sabotage, hasSnapshots = false, but = /^$/): string {
   for (let seed = 1; seed <= SEEDS_MAX; seed++) {
     const options = { seed, nodes: 4, faultsMs: 20_000, hasSnapshots, sabotage };
     const complaint = complaintOf(() => new Simulation(options).run());
-    if (complaint !== "") return complaint;
+    if (complaint !== "" && !but.test(complaint)) return complaint;
   }
   return "nothing was noticed";
 }
@@ -98,7 +98,8 @@ Deno.test("a disk that is rolled back and keeps what it held is caught", () => {
 });
 
 Deno.test("a disk that was rolled back, and what it held is not there any more, is caught", () => {
-  assertMatch(complaintAbout(giveUpLeft, true), IS_WRONG);
+  // A node that starts again with less than the map says may never be ready.
+  assertMatch(complaintAbout(giveUpLeft, true, /not within/), IS_WRONG);
 });
 
 Deno.test("a replica that is read though it is not in sync is caught", () => {

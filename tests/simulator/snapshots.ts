@@ -99,8 +99,8 @@ export class Snapshots {
   readonly #all: Taken[] = [];
   #next = 1;
   #rollback: Rollback | null = null;
-  /** Snapshots to which a disk was to be rolled back and, as far as is known, has not been: that may come late. */
-  readonly #asked = new Set<Part>();
+  /** Snapshots to which a disk was to be rolled back and, as far as is known, has not been, each time: that may come late. */
+  readonly #asked: Part[] = [];
   /** Disks that rollbacks have left: what was there before. */
   readonly left: DiskOracle[] = [];
   readonly #rolling: Prng;
@@ -380,7 +380,7 @@ export class Snapshots {
     if (!isClosed && !this.#rolling.chance(0.1)) return;
     rollback.isAsked = true;
     rollback.isRaced = this.#rolling.chance(0.3);
-    this.#asked.add(part);
+    this.#asked.push(part);
     host.propose({
       kind: "rollback-disk",
       disk: disk.name,
@@ -413,7 +413,7 @@ export class Snapshots {
         if (found === null || depthOf(part) < depthOf(found)) found = part;
       }
       if (found === null) throw new Error(`${disk.name} was rolled back to what nobody asked for`);
-      this.#asked.delete(found);
+      this.#asked.splice(this.#asked.indexOf(found), 1);
       this.rolledBack++;
       this.host.note(`${disk.name} is rolled back to layer ${found.layer}; disk ${old.id} is left`);
       this.left.push(oracle.rolledBack(found.content!, old.id, this.host.nowMs));
@@ -673,7 +673,7 @@ export class Snapshots {
     const part = this.#rolling.pick(parts);
     const { name } = this.#all.find(({ parts }) => parts.includes(part))!;
     const before = this.rolledBack;
-    this.#asked.add(part);
+    this.#asked.push(part);
     host.propose({ kind: "rollback-disk", disk: oracle.name, snapshot: name, nowMs: 0 });
     host.until(`${oracle.name} is rolled back to ${name}`, () => this.rolledBack > before);
     host.sweep(oracle);
