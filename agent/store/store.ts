@@ -533,7 +533,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     this.#failWaiting(ENODEV);
     const isQuiet = () =>
       this.#queue.count === 0 && this.#internals.length === 0 && reads.active === 0 &&
-      reads.queued === 0 && log.isDrained && log.isSynced && this.#tasks.count === 1 &&
+      reads.queued === 0 && reads.requests === 0 && log.isDrained && log.isSynced &&
+      this.#tasks.count === 1 &&
       !core.locked;
     while (!isQuiet() && !log.failed) {
       this.#failWaiting(ENODEV);
