@@ -316,6 +316,11 @@ export class Snapshots {
         else this.flattened++;
       }
     }
+    // What such a layer has goes to the one that absorbs it.
+    for (const { id, absorbedBy } of layers) {
+      if (absorbedBy === null || !this.half.has(id)) continue;
+      for (const above of layers) if (above.parent === id) this.half.add(above.id);
+    }
   }
 
   // -------------------------------------------------------------------------------------- rolling back
