@@ -65,7 +65,6 @@ export type {
   AgentInfo,
   CheckReport,
   ClusterStatus,
-  ComparedBlock,
   ComparedDisk,
   ComparisonReport,
   DamagedBlock,
@@ -75,9 +74,9 @@ export type {
   NodeStatus,
   SessionStatus,
   StoreStatus,
-  UncheckedChunks,
   WaitingDisk,
 } from "./agent/http/backend.ts";
+export type { CheckedBlock, DiskCheck, UncheckedChunks } from "./agent/replication/check_report.ts";
 export type {
   ChangeDiskRequest,
   ChangeNodeRequest,

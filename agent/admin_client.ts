@@ -40,6 +40,7 @@ import type {
   ScheduleListDocument,
   ScheduleRequest,
   SecretDocument,
+  SettleRequest,
   SnapshotDocument,
   SnapshotListDocument,
   StatusDocument,
@@ -331,7 +332,7 @@ export class AdminClient implements Disposable {
    * Reads, verifies and compares all replicas of a disk, or of all disks.
    *
    * @param name the disk, or null for all
-   * @param options how to follow it; `repair` false: nothing is healed
+   * @param options how to follow it; `repair` false: nothing is changed
    */
   async compare(
     name: string | null,
@@ -339,15 +340,35 @@ export class AdminClient implements Disposable {
   ): Promise<ComparisonReport> {
     const path = name === null ? "/v1/compare" : `${diskPath(name)}/compare`;
     const flags = { "report-only": options.repair === false };
-    const event = await this.#follow(withFlags(path, flags), options);
+    return this.#compared(await this.#follow(withFlags(path, flags), options));
+  }
+
+  /**
+   * The same for a disk, but where replicas differ it is what one node has that counts. What others have is overwritten.
+   *
+   * @param request names that node
+   */
+  async settle(
+    name: string,
+    request: SettleRequest,
+    options: CheckOptions = {},
+  ): Promise<ComparisonReport> {
+    return this.#compared(await this.#follow(`${diskPath(name)}/settle`, options, request));
+  }
+
+  #compared(event: CheckEvent): ComparisonReport {
     if (event.kind !== "compared") throw this.#cutShort();
     const { kind: _, ...report } = event;
     return report;
   }
 
   /** Follows a check to its last event, unless that is an error. */
-  async #follow(path: string, { signal, onProgress }: CheckOptions): Promise<CheckEvent> {
-    const response = await this.#send({ method: "POST", path, signal });
+  async #follow(
+    path: string,
+    { signal, onProgress }: CheckOptions,
+    body?: SettleRequest,
+  ): Promise<CheckEvent> {
+    const response = await this.#send({ method: "POST", path, body, signal });
     for await (const line of this.#linesOf(response, signal)) {
       const event = JSON.parse(line) as CheckEvent;
       if (event.kind === "progress") onProgress?.(event.checkedBytes, event.totalBytes);

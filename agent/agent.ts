@@ -28,6 +28,7 @@ import type {
   BlockPlace,
   CheckReport,
   ClusterStatus,
+  CompareOptions,
   ComparisonReport,
   ControlBackend,
   DamagedBlock,
@@ -62,7 +63,7 @@ import {
 import { checkSocketPaths } from "./map/names.ts";
 import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import type { Gossip, MemberView } from "./gossip/gossip.ts";
-import type { CheckReport as Comparison } from "./replication/checking.ts";
+import type { CheckReport as Comparison } from "./replication/check_report.ts";
 import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
 import type { Overlap } from "./replication/overlaps.ts";
@@ -486,7 +487,7 @@ class AgentCore implements Agent, ControlBackend {
   /** {@inheritDoc ControlBackend.compare} */
   async compare(
     name: string | null,
-    repair: boolean,
+    options: CompareOptions,
     onProgress: (checkedBytes: number, totalBytes: number) => void,
     signal: AbortSignal,
   ): Promise<ComparisonReport> {
@@ -502,7 +503,7 @@ class AgentCore implements Agent, ControlBackend {
     }
     const targets = name === null ? allTargets(map) : [targetOf(map, this.#find(name))];
     const report = await this.#plane.request<Comparison>(
-      { kind: "compare", targets, repair },
+      { kind: "compare", options: { targets, ...options } },
       { onProgress, signal },
     );
     const named = nameComparison(this.map(), map, report);

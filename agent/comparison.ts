@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { ComparedDisk, ComparisonReport } from "./http/backend.ts";
+import type { ComparisonReport } from "./http/backend.ts";
 import {
   chainOf,
   type ClusterMap,
@@ -11,7 +11,8 @@ import {
   disksOfLayers,
   disksWithData,
 } from "./map/map.ts";
-import type { CheckReport, CheckTarget } from "./replication/checking.ts";
+import { type CheckReport, isGood } from "./replication/check_report.ts";
+import type { CheckTarget } from "./replication/checking.ts";
 
 /** All layers of a disk and of its snapshots, those that it shares with others as well. */
 export function targetOf(map: ClusterMap, disk: DiskEntry): CheckTarget {
@@ -41,31 +42,18 @@ export function nameComparison(
   const nameOf = (id: number): string => (find(map, id) ?? find(before, id))?.name ?? `disk ${id}`;
   const nodeOf = (id: number): string =>
     [...map.nodes, ...before.nodes].find((node) => node.id === id)?.name ?? `node ${id}`;
-  const disks = report.disks.map(({ disk, ...counts }): ComparedDisk => ({
-    disk: nameOf(disk),
-    inTrash: map.disks.every(({ id }) => id !== disk),
-    ...counts,
-  }));
-  const good = disks.every((disk) =>
-    disk.damagedBlocks === disk.repairedBlocks && disk.differingBlocks === 0 &&
-    disk.uncheckedChunks === 0
-  );
+  const named = <Part extends { readonly disk: number; readonly nodes: readonly number[] }>(
+    part: Part,
+  ) => ({ ...part, disk: nameOf(part.disk), nodes: part.nodes.map(nodeOf) });
   return {
-    good,
-    disks,
-    blocks: report.blocks.map(({ kind, disk, offsetBytes, nodes, contents }) => ({
-      kind,
-      disk: nameOf(disk),
-      offsetBytes,
-      nodes: nodes.map(nodeOf),
-      contents: [...contents],
+    good: report.disks.every(isGood),
+    disks: report.disks.map((disk) => ({
+      ...disk,
+      disk: nameOf(disk.disk),
+      inTrash: map.disks.every(({ id }) => id !== disk.disk),
     })),
-    unchecked: report.unchecked.map(({ disk, reason, nodes, chunks }) => ({
-      disk: nameOf(disk),
-      reason,
-      nodes: nodes.map(nodeOf),
-      chunks,
-    })),
+    blocks: report.blocks.map(named),
+    unchecked: report.unchecked.map(named),
   };
 }
 

@@ -56,7 +56,7 @@ import type { NodeStore } from "./paths/node_store.ts";
 import { openPaths, type PathCandidate } from "./paths/opening.ts";
 import { SLOTS } from "./paths/slots.ts";
 import type { PathStatus, StoreSet } from "./paths/store_set.ts";
-import type { Check, CheckReport, CheckTarget } from "./replication/checking.ts";
+import type { Check, CheckOptions } from "./replication/checking.ts";
 import { DataCore, type DataCoreEvents, type DataCoreStatus } from "./replication/data_core.ts";
 import { countOverlap } from "./replication/overlaps.ts";
 import { StoreError } from "./store/errors.ts";
@@ -544,6 +544,8 @@ export class DataPlane implements DiskServerHost {
         this.#post({ kind: "snapshot-drained", disk, layer, generation }),
       absorbed: (layers) => this.#post({ kind: "absorbed", layers: [...layers] }),
       flattened: (layers, epoch) => this.#post({ kind: "flattened", layers: [...layers], epoch }),
+      lagging: (pool, group, nodes, epoch) =>
+        this.#post({ kind: "lagging", pool, group, nodes: [...nodes], epoch }),
       groupsLost: (groups) =>
         this.#post({
           kind: "groups-lost",
@@ -914,7 +916,7 @@ export class DataPlane implements DiskServerHost {
       case "check":
         return this.#check(id, request.layers);
       case "compare":
-        return this.#compare(id, request.targets, request.repair);
+        return this.#compare(id, request.options);
       case "cancel-check":
         if (this.#comparison?.id === request.check) this.#endComparison();
         else this.#cancelledChecks.add(request.check);
@@ -1084,12 +1086,11 @@ export class DataPlane implements DiskServerHost {
     );
   }
 
-  #compare(id: number, targets: readonly CheckTarget[], repair: boolean): void {
-    const done = (report: CheckReport) => {
+  #compare(id: number, options: CheckOptions): void {
+    const check = this.#data.check(options, (report) => {
       this.#comparison = null;
       this.#answer(id, report);
-    };
-    const check = this.#data.check({ targets, repair, done });
+    });
     if (check === null) {
       return this.#refuse(id, new StoreError("BUSY", "this node compares replicas already"));
     }

@@ -9,7 +9,8 @@
 import type { DamagedBlock, DiskStatus } from "./http/backend.ts";
 import type { MapCommand } from "./map/map.ts";
 import type { PathStatus } from "./paths/store_set.ts";
-import type { CheckReport, CheckTarget } from "./replication/checking.ts";
+import type { CheckReport } from "./replication/check_report.ts";
+import type { CheckOptions } from "./replication/checking.ts";
 import type { DataCoreStatus } from "./replication/data_core.ts";
 import type { Overlap } from "./replication/overlaps.ts";
 
@@ -91,7 +92,7 @@ export type WorkerRequest =
   /** Verify layers, or everything (null). Progress comes as events. */
   | { kind: "check"; layers: number[] | null }
   /** Compare the replicas of disks. Progress comes as the same events. */
-  | { kind: "compare"; targets: CheckTarget[]; repair: boolean }
+  | { kind: "compare"; options: CheckOptions }
   /** Ends either. */
   | { kind: "cancel-check"; check: number }
   | { kind: "log-level"; level: "debug" | "info" | "warn" | "error" }
@@ -152,6 +153,8 @@ export type WorkerMessage =
   | { kind: "absorbed"; layers: number[] }
   /** Layers have everything here that they were read through to, durably, by a map of this epoch. */
   | { kind: "flattened"; layers: number[]; epoch: number }
+  /** Members in sync of a group lack writes, by a map of this epoch. */
+  | { kind: "lagging"; pool: number; group: number; nodes: number[]; epoch: number }
   /** Something that others should know of has changed: see `data-status`. */
   | { kind: "reachability" };
 

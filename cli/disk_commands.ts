@@ -16,6 +16,7 @@ import {
   countArgument,
   diskArgument,
   examples,
+  nodeArgument,
   processName,
   sizeArgument,
   sizeText,
@@ -464,11 +465,18 @@ function addCheck(disk: AnyCommand, context: CommandContext): void {
     .summary("verify and compare all replicas, and repair them")
     .description(
       "Reads every block of every replica of a disk (or of all disks, also in the trash), verifies its checksum, " +
-        "and compares the replicas. What is damaged is healed from a replica that is not. Guests go on meanwhile. " +
+        "and compares the replicas. What is damaged is healed from a replica that is not; what differs is made what " +
+        "more than half of the replicas have; a replica that lacks writes copies them. Guests go on meanwhile. " +
         "Ends with 0 only if all was checked, and is good or was repaired.",
     )
     .argument("[name]", "the disk; all disks without it", diskArgument)
     .option("--no-repair", "only report")
+    .option(
+      "--prefer <node>",
+      "where replicas of the disk differ, this node's content counts; others' is overwritten",
+      nodeArgument,
+    )
+    .option("--yes", "with --prefer: do not ask")
     .option("--local", "verify the checksums of this node's store only, compare nothing")
     .option("--json", "print JSON")
     .addHelpText(
@@ -476,15 +484,26 @@ function addCheck(disk: AnyCommand, context: CommandContext): void {
       examples(
         "kelpie disk check",
         "kelpie disk check web --no-repair",
+        "kelpie disk check web --prefer host-1",
         "kelpie disk check --local --json",
       ),
     )
-    .action(async (name, { json, local, repair }) => {
+    .action(async (name, { json, local, repair, prefer, yes }) => {
       if (local && !repair) {
         throw new CommandError(
           ExitCode.Usage,
           "--no-repair does not go with --local: what a node finds damaged in its store is healed",
         );
+      }
+      if (prefer !== undefined) {
+        if (name === undefined || local || !repair) {
+          throw new CommandError(
+            ExitCode.Usage,
+            "--prefer is for one disk, and goes neither with --no-repair nor with --local",
+            { hint: "'kelpie disk check DISK --no-repair' says what differs, and where" },
+          );
+        }
+        return await settle(context, { name, node: prefer, json, yes: yes === true });
       }
       if (!local) return await compare(context, name ?? null, { json, repair });
       const report = await follow(
@@ -511,6 +530,32 @@ async function compare(
   if (!report.good) context.exitCode = ExitCode.Failure;
   if (json) return context.output.json(report);
   printComparison(context.output, report, repair);
+}
+
+async function settle(
+  context: CommandContext,
+  { name, node, json, yes }: {
+    readonly name: string;
+    readonly node: string;
+    readonly json?: boolean;
+    readonly yes: boolean;
+  },
+): Promise<void> {
+  using client = context.client();
+  const [, { name: preferred }] = await Promise.all([client.disk(name), client.node(node)]);
+  context.output.confirm({
+    yes,
+    action: `overwrite replicas of disk ${name} by what node ${preferred} has`,
+    loss: "what other nodes have where they differ from it, also where most of them agree",
+  });
+  const report = await follow(
+    context,
+    name,
+    (client, options) => client.settle(name, { node }, options),
+  );
+  if (!report.good) context.exitCode = ExitCode.Failure;
+  if (json) return context.output.json(report);
+  printComparison(context.output, report, true);
 }
 
 async function follow<Report>(
@@ -550,22 +595,27 @@ function printComparison(output: Output, report: ComparisonReport, repair: boole
       ">DAMAGED",
       ">REPAIRED",
       ">DIFFERING",
+      ">SETTLED",
+      ">LAGGING",
+      ">CAUGHT UP",
       ">UNCHECKED",
     ],
-    report.disks.map((disk) => [
-      disk.inTrash ? `${disk.disk} (trash)` : disk.disk,
-      ...[disk.chunks, disk.comparedChunks, disk.singleChunks].map(String),
-      formatSize(disk.verifiedBlocks * 4096),
-      ...[disk.damagedBlocks, disk.repairedBlocks, disk.differingBlocks, disk.uncheckedChunks]
-        .map(String),
-    ]),
+    report.disks.map((disk) =>
+      [
+        disk.inTrash ? `${disk.disk} (trash)` : disk.disk,
+        ...[disk.chunks, disk.comparedChunks, disk.singleChunks].map(String),
+        formatSize(disk.verifiedBlocks * 4096),
+        ...[disk.damagedBlocks, disk.repairedBlocks, disk.differingBlocks, disk.settledBlocks],
+        ...[disk.laggingChunks, disk.caughtUpChunks, disk.uncheckedChunks],
+      ].map(String)
+    ),
   );
-  for (const { kind, disk, offsetBytes, nodes, contents } of report.blocks) {
+  for (const { kind, disk, offsetBytes, nodes, contents, reason } of report.blocks) {
     const where = `${disk} at ${offsetBytes}`;
     const who = kind === "damaged"
       ? `damaged on ${nodes.join(", ")}`
       : `differs: ${nodes.map((node, i) => `${node} has content ${contents[i] + 1}`).join(", ")}`;
-    output.line(output.styled("bad", `${where}: ${who}`));
+    output.line(output.styled("bad", `${where}: ${who}; ${reason}`));
   }
   for (const { disk, reason, nodes, chunks } of report.unchecked) {
     const who = nodes.length === 0 ? "" : `${nodes.join(", ")}: `;
@@ -574,12 +624,20 @@ function printComparison(output: Output, report: ComparisonReport, repair: boole
     );
   }
   if (report.good) return output.line("everything is good");
-  if (!repair && report.disks.some((disk) => disk.damagedBlocks > 0)) {
-    output.say("without --no-repair what is damaged is healed from a replica that is not");
+  const { disks } = report;
+  if (!repair && disks.some((disk) => disk.damagedBlocks + disk.laggingChunks > 0)) {
+    output.say(
+      "without --no-repair what is damaged or lacks writes is copied from a replica that is not",
+    );
   }
-  if (report.disks.some((disk) => disk.differingBlocks > 0)) {
-    output.say("what differs was not touched: nobody can tell who is right; see docs/check.md");
-  }
+  const differing = disks.find((disk) => disk.differingBlocks > disk.settledBlocks);
+  if (differing === undefined) return;
+  output.say(
+    repair
+      ? "what differs is as it was; once you know which node is right: " +
+        `kelpie disk check ${differing.disk} --prefer NODE (see docs/check.md)`
+      : "without --no-repair what differs is made what more than half of the replicas have",
+  );
 }
 
 function printReport(output: Output, what: string, report: CheckReport): void {

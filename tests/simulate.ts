@@ -16,7 +16,7 @@ function parseJobs(text: string): number {
   throw new InvalidArgumentError("it must be a whole number from 1 on.");
 }
 
-const { seeds, from, minutes, nodes, faults, moving, paths, snapshots, verbose, jobs } =
+const { seeds, from, minutes, nodes, faults, moving, paths, settling, snapshots, verbose, jobs } =
   new Command(
     "simulate",
   )
@@ -33,6 +33,7 @@ const { seeds, from, minutes, nodes, faults, moving, paths, snapshots, verbose, 
     )
     .option("--moving", "guests move while they run")
     .option("--paths", "nodes have up to three data paths, which fail and are missing")
+    .option("--settling", "members leave and blocks are replaced as checks have it, without need")
     .option("--snapshots", "snapshots and clones are taken, read, flattened and deleted")
     .option("--verbose", "print what happens")
     .parse(Deno.args, { from: "user" })
@@ -52,7 +53,8 @@ function count({ seed, report, complaint }: Outcome): void {
     failed.push(seed);
     console.log(complaint);
     const more = (nodes === undefined ? "" : ` --nodes ${nodes}`) + (moving ? " --moving" : "") +
-      (paths ? " --paths" : "") + (snapshots ? " --snapshots" : "");
+      (paths ? " --paths" : "") + (settling ? " --settling" : "") +
+      (snapshots ? " --snapshots" : "");
     console.log(
       `FAILED: seed ${seed}; repeat it with: ./dev simulate --from ${seed} --seeds 1 ` +
         `--faults ${faults}${more} --verbose`,
@@ -78,6 +80,7 @@ const next = () => {
     areMoving: moving,
     hasPaths: paths,
     hasSnapshots: snapshots,
+    isSettling: settling,
     isVerbose: verbose,
   };
 };

@@ -15,6 +15,7 @@ import type {
   Merge,
   NodeState,
 } from "../map/map.ts";
+import type { CheckReport as NamedReport, DiskCheck } from "../replication/check_report.ts";
 
 export type { GroupSummary } from "../map/group_summary.ts";
 
@@ -169,59 +170,25 @@ export interface CheckReport {
   damage: DamagedBlock[];
 }
 
-/** What became of one disk when its replicas were compared; a block of several replicas counts as several. */
-export interface ComparedDisk {
-  /** Its name. */
-  disk: string;
+/** What became of one disk when its replicas were compared. */
+export interface ComparedDisk extends DiskCheck<string> {
   /** It is in the trash: `disk` is what it was called. */
-  inTrash: boolean;
-  /** Chunks of 4 MiB of its layers that any replica has. */
-  chunks: number;
-  /** …all of whose blocks are the same on two or more replicas. */
-  comparedChunks: number;
-  /** …of which only one replica is in sync: verified, and compared with nothing. */
-  singleChunks: number;
-  /** Blocks of 4 KiB that were read and match their checksums. */
-  verifiedBlocks: number;
-  /** Blocks that did not, at first. */
-  damagedBlocks: number;
-  /** Of those, how many do now. */
-  repairedBlocks: number;
-  /** Blocks that match their checksums on all replicas, and are not the same. */
-  differingBlocks: number;
-  /** Replicas of chunks that were not, or not wholly, checked. */
-  uncheckedChunks: number;
-}
-
-/** A block that is not right. */
-export interface ComparedBlock {
-  kind: "damaged" | "differs";
-  disk: string;
-  /** Of the disk, or of a snapshot of it. */
-  offsetBytes: number;
-  /** Who has it damaged, or who differ. */
-  nodes: string[];
-  /** Differs: for each node, which content it has: equal numbers are equal content. */
-  contents: number[];
-}
-
-/** Why something was not checked. */
-export interface UncheckedChunks {
-  disk: string;
-  reason: string;
-  /** The nodes that it is about; empty: nobody in particular. */
-  nodes: string[];
-  chunks: number;
+  readonly inTrash: boolean;
 }
 
 /** Result of comparing replicas. */
-export interface ComparisonReport {
-  /** Everything was checked, and is good or was repaired. */
-  good: boolean;
-  disks: ComparedDisk[];
-  /** The first 256 that are not right. */
-  blocks: ComparedBlock[];
-  unchecked: UncheckedChunks[];
+export interface ComparisonReport extends NamedReport<string> {
+  /** Everything was checked, and is good or was made so. */
+  readonly good: boolean;
+  readonly disks: ComparedDisk[];
+}
+
+/** What comparing replicas is to do. */
+export interface CompareOptions {
+  /** What is found is put right, as far as it is clear how. */
+  readonly repair: boolean;
+  /** Id of the node whose content counts where replicas differ; left out: that of more than half of them. Only with `repair`. */
+  readonly preferred?: number;
 }
 
 /** Facts about the agent. */
@@ -438,13 +405,12 @@ export interface ControlBackend {
   /**
    * Reads and verifies all replicas of a disk, or of all disks (null), and compares them.
    *
-   * @param repair what is damaged is healed
    * @param onProgress called now and then, with bytes of address space
    * @param signal ends it early
    */
   compare(
     name: string | null,
-    repair: boolean,
+    options: CompareOptions,
     onProgress: (checkedBytes: number, totalBytes: number) => void,
     signal: AbortSignal,
   ): Promise<ComparisonReport>;

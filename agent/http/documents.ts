@@ -545,6 +545,12 @@ export interface LogLevelDocument {
   readonly level: "debug" | "info" | "warn" | "error";
 }
 
+/** Body of `POST /v1/disks/{name}/settle`. */
+export interface SettleRequest {
+  /** Name or id of the node whose content counts where replicas differ. */
+  readonly node: string;
+}
+
 /**
  * One line of the answer to a check: any number of `progress`, then one `report` (or `compared`) or one `error`.
  */

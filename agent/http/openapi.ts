@@ -862,6 +862,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     secret: text("Whoever has it can join the cluster and read its data"),
   }),
   LogLevel: record("How much the agent logs", { level: logLevel }),
+  SettleRequest: record("Whose content counts where replicas of a disk differ", { node: nodeName }),
   CheckEvent: {
     description:
       "One line of a check: any number of progress, then one report (or compared) or one error",
@@ -879,7 +880,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
       }),
       record("What comparing replicas has found", {
         kind: { type: "string", const: "compared" },
-        good: flag("Everything was checked, and is good or was repaired"),
+        good: flag("Everything was checked, and is good or was made so"),
         disks: list(
           record("A disk, with its snapshots; a block of several replicas counts as several", {
             disk: text("Its name"),
@@ -890,7 +891,12 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
             verifiedBlocks: count("Blocks of 4 KiB that were read and match their checksums"),
             damagedBlocks: count("Blocks that did not, at first"),
             repairedBlocks: count("Of those, how many do now"),
-            differingBlocks: count("Blocks that match their checksums and are not the same"),
+            differingBlocks: count(
+              "Blocks that matched their checksums on all replicas, and were not the same",
+            ),
+            settledBlocks: count("Of those, how many are the same now"),
+            laggingChunks: count("Replicas of chunks that were in sync and lacked writes"),
+            caughtUpChunks: count("Of those, how many have them now"),
             uncheckedChunks: count("Replicas of chunks that were not, or not wholly, checked"),
           }),
           "What became of each disk",
@@ -905,6 +911,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
               count("Equal numbers are equal content"),
               "For each node, which content it has",
             ),
+            reason: text("Why it is left so: one line for people"),
           }),
           "The first 256",
         ),
@@ -1251,8 +1258,20 @@ export const OPENAPI = {
       parameters: [nameParameter],
       post: {
         operationId: "compareDisk",
-        summary: "Reads, verifies and compares all replicas of a disk, and heals what is damaged",
-        parameters: [queryFlag("report-only", "1: nothing is healed")],
+        summary:
+          "Reads, verifies and compares all replicas of a disk, heals what is damaged, and makes the same what differs " +
+          "from more than half of them",
+        parameters: [queryFlag("report-only", "1: nothing is changed")],
+        responses: events("Lines of JSON while it goes on"),
+      },
+    },
+    "/v1/disks/{name}/settle": {
+      parameters: [nameParameter],
+      post: {
+        operationId: "settleDisk",
+        summary:
+          "The same, but where replicas differ it is what one node has that counts; others' is overwritten",
+        requestBody: body("SettleRequest"),
         responses: events("Lines of JSON while it goes on"),
       },
     },
@@ -1260,7 +1279,7 @@ export const OPENAPI = {
       post: {
         operationId: "compareDisks",
         summary: "The same for all disks, also those in the trash",
-        parameters: [queryFlag("report-only", "1: nothing is healed")],
+        parameters: [queryFlag("report-only", "1: nothing is changed")],
         responses: events("Lines of JSON while it goes on"),
       },
     },

@@ -21,11 +21,18 @@ import {
   limitNumbers,
   NO_LIMITS,
   type NodeEntry,
+  poolOf,
 } from "../map/map.ts";
 import type { MapCommand } from "../map/map.ts";
 import { previewNodeChange } from "../map/preview.ts";
 import { findNotes, findProblems, secondsLeftOf, summarize } from "../problems.ts";
-import type { ClusterStatus, DiskStatus, GroupSummary, NodeStatus } from "./backend.ts";
+import type {
+  ClusterStatus,
+  CompareOptions,
+  DiskStatus,
+  GroupSummary,
+  NodeStatus,
+} from "./backend.ts";
 import {
   type Call,
   checkSockets,
@@ -54,6 +61,7 @@ import type {
   PlanDocument,
   PlanRequest,
   SecretDocument,
+  SettleRequest,
   StatusDocument,
   VersionDocument,
 } from "./documents.ts";
@@ -101,10 +109,17 @@ export const ROUTES: readonly Route[] = [
   },
   {
     method: "POST",
+    path: "/v1/disks/{name}/settle",
+    body: "SettleRequest",
+    streams: true,
+    handle: settleDisk,
+  },
+  {
+    method: "POST",
     path: "/v1/compare",
     query: ["report-only"],
     streams: true,
-    handle: (call) => compareReplicas(call, null),
+    handle: (call) => compareReplicas(call, null, { repair: isRepairing(call) }),
   },
   { method: "GET", path: "/v1/cluster", handle: getCluster },
   {
@@ -387,13 +402,33 @@ function checkStore(call: Call, name: string | null): Response {
 
 function compareDisk(call: Call): Response {
   requireDisk(call.backend.map(), call.name);
-  return compareReplicas(call, call.name);
+  return compareReplicas(call, call.name, { repair: isRepairing(call) });
 }
 
-function compareReplicas(call: Call, name: string | null): Response {
-  const repair = call.query.get("report-only") !== "1";
+function isRepairing({ query }: Call): boolean {
+  return query.get("report-only") !== "1";
+}
+
+/** Compares, and where replicas differ one node's content counts, which has to have some. */
+function settleDisk(call: Call): Response {
+  const map = call.backend.map();
+  const disk = requireDisk(map, call.name);
+  const node = findNodeNamed(map, (call.body as SettleRequest).node);
+  const hasReplica = poolOf(map, disk)?.pgs.some(({ inSync }) => inSync.includes(node.id));
+  if (hasReplica !== true) {
+    throw new ControlFailure({
+      code: "invalid",
+      message:
+        `node ${node.name} has no replica in sync of disk ${disk.name}: nothing of it could count`,
+      hint: `'kelpie disk map ${disk.name}' shows where replicas are`,
+    });
+  }
+  return compareReplicas(call, disk.name, { repair: true, preferred: node.id });
+}
+
+function compareReplicas(call: Call, name: string | null, options: CompareOptions): Response {
   return checkEvents(call, async (onProgress, signal) => {
-    const report = await call.backend.compare(name, repair, onProgress, signal);
+    const report = await call.backend.compare(name, options, onProgress, signal);
     return { kind: "compared", ...report };
   });
 }
@@ -570,7 +605,10 @@ async function planNode(call: Call): Promise<Response> {
 
 /** The node of the path: by its name, or else by its id. */
 function findNamed({ backend, name }: Call): NodeEntry {
-  const map = backend.map();
+  return findNodeNamed(backend.map(), name);
+}
+
+function findNodeNamed(map: ClusterMap, name: string): NodeEntry {
   const node = findNodeByName(map, name) ??
     (/^\d{1,5}$/.test(name) ? findNode(map, Number(name)) : undefined);
   if (node === undefined) throw new ControlFailure(noNode(name));

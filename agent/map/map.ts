@@ -150,6 +150,7 @@ function carryOut(map: ClusterMap, command: MapCommand): Result<Applied> {
     case "start-joining":
     case "in-sync":
     case "trim":
+    case "withdraw":
     case "split-groups":
       return applyGroupCommand(map, command);
   }

@@ -6,7 +6,9 @@
  *                                                     ▲                                          │ equal: done
  *                                                     └──── what is left, after a while ◀────────┤ damaged: that node heals it (repair.ts)
  *                                                                                                │ changed meanwhile, or no common stamp
- *                                                                                                └ differs
+ *                                                                                                │ differs: who is right (deciding.ts)?
+ *                                                                                                │   the others replace it (repair.ts)
+ *                                                                                                └ lacks writes: it leaves its group, and joins
  *
  * Invariants:
  * - A block is compared only as of one stamp. Each replica says from which stamp to which its block was what it says, with nothing
@@ -18,24 +20,53 @@
  *   late, refused, or from before a change of the group counts for nothing: the chunk is looked at again, or is reported as not checked.
  *   A replica that is not in sync is named, and not counted as checked.
  * - A look changes nothing. What does not match its own checksum is healed by the node that has it, as after any read, from a replica
- *   whose block does; here it is looked at again until it is good. Where all match and differ, which is looked at twice, nobody can
- *   say by comparing who is right: it is reported with all who were asked, and nothing is changed.
+ *   whose block does; here it is looked at again until it is good. Where all match and differ, which is looked at twice, what counts is
+ *   decided block by block. Each node with something else is told what it has, what it is to have, and whose; it sees to it by itself that
+ *   this is still so (`repair.ts`), so it does no harm that it is told late, twice, or by another check as well. Here the block is
+ *   looked at again until it is the same everywhere. Where nobody knows what counts it is reported, and nothing is changed.
+ * - Layers are looked at from the oldest on, so that what a layer is read through to is settled before it.
+ * - A replica in sync whose stamp stands still below others', and into whose store none is on its way, lacks writes. By a command (`withdraw`), which does nothing where members
+ *   have changed since the look, it leaves the group, and joins it again like any node that was away: stamps tell what it has to
+ *   copy, of the whole group. One group at a time, and at most WITHDRAWALS_MAX times; nothing of the group is looked at meanwhile. If
+ *   a write comes to the chunk first, its stamp is that of the others, and what it lacks is a difference.
  * - A layer and the one that it absorbs are checked as one. So are a layer that is being flattened and all that it is read through, and any
  *   layer of which something differs, before it counts as that: what only some replicas have copied into it is the same below it.
  * - A hole below which there is no layer reads as zeros, and is equal to them: a flattened layer has either, as it was filled or copied.
- * - It ends: rounds without anything new, and time per chunk, are bounded.
+ * - It ends: rounds without anything new, time per chunk, and time for who has left to be back, are bounded.
  *
  * @module
  */
 import type { Arena } from "../base/arena.ts";
 import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES, DISK_BYTES_MAX } from "../base/limits.ts";
 import type { Window } from "../platform/platform.ts";
-import { add, type Findings, has, remove, SET_WORDS, sizeOf, unpackFindings } from "./findings.ts";
+import {
+  type CheckedBlock,
+  type CheckReport,
+  type DiskCheck,
+  NAMED_MAX,
+  newDiskCheck,
+} from "./check_report.ts";
+import { BEHIND, decide, whyNotWithdrawn } from "./deciding.ts";
+import {
+  add,
+  type Findings,
+  has,
+  packReplacements,
+  remove,
+  type Replacement,
+  REPLACEMENTS_MAX,
+  SET_WORDS,
+  sizeOf,
+  unpackFindings,
+  ZEROS_CHECKSUM,
+} from "./findings.ts";
 import type { Inspector } from "./inspection.ts";
 import { chunkList, compareStamps, isKnown, type LocalStore } from "./local_store.ts";
 import { type Head, MessageFlag, MessageType, STAMP_ENTRY_BYTES, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
+import type { BlockReplacer } from "./replica.ts";
 import type { ClusterView, DiskView, GroupView } from "./view.ts";
+import { Withdrawals } from "./withdrawing.ts";
 
 /** Chunks looked at at a time. */
 const JOBS_MAX = 4;
@@ -53,60 +84,11 @@ const ASK_MS = 1500, REST_MS = 500;
 const STARTS_MAX = 64;
 /** Chunks of this node's own store listed at a time. */
 const LIST_MAX = 2048;
-/** Blocks named in a report; more are counted. */
-export const NAMED_MAX = 256;
 
 /** What to check: a disk, with the layers of it and of its snapshots that are its share of the report. */
 export interface CheckTarget {
   readonly disk: number;
   readonly layers: readonly number[];
-}
-
-/** What became of one disk; blocks of several replicas count as several. */
-export interface DiskCheck {
-  readonly disk: number;
-  /** Chunks of its layers that any replica has. */
-  chunks: number;
-  /** …of which all blocks are the same on two or more replicas. */
-  comparedChunks: number;
-  /** …of which there is one replica in sync only: verified, and not compared. */
-  singleChunks: number;
-  /** Blocks of data that were read and match their checksums. */
-  verifiedBlocks: number;
-  /** Blocks that did not, at first. */
-  damagedBlocks: number;
-  /** Of those, how many do now. */
-  repairedBlocks: number;
-  /** Blocks that all match their checksums and differ. */
-  differingBlocks: number;
-  /** Replicas of chunks that were not, or not wholly, checked. */
-  uncheckedChunks: number;
-}
-
-/** A block that is not right. */
-export interface NamedBlock {
-  readonly kind: "damaged" | "differs";
-  readonly disk: number;
-  readonly offsetBytes: number;
-  /** Who has it damaged, or who differ: the same number in `groups` is the same content. */
-  readonly nodes: readonly number[];
-  readonly contents: readonly number[];
-}
-
-/** Why chunks were not checked. */
-export interface Unchecked {
-  readonly disk: number;
-  readonly reason: string;
-  /** The nodes that it is about; empty: all. */
-  readonly nodes: readonly number[];
-  chunks: number;
-}
-
-/** See the head of the file. */
-export interface CheckReport {
-  readonly disks: DiskCheck[];
-  readonly blocks: NamedBlock[];
-  readonly unchecked: Unchecked[];
 }
 
 /** What a check needs around it. */
@@ -116,8 +98,31 @@ export interface CheckingHost {
   readonly arena: Arena;
   readonly window: Window;
   readonly inspector: Inspector;
+  readonly repairer: BlockReplacer;
   readonly view: ClusterView;
+  /** Has members in sync that lack writes leave a group: the command `withdraw`, which rests on the group as it is given. */
+  withdraw(group: GroupView, nodes: readonly number[]): void;
 }
+
+/** What a check is to do. */
+export interface CheckOptions {
+  readonly targets: readonly CheckTarget[];
+  /** What is found is put right, as far as it is clear how. */
+  readonly repair: boolean;
+  /** Whose content counts where replicas differ; 0 or left out: that of more than half of them. Only with `repair`. */
+  readonly preferred?: number;
+}
+
+/** A block that differs, as it was seen last. */
+interface Difference {
+  readonly nodes: readonly number[];
+  readonly contents: readonly number[];
+  /** Why it stays so, if it does. */
+  readonly reason: string;
+}
+
+/** What nodes are to be told to replace: by node and by whose content it is. */
+type Plan = Map<number, Map<number, Replacement[]>>;
 
 /** A look of several nodes at one chunk. */
 class Job implements PeerRequestOwner {
@@ -125,8 +130,14 @@ class Job implements PeerRequestOwner {
   readonly left = new Uint32Array(SET_WORDS).fill(0xffff_ffff);
   /** Blocks that have differed once. */
   readonly differed = new Uint32Array(SET_WORDS);
+  /** Blocks that have differed twice, and are still to be compared. */
+  readonly differences = new Map<number, Difference>();
   /** Blocks of each node that were damaged. */
   readonly damaged = new Map<number, Uint32Array>();
+  /** Nodes that lacked writes. */
+  readonly lagging = new Set<number>();
+  /** Those that lack none differ in ways that nobody can decide. */
+  isDisputed = false;
   readonly requests = new Set<PeerRequest>();
   readonly answers = new Map<number, Findings>();
   group: GroupView | null = null;
@@ -171,7 +182,9 @@ class Job implements PeerRequestOwner {
     dataBytes: number,
   ): void {
     this.requests.delete(request);
-    this.owner.inspected(this, request.node, head, extra, dataOffset, dataBytes);
+    const isLook = (request.head.type as MessageType) === MessageType.Inspect;
+    if (isLook) this.owner.inspected(this, request.node, head, extra, dataOffset, dataBytes);
+    else this.owner.told(dataOffset, dataBytes);
   }
 }
 
@@ -207,14 +220,19 @@ class Scan implements PeerRequestOwner {
 
 const NO_ANSWER = "it does not answer";
 const NOT_UP = "it is not up";
-const BEHIND = "it lacks writes that others have";
 const WRITTEN = "guests write to it all the time";
 const BUSY = "it is busy with guests";
+/** Why blocks that are not right stay so. */
+const ONLY_REPORTED = "nothing was to be changed";
+const NOT_IN_TIME = "it was not put right in time";
+const DAMAGED_EVERYWHERE = "no replica has it whole";
 
 /** One check; see the head of the file. */
 export class Check {
   readonly #host: CheckingHost;
   readonly #isRepairing: boolean;
+  readonly #preferred: number;
+  readonly #withdrawals: Withdrawals;
   readonly #done: (report: CheckReport) => void;
   readonly #report: CheckReport = { disks: [], blocks: [], unchecked: [] };
   readonly #todo: { target: CheckTarget; layer: number }[] = [];
@@ -235,39 +253,22 @@ export class Check {
   #bytesBefore = 0;
   #bytesTotal = 0;
 
-  /**
-   * @param options.repair damage that is found is healed
-   * @param options.done told once, unless it is cancelled; never from inside a call of this check's maker
-   */
-  constructor(
-    host: CheckingHost,
-    options: {
-      targets: readonly CheckTarget[];
-      repair: boolean;
-      done: (report: CheckReport) => void;
-    },
-  ) {
+  /** @param done told once, unless it is cancelled; never from inside a call of this check's maker */
+  constructor(host: CheckingHost, options: CheckOptions, done: (report: CheckReport) => void) {
     this.#host = host;
     this.#isRepairing = options.repair;
-    this.#done = options.done;
+    this.#preferred = options.preferred ?? 0;
+    this.#withdrawals = new Withdrawals((group, nodes) => host.withdraw(group, nodes));
+    this.#done = done;
     for (const target of options.targets) {
       for (const layer of target.layers) {
         this.#todo.push({ target, layer });
         this.#bytesTotal += this.#sizeOf(target);
       }
-      this.#report.disks.push({
-        disk: target.disk,
-        chunks: 0,
-        comparedChunks: 0,
-        singleChunks: 0,
-        verifiedBlocks: 0,
-        damagedBlocks: 0,
-        repairedBlocks: 0,
-        differingBlocks: 0,
-        uncheckedChunks: 0,
-      });
+      this.#report.disks.push(newDiskCheck(target.disk));
     }
-    this.#todo.reverse();
+    // The oldest first, from the end: a layer has a higher number than those below it.
+    this.#todo.sort((a, b) => b.layer - a.layer);
   }
 
   /** How much of the disks' layers was looked through, in bytes of their address spaces. */
@@ -296,6 +297,7 @@ export class Check {
     this.#nowMs = nowMs;
     if (this.#isOver) return;
     this.#findSilent();
+    this.#withdrawals.tick(this.#host.view, nowMs);
     for (const job of [...this.#jobs]) {
       if (job.pending > 0) continue;
       if (nowMs - job.sinceMs > JOB_MS_MAX) this.#giveUp(job);
@@ -545,6 +547,12 @@ export class Check {
     job.troubled = [];
     job.isNewer = false;
     job.answers.clear();
+    if (this.#withdrawals.isUnderWay(job.group)) {
+      // Who has left is to be looked at once it is back.
+      job.rounds = 0;
+      job.sinceMs = this.#nowMs;
+      return this.#again(job);
+    }
     const { entry, isOpen } = job.group;
     const away = entry.inSync.filter((node) =>
       view.node(node)?.state !== "up" || this.#absent.has(node)
@@ -660,6 +668,11 @@ export class Check {
     this.#step();
   }
 
+  /** From a job: a node knows what to replace, or does not want to hear of it; the next look tells. */
+  told(dataOffset: number, dataBytes: number): void {
+    if (dataBytes > 0) this.#host.arena.release(dataOffset, dataBytes);
+  }
+
   #answerIsIn(job: Job): void {
     if (--job.pending > 0) return;
     // Whatever else comes of the round: it may be healed before the next one.
@@ -687,31 +700,35 @@ export class Check {
     job.rounds++;
     const isSingle = answers.length === 1;
     const common = isSingle ? null : this.#whyNoStamp(job, answers.map(([, each]) => each));
+    const behind = common === BEHIND ? nodesBehind(answers) : [];
+    // Those that lack no writes have a stamp in common, and must not differ either.
+    const compared = common === null || common === BEHIND
+      ? answers.filter(([node]) => !behind.includes(node))
+      : [];
     const { view } = this.#host;
     const chain = view.chain(job.pair[0]);
     // What some replicas have copied into a layer from below, and others have not, is the same in what the layer is read through.
     job.isWhole = job.isThroughChain || chain.length <= job.pair.length;
     const mayBeCopied = !job.isWhole;
     let isHealing = false, isCopied = false;
+    const plan: Plan = new Map();
     const before = sizeOf(job.left);
     for (let block = 0; block < CHUNK_BLOCKS; block++) {
       if (!has(job.left, block)) continue;
-      const isDamaged = answers.some(([, { damaged }]) => has(damaged, block));
-      if (isDamaged) {
-        // Whoever has it damaged heals it, if somebody has it whole.
-        isHealing ||= this.#isRepairing &&
-          answers.some(([, { damaged }]) => !has(damaged, block));
+      const damaged = answers.filter(([, each]) => has(each.damaged, block));
+      if (damaged.length > 0) {
+        // Whoever has it damaged heals it, if somebody has it whole; who lacks writes copies the chunk.
+        isHealing ||= this.#isRepairing && damaged.length < answers.length &&
+          damaged.some(([node]) => !behind.includes(node));
         continue;
       }
-      const isChanged = answers.some(([, { changed }]) => has(changed, block));
-      if (common !== null || (isChanged && !isSingle)) continue;
-      if (!areEqual(answers, block, job.isWhole)) {
-        if (has(job.differed, block) && mayBeCopied) isCopied = true;
-        else if (has(job.differed, block)) this.#differs(job, answers, block);
-        else add(job.differed, block);
-        continue;
-      }
-      this.#isGood(job, answers, block);
+      const isChanged = compared.some(([, { changed }]) => has(changed, block));
+      if (compared.length === 0 || (isChanged && !isSingle)) continue;
+      if (areEqual(compared, block, job.isWhole)) {
+        if (common === null) this.#isGood(job, answers, block);
+      } else if (!has(job.differed, block)) add(job.differed, block);
+      else if (mayBeCopied) isCopied = true;
+      else this.#differs(job, compared, block, plan);
     }
     if (isCopied) {
       job.isThroughChain = true;
@@ -723,13 +740,30 @@ export class Check {
       job.rounds = 0;
       job.sinceMs = this.#nowMs;
     }
+    this.#replace(job, plan);
     job.trouble = common;
-    job.troubled = common === BEHIND ? nodesBehind(answers) : [];
-    const isLast = job.rounds >= ROUNDS_MAX && !isHealing;
+    job.troubled = behind;
+    const isLast = job.rounds >= ROUNDS_MAX && !isHealing && plan.size === 0;
     const hasOnlyDamage = !isHealing && common === null && this.#isAllDamaged(job, answers);
     if (sizeOf(job.left) === 0) this.#end(job);
+    else if (isLast && behind.length > 0) this.#isBehind(job, behind);
     else if (isLast || hasOnlyDamage) this.#giveUp(job);
     else this.#again(job);
+  }
+
+  /** Nodes have lacked writes for long enough: they leave, and copy them. */
+  #isBehind(job: Job, behind: readonly number[]): void {
+    for (const node of behind) job.lagging.add(node);
+    if (!this.#isRepairing) return this.#giveUp(job);
+    const group = job.group!;
+    job.trouble = this.#withdrawals.isSpent(group)
+      ? `${BEHIND}, also after it had left to copy them`
+      : whyNotWithdrawn(this.#host.view, group, behind, job.isDisputed);
+    if (job.trouble !== null) return this.#giveUp(job);
+    // Where another group has its turn, this one has it later.
+    if (this.#withdrawals.begin(group, behind, this.#nowMs)) job.rounds = 0;
+    job.sinceMs = this.#nowMs;
+    this.#again(job);
   }
 
   #noteDamage(job: Job): void {
@@ -770,13 +804,20 @@ export class Check {
     if (!view.isInOrder(disk)) {
       return "its last host has left writes on some replicas only: opening the disk settles that";
     }
-    const isStill = answers.every(({ begin, end }) => compareStamps(begin, end) === 0);
+    // What is on its way, or waits for space, is not lacking.
+    const isStill = answers.every(({ begin, end, isIdle }) =>
+      isIdle && compareStamps(begin, end) === 0
+    );
     return isStill ? BEHIND : WRITTEN;
   }
 
   #isGood(job: Job, answers: readonly (readonly [number, Findings])[], block: number): void {
     remove(job.left, block);
     const disk = this.#disk(job.target);
+    if (job.differences.delete(block)) {
+      disk.differingBlocks++;
+      disk.settledBlocks++;
+    }
     for (const [node, { data }] of answers) {
       if (has(data, block)) disk.verifiedBlocks++;
       if (has(job.damaged.get(node)!, block)) {
@@ -786,28 +827,88 @@ export class Check {
     }
   }
 
-  #differs(job: Job, answers: readonly (readonly [number, Findings])[], block: number): void {
+  /** A block differs for the second time. Whoever has to replace it comes into the plan. */
+  #differs(
+    job: Job,
+    compared: readonly (readonly [number, Findings])[],
+    block: number,
+    plan: Plan,
+  ): void {
+    const nodes = compared.map(([node]) => node);
+    const votes = compared.map(([node, findings]) => ({
+      node,
+      content: contentOf(findings, block, job.isWhole),
+      isOwn: !has(job.damaged.get(node)!, block),
+    }));
+    const kinds = [...new Set(votes.map(({ content }) => content))];
+    const contents = votes.map(({ content }) => kinds.indexOf(content));
+    const ruling = this.#isRepairing
+      ? decide(votes, { replicas: job.answers.size, preferred: this.#preferred })
+      : ONLY_REPORTED;
+    const reason = typeof ruling === "string" ? ruling : NOT_IN_TIME;
+    job.differences.set(block, { nodes, contents, reason });
+    if (typeof ruling !== "string") {
+      for (const { node, content: wrong } of votes) {
+        if (!ruling.wrong.includes(node)) continue;
+        addTo(plan, node, ruling.sources[0], { block, wrong, right: ruling.content });
+      }
+    } else if (compared.length === job.answers.size) this.#staysDifferent(job, block);
+    else job.isDisputed = true;
+  }
+
+  #staysDifferent(job: Job, block: number): void {
+    const { nodes, contents, reason } = job.differences.get(block)!;
+    job.differences.delete(block);
     remove(job.left, block);
     job.isDiffering = true;
     const disk = this.#disk(job.target);
     disk.differingBlocks++;
-    const contents: number[] = [];
-    const seen: number[] = [];
-    for (const [, findings] of answers) {
-      if (has(findings.data, block)) disk.verifiedBlocks++;
-      const content = contentOf(findings, block, job.isWhole);
-      if (!seen.includes(content)) seen.push(content);
-      contents.push(seen.indexOf(content));
+    for (const node of nodes) {
+      const data = job.answers.get(node)?.data;
+      if (data !== undefined && has(data, block)) disk.verifiedBlocks++;
     }
-    this.#name("differs", job, block, answers.map(([node]) => node), contents);
+    this.#name("differs", job, block, { nodes, contents, reason });
+  }
+
+  /** Tells nodes what to replace. Whatever does not come to them, or to nothing there, is found different again. */
+  #replace(job: Job, plan: Plan): void {
+    const { view, repairer } = this.#host;
+    const disk = view.diskOfLayer(job.pair[0]);
+    if (disk === undefined) return;
+    for (const [node, sources] of plan) {
+      for (const [source, all] of sources) {
+        const list = all.slice(0, REPLACEMENTS_MAX);
+        if (node === view.self) repairer.replace(job.pair[0], job.chunk, source, list);
+        else this.#tell(job, disk, node, source, list);
+      }
+    }
+  }
+
+  #tell(
+    job: Job,
+    disk: DiskView,
+    node: number,
+    source: number,
+    list: readonly Replacement[],
+  ): void {
+    const request = this.#host.peers.take(MessageType.Replace, job);
+    if (request === null) return;
+    const { head } = request;
+    head.disk = disk.entry.id;
+    head.layer = job.pair[0];
+    head.chunk = job.chunk;
+    head.argument = source;
+    request.extra = packReplacements(list);
+    request.extraWords = request.extra.length;
+    job.requests.add(request);
+    this.#host.peers.submit(node, request);
   }
 
   #name(
-    kind: NamedBlock["kind"],
+    kind: CheckedBlock["kind"],
     { target, chunk }: Job,
     block: number,
-    nodes: readonly number[],
-    contents: readonly number[],
+    { nodes, contents, reason }: Difference,
   ): void {
     const { blocks } = this.#report;
     const offsetBytes = chunk * CHUNK_BYTES + block * BLOCK_BYTES;
@@ -816,35 +917,47 @@ export class Check {
       each.nodes.join() === nodes.join()
     );
     if (blocks.length >= NAMED_MAX || isKnown) return;
-    blocks.push({ kind, disk: target.disk, offsetBytes, nodes: [...nodes], contents });
+    blocks.push({ kind, disk: target.disk, offsetBytes, nodes, contents, reason });
   }
 
   /** Everything of the chunk was compared. */
   #end(job: Job): void {
+    // Some node may still be told what has come to be right by itself.
+    this.#abandon(job);
     this.#jobs.delete(job);
     const disk = this.#disk(job.target);
     this.#nameOutOfSync(job);
+    disk.laggingChunks += job.lagging.size;
+    for (const node of job.lagging) if (job.answers.has(node)) disk.caughtUpChunks++;
     if (job.answers.size === 1) disk.singleChunks++;
     else if (!job.isDiffering) disk.comparedChunks++;
   }
 
-  /** What is left of the chunk stays as it is: damaged, or not checked. */
+  /** What is left of the chunk stays as it is: damaged, different, or not checked. */
   #giveUp(job: Job): void {
     this.#abandon(job);
     this.#jobs.delete(job);
     const disk = this.#disk(job.target);
     this.#nameOutOfSync(job);
+    disk.laggingChunks += job.lagging.size;
     let unchecked = 0;
     for (let block = 0; block < CHUNK_BLOCKS; block++) {
       if (!has(job.left, block)) continue;
       const nodes = [...job.damaged].filter(([, set]) => has(set, block)).map(([node]) => node);
       disk.damagedBlocks += nodes.length;
-      if (nodes.length > 0) this.#name("damaged", job, block, nodes, nodes.map(() => 0));
+      if (nodes.length > 0) this.#staysDamaged(job, block, nodes);
+      else if (job.differences.has(block)) this.#staysDifferent(job, block);
       else unchecked++;
     }
     if (unchecked === 0) return;
     const reason = job.trouble ?? WRITTEN;
     this.#unchecked(job.target, reason, job.troubled);
+  }
+
+  #staysDamaged(job: Job, block: number, nodes: readonly number[]): void {
+    const isWhole = nodes.length < (job.group?.entry.inSync.length ?? 0);
+    const reason = !this.#isRepairing ? ONLY_REPORTED : isWhole ? NOT_IN_TIME : DAMAGED_EVERYWHERE;
+    this.#name("damaged", job, block, { nodes, contents: nodes.map(() => 0), reason });
   }
 
   /** Those that should have the chunk, and are not in sync. */
@@ -881,8 +994,12 @@ function nodesBehind(answers: readonly (readonly [number, Findings])[]): number[
   ).map(([node]) => node);
 }
 
+/** In place of a content: what lies below, if anything does. */
+const HOLE = -1;
+
 /**
- * What a block is, as a number: equal numbers are equal content.
+ * What a block is, as a number: equal numbers are equal content. But for {@linkcode HOLE} it is the checksum of what is read: zeros are
+ * zeros, whether they were written or not.
  *
  * @param isWhole there is no layer below
  */
@@ -892,7 +1009,15 @@ function contentOf(
   isWhole: boolean,
 ): number {
   if (has(data, block)) return checksums[block];
-  return isWhole || has(zeros, block) ? -1 : -2;
+  return isWhole || has(zeros, block) ? ZEROS_CHECKSUM : HOLE;
+}
+
+function addTo(plan: Plan, node: number, source: number, replacement: Replacement): void {
+  let sources = plan.get(node);
+  if (sources === undefined) plan.set(node, sources = new Map());
+  const list = sources.get(source);
+  if (list === undefined) sources.set(source, [replacement]);
+  else list.push(replacement);
 }
 
 function areEqual(

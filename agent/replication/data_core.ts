@@ -20,7 +20,8 @@ import type { LocalStore } from "./local_store.ts";
 import { Closing } from "./closing.ts";
 import { Discards } from "./discards.ts";
 import { Absorbing } from "./absorbing.ts";
-import { Check, type CheckReport, type CheckTarget } from "./checking.ts";
+import type { CheckReport } from "./check_report.ts";
+import { Check, type CheckingHost, type CheckOptions } from "./checking.ts";
 import { type BlockFound, describeExtents, findBlock } from "./extents.ts";
 import { Flattener, type FlatteningProgress } from "./flattening.ts";
 import { Inspector } from "./inspection.ts";
@@ -32,7 +33,7 @@ import { Repairer } from "./repair.ts";
 import { Replica, type ReplicaCounters } from "./replica.ts";
 import { DiskRouter, type RouterHost, WriteSlot } from "./router.ts";
 import { Tidier } from "./tidy.ts";
-import { ClusterView } from "./view.ts";
+import { ClusterView, type GroupView } from "./view.ts";
 
 /** Milliseconds without an answer after which a node is reported as unreachable from here. */
 export const UNREACHABLE_MS = 2000;
@@ -57,6 +58,8 @@ export interface DataCoreEvents extends JoiningEvents {
   absorbed?(layers: readonly number[]): void;
   /** Layers have everything here that they were read through to, durably, by a map of this epoch. Told until the map has it. */
   flattened?(layers: readonly number[], epoch: number): void;
+  /** Members in sync of a group lack writes, by a map of this epoch: they should leave, and join again. May be told again. */
+  lagging?(pool: number, group: number, nodes: readonly number[], epoch: number): void;
 }
 
 /** Milliseconds after which a loss that the map has not taken notice of is told again. */
@@ -78,7 +81,7 @@ export interface DataCoreStatus {
 }
 
 /** See the head of the file. */
-export class DataCore implements PeerListener, RouterHost {
+export class DataCore implements PeerListener, RouterHost, CheckingHost {
   readonly store: LocalStore;
   readonly window: Window;
   readonly arena: Arena;
@@ -182,6 +185,7 @@ export class DataCore implements PeerListener, RouterHost {
       this.repairer.report(layers, chunk, block, count);
     this.inspector = new Inspector({ store, replica, window, arena, pace: this.#sourcePace });
     replica.inspector = this.inspector;
+    replica.replacer = this.repairer;
     store.damageListener = (layer, chunk, block) => {
       if (!this.inspector.isQuiet(layer, chunk)) this.repairer.reportBlock(layer, chunk, block);
     };
@@ -401,25 +405,27 @@ export class DataCore implements PeerListener, RouterHost {
   /**
    * Begins to compare the replicas of disks; `checking.ts` says how. One at a time.
    *
-   * @param options.repair damage that is found is healed
-   * @param options.done told once, from a later call, unless the check is cancelled
+   * @param done told once, from a later call, unless the check is cancelled
    * @returns null: one is under way, or there is no map yet that speaks level 2
    */
-  check(options: {
-    targets: readonly CheckTarget[];
-    repair: boolean;
-    done: (report: CheckReport) => void;
-  }): Check | null {
+  check(options: CheckOptions, done: (report: CheckReport) => void): Check | null {
     if (this.#check !== null || this.#view === null || !isOn(this.#view.map, 2)) return null;
-    const check = new Check(this, {
-      ...options,
-      done: (report) => {
-        this.#check = null;
-        options.done(report);
-      },
+    const check = new Check(this, options, (report) => {
+      this.#check = null;
+      done(report);
     });
     this.#check = check;
     return check;
+  }
+
+  /** {@inheritDoc CheckingHost.withdraw} */
+  withdraw({ pool, group, entry }: GroupView, nodes: readonly number[]): void {
+    this.log.warn("replicas in sync lack writes: they leave their group, to copy them", {
+      pool,
+      group,
+      nodes: nodes.join(),
+    });
+    this.#events.lagging?.(pool, group, nodes, entry.changedEpoch);
   }
 
   /** Ends the check that is under way; its `done` is not told. */

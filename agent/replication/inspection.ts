@@ -140,6 +140,7 @@ class Inspection implements OperationOwner, WatchedChunk {
   #end(result: number): void {
     const { store, replica } = this.#host;
     stampOfPair(store, this.layers, this.chunk, this.findings.end);
+    this.findings.isIdle = replica.isIdle(this.layers, this.chunk);
     replica.unwatchChunk(this);
     this.#host.ended(this, this.#buffer);
     this.#done(result, this.findings);

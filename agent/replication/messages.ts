@@ -63,9 +63,11 @@ export const enum MessageType {
   Chunks = 10,
   /** Read and verify blocks of a chunk: `findings.ts` has the extra part and the answer. `argument` 1: heal nothing. Level 2. */
   Inspect = 11,
+  /** Replace blocks of a chunk by what node `argument` has: `findings.ts` has the extra part. Answered when that is noted. Level 2. */
+  Replace = 12,
 }
 /** Largest {@linkcode MessageType}. */
-export const MESSAGE_TYPE_MAX = MessageType.Inspect;
+export const MESSAGE_TYPE_MAX = MessageType.Replace;
 
 /** Bits of `flags`. */
 export const enum MessageFlag {

@@ -20,7 +20,7 @@ const data = new Uint32Array(WORDS), zeros = new Uint32Array(WORDS);
 const poisoned = new Uint32Array(WORDS);
 
 /** Whether a chunk of a layer has any block: data, zeros, or damage. */
-function hasBlocks(store: LocalStore, layer: number, chunk: number): boolean {
+export function hasBlocks(store: LocalStore, layer: number, chunk: number): boolean {
   store.describeChunk(layer, chunk, data, zeros, poisoned);
   for (let i = 0; i < WORDS; i++) if ((data[i] | zeros[i] | poisoned[i]) !== 0) return true;
   return false;

@@ -1,12 +1,13 @@
 /**
- * Heals damaged blocks of this node's replica from another one that is in sync.
+ * Heals damaged blocks of this node's replica from another one that is in sync, and replaces blocks that are whole and wrong.
  *
- *     damaged ─▶ queue ─▶ read here: still damaged? ─▶ watch ─▶ stamp there, read there, stamp there ─▶ stamp here fits?
- *                                                                  ─▶ read here: still damaged, and not changed since? ─▶ write
+ *     bad ─▶ queue ─▶ read here: still bad? ─▶ watch ─▶ stamp there, read there, stamp there ─▶ stamp here fits?
+ *                                                                  ─▶ read here: still bad, and not changed since? ─▶ write
  *
  * Invariants:
- * - Good data is written only over a block that is damaged at that moment and to which nothing else has come since the watch began
- *   (`Replica.watch`), done or still on its way: what is newer is never replaced by what is older.
+ * - Good data is written only over a block that is bad at that moment and to which nothing else has come since the watch began
+ *   (`Replica.watch`), done or still on its way: what is newer is never replaced by what is older. Bad is a block that is damaged, or one
+ *   that has the very content that a check has found to be wrong (`checking.ts`).
  * - The chunk's stamp stays, since the block's content is exactly what it stands for. Let a be the stamp here when the watch began, b the
  *   stamp here at the end, and s and t those of the other replica before and after it read. What it read is the block as of some stamp from s
  *   to t. The block is written only if a ≤ s and t ≤ b: between a and b nothing was written to the block, or it would have come here, too; so
@@ -16,10 +17,18 @@
  *   of both nobody can write to its layer and all replicas of it agree. An unknown stamp by itself allows nothing: the next write that
  *   comes makes it known. It is the same while replicas are being brought in line after a holder that has ended badly: what was
  *   acknowledged is at both, nobody has seen what was not, and with their stamps unknown they are made equal before the disk is open.
+ * - What a block is replaced by is that of one node, and has the content that was found to be right: where either replica has anything
+ *   else by now, both stay as they are. So a replica never gets but what another one in sync holds at the same stamp, whoever asks, however
+ *   often, and whatever has happened since; and since blocks are replaced one by one, nothing else of the chunk becomes the same. Both are
+ *   read, and told by their checksums, through all layers below: so a hole is replaced by what it shows. A chunk that holds nothing is left
+ *   alone, since its stamp is that of the layers below; what is wrong there is replaced there.
+ * - No membership changes for that, as it would if the replica left its group and copied the chunk: nobody waits for it, it takes as
+ *   few copies as there are, and the other replica may hold other blocks that are wrong, which a copy of the chunk would spread. What is not
+ *   synced before a crash is as it was before. (A replica that lacks the last writes of a chunk does leave: its stamp has to change.)
  * - There is a way out where nobody else will ever have what this chunk's stamp says: after a holder that has ended badly, until the disk
  *   is open again, a write of it may be at this replica alone. The stamp is made unknown, which equals nothing, and the opening replaces
- *   the chunk by another replica's: what was acknowledged is there as well. That is done only while no write of the lease in the map
- *   has come here: an unknown stamp does not tell which writes come again.
+ *   the chunk by another replica's: what was acknowledged is there as well. That is done only for damage, and only while no write of the
+ *   lease in the map has come here: an unknown stamp does not tell which writes come again.
  *
  * @module
  */
@@ -27,20 +36,23 @@ import type { Arena } from "../base/arena.ts";
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
 import { EBADMSG, EIO, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
+import type { Replacement } from "./findings.ts";
 import { compareStamps, isKnown, type LocalStore, Stamp } from "./local_store.ts";
 import { type Head, MessageFlag, MessageType, Status } from "./messages.ts";
-import { stampOfPair } from "./pairs.ts";
+import { hasBlocks, stampOfPair } from "./pairs.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
-import type { Replica, WatchedBlock } from "./replica.ts";
+import type { BlockReplacer, Replica, WatchedBlock } from "./replica.ts";
 import type { ClusterView, DiskView } from "./view.ts";
 
-/** Blocks that wait to be healed; more are found again by the scrub. */
+/** Blocks that wait to be healed or replaced; more are found again by the scrub, or the check. */
 const QUEUE_MAX = 4096;
 /** Ticks for which a block waits for replicas to have the same writes; after that it waits to be found again. */
 const TRIES_MAX = 200;
 
-interface DamagedBlock extends WatchedBlock {
+interface BadBlock extends WatchedBlock {
   readonly disk: number;
+  /** What it is to be replaced by, and by whose; null: it is damaged. */
+  readonly replacement: Replacement & { readonly source: number } | null;
   /** Times that the replicas' stamps did not fit. */
   tries: number;
 }
@@ -62,8 +74,8 @@ const enum Step {
 }
 
 /** See the head of the file. */
-export class Repairer implements PeerRequestOwner, OperationOwner {
-  /** Blocks healed so far. */
+export class Repairer implements PeerRequestOwner, OperationOwner, BlockReplacer {
+  /** Blocks healed and replaced so far. */
   repaired = 0;
   readonly #store: LocalStore;
   readonly #replica: Replica;
@@ -72,9 +84,9 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
   readonly #arena: Arena;
   readonly #log: Log;
   #view: ClusterView | null = null;
-  readonly #queue: DamagedBlock[] = [];
+  readonly #queue: BadBlock[] = [];
   #step = Step.Idle;
-  #block: DamagedBlock | null = null;
+  #block: BadBlock | null = null;
   readonly #asked: number[] = [];
   /** The node that is asked. */
   #node = 0;
@@ -155,13 +167,30 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     if (disk !== undefined) this.#push(disk.entry.id, layer, chunk, block);
   }
 
-  #push(disk: number, layer: number, chunk: number, block: number): void {
+  /** {@inheritDoc BlockReplacer.replace} */
+  replace(layer: number, chunk: number, source: number, list: readonly Replacement[]): void {
+    const disk = this.#view?.diskOfLayer(layer);
+    if (disk === undefined) return;
+    for (const each of list) {
+      this.#push(disk.entry.id, layer, chunk, each.block, { ...each, source });
+    }
+    this.#next();
+  }
+
+  #push(
+    disk: number,
+    layer: number,
+    chunk: number,
+    block: number,
+    replacement: BadBlock["replacement"] = null,
+  ): void {
     if (this.#queue.length >= QUEUE_MAX) return;
-    const isSame = (other: DamagedBlock) =>
+    const isSame = (other: BadBlock) =>
       other.layer === layer && other.chunk === chunk && other.block === block;
-    // The one in hand is found damaged again by each look at it.
+    // The one in hand is found bad again by each look at it.
     const isKnown = (this.#block !== null && isSame(this.#block)) || this.#queue.some(isSame);
-    if (!isKnown) this.#queue.push({ disk, layer, chunk, block, isChanged: false, tries: 0 });
+    if (isKnown) return;
+    this.#queue.push({ disk, layer, chunk, block, replacement, isChanged: false, tries: 0 });
   }
 
   /** Time passes. */
@@ -199,11 +228,13 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
   }
 
   #readHere(step: Step): void {
-    const { layer, chunk, block } = this.#block!;
+    const { layer, chunk, block, replacement } = this.#block!;
     this.#step = step;
     const operation = this.#operation;
     operation.kind = OperationKind.Read;
-    operation.layers = [layer];
+    const chain = replacement === null ? [] : this.#layersOf(this.#view!);
+    // Damage is that of the very layer, whatever hides it. One that is gone by now has no chain.
+    operation.layers = chain.length === 0 ? [layer] : chain;
     operation.chunk = chunk;
     operation.block = block;
     operation.blockCount = 1;
@@ -219,16 +250,15 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
       if (result === 0) this.#healed();
       return this.#over();
     }
-    if (this.#step === Step.Marking) return this.#over();
-    // What the disk cannot read is as good as damaged: what is written anew lies elsewhere.
-    if (result !== -EBADMSG && result !== -EIO) return this.#over();
+    if (this.#step === Step.Marking || !this.#isBad(result)) return this.#over();
     if (this.#step === Step.Looking) return this.#watch();
-    const { layer, chunk, block, isChanged } = this.#block!;
-    if (isChanged) return this.#over();
+    const { layer, chunk, block, replacement, isChanged } = this.#block!;
+    if (isChanged || (replacement !== null && !this.#mayReplace())) return this.#over();
     this.#replica.watch(null);
     this.#replica.rewriting(layer, chunk, block);
     this.#step = Step.Writing;
-    operation.kind = OperationKind.Write;
+    const isZero = replacement !== null && this.#window.kernel.isZero(this.#good, BLOCK_BYTES);
+    operation.kind = isZero ? OperationKind.Zero : OperationKind.Write;
     operation.buffer = this.#good;
     operation.checksums[0] = this.#window.kernel.checksum(this.#good, BLOCK_BYTES);
     operation.generation = 0;
@@ -237,10 +267,36 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     this.#store.submit(operation);
   }
 
+  /** Whether the block that was read is still what it should not be. */
+  #isBad(result: number): boolean {
+    const { replacement } = this.#block!;
+    // What the disk cannot read is as good as damaged: what is written anew lies elsewhere.
+    if (replacement === null) return result === -EBADMSG || result === -EIO;
+    return result === 0 &&
+      this.#window.kernel.checksum(this.#look, BLOCK_BYTES) === replacement.wrong;
+  }
+
+  /** Whether the block's layer is where it has to be replaced, by this node's map as it is now. */
+  #mayReplace(): boolean {
+    const { layer, chunk } = this.#block!;
+    const view = this.#view!;
+    const disk = view.diskOfLayer(layer);
+    // What the layer holds may have gone to the one above it by now.
+    if (disk === undefined || view.absorberOf(layer) !== 0) return false;
+    const group = view.groupOf(disk, chunk);
+    if (!group.isOpen || !group.entry.inSync.includes(view.self)) return false;
+    // A first block without a stamp would hide the one below.
+    return !isKnown(this.#here) || hasBlocks(this.#store, layer, chunk) ||
+      this.#store.stampOf(layer, chunk, new Stamp());
+  }
+
   #healed(): void {
-    const { disk, chunk, block } = this.#block!;
+    const { disk, chunk, block, replacement } = this.#block!;
     this.repaired++;
-    this.#log.warn("a damaged block was healed from another replica", {
+    const what = replacement === null
+      ? "a damaged block was healed from another replica"
+      : "a block that differed from what counts was replaced by another replica's";
+    this.#log.warn(what, {
       disk: this.#view?.disk(disk)?.entry.name ?? disk,
       chunk,
       block,
@@ -273,9 +329,10 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
     const disk = view?.disk(id);
     if (view === null || view === undefined || disk === undefined) return this.#over();
     const group = view.groupOf(disk, chunk);
+    const source = this.#block!.replacement?.source;
     const node = group.entry.inSync.find((node) =>
       node !== view.self && !this.#asked.includes(node) && view.node(node)?.state === "up" &&
-      !group.entry.unclean.includes(node)
+      !group.entry.unclean.includes(node) && (source === undefined || node === source)
     );
     if (node === undefined) return this.#isAhead ? this.#noneFits(view, disk) : this.#over();
     this.#asked.push(node);
@@ -286,21 +343,24 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
   #ask(step: Step, type: MessageType): void {
     this.#step = step;
     const view = this.#view!;
+    const [layer] = this.#layersOf(view);
+    // It may be gone by now, and its disk not.
+    if (layer === undefined) return this.#over();
     const request = this.#peers.take(type, this);
     if (request === null) return this.#putOff();
     const { disk, chunk, block } = this.#block!;
     const { head } = request;
     head.flags = MessageFlag.Recovery;
     head.disk = disk;
-    head.layer = this.#layersOf(view)[0];
+    head.layer = layer;
     head.chunk = chunk;
     // Where the layer is one of a pair, the other node may have merged it already. And what was copied into it from below, perhaps in vain in
     // the end, may still be there only.
-    if (view.chain(head.layer).length > 1) head.flags |= MessageFlag.Chain;
+    if (view.chain(layer).length > 1) head.flags |= MessageFlag.Chain;
     if (type === MessageType.Read) {
       head.block = block;
       head.count = 1;
-      request.extra = Uint32Array.of(head.layer);
+      request.extra = Uint32Array.of(layer);
       request.extraWords = 1;
     }
     this.#request = request;
@@ -339,16 +399,18 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
   }
 
   #isGood(head: Head, extra: Uint8Array, dataOffset: number, dataBytes: number): boolean {
-    return head.status === Status.Ok && dataBytes === BLOCK_BYTES && extra.length === 4 &&
-      this.#window.kernel.checksum(dataOffset, BLOCK_BYTES) ===
-        new DataView(extra.buffer, extra.byteOffset).getUint32(0, true);
+    if (head.status !== Status.Ok || dataBytes !== BLOCK_BYTES || extra.length !== 4) return false;
+    const sum = this.#window.kernel.checksum(dataOffset, BLOCK_BYTES);
+    const right = this.#block!.replacement?.right ?? sum;
+    return sum === new DataView(extra.buffer, extra.byteOffset).getUint32(0, true) && sum === right;
   }
 
   /** The block is here. It may be written once this replica has all writes of the chunk that the other one had. */
   #catchUp(): void {
     const block = this.#block!;
-    if (block.isChanged) return this.#over();
-    stampOfPair(this.#store, this.#layersOf(this.#view!), block.chunk, this.#here);
+    const layers = this.#layersOf(this.#view!);
+    if (block.isChanged || layers.length === 0) return this.#over();
+    stampOfPair(this.#store, layers, block.chunk, this.#here);
     const isAllKnown = isKnown(this.#begin) && isKnown(this.#there) && isKnown(this.#here);
     const isNoneKnown = !isKnown(this.#begin) && !isKnown(this.#there) && !isKnown(this.#here);
     // A write has made one of them known, or is on its way in parts, or may be: all of it once more.
@@ -367,11 +429,12 @@ export class Repairer implements PeerRequestOwner, OperationOwner {
 
   /** Nobody who could be asked has all the writes of the chunk that are here. */
   #noneFits(view: ClusterView, disk: DiskView): void {
-    const { layer, chunk } = this.#block!;
+    const { layer, chunk, replacement } = this.#block!;
     const { generation, lease } = disk.entry;
-    const mayMark = !view.isInOrder(disk) && view.isWritable(disk, layer) && isKnown(this.#begin) &&
+    const mayMark = replacement === null && !view.isInOrder(disk) && view.isWritable(disk, layer) &&
+      isKnown(this.#begin) &&
       (lease === null || this.#begin.generation < generation) &&
-      this.#replica.isIdle(layer, chunk);
+      this.#replica.isIdle([layer], chunk);
     if (!mayMark) return this.#putOffForStamps();
     this.#replica.rewriting(layer, chunk);
     this.#step = Step.Marking;

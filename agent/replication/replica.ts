@@ -39,7 +39,9 @@ import {
   INSPECT_WORDS,
   type InspectionQuery,
   packFindings,
+  type Replacement,
   SET_WORDS,
+  unpackReplacements,
 } from "./findings.ts";
 import { stampOfPair } from "./pairs.ts";
 import {
@@ -140,6 +142,18 @@ export interface ChunkInspector {
     query: InspectionQuery,
     done: (result: number, findings: Findings) => void,
   ): boolean;
+}
+
+/** Replaces blocks that match their checksums: `repair.ts`. */
+export interface BlockReplacer {
+  /**
+   * Notes blocks to be replaced by what another node has. What is noted already, or too much, is left out: whoever has found them finds
+   * them again.
+   *
+   * @param layer that is not absorbed by another one
+   * @param source in sync, and not this node
+   */
+  replace(layer: number, chunk: number, source: number, list: readonly Replacement[]): void;
 }
 
 /** Answer of {@linkcode JoiningHook.liveWrite}. */
@@ -258,6 +272,7 @@ export class Replica {
   joining: JoiningHook | null = null;
   puller: Puller | null = null;
   inspector: ChunkInspector | null = null;
+  replacer: BlockReplacer | null = null;
   /** Told of damaged blocks that peers wanted to read. */
   damaged: (layers: readonly number[], chunk: number, block: number, blockCount: number) => void =
     () => {};
@@ -452,11 +467,11 @@ export class Replica {
     }
   }
 
-  /** Whether no write of a chunk is on its way into the store. */
-  isIdle(layer: number, chunk: number): boolean {
+  /** Whether no write of a chunk is on its way into any of some layers in the store. */
+  isIdle(layers: readonly number[], chunk: number): boolean {
     for (let write = this.#first; write !== null; write = write.next) {
-      const { layers, chunk: other } = write.operation;
-      if (layers[0] === layer && other === chunk) return false;
+      const { operation } = write;
+      if (operation.chunk === chunk && layers.includes(operation.layers[0])) return false;
     }
     return true;
   }
@@ -633,6 +648,8 @@ export class Replica {
         return dataBytes > 0 ? Verdict.Broken : this.#listLayer(state);
       case MessageType.Inspect:
         return dataBytes > 0 ? Verdict.Broken : this.#inspect(state, bytes, extraBytes);
+      case MessageType.Replace:
+        return dataBytes > 0 ? Verdict.Broken : this.#replace(state, bytes, extraBytes);
       default:
         return Verdict.Broken;
     }
@@ -1048,7 +1065,26 @@ export class Replica {
     const extraWords = packFindings(findings, this.#scratchWords, sums);
     head.generation = findings.end.generation;
     head.sequence = findings.end.sequence;
+    head.argument = findings.isIdle ? 0 : 1;
     this.#reply(state, head, Status.Ok, extraWords, buffer, BLOCK_BYTES, BLOCK_BYTES);
+  }
+
+  #replace(state: Link, message: Uint8Array, extraBytes: number): Verdict {
+    const head = this.#head;
+    const extra = message.subarray(HEAD_BYTES, HEAD_BYTES + extraBytes);
+    const list = unpackReplacements(extra);
+    if (list === null || head.chunk >= DISK_BYTES_MAX / CHUNK_BYTES) return Verdict.Broken;
+    const group = this.#guard(state, false);
+    if (group === null) return Verdict.Taken;
+    const { layer, chunk, argument: source } = head;
+    const isOther = source !== this.view!.self && group.entry.inSync.includes(source);
+    if (!isOther || this.view!.absorberOf(layer) !== 0) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
+    this.replacer?.replace(layer, chunk, source, list);
+    this.#answer(state, Status.Ok);
+    return Verdict.Taken;
   }
 
   #pull(state: Link): Verdict {

@@ -6,6 +6,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert/mod.js";
 import { ControlFailure } from "../../agent/map/errors.ts";
 import { HEALTHY_STORE, IDLE_DISK, sessionWith } from "../http/fake_backend.ts";
+import { clusterWithDisk } from "../map/cluster.ts";
 import { FakeAgent } from "./fixture.ts";
 
 const GIB = 1024 ** 3;
@@ -363,41 +364,94 @@ Deno.test("check compares replicas, and ends with 0 only if all was checked and 
     damagedBlocks: 2,
     repairedBlocks: 2,
     differingBlocks: 0,
+    settledBlocks: 0,
+    laggingChunks: 0,
+    caughtUpChunks: 0,
     uncheckedChunks: 0,
   };
   agent.backend.comparison = { good: true, disks: [disk], blocks: [], unchecked: [] };
   const good = await agent.runWell("disk check web --no-repair");
-  assertMatch(good.stdout, /^web +9 +7 +1 +2M +2 +2 +0 +0$/m);
+  assertMatch(good.stdout, /^web +9 +7 +1 +2M +2 +2 +0 +0 +0 +0 +0$/m);
   assertMatch(good.stdout, /^everything is good$/m);
   agent.backend.comparison = {
     good: false,
-    disks: [{ ...disk, inTrash: true, repairedBlocks: 1, differingBlocks: 1, uncheckedChunks: 4 }],
+    disks: [
+      { ...disk, inTrash: true, repairedBlocks: 1, uncheckedChunks: 4, laggingChunks: 6 },
+      { ...disk, disk: "db", differingBlocks: 5, settledBlocks: 3, caughtUpChunks: 1 },
+    ],
     blocks: [
-      { kind: "damaged", disk: "web", offsetBytes: 8192, nodes: ["host-2"], contents: [0] },
+      {
+        kind: "damaged",
+        disk: "web",
+        offsetBytes: 8192,
+        nodes: ["host-2"],
+        contents: [0],
+        reason: "nobody has it whole",
+      },
       {
         kind: "differs",
         disk: "web",
         offsetBytes: 4096,
         nodes: ["host-1", "host-2", "host-3"],
         contents: [0, 1, 0],
+        reason: "nobody knows",
       },
     ],
     unchecked: [{ disk: "web", reason: "it is not up", nodes: ["host-3"], chunks: 4 }],
   };
   const bad = await agent.run("disk check");
   assertEquals(bad.code, 1);
-  assertMatch(bad.stdout, /^web \(trash\) +9/m);
-  assertMatch(bad.stdout, /^web at 8192: damaged on host-2$/m);
+  assertMatch(bad.stdout, /^web \(trash\) +9 +7 +1 +2M +2 +1 +0 +0 +6 +0 +4$/m);
+  assertMatch(bad.stdout, /^db +9 +7 +1 +2M +2 +2 +5 +3 +0 +1 +0$/m);
+  assertMatch(bad.stdout, /^web at 8192: damaged on host-2; nobody has it whole$/m);
   assertMatch(
     bad.stdout,
-    /^web at 4096: differs: host-1 has content 1, host-2 has content 2, host-3 has content 1$/m,
+    /^web at 4096: differs: host-1 has content 1, host-2 has content 2, host-3 has content 1; nobody knows$/m,
   );
+  assertMatch(bad.stderr, /kelpie disk check db --prefer NODE/);
   assertMatch(bad.stdout, /^web: 4 chunks not checked: host-3: it is not up$/m);
   const json = await agent.run("disk check --json");
   assertEquals([json.code, JSON.parse(json.stdout)], [1, { ...agent.backend.comparison }]);
   assertEquals(agent.backend.compared, [[null, true], ["web", false], [null, true], [null, true]]);
   const refused = await agent.run("disk check --local --no-repair");
   assertEquals(refused.code, 64);
+  const reported = await agent.run("disk check --no-repair");
+  assertMatch(reported.stderr, /without --no-repair what is damaged or lacks writes is copied/);
+  assertMatch(reported.stderr, /without --no-repair what differs is made what more than half/);
+});
+
+Deno.test("check has one node's content count only for one disk, and only if that is what is wanted", async () => {
+  await using agent = await FakeAgent.start();
+  agent.backend.clusterMap = clusterWithDisk(3, 3);
+  const { backend } = agent;
+  const [, { name, id }] = backend.map().nodes;
+  const words = [
+    `disk check --prefer ${name} --yes`,
+    `disk check web --prefer ${name} --yes --no-repair`,
+    `disk check web --prefer ${name} --yes --local`,
+  ];
+  for (const each of words) {
+    const { code, stderr } = await agent.run(each);
+    assertEquals(code, 64, each);
+    assertMatch(stderr, /--prefer is for one disk/);
+  }
+  const unasked = await agent.run(`disk check web --prefer ${name}`);
+  assertEquals(unasked.code, 64);
+  assertMatch(
+    unasked.stderr,
+    /will not overwrite replicas of disk web by what node .* has unasked: this destroys what other/,
+  );
+  assertEquals(backend.compared, []);
+  const { stdout } = await agent.runWell(`disk check web --prefer ${name} --yes`);
+  assertMatch(stdout, /there are no disks/);
+  assertEquals(backend.compared, [["web", true, id]]);
+  const json = await agent.runWell(`disk check web --prefer ${id} --yes --json`);
+  assertEquals(JSON.parse(json.stdout), { ...backend.comparison });
+  const none = await agent.run(`disk check none --prefer ${name}`);
+  assertEquals(none.code, 5);
+  const wrong = await agent.run("disk check web --prefer none");
+  assertEquals(wrong.code, 5);
+  assertMatch(wrong.stderr, /there is no node named "none"/);
 });
 
 Deno.test("check can be interrupted", async () => {

@@ -1,5 +1,6 @@
 /**
- * A disk of three agents of which one's store has rotted: the command finds it, has it healed, and afterwards the stores are the same.
+ * A disk of three agents of which one's store has rotted, or holds whole blocks that are not what the others have: the command finds it,
+ * has it put right, and afterwards the stores are the same.
  *
  * @module
  */
@@ -8,7 +9,7 @@ import { FrontEnd } from "../../agent/frontend/front_end.ts";
 import type { ComparisonReport } from "../../agent/http/backend.ts";
 import { until } from "../guest/deadline.ts";
 import { Hosts } from "./hosts.ts";
-import { compareReplicas } from "./replicas.ts";
+import { compareReplicas, forgetWrite, overwriteBlocks } from "./replicas.ts";
 
 const MIB = 1024 * 1024;
 const BLOCK = 4096;
@@ -54,6 +55,10 @@ Deno.test("kelpie disk check finds what has rotted in one store, and has it heal
   using client = here.running.client();
   await client.createDisk({ name: DISK, sizeBytes: SIZE_BYTES });
   await hosts.untilWhole();
+  await until(() => Deno.stat(there.socket(DISK)).then(() => true, () => false), {
+    timeoutMs: 60_000,
+    what: () => "the other host has no socket for the disk",
+  });
   const guest = await FrontEnd.connect({ socket: there.socket(DISK) });
   const store = `${rotten.dataDir}/kelpie.store`;
   const report = async (...words: string[]): Promise<ComparisonReport & { code: number }> => {
@@ -135,6 +140,120 @@ Deno.test("kelpie disk check finds what has rotted in one store, and has it heal
       const paths = hosts.list.map((host) => `${host.dataDir}/kelpie.store`);
       const compared = compareReplicas(paths);
       assertEquals(compared.blocks, BLOCKS);
+    });
+  } finally {
+    guest.abort();
+  }
+});
+
+Deno.test("kelpie disk check settles what differs by more than half, or by who is preferred, under a writing guest", async (t) => {
+  await using hosts = await Hosts.make({ scrubRate: "0" });
+  await hosts.startAll();
+  const [here, there, third] = hosts.list;
+  using client = here.running.client();
+  await client.createDisk({ name: DISK, sizeBytes: SIZE_BYTES });
+  await hosts.untilWhole();
+  const guest = await FrontEnd.connect({ socket: here.socket(DISK) });
+  const report = async (...words: string[]): Promise<ComparisonReport & { code: number }> => {
+    const { code, stdout } = await here.running.run("disk", "check", "--json", DISK, ...words);
+    return { code, ...JSON.parse(new TextDecoder().decode(stdout)) };
+  };
+  /** Its agent ends, its blocks get other numbers, and it is back in sync: by the stamps nothing has changed. */
+  const overwrite = async (host: typeof here, numbers: readonly number[], by: number) => {
+    await host.stop();
+    const blocks = new Map(numbers.map((number) => [number, block(number + by)]));
+    await overwriteBlocks(host.dataDir, blocks);
+    await host.start();
+    await hosts.untilWhole();
+  };
+  const counts = ({ disks: [disk], blocks, unchecked }: ComparisonReport) => {
+    assertEquals([disk.damagedBlocks, disk.laggingChunks, unchecked], [0, 0, []]);
+    return [disk.differingBlocks, disk.settledBlocks, blocks.length];
+  };
+  const odd = [3, 17, 18, 500, 1023];
+  try {
+    for (let i = 0; i < BLOCKS; i += 128) {
+      const piece = new Uint8Array(128 * BLOCK);
+      for (let k = 0; k < 128; k++) piece.set(block(i + k), k * BLOCK);
+      await guest.write(i * BLOCK, piece);
+    }
+    await guest.flush();
+
+    await t.step("two of three are right", async () => {
+      await overwrite(third, odd, BLOCKS);
+      const found = await report("--no-repair");
+      assertEquals([found.code, ...counts(found)], [1, odd.length, 0, odd.length]);
+      const places = found.blocks.map(({ offsetBytes }) => offsetBytes / BLOCK);
+      assertEquals(places.sort((a, b) => a - b), odd);
+      for (const { nodes, contents } of found.blocks) {
+        const of = (host: typeof here) => contents[nodes.indexOf(host.name)];
+        assertEquals([of(here) === of(there), of(here) === of(third)], [true, false]);
+      }
+      let isOver = false;
+      const writing = (async () => {
+        // One of the odd ones among others, again and again.
+        for (let i = 0; !isOver; i++) {
+          await guest.write((3 + i % 9) * BLOCK, block(3 + i % 9));
+        }
+      })();
+      const settled = await report();
+      isOver = true;
+      await writing;
+      const [differing, same, left] = counts(settled);
+      assertEquals([settled.code, settled.good, left, same], [0, true, 0, differing]);
+      assertEquals(counts(await report()), [0, 0, 0]);
+      assertMatch(third.log, /a block that differed from what counts was replaced/);
+    });
+
+    await t.step("all three differ, and one is preferred", async () => {
+      await overwrite(third, odd, BLOCKS);
+      await overwrite(there, odd, 2 * BLOCKS);
+      for (let i = 0; i < 2; i++) {
+        const found = await report();
+        assertEquals([found.code, ...counts(found)], [1, odd.length, 0, odd.length]);
+        assertMatch(found.blocks[0].reason, /no content is on more than half/);
+      }
+      const { code, stderr } = await here.running.run("disk", "check", DISK, "--prefer", here.name);
+      assertEquals(code, 64);
+      assertMatch(
+        stderr,
+        /will not overwrite replicas of disk web by what node host1 has/,
+      );
+      const settled = await report("--prefer", here.name, "--yes");
+      assertEquals([settled.code, ...counts(settled)], [0, odd.length, odd.length, 0]);
+    });
+
+    await t.step("one is in sync and lacks a write", async () => {
+      await guest.write(odd[1] * BLOCK, block(7777));
+      await guest.write(odd[1] * BLOCK, block(odd[1]));
+      // It is back before anybody notices that it was away: so it stays in sync, with the page cache that it had.
+      for (const host of [here, there]) host.freeze();
+      await third.kill();
+      await forgetWrite(third.dataDir, odd[1], block(7777));
+      const started = third.start();
+      for (const host of [here, there]) host.thaw();
+      await started;
+      await hosts.untilWhole();
+      const found = await report("--no-repair");
+      assertEquals([found.code, found.disks[0].laggingChunks, found.blocks], [1, 1, []]);
+      const [{ reason, nodes }] = found.unchecked;
+      assertEquals([reason, nodes], ["it lacks writes that others have", [third.name]]);
+      const { code, good, disks: [disk] } = await report();
+      assertEquals([code, good, disk.laggingChunks, disk.caughtUpChunks], [0, true, 1, 1]);
+      assertMatch(here.log, /replicas in sync lack writes: they leave their group/);
+      assertEquals(counts(await report()), [0, 0, 0]);
+    });
+
+    await t.step("what guests read is what was written, and the stores are the same", async () => {
+      const bytes = new Uint8Array(BLOCK);
+      for (const number of odd) {
+        await guest.read(number * BLOCK, bytes);
+        assertEquals(bytes, block(number));
+      }
+      await guest.close();
+      for (const host of hosts.list) await host.stop();
+      const paths = hosts.list.map((host) => `${host.dataDir}/kelpie.store`);
+      assertEquals(compareReplicas(paths).blocks, BLOCKS);
     });
   } finally {
     guest.abort();

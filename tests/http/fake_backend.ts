@@ -249,13 +249,14 @@ export class FakeBackend implements ControlBackend {
     return Promise.resolve({ checkedBytes: 4096, damagedBlocks: 0, damage: [] });
   }
 
-  /** What was asked to be compared: name, and whether it is repaired. */
-  readonly compared: [string | null, boolean][] = [];
+  /** What was asked to be compared: name, whether it is repaired, and whose content counts. */
+  readonly compared: [string | null, boolean, number?][] = [];
   comparison: ComparisonReport = { good: true, disks: [], blocks: [], unchecked: [] };
   onCompare: ControlBackend["compare"] | null = null;
 
   compare(...parameters: Parameters<ControlBackend["compare"]>): Promise<ComparisonReport> {
-    this.compared.push([parameters[0], parameters[1]]);
+    const [name, { repair, preferred }] = parameters;
+    this.compared.push(preferred === undefined ? [name, repair] : [name, repair, preferred]);
     if (this.onCompare !== null) return this.onCompare(...parameters);
     return Promise.resolve(this.comparison);
   }

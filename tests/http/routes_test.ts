@@ -13,7 +13,7 @@ import type {
 } from "../../agent/http/documents.ts";
 import { BODY_BYTES_MAX, CHECKS_MAX, createHandler, STATUS_OF } from "../../agent/http/server.ts";
 import { CONTROL_ERROR_CODES, type ControlError, ControlFailure } from "../../agent/map/errors.ts";
-import { atLevelTwo, clusterOf, clusterWithDisk, runAll } from "../map/cluster.ts";
+import { addNode, atLevelTwo, clusterOf, clusterWithDisk, run, runAll } from "../map/cluster.ts";
 import { FakeBackend, FakeLog, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
 
 const GIB = 1024 ** 3;
@@ -611,6 +611,30 @@ Deno.test("replicas are compared, and healed unless only a report is wanted", as
   assertEquals(backend.compared, [["web", true], ["web", false], [null, true], [null, false]]);
   assertEquals((await refused(404, "POST", "/v1/disks/none/compare")).code, "missing");
   assertEquals((await refused(400, "POST", "/v1/compare?report-only=2")).code, "invalid");
+});
+
+Deno.test("one node's content counts where replicas differ, if it has any", async () => {
+  const { send, refused, backend } = bound(new Harness());
+  backend.clusterMap = clusterWithDisk(4, 2);
+  const [{ name, id }] = backend.map().nodes;
+  for (const node of [name, String(id)]) {
+    const response = await send("POST", "/v1/disks/web/settle", { node });
+    assertEquals(await eventsOf(response), [{ kind: "compared", ...backend.comparison }]);
+  }
+  assertEquals(backend.compared, [["web", true, id], ["web", true, id]]);
+  const refuse = (status: number, path: string, body?: unknown) =>
+    refused(status, "POST", path, body);
+  assertEquals((await refuse(404, "/v1/disks/none/settle", { node: name })).code, "missing");
+  assertEquals((await refuse(404, "/v1/disks/web/settle", { node: "none" })).code, "missing");
+  for (const body of [undefined, {}, { node: 1 }, { node: name, yes: true }]) {
+    assertEquals((await refuse(400, "/v1/disks/web/settle", body)).code, "invalid");
+  }
+  // The fifth one has come later, and has nothing.
+  backend.clusterMap = run(backend.map(), addNode(5)).map;
+  const nothing = await refuse(400, "/v1/disks/web/settle", { node: backend.map().nodes[4].name });
+  assertEquals(nothing.code, "invalid");
+  assertMatch(nothing.message, /has no replica in sync of disk web: nothing of it could count/);
+  assertEquals(backend.compared.length, 2);
 });
 
 Deno.test("progress that nobody reads is dropped, the report is not", async () => {

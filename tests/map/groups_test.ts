@@ -502,3 +502,63 @@ Deno.test("who joins begins again when a lease was not given back, and goes on w
   assertEquals(group(runAll(second, report)).joining, [3], "the report rests on an earlier look");
   assertEquals(group(runAll(second, joined(second, 3, 2))).joining, []);
 });
+
+Deno.test("who lacks what others have leaves, and joins again like anybody else", () => {
+  const map = threeInSync();
+  const command = { kind: "withdraw", pool: 3, pgs, nodes: [2], basedOnEpoch: map.epoch } as const;
+  const out = runAll(map, command);
+  assertEquals([group(out).inSync, group(out).joining, group(out).target], [[1, 3], [], [1, 2, 3]]);
+  assertEquals(group(out).changedEpoch, out.epoch);
+  same(out, command);
+  const joining = runAll(out, join(2));
+  const back = runAll(joining, joined(joining, 2));
+  assertEquals(group(back).inSync.toSorted(), [1, 2, 3]);
+  // What was found before it was away says nothing of it any more.
+  same(back, command);
+});
+
+Deno.test("who lacks what others have stays where too few others would be left to write to", () => {
+  const withdraw = (map: ClusterMap, ...nodes: number[]): MapCommand => ({
+    kind: "withdraw",
+    pool: 3,
+    pgs,
+    nodes,
+    basedOnEpoch: map.epoch,
+  });
+  const three = threeInSync();
+  same(three, withdraw(three, 2, 3));
+  same(three, withdraw(three, 1, 2, 3));
+  const one = runAll(three, { kind: "change-disk", name: "web", copiesMin: 1 });
+  assertEquals(group(runAll(one, withdraw(one, 2, 3))).inSync, [1]);
+  same(one, withdraw(one, 1, 2, 3));
+  const all = runAll(three, { kind: "change-disk", name: "web", copiesMin: 3 });
+  same(all, withdraw(all, 2));
+  // In sync, and down: it is nobody to write to. It is only there because it was alone.
+  const alone = runAll(one, down(2), down(3), down(1), nodeUp(2), join(2, 2));
+  const two = runAll(alone, joined(alone, 2, 2));
+  assertEquals(group(two).inSync, [1, 2]);
+  same(two, withdraw(two, 2));
+  assertEquals(group(runAll(two, withdraw(two, 1))).inSync, [2]);
+});
+
+Deno.test("who lacks what others have stays where it does not belong, or nothing is sure", () => {
+  const map = threeInSync();
+  const command = (basedOnEpoch: number, ...nodes: number[]): MapCommand => ({
+    kind: "withdraw",
+    pool: 3,
+    pgs,
+    nodes,
+    basedOnEpoch,
+  });
+  const elsewhere = runAll(map, setTargets(map, 3, [0, [1, 3, 4]]));
+  same(elsewhere, command(elsewhere.epoch, 2));
+  const unclean = runAll(map, nodeUp(3, { bootId: "other" }));
+  same(unclean, command(unclean.epoch, 2));
+  same(map, command(group(map).changedEpoch - 1, 2));
+  same(map, command(map.epoch, 4));
+  same(map, command(map.epoch, 2, 4));
+  for (const wrong of [command(map.epoch), command(map.epoch, 2, 2), command(map.epoch + 1, 2)]) {
+    assertEquals(refuse(map, wrong).code, "invalid");
+  }
+  assertEquals(refuse(map, { ...command(map.epoch, 2), pool: 4 } as MapCommand).code, "missing");
+});

@@ -6,10 +6,16 @@ import {
   FINDINGS_WORDS,
   has,
   packFindings,
+  packReplacements,
   remove,
+  REPLACEMENTS_MAX,
   sizeOf,
   unpackFindings,
+  unpackReplacements,
+  ZEROS_CHECKSUM,
 } from "../../agent/replication/findings.ts";
+import { EXTRA_BYTES_MAX } from "../../agent/replication/messages.ts";
+import { sumOf } from "./harness.ts";
 
 const BLOCK_WORDS = 1024;
 
@@ -45,12 +51,12 @@ Deno.test("what travels of a look at a chunk, byte by byte", () => {
     101: 1,
   });
   assertEquals([...sums.subarray(0, 3)], [0x01020304, 0xfffefdfc, 0]);
-  assertEquals(unpackFindings(findings.end, extra, sums), findings);
+  assertEquals(unpackFindings({ ...findings.end, argument: 0 }, extra, sums), findings);
 });
 
 Deno.test("what cannot be right is refused, and nothing that a peer sends does harm", () => {
   const random = new Prng(20260202);
-  const end = { generation: 1, sequence: 1 };
+  const end = { generation: 1, sequence: 1, argument: 0 };
   let taken = 0;
   for (let i = 0; i < 2000; i++) {
     const extra = new Uint8Array(
@@ -87,4 +93,25 @@ Deno.test("sets of blocks", () => {
   remove(set, 31);
   remove(set, 31);
   assertEquals([sizeOf(set), has(set, 31)], [3, false]);
+});
+
+Deno.test("the checksum of zeros is that of a block of zeros", () => {
+  assertEquals(ZEROS_CHECKSUM, sumOf(0));
+});
+
+Deno.test("what is to be replaced comes back from its bytes, and nothing else is taken", () => {
+  const list = [{ block: 5, wrong: 0xffff_ffff, right: 1 }, { block: 1023, wrong: 0, right: 7 }];
+  const words = packReplacements(list);
+  assertEquals([...words], [5, 0xffff_ffff, 1, 1023, 0, 7]);
+  const bytes = new Uint8Array(words.buffer);
+  assertEquals(unpackReplacements(bytes), list);
+  const most = Array.from({ length: REPLACEMENTS_MAX }, (_, block) => ({ ...list[0], block }));
+  const full = new Uint8Array(packReplacements(most).buffer);
+  assertEquals(unpackReplacements(full), most);
+  assertEquals(full.length <= EXTRA_BYTES_MAX, true);
+  const outside = new Uint8Array(packReplacements([{ ...list[0], block: 1024 }]).buffer);
+  const long = new Uint8Array([...full, ...bytes]);
+  for (const wrong of [bytes.subarray(4), bytes.subarray(0, 0), outside, long]) {
+    assertEquals(unpackReplacements(wrong), null);
+  }
 });

@@ -104,6 +104,19 @@ Deno.test("every block is read, and what it is said", () => {
   assertEquals(at.arena.usedBytes, 0);
 });
 
+Deno.test("it says whether writes are still on their way into the store when it ends", () => {
+  const quiet = new Fixture();
+  quiet.inspect();
+  quiet.store.run();
+  assertEquals(quiet.findings.isIdle, true);
+  const at = new Fixture();
+  at.inspect();
+  at.store.run(1);
+  at.write(800);
+  at.store.run(1);
+  assertEquals([at.findings.isIdle, at.findings.end.sequence], [false, 9]);
+});
+
 Deno.test("only what is asked for is read", () => {
   const at = new Fixture();
   const wanted = new Uint32Array(32);
@@ -365,4 +378,39 @@ Deno.test("the chunks of a layer are listed, of groups in which this node is in 
     at.ask({ type: MessageType.Chunks, layer: 9 }, []);
     assertEquals([at.answers(), at.arena.usedBytes], [[Status.Stale], 0]);
   }
+});
+
+Deno.test("what is to be replaced is noted where the replica is in sync, and the other one as well", () => {
+  const order = [5, 7, 9];
+  const layers = [
+    { id: LAYER, parent: 0, absorbedBy: [] },
+    { id: 2, parent: LAYER, absorbedBy: null },
+  ];
+  const cases: [HeadFields, MapOptions, number[]][] = [
+    [{}, {}, [Status.Ok]],
+    [{ epoch: CHANGED - 1 }, {}, [Status.Stale]],
+    [{ epoch: EPOCH + 1 }, {}, []],
+    [{ disk: 9 }, {}, [Status.Stale]],
+    [{ layer: 9 }, {}, [Status.Stale]],
+    [{}, { group: { inSync: [2, 3], joining: [1], joinedEpochs: [1] } }, [Status.Stale]],
+    [{}, { group: { unclean: [2] } }, [Status.Stale]],
+    [{}, { group: { inSync: [1, 3] } }, [Status.Stale]],
+    [{ argument: 1 }, {}, [Status.Stale]],
+    [{ argument: 4 }, {}, [Status.Stale]],
+    [{}, { disk: { layers: [2, LAYER] }, layers }, [Status.Stale]],
+  ];
+  for (const [fields, map, expected] of cases) {
+    const at = new Asked(map);
+    const noted: unknown[] = [];
+    at.replica.replacer = { replace: (...what) => noted.push(what) };
+    const head = { type: MessageType.Replace, flags: 0, argument: 2, ...fields };
+    assertEquals(at.ask(head, order), true);
+    assertEquals([at.answers(), at.arena.usedBytes], [expected, 0]);
+    const what = [LAYER, CHUNK, 2, [{ block: 5, wrong: 7, right: 9 }]];
+    assertEquals(noted, expected[0] === Status.Ok ? [what] : []);
+  }
+  for (const extra of [[], [5, 7], [1024, 7, 9]]) {
+    assertEquals(new Asked().ask({ type: MessageType.Replace, argument: 2 }, extra), false);
+  }
+  assertEquals(new Asked().ask({ type: MessageType.Replace, chunk: 2 ** 31 }, order), false);
 });

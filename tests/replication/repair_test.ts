@@ -56,6 +56,13 @@ class Fixture {
     this.repairer.mapChanged(view);
   }
 
+  /** A check has found the block to be whole, and wrong. */
+  replace(wrong: number, right: number, source = 3): void {
+    this.chunk.damaged.clear();
+    const list = [{ block: BLOCK, wrong: sumOf(wrong), right: sumOf(right) }];
+    this.repairer.replace(LAYER, CHUNK, source, list);
+  }
+
   report(): void {
     this.repairer.report(this.view.disk(1)!.entry.layers, CHUNK, BLOCK - 1, 4);
   }
@@ -389,5 +396,221 @@ Deno.test("after a bad end of a lease a chunk that nobody else has all writes of
     at.store.run();
     const expected = lost ? [0x11, true, 0, 0] : [0x11, true, GENERATION, 9];
     assertEquals([at.state, at.repairer.waiting], [expected, lost ? 0 : 1]);
+  }
+});
+
+Deno.test("a block that is wrong is replaced by that of the node that was named, and the chunk's stamp stays", () => {
+  const at = new Fixture();
+  at.replace(0x11, 0xaa);
+  at.store.run();
+  const read = at.asked();
+  assertEquals([read.link, read.head.type, read.head.block], [3, MessageType.Read, BLOCK]);
+  at.answer(read, 0xaa);
+  at.store.run();
+  assertEquals(at.state, [0xaa, false, GENERATION, 9]);
+  assertEquals([at.repairer.repaired, at.repairer.waiting, at.arena.usedBytes], [1, 0, 0]);
+});
+
+Deno.test("zeros replace a block, and a block replaces what is nothing", () => {
+  const at = new Fixture();
+  at.replace(0x11, 0);
+  at.store.run();
+  at.answer(at.asked(), 0);
+  at.store.run();
+  assertEquals(at.state, ["zero", false, GENERATION, 9]);
+  const hole = new Fixture();
+  hole.chunk.blocks.delete(BLOCK);
+  hole.chunk.blocks.set(BLOCK + 1, 7);
+  hole.replace(0, 0xaa);
+  hole.store.run();
+  hole.answer(hole.asked(), 0xaa);
+  hole.store.run();
+  assertEquals(hole.state, [0xaa, false, GENERATION, 9]);
+});
+
+Deno.test("a block that is not what was found to be wrong is left alone, whenever it came", () => {
+  const before = new Fixture();
+  before.replace(0x12, 0xaa);
+  before.store.run();
+  assertEquals([before.transport.take(), before.state[0], before.repairer.waiting], [[], 0x11, 0]);
+  for (const when of ["while it is fetched", "behind the last look"]) {
+    const at = new Fixture();
+    at.replace(0x11, 0xaa);
+    at.store.run();
+    const read = at.asked();
+    if (when === "while it is fetched") {
+      at.write(0xbb);
+      at.store.run();
+    }
+    at.answer(read, 0xaa);
+    if (when === "behind the last look") at.write(0xbb);
+    at.store.run();
+    assertEquals(at.state, [0xbb, false, GENERATION, 10], when);
+    assertEquals([at.repairer.repaired, at.repairer.waiting, at.arena.usedBytes % 8192], [
+      0,
+      0,
+      4096,
+    ]);
+  }
+});
+
+Deno.test("what the other node has by now is taken only if it is what was found to be right", () => {
+  const at = new Fixture();
+  at.replace(0x11, 0xaa);
+  at.store.run();
+  at.answer(at.asked(), 0xab);
+  at.store.run();
+  assertEquals([at.state[0], at.transport.take(), at.repairer.waiting], [0x11, [], 0]);
+});
+
+Deno.test("nobody but the node that was named is asked, and it only as long as it is in sync and up", () => {
+  for (const options of [{ down: [3] }, { group: { inSync: [1, 2] } }]) {
+    const at = new Fixture(options);
+    at.replace(0x11, 0xaa);
+    at.store.run();
+    assertEquals([at.transport.take(), at.repairer.waiting], [[], 0]);
+  }
+  const at = new Fixture();
+  at.replace(0x11, 0xaa);
+  at.store.run();
+  at.asked();
+  const map = mapOf({ epoch: EPOCH + 1, group: { inSync: [1, 2], changedEpoch: EPOCH + 1 } });
+  at.map(new ClusterView(map, SELF));
+  at.store.run();
+  assertEquals([at.transport.take(), at.repairer.waiting, at.state[0]], [[], 0, 0x11]);
+});
+
+Deno.test("a node that has left its group, or joins it, replaces nothing any more", () => {
+  for (const group of [{ inSync: [2, 3] }, { inSync: [2, 3], joining: [1], joinedEpochs: [1] }]) {
+    const at = new Fixture();
+    at.replace(0x11, 0xaa);
+    at.store.run();
+    const read = at.asked();
+    at.map(
+      new ClusterView(
+        mapOf({ epoch: EPOCH + 1, group: { ...group, changedEpoch: EPOCH + 1 } }),
+        SELF,
+      ),
+    );
+    at.answer(read, 0xaa);
+    at.store.run();
+    assertEquals([at.state[0], at.repairer.waiting], [0x11, 0]);
+  }
+});
+
+Deno.test("what a layer has given to the one above it is not replaced where it was", () => {
+  const above = 2;
+  const layers = (isAbsorbed: boolean) => [
+    { id: LAYER, parent: 0, absorbedBy: isAbsorbed ? [] : null },
+    { id: above, parent: LAYER, absorbedBy: null },
+  ];
+  const options = (isAbsorbed: boolean) => ({
+    disk: { layers: [above, LAYER] },
+    layers: layers(isAbsorbed),
+    epoch: isAbsorbed ? EPOCH + 1 : EPOCH,
+  });
+  for (const isAbsorbed of [false, true]) {
+    const at = new Fixture(options(false));
+    at.store.createLayer(above, () => {});
+    at.replace(0x11, 0xaa);
+    at.store.run();
+    const read = at.asked();
+    if (isAbsorbed) at.map(new ClusterView(mapOf(options(true)), SELF));
+    at.answer(read, 0xaa);
+    at.store.run();
+    assertEquals([at.state[0], at.repairer.waiting], [isAbsorbed ? 0x11 : 0xaa, 0]);
+  }
+});
+
+Deno.test("a chunk that holds nothing gets nothing: its stamp is that of what lies below", () => {
+  const above = 2;
+  const layers = [{ id: LAYER, parent: 0, absorbedBy: null }, {
+    id: above,
+    parent: LAYER,
+    absorbedBy: null,
+  }];
+  for (const hasStamp of [false, true]) {
+    const at = new Fixture({ disk: { layers: [above, LAYER] }, layers });
+    at.store.createLayer(above, () => {});
+    at.chunk.damaged.clear();
+    if (hasStamp) Object.assign(at.store.chunk(above, CHUNK), { generation: 7, sequence: 9 });
+    const list = [{ block: BLOCK, wrong: sumOf(0x11), right: sumOf(0xaa) }];
+    at.repairer.replace(above, CHUNK, 3, list);
+    at.store.run();
+    at.answer(at.asked(), 0xaa);
+    at.store.run();
+    const { blocks } = at.store.chunk(above, CHUNK);
+    assertEquals([...blocks], hasStamp ? [[BLOCK, 0xaa]] : []);
+    assertEquals(at.state[0], 0x11);
+  }
+});
+
+Deno.test("a block that is wrong never costs its chunk the stamp", () => {
+  const at = new Fixture({
+    group: { inSync: [1, 3] },
+    holder: 0,
+    disk: { settled: GENERATION - 1, generation: GENERATION },
+  });
+  at.replace(0x11, 0xaa);
+  at.store.run();
+  at.describe(at.transport.take()[0], [GENERATION, 8]);
+  at.store.run();
+  assertEquals([at.state, at.repairer.waiting], [[0x11, false, GENERATION, 9], 1]);
+});
+
+Deno.test("what is told twice is one, and damage that is known goes first", () => {
+  const at = new Fixture();
+  at.report();
+  at.repairer.replace(LAYER, CHUNK, 3, [{ block: BLOCK, wrong: sumOf(0x11), right: sumOf(0xaa) }]);
+  assertEquals(at.repairer.waiting, 1);
+  const other = new Fixture();
+  other.replace(0x11, 0xaa);
+  other.replace(0x11, 0xcc);
+  assertEquals(other.repairer.waiting, 1);
+});
+
+Deno.test("a layer that goes while a block of it is healed or replaced, and whose disk stays, is left alone", () => {
+  const above = 2;
+  const layers = [
+    { id: LAYER, parent: 0, absorbedBy: null },
+    { id: above, parent: LAYER, absorbedBy: null },
+  ];
+  for (const isDamaged of [true, false]) {
+    for (
+      const when of ["before it is asked for", "while it is fetched", "while it is waited for"]
+    ) {
+      const at = new Fixture({ disk: { layers: [above, LAYER] }, layers });
+      at.store.createLayer(above, () => {});
+      if (isDamaged) at.repairer.reportBlock(LAYER, CHUNK, BLOCK);
+      else at.replace(0x11, 0xaa);
+      at.repairer.tick();
+      const gone = () => {
+        const map = mapOf({
+          disk: { layers: [above] },
+          layers: [{ ...layers[1], parent: 0 }],
+          epoch: EPOCH + 1,
+        });
+        at.map(new ClusterView(map, SELF));
+      };
+      if (when === "before it is asked for") gone();
+      at.store.run();
+      if (when !== "before it is asked for") {
+        const read = at.asked();
+        const stamp = [GENERATION, when === "while it is fetched" ? 9 : 10];
+        if (when === "while it is fetched") gone();
+        const bytes = answerTo(read, {}, [sumOf(0xaa)]);
+        const release = (offset: number, length: number) => at.arena.release(offset, length);
+        const data = buffer(at.arena, 0xaa);
+        at.peers.received(read.link, bytes, bytes.length, data, BLOCK_BYTES, release);
+        if (when !== "while it is fetched") {
+          at.describe(at.transport.take()[0], stamp);
+          gone();
+          at.repairer.tick();
+        }
+      }
+      at.store.run();
+      assertEquals([at.transport.take(), at.repairer.waiting, at.state[0]], [[], 0, 0x11], when);
+      assertEquals(at.arena.usedBytes, 0);
+    }
   }
 });

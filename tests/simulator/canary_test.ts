@@ -17,6 +17,7 @@ import {
   forgetRollback,
   giveUpLeft,
   readOutOfSync,
+  replaceBlindly,
 } from "./sabotage.ts";
 import { Story } from "./story.ts";
 
@@ -35,9 +36,13 @@ function complaintOf(check: () => void): string {
 }
 
 /** Runs seeds until a checker complains, of something else than what it is to be silent about. */
-function complaintAbout(sabotage: Sabotage, hasSnapshots = false, but = /^$/): string {
+function complaintAbout(
+  sabotage: Sabotage,
+  more: Partial<SimulationOptions> = {},
+  but = /^$/,
+): string {
   for (let seed = 1; seed <= SEEDS_MAX; seed++) {
-    const options = { seed, nodes: 4, faultsMs: 20_000, hasSnapshots, sabotage };
+    const options = { seed, nodes: 4, faultsMs: 20_000, sabotage, ...more };
     const complaint = complaintOf(() => new Simulation(options).run());
     if (complaint !== "" && !but.test(complaint)) return complaint;
   }
@@ -49,6 +54,10 @@ const IS_WRONG = /not linearizable|overwritten before|zeros|nobody wrote|differ:
 
 Deno.test("a sequencer that acknowledges before the last replica has the write is caught", () => {
   assertMatch(complaintAbout(acknowledgeEarly), IS_WRONG);
+});
+
+Deno.test("a node that replaces blocks, and overlooks what is written to them meanwhile, is caught", () => {
+  assertMatch(complaintAbout(replaceBlindly, { nodes: 3, isSettling: true }), IS_WRONG);
 });
 
 /** What the checkers say after a story; "" where they have nothing to say. */
@@ -86,20 +95,23 @@ Deno.test("a replica that forgets to fence is caught", () => {
 });
 
 Deno.test("a snapshot that is called complete while writes are on their way into it is caught", () => {
-  assertMatch(complaintAbout(drainAtOnce, true), /@s\d+|not within|differ:/);
+  assertMatch(complaintAbout(drainAtOnce, { hasSnapshots: true }), /@s\d+|not within|differ:/);
 });
 
 Deno.test("a node that loses what it merges is caught", () => {
-  assertMatch(complaintAbout(forgetAbsorbed, true), /@s\d+|zeros|nobody wrote|differ:/);
+  assertMatch(
+    complaintAbout(forgetAbsorbed, { hasSnapshots: true }),
+    /@s\d+|zeros|nobody wrote|differ:/,
+  );
 });
 
 Deno.test("a disk that is rolled back and keeps what it held is caught", () => {
-  assertMatch(complaintAbout(forgetRollback, true), IS_WRONG);
+  assertMatch(complaintAbout(forgetRollback, { hasSnapshots: true }), IS_WRONG);
 });
 
 Deno.test("a disk that was rolled back, and what it held is not there any more, is caught", () => {
-  // A node that starts again with less than the map says may never be ready.
-  assertMatch(complaintAbout(giveUpLeft, true, /not within/), IS_WRONG);
+  // A node that starts again with less than the map says may never be ready, and one that has given it up gets no further map.
+  assertMatch(complaintAbout(giveUpLeft, { hasSnapshots: true }, /not within/), IS_WRONG);
 });
 
 Deno.test("a replica that is read though it is not in sync is caught", () => {

@@ -35,7 +35,8 @@ import {
   zonesOf,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
-import type { Check, CheckReport } from "../../agent/replication/checking.ts";
+import type { CheckReport } from "../../agent/replication/check_report.ts";
+import type { Check } from "../../agent/replication/checking.ts";
 import { chunkList, Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { DiskOracle, Guest } from "./guest.ts";
@@ -48,6 +49,7 @@ import {
   SimNode,
   THIS_BUILD,
 } from "./node.ts";
+import { Settling } from "./settling.ts";
 import { type SnapshotHost, Snapshots } from "./snapshots.ts";
 import { headOfTail } from "./tail.ts";
 import { World } from "./world.ts";
@@ -63,6 +65,8 @@ export interface SimulationOptions {
   readonly isVerbose?: boolean;
   /** Snapshots and clones of the disks are taken, read and deleted, and disks rolled back to them. */
   readonly hasSnapshots?: boolean;
+  /** What checks do about replicas that are wrong is done to such as are not: `settling.ts`. */
+  readonly isSettling?: boolean;
   /** Guests move while they run, as by live migration, where otherwise they close a disk and another opens it later. */
   readonly areMoving?: boolean;
   /** The version that hosts begin with; by default the code as it is, at level 1. */
@@ -105,6 +109,9 @@ export interface SimulationReport {
   /** Times that replicas were compared, and how often all of that was good. */
   readonly checks: number;
   readonly goodChecks: number;
+  /** Times that members were asked to leave, and nodes to replace blocks, without need. */
+  readonly withdrawals: number;
+  readonly replacements: number;
   /** Times that a disk was rolled back to one. */
   readonly rollbacks: number;
   /** Disks that were made independent of others. */
@@ -220,6 +227,7 @@ export class Simulation implements NodeWatcher {
   #zonedDisks = 0;
   /** Null where none are taken. By chances of their own: seeds without them are what they were before there were any. */
   readonly #snapshots: Snapshots | null;
+  readonly #settling: Settling | null;
 
   constructor(readonly options: SimulationOptions) {
     this.world = new World(options.seed);
@@ -235,6 +243,7 @@ export class Simulation implements NodeWatcher {
     this.#zones = new Prng(options.seed ^ 0x7a6f6e65);
     const { random } = this.world;
     this.#snapshots = options.hasSnapshots === true ? this.#makeSnapshots() : null;
+    this.#settling = options.isSettling === true ? this.#makeSettling() : null;
     this.#nodeCount = options.nodes ?? random.pick([1, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9]);
     this.#pgBits = random.pick([2, 3, 4, 5, 8]);
   }
@@ -262,6 +271,21 @@ export class Simulation implements NodeWatcher {
     };
     const { seed } = this.options;
     return new Snapshots(host, new Prng(seed ^ 0x736e6170), new Prng(seed ^ 0x726f6c6c));
+  }
+
+  #makeSettling(): Settling {
+    // deno-lint-ignore no-this-alias
+    const run = this;
+    const host = {
+      get map() {
+        return run.map;
+      },
+      oracles: run.oracles,
+      running: () => run.#running(),
+      note: (node: SimNode, message: string, fields: Record<string, unknown>) =>
+        run.note(node, message, fields),
+    };
+    return new Settling(host, new Prng(this.options.seed ^ 0x73657474));
   }
 
   /** Runs it all. Throws with the seed and the last events when something does not hold. */
@@ -309,6 +333,8 @@ export class Simulation implements NodeWatcher {
       deletedSnapshots: this.#snapshots?.deleted ?? 0,
       checks: this.checks,
       goodChecks: this.goodChecks,
+      withdrawals: this.#settling?.asked ?? 0,
+      replacements: this.#settling?.told ?? 0,
       rollbacks: this.#snapshots?.rolledBack ?? 0,
       copiesChanged: this.#copiesChanged,
       copiesKept: this.#copiesKept,
@@ -603,6 +629,7 @@ export class Simulation implements NodeWatcher {
     if (random.chance(0.3)) this.#breakDisks(isFlipping);
     this.note(null, "faults", { ...this.network.faults, flipped: this.#flipped?.id ?? 0 });
     if (!isFlipping) this.#stallThreads(endMs);
+    this.#settle(endMs);
     while (this.world.nowMs < endMs) {
       this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
       this.#checkHistory();
@@ -667,6 +694,21 @@ export class Simulation implements NodeWatcher {
     next();
   }
 
+  /** Often, and at any moment. */
+  #settle(endMs: number): void {
+    const settling = this.#settling;
+    if (settling === null) return;
+    const next = () => {
+      this.world.after(settling.random.below(60), () => {
+        if (this.world.nowMs >= endMs) return;
+        // The only node whose disk loses bits must not be left alone with data.
+        settling.step(this.#flipped === null);
+        next();
+      });
+    };
+    next();
+  }
+
   #breakDisks(isReadOnly: boolean): void {
     const { random } = this.world;
     for (const node of this.nodes) {
@@ -689,11 +731,8 @@ export class Simulation implements NodeWatcher {
     if (data === null || !data.hasMap || this.map === null) return;
     this.note(node, "compares replicas");
     const targets = allTargets(this.map);
-    const check = data.check({
-      targets,
-      repair: this.#checking.chance(0.8),
-      done: (report) => this.#compared(node, report),
-    });
+    const repair = this.#checking.chance(0.8);
+    const check = data.check({ targets, repair }, (report) => this.#compared(node, report));
     if (check === null || !this.#checking.chance(0.1)) return;
     this.world.after(this.#checking.between(1, 500), () => data.cancelCheck(check));
   }
@@ -1476,14 +1515,15 @@ export class Simulation implements NodeWatcher {
   }
 
   /** Has a node compare the replicas of all disks; null in place of the report until it is there. Throws where it cannot. */
-  beginCheck(node: SimNode, repair: boolean): { check: Check; report: CheckReport | null } {
+  beginCheck(
+    node: SimNode,
+    repair: boolean,
+    preferred = 0,
+  ): { check: Check; report: CheckReport | null } {
     const found: { check: Check; report: CheckReport | null } = { check: null!, report: null };
     const targets = allTargets(this.map!);
-    const check = node.process!.data!.check({
-      targets,
-      repair,
-      done: (report) => found.report = report,
-    });
+    const done = (report: CheckReport) => found.report = report;
+    const check = node.process!.data!.check({ targets, repair, preferred }, done);
     if (check === null) throw new Error(`node ${node.id} cannot compare replicas`);
     found.check = check;
     return found;

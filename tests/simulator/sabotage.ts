@@ -49,6 +49,11 @@ export function drainAtOnce(process: Process): void {
   };
 }
 
+/** A node replaces blocks, and does not look at what comes to them meanwhile. */
+export function replaceBlindly(process: Process): void {
+  process.data!.replica.watch = () => {};
+}
+
 /** A node forgets what it is to merge into the layer above. */
 export function forgetAbsorbed(process: Process): void {
   const { store } = process.data!;

@@ -55,7 +55,10 @@ export class Story extends Simulation {
   /** Every group has its replicas where they belong, in sync, and every data worker knows. */
   isQuiet(): boolean {
     return this.isWhole() &&
-      this.nodes.every(({ process }) => process!.data!.view.epoch === this.map!.epoch);
+      this.nodes.every(({ process }) => {
+        const data = process?.data;
+        return data?.hasMap === true && data.view.epoch === this.map!.epoch;
+      });
   }
 
   /** The disk, by the newest map. */
@@ -163,9 +166,21 @@ export class Session implements BlockRequestOwner {
   }
 
   /** Writes a block, and waits for it. */
-  writeNow(place: number, block: number): void {
+  writeNow(place: number, block: number): StoryWrite {
     const write = this.write(place, block);
     this.#story.waitFor(`write ${write.value} is done`, () => write.isDone);
+    return write;
+  }
+
+  /** Makes what is written durable on every replica, and waits for it. */
+  flush(): void {
+    const { oracle, world } = this.#story;
+    const startMs = world.nowMs;
+    let isDone = false;
+    const request = this.#request(BlockKind.Flush, 0, 0, () => isDone = true);
+    this.#submit(request);
+    this.#story.waitFor("what is written is flushed", () => isDone);
+    oracle.flushed(startMs, this.volume.generation);
   }
 
   /** Reads a block, and waits for it. Throws when no single disk could have given what comes. */
