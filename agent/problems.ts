@@ -28,15 +28,20 @@ import {
   findNode,
   flattenedLayers,
   hasDisks,
+  inZonesText,
+  isInZones,
   moveOf,
   type MoveProgress,
+  moveText,
   percentOf,
+  type Pool,
   type Schedule,
   storageNodes,
   takingOf,
+  zonesText,
 } from "./map/map.ts";
 import { dueSlot, lateSince, scheduledName } from "./map/schedules.ts";
-import { weightOf } from "./map/targets.ts";
+import { takersOf, zonesProblem } from "./map/targets.ts";
 
 /**
  * Kinds of problems, the worst first. Kinds are added, and none is taken away or renamed: programs may rely on these.
@@ -67,6 +72,7 @@ import { weightOf } from "./map/targets.ts";
  * | `lease-waiting` | a guest waits for another to let go of the disk |
  * | `snapshot-waiting` | a snapshot is being taken for long: the node where its disk is open has not finished |
  * | `schedule-late` | a snapshot that a schedule should have taken is not there |
+ * | `zones-empty` | disks are kept in zones of which no node takes data: they stay where they are |
  * | `moving` | data is on its way to where it should be; all copies are there |
  * | `layers-waiting` | deleted snapshots cannot be merged, because of nodes that are down |
  * | `flatten-waiting` | a clone cannot be made independent, because of nodes that are down or have no room |
@@ -98,6 +104,7 @@ export const PROBLEM_CODES = [
   "lease-waiting",
   "snapshot-waiting",
   "schedule-late",
+  "zones-empty",
   "moving",
   "layers-waiting",
   "flatten-waiting",
@@ -130,6 +137,9 @@ const DAMAGE_NAMED_MAX = 3;
 /** Disks whose requests wait that are problems of their own; more are one problem together. */
 const WAITING_NAMED_MAX = 8;
 
+/** Disks of a pool that are named; more are counted. */
+const DISKS_NAMED_MAX = 4;
+
 /** Schedules that are late, or snapshots that wait, that are problems of their own; more are one problem together. */
 const SNAPSHOTS_NAMED_MAX = 8;
 
@@ -161,6 +171,7 @@ export function findProblems(seen: Observations): Problem[] {
     ...storeProblems(seen.store),
     ...clusterProblems(seen),
     ...snapshotProblems(seen),
+    ...zonesProblems(seen.map),
     ...copiesProblems(seen),
     ...layerProblems(seen.map),
     ...flattenProblems(seen),
@@ -196,13 +207,18 @@ export function summarize(seen: Observations, problems: readonly Problem[]): str
     `${formatSize(store.capacityBytes)} used`;
 }
 
-/** Says how many copies that is where it is fewer than were asked for. */
+/** Says how many copies that is where it is fewer than were asked for, of disks that may be anywhere before others. */
 function copiesText(map: ClusterMap): string {
-  const wanted = Math.max(0, ...map.disks.map((disk) => disk.copies));
-  const nodes = storageNodes(map).length;
-  const isFewer = wanted > nodes;
-  return "all copies in place" +
-    (isFewer ? ` (${nodes} of ${wanted}: there are no more nodes for them)` : "");
+  const used = new Set(map.disks.map(({ pool }) => pool));
+  const nodesOf = ({ zones }: Pool) =>
+    storageNodes(map).filter((node) => isInZones(zones, node)).length;
+  const [few] = map.pools.filter((pool) => used.has(pool.id) && pool.copies > nodesOf(pool))
+    .toSorted((a, b) => a.zones.length - b.zones.length || b.copies - a.copies);
+  if (few === undefined) return "all copies in place";
+  const where = few.zones.length === 0 ? "" : ` ${inZonesText(few.zones)}`;
+  return `all copies in place (${
+    nodesOf(few)
+  } of ${few.copies}${where}: there are no more nodes for them)`;
 }
 
 /** What all nodes have together, when all have said. */
@@ -232,6 +248,11 @@ export function findNotes(map: ClusterMap): string[] {
       `node ${name} is drained: 'kelpie node remove ${name}' takes it out of the cluster, ` +
         `'kelpie node undrain ${name}' gives it data again`,
     );
+  }
+  for (const pool of map.pools) {
+    const disks = disksOf(map, pool);
+    const why = pool.zones.length === 0 || disks === "" ? null : zonesProblem(map, pool);
+    if (why !== null && takersOf(map, pool).length > 0) notes.push(`${disks}: ${why}`);
   }
   const versions = [...new Set(map.nodes.map(({ version }) => version))];
   if (versions.length > 1) {
@@ -332,7 +353,39 @@ function groupProblems(groups: GroupSummary, cluster: ClusterStatus): Problem[] 
   return problems;
 }
 
-/** Disks that are getting another number of copies: no fault, but something that goes on and says how far it is. */
+/** Disks for which there is no node in their zones. */
+function zonesProblems(map: ClusterMap): Problem[] {
+  return map.pools.flatMap((pool): Problem[] => {
+    const { id, zones } = pool;
+    if (zones.length === 0 || !hasDisks(map, id) || takersOf(map, pool).length > 0) return [];
+    const disk = map.disks.find((each) => each.pool === id)?.name;
+    return [{
+      code: "zones-empty",
+      message: `${disksOf(map, pool)}: ${zonesProblem(map, pool)}`,
+      hint:
+        `start or undrain a node of ${
+          zonesText(zones)
+        }, or give another one its zone ('kelpie node zone')` +
+        (disk === undefined ? "" : `; 'kelpie disk set ${disk} --zones any' lets it be anywhere`),
+      ...(disk === undefined ? {} : { disk }),
+    }];
+  });
+}
+
+/** The disks that belong to a pool, for people: `disk a`, `disks a, b, c and 4 more`; "": there are none. */
+function disksOf(map: ClusterMap, { id }: Pool): string {
+  const names = map.disks.filter(({ pool }) => pool === id).map(({ name }) => name);
+  if (names.length < 2) {
+    const isInTrash = names.length === 0 && map.trash.some(({ disk }) => disk.pool === id);
+    return isInTrash ? "disks in the trash" : names.map((name) => `disk ${name}`).join();
+  }
+  const more = names.length - DISKS_NAMED_MAX;
+  return more <= 0
+    ? `disks ${joined(names)}`
+    : `disks ${names.slice(0, DISKS_NAMED_MAX).join(", ")} and ${more} more`;
+}
+
+/** Disks that are getting other copies: no fault, but something that goes on and says how far it is. */
 function copiesProblems({ map, cluster }: Observations): Problem[] {
   return map.pools.flatMap(({ family }): Problem[] => {
     const move = family === 0 ? null : moveOf(map, family);
@@ -342,11 +395,11 @@ function copiesProblems({ map, cluster }: Observations): Problem[] {
     const more = names.length > 1 ? ` (with ${count(names.length - 1, "relative")})` : "";
     return [{
       code: "moving",
-      message: `disk ${name}${more}: ${moveText(move, cluster)}`,
-      hint: move.copies === move.from
+      message: `disk ${name}${more}: ${progressOfMove(move, cluster)}`,
+      hint: move.isBack
         ? "it goes on by itself, and guests are served meanwhile"
         : "it goes on by itself, and guests are served meanwhile; " +
-          `'kelpie disk set ${name} --copies ${move.from}' takes it back`,
+          `'kelpie disk set ${name}${wayBack(move)}' takes it back`,
       ...(names.length > 0 ? { disk: name } : {}),
     }];
   });
@@ -360,11 +413,21 @@ export function secondsLeftOf(cluster: Pick<ClusterStatus, "nodes"> | null): num
   );
 }
 
+/** Options that take back what is on its way. */
+function wayBack({ from, to }: MoveProgress): string {
+  const isSame = from.zones.join() === to.zones.join();
+  return (from.copies === to.copies ? "" : ` --copies ${from.copies}`) +
+    (isSame ? "" : ` --zones ${from.zones.join() || "any"}`);
+}
+
 /** `copies 2 → 3, 37 %, about 2 min left; data is being copied to node c`. */
-function moveText(move: MoveProgress, cluster: ClusterStatus | null): string {
-  const { from, copies, done, wanted, waitsFor } = move;
+function progressOfMove(move: MoveProgress, cluster: ClusterStatus | null): string {
+  const { from, to, isBack, done, wanted, waitsFor } = move;
   const seconds = done < wanted ? secondsLeftOf(cluster) : null;
-  return (copies === from ? `back to ${from} copies` : `copies ${from} → ${copies}`) +
+  const back = `back to ${from.copies} ${from.copies === 1 ? "copy" : "copies"} ${
+    inZonesText(from.zones)
+  }`;
+  return (isBack ? back.trimEnd() : `copies ${moveText(from, to)}`) +
     `, ${percentOf(move)} %` +
     (seconds === null ? "" : `, about ${formatDuration(seconds * 1000)} left`) +
     (waitsFor === null ? "" : `; ${waitsFor}`);
@@ -395,23 +458,29 @@ function drainProblems(map: ClusterMap): Problem[] {
   return draining.flatMap(({ id, name }): Problem[] => {
     const left = groups.get(id)?.named ?? 0;
     if (left === 0) return [];
+    const held = holding(map, id);
     return [{
       code: "moving",
       message: `node ${name} is being drained: ${count(left, "placement group")} left`,
-      hint: isHeld(map, id)
-        ? "too few other nodes take data: add a node, undrain one with 'kelpie node undrain', or take out those " +
-          "that are drained with 'kelpie node remove'"
+      hint: held !== undefined
+        ? `too few other nodes${
+          held.zones.length === 0 ? "" : ` of ${zonesText(held.zones)}`
+        } take data: ` +
+          "add a node, undrain one with 'kelpie node undrain', or take out those that are drained with 'kelpie node remove'" +
+          (held.zones.length === 0
+            ? ""
+            : "; or keep the disks elsewhere ('kelpie disk set --zones')")
         : `it goes on by itself; 'kelpie node undrain ${name}' takes it back`,
       node: name,
     }];
   });
 }
 
-/** Whether a node that is being drained keeps data that disks could not be written without (`map/targets.ts`). */
-function isHeld(map: ClusterMap, node: number): boolean {
-  const takers = map.nodes.filter((each) => weightOf(each) > 0).length;
-  return map.pools.some((pool) =>
-    hasDisks(map, pool.id) && takers < copiesMinOfPool(map, pool) &&
+/** A pool of which a node that is being drained keeps data that disks could not be written without (`map/targets.ts`). */
+function holding(map: ClusterMap, node: number): Pool | undefined {
+  const isNeeded = (id: number) => hasDisks(map, id) || map.pools.some(({ to }) => to === id);
+  return map.pools.find((pool) =>
+    isNeeded(pool.id) && takersOf(map, pool).length < copiesMinOfPool(map, pool) &&
     pool.pgs.some(({ target }) => target.includes(node))
   );
 }

@@ -14,6 +14,7 @@ import {
   countArgument,
   diskArgument,
   examples,
+  zonesArgument,
 } from "./context.ts";
 import { awaitCopies, confirmCopies, copiesMinArgument, sayCopies } from "./copies_command.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
@@ -51,8 +52,13 @@ export function addAttributeCommand(disk: AnyCommand, context: CommandContext): 
       "writes wait while there are fewer complete copies: a number, or auto (a majority; 1 of 2)",
       copiesMinArgument,
     )
-    .option("--wait", "with --copies: until all copies are there")
-    .option("--yes", "do not ask, where other disks get another number of copies, too")
+    .option(
+      "--zones <zones>",
+      "only on nodes of these zones, such as a,b, or any: its data is moved while it is used",
+      zonesArgument,
+    )
+    .option("--wait", "with --copies or --zones: until all copies are there")
+    .option("--yes", "do not ask, where other disks get other copies, too")
     .option("--json", "print the disk as JSON")
     .addHelpText(
       "after",
@@ -61,37 +67,40 @@ export function addAttributeCommand(disk: AnyCommand, context: CommandContext): 
         "kelpie disk set web tier=",
         "kelpie disk set web --detect-zeroes on",
         "kelpie disk set web --copies 3 --wait",
+        "kelpie disk set db --zones rack-1,rack-2 --copies 2",
       ),
     )
     .action(async (name, attributes, options) => {
-      const { json, detectZeroes, copies, copiesMin, wait = false, yes = false } = options;
+      const { json, detectZeroes, copies, copiesMin, zones, wait = false, yes = false } = options;
       // Without any, commander gives an empty list.
       const pairs: readonly Pair[] = attributes ?? [];
-      const isNothing = [detectZeroes, copies, copiesMin].every((each) => each === undefined);
+      const isPlaced = copies !== undefined || zones !== undefined;
+      const isNothing = [detectZeroes, copiesMin].every((each) => each === undefined) && !isPlaced;
       if (pairs.length === 0 && isNothing) {
         throw new CommandError(ExitCode.Usage, "nothing is to be set", {
           hint: "name attributes as KEY=VALUE, or an option",
         });
       }
-      if (wait && copies === undefined) {
-        throw new CommandError(ExitCode.Usage, "--wait goes with --copies", {
+      if (wait && !isPlaced) {
+        throw new CommandError(ExitCode.Usage, "--wait goes with --copies or --zones", {
           hint: "everything else is done at once",
         });
       }
       using client = context.client();
-      if (copies !== undefined) await confirmCopies(context, client, { name, copies, yes });
+      if (isPlaced) await confirmCopies(context, client, { name, copies, zones, yes });
       const setAttributes = Object.fromEntries(
         pairs.map(({ key, value }) => [key, value === "" ? null : value]),
       );
       let changed = await client.changeDisk(name, {
         ...(copies === undefined ? {} : { copies }),
+        ...(zones === undefined ? {} : { zones }),
         ...(copiesMin === undefined ? {} : { copiesMin: copiesMin === "auto" ? null : copiesMin }),
         ...(pairs.length === 0 ? {} : { setAttributes }),
         ...(detectZeroes === undefined ? {} : { detectZeroes: detectZeroes === "on" }),
       });
       if (wait) changed = await awaitCopies(context, client, changed);
       if (json) return context.output.json(changed);
-      if (copies !== undefined) sayCopies(context, changed);
+      if (isPlaced) sayCopies(context, changed);
       if (copiesMin !== undefined) {
         context.output.say(`disk ${name}: writes wait with fewer than ${changed.copiesMin} copies`);
       }

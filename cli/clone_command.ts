@@ -62,9 +62,9 @@ async function copySnapshot(
   using client = context.client();
   const snapshot = await client.snapshot(disk, snapshotName);
   const socket = socketOf(snapshot);
-  const { copies } = await client.disk(disk);
+  const { copies, zones } = await client.disk(disk);
   context.terminal.interrupted(); // no signal may end the process with half a disk left behind
-  await client.createDisk({ name, sizeBytes: snapshot.sizeBytes, copies });
+  await client.createDisk({ name, sizeBytes: snapshot.sizeBytes, copies, zones });
   try {
     const { FrontEnd } = await import("../agent/frontend/front_end.ts");
     const said = await withDisk(context, name, "write", async (target) => {

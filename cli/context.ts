@@ -10,6 +10,7 @@ import type { SessionStatus } from "../agent/http/backend.ts";
 import { ControlFailure } from "../agent/map/errors.ts";
 import { checkNodeName, checkZone } from "../agent/map/fields.ts";
 import { checkDiskName, checkSnapshotName } from "../agent/map/names.ts";
+import { checkZoneNames, sortedZones } from "../agent/map/zones.ts";
 import { Output, printable } from "./output.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -159,6 +160,17 @@ export function zoneArgument(name: string): string {
     const error = checkZone(name);
     if (error !== null) throw new ControlFailure(error);
     return name;
+  });
+}
+
+/** Zones that copies are kept in, on the command line: `a,b`, or `any`, which is none of them. */
+export function zonesArgument(text: string): readonly string[] {
+  if (text === "any") return [];
+  return checked(() => {
+    const zones = text.split(",");
+    const error = checkZoneNames(zones);
+    if (error !== null) throw new ControlFailure(error);
+    return sortedZones(zones);
   });
 }
 

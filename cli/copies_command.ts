@@ -1,13 +1,13 @@
 /**
- * `kelpie disk set --copies`: another number of copies for a disk that is in use. It changes for all disks of a family at once: they
- * share data and places, so somebody is asked before others than the one named change, too.
+ * `kelpie disk set --copies` and `--zones`: another number of copies for a disk that is in use, or copies in other zones. They change for
+ * all disks of a family at once: they share data and places, so somebody is asked before others than the one named change, too.
  *
  * @module
  */
 import { InvalidArgumentError } from "@commander-js/extra-typings";
 import type { AdminClient } from "../agent/admin_client.ts";
 import type { CopiesChangeDocument, DiskDocument } from "../agent/http/documents.ts";
-import { COPIES_MAX } from "../agent/map/map.ts";
+import { COPIES_MAX, inZonesText, moveText, type Place, zonesText } from "../agent/map/map.ts";
 import type { CommandContext } from "./context.ts";
 import { printable } from "./output.ts";
 import { Progress } from "./progress.ts";
@@ -27,11 +27,17 @@ export function copiesMinArgument(text: string): number | "auto" {
   throw new InvalidArgumentError(`It must be a whole number of 1 to ${COPIES_MAX}, or auto`);
 }
 
-/** Asks whether relatives may get the number of copies, too; throws where they may not. */
+/** What is to become of a disk's copies; what is left out stays. */
+interface WantedCopies extends Partial<Place> {
+  readonly name: string;
+  readonly yes: boolean;
+}
+
+/** Asks whether relatives may get the same copies, too; throws where they may not. */
 export async function confirmCopies(
   { output }: CommandContext,
   client: AdminClient,
-  { name, copies, yes }: { readonly name: string; readonly copies: number; readonly yes: boolean },
+  { name, copies, zones, yes }: WantedCopies,
 ): Promise<void> {
   const disks = await client.disks();
   const family = disks.find((disk) => disk.name === name)?.family;
@@ -39,29 +45,42 @@ export async function confirmCopies(
   if (others.length === 0) return;
   const named = others.slice(0, NAMED_MAX).map((disk) => disk.name).join(", ");
   const more = others.length > NAMED_MAX ? ` and ${others.length - NAMED_MAX} more` : "";
+  const where = zones === undefined
+    ? ""
+    : ` ${zones.length === 0 ? "in any zone" : `in ${zonesText(zones)}`}`;
   output.confirm({
     yes,
-    action: `give disk ${name} ${plural(copies, "copy", "copies")}`,
-    consequence: `its relatives share its data and get as many: ${named}${more}`,
+    action: copies === undefined
+      ? `keep disk ${name}${where}`
+      : `give disk ${name} ${plural(copies, "copy", "copies")}${where}`,
+    consequence: copies === undefined
+      ? `its relatives share its data and go there, too: ${named}${more}`
+      : `its relatives share its data and get as many: ${named}${more}`,
   });
 }
 
 /** Says what has come of it. */
 export function sayCopies({ output }: CommandContext, disk: DiskDocument): void {
-  const { name, copies, copiesChange } = disk;
-  if (copiesChange === null) {
-    return output.say(`disk ${name} has ${plural(copies, "copy", "copies")}`);
+  const { name, copies, zones, zonesProblem, copiesChange } = disk;
+  if (copiesChange !== null) {
+    return output.say(
+      `disk ${name}: ${copiesChangeText(disk, copiesChange)}; it goes on by itself, and ` +
+        "'kelpie disk info' tells how far it is",
+    );
   }
-  output.say(
-    `disk ${name}: ${copiesChangeText(copies, copiesChange)}; it goes on by itself, and ` +
-      "'kelpie disk info' tells how far it is",
-  );
+  const where = zones.length === 0 ? "" : ` in ${zonesText(zones)}`;
+  output.say(`disk ${name} has ${plural(copies, "copy", "copies")}${where}`);
+  if (zonesProblem !== null) output.warn(zonesProblem);
 }
 
-/** How far a disk is on its way to another number of copies: `2 → 3, 37 %, about 2 min left (data is being copied to node c)`. */
-export function copiesChangeText(from: number, change: CopiesChangeDocument): string {
-  const { copies, percent, secondsLeft, waitsFor } = change;
-  return (copies === from ? `back to ${from}` : `${from} → ${copies}`) + `, ${percent} %` +
+/**
+ * How far a disk is on its way to other copies: `2 → 3, 37 %, about 2 min left (data is being copied to node c)`, or
+ * `2 anywhere → 2 in a, b, 37 %`.
+ */
+export function copiesChangeText(from: Place, change: CopiesChangeDocument): string {
+  const { isBack, percent, secondsLeft, waitsFor } = change;
+  const back = `back to ${from.copies} ${inZonesText(from.zones)}`.trimEnd();
+  return (isBack ? back : moveText(from, change)) + `, ${percent} %` +
     (secondsLeft === null ? "" : `, about ${formatDuration(secondsLeft * 1000)} left`) +
     (waitsFor === null ? "" : ` (${printable(waitsFor)})`);
 }

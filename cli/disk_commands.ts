@@ -8,7 +8,7 @@ import { formatSize, parseSize } from "../agent/config.ts";
 import type { AdminClient, CheckOptions } from "../agent/admin_client.ts";
 import type { CheckReport, ComparisonReport } from "../agent/http/backend.ts";
 import type { DiskDocument, LockDocument, NodeDocument } from "../agent/http/documents.ts";
-import { COPIES_MAX } from "../agent/map/map.ts";
+import { COPIES_MAX, inZonesText } from "../agent/map/map.ts";
 import { addAttributeCommand, hasAttributes, pairsArgument } from "./attribute_commands.ts";
 import {
   type AnyCommand,
@@ -20,6 +20,7 @@ import {
   processName,
   sizeArgument,
   sizeText,
+  zonesArgument,
 } from "./context.ts";
 import { forgetDisk } from "./disk_data.ts";
 import { flattenText } from "./flatten_command.ts";
@@ -65,6 +66,11 @@ function addCreate(disk: AnyCommand, context: CommandContext): void {
       "writes wait while there are fewer complete copies (default: a majority; 1 of 2)",
       countArgument({ min: 1, max: COPIES_MAX }),
     )
+    .option(
+      "--zones <zones>",
+      "only on nodes of these zones, such as a,b (default: any)",
+      zonesArgument,
+    )
     .option("--read-only", "guests may only read")
     .option("--detect-zeroes", "blocks of zeros that guests write take no space")
     .option("--preallocate", "give every block its space now; see 'kelpie disk preallocate'")
@@ -75,6 +81,7 @@ function addCreate(disk: AnyCommand, context: CommandContext): void {
         "kelpie disk create web 20G",
         "kelpie disk create scratch 1T --copies 1",
         "kelpie disk create db 100G --preallocate",
+        "kelpie disk create log 50G --copies 2 --zones rack-1,rack-2",
       ),
     )
     .action(async (name, sizeBytes, { json, preallocate: isPreallocated = false, ...options }) => {
@@ -155,22 +162,31 @@ function rowOf(disk: DiskDocument): string[] {
     disk.name,
     formatSize(disk.sizeBytes),
     formatSize(disk.allocatedBytes),
-    `${disk.copiesInSync}/${disk.copies}${changeText(disk.copiesChange, " → ")}`,
+    copiesCell(disk),
     disk.openOn ?? "-",
     usersOf(disk).join(", ") || "-",
   ];
 }
 
-/** To how many copies a disk is on its way, and how far: `→ 3 (37 %)`; "": it is not. */
-function changeText(change: DiskDocument["copiesChange"], before: string): string {
-  return change === null ? "" : `${before}${change.copies} (${change.percent} %)`;
+/** `2/2`, `2/2 in a, b`; on its way to others: `2/2 → 3 (37 %)`, `2/2 in a → 2 anywhere (37 %)`. */
+function copiesCell({ copiesInSync, copies, zones, copiesChange: change }: DiskDocument): string {
+  const text = `${copiesInSync}/${copies} ${inZonesText(zones)}`.trimEnd();
+  if (change === null) return text;
+  const isAnywhere = zones.length === 0 && change.zones.length === 0;
+  const where = isAnywhere ? "" : ` ${inZonesText(change.zones) || "anywhere"}`;
+  return `${text} → ${change.copies}${where} (${change.percent} %)`;
 }
 
 /** `2 complete of 2 wanted; 2 → 3, 37 %, about 2 min left: data is being copied to node c`. */
-function copiesText({ copiesInSync, copies, copiesChange }: DiskDocument): string {
+function copiesText(disk: DiskDocument): string {
+  const { copiesInSync, copies, copiesChange } = disk;
   const text = `${copiesInSync} complete of ${copies} wanted`;
-  if (copiesChange === null) return text;
-  return `${text}; ${copiesChangeText(copies, copiesChange)}`;
+  return copiesChange === null ? text : `${text}; ${copiesChangeText(disk, copiesChange)}`;
+}
+
+/** `any`, or `a, b`, and what is not as it should be there. */
+function placeText({ zones, zonesProblem }: DiskDocument): string {
+  return (zones.join(", ") || "any") + (zonesProblem === null ? "" : ` (${zonesProblem})`);
 }
 
 /** Who is connected, and how. */
@@ -211,6 +227,7 @@ function printInfo(output: Output, disk: DiskDocument, nodes: readonly NodeDocum
     ["data", formatSize(disk.allocatedBytes)],
     ["space on this node", spaceText(disk.space)],
     ["copies", copiesText(disk)],
+    ["zones", placeText(disk)],
     [
       "writes wait",
       `with fewer than ${plural(disk.copiesMin, "complete copy", "complete copies")}`,

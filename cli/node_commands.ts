@@ -296,7 +296,8 @@ function addZone(node: AnyCommand, context: CommandContext): void {
   node.command("zone")
     .summary("change a node's zone")
     .description(
-      "Changes the zone of a node: copies of data go to different zones while there are enough of them.",
+      "Changes the zone of a node: copies of data go to different zones while there are enough of them, and those of disks that are " +
+        "kept in some zones only to nodes there.",
     )
     .argument("<node>", "its name or id", nodeArgument)
     .argument("<zone>", "any name, or none for a zone of its own", zoneArgument)
@@ -445,7 +446,7 @@ function warningLines(plan: PlanDocument): string[] {
   if (groupsWithFewer > 0) lines.push(fewerText(plan));
   if (groupsImmovable > 0) {
     const groups = plural(groupsImmovable, "placement group stays", "placement groups stay");
-    lines.push(`${groups} where they are: too few other nodes take data`);
+    lines.push(`${groups} where they are: too few other nodes take their data`);
   }
   return lines;
 }

@@ -3,7 +3,7 @@
  *
  *     who is alive     node-down, availability (out after a while, back in)
  *     who holds data   drop-unclean, unsettle, set-targets, start-joining, trim, split-groups, drop-member
- *     how many copies  finish-copies, when a family's data is where it is to be
+ *     copies of disks  finish-copies, when a family's data is where it is to be
  *     who votes        changes of consensus' configuration, set-voters
  *     what is spoken   raise-level, when the last node can speak the next
  *     what has its time   schedules, the trash, snapshots that do not get done: `housekeeping.ts`
@@ -26,9 +26,10 @@ import {
   commonLevel,
   copiesMinOfPool,
   findNode,
+  isInZones,
   type MapCommand,
+  maySplit,
   type NodeEntry,
-  PG_BITS_MAX,
   type PgEntry,
   type Pool,
   reasonAgainstFinish,
@@ -107,6 +108,7 @@ export class LeaderDuties {
   #placedEpoch = -1;
   #placedDisks: ClusterMap["disks"] | null = null;
   #placedSettings: ClusterMap["settings"] | null = null;
+  #placedGoals = "";
   #placedMinima = "";
   #isBraking = false;
   readonly #housekeeping = new Housekeeping();
@@ -375,22 +377,26 @@ export class LeaderDuties {
   // --------------------------------------------------------------------------------------- targets
 
   #lookAtTargets({ map }: LeaderSituation, commands: MapCommand[]): void {
-    const isSame = map.disks === this.#placedDisks && map.settings === this.#placedSettings;
+    // What families that are on their way ask for counts where they go.
+    const goals = map.pools.map(({ to }) => to).join();
+    const isSame = map.disks === this.#placedDisks && map.settings === this.#placedSettings &&
+      goals === this.#placedGoals;
     if (isSame && map.targetsEpoch === this.#placedEpoch) return;
     const minima = map.pools.map((pool) => copiesMinOfPool(map, pool)).join();
     this.#placedDisks = map.disks;
     this.#placedSettings = map.settings;
+    this.#placedGoals = goals;
     if (minima === this.#placedMinima && map.targetsEpoch === this.#placedEpoch) return;
     this.#placedMinima = minima;
     this.#placedEpoch = -1;
     const storage = storageNodes(map).filter((node) => node.availability === "in");
-    const needed = storage.length * PGS_PER_NODE_MIN;
     // Those of families follow from the others.
     const shared = map.pools.filter(({ family }) => family === 0);
     for (const pool of shared) {
-      const copies = Math.min(pool.copies, storage.length);
-      const isFew = copies > 0 && pool.pgs.length * copies < needed;
-      if (isFew && map.pgBits < PG_BITS_MAX && storage.length > copies) {
+      const { length } = storage.filter((node) => isInZones(pool.zones, node));
+      const copies = Math.min(pool.copies, length);
+      const isFew = copies > 0 && pool.pgs.length * copies < length * PGS_PER_NODE_MIN;
+      if (isFew && length > copies && maySplit(map)) {
         commands.push({ kind: "split-groups", pgBits: map.pgBits });
         return;
       }

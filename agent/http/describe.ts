@@ -26,9 +26,11 @@ import {
   spaceOf,
   storageNodes,
   type TrashEntry,
+  zonesOf,
 } from "../map/map.ts";
 import type { FlattenedLayer } from "../map/flatten.ts";
 import { diskSockets, snapshotSocket, SOCKET_PATH_BYTES_MAX } from "../map/names.ts";
+import { zonesProblem } from "../map/targets.ts";
 import { dueSlot, lateSince, nextSlot, scheduledSnapshots, scheduleOf } from "../map/schedules.ts";
 import { secondsLeftOf } from "../problems.ts";
 import type { ControlBackend, DiskStatus } from "./backend.ts";
@@ -107,7 +109,7 @@ export async function snapshotBytes(
 /** How much of the time that an answer may take goes into counting. */
 const COUNTING_SHARE = 0.6;
 
-/** How long the slowest node has still to copy, where disks are getting other numbers of copies; null: not known, or none are. */
+/** How long the slowest node has still to copy, where disks are getting other copies; null: not known, or none are. */
 export async function copySecondsLeft(
   backend: ControlBackend,
   deadline: Deadline,
@@ -134,6 +136,7 @@ export function diskDescriber(
   const origins = new Origins(map);
   const shared = sharedLayers(map);
   const flattened = flattenedLayers(map);
+  const zoned = new Map(map.pools.map((pool) => [pool.id, zonesProblem(map, pool)]));
   const { runDir } = backend.info();
   // What was asked about it took time: all that is told is of one map.
   const entries = new Map(map.disks.map((disk) => [disk.id, disk]));
@@ -149,6 +152,8 @@ export function diskDescriber(
       space: space?.get(disk.id) ?? null,
       readOnly: disk.readOnly,
       copies: disk.copies,
+      zones: zonesOf(map, disk),
+      zonesProblem: zoned.get(disk.pool) ?? null,
       copiesMin: copiesMinOf(map, disk),
       // Zero: it has been deleted since the map that it is from.
       copiesInSync: inSync.get(disk.id) ?? 0,
@@ -195,9 +200,10 @@ function copiesChangeOf(
 ): CopiesChangeDocument | null {
   const move = moveOf(map, family);
   if (move === null) return null;
-  const { copies, wanted, done, waitsFor } = move;
+  const { to, isBack, wanted, done, waitsFor } = move;
   return {
-    copies,
+    ...to,
+    isBack,
     percent: percentOf(move),
     secondsLeft: done < wanted ? secondsLeft : null,
     waitsFor,

@@ -40,10 +40,14 @@ export interface VersionDocument {
  */
 export type SpaceDocument = SpaceUsage;
 
-/** How far a disk is on its way to another number of copies. */
+/** How far a disk is on its way to another number of copies, or to other zones. */
 export interface CopiesChangeDocument {
-  /** Copies that it is to have; as many as it has: the change was taken back. */
+  /** Copies that it is to have. */
   readonly copies: number;
+  /** Zones that it is to be kept in, sorted; empty: any. */
+  readonly zones: readonly string[];
+  /** It goes back to what it has: the change was taken back. */
+  readonly isBack: boolean;
   /** Of the copies that have to be made, how many are complete: 0…100. */
   readonly percent: number;
   /** Until nodes have copied all that they have to, of other disks as well; null: not known, or nothing is being copied. */
@@ -67,11 +71,15 @@ export interface DiskDocument {
   readonly readOnly: boolean;
   /** Copies that it should have; fewer nodes keep fewer. */
   readonly copies: number;
+  /** Zones whose nodes hold it, sorted; empty: any. */
+  readonly zones: readonly string[];
+  /** Why it does not lie as it should in these zones, in words; null: it does, or will by itself. */
+  readonly zonesProblem: string | null;
   /** Fewest complete copies with which it can be written. */
   readonly copiesMin: number;
   /** Complete copies that every part of it has now. */
   readonly copiesInSync: number;
-  /** Null: it is not getting another number of copies. */
+  /** Null: it is not getting another number of copies, nor other zones. */
   readonly copiesChange: CopiesChangeDocument | null;
   /** Name of the node where it is open for writing, or null. */
   readonly openOn: string | null;
@@ -391,6 +399,8 @@ export interface CreateDiskRequest {
   readonly copies?: number;
   /** Fewest copies with which it may be written. */
   readonly copiesMin?: number;
+  /** Only nodes of these zones are to hold it; empty, or left out: any may. */
+  readonly zones?: readonly string[];
   readonly attributes?: Attributes;
   readonly detectZeroes?: boolean;
 }
@@ -409,6 +419,8 @@ export interface ChangeDiskRequest {
    * answer does not wait for that; `copiesChange` of the disk tells. Back to what it has takes it back.
    */
   readonly copies?: number;
+  /** Only nodes of these zones are to hold it, and all its relatives with it; empty: any may. As with `copies`. */
+  readonly zones?: readonly string[];
   /** Fewest copies with which it may be written; null: as the cluster's settings say. */
   readonly copiesMin?: number | null;
   /** Replaces all attributes. */

@@ -25,6 +25,7 @@ import {
   SNAPSHOTS_PER_DISK_MAX,
   TRASH_MS_MAX,
   WEIGHT_MAX,
+  ZONES_MAX,
 } from "../map/map.ts";
 import { DISK_NAME_LENGTH_MAX, DISK_NAME_PATTERN } from "../map/names.ts";
 import { CACHE_MODES, LOG_LEVELS } from "../config.ts";
@@ -163,6 +164,14 @@ const copies: Schema = {
   maximum: COPIES_MAX,
   description: "Replicas that the disk should have; a single node keeps one",
 };
+
+/** Zones that copies are kept in. */
+const zones = (description: string): Schema => ({
+  type: "array",
+  items: { type: "string", minLength: 1, maxLength: NODE_NAME_LENGTH_MAX },
+  maxItems: ZONES_MAX,
+  description,
+});
 
 const copiesMin: Schema = {
   type: "integer",
@@ -391,11 +400,16 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     space: maybeSpace("With its snapshots"),
     readOnly: flag("Guests may only read"),
     copies,
+    zones: zones("Zones whose nodes hold it, sorted; empty: any"),
+    zonesProblem: maybeText(
+      "Why it does not lie as it should in these zones, in words; null: it does, or will by itself",
+    ),
     copiesMin: { ...copiesMin, description: "Fewest complete copies with which it can be written" },
     copiesInSync: count("Complete copies that every part of it has now"),
     copiesChange: {
       oneOf: [ref("CopiesChange"), { type: "null" }],
-      description: "How far it is on its way to another number of copies; null: it is not",
+      description:
+        "How far it is on its way to another number of copies, or to other zones; null: it is not",
     },
     openOn: maybeText("Name of the node where it is open for writing, or null"),
     createdMs: milliseconds("When it was made"),
@@ -599,22 +613,28 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     readOnly: flag("Guests may only read"),
     copies,
     copiesMin,
+    zones: zones("Only nodes of these zones are to hold it; empty: any may"),
     attributes: ref("Attributes"),
     detectZeroes,
-  }, ["readOnly", "copies", "copiesMin", "attributes", "detectZeroes"]),
-  CopiesChange: record("How far a disk is on its way to another number of copies", {
-    copies: { ...copies, description: "Copies that it is to have; what it has: it was taken back" },
-    percent: count("How many of the copies that have to be made are complete, in percent"),
-    secondsLeft: maybeNumber(
-      "Until nodes have copied all that they have to, of other disks as well; null: not known, or nothing is being copied",
-    ),
-    waitsFor: maybeText("What it waits for, in words; null: it is done in a moment"),
-    disks: {
-      type: "array",
-      description: "Names of all disks that change together: it and its relatives",
-      items: diskName,
+  }, ["readOnly", "copies", "copiesMin", "zones", "attributes", "detectZeroes"]),
+  CopiesChange: record(
+    "How far a disk is on its way to another number of copies, or to other zones",
+    {
+      copies: { ...copies, description: "Copies that it is to have" },
+      zones: zones("Zones that it is to be kept in, sorted; empty: any"),
+      isBack: flag("It goes back to what it has: the change was taken back"),
+      percent: count("How many of the copies that have to be made are complete, in percent"),
+      secondsLeft: maybeNumber(
+        "Until nodes have copied all that they have to, of other disks as well; null: not known, or nothing is being copied",
+      ),
+      waitsFor: maybeText("What it waits for, in words; null: it is done in a moment"),
+      disks: {
+        type: "array",
+        description: "Names of all disks that change together: it and its relatives",
+        items: diskName,
+      },
     },
-  }),
+  ),
   ChangeDisk: {
     ...record(
       "What to change about a disk; all of it fits, or nothing is changed",
@@ -629,6 +649,9 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
             "Copies that it is to have, and its relatives with it; they are made while it is used, and `copiesChange` of " +
             "the disk tells how far that is. What it has now takes a change back",
         },
+        zones: zones(
+          "Only nodes of these zones are to hold it, and its relatives with it; empty: any may. As with `copies`",
+        ),
         copiesMin: copiesMinOrDefault,
         attributes: ref("Attributes"),
         setAttributes: {
@@ -648,6 +671,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
         "shrink",
         "readOnly",
         "copies",
+        "zones",
         "copiesMin",
         "attributes",
         "setAttributes",

@@ -205,7 +205,13 @@ async function listDisks(call: Call): Promise<Response> {
 async function createDisk(call: Call): Promise<Response> {
   const { backend } = call;
   const request = call.body as CreateDiskRequest;
-  const command: MapCommand = { ...request, kind: "create-disk", nowMs: Date.now() };
+  const { zones = [], ...others } = request;
+  const command: MapCommand = {
+    ...others,
+    kind: "create-disk",
+    nowMs: Date.now(),
+    ...(zones.length === 0 ? {} : { zones }),
+  };
   unwrap(apply(backend.map(), command));
   checkSockets(backend, request.name);
   await backend.propose(command);
@@ -247,7 +253,7 @@ function commandsFor(
   request: ChangeDiskRequest,
 ): readonly MapCommand[] {
   const { sizeBytes, shrink, name: newName, readOnly, copies, copiesMin, attributes } = request;
-  const { limits, detectZeroes } = request;
+  const { limits, detectZeroes, zones } = request;
   const commands: MapCommand[] = [];
   // Before that there is no moving of data for it.
   const isOnline = isOn(map, 2);
@@ -263,7 +269,11 @@ function commandsFor(
     commands.push({ kind: "change-disk", name, ...others });
   }
   // After the fewest that it is written with, which may have stood in the way.
-  if (isOnline && copies !== undefined) commands.push({ kind: "set-copies", name, copies });
+  const place = {
+    ...(isOnline && copies !== undefined ? { copies } : {}),
+    ...(zones === undefined ? {} : { zones }),
+  };
+  if (Object.keys(place).length > 0) commands.push({ kind: "set-copies", name, ...place });
   if (sizeBytes !== undefined) commands.push({ kind: "resize-disk", name, sizeBytes, shrink });
   if (newName !== undefined) commands.push({ kind: "rename-disk", name, newName });
   return commands;

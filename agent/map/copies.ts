@@ -1,6 +1,7 @@
 /**
- * Another number of copies for a disk that is in use. Disks with as many copies have one pool of PGs together, and all of a family
- * (a disk, its snapshots and clones) share their places: so a family goes from the pool of P copies to that of N.
+ * Another number of copies for a disk that is in use, or copies in other zones (`zones.ts`). Disks with as many copies in the same zones
+ * have one pool of PGs together, and all of a family (a disk, its snapshots and clones) share their places: so a family goes from one such
+ * pool, P, to another, N.
  *
  *     pool P ── set-copies N ──▶ a pool of the family's own ── finish-copies ──▶ pool N
  *                                │  PGs as in P, member by member                ▲
@@ -14,10 +15,11 @@
  *
  * # Invariants
  *
- * - A disk's data is in exactly one pool, the same for all of its family: the family's own, or else that of its `copies`
- *   (`poolIdOf`). A chunk has the same PG number in every pool.
- * - `copies` of the disks changes at the end only: until then `copiesMin` is what it was, and whoever may be read, and must have a write,
- *   is who is in sync, or joins, in the family's own PGs. What becomes of N's PGs meanwhile makes no guest wait.
+ * - A disk's data is in exactly one pool, the same for all of its family: the family's own, or else that which it belongs to (its
+ *   `pool`; see `poolIdOf`). A chunk has the same PG number in every pool.
+ * - `copies` and `pool` of the disks change at the end only: until then `copiesMin` is what it was, and whoever may be read, and must have
+ *   a write, is who is in sync, or joins, in the family's own PGs. What becomes of N's PGs meanwhile makes no guest wait.
+ * - P and N are there as long as the family's own pool is: P has the disks, and N is where a family goes (`isUsed`).
  * - The target of each of the family's PGs is that of P's and that of N's PG of the same number, and changes with them, in the same
  *   command ({@linkcode withMoves}). So nobody who has the data leaves before the end but for the reasons that there are in P, too, and
  *   who is back joins again.
@@ -51,10 +53,10 @@
  */
 
 import { changed, stale, unchanged } from "./change.ts";
-import { failure, type Result } from "./errors.ts";
+import { failure, type Result, success } from "./errors.ts";
 import { checkCopies } from "./fields.ts";
 import { flattenedLayer } from "./flatten.ts";
-import { poolsForDisk, retargeted, withJoinersAnew, withPool } from "./groups.ts";
+import { type PoolForDisk, poolsForDisk, retargeted, withJoinersAnew, withPool } from "./groups.ts";
 import {
   type Applied,
   type ClusterMap,
@@ -70,6 +72,7 @@ import {
   type SetCopies,
 } from "./model.ts";
 import {
+  arrived,
   copiesMinOf,
   diskMissing,
   disksWithData,
@@ -79,9 +82,11 @@ import {
   isOpenGroup,
   poolOfFamily,
   settledEpochOf,
+  zonesOf,
 } from "./queries.ts";
+import { checkZones, isSameZones, isUsed, type Place, poolOfPlace, sortedZones } from "./zones.ts";
 
-/** Carries out a command about numbers of copies; see `apply`. */
+/** Carries out a command about copies; see `apply`. */
 export function applyCopiesCommand(
   map: ClusterMap,
   command: SetCopies | FinishCopies,
@@ -90,13 +95,20 @@ export function applyCopiesCommand(
 }
 
 function setCopies(map: ClusterMap, command: SetCopies): Result<Applied> {
-  const { name, copies } = command;
-  const error = checkCopies(copies);
-  if (error !== null) return { ok: false, error };
+  const { name } = command;
   const disk = findDisk(map, name);
   if (disk === undefined) return { ok: false, error: diskMissing(name) };
   const own = poolOfFamily(map, disk.family);
-  if (copies === (own?.copies ?? disk.copies)) return unchanged(map);
+  const now = placeOf(map, own === undefined ? disk : arrived(disk, own));
+  const place: Place = {
+    copies: command.copies ?? now.copies,
+    zones: command.zones === undefined ? now.zones : sortedZones(command.zones),
+  };
+  const from = zonesOf(map, disk);
+  const error = checkCopies(place.copies) ?? checkZones(map, place.zones, [...from, ...now.zones]);
+  if (error !== null) return { ok: false, error };
+  if (isSamePlace(place, now)) return unchanged(map);
+  const { copies } = place;
   const family = familyOf(map, disk.family);
   const strict = family.find(({ copiesMin }) => (copiesMin ?? 0) > copies);
   if (strict !== undefined) {
@@ -115,20 +127,44 @@ function setCopies(map: ClusterMap, command: SetCopies): Result<Applied> {
     );
   }
   // A map that nobody has adopted yet: there are no PGs.
-  if (map.nodes.length === 0) return placed(map, family, copies, null);
-  const pools = poolsForDisk(map, copies);
-  if (!pools.ok) return pools;
-  const isMade = pools.value !== map.pools;
-  const next = own === undefined
-    ? beginning({ ...map, pools: pools.value }, disk, copies)
-    : withMove({ ...map, pools: pools.value }, { ...own, copies });
-  if (!next.ok) return next;
+  if (map.nodes.length === 0) return placed(map, family, { copies, to: copies }, null);
+  const begun = own === undefined ? beginning(map, disk) : success(own);
+  if (!begun.ok) return begun;
+  const nextDisk = own === undefined ? map.nextDisk + 1 : map.nextDisk;
+  const found = poolsTo(map, disk, { ...place, id: COPIES_MAX + nextDisk });
+  if (!found.ok) return found;
+  const { pools, id: to } = found.value;
+  const isMade = pools !== map.pools;
+  const next = withMove({ ...map, pools }, { ...begun.value, copies, to });
   return changed(map, {
-    pools: next.value,
-    nextDisk: own === undefined ? map.nextDisk + 1 : map.nextDisk,
+    pools: next,
+    // Of the numbers that disks, and pools, are given in turn.
+    nextDisk: nextDisk + (to === COPIES_MAX + nextDisk ? 1 : 0),
     // Targets that a command has made up are not those that the leader would compute.
     ...(isMade ? { targetsEpoch: map.epoch + 1 } : {}),
   }, effectsOf(map, family));
+}
+
+/** Where a disk belongs. */
+function placeOf(map: ClusterMap, disk: DiskEntry): Place {
+  return { copies: disk.copies, zones: zonesOf(map, disk) };
+}
+
+function isSamePlace(a: Place, b: Place): boolean {
+  return a.copies === b.copies && isSameZones(a.zones, b.zones);
+}
+
+/** The pools with the one that a disk is to belong to; `id` is that of one that is made for it. */
+function poolsTo(
+  map: ClusterMap,
+  disk: DiskEntry,
+  place: Place & { readonly id: number },
+): Result<PoolForDisk> {
+  const pools = poolsForDisk(map, { ...place, near: findPool(map, disk.pool) });
+  // There is always a way back, also where nobody takes data any more.
+  return !pools.ok && poolOfPlace(map, place)?.id === disk.pool
+    ? success({ pools: map.pools, id: disk.pool })
+    : pools;
 }
 
 /**
@@ -139,24 +175,22 @@ function movesMax({ pgBits }: ClusterMap): number {
   return Math.min(MOVES_MAX, 2 ** (PG_BITS_MAX - pgBits));
 }
 
-/** The pools with one of a family's own. */
-function beginning(map: ClusterMap, disk: DiskEntry, copies: number): Result<readonly Pool[]> {
+/** A pool of a family's own, which leads nowhere yet but to where it comes from. It takes a disk's number. */
+function beginning(map: ClusterMap, disk: DiskEntry): Result<Pool> {
   const most = movesMax(map);
   if (map.pools.filter(({ family }) => family !== 0).length >= most) {
     return failure(
       "busy",
       `${
         most === 1 ? "one disk is" : `${most} disks are`
-      } getting another number of copies already, which is the most at a time`,
+      } getting other copies already, which is the most at a time`,
       "'kelpie disk list' shows them; try again when one is done",
     );
   }
   // Disks' numbers are never given twice, so one of them makes a number that no pool had before.
   const id = COPIES_MAX + map.nextDisk;
-  if (map.nextDisk >= ID_MAX - COPIES_MAX) {
-    return failure("limit", `all ${ID_MAX} ids have been used`);
-  }
-  const from = findPool(map, disk.copies)!;
+  if (id > ID_MAX) return failure("limit", `all ${ID_MAX} ids have been used`);
+  const from = findPool(map, disk.pool)!;
   if (!from.pgs.every(isOpenGroup)) {
     return failure(
       "unavailable",
@@ -165,39 +199,40 @@ function beginning(map: ClusterMap, disk: DiskEntry, copies: number): Result<rea
     );
   }
   const epoch = map.epoch + 1;
-  const own: Pool = {
+  return success({
     id,
-    copies,
+    copies: disk.copies,
+    zones: [],
     family: disk.family,
+    to: disk.pool,
     pgs: mapEach(from.pgs, (pg) => ({
       ...withJoinersAnew(pg, epoch),
       settledEpoch: settledEpochOf(disk, pg, from.family),
     })),
-  };
-  return withMove({ ...map, pools: withPool(map.pools, own) }, own);
+  });
 }
 
 /** The pools with a family's own as it is now, and the targets that follow from that. */
-function withMove(map: ClusterMap, own: Pool): Result<readonly Pool[]> {
+function withMove(map: ClusterMap, own: Pool): readonly Pool[] {
   const pools = withPool(map.pools, own);
-  return { ok: true, value: withPool(pools, targeted({ ...map, pools }, own, map.epoch + 1)) };
+  return withPool(pools, targeted({ ...map, pools }, own, map.epoch + 1));
 }
 
 function finishCopies(map: ClusterMap, command: FinishCopies): Result<Applied> {
   const own = findPool(map, command.pool);
   if (own === undefined || own.family === 0) {
-    return stale(`no number of copies is being changed in pool ${command.pool} any more`);
+    return stale(`no copies are being changed in pool ${command.pool} any more`);
   }
   const reason = reasonAgainstFinish(map, own);
   if (reason !== null) return failure("busy", reason);
-  return placed(map, familyOf(map, own.family), own.copies, own);
+  return placed(map, familyOf(map, own.family), own, own);
 }
 
-/** A family has a number of copies, and is in the pool of all that have as many. */
+/** A family has a number of copies, and is in the pool of all that belong where it does. */
 function placed(
   map: ClusterMap,
   family: readonly DiskEntry[],
-  copies: number,
+  { copies, to }: Pick<Pool, "copies" | "to">,
   own: Pool | null,
 ): Result<Applied> {
   const epoch = map.epoch + 1;
@@ -205,13 +240,16 @@ function placed(
   const settledBefore = (own?.pgs ?? []).reduce((last, pg) => Math.max(last, pg.settledEpoch), 0);
   const move = (disk: DiskEntry): DiskEntry =>
     ids.has(disk.id)
-      ? { ...disk, copies, ...(own === null ? {} : { placedEpoch: epoch, settledBefore }) }
+      ? {
+        ...arrived(disk, { copies, to }),
+        ...(own === null ? {} : { placedEpoch: epoch, settledBefore }),
+      }
       : disk;
   const disks = map.disks.map(move);
   const trash = map.trash.map((entry) => ({ ...entry, disk: move(entry.disk) }));
   const pools = map.pools.flatMap((pool) => {
     if (pool.id === own?.id) return [];
-    if (own === null || pool.id !== copies) return [pool];
+    if (own === null || pool.id !== to) return [pool];
     return [{ ...pool, pgs: mapEach(pool.pgs, (pg) => withJoinersAnew(pg, epoch)) }];
   });
   const next = { ...map, disks, trash };
@@ -231,21 +269,21 @@ function familyOf(map: ClusterMap, family: number): readonly DiskEntry[] {
 // ----------------------------------------------------------------------------------------- the end
 
 /**
- * What a family's own pool waits for before the number of its copies is that which it is to have.
+ * What a family's own pool waits for before its disks belong where it goes.
  *
  * @param own a family's pool
  * @returns in words, beginning in lower case; null: for nothing
  */
 export function reasonAgainstFinish(map: ClusterMap, own: Pool): string | null {
-  const to = findPool(map, own.copies)!;
+  const to = findPool(map, own.to)!;
   const family = familyOf(map, own.family);
   const unsettled = family.find((disk) => isBeingOpened(map, disk));
   if (unsettled !== undefined) {
     return `the copies of disk ${unsettled.name} are being brought in line after an unclean hand-over`;
   }
-  const isBack = family.some(({ copies }) => copies === own.copies);
+  const isBack = family.some(({ pool }) => pool === own.to);
   const copiesMin = family.reduce(
-    (most, disk) => Math.max(most, copiesMinOf(map, { ...disk, copies: own.copies })),
+    (most, disk) => Math.max(most, copiesMinOf(map, arrived(disk, own))),
     1,
   );
   const checked = new Map<PgEntry, PgEntry>();
@@ -298,14 +336,16 @@ function reasonAgainstGroup(
     : `too few nodes take data for ${copiesMin} copies, which are the fewest to write to`;
 }
 
-/** How far a family is on its way to another number of copies. */
+/** How far a family is on its way to other copies. */
 export interface MoveProgress {
   /** Id of the family's own pool. */
   readonly pool: number;
-  /** Copies that its disks have until then. */
-  readonly from: number;
-  /** Copies that it is to have; the same as `from`: it was cancelled. */
-  readonly copies: number;
+  /** Copies that its disks have until then, and where. */
+  readonly from: Place;
+  /** Copies that they are to have, and where. */
+  readonly to: Place;
+  /** It goes back to where it comes from: it was cancelled. */
+  readonly isBack: boolean;
   /** Copies of PGs that have to be made on nodes which had none, and those of them that are complete. */
   readonly wanted: number;
   readonly done: number;
@@ -319,15 +359,15 @@ export function percentOf({ wanted, done }: Pick<MoveProgress, "wanted" | "done"
 }
 
 /**
- * How far a family is; null: its number of copies is not being changed.
+ * How far a family is; null: its copies are not being changed.
  *
  * @param family id
  */
 export function moveOf(map: ClusterMap, family: number): MoveProgress | null {
   const own = poolOfFamily(map, family);
-  const from = disksWithData(map).find((disk) => disk.family === family)?.copies;
+  const from = disksWithData(map).find((disk) => disk.family === family)?.pool;
   if (own === undefined || from === undefined) return null;
-  const [before, after] = [findPool(map, from)!, findPool(map, own.copies)!];
+  const [before, after] = [findPool(map, from)!, findPool(map, own.to)!];
   let wanted = 0;
   let done = 0;
   for (const [index, { inSync }] of own.pgs.entries()) {
@@ -339,8 +379,9 @@ export function moveOf(map: ClusterMap, family: number): MoveProgress | null {
   }
   return {
     pool: own.id,
-    from,
-    copies: own.copies,
+    from: { copies: before.copies, zones: before.zones },
+    to: { copies: after.copies, zones: after.zones },
+    isBack: before === after,
     wanted,
     done,
     waitsFor: reasonAgainstFinish(map, own),
@@ -350,21 +391,28 @@ export function moveOf(map: ClusterMap, family: number): MoveProgress | null {
 // ------------------------------------------------------------------------------------- on the way
 
 /**
- * A map after a change, with the families' own pools as they follow from it: targets are those of the pools that they come from and go to,
- * and a family without disks has none.
+ * A map after a change, with the pools that follow from it: targets of families' own are those of the pools that they come from and go to,
+ * and a family without disks has none; nor are there any with zones that nobody needs.
  *
+ * @param before the map before, of which this has held
  * @param map whose epoch is that of the change
  * @returns the very map where nothing follows
  */
-export function withMoves(map: ClusterMap): ClusterMap {
-  if (map.pools.every(({ family }) => family === 0)) return map;
-  const families = new Set(disksWithData(map).map(({ family }) => family));
-  let isChanged = false;
-  const pools = map.pools.flatMap((pool) => {
-    if (pool.family === 0) return [pool];
-    const next = families.has(pool.family) ? [targeted(map, pool, map.epoch)] : [];
-    if (next[0] !== pool) isChanged = true;
-    return next;
+export function withMoves(before: ClusterMap, map: ClusterMap): ClusterMap {
+  const isSame = before.pools === map.pools && before.disks === map.disks &&
+    before.trash === map.trash;
+  if (isSame || map.pools.every(({ id }) => id <= COPIES_MAX)) return map;
+  const disks = disksWithData(map);
+  const families = new Set(disks.map(({ family }) => family));
+  const left = map.pools.filter(({ family }) => family === 0 || families.has(family));
+  const used = left.filter((pool) => pool.zones.length === 0 || isUsed(pool, disks, left));
+  const next = { ...map, pools: used };
+  let isChanged = used.length < map.pools.length;
+  const pools = used.map((pool) => {
+    if (pool.family === 0) return pool;
+    const moved = targeted(next, pool, map.epoch);
+    if (moved !== pool) isChanged = true;
+    return moved;
   });
   return isChanged ? { ...map, pools } : map;
 }
@@ -372,7 +420,7 @@ export function withMoves(map: ClusterMap): ClusterMap {
 /** A family's own pool with the targets that it should have. */
 function targeted(map: ClusterMap, own: Pool, epoch: number): Pool {
   const disk = disksWithData(map).find(({ family }) => family === own.family)!;
-  const [from, to] = [findPool(map, disk.copies)!, findPool(map, own.copies)!];
+  const [from, to] = [findPool(map, disk.pool)!, findPool(map, own.to)!];
   const done = new Map<PgEntry, [PgEntry, PgEntry, PgEntry]>();
   let isChanged = false;
   const pgs = own.pgs.map((pg, index) => {

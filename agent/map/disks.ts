@@ -20,7 +20,7 @@
  * `settled` says how far all members are known to be equal. A clean release settles its own generation;
  * any other end leaves it, and the next holder reconciles before it serves.
  *
- * # Another number of copies
+ * # Another number of copies, or other zones
  *
  * is another pool, and a chunk has the same PG number in every pool (`pgCount` is the cluster's): see `copies.ts`. At
  * level 1 a disk may change pools at once, where everybody who is in sync in the new one's PG is in sync in the old one's:
@@ -53,6 +53,7 @@ import {
   type ChangeDisk,
   type ChangeSettings,
   type ClusterMap,
+  COPIES_MAX,
   type CreateDisk,
   type DeleteDisk,
   type DiskCommand,
@@ -89,6 +90,7 @@ import {
   takingOf,
   trashed,
 } from "./snapshots.ts";
+import { checkZones, sortedZones } from "./zones.ts";
 
 /** Carries out a command about disks; see `apply`. */
 export function applyDiskCommand(map: ClusterMap, command: DiskCommand): Result<Applied> {
@@ -122,8 +124,9 @@ export function applyDiskCommand(map: ClusterMap, command: DiskCommand): Result<
 function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
   const copies = command.copies ?? map.settings.copies;
   const copiesMin = command.copiesMin ?? null;
+  const zones = sortedZones(command.zones ?? []);
   const error = checkDiskName(command.name) ?? checkSize(command.sizeBytes) ??
-    checkCopies(copies) ?? checkCopiesMin(copiesMin, copies) ??
+    checkCopies(copies) ?? checkCopiesMin(copiesMin, copies) ?? checkZones(map, zones) ??
     checkAttributes(command.attributes ?? {}) ?? checkTime(command.nowMs);
   if (error !== null) return { ok: false, error };
   if (findDisk(map, command.name) !== undefined) return taken(command.name);
@@ -136,6 +139,9 @@ function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
   if (map.layers.length >= SNAPSHOTS_MAX) {
     return failure("limit", `${SNAPSHOTS_MAX} layers are the most of one cluster`);
   }
+  // The disk's number makes that of a pool, too, where one is made.
+  const pools = poolsForDisk(map, { copies, zones, id: COPIES_MAX + map.nextDisk });
+  if (!pools.ok) return pools;
   const layer = map.nextLayer;
   const disk: DiskEntry = {
     id: map.nextDisk,
@@ -145,6 +151,7 @@ function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
     createdMs: command.nowMs,
     readOnly: command.readOnly ?? false,
     copies,
+    pool: pools.value.id,
     copiesMin,
     family: map.nextDisk,
     placedEpoch: 0,
@@ -158,13 +165,11 @@ function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
     schedules: [],
     detectZeroes: command.detectZeroes ?? false,
   };
-  const pools = poolsForDisk(map, copies);
-  if (!pools.ok) return pools;
   const fields = {
     nextDisk: map.nextDisk + 1,
     nextLayer: layer + 1,
     layers: withLayer(map.layers, layer, 0),
-    ...withPools(map, pools.value),
+    ...withPools(map, pools.value.pools),
     disks: insert(map.disks, disk),
   };
   return changed(map, fields, [
@@ -253,6 +258,7 @@ function changeDisk(map: ClusterMap, command: ChangeDisk): Result<Applied> {
     ...disk,
     readOnly: command.readOnly ?? disk.readOnly,
     copies: command.copies ?? disk.copies,
+    pool: isOn(map, 2) ? disk.pool : command.copies ?? disk.pool,
     copiesMin: command.copiesMin === undefined ? disk.copiesMin : command.copiesMin,
     attributes: command.attributes === undefined ? disk.attributes : { ...command.attributes },
     limits: command.limits === undefined ? disk.limits : limitsOf(command.limits),

@@ -21,7 +21,7 @@
  *   complete sources, and what it had itself is complete, or of another stamp.
  * - A word that was on its way while the node left and came back, or joined in vain, does not count: that changes a group, and a word
  *   says on which map it rests. Where any group of the pool has changed since, it is given again. The same holds for one from before the flattening was cancelled and begun anew (`since`).
- * - Its disk stays in the same pool: no family gets another number of copies while a layer of it is being flattened, and the other way
+ * - Its disk stays in the same pool: no family gets other copies while a layer of it is being flattened, and the other way
  *   round (`copies.ts`).
  * - A layer that is being flattened is not absorbed into its child before that is over. Others may be absorbed below it, or into it:
  *   that changes nothing in what the chain holds.
@@ -82,7 +82,7 @@ export function flattenDisk(map: ClusterMap, command: FlattenDisk): Result<Appli
   if (poolOfFamily(map, disk.family) !== undefined) {
     return failure(
       "busy",
-      `the number of copies of disk ${disk.name}, or of one that shares data with it, is being changed`,
+      `the copies of disk ${disk.name} and of those that share data with it are being changed`,
       "try again when that is done: 'kelpie disk info' says how far it is",
     );
   }

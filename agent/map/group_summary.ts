@@ -28,7 +28,7 @@ export interface GroupSummary {
   readonly total: number;
   /** Every copy that the PG shall have is in sync, or as many elsewhere; it can be read and written. */
   readonly whole: number;
-  /** Fewer members in sync than its target has; of a family that gets another number of copies: than it had before. */
+  /** Fewer members in sync than its target has; of a family that gets other copies: than it had before. */
   readonly degraded: number;
   /** Fewer in sync than a disk of its pool needs to be written: writes wait. */
   readonly belowMin: number;
@@ -93,7 +93,7 @@ function tableBehind(map: ClusterMap, pool: Pool): Pool {
   const disk = pool.family === 0
     ? undefined
     : disksWithData(map).find(({ family }) => family === pool.family);
-  return disk === undefined ? pool : findPool(map, disk.copies)!;
+  return disk === undefined ? pool : findPool(map, disk.pool)!;
 }
 
 function isMisplaced(pg: PgEntry): boolean {

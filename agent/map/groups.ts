@@ -42,7 +42,7 @@
  *   crash may be newer than what will be settled.
  * - `settled`: all members that are left are unclean, so only synced writes are owed (2), and each of them
  *   has those. The settler is one of them and takes the newest of all.
- * - Pools without disks (`set-targets` and `create-disk`): nothing was ever written to a disk of the pool
+ * - Pools without disks (`set-targets`, `create-disk` and `set-copies`): nothing was ever written to a disk of the pool
  *   that is still there, and layers of deleted disks are never read again, so there is nothing to lack.
  *   As soon as there is a disk, new places come by `start-joining` only. Whether there is one is read
  *   from the map to which the command is applied, so it does not matter what its proposer saw.
@@ -83,6 +83,7 @@ import {
   type GroupBits,
   type GroupCommand,
   type Groups,
+  ID_MAX,
   type InSync,
   MEMBERS_MAX,
   type NodeEntry,
@@ -97,6 +98,14 @@ import {
   type Unsettle,
 } from "./model.ts";
 import { disksWithData, findNode, findPool, hasDisks, nodeMissing } from "./queries.ts";
+import {
+  isInZones,
+  maySplit,
+  noNodeFor,
+  type Place,
+  poolOfPlace,
+  reasonAgainstZonedPool,
+} from "./zones.ts";
 
 /** Carries out a command about PGs; see `apply`. */
 export function applyGroupCommand(map: ClusterMap, command: GroupCommand): Result<Applied> {
@@ -312,6 +321,13 @@ function splitGroups(map: ClusterMap, command: SplitGroups): Result<Applied> {
   if (map.pgBits >= PG_BITS_MAX) {
     return failure("limit", `there are 2^${PG_BITS_MAX} PGs, which is the most`);
   }
+  if (!maySplit(map)) {
+    return failure(
+      "limit",
+      `with 2^${map.pgBits + 1} PGs there would be too many of the pools with zones`,
+      "give fewer different sets of zones to disks",
+    );
+  }
   const epoch = map.epoch + 1;
   const halves = editPools(
     map.pools,
@@ -435,7 +451,7 @@ export interface Forgotten {
 /**
  * A node is forgotten: it leaves every list. Where nobody else is in sync an heir takes over, one alone
  * (two might differ in what they happen to have): a node that is up and should have the data anyway, or
- * else any that may hold some.
+ * else any that may hold some, in the pool's zones if there is one.
  *
  * @param map the map before
  * @param node id
@@ -443,10 +459,12 @@ export interface Forgotten {
  */
 export function poolsWithoutNode(map: ClusterMap, node: number): Forgotten | null {
   const epoch = map.epoch + 1;
-  const candidates = candidatesOf(map).filter((each) => each.id !== node);
+  const anywhere = candidatesOf(map, []).filter((each) => each.id !== node);
   const lost: { pool: number; pgs: number }[] = [];
   const pools: Pool[] = [];
   for (const pool of map.pools) {
+    const inZones = anywhere.filter((each) => isInZones(pool.zones, each));
+    const candidates = inZones.length > 0 ? inZones : anywhere;
     let lostCount = 0;
     const pgs: PgEntry[] = [];
     for (const [index, pg] of pool.pgs.entries()) {
@@ -494,23 +512,39 @@ export function isNamed(map: ClusterMap, node: number): boolean {
 
 // ------------------------------------------------------------------------- what happens with disks
 
+/** The pools with one for disks of a place. */
+export interface PoolForDisk {
+  /** The very pools of the map when nothing changed. */
+  readonly pools: readonly Pool[];
+  /** Id of the disks' pool. */
+  readonly id: number;
+}
+
 /**
- * The pools with one for a new disk. Targets that the leader has computed stay where they can be used;
- * without any a simple placement serves until it computes some.
+ * The pools with one for a disk that comes to a place: a new one, or one from another pool. Targets that the leader has computed stay
+ * where they can be used; without any a simple placement serves until it computes some.
  *
  * @param map the map before
- * @param copies of the new disk
- * @returns the very pools of the map when nothing changed; an error when no node can hold data
+ * @param options.id of the pool, should it have to be made for zones: above {@linkcode COPIES_MAX}, and never given
+ * @param options.near the pool that the disk comes from: of a pool that is made for zones as much as can be is where that is
+ * @returns an error when no node can hold data there, or there are too many pools
  */
-export function poolsForDisk(map: ClusterMap, copies: number): Result<readonly Pool[]> {
-  if (map.nodes.length === 0 || hasDisks(map, copies)) return success(map.pools);
-  const candidates = candidatesOf(map);
-  if (candidates.length === 0) {
-    return failure("unavailable", "no node that is up and in can hold data");
-  }
+export function poolsForDisk(
+  map: ClusterMap,
+  { copies, zones, id: newId, near }: Place & { readonly id: number; readonly near?: Pool },
+): Result<PoolForDisk> {
+  const pool = poolOfPlace(map, { copies, zones });
+  const id = pool?.id ?? (zones.length === 0 ? copies : newId);
+  if (map.nodes.length === 0 || hasDisks(map, id)) return success({ pools: map.pools, id });
+  const candidates = candidatesOf(map, zones);
+  if (candidates.length === 0) return { ok: false, error: noNodeFor(zones) };
+  const isNew = pool === undefined && zones.length > 0;
+  const error = isNew ? reasonAgainstZonedPool(map) : null;
+  if (error !== null) return { ok: false, error };
+  if (id > ID_MAX) return failure("limit", `all ${ID_MAX} ids have been used`);
   const epoch = map.epoch + 1;
   const known = new Map<string, PgEntry>();
-  const pool = findPool(map, copies);
+  const isCandidate = new Set(candidates.map((each) => each.id));
   const pgs: PgEntry[] = [];
   for (let index = 0; index < 2 ** map.pgBits; index++) {
     const old = pool?.pgs[index];
@@ -519,19 +553,25 @@ export function poolsForDisk(map: ClusterMap, copies: number): Result<readonly P
       continue;
     }
     const wanted = old?.target.filter((id) => isUp(map, id)) ?? [];
-    const places = wanted.length > 0 ? wanted : placesFor(candidates, index, copies);
+    const kept = isNew && near !== undefined
+      ? near.pgs[index].target.filter((id) => isCandidate.has(id)).slice(0, copies)
+      : [];
+    const places = wanted.length > 0 ? wanted : placesFor(candidates, index, copies, kept);
     const key = places.join();
     if (!known.has(key)) known.set(key, freshGroup(places, places, epoch));
     pgs.push(known.get(key)!);
   }
   if (pool !== undefined && pgs.every((pg, index) => pg === pool.pgs[index])) {
-    return success(map.pools);
+    return success({ pools: map.pools, id });
   }
-  return success(withPool(map.pools, { id: copies, copies, family: 0, pgs }));
+  return success({
+    pools: withPool(map.pools, { id, copies, zones, family: 0, to: 0, pgs }),
+    id,
+  });
 }
 
 /**
- * The pools with one that holds a disk which gets another number of copies. A chunk has the same PG number
+ * The pools with one that holds a disk which gets another number of copies, at level 1. A chunk has the same PG number
  * in every pool, so it is enough to compare entries of one number.
  *
  * @param map the map before
@@ -577,7 +617,7 @@ export function poolsForOtherCopies(
     target: pg.target.slice(0, copies),
     changedEpoch: epoch,
   }));
-  return success(withPool(map.pools, { id: copies, copies, family: 0, pgs }));
+  return success(withPool(map.pools, poolAnywhere(copies, pgs)));
 }
 
 /** A PG in which whoever joins begins anew, and everybody else has to look again. */
@@ -595,7 +635,12 @@ export function withJoinersAnew(pg: PgEntry, epoch: number): PgEntry {
  */
 export function poolOnOneNode(copies: number, pgBits: number, node: number, epoch: number): Pool {
   const pg = freshGroup([node], [node], epoch);
-  return { id: copies, copies, family: 0, pgs: Array.from({ length: 2 ** pgBits }, () => pg) };
+  return poolAnywhere(copies, Array.from({ length: 2 ** pgBits }, () => pg));
+}
+
+/** The pool of all disks with so many copies that may be anywhere. */
+function poolAnywhere(copies: number, pgs: readonly PgEntry[]): Pool {
+  return { id: copies, copies, zones: [], family: 0, to: 0, pgs };
 }
 
 /** `pool` in its place among the others, or instead of the one with its id. */
@@ -636,16 +681,21 @@ function freshGroup(target: readonly number[], inSync: readonly number[], epoch:
   };
 }
 
-/** Nodes that may get data now. */
-function candidatesOf(map: ClusterMap): readonly NodeEntry[] {
+/** Nodes that may get data now that is kept in some zones. */
+function candidatesOf(map: ClusterMap, zones: readonly string[]): readonly NodeEntry[] {
   return map.nodes.filter((node) =>
-    !node.witness && node.state === "up" && node.availability === "in"
+    !node.witness && node.state === "up" && node.availability === "in" && isInZones(zones, node)
   );
 }
 
-/** Where data could be: candidates in turn, of different zones as far as there are. */
-function placesFor(candidates: readonly NodeEntry[], pg: number, copies: number): number[] {
-  const places: NodeEntry[] = [];
+/** Where data could be: those of `kept`, then candidates in turn, of different zones as far as there are. */
+function placesFor(
+  candidates: readonly NodeEntry[],
+  pg: number,
+  copies: number,
+  kept: readonly number[] = [],
+): number[] {
+  const places = candidates.filter(({ id }) => kept.includes(id));
   for (const isZoneNew of [true, false]) {
     for (let step = 0; step < candidates.length && places.length < copies; step++) {
       const node = candidates[(pg + step) % candidates.length];

@@ -48,6 +48,15 @@ import {
 import { unsettledNodes } from "./flatten.ts";
 import { checkDiskName, checkSnapshotName } from "./names.ts";
 import { disksWithData, findPool, poolOf } from "./queries.ts";
+import {
+  checkZoneNames,
+  isSameZones,
+  isUsed,
+  poolOfPlace,
+  sortedZones,
+  zonedPools,
+  zonedPoolsMax,
+} from "./zones.ts";
 
 /**
  * Checks every invariant of a map, as after decoding: types are right already, values may be anything.
@@ -271,6 +280,9 @@ function reasonAgainstDisks(map: ClusterMap, places: ReadonlyMap<number, Place>)
     if (relative.copies !== disk.copies) {
       return `family ${disk.family} has ${relative.copies} and ${disk.copies} copies`;
     }
+    if (relative.pool !== disk.pool) {
+      return `family ${disk.family} is of pools ${relative.pool} and ${disk.pool}`;
+    }
     const isTogether = relative.placedEpoch === disk.placedEpoch &&
       relative.settledBefore === disk.settledBefore;
     if (!isTogether) return `disks of family ${disk.family} came into their pool at two times`;
@@ -380,29 +392,63 @@ function reasonAgainstPools(map: ClusterMap): string | null {
     const reason = reasonAgainstPool(pool, map, storage);
     if (reason !== null) return reason;
   }
-  if (map.nodes.length === 0) return null;
-  const stray = disksWithData(map).find((disk) => findPool(map, disk.copies) === undefined);
-  return stray === undefined
-    ? reasonAgainstMoves(map)
-    : `disk ${stray.name}: there is no pool of ${stray.copies} copies`;
+  const stray = disksWithData(map).find((disk) => !isOfPool(map, disk));
+  if (stray !== undefined) {
+    return `disk ${stray.name}: there is no pool ${stray.pool} of ${stray.copies} copies`;
+  }
+  return reasonAgainstPlaces(map) ?? reasonAgainstMoves(map);
+}
+
+function isOfPool(map: ClusterMap, { copies, pool: id }: DiskEntry): boolean {
+  if (map.nodes.length === 0) return id === copies;
+  const pool = findPool(map, id);
+  return pool !== undefined && pool.family === 0 && pool.copies === copies;
+}
+
+/** What `zones.ts` says of pools that are those of all disks of a place. */
+function reasonAgainstPlaces(map: ClusterMap): string | null {
+  const disks = disksWithData(map);
+  for (const pool of map.pools) {
+    const { id, copies, zones, family, to } = pool;
+    if (id > COPIES_MAX && !isIdBelow(id - COPIES_MAX, map.nextDisk)) {
+      return `pool ${id} was never made`;
+    }
+    if (family !== 0) {
+      if (zones.length > 0) return `pool ${id} is that of a family, and has zones`;
+      continue;
+    }
+    if (to !== 0) return `pool ${id} is of no family, and goes to pool ${to}`;
+    if (zones.length === 0) {
+      if (id !== copies) return `pool ${id} is that of ${copies} copies`;
+      continue;
+    }
+    const error = checkZoneNames(zones);
+    if (error !== null) return error.message;
+    if (id <= COPIES_MAX) return `pool ${id} has zones`;
+    if (!isSameZones(zones, sortedZones(zones))) return `zones of pool ${id} are out of order`;
+    if (poolOfPlace(map, pool) !== pool) return `pool ${id} is there twice`;
+    if (!isUsed(pool, disks, map.pools)) return `pool ${id} has zones, and no disk`;
+  }
+  const { length } = zonedPools(map);
+  return length <= zonedPoolsMax(map.pgBits) ? null : `${length} pools have zones`;
 }
 
 /** What `copies.ts` says of pools that families have for themselves. */
 function reasonAgainstMoves(map: ClusterMap): string | null {
   const families = new Set<number>();
-  for (const { id, copies, family, pgs } of map.pools) {
-    if (family === 0) {
-      if (id !== copies) return `pool ${id} is that of ${copies} copies`;
-      continue;
-    }
-    if (!isIdBelow(id - COPIES_MAX, map.nextDisk)) return `pool ${id} was never made`;
+  for (const { id, copies, family, to: goal, pgs } of map.pools) {
+    if (family === 0) continue;
+    if (id <= COPIES_MAX) return `pool ${id} is of family ${family}`;
     if (families.has(family)) return `family ${family} has two pools`;
     families.add(family);
     const disk = disksWithData(map).find((each) => each.family === family);
     if (disk === undefined) return `pool ${id} is of family ${family}, which has no disks`;
-    const from = findPool(map, disk.copies);
-    const to = findPool(map, copies);
+    const from = findPool(map, disk.pool);
+    const to = findPool(map, goal);
     if (from === undefined || to === undefined) return `pool ${id} goes to none`;
+    if (to.family !== 0 || to.copies !== copies) {
+      return `pool ${id} of ${copies} copies goes to pool ${goal}`;
+    }
     const stray = pgs.findIndex(({ target }, index) => {
       const wanted = targetOf(from.pgs[index], to.pgs[index]);
       return target.length !== wanted.length || !wanted.every((node) => target.includes(node));

@@ -35,6 +35,7 @@ const LEVELS: Readonly<Record<string, number>> = {
   "set-copies": 2,
   "finish-copies": 2,
   "create-disk.detectZeroes": 2,
+  "create-disk.zones": 2,
   "delete-disk.trashedMs": 2,
   "change-disk.limits": 2,
   "change-disk.detectZeroes": 2,

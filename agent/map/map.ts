@@ -8,7 +8,8 @@
  *     queries.ts     questions to a map                     nodes.ts    nodes; founding, adopting
  *     invariants.ts  checkMap                               groups.ts   who holds which PG
  *     fields.ts      what single fields may be              proposals.ts  exactly once
- *     copies.ts      another number of copies
+ *     copies.ts      another number of copies, and other zones
+ *     zones.ts       in which zones copies are kept
  *     levels.ts      what the cluster speaks                layers.ts   trees of layers
  *                                                           snapshots.ts  snapshots, clones, trash
  *
@@ -22,7 +23,7 @@
  * - disks are sorted by name (code units), nodes by id, pools by id; names and ids are unique;
  * - what `layers.ts` says of layers and `snapshots.ts` of snapshots; ids of disks, layers and nodes are never used twice;
  * - a map without nodes (nobody has founded a cluster, or it is a version 1 map that nobody has adopted)
- *   has no pools and no leases; every other map has a pool for the copies of each disk;
+ *   has no pools and no leases; every other map has the pool that each disk belongs to;
  * - what `groups.ts` says of PGs, and `levels.ts` of levels;
  * - maps are immutable: a change makes a new one that shares what stayed.
  *
@@ -47,6 +48,15 @@ export { settlerOf } from "./groups.ts";
 export * from "./levels.ts";
 export * from "./queries.ts";
 export { chainOf, disksOfLayers, findLayer } from "./layers.ts";
+export {
+  inZonesText,
+  isInZones,
+  maySplit,
+  moveText,
+  type Place,
+  poolOfPlace,
+  zonesText,
+} from "./zones.ts";
 export { clonePoint, flattenedLayer, flattenedLayers, sharedLayers } from "./flatten.ts";
 export {
   type ChunkPlace,
@@ -86,7 +96,7 @@ export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
   const result = carryOut(map, command);
   if (!result.ok || result.value.map === map) return result;
   const { map: next, effects } = result.value;
-  const checked = withoutWords(map, withMoves(next));
+  const checked = withoutWords(map, withMoves(map, next));
   return checked === next ? result : success({ map: checked, effects });
 }
 

@@ -16,14 +16,15 @@
  *         [ [ node, … ], … ] ] ]               who has absorbed or flattened layers: each list once, in the order of its first layer
  *
  *     settings: [ copies, copiesMin or null, outAfterMs, flags, trashMs ]
- *     pool: [ copies, PGs ], or that of a family: [ copies, PGs, id, family ]; PGs are bytes: groups_codec.ts
+ *     pool: [ copies, PGs ], with zones: [ copies, PGs, id, 0, [ zone, … ] ], or that of a family:
+ *           [ copies, PGs, id, family, id of the pool that it goes to, left out where that is `copies` ]; PGs are bytes: groups_codec.ts
  *     disk: [ id, name, size in bytes, [ newest layer ], created in ms, flags, copies, generation,
  *             { key: value, … },               attributes, sorted by key
  *             copiesMin or null, family, [ node, incarnation ] or null, settled,
  *             [ snapshot, … ],                 oldest first
  *             [ iops, bytes/s, burst iops, burst bytes/s, burst s ] or null, where there are no limits
  *             [ schedule, … ],                 sorted by name
- *             [ placedEpoch, settledBefore ] ] left out where both are 0
+ *             [ placedEpoch, settledBefore, pool, left out where it is `copies` ] ] left out where both are 0 and pool is `copies`
  *     snapshot: [ name, layer, size in bytes, created in ms, flags, taking ]
  *     schedule: [ name, every ms, keep, daily, weekly, monthly, created in ms ]
  *     layer: [ id, parent, index of the list of those that have absorbed it, or left out ], or, while it is being flattened,
@@ -90,6 +91,8 @@ import {
   SNAPSHOTS_PER_DISK_MAX,
   TRASH_MAX,
   type TrashEntry,
+  ZONED_POOLS_MAX,
+  ZONES_MAX,
 } from "./model.ts";
 
 /** The newest version that {@linkcode encodeMap} writes and {@linkcode decodeMap} reads. */
@@ -187,9 +190,10 @@ class ListTable {
   }
 }
 
-function poolFields({ id, copies, family, pgs }: Pool): unknown[] {
+function poolFields({ id, copies, zones, family, to, pgs }: Pool): unknown[] {
   const fields = [copies, encodeGroups(pgs)];
-  return family === 0 ? fields : [...fields, id, family];
+  if (family !== 0) return [...fields, id, family, ...(to === copies ? [] : [to])];
+  return zones.length === 0 ? fields : [...fields, id, family, zones];
 }
 
 function layerFields(
@@ -233,8 +237,13 @@ function diskFields(disk: DiskEntry, version: number): unknown[] {
       limitsFields(disk.limits),
       disk.schedules.map(scheduleFields),
     ]),
-    ...(version === 2 || disk.placedEpoch === 0 ? [] : [[disk.placedEpoch, disk.settledBefore]]),
+    ...(version === 2 ? [] : placementFields(disk)),
   ];
+}
+
+function placementFields({ copies, pool, placedEpoch, settledBefore }: DiskEntry): unknown[] {
+  if (pool !== copies) return [[placedEpoch, settledBefore, pool]];
+  return placedEpoch === 0 ? [] : [[placedEpoch, settledBefore]];
 }
 
 function snapshotFields(snapshot: SnapshotEntry): unknown[] {
@@ -387,7 +396,7 @@ function readMap(value: unknown): ClusterMap | null {
   const pools = readList(
     value[11],
     (item) => readPool(item, 2 ** pgBits, level > 1),
-    COPIES_MAX + MOVES_MAX,
+    COPIES_MAX + ZONED_POOLS_MAX + MOVES_MAX,
   );
   const losses = readList(value[12], readLoss, LOSSES_MAX);
   const readable = settings !== null && disks !== null && clusterId !== null && nodes !== null &&
@@ -472,9 +481,8 @@ type Parents = ReadonlyMap<number, number>;
 
 function readDisk(value: unknown, parents: Parents): DiskEntry | null {
   if (!Array.isArray(value) || value.length < 16 || value.length > 17) return null;
-  const placement = value.length === 17 ? value[16] : [0, 0];
-  if (!isNumbers(placement) || placement.length !== 2) return null;
-  if (value.length === 17 && placement[0] === 0) return null;
+  const placement = value.length === 17 ? readPlacement(value[16], value[6]) : [0, 0, value[6]];
+  if (placement === null) return null;
   const flags = value[5];
   if (flags !== (flags & (FLAG_READ_ONLY | FLAG_DETECT_ZEROES))) return null;
   const disk = readDiskV1(value.slice(0, 9).with(5, flags & FLAG_READ_ONLY));
@@ -491,6 +499,7 @@ function readDisk(value: unknown, parents: Parents): DiskEntry | null {
     ...disk,
     layers: boundedChain(parents, disk.layers[0]),
     copies: value[6],
+    pool: placement[2],
     copiesMin,
     family,
     lease,
@@ -502,6 +511,16 @@ function readDisk(value: unknown, parents: Parents): DiskEntry | null {
     placedEpoch: placement[0],
     settledBefore: placement[1],
   };
+}
+
+/** `placedEpoch`, `settledBefore` and the pool of a disk of which these are not all what they are where nothing is said. */
+function readPlacement(value: unknown, copies: unknown): number[] | null {
+  if (!isNumbers(value)) return null;
+  const [placedEpoch, , pool] = value;
+  if (value.length === 3) return pool === copies ? null : value;
+  return value.length === 2 && placedEpoch !== 0 && typeof copies === "number"
+    ? [...value, copies]
+    : null;
 }
 
 /** The chain of a layer that comes from anywhere: what is no tree is not followed for ever, and refused by `checkMap`. */
@@ -569,6 +588,7 @@ function readDiskV1(value: unknown): DiskEntry | null {
     createdMs,
     readOnly: flags === FLAG_READ_ONLY,
     copies: copiesOfV1(copies),
+    pool: copiesOfV1(copies),
     copiesMin: null,
     family: id,
     placedEpoch: 0,
@@ -624,14 +644,31 @@ function readNode(value: unknown): NodeEntry | null {
   };
 }
 
-function readPool(value: unknown, pgCount: number, mayBeOfFamily: boolean): Pool | null {
-  if (!Array.isArray(value)) return null;
-  if (value.length !== 2 && !(mayBeOfFamily && value.length === 4)) return null;
-  const [copies, table, id = copies, family = 0] = value;
+function readPool(value: unknown, pgCount: number, mayBeOther: boolean): Pool | null {
+  if (!Array.isArray(value) || value.length < 2 || value.length > (mayBeOther ? 5 : 2)) return null;
+  const [copies, table, id = copies, family = 0, last] = value;
   if (!isNumbers([copies, id, family]) || !(table instanceof Uint8Array)) return null;
-  if (value.length === 4 && family === 0) return null;
-  const pgs = decodeGroups(table, pgCount);
-  return pgs === null ? null : { id, copies, family, pgs };
+  const kind = readKindOfPool(value.length, copies, family, last);
+  const pgs = kind === null ? null : decodeGroups(table, pgCount);
+  return kind === null || pgs === null ? null : { id, copies, ...kind, family, pgs };
+}
+
+/** What the number of fields of a pool, and the last of five, say. */
+function readKindOfPool(
+  length: number,
+  copies: number,
+  family: number,
+  last: unknown,
+): Pick<Pool, "zones" | "to"> | null {
+  if (length === 2) return { zones: [], to: 0 };
+  if (family !== 0) {
+    if (length === 4) return { zones: [], to: copies };
+    return length === 5 && typeof last === "number" && last !== copies
+      ? { zones: [], to: last }
+      : null;
+  }
+  const zones = readList(last, (zone) => typeof zone === "string" ? zone : null, ZONES_MAX);
+  return zones === null || zones.length === 0 ? null : { zones, to: 0 };
 }
 
 function readLoss(value: unknown): LossEntry | null {

@@ -5,7 +5,7 @@
  *
  *     ClusterMap
  *       nodes    [NodeEntry …]                     by id
- *       pools    [Pool …]                          by id: one for each number of copies, then those of families that move
+ *       pools    [Pool …]                          by id: one for each number of copies, then those of zones and of families that move
  *                  pgs [PgEntry …]                 2^pgBits of them, by number
  *       disks    [DiskEntry …]                     by name; each has a lease or none
  *       settings, voters, losses
@@ -21,8 +21,9 @@ export const DISKS_MAX = 4096;
 
 /**
  * Most bytes of an encoded map: it is committed as one value and sent to a node that lags as one
- * snapshot. 4096 disks with usual names and attributes take about 1 MiB, 1,000 nodes 0.2 MiB, and each
- * of five pools of 16384 PGs in which no two have the same members 0.2 MiB: 4 MiB leave room for twice
+ * snapshot. 4096 disks with usual names and attributes take about 1 MiB, 1,000 nodes 0.2 MiB, each
+ * of five pools of 16384 PGs in which no two have the same members 0.2 MiB, those with zones together no more
+ * than four of these ({@linkcode ZONED_POOLS_MAX}), those of families that move less than 1 MiB: 4 MiB are enough for
  * that, and still cross a slow network within a second.
  */
 export const MAP_BYTES_MAX = 4 * 1024 * 1024;
@@ -60,14 +61,23 @@ export const LIMIT_MAX = 1e12;
 /** Longest time for which a disk may go as fast as its burst limits, in seconds. */
 export const BURST_SECONDS_MAX = 3600;
 
-/** Most copies that a disk may ask for: there is one pool, and one table of PGs, for each number. */
+/** Most copies that a disk may ask for: there is one pool, and one table of PGs, for each number, and for each with zones. */
 export const COPIES_MAX = 5;
 
 /**
- * Most families whose number of copies is being changed at a time: each has a table of PGs of its own, whose PGs may have twice as
+ * Most families that go from one pool to another at a time: each has a table of PGs of its own, whose PGs may have twice as
  * many members as others (see {@linkcode MAP_BYTES_MAX}). Fewer in maps of more than 4096 PGs: see `copies.ts`.
  */
 export const MOVES_MAX = 4;
+
+/**
+ * Most pools with zones: pairs of a set of zones and a number of copies that disks have. Fewer in maps of more than 4096 PGs, so that
+ * together they have no more PGs than four of the largest pools, which take less than 1 MiB: see `zones.ts`.
+ */
+export const ZONED_POOLS_MAX = 16;
+
+/** Most zones that a disk's copies may be kept in: more than sites and racks that anybody names one by one. */
+export const ZONES_MAX = 16;
 
 /** Most attributes of one disk. */
 export const ATTRIBUTES_MAX = 16;
@@ -236,11 +246,15 @@ export interface DiskEntry {
   /** Guests may only read. */
   readonly readOnly: boolean;
   /**
-   * Replicas that the disk should have, and thereby its pool, unless its family has one of its own (`copies.ts`: then it has as many
-   * as it had, until it gets the others); fewer nodes keep fewer. All disks of a family have the same, because they share layers and
-   * so places.
+   * Replicas that the disk should have; fewer nodes keep fewer. All disks of a family have the same, because they share layers and so
+   * places. While its family gets another number of them: as many as it had (`copies.ts`).
    */
   readonly copies: number;
+  /**
+   * Id of the pool that it belongs to, which is one of so many copies and none of a family's: it has the zones that the disk is kept in.
+   * Its data is there, unless its family has a pool of its own: then it comes from there. The same for all of a family.
+   */
+  readonly pool: number;
   /** Epoch in which it came into its pool from another one; 0: it was made there. The same for all of a family. */
   readonly placedEpoch: number;
   /** Newest epoch in which any of the PGs where it was before was settled; 0: none was. The same for all of a family. */
@@ -360,17 +374,24 @@ export interface PgEntry {
   readonly changedEpoch: number;
 }
 
-/** All disks with the same number of copies, or one family whose number of copies is being changed. */
+/**
+ * All disks with the same number of copies that are kept in the same zones, or one family that goes from one of those pools to
+ * another.
+ */
 export interface Pool {
   /**
-   * What it is known by. That of all disks with as many copies has their number; that of a family has a number above
-   * {@linkcode COPIES_MAX} which is never given twice.
+   * What it is known by. That of all disks with as many copies, in whichever zones, has their number; that of disks that are kept in
+   * some zones, and that of a family, has a number above {@linkcode COPIES_MAX} which is never given twice.
    */
   readonly id: number;
   /** Replicas that its PGs are to have; of a family's: those that the family is to have in the end. */
   readonly copies: number;
-  /** The family that has it for itself while its number of copies is being changed, see `copies.ts`; 0: none. */
+  /** Only nodes of these zones are to hold its PGs, see `zones.ts`; sorted. Empty: all nodes may; and in a family's. */
+  readonly zones: readonly string[];
+  /** The family that has it for itself while it goes from one pool to another, see `copies.ts`; 0: none. */
   readonly family: number;
+  /** Of a family's: id of the pool that the family goes to; else 0. */
+  readonly to: number;
   /** 2^`pgBits` of them. Entries that are equal may be one object. */
   readonly pgs: readonly PgEntry[];
 }
@@ -415,7 +436,7 @@ export interface ClusterMap {
    * based on an older one is refused.
    */
   readonly targetsEpoch: number;
-  /** Sorted by id. Once made, a pool stays, but for those of families. */
+  /** Sorted by id. Once made, those of all nodes stay; those of zones go with their last disk, and those of families when they are there. */
   readonly pools: readonly Pool[];
   /** Sorted by name. */
   readonly disks: readonly DiskEntry[];
@@ -467,7 +488,7 @@ export const EMPTY_MAP: ClusterMap = {
 
 // ------------------------------------------------------------------------------------ disk commands
 
-/** Makes an empty disk, and its pool when it is the first with so many copies. */
+/** Makes an empty disk, and its pool when it is the first with so many copies, or the first in these zones. */
 export interface CreateDisk {
   readonly kind: "create-disk";
   readonly name: string;
@@ -478,6 +499,8 @@ export interface CreateDisk {
   readonly readOnly?: boolean;
   readonly copies?: number;
   readonly copiesMin?: number | null;
+  /** Its copies lie on nodes of these zones only. Empty, or left out: on any. */
+  readonly zones?: readonly string[];
   readonly attributes?: Attributes;
   readonly detectZeroes?: boolean;
 }
@@ -657,16 +680,18 @@ export interface ChangeDisk {
 }
 
 /**
- * Has a disk's family get another number of copies, while it is used; see `copies.ts`. Where that is under way already: what it is
- * to have in the end is this, also the number that it had before.
+ * Has a disk's family get another number of copies, or copies in other zones, while it is used; see `copies.ts`. Where that is under
+ * way already: what it is to have in the end is this, also what it had before. What is left out stays as it is to be.
  */
 export interface SetCopies {
   readonly kind: "set-copies";
   readonly name: string;
-  readonly copies: number;
+  readonly copies?: number;
+  /** Its copies lie on nodes of these zones only; empty: on any. */
+  readonly zones?: readonly string[];
 }
 
-/** A family's data is where disks with the number of copies that it is to have are: it becomes one of them. */
+/** A family's data is where disks with the copies that it is to have are: it becomes one of them. */
 export interface FinishCopies {
   readonly kind: "finish-copies";
   /** Id of the family's own pool. */

@@ -16,7 +16,7 @@ import { apply } from "./map.ts";
 import type { Availability, ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { planChange, type TableChange } from "./plan.ts";
 import { hasDisks, poolIdOf } from "./queries.ts";
-import { placePool, weightOf } from "./targets.ts";
+import { placePool, takersOf } from "./targets.ts";
 
 /**
  * What a node gives to moving data, in bytes per second and direction, where nothing better is known: what one
@@ -122,15 +122,16 @@ export function previewNodeChange(
   if (!changed.ok) return changed;
   const bytesOf = bytesByPool(map, conditions.usedBytes);
   const tables: TableChange[] = [];
-  const isNowhere = changed.value.nodes.every((each) => weightOf(each) === 0);
-  // A node that is to give its data away stays where there would be too few copies to write to (targets.ts).
-  const after = changed.value.nodes.find(({ id }) => id === node);
-  const isGiving = after !== undefined && weightOf(after) === 0;
+  const isStaying = changed.value.nodes.some(({ id }) => id === node);
   let groupsWithFewer = 0;
   let groupsImmovable = 0;
   for (const pool of map.pools) {
     if (!hasDisks(map, pool.id)) continue;
     const placement = placePool(changed.value, pool);
+    const takers = takersOf(changed.value, pool);
+    const isNowhere = takers.length === 0;
+    // A node that is to give its data away stays where there would be too few copies to write to (targets.ts).
+    const isGiving = isStaying && !takers.some(({ id }) => id === node);
     const before = pool.pgs.map((pg) => pg.target);
     placement.targets.forEach((target, pg) => {
       if (isNowhere || (isGiving && target.includes(node))) groupsImmovable++;

@@ -35,6 +35,9 @@ const VERSION = 1;
 /** Longest text in a command; each field has a shorter limit of its own. */
 const TEXT_LENGTH_MAX = 1024;
 
+/** Longest list of texts: each has a shorter limit of its own. */
+const TEXTS_LENGTH_MAX = 256;
+
 /** Longest list in a command: every PG of a pool. */
 const LIST_LENGTH_MAX = 2 ** PG_BITS_MAX;
 
@@ -44,6 +47,7 @@ type FieldType =
   | "text"
   | "boolean"
   | "numbers"
+  | "texts"
   | "attributes"
   | "changes";
 
@@ -56,6 +60,7 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     "readOnly?": "boolean",
     "copies?": "number",
     "copiesMin?": "number or null",
+    "zones?": "texts",
     "attributes?": "attributes",
     "detectZeroes?": "boolean",
   },
@@ -71,7 +76,7 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     "limits?": "numbers",
     "detectZeroes?": "boolean",
   },
-  "set-copies": { name: "text", copies: "number" },
+  "set-copies": { name: "text", "copies?": "number", "zones?": "texts" },
   "finish-copies": { pool: "number" },
   "create-snapshots": { disks: "numbers", name: "text", nowMs: "number" },
   "snapshot-taken": { id: "number", layer: "number", generation: "number" },
@@ -285,7 +290,9 @@ function isOfType(value: unknown, type: FieldType): boolean {
     case "number or null":
       return value === null || typeof value === "number";
     case "text":
-      return typeof value === "string" && value.length <= TEXT_LENGTH_MAX;
+      return isText(value);
+    case "texts":
+      return Array.isArray(value) && value.length <= TEXTS_LENGTH_MAX && value.every(isText);
     case "boolean":
       return typeof value === "boolean";
     case "numbers":
@@ -295,6 +302,10 @@ function isOfType(value: unknown, type: FieldType): boolean {
     case "changes":
       return Array.isArray(value) && value.length <= LIST_LENGTH_MAX && value.every(isChange);
   }
+}
+
+function isText(value: unknown): value is string {
+  return typeof value === "string" && value.length <= TEXT_LENGTH_MAX;
 }
 
 function isNumbers(value: unknown): value is number[] {

@@ -7,6 +7,7 @@
 import type { ControlError } from "./errors.ts";
 import { pgOf } from "./hash.ts";
 import type { ClusterMap, DiskEntry, NodeEntry, PgEntry, Pool } from "./model.ts";
+import { isInZones } from "./zones.ts";
 
 /**
  * Finds a disk by its name.
@@ -78,12 +79,12 @@ export function storageNodes(map: Pick<ClusterMap, "nodes">): readonly NodeEntry
   return map.nodes.filter((node) => !node.witness);
 }
 
-/** A pool by its id: that of all disks with so many copies, if there has been such a disk, or a family's own. */
+/** A pool by its id; one below `COPIES_MAX` is that of all disks with so many copies anywhere, if there has been such a disk. */
 export function findPool(map: Pick<ClusterMap, "pools">, id: number): Pool | undefined {
   return map.pools.find((pool) => pool.id === id);
 }
 
-/** The pool that a family has for itself while its number of copies is being changed; undefined: it is not. */
+/** The pool that a family has for itself while it goes from one to another; undefined: it does not. */
 export function poolOfFamily(map: Pick<ClusterMap, "pools">, family: number): Pool | undefined {
   return map.pools.find((pool) => pool.family === family);
 }
@@ -91,23 +92,33 @@ export function poolOfFamily(map: Pick<ClusterMap, "pools">, family: number): Po
 /** Id of the pool that a disk's data is in now. */
 export function poolIdOf(
   map: Pick<ClusterMap, "pools">,
-  disk: Pick<DiskEntry, "family" | "copies">,
+  disk: Pick<DiskEntry, "family" | "pool">,
 ): number {
-  return poolOfFamily(map, disk.family)?.id ?? disk.copies;
+  return poolOfFamily(map, disk.family)?.id ?? disk.pool;
 }
 
 /** The pool that a disk's data is in now; undefined only in a map without nodes. */
 export function poolOf(
   map: Pick<ClusterMap, "pools">,
-  disk: Pick<DiskEntry, "family" | "copies">,
+  disk: Pick<DiskEntry, "family" | "pool">,
 ): Pool | undefined {
-  return poolOfFamily(map, disk.family) ?? findPool(map, disk.copies);
+  return poolOfFamily(map, disk.family) ?? findPool(map, disk.pool);
+}
+
+/** The zones that a disk is kept in, sorted; empty: it may be anywhere. While its family goes elsewhere: those where it was. */
+export function zonesOf(
+  map: Pick<ClusterMap, "pools">,
+  disk: Pick<DiskEntry, "pool">,
+): readonly string[] {
+  return findPool(map, disk.pool)?.zones ?? [];
 }
 
 /** Whether a pool has a disk, in the trash or not; without one nobody was ever promised anything about its data. */
 export function hasDisks(map: ClusterMap, pool: number): boolean {
-  return map.disks.some((disk) => poolIdOf(map, disk) === pool) ||
-    map.trash.some(({ disk }) => poolIdOf(map, disk) === pool);
+  const own = map.pools.filter(({ family }) => family !== 0);
+  const isIn = (disk: DiskEntry) =>
+    (own.find(({ family }) => family === disk.family)?.id ?? disk.pool) === pool;
+  return map.disks.some(isIn) || map.trash.some(({ disk }) => isIn(disk));
 }
 
 /**
@@ -178,10 +189,11 @@ export function readerOf(options: {
   return among[group % among.length] ?? 0;
 }
 
-/** How many copies of a disk there can be: what it asks for, or fewer where nodes are fewer. */
-export function copiesOf(map: ClusterMap, disk: Pick<DiskEntry, "copies">): number {
+/** How many copies of a disk there can be: what it asks for, or fewer where the nodes of its zones are fewer. */
+export function copiesOf(map: ClusterMap, disk: Pick<DiskEntry, "copies" | "pool">): number {
+  const zones = zonesOf(map, disk);
   let nodes = 0;
-  for (const node of map.nodes) if (!node.witness) nodes++;
+  for (const node of map.nodes) if (!node.witness && isInZones(zones, node)) nodes++;
   return Math.min(disk.copies, Math.max(1, nodes));
 }
 
@@ -190,12 +202,12 @@ export function copiesOf(map: ClusterMap, disk: Pick<DiskEntry, "copies">): numb
  * with c = {@linkcode copiesOf}: 1 up to two copies (a plain majority would stop a cluster of two hosts
  * at the first loss), else a majority of c. Never more than c.
  *
- * Nodes that are down or out count for c: forgetting them (`remove-node`) is what lowers it, so that no
- * timer decides to write to a single copy.
+ * Nodes that are down or out count for c: forgetting them (`remove-node`), or taking them out of the disk's zones, is what
+ * lowers it, so that no timer decides to write to a single copy.
  */
 export function copiesMinOf(
   map: ClusterMap,
-  disk: Pick<DiskEntry, "copies" | "copiesMin">,
+  disk: Pick<DiskEntry, "copies" | "copiesMin" | "pool">,
 ): number {
   const copies = copiesOf(map, disk);
   const asked = disk.copiesMin ?? map.settings.copiesMin;
@@ -204,20 +216,25 @@ export function copiesMinOf(
 }
 
 /**
- * Fewest members in sync with which every disk of a pool may be written; 1 for a pool without disks. Disks whose number of copies is being
- * changed count for the pool that they come from and, with the number that they are to have, for the one that they go to: the places of
- * their data are those of both.
+ * Fewest members in sync with which every disk of a pool may be written; 1 for a pool without disks. Disks that go from one pool to
+ * another count for the one that they come from and, as they will be there, for the one that they go to: the places of their data are
+ * those of both.
  */
 export function copiesMinOfPool(map: ClusterMap, pool: Pick<Pool, "id" | "family">): number {
   let most = 1;
   for (const disk of map.disks) {
     const own = poolOfFamily(map, disk.family);
-    const isIn = pool.family === 0 ? disk.copies === pool.id : own?.id === pool.id;
+    const isIn = pool.family === 0 ? disk.pool === pool.id : own?.id === pool.id;
     if (isIn) most = Math.max(most, copiesMinOf(map, disk));
-    if (pool.family !== 0 || own?.copies !== pool.id) continue;
-    most = Math.max(most, copiesMinOf(map, { ...disk, copies: own.copies }));
+    if (pool.family !== 0 || own?.to !== pool.id) continue;
+    most = Math.max(most, copiesMinOf(map, arrived(disk, own)));
   }
   return most;
+}
+
+/** A disk as it will be when its family is where it goes. */
+export function arrived(disk: DiskEntry, own: Pick<Pool, "copies" | "to">): DiskEntry {
+  return { ...disk, copies: own.copies, pool: own.to };
 }
 
 /**

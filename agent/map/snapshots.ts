@@ -20,7 +20,8 @@
  * its way, so its own snapshot is given up; if it is restored, whoever has it next brings its layers in line.
  *
  * Invariants:
- * - a complete snapshot's layers are never written to; all replicas hold the same in them, synced;
+ * - a complete snapshot's layers are never written to; all replicas hold the same in them, synced where its disk was in use until it was
+ *   complete (of one that nobody has they hold what was written: replicas sync it by themselves, `replication/closing.ts`);
  * - only a disk's newest snapshot may be "taking", and a disk takes one at a time;
  * - of those that are taken together and were not given up, at least one is not drained, and its disk is not in the trash: there is
  *   always somebody whose word, or whose end, completes them;
@@ -456,6 +457,7 @@ function cloneDisk(map: ClusterMap, command: CloneDisk): Result<Applied> {
     createdMs: command.nowMs,
     readOnly: command.readOnly ?? false,
     copies: origin.copies,
+    pool: origin.pool,
     copiesMin: origin.copiesMin,
     family: origin.family,
     placedEpoch: origin.placedEpoch,

@@ -4,8 +4,8 @@
  *
  * Invariant: nobody who has to hand data over takes a PG below the fewest copies with which its disks may be written
  * (`copiesMinOf`), as long as the nodes that have it are there. Where the nodes that take data are fewer than that, PGs keep
- * places on nodes that are being drained, and those drains go on when there is room elsewhere: a drain that waits is better than
- * guests that do.
+ * places on nodes that are being drained, or that are not in the zones of the pool (`zones.ts`), and that goes on when there is room
+ * elsewhere: a drain that waits is better than guests that do. The same where nobody takes data: then all PGs keep all places.
  *
  * @module
  */
@@ -14,6 +14,7 @@ import type { ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { place, type Placement } from "./placement.ts";
 import { targetOf } from "./copies.ts";
 import { copiesMinOfPool, disksWithData, findPool } from "./queries.ts";
+import { isInZones, zonesText } from "./zones.ts";
 
 /** The table that placement makes of a pool's targets and the nodes as they are. Pure; takes milliseconds. */
 export function placePool(map: ClusterMap, pool: Pool): Placement {
@@ -22,11 +23,7 @@ export function placePool(map: ClusterMap, pool: Pool): Placement {
 
 /** That of a family's own follows from those of the pools that it comes from and goes to. */
 function placeFamily(map: ClusterMap, pool: Pool): Placement {
-  const disk = disksWithData(map).find(({ family }) => family === pool.family);
-  const [before, after] = [
-    findPool(map, disk?.copies ?? pool.copies)!,
-    findPool(map, pool.copies)!,
-  ];
+  const [before, after] = endsOf(map, pool);
   const [from, to] = [placeShared(map, before), placeShared(map, after)];
   // Where nobody takes data everything stays as it is.
   const keep = (target: number[], { target: old }: PgEntry) => target.length > 0 ? target : old;
@@ -43,12 +40,22 @@ function placeFamily(map: ClusterMap, pool: Pool): Placement {
   return { ...to, targets, movedMinimum };
 }
 
+/** The pools that a family comes from and goes to. */
+function endsOf(map: ClusterMap, own: Pool): readonly [from: Pool, to: Pool] {
+  const disk = disksWithData(map).find(({ family }) => family === own.family);
+  return [findPool(map, disk?.pool ?? own.to)!, findPool(map, own.to)!];
+}
+
 function placeShared(map: ClusterMap, pool: Pool): Placement {
   const placement = place({
     pgCount: pool.pgs.length,
     copies: pool.copies,
     previous: pool.pgs.map((entry) => entry.target),
-    nodes: map.nodes.map((node) => ({ id: node.id, zone: node.zone, weight: weightOf(node) })),
+    nodes: map.nodes.map((node) => ({
+      id: node.id,
+      zone: node.zone,
+      weight: weightIn(pool.zones, node),
+    })),
   });
   return { ...placement, targets: keptAtMin(map, pool, placement.targets) };
 }
@@ -59,21 +66,26 @@ function keptAtMin(map: ClusterMap, pool: Pool, targets: number[][]): number[][]
   // No targets at all: nobody takes data, and everything stays as it is.
   const isShort = (target: readonly number[]) => target.length > 0 && target.length < copiesMin;
   if (!targets.some(isShort)) return targets;
-  const giving = new Set(map.nodes.filter(isGiving).map(({ id }) => id));
+  const giving = new Set(
+    map.nodes.filter((node) => isGiving(pool, node)).map(({ id }) => id),
+  );
+  const isInside = new Set(
+    map.nodes.filter((node) => isInZones(pool.zones, node)).map(({ id }) => id),
+  );
   return targets.map((target, pg) => {
     if (!isShort(target)) return target;
     const { inSync, target: before }: PgEntry = pool.pgs[pg];
-    // Those first that have it, so that whoever is gone need not come back for it.
+    // Those first that have it, so that whoever is gone need not come back for it; of all those that are in the zones.
     const others = [...inSync, ...before].filter((id, i, ids) =>
       giving.has(id) && ids.indexOf(id) === i
-    );
+    ).sort((a, b) => Number(isInside.has(b)) - Number(isInside.has(a)));
     return [...target, ...others.slice(0, copiesMin - target.length)];
   });
 }
 
-/** Whether a node is to hold nothing, and may have to for a while: not those that nobody expects to come back. */
-function isGiving(node: NodeEntry): boolean {
-  return !node.witness && node.availability !== "out" && weightOf(node) === 0;
+/** Whether a node is to hold nothing of a pool, and may have to for a while: not those that nobody expects to come back. */
+function isGiving({ zones }: Pool, node: NodeEntry): boolean {
+  return !node.witness && node.availability !== "out" && weightIn(zones, node) === 0;
 }
 
 /** Where the targets of a pool are not what placement makes of the nodes. */
@@ -96,4 +108,35 @@ export function targetChanges(
 export function weightOf(node: NodeEntry): number {
   if (node.witness || node.availability !== "in") return 0;
   return node.weight ?? node.capacityBytes;
+}
+
+/** What a node counts in the placement of what is kept in some zones. */
+export function weightIn(zones: readonly string[], node: NodeEntry): number {
+  return isInZones(zones, node) ? weightOf(node) : 0;
+}
+
+/**
+ * Nodes that take data of a pool: of a family's own, that of the pool that it comes from, or of the one that it goes to.
+ *
+ * @param pool of the map, or of one before it
+ */
+export function takersOf(map: ClusterMap, pool: Pool): readonly NodeEntry[] {
+  const ends = pool.family === 0 ? [pool] : endsOf(map, pool);
+  return map.nodes.filter((node) => ends.some(({ zones }) => weightIn(zones, node) > 0));
+}
+
+/**
+ * Why disks do not lie as they should in the zones that they are kept in.
+ *
+ * @param pool that they belong to
+ * @returns in words, beginning in lower case; null: they do, or will, or may be anywhere
+ */
+export function zonesProblem(map: ClusterMap, pool: Pool): string | null {
+  const { zones, copies } = pool;
+  const { length } = zones.length === 0 ? [] : takersOf(map, pool);
+  if (zones.length === 0 || length >= copies) return null;
+  if (length === 0) return `no node of ${zonesText(zones)} takes data, so all stays where it is`;
+  return `${zonesText(zones)} ${zones.length === 1 ? "has" : "have"} ${length} ${
+    length === 1 ? "node that takes" : "nodes that take"
+  } data, too few for ${copies} copies`;
 }

@@ -15,6 +15,8 @@ export interface NodeStore extends LocalStore {
   readonly wasClean: boolean;
   readonly identity: StoreIdentity;
   readonly idle: boolean;
+  /** Something was given to it that its disk has not written yet. */
+  readonly hasUnwritten: boolean;
   endTurn(): void;
   tick(nowMs: number): void;
   close(done: Done): void;

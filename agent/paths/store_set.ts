@@ -1040,6 +1040,11 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       this.#working.every(({ store, leftoverLayer }) => store!.idle && leftoverLayer < 0);
   }
 
+  /** Something was submitted that the disk of its path has not written yet. */
+  get hasUnwritten(): boolean {
+    return this.#working.some(({ store }) => store!.hasUnwritten);
+  }
+
   /** Drops what lies on a path and belongs to another one, a little at a time: after the first map, and after a move. */
   #dropLeftovers(member: Member): void {
     if (member.leftoverLayer < 0 || this.#epoch < 0 || this.#drops > 0) return;

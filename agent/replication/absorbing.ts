@@ -11,7 +11,8 @@
  * - Only what is known to be right is merged: the chunks of groups in which this node is in sync and nobody has crashed with unsynced
  *   writes. Where it joins, it waits until it is in sync, or gone from there.
  * - Where it is no member, what it has may be of any age: L's chunks are forgotten, and all of K's there lose their stamps. After
- *   L has gone from the map nothing else would tell them from what the others have under the same stamps.
+ *   L has gone from the map nothing else would tell them from what the others have under the same stamps. Should it become one
+ *   meanwhile, that is done before anything is compared there (`discards.ts`).
  * - While a data path of this node is lost that has chunks of the disk, nothing is said: what is on it is not listed, and not merged, and
  *   it may come back as it was, or be the only copy. The map would forget L, and the node delete it, with all that it has there.
  *   The same holds while a group in which it is in sync is not open.
@@ -22,6 +23,7 @@
  *
  * @module
  */
+import type { Discards } from "./discards.ts";
 import { chunkList, type LocalStore, Stamp } from "./local_store.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import type { ClusterView, DiskView, GroupView } from "./view.ts";
@@ -64,6 +66,7 @@ export class Absorbing implements OperationOwner {
   /** Chunks absorbed since the start. */
   chunks = 0;
   readonly #store: LocalStore;
+  readonly #discards: Discards;
   readonly #absorbed: (layers: readonly number[]) => void;
   #view: ClusterView | null = null;
   readonly #jobs = new Map<number, Job>();
@@ -74,9 +77,11 @@ export class Absorbing implements OperationOwner {
   /** @param options.absorbed these layers are absorbed here, durably: for the map, until it says so */
   constructor(options: {
     store: LocalStore;
+    discards: Discards;
     absorbed: (layers: readonly number[]) => void;
   }) {
     this.#store = options.store;
+    this.#discards = options.discards;
     this.#absorbed = options.absorbed;
   }
 
@@ -198,8 +203,11 @@ export class Absorbing implements OperationOwner {
   }
 
   #forget(job: Job, chunk: number): void {
+    const token = {};
     job.underWay++;
+    this.#discards.begin(token, job.layer, chunk);
     this.#store.dropChunk(job.layer, chunk, (error) => {
+      this.#discards.end(token);
       job.underWay--;
       if (error !== null) job.isFailed = true;
     });
@@ -214,6 +222,7 @@ export class Absorbing implements OperationOwner {
     operation.stampUnknown = kind === OperationKind.Stamp;
     job.underWay++;
     this.#jobOf.set(operation, job);
+    if (kind === OperationKind.Stamp) this.#discards.begin(operation, job.into, chunk);
     this.#store.submit(operation);
   }
 
@@ -221,6 +230,7 @@ export class Absorbing implements OperationOwner {
   operationDone(operation: Operation): void {
     const job = this.#jobOf.get(operation)!;
     this.#jobOf.delete(operation);
+    this.#discards.end(operation);
     job.underWay--;
     if (operation.result !== 0) job.isFailed = true;
     else if (operation.kind === OperationKind.Absorb) this.chunks++;

@@ -722,6 +722,9 @@ export class Check {
       else if (mayBeCopied) isCopied = true;
       else this.#differs(job, compared, block, plan);
     }
+    const isLast = () => job.rounds >= ROUNDS_MAX && !isHealing && plan.size === 0;
+    // What was copied brings its stamp, too: who has copied nothing looks as if it lacked something.
+    if (behind.length > 0 && mayBeCopied && isLast()) isCopied = true;
     if (isCopied) {
       job.isThroughChain = true;
       job.pair = chain;
@@ -735,11 +738,11 @@ export class Check {
     this.#replace(job, plan);
     job.trouble = common;
     job.troubled = behind;
-    const isLast = job.rounds >= ROUNDS_MAX && !isHealing && plan.size === 0;
     const hasOnlyDamage = !isHealing && common === null && this.#isAllDamaged(job, answers);
     if (sizeOf(job.left) === 0) this.#end(job);
-    else if (isLast && behind.length > 0) this.#isBehind(job, behind);
-    else if (isLast || hasOnlyDamage) this.#giveUp(job);
+    else if (isCopied) this.#again(job);
+    else if (behind.length > 0 && isLast()) this.#isBehind(job, behind);
+    else if (isLast() || hasOnlyDamage) this.#giveUp(job);
     else this.#again(job);
   }
 

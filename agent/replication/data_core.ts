@@ -17,6 +17,8 @@ import type { ClusterMap } from "../map/map.ts";
 import type { PeerListener, PeerTransport } from "../platform/network.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import type { LocalStore } from "./local_store.ts";
+import { Closing } from "./closing.ts";
+import { Discards } from "./discards.ts";
 import { Absorbing } from "./absorbing.ts";
 import type { CheckReport } from "./check_report.ts";
 import { Check, type CheckingHost, type CheckOptions } from "./checking.ts";
@@ -88,6 +90,7 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
   readonly joining: Joining;
   readonly repairer: Repairer;
   readonly completer: Completer;
+  readonly closing: Closing;
   readonly tidier: Tidier;
   readonly absorbing: Absorbing;
   readonly inspector: Inspector;
@@ -147,23 +150,36 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
     const pace = new Pace(guestWork);
     this.#sourcePace = new Pace(guestWork);
     replica.pace = this.#sourcePace;
-    this.joining = new Joining({ store, peers, window, arena, replica, log, events, pace });
+    const discards = new Discards();
+    this.joining = new Joining({
+      store,
+      discards,
+      peers,
+      window,
+      arena,
+      replica,
+      log,
+      events,
+      pace,
+    });
     this.repairer = new Repairer({ store, replica, peers, window, arena, log });
     this.completer = new Completer({ store, replica, peers, window, arena, log });
-    this.tidier = new Tidier({ store, log });
+    this.tidier = new Tidier({ store, discards, log });
+    this.closing = new Closing(store);
     this.absorbing = new Absorbing({
       store,
+      discards,
       absorbed: (layers) => events.absorbed?.(layers),
     });
     this.flattener = new Flattener({
       store,
+      discards,
       window,
       arena,
       pace,
       joining: this.joining,
       flattened: (layers, epoch) => events.flattened?.(layers, epoch),
     });
-    this.joining.isBeingDropped = (group) => this.tidier.isBusyWith(group);
     replica.joining = this.joining;
     replica.puller = this.joining;
     replica.damaged = (layers, chunk, block, count) =>
@@ -280,6 +296,7 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
     this.flattener.mapChanged(view);
     this.repairer.mapChanged(view);
     this.completer.mapChanged(view);
+    this.closing.mapChanged(before, view);
     // All of them first, without a completion: what a guest gets back may bring new requests, for any disk.
     for (const router of this.#all()) router.mapChanged(isJump);
     for (const opening of [...this.#openings.values()]) opening.mapChanged(before ?? view);

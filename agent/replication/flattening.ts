@@ -19,7 +19,7 @@
  *   fill could make it look like one that is known. The copy brings what lies below with it (`ClusterView.isFlattened`, `pull.ts`).
  * - A block that is damaged is not left out: reading it tells whoever heals, and the chunk is looked at again later.
  * - Where this node is no member, what it has of L may be of any age: it loses its stamps. Otherwise a chunk that was not filled could be
- *   taken for one that was, once it joins again.
+ *   taken for one that was, once it joins again. That is done before anything is compared there (`discards.ts`).
  * - The word is given after a sync that covers all of it, under a map in which this node's place in every group of the pool is what it
  *   was since the chunks were looked at.
  *
@@ -32,6 +32,7 @@ import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS } from "../base/limits.ts";
 import { EBADMSG, EIO, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { isPathLost, placesOf } from "./absorbing.ts";
+import type { Discards } from "./discards.ts";
 import { chunkList, type LocalStore, Stamp } from "./local_store.ts";
 import type { Pace } from "./pace.ts";
 import { stampOfPair } from "./pairs.ts";
@@ -110,6 +111,7 @@ export class Flattener implements OperationOwner {
   /** Bytes copied since the start. */
   copiedBytes = 0;
   readonly #store: LocalStore;
+  readonly #discards: Discards;
   readonly #window: Window;
   readonly #arena: Arena;
   readonly #pace: Pace;
@@ -137,6 +139,7 @@ export class Flattener implements OperationOwner {
   /** @param options.flattened these layers have everything here, durably, on a map of this epoch: for the map, until it says so */
   constructor(options: {
     store: LocalStore;
+    discards: Discards;
     window: Window;
     arena: Arena;
     /** Its time passes elsewhere. */
@@ -145,6 +148,7 @@ export class Flattener implements OperationOwner {
     flattened: (layers: readonly number[], epoch: number) => void;
   }) {
     this.#store = options.store;
+    this.#discards = options.discards;
     this.#window = options.window;
     this.#arena = options.arena;
     this.#pace = options.pace;
@@ -458,6 +462,7 @@ export class Flattener implements OperationOwner {
         operation.blockCount = 1;
         operation.stampUnknown = true;
         this.#underWay++;
+        this.#discards.begin(operation, job.layer, operation.chunk);
         this.#store.submit(operation);
       }
     }
@@ -467,6 +472,7 @@ export class Flattener implements OperationOwner {
   /** {@inheritDoc OperationOwner.operationDone} */
   operationDone(operation: Operation): void {
     this.#underWay--;
+    this.#discards.end(operation);
     const job = this.#job;
     if (job === null) return;
     if (operation.result !== 0) job.isFailed = true;

@@ -33,7 +33,9 @@ export const INSPECTIONS_MAX = 8;
 const LOOK_MS = 400;
 /** Blocks of one read: long enough to be cheap, short enough to let guests through. */
 const READ_BLOCKS_MAX = 64;
-class Inspection implements OperationOwner, WatchedChunk {
+
+/** One look at a chunk; see the head of the file. */
+export class Inspection implements OperationOwner, WatchedChunk {
   readonly findings = new Findings();
   readonly #host: Inspector;
   readonly layers: readonly number[];

@@ -44,6 +44,7 @@ import { CHUNK_BLOCKS, CHUNK_BYTES } from "../base/limits.ts";
 import { settlerOf } from "../map/map.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
+import type { Discards } from "./discards.ts";
 import { chunkList, compareStamps, isKnown, type LocalStore, Stamp } from "./local_store.ts";
 import {
   getU64,
@@ -217,10 +218,10 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   /** Where the store lists chunks. */
   readonly #chunks = chunkList(LIST_MAX);
   readonly #arenaView: DataView;
-  /** What the chunks of groups of a number say here will not be true any more in a moment: wait. Set by whoever knows. */
-  isBeingDropped: (group: number) => boolean = () => false;
+  readonly #discards: Discards;
   constructor(options: {
     store: LocalStore;
+    discards: Discards;
     peers: Peers;
     window: Window;
     arena: Arena;
@@ -231,6 +232,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     pace: Pace;
   }) {
     this.store = options.store;
+    this.#discards = options.discards;
     this.peers = options.peers;
     this.window = options.window;
     this.arena = options.arena;
@@ -477,7 +479,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
 
   #beginListing(job: GroupJob): boolean {
     const view = this.#view!;
-    if (this.isBeingDropped(job.group)) return false;
+    // What chunks of it say here will not be true any more in a moment.
+    if (this.#discards.isBusyWith(view, job.group)) return false;
     const loss = job.isSettling ? this.store.paths?.lossOf(job.group) ?? null : null;
     if (loss !== null) {
       // What is lost is not empty: whoever settled now would make it so for everyone.
@@ -881,7 +884,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     }
     const isFirst = state.live === null || !isKnown(state.live.last);
     state.live ??= new LiveBlocks();
-    if (isFirst && this.isBeingDropped(job.group)) state.base.set(0, 0);
+    if (isFirst && this.#discards.isBusyWith(this.#view!, job.group)) state.base.set(0, 0);
     else if (isFirst && state.pull === null) {
       stampOfPair(this.store, this.#view!.together(layer), chunk, state.base);
     }

@@ -4,8 +4,7 @@
  * Invariants:
  * - A chunk is dropped only while the map says that its group is whole without this node: all of its target is in sync, and this
  *   node is neither a member nor to become one. What a group might still need is kept, also as a start for catching up.
- * - A group whose chunks are being dropped is not listed for catching up before that is done, nor is the one of the same number in another
- *   pool: a disk may have gone there.
+ * - A group whose chunks are being dropped is not compared before that is done, wherever their disk is by then (`discards.ts`).
  * - Groups are looked at when they become none of this node's business, and when a disk comes into their pool (`map/copies.ts`).
  *
  * Bounds: one group at a time, `DROPS_MAX` chunks under way, looked for every `LOOK_MS`.
@@ -13,6 +12,7 @@
  * @module
  */
 import type { Log } from "../platform/platform.ts";
+import type { Discards } from "./discards.ts";
 import { chunkList, type LocalStore } from "./local_store.ts";
 import { type ClusterView, type GroupView, keyOf } from "./view.ts";
 
@@ -26,24 +26,19 @@ export class Tidier {
   /** Chunks dropped so far. */
   dropped = 0;
   readonly #store: LocalStore;
+  readonly #discards: Discards;
   readonly #log: Log;
   #view: ClusterView | null = null;
   /** Groups to look at, by key. */
   readonly #todo = new Set<number>();
-  /** Number of the group whose chunks are being dropped. */
-  #current = 0;
   #drops = 0;
   #nextMs = 0;
   readonly #list = chunkList(DROPS_MAX);
 
-  constructor(options: { store: LocalStore; log: Log }) {
+  constructor(options: { store: LocalStore; discards: Discards; log: Log }) {
     this.#store = options.store;
+    this.#discards = options.discards;
     this.#log = options.log;
-  }
-
-  /** True while chunks of a group of this number are being dropped: the disk may be in another pool by now, where they have the same. */
-  isBusyWith(group: number): boolean {
-    return this.#drops > 0 && this.#current === group;
   }
 
   /** The map has changed: groups may have become someone else's business. */
@@ -93,10 +88,12 @@ export class Tidier {
         from = list.next;
       } while (list.count === 0 && from >= 0);
       if (list.count === 0) continue;
-      this.#current = group.group;
       this.#drops = list.count;
       for (let i = 0; i < list.count; i++) {
+        const token = {};
+        this.#discards.begin(token, layer, list.chunks[i]);
         this.#store.dropChunk(layer, list.chunks[i], (error) => {
+          this.#discards.end(token);
           this.#drops--;
           if (error === null) this.dropped++;
           else {

@@ -112,7 +112,7 @@ export class ClusterView {
     for (const entry of disksWithData(map)) {
       const taking = takingOf(entry);
       const pool = poolOf(map, entry);
-      const id = pool?.id ?? entry.copies;
+      const id = pool?.id ?? entry.pool;
       // Whoever reads through an array that stays as it is need not compare it (store/chains.ts).
       Object.freeze(entry.layers);
       const disk: DiskView = {

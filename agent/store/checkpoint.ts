@@ -3,14 +3,15 @@
  *
  *     superblock ─▶ last segment ─previous─▶ … ─▶ first segment
  *     segment    | header | frame 0 | frame 1 | …     a frame never crosses a segment's end
- *     frames     | layers … | absorbed … | index … | stamps … | times … | meta … | end |
+ *     frames     | layers … | absorbed … | index … | stamps … | times … | lives … | meta … | end |
  *
  * A checkpoint is fuzzy: the index changes while it is written. It is exact together with the log
  * from the position that was noted when it began, since replaying a record twice does no harm (see
  * applier.ts); in stores of format 3 it also says which records it has of each chunk, and those are
  * not replayed (image_times.ts). It holds the layers that were there when it began; what is created
  * later comes from the log alone, and absorbs nothing before the image is complete: the layer that is
- * absorbed may be in it as it was afterwards.
+ * absorbed may be in it as it was afterwards. The lives of segments are looked at after the index, and
+ * hold for all that it refers to (lives.ts).
  *
  * Order on disk, each step durable before the next: data that the index refers to · frames ·
  * superblock · only then are the segments of the checkpoint before, and those that the log before
@@ -23,6 +24,7 @@
  *     layers   items × (id u32, state u32)
  *     absorbed items × (label u32, layer u32), see absorbed.ts
  *     times    items × (what u32, layer u32, chunk u32, lsn u64), see image_times.ts
+ *     lives    items × (location u32, sequence u64, lsn u64), see lives.ts
  *     meta     items × (bytes of the key u32, bytes of the value u32, key, value, zeros up to a multiple of 4)
  *     end      nothing; items = frames before it
  *
@@ -65,6 +67,7 @@ import {
   TIME_IMAGE_BYTES,
 } from "./image_times.ts";
 import { CHUNK_EXPORT_WORDS_MAX, type Index, type IndexImage } from "./index.ts";
+import { encodeLife, LIFE_IMAGE_BYTES } from "./lives.ts";
 import type { LogPosition } from "./log.ts";
 import type { MetaTable } from "./meta.ts";
 import { type Segments, SegmentState } from "./segments.ts";
@@ -108,7 +111,13 @@ export function checkpointPayloadBytes(core: Core): { small: number; meta: numbe
     IMAGE_BYTES_PER_ENTRY * (applier.entries - core.checkpointEntries);
   const most = index.memoryBytes * 1.125 + applier.stamps.count * STAMP_IMAGE_BYTES +
     absorbedImageBytes(core);
-  return { small: Math.min(grown, most), meta: meta.imageBytes };
+  return { small: Math.min(grown, most) + livesBytes(core), meta: meta.imageBytes };
+}
+
+/** Bytes of the lives of segments, at the most: what the last checkpoint had of them may count twice. */
+function livesBytes({ segments, superblock }: Core): number {
+  if (superblock.format < FORMAT_ABSORB) return 0;
+  return segments.lives.itemsMax(segments.count - segments.freeCount) * LIFE_IMAGE_BYTES;
 }
 
 /** Bytes of what comes with absorbed layers: the table, and times of as many frames as index and stamps may take. */
@@ -135,7 +144,7 @@ export function checkpointPayloadBytesExact(core: Core): { small: number; meta: 
   const stamps = applier.stamps.count * STAMP_IMAGE_BYTES;
   const layers = applier.layers.size * PAIR_BYTES;
   return {
-    small: 4 * words + stamps + layers + absorbedImageBytes(core),
+    small: 4 * words + stamps + layers + absorbedImageBytes(core) + livesBytes(core),
     meta: core.meta.imageBytes,
   };
 }
@@ -336,6 +345,7 @@ function* writeFrames(writer: FrameWriter, core: Core, appliedLsn: () => number)
     times?.push({ what: Looked.Stamps, layer, chunk, lsn: appliedLsn() });
   });
   if (times !== null) yield* writeTimes(writer, core, times);
+  if (superblock.format >= FORMAT_ABSORB) yield* writeLives(writer, core);
   yield* writeMeta(writer, core);
   yield* writer.write(FrameKind.End, 0, writer.frames);
   yield* writer.settle();
@@ -399,6 +409,24 @@ function* writeTimes(writer: FrameWriter, core: Core, times: readonly ImageTime[
     bytes += TIME_IMAGE_BYTES;
   }
   yield* writer.write(FrameKind.Times, bytes, bytes / TIME_IMAGE_BYTES);
+}
+
+function* writeLives(writer: FrameWriter, core: Core): Task {
+  const { segments, window: { u32 } } = core;
+  const { lives } = segments;
+  let bytes = 0;
+  for (let segment = 0; segment < segments.count; segment++) {
+    if (!segments.isOfLog(segment)) continue;
+    for (const life of lives.itemsOf(segment)) {
+      if (bytes + LIFE_IMAGE_BYTES > writer.payloadBytesMax(LIFE_IMAGE_BYTES)) {
+        yield* writer.write(FrameKind.Lives, bytes, bytes / LIFE_IMAGE_BYTES);
+        bytes = 0;
+      }
+      encodeLife(u32, writer.payloadAt + bytes >>> 2, segments.start(segment), life);
+      bytes += LIFE_IMAGE_BYTES;
+    }
+  }
+  yield* writer.write(FrameKind.Lives, bytes, bytes / LIFE_IMAGE_BYTES);
 }
 
 function* writeMeta(writer: FrameWriter, core: Core): Task {
@@ -583,6 +611,15 @@ function loadFrame(target: CheckpointTarget, frame: FrameHeader, at: number): st
       if (frame.payloadBytes !== frame.items * TIME_IMAGE_BYTES) return "times of a wrong length";
       const times = target.applier.times ??= new ImageTimes(target.applier.layers.keys());
       return times.loadImage(u32, at >>> 2, frame.items);
+    }
+    case FrameKind.Lives: {
+      const { segments } = target;
+      if (frame.payloadBytes !== frame.items * LIFE_IMAGE_BYTES) return "lives of a wrong length";
+      return segments.lives.loadImage(u32, at >>> 2, frame.items, (location) => {
+        if (!segments.isDataRange(location, 1)) return null;
+        const segment = segments.of(location);
+        return { segment, block: location - segments.start(segment) };
+      });
     }
     case FrameKind.Meta:
       return loadMeta(target, frame, at);

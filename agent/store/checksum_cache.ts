@@ -9,9 +9,10 @@
  *     table   location ─▶ page          (linear probing, deletion by shifting back)
  *     words   | page 0: 1024 words | page 1 | …
  *
- * A page is whatever the disk had there: its words are compared one by one, so a damaged header
- * costs only the blocks whose words are damaged. Pages of a segment that becomes free are dropped
- * before it is written again.
+ * A page is what the log has written there, or what the disk had there once that has shown to be of the
+ * record in question (header_proof.ts): its words are compared one by one, so a damaged header costs
+ * only the blocks whose words are damaged. Pages of a segment that becomes free are dropped before it
+ * is written again.
  *
  * @module
  */

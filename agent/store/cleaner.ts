@@ -18,14 +18,17 @@
  * Invariants:
  * - The victim is pinned until its relocations are applied, and counts as having died no earlier
  *   than that.
- * - A block that does not match its checksum is not copied: it becomes POISON, so that the damage
- *   stays known.
- * - Nothing is lost if a header of the victim is damaged: what the index still has in there is
- *   found by walking the index.
+ * - A block that does not match its checksum, or whose checksum cannot be known, is not copied: it
+ *   becomes POISON, so that the damage stays known. The checksum is the index's where that has it, and
+ *   otherwise that of a header which belongs there (lives.ts): an older record that the disk has kept
+ *   instead must not be copied as if it were what the index means.
+ * - Nothing is lost if a header of the victim is damaged, or not the one that belongs there: what the
+ *   index still has in there is found by walking the index.
  *
  * @module
  */
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
+import { BlockFault, faultMessage } from "./block_fault.ts";
 import type { Core, Damage } from "./core.ts";
 import { READER_BYTES, WORK_BYTES } from "./core.ts";
 import {
@@ -139,6 +142,10 @@ export class Cleaner {
   readonly #location = new Uint32Array(PIECES_MAX);
   /** Checksums of the pieces' blocks, by place in the window. */
   readonly #sums = new Uint32Array(WINDOW_BLOCKS);
+  /** 0 where the checksum is not known. */
+  readonly #isKnown = new Uint8Array(WINDOW_BLOCKS);
+  /** Checksums that the index has itself, of the run that was found last. */
+  readonly #direct = new Uint32Array(CHUNK_BLOCKS);
   #windowStart = 0;
 
   constructor(core: Core, damage: (damage: Damage) => void) {
@@ -254,9 +261,9 @@ export class Cleaner {
     });
     const header = new SegmentHeader();
     this.#pieces = 0;
-    if (yield* reader.segmentHeader(victim, header)) {
-      yield* this.#cleanRecords(io, reader, victim, header.sequence);
-    }
+    let sequence = segments.lives.sequenceOf(victim);
+    if (sequence === 0 && (yield* reader.segmentHeader(victim, header))) ({ sequence } = header);
+    if (sequence !== 0) yield* this.#cleanRecords(io, reader, victim, sequence);
     if (segments.live[victim] > 0 && !this.#stopping) yield* this.#cleanByIndex(io, reader, victim);
     // Blocks of a layer that has been deleted meanwhile are not moved: they go away by themselves.
     if (segments.live[victim] > 0 && !this.#stopping && !this.#situation.isDropping) {
@@ -272,7 +279,7 @@ export class Cleaner {
     let block = 1;
     while (segments.live[victim] > 0 && !this.#stopping) {
       const at = yield* reader.record(victim, block, sequence, record, AHEAD_BLOCKS);
-      if (at < 0) break;
+      if (at < 0 || record.lsn < segments.lives.lsnMin(victim, block)) break;
       let data = segments.start(victim) + block + record.headerBlocks;
       block += record.headerBlocks + record.dataBlocks;
       // The buffer stays as it is until the next record is read: collecting reads into another one.
@@ -291,6 +298,7 @@ export class Cleaner {
             const owner = this.#find(layer, chunk, first + i, count - i, data + i);
             const run = this.#found;
             if (owner >= 0) {
+              const isDirect = this.#takeDirect(run);
               for (let taken = 0; taken < run;) {
                 const fits = this.#fit(data + i + taken, run - taken);
                 if (fits === 0) {
@@ -298,7 +306,8 @@ export class Cleaner {
                   continue;
                 }
                 const from = i + taken;
-                this.#add(owner, chunk, first + from, fits, data + from, u32, sums + from);
+                const [words, at] = isDirect ? [this.#direct, taken] : [u32, sums + from];
+                this.#add(owner, chunk, first + from, fits, data + from, words, at, true);
                 taken += fits;
               }
             }
@@ -341,6 +350,16 @@ export class Cleaner {
     return -1;
   }
 
+  /** Takes the checksums of the run that `find` has just found, if the index has them itself; says whether. */
+  #takeDirect(count: number): boolean {
+    const { index } = this.#core;
+    if (index.kind !== IndexKind.Direct) return false;
+    for (let i = 0; i < count; i++) {
+      this.#direct[i] = i === 0 ? index.checksum : index.checksumAt(i);
+    }
+    return true;
+  }
+
   /**
    * Walks the whole index for what it still has in the victim. Slow, and only needed when headers
    * are damaged.
@@ -380,23 +399,20 @@ export class Cleaner {
     const { index, window: { u32 } } = this.#core;
     const count = index.find(layer, chunk, block, wanted);
     if (!isDataAt(index, index.location)) return;
-    const { location, kind } = index;
-    const sums = new Uint32Array(count);
-    if (kind === IndexKind.Direct) {
-      for (let i = 0; i < count; i++) sums[i] = i === 0 ? index.checksum : index.checksumAt(i);
-    } else {
-      let { page, word } = index;
-      for (let i = 0; i < count; i++) {
-        const at = yield* reader.load(page, 1, 1);
-        // Cannot be read: whatever stands here will not match, and the block becomes POISON.
-        sums[i] = at < 0 ? 0 : u32[(at >>> 2) + word];
-        if (++word === BLOCK_BYTES / 4) {
-          word = 0;
-          page++;
-        }
-      }
+    const { location } = index;
+    if (this.#takeDirect(count)) {
+      this.#add(layer, chunk, block, count, location, this.#direct, 0, true);
+      return;
     }
-    this.#add(layer, chunk, block, count, location, sums, 0);
+    let { page, word } = index;
+    for (let i = 0; i < count;) {
+      const onPage = Math.min(count - i, BLOCK_BYTES / 4 - word);
+      const at = yield* reader.headerPage(page);
+      this.#add(layer, chunk, block + i, onPage, location + i, u32, (at >>> 2) + word, at >= 0);
+      i += onPage;
+      page++;
+      word = 0;
+    }
   }
 
   /** How many of `count` blocks from `location` on still fit the window. */
@@ -414,6 +430,7 @@ export class Cleaner {
     location: number,
     sums: Uint32Array,
     first: number,
+    isKnown: boolean,
   ): void {
     if (this.#pieces === 0) this.#windowStart = location;
     const piece = this.#pieces++;
@@ -423,6 +440,8 @@ export class Cleaner {
     this.#count[piece] = count;
     this.#location[piece] = location;
     const place = location - this.#windowStart;
+    this.#isKnown.fill(isKnown ? 1 : 0, place, place + count);
+    if (!isKnown) return;
     for (let i = 0; i < count; i++) this.#sums[place + i] = sums[first + i];
   }
 
@@ -463,6 +482,7 @@ export class Cleaner {
   *#isGood(io: TaskIo, place: number, isRead: boolean): Task<boolean> {
     const { window: { kernel }, buffers } = this.#core;
     const at = buffers.work + place * BLOCK_BYTES;
+    if (this.#isKnown[place] === 0) return false;
     if (isRead && kernel.checksum(at, BLOCK_BYTES) === this.#sums[place]) return true;
     for (let tries = 0; tries < READ_TRIES; tries++) {
       const result = yield* io.read((this.#windowStart + place) * BLOCK_BYTES, at, BLOCK_BYTES);
@@ -505,13 +525,16 @@ export class Cleaner {
     const chunk = this.#chunk[piece];
     const block = this.#block[piece] + i;
     const from = this.#location[piece] + i;
+    const isKnown = this.#isKnown[from - this.#windowStart] === 1;
     this.#damage({
       what: "block",
       layer,
       chunk,
       block,
       offsetBytes: from * BLOCK_BYTES,
-      message: "its checksum does not match; found while cleaning",
+      message: `${
+        faultMessage(isKnown ? BlockFault.Mismatch : BlockFault.NoHeader)
+      }; found while cleaning`,
     });
     const entry = {
       kind: EntryKind.Poison,

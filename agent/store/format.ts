@@ -17,10 +17,11 @@
  * program of version 1 refuses it (readableBy), since it would take what it does not know for
  * damage.
  *
- * 3 brought ABSORB and FILL, the table of absorbed layers and the times of a checkpoint's images. A
- * store stays one of 2, to the last byte, until the first of either is asked for: then a superblock of 3 is
- * made durable before the entry is written ({@linkcode Superblock.format}). Each record has the
- * lowest version that can say what is in it; segment headers stay those of 2.
+ * 3 brought ABSORB and FILL, the table of absorbed layers, the times of a checkpoint's images and the
+ * lives of segments (a checkpoint without lives is read, too). A store stays one of 2, to the last
+ * byte, until the first ABSORB or FILL is asked for: then a superblock of 3 is made durable before
+ * the entry is written ({@linkcode Superblock.format}). Each record has the lowest version that can
+ * say what is in it; segment headers stay those of 2.
  *
  * Superblock (4096 bytes)
  *
@@ -259,10 +260,12 @@ export const enum FrameKind {
   Absorbed = 6,
   /** When index and stamps were looked at: image_times.ts. */
   Times = 7,
+  /** Whose records lie in which segment: lives.ts. */
+  Lives = 8,
 }
 
 /** Largest {@linkcode FrameKind}. */
-const FRAME_KIND_MAX = FrameKind.Times;
+const FRAME_KIND_MAX = FrameKind.Lives;
 
 /** True for entries that bring data blocks with them. */
 export function hasData(kind: EntryKind): boolean {

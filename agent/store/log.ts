@@ -10,6 +10,8 @@
  *   begins now makes durable is exactly all batches up to there.
  * - lsns rise by one from record to record and jump only at the start of a segment, whose header
  *   says what counts of the segment before. An lsn is never given twice.
+ * - Records of one segment and sequence never differ at one place, but where one opening of the store
+ *   has ignored what another had written there: then the later one has the higher lsn (lives.ts).
  * - The segment that follows the open one is chosen (and allocated) before the open one is written,
  *   because its header names it: replay follows `next` and never searches.
  *
@@ -215,6 +217,9 @@ export class RecordLog {
     this.#segments.sequence[head.segment] = head.sequence;
     this.#segments.previous[head.segment] = NO_SEGMENT;
     this.#segments.previousEndLsn[head.segment] = lsn;
+    const { lives } = this.#segments;
+    if (head.isNew) lives.begin(head.segment, head.sequence);
+    else lives.goOn(head.segment, head.block, head.sequence, lsn + 1);
   }
 
   /** Where the next record goes. Exact when nothing is under way. */
@@ -484,6 +489,7 @@ export class RecordLog {
     this.#headerWritten = false;
     segments.state[this.#segment] = SegmentState.Open;
     segments.sequence[this.#segment] = ++this.lastSequence;
+    segments.lives.begin(this.#segment, this.lastSequence);
     segments.previousEndLsn[this.#segment] = this.#endLsn;
     segments.live[this.#segment] = 0;
     segments.state[sealed] = SegmentState.Sealed;

@@ -1,19 +1,21 @@
 /**
- * Reads segment and record headers, for replay and for the cleaner.
+ * Reads segment and record headers, for replay, the cleaner and scrub.
  *
  * @module
  */
 import { BLOCK_BYTES, BLOCK_SHIFT } from "../base/limits.ts";
-import type { Window } from "../platform/platform.ts";
+import { EBADMSG, type Window } from "../platform/platform.ts";
 import {
   claimedSequence,
   decodeRecord,
   decodeSegmentHeader,
-  HEADER_BLOCKS_MAX,
   peekRecord,
+  readU64,
+  RECORD_WORD,
   type RecordHeader,
   type SegmentHeader,
 } from "./format.ts";
+import { AROUND_BLOCKS, HeaderProof } from "./header_proof.ts";
 import type { Segments } from "./segments.ts";
 import type { Task, TaskIo } from "./task.ts";
 
@@ -29,6 +31,7 @@ export class LogReader {
   readonly #storeWords: Uint32Array;
   readonly #buffer: number;
   readonly #bufferBlocks: number;
+  readonly #proof: HeaderProof;
   /** Locations that the buffer holds. */
   #start = 0;
   #end = 0;
@@ -39,7 +42,7 @@ export class LogReader {
 
   /**
    * @param options.buffer arena offset
-   * @param options.bufferBytes at least `HEADER_BLOCKS_MAX` blocks
+   * @param options.bufferBytes at least `AROUND_BLOCKS` blocks
    */
   constructor(options: {
     io: TaskIo;
@@ -57,7 +60,8 @@ export class LogReader {
     this.#storeWords = options.storeWords;
     this.#buffer = options.buffer;
     this.#bufferBlocks = options.bufferBytes / BLOCK_BYTES;
-    if (this.#bufferBlocks < HEADER_BLOCKS_MAX) throw new Error("log reader: buffer too small");
+    this.#proof = new HeaderProof(options.window, options.segments, options.storeWords);
+    if (this.#bufferBlocks < AROUND_BLOCKS) throw new Error("log reader: buffer too small");
   }
 
   /**
@@ -99,11 +103,33 @@ export class LogReader {
 
   /**
    * Segment sequence that a record header at `location` claims, whatever it is; 0 when there is
-   * none.
+   * none, or one with an lsn below `lsnMin`.
    */
-  *claim(location: number): Task<number> {
-    const at = yield* this.load(location, 1, 1);
-    return at < 0 ? 0 : claimedSequence(this.#window, at, this.#storeWords);
+  *claim(location: number, lsnMin: number, aheadBlocks: number): Task<number> {
+    const at = yield* this.load(location, 1, aheadBlocks);
+    if (at < 0 || !(readU64(this.#window.u32, (at >>> 2) + RECORD_WORD.lsn) >= lsnMin)) return 0;
+    return claimedSequence(this.#window, at, this.#storeWords);
+  }
+
+  /**
+   * Reads a header page that checksums are to be taken from: one that is not of a record that belongs
+   * there once more, with what lies around it. See header_proof.ts.
+   *
+   * @returns its arena offset, valid until the next call; −errno when the disk failed; −EBADMSG when
+   *   it is none that belongs there
+   */
+  *headerPage(location: number): Task<number> {
+    if (!this.#segments.isDataRange(location, 1)) return -EBADMSG;
+    const proof = this.#proof;
+    const page = yield* this.load(location, 1, 1);
+    if (page < 0) return -this.error;
+    if (proof.isFirst(page, location)) return page;
+    const start = proof.startOf(location);
+    const blocks = proof.endOf(location) - start;
+    const around = yield* this.load(start, blocks, blocks);
+    if (around < 0) return -this.error;
+    if (!proof.isPart(around, location)) return -EBADMSG;
+    return around + (location - start) * BLOCK_BYTES;
   }
 
   /**

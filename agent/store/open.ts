@@ -11,7 +11,7 @@
  *    become unknown. Blocks that may have been torn: see below. What cannot be read, however often
  *    it is tried, ends the log like what was torn; but it may have been acknowledged by a process that
  *    was killed, so the caller is told ({@linkcode OpenOptions.mayHaveLost}). So it is where a block that does not match
- *    was surely not torn by the end of a process.
+ *    was surely not torn by the end of a process, or a record is missing that was surely there.
  *    Whoever opens the store may look at META and refuse it (`admit`): until here nothing was written.
  * 4. Sync: what was read may so far be in the page cache only, left by a process that was killed.
  *    Everything that follows relies on it, so it must be durable before anything is overwritten.
@@ -61,7 +61,7 @@ import {
   type Superblock,
 } from "./format.ts";
 import { Index } from "./index.ts";
-import type { LogPosition, RecordLog } from "./log.ts";
+import { type LogPosition, type RecordLog, WRITE_TRIES_MAX } from "./log.ts";
 import { LogReader } from "./log_reader.ts";
 import { decodeMetaItems, MetaTable } from "./meta.ts";
 import {
@@ -82,6 +82,13 @@ import type { Task, TaskIo } from "./task.ts";
  * below 2^53.
  */
 const SEQUENCES_PER_OPEN = 2 ** 28;
+
+/**
+ * Segments whose worth of lsns is left out after a crash: records that were torn are in the log's last segment, where it goes
+ * on, and in the one that follows it, and no record that counts may ever have one of theirs (lives.ts, replay.ts). Those that
+ * could be read are known. There are no more of the others than blocks, and a block may have been tried so many times.
+ */
+const LSN_SEGMENTS_PER_CRASH = 2 * WRITE_TRIES_MAX;
 
 /** What {@linkcode openStore} may be told. */
 export interface OpenOptions {
@@ -307,7 +314,7 @@ function* restore(
       scan,
       (record) => replayRecord(rebuilt, reader, window, record),
     );
-    isRotten ||= walked.isRotten;
+    isRotten ||= walked.isRotten || (isLast && scan.isGap);
     if (walked.error !== null) {
       const { segment, block, lsn, reason } = walked.error;
       return new StoreError(
@@ -563,9 +570,10 @@ function* takeOver(
   const goesOn = canGoOn(found);
   let sequence = Math.floor(found.sequenceMax / SEQUENCES_PER_OPEN) * SEQUENCES_PER_OPEN +
     SEQUENCES_PER_OPEN;
-  // One lsn is left out, so that the first record of this opening proves by its syncedLsn that it
-  // began.
-  const lsn = Math.max(found.lsnMax, found.endLsn) + 1;
+  // One lsn at least is left out, so that the first record of this opening proves by its syncedLsn
+  // that it began.
+  const lsn = Math.max(found.lsnMax, found.endLsn) + 1 +
+    (isClean ? 0 : LSN_SEGMENTS_PER_CRASH * segments.segmentBlocks);
   const unfinished = {
     ...machine,
     storeId: rebuilt.storeId,
@@ -754,7 +762,12 @@ function assignSegments(found: Found): StoreError | null {
     segments.assign(segment, SegmentState.Sealed, sequence, true);
   };
   for (const scan of found.scans) {
-    for (const { segment, sequence } of scan.spans) keep(segment, sequence);
+    for (const { segment, sequence, firstBlock, firstLsn, lastLsn } of scan.spans) {
+      keep(segment, sequence);
+      // One without a record that counts may have begun for nothing: see lives.ts.
+      if (Math.min(lastLsn, found.endLsn) < firstLsn) continue;
+      segments.lives.goOn(segment, firstBlock, sequence, firstLsn);
+    }
   }
   return null;
 }

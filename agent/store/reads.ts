@@ -12,15 +12,21 @@
  *   with −EBADMSG (−EIO when the disk could not read it), the block's bytes are zeroed, and the
  *   damage is reported.
  * - Every segment that a read goes to is pinned until the read is done, so its blocks and the
- *   header pages with their checksums stay what they are.
+ *   header pages with their checksums stay what they are. So is one while a header page is read.
+ * - A header page that comes from the disk is kept only once it has shown that it is of the record
+ *   that the index means (header_proof.ts): the first page of a header by itself, any other by what
+ *   lies around it, which is read when it has not. If it cannot, none of the blocks whose checksums
+ *   it has is handed out (−EBADMSG).
  * - Everything is preallocated: `SLOTS` operations at a time; more wait in a list.
  *
  * @module
  */
 import { BLOCK_BYTES, BLOCK_SHIFT, TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
 import { type Disk, EBADMSG, EIO, type Window, type WindowVector } from "../platform/platform.ts";
+import { BlockFault } from "./block_fault.ts";
 import { CHAIN_LAYERS_MIN, Chains } from "./chains.ts";
 import type { ChecksumCache } from "./checksum_cache.ts";
+import { AROUND_BLOCKS, HeaderProof } from "./header_proof.ts";
 import { type Index, IndexKind, POISON } from "./index.ts";
 import type { Operation } from "./operation.ts";
 import type { Segments } from "./segments.ts";
@@ -32,8 +38,10 @@ const SLOT_BITS = 7;
 const REQUESTS_MAX = 256;
 /** Header pages being read at a time. */
 const PAGE_SLOTS = 32;
-/** Arena bytes for them. */
-export const READS_BYTES = PAGE_SLOTS * BLOCK_BYTES;
+/** Arena bytes for them, and for what lies around one of them: few pages need that. */
+export const READS_BYTES = (PAGE_SLOTS + AROUND_BLOCKS) * BLOCK_BYTES;
+/** Added to a page's number when what lies around it is read. */
+const AROUND = PAGE_SLOTS;
 /** Run number that stands for the second reading of one block. */
 const RUN_AGAIN = TRANSFER_BLOCKS_MAX;
 
@@ -52,6 +60,8 @@ const enum Check {
   Unread = 4,
   /** Its checksum cannot be read. */
   Unknown = 8,
+  /** The header with its checksum is not there. */
+  NoHeader = 9,
 }
 
 /** What reads ask of the store around them. */
@@ -59,7 +69,13 @@ export interface ReadsOwner {
   /** A read is over without having gone to the disk: it must not complete inside the submission. */
   completeLater(operation: Operation): void;
   /** A block is damaged. */
-  blockDamaged(layer: number, chunk: number, block: number, location: number, errno: number): void;
+  blockDamaged(
+    layer: number,
+    chunk: number,
+    block: number,
+    location: number,
+    fault: BlockFault,
+  ): void;
 }
 
 /** See the head of the file. */
@@ -79,6 +95,7 @@ export class Reads {
   readonly #chains: Chains;
   readonly #segments: Segments;
   readonly #cache: ChecksumCache;
+  readonly #proof: HeaderProof;
   readonly #owner: ReadsOwner;
   readonly #runToken: number;
   readonly #pageToken: number;
@@ -128,7 +145,12 @@ export class Reads {
   };
 
   // Header pages being read.
+  /** Location of each; 0: none. */
   readonly #pages = new Uint32Array(PAGE_SLOTS);
+  /** 1 for those that what lies around them has to be read of. */
+  readonly #isAroundWanted = new Uint8Array(PAGE_SLOTS);
+  /** There is one place for that, and it is in use. */
+  #isAroundRead = false;
 
   // Operations without a slot.
   #queue: Operation | null = null;
@@ -142,6 +164,7 @@ export class Reads {
     index: Index;
     segments: Segments;
     cache: ChecksumCache;
+    storeWords: Uint32Array;
     owner: ReadsOwner;
     /** Token kinds of runs and pages, and how far a slot is shifted above them. */
     runToken: number;
@@ -156,6 +179,7 @@ export class Reads {
     this.#chains = new Chains(options.index);
     this.#segments = options.segments;
     this.#cache = options.cache;
+    this.#proof = new HeaderProof(options.window, options.segments, options.storeWords);
     this.#owner = options.owner;
     this.#runToken = options.runToken;
     this.#pageToken = options.pageToken;
@@ -397,10 +421,11 @@ export class Reads {
         const sum = this.#cache.word(cached, this.#word[at]);
         if (this.#take(slot, operation, i) === sum) continue;
       } else if (check === Check.Poison) {
-        this.#damaged(slot, i, EBADMSG);
+        this.#damaged(slot, i, BlockFault.Mismatch);
         continue;
-      } else if (check === Check.Unknown) {
-        this.#damaged(slot, i, EIO);
+      } else if (check === Check.Unknown || check === Check.NoHeader) {
+        const fault = check === Check.Unknown ? BlockFault.Unread : BlockFault.NoHeader;
+        this.#damaged(slot, i, fault);
         continue;
       }
       // Not what was written, or not readable: once more, by itself.
@@ -409,7 +434,8 @@ export class Reads {
         this.#readAgain(slot, i);
         return;
       }
-      this.#damaged(slot, i, (check & Check.Unread) !== 0 ? EIO : EBADMSG);
+      const isUnread = (check & Check.Unread) !== 0;
+      this.#damaged(slot, i, isUnread ? BlockFault.Unread : BlockFault.Mismatch);
     }
     operation.isTaken = operation.sink !== null;
     this.#finish(slot, operation, later);
@@ -443,11 +469,11 @@ export class Reads {
     );
   }
 
-  #damaged(slot: number, i: number, errno: number): void {
+  #damaged(slot: number, i: number, fault: BlockFault): void {
     const operation = this.#operations[slot]!;
     const at = slot * TRANSFER_BLOCKS_MAX + i;
     if (operation.result === 0) {
-      operation.result = -errno;
+      operation.result = fault === BlockFault.Unread ? -EIO : -EBADMSG;
       operation.badBlock = operation.block + i;
     }
     const start = operation.buffer + (i << BLOCK_SHIFT);
@@ -459,7 +485,7 @@ export class Reads {
     const location = isPoison ? 0 : this.#location[at];
     const layer = this.#layer[at] ||
       this.#chains.ownerOf(layers, chunk, block, isPoison ? POISON : location);
-    this.#owner.blockDamaged(layer, chunk, block, location, errno);
+    this.#owner.blockDamaged(layer, chunk, block, location, fault);
   }
 
   #finish(slot: number, operation: Operation, later: boolean): void {
@@ -498,19 +524,21 @@ export class Reads {
     }
     if (free < 0 || !this.#segments.isDataRange(location, 1)) return;
     this.#pages[free] = location;
+    this.#segments.pins[this.#segments.of(location)]++;
+    this.#readPage(free, location, this.#at + free * BLOCK_BYTES, 1);
+  }
+
+  /** @param page what the token carries */
+  #readPage(page: number, location: number, buffer: number, blocks: number): void {
     this.requests++;
-    this.#disk.read(
-      this.#pageToken | free << this.#tokenShift,
-      location * BLOCK_BYTES,
-      this.#at + free * BLOCK_BYTES,
-      BLOCK_BYTES,
-    );
+    const token = this.#pageToken | page << this.#tokenShift;
+    this.#disk.read(token, location * BLOCK_BYTES, buffer, blocks << BLOCK_SHIFT);
   }
 
   #waitForPage(slot: number, location: number): void {
     if (!this.#segments.isDataRange(location, 1)) {
       // Nonsense in the index: nothing there can be checked.
-      this.#failPage(slot, location);
+      this.#failPage(slot, location, Check.Unknown);
       return this.#verify(slot, false);
     }
     this.#waitsFor[slot] = location;
@@ -518,14 +546,67 @@ export class Reads {
     this.#loadPage(location);
   }
 
-  /** A header page has been read. `page` is what the token carries. */
+  /** A header page, or what lies around one, has been read. `page` is what the token carries. */
   pageDone(page: number, result: number): void {
+    this.requests--;
+    if (page < AROUND) this.#pageRead(page, result);
+    else this.#aroundRead(page - AROUND, result);
+  }
+
+  #pageRead(page: number, result: number): void {
+    const at = this.#at + page * BLOCK_BYTES;
+    if (result < 0) return this.#pageKnown(page, Check.Unknown, at);
+    if (this.#proof.isFirst(at, this.#pages[page])) {
+      return this.#pageKnown(page, Check.Positional, at);
+    }
+    this.#isAroundWanted[page] = 1;
+    this.#readAround();
+    if (this.#stalledCount > 0) this.#unstall();
+  }
+
+  /** Reads what lies around a page, unless that is being done for another one. */
+  #readAround(): void {
+    if (this.#isAroundRead) return;
+    const page = this.#isAroundWanted.indexOf(1);
+    if (page < 0) return;
+    this.#isAroundRead = true;
+    const start = this.#proof.startOf(this.#pages[page]);
+    const blocks = this.#proof.endOf(this.#pages[page]) - start;
+    this.#readPage(AROUND + page, start, this.#aroundAt, blocks);
+  }
+
+  /** Arena offset of what lies around a page. */
+  get #aroundAt(): number {
+    return this.#at + PAGE_SLOTS * BLOCK_BYTES;
+  }
+
+  #aroundRead(page: number, result: number): void {
+    const location = this.#pages[page];
+    const at = this.#aroundAt + (location - this.#proof.startOf(location)) * BLOCK_BYTES;
+    const check = result < 0
+      ? Check.Unknown
+      : this.#proof.isPart(this.#aroundAt, location)
+      ? Check.Positional
+      : Check.NoHeader;
+    this.#isAroundWanted[page] = 0;
+    this.#isAroundRead = false;
+    // Before anything else is read into its place.
+    this.#pageKnown(page, check, at);
+    this.#readAround();
+  }
+
+  /**
+   * All is known of a page that was read.
+   *
+   * @param check `Positional` when it may be used, otherwise what becomes of the blocks that need it
+   * @param at arena offset of the page
+   */
+  #pageKnown(page: number, check: Check, at: number): void {
     const location = this.#pages[page];
     this.#pages[page] = 0;
-    this.requests--;
-    if (result >= 0) {
-      this.#cache.put(location, this.#window.u32, this.#at + page * BLOCK_BYTES >>> 2);
-    }
+    const isUsable = check === Check.Positional;
+    if (isUsable) this.#cache.put(location, this.#window.u32, at >>> 2);
+    this.#segments.unpin(this.#segments.of(location));
     if (this.#stalledCount > 0) this.#unstall();
     if (this.#waiting === 0) return;
     for (let slot = 0; slot < SLOTS; slot++) {
@@ -533,7 +614,7 @@ export class Reads {
       if (wanted === location) {
         this.#waitsFor[slot] = 0;
         this.#waiting--;
-        if (result < 0) this.#failPage(slot, location);
+        if (!isUsable) this.#failPage(slot, location, check);
         this.#verify(slot, false);
       } else if (wanted !== 0) {
         // Perhaps there was no room for its page before.
@@ -543,14 +624,16 @@ export class Reads {
   }
 
   /**
-   * The checksums on that page cannot be read: none of the blocks that need them can be trusted.
+   * The checksums on that page cannot be had: none of the blocks that need them can be trusted.
+   *
+   * @param check why
    */
-  #failPage(slot: number, location: number): void {
+  #failPage(slot: number, location: number, check: Check): void {
     const base = slot * TRANSFER_BLOCKS_MAX;
     const { blockCount } = this.#operations[slot]!;
     for (let i = this.#checked[slot]; i < blockCount; i++) {
       if (this.#check[base + i] === Check.Positional && this.#sum[base + i] === location) {
-        this.#check[base + i] = Check.Unknown;
+        this.#check[base + i] = check;
       }
     }
   }

@@ -15,11 +15,17 @@
  *    record is handed out with the blocks that are bad, and counts without them (open.ts).
  *    Where the machine went on and only the process was killed, it can be told now and then: what a write of a killed process
  *    leaves is a beginning of it, and it had at most `BATCHES_IN_FLIGHT_MAX` records under way. Good data behind bad in one record,
- *    and a bad record with that many behind it, were whole once and may have been acknowledged: the walk says so (`isRotten`).
+ *    and a bad record with that many behind it, were whole once and may have been acknowledged: the walk says so (`isRotten`). So was
+ *    a record that is missing with that many behind it, though the log ends there: the scan says so (`isGap`).
  *
  *     lsn   | replayed, data not read   durable | replayed, data checked | torn | ignored, valid or not
  *                                                                          ▲
  *                                          first header or META that is not valid
+ *
+ * The disk may have lost a record without a word. Such a gap looks like the end of the log, and what lies behind it tells: it
+ * says what was durable. With the first record of a segment its header is lost, so what lies behind is looked for in all of the
+ * segment, wherever the header there is not newer than that of the one before. (The whole of a segment that is lost cannot be
+ * told from one that was never written; nor can what was lost last.)
  *
  * How a segment's end is told from the log's end: the header of the following segment names the
  * last lsn that counts before it. Reaching exactly that lsn leads on; falling short is a gap;
@@ -97,6 +103,8 @@ export interface LogScan {
    * everywhere.
    */
   isHeaderLost: boolean;
+  /** The log ends at a record that had been written: see the head of the file. */
+  isGap: boolean;
 }
 
 /**
@@ -118,6 +126,7 @@ export function* scanLog(
     sequenceMax: start.sequence,
     endLsn: start.lsn - 1,
     isHeaderLost: false,
+    isGap: false,
   };
   const record = new RecordHeader();
   const header = new SegmentHeader();
@@ -135,6 +144,8 @@ export function* scanLog(
     let next = -1;
     let lastLsn = Infinity;
     if (hasHeader) {
+      // It was given, even where nothing of its record is there: writes before it had failed, and so may its own have.
+      scan.lsnMax = Math.max(scan.lsnMax, header.startLsn);
       if (block === 1 && header.startLsn > lsn) lsn = header.startLsn;
       next = header.next < segments.count ? header.next : -1;
       const isThere = next >= 0 && (yield* reader.segmentHeader(next, following)) &&
@@ -169,10 +180,8 @@ export function* scanLog(
       continue;
     }
     // The chain ends here. What lies beyond tells whether it may.
-    if (yield* isHeaderLost(reader, segments, segment, sequence, hasHeader, header.next)) {
-      scan.isHeaderLost = true;
-    }
     const beyond = yield* probe(reader, segments, scan, { segment, sequence, block, lsn });
+    if (scan.lsnMax >= lsn + BATCHES_IN_FLIGHT_MAX) scan.isGap = true;
     if (scan.syncedLsn < lsn) return scan;
     scan.damage.push({ segment, block, lsn, reason: describe(reader, hasHeader) });
     if (beyond === null) return scan;
@@ -180,24 +189,6 @@ export function* scanLog(
     resumed = true;
   }
   return scan;
-}
-
-/**
- * True when there are records where the header that should announce them, here or in the following
- * segment, cannot be read.
- */
-function* isHeaderLost(
-  reader: LogReader,
-  segments: Segments,
-  segment: number,
-  sequence: number,
-  hasHeader: boolean,
-  next: number,
-): Task<boolean> {
-  if (!hasHeader) return (yield* reader.claim(segments.start(segment) + 1)) === sequence;
-  if (next >= segments.count) return false;
-  if (yield* reader.segmentHeader(next, new SegmentHeader())) return false;
-  return (yield* reader.claim(segments.start(next) + 1)) > sequence;
 }
 
 function describe(reader: LogReader, hasHeader: boolean): string {
@@ -224,7 +215,7 @@ function note(scan: LogScan, record: RecordHeader): void {
 
 /**
  * Looks for valid records past the end of the chain: in the rest of its last segment and in the
- * segments after that.
+ * segments after that. Notes whether a header that should have announced them is lost.
  *
  * @returns where the first one lies, or null
  */
@@ -251,13 +242,20 @@ function* probe(
       block += record.headerBlocks + record.dataBlocks;
     }
     const isKnown = (yield* reader.segmentHeader(segment, header)) && header.sequence === sequence;
-    if (!isKnown || header.next >= segments.count) break;
+    if (!isKnown) {
+      scan.isHeaderLost ||=
+        (yield* claimedSequence(reader, segments, segment, sequence - 1, 0)) > 0;
+      break;
+    }
+    if (header.next >= segments.count) break;
     const next = header.next;
-    if (!(yield* reader.segmentHeader(next, following))) {
-      // Its header may be what is damaged: believe its records, if they are newer than this
-      // segment.
-      const claimed = yield* claimedSequence(reader, segments, next, sequence);
+    const isNewer = (yield* reader.segmentHeader(next, following)) &&
+      following.sequence > sequence;
+    if (!isNewer) {
+      // Its header may be damaged or lost: believe its records, if they are newer than this segment.
+      const claimed = yield* claimedSequence(reader, segments, next, sequence, from.lsn);
       if (claimed === 0) break;
+      scan.isHeaderLost = true;
       ({ segment, sequence } = { segment: next, sequence: claimed });
     } else if (isSuccessor(following, segment, header)) {
       ({ segment, sequence } = { segment: next, sequence: following.sequence });
@@ -307,15 +305,26 @@ export function* findStrays(
   return found;
 }
 
-/** Sequence that the first record of `segment` claims, when it is above `above`; else 0. */
+/**
+ * Highest sequence above `above` that a record in `segment` claims; 0: none does. Not only the first one is asked, which may
+ * never have reached the disk; where the disk cannot read it nothing more is looked for.
+ *
+ * @param lsnMin records with a lower lsn were ignored before
+ */
 function* claimedSequence(
   reader: LogReader,
   segments: Segments,
   segment: number,
   above: number,
+  lsnMin: number,
 ): Task<number> {
-  const sequence = yield* reader.claim(segments.start(segment) + 1);
-  return sequence > above ? sequence : 0;
+  const { failures } = reader;
+  let highest = 0;
+  for (let block = 1; block < segments.segmentBlocks && reader.failures === failures; block++) {
+    const sequence = yield* reader.claim(segments.start(segment) + block, lsnMin, AHEAD_BLOCKS);
+    if (sequence > above && sequence > highest) highest = sequence;
+  }
+  return highest;
 }
 
 /** A record handed out by {@linkcode walkLog}. Valid until the walk goes on. */

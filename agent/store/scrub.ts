@@ -9,22 +9,27 @@
  * reads after every read.
  *
  * Invariants: what is being read is pinned, so a block that is overwritten or moved meanwhile is
- * checked as it was. Layers are visited in rising order: what one absorbs comes from a lower one, so
+ * checked as it was. A checksum counts only where it is the index's, or of a header that belongs there
+ * (header_proof.ts). Layers are visited in rising order: what one absorbs comes from a lower one, so
  * a pass misses nothing by it.
  *
  * @module
  */
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
-import { EBADMSG, EIO } from "../platform/platform.ts";
+import { EBADMSG } from "../platform/platform.ts";
 import { LayerState } from "./applier.ts";
+import { BlockFault, faultMessage } from "./block_fault.ts";
 import type { Core, Damage } from "./core.ts";
 import { SCRUB_BYTES } from "./core.ts";
 import { type Done, StoreError } from "./errors.ts";
 import { IndexKind } from "./index.ts";
+import { LogReader } from "./log_reader.ts";
 import { type Task, type TaskIo, type Tasks, Wait } from "./task.ts";
 
-/** Blocks read at a time: one page of the buffer is for checksums. */
-const READ_BLOCKS = SCRUB_BYTES / BLOCK_BYTES - 1;
+/** Blocks read at a time. The buffer is for the headers with their checksums first. */
+const READ_BLOCKS = SCRUB_BYTES / BLOCK_BYTES;
+/** No {@linkcode BlockFault}. */
+const NO_FAULT = 0xff;
 
 /** Chunks without data that are passed over before others get their turn. */
 const CHUNKS_PER_TURN = 1024;
@@ -196,7 +201,9 @@ export class Scrub {
             read(checked);
             cursor.block = block + count;
           } else {
-            if (index.kind === IndexKind.Poison) this.#bad(layer, chunk, block, 0, EBADMSG);
+            if (index.kind === IndexKind.Poison) {
+              this.#bad(layer, chunk, block, 0, BlockFault.Mismatch);
+            }
             cursor.block = block + run;
             if (++passedOver % CHUNKS_PER_TURN === 0) yield Wait.Turn;
           }
@@ -217,54 +224,66 @@ export class Scrub {
     const { location } = index;
     const segment = segments.of(location);
     segments.pins[segment]++;
-    const sums = yield* this.#sums(io, count);
+    const { sums, faults } = yield* this.#sums(io, count);
     const bytes = count * BLOCK_BYTES;
     const result = yield* io.read(location * BLOCK_BYTES, buffers.scrub, bytes);
     for (let i = 0; i < count; i++) {
       const at = buffers.scrub + i * BLOCK_BYTES;
-      let isRead = result >= 0;
-      if (!isRead || kernel.checksum(at, BLOCK_BYTES) !== sums[i]) {
-        isRead = (yield* io.read((location + i) * BLOCK_BYTES, at, BLOCK_BYTES)) >= 0;
-      }
-      if (isRead && kernel.checksum(at, BLOCK_BYTES) === sums[i]) {
-        damage.matches((location + i) * BLOCK_BYTES);
-        continue;
+      let fault = faults[i];
+      if (fault === NO_FAULT) {
+        let isRead = result >= 0;
+        if (!isRead || kernel.checksum(at, BLOCK_BYTES) !== sums[i]) {
+          isRead = (yield* io.read((location + i) * BLOCK_BYTES, at, BLOCK_BYTES)) >= 0;
+        }
+        if (isRead && kernel.checksum(at, BLOCK_BYTES) === sums[i]) {
+          damage.matches((location + i) * BLOCK_BYTES);
+          continue;
+        }
+        fault = isRead ? BlockFault.Mismatch : BlockFault.Unread;
       }
       // If it was overwritten meanwhile, nobody needs it any more.
       const owner = applier.ownerOf(layer, chunk, block + i, location + i);
-      if (owner < 0) continue;
-      this.#bad(owner, chunk, block + i, location + i, isRead ? EBADMSG : EIO);
+      if (owner >= 0) this.#bad(owner, chunk, block + i, location + i, fault);
     }
     segments.unpin(segment);
     this.blocksChecked += count;
     return count;
   }
 
-  /** Checksums of the run that `find` has just found. */
-  *#sums(io: TaskIo, count: number): Task<Uint32Array> {
-    const { index, window: { u32 }, buffers, cache } = this.#core;
+  /** Checksums of the run that `find` has just found, and why one cannot be known. */
+  *#sums(io: TaskIo, count: number): Task<{ sums: Uint32Array; faults: Uint8Array }> {
+    const { index, window, segments, storeId, storeWords, buffers, cache } = this.#core;
     const sums = new Uint32Array(count);
+    const faults = new Uint8Array(count).fill(NO_FAULT);
     if (index.kind === IndexKind.Direct) {
       for (let i = 0; i < count; i++) sums[i] = i === 0 ? index.checksum : index.checksumAt(i);
-      return sums;
+      return { sums, faults };
     }
     let { page, word } = index;
-    const at = buffers.scrub + READ_BLOCKS * BLOCK_BYTES;
+    const reader = new LogReader({
+      io,
+      window,
+      segments,
+      storeId,
+      storeWords,
+      buffer: buffers.scrub,
+      bufferBytes: SCRUB_BYTES,
+    });
     for (let i = 0; i < count;) {
       const cached = cache.find(page);
-      let isRead = cached >= 0;
-      if (!isRead) isRead = (yield* io.read(page * BLOCK_BYTES, at, BLOCK_BYTES)) >= 0;
+      const at = cached < 0 ? yield* reader.headerPage(page) : 0;
+      const fault = at === -EBADMSG ? BlockFault.NoHeader : BlockFault.Unread;
       for (; i < count && word < BLOCK_BYTES / 4; word++, i++) {
-        // Unreadable: nothing matches, and the block counts as damaged.
-        if (isRead) sums[i] = cached >= 0 ? cache.word(cached, word) : u32[(at >>> 2) + word];
+        if (at < 0) faults[i] = fault;
+        else sums[i] = cached < 0 ? window.u32[(at >>> 2) + word] : cache.word(cached, word);
       }
       word = 0;
       page++;
     }
-    return sums;
+    return { sums, faults };
   }
 
-  #bad(layer: number, chunk: number, block: number, location: number, errno: number): void {
+  #bad(layer: number, chunk: number, block: number, location: number, fault: BlockFault): void {
     this.blocksDamaged++;
     this.#damage({
       what: "block",
@@ -272,9 +291,7 @@ export class Scrub {
       chunk,
       block,
       offsetBytes: location * BLOCK_BYTES,
-      message: errno === EIO
-        ? "the disk cannot read it; found by scrub"
-        : "its checksum does not match; found by scrub",
+      message: `${faultMessage(fault)}; found by scrub`,
     });
   }
 }

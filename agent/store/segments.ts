@@ -21,6 +21,7 @@
  */
 import { BLOCK_BYTES } from "../base/limits.ts";
 import { NO_SEGMENT, SEGMENTS_OFFSET_BLOCKS } from "./format.ts";
+import { Lives } from "./lives.ts";
 
 /** What a segment is used for now. */
 export const enum SegmentState {
@@ -51,7 +52,10 @@ export class Segments {
   state: Uint8Array = new Uint8Array(0);
   /** Live data blocks of each. */
   live: Int32Array = new Int32Array(0);
-  /** Sequence under which each was opened last. */
+  /**
+   * Sequence under which each was opened last, as far as the log needs it: 0 for those that replay
+   * has nothing to do with. Whose records lie in them is the business of `lives`.
+   */
   sequence: Float64Array = new Float64Array(0);
   /** Readers of each: nothing in it may change. */
   pins: Int32Array = new Int32Array(0);
@@ -75,6 +79,8 @@ export class Segments {
   liveBlocks = 0;
   /** Segments without live blocks that may not be used yet. */
   readonly pending: number[] = [];
+  /** Whose records lie in each. */
+  readonly lives = new Lives(0);
   /** Something happened that may let pending ones become free. */
   reclaimable = false;
 
@@ -108,6 +114,7 @@ export class Segments {
     this.#deathLsn = resized(this.#deathLsn, new Float64Array(count));
     this.#deathEpoch = resized(this.#deathEpoch, new Float64Array(count));
     this.#allocated = resized(this.#allocated, new Uint8Array(count));
+    this.lives.resize(count);
     this.freeCount += Math.max(0, count - old);
     this.count = count;
   }
@@ -133,6 +140,13 @@ export class Segments {
     const segment = this.of(location);
     const block = location - this.start(segment);
     return segment < this.count && block >= 1 && block + count <= this.segmentBlocks;
+  }
+
+  /** True when the index may refer to something in `segment`. */
+  isOfLog(segment: number): boolean {
+    const state = this.state[segment];
+    return state === SegmentState.Open || state === SegmentState.Sealed ||
+      state === SegmentState.Pending;
   }
 
   /** Counts `count` blocks from `location` as live. */

@@ -48,6 +48,7 @@ import {
 } from "../platform/platform.ts";
 import { LayerState } from "./applier.ts";
 import type { Batch } from "./batch.ts";
+import { type BlockFault, faultMessage } from "./block_fault.ts";
 import { checkpointPayloadBytes, checkpointSegmentsFor, writeCheckpoint } from "./checkpoint.ts";
 import { Cleaner, type CleanerSituation } from "./cleaner.ts";
 import {
@@ -484,6 +485,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       index: core.index,
       segments: core.segments,
       cache: core.cache,
+      storeWords: core.storeWords,
       owner: this,
       runToken: Token.Read,
       pageToken: Token.Page,
@@ -533,7 +535,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     this.#failWaiting(ENODEV);
     const isQuiet = () =>
       this.#queue.count === 0 && this.#internals.length === 0 && reads.active === 0 &&
-      reads.queued === 0 && log.isDrained && log.isSynced && this.#tasks.count === 1 &&
+      reads.queued === 0 && reads.requests === 0 && log.isDrained && log.isSynced &&
+      this.#tasks.count === 1 &&
       !core.locked;
     while (!isQuiet() && !log.failed) {
       this.#failWaiting(ENODEV);
@@ -777,15 +780,20 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   }
 
   /** {@inheritDoc ReadsOwner.blockDamaged} */
-  blockDamaged(layer: number, chunk: number, block: number, location: number, errno: number): void {
-    const message = errno === EIO ? "the disk cannot read it" : "its checksum does not match";
+  blockDamaged(
+    layer: number,
+    chunk: number,
+    block: number,
+    location: number,
+    fault: BlockFault,
+  ): void {
     this.#damageFound({
       what: "block",
       layer,
       chunk,
       block,
       offsetBytes: location * BLOCK_BYTES,
-      message,
+      message: faultMessage(fault),
     });
   }
 
@@ -1291,6 +1299,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       this.#queue.count === 0 && this.#waiting.count === 0 && this.#held.count === 0 &&
       this.#internals.length === 0 && this.#finished.count === 0 && this.#answers.length === 0 &&
       log.syncedLsn <= log.notedSyncedLsn && !log.noSpace;
+  }
+
+  /** Something was submitted that the disk has not written yet. */
+  get hasUnwritten(): boolean {
+    return this.#queue.count > 0 || this.#log?.isDrained === false;
   }
 
   // ── Layers, META, size ─────────────────────────────────────────────────────────────────────────

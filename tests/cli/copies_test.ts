@@ -1,5 +1,5 @@
 /**
- * `kelpie disk set --copies`, against a fake data plane: what it asks, sends and says.
+ * `kelpie disk set --copies` and `--zones`, against a fake data plane: what it asks, sends and says.
  *
  * @module
  */
@@ -99,4 +99,62 @@ Deno.test("below level 2 it is as it was: where everybody has the data already",
   );
   await agent.runWell("disk set web --copies 2");
   assertEquals(agent.backend.proposed.map(({ kind }) => kind), ["change-disk"]);
+});
+
+/** The same in a cluster of which two nodes are in zone a. */
+const ZONED = runAll(
+  MAP,
+  ...[1, 2].map((node) => ({ kind: "set-zone", node, zone: "a" }) as const),
+  { kind: "set-zone", node: 3, zone: "b" },
+);
+
+Deno.test("zones: it asks for relatives, shows how far they are, and takes it back", async () => {
+  await using agent = await agentWith(ZONED);
+  const refused = await agent.run("disk set web --zones a");
+  assertEquals([refused.code, agent.backend.proposed], [64, []]);
+  assertMatch(
+    refused.stderr,
+    /keep disk web in zone a.*relatives share its data and go there, too: test/s,
+  );
+  const { stderr } = await agent.runWell("disk set web --zones a,a --yes");
+  assertMatch(stderr, /disk web: 2 anywhere → 2 in a, \d+ %.*goes on by itself/s);
+  assertEquals(agent.backend.proposed, [{ kind: "set-copies", name: "web", zones: ["a"] }]);
+  const { stdout } = await agent.runWell("disk list");
+  assertMatch(stdout, /^test .*2\/2 → 2 in a \(\d+ %\)/m);
+  assertMatch(stdout, /^alone +\S+ +\S+ +2\/2 +-/m);
+  const info = (await agent.runWell("disk info test")).stdout;
+  assertMatch(info, /^copies: +2 complete of 2 wanted; 2 anywhere → 2 in a, \d+ %/m);
+  assertMatch(info, /^zones: +any$/m);
+  const { zones, copiesChange } = JSON.parse((await agent.runWell("disk info web --json")).stdout);
+  assertEquals([zones, copiesChange.zones, copiesChange.isBack], [[], ["a"], false]);
+  const status = await agent.run("status");
+  assertMatch(status.stdout, /disk test \(with 1 relative\): copies 2 anywhere → 2 in a, \d+ %/);
+  assertMatch(status.stdout, /'kelpie disk set test --zones any' takes it back/);
+  await agent.runWell("disk set web --zones any --yes");
+  assertMatch((await agent.runWell("disk info web")).stdout, /; back to 2, 100 %/);
+  const both = await agent.run("disk set web --zones b --copies 1");
+  assertMatch(both.stderr, /give disk web 1 copy in zone b/);
+});
+
+Deno.test("a disk is made in zones, which are shown with what is missing there", async () => {
+  await using agent = await agentWith(ZONED);
+  await agent.runWell("disk create log 1G --copies 2 --zones b,a");
+  await agent.runWell("disk create few 1G --copies 3 --zones a");
+  const { stdout } = await agent.runWell("disk list");
+  assertMatch(stdout, /^log .* 2\/2 in a, b +-/m);
+  assertMatch(stdout, /^few .* 2\/3 in a +-/m);
+  assertMatch((await agent.runWell("disk info log")).stdout, /^zones: +a, b$/m);
+  assertMatch(
+    (await agent.runWell("disk info few")).stdout,
+    /^zones: +a \(zone a has 2 nodes that take data, too few for 3 copies\)$/m,
+  );
+  assertMatch((await agent.run("status")).stdout, /disk few: zone a has 2 nodes/);
+  const none = await agent.run("disk create more 1G --zones a,x");
+  assertEquals(none.code, 64);
+  assertMatch(none.stderr, /in zone x; there are a, b.*'kelpie node list' shows who is where/s);
+  // Who is there already is told so at once.
+  const { stderr } = await agent.runWell("disk set few --zones a --copies 3 --wait");
+  assertMatch(stderr, /disk few has 3 copies in zone a.*zone a has 2 nodes/s);
+  const drained = await agent.runWell("node drain host-1 --dry-run");
+  assertMatch(drained.stdout, /gets|stay/);
 });

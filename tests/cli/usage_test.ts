@@ -28,6 +28,8 @@ Deno.test("wrong command lines end with 64, say what is wrong, and print nothing
     ["disk qemu web --queues 0", /--queues <count> "0": it must be a whole number of 1 to 64/],
     ["agent --cache drect", /--cache <mode> "drect": allowed choices are buffered, direct/],
     ["disk create web 5G --copies 6", /--copies <count> "6": it must be a whole number of 1 to 5/],
+    ["disk create web 5G --zones a,,b", /--zones <zones> "a,,b": a zone without a name/],
+    ["disk set web --zones a/b", /--zones <zones>: "a\/b" cannot be the name of a zone/],
     ["agent --listen 7460", /--listen is "7460", which is not host:port/],
     ["agent --join host-1 --listen none", /an agent that does not listen cannot be reached/],
     ["node drain ../host-1", /node: "\.\.\/host-1" cannot be the name of a node/],

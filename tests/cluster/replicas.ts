@@ -216,6 +216,16 @@ export function compareReplicas(paths: readonly string[]): { chunks: number; blo
   }
 }
 
+/** How many chunks of any layer a store has something of; no agent may run on it. */
+export function countChunks(path: string): number {
+  const store = new OfflineStore(path);
+  try {
+    return store.layers.reduce((count, layer) => count + store.list(layer).size, 0);
+  } finally {
+    store.close();
+  }
+}
+
 /**
  * Makes a replica another one than others, in a way that nothing but comparing them shows: blocks are replaced by whole ones with checksums
  * that match, under the stamps that their chunks have.

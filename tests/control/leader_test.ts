@@ -2,8 +2,16 @@ import { assertEquals } from "@std/assert/mod.js";
 import { LeaderDuties, type LeaderSituation } from "../../agent/control/leader.ts";
 import { EMPTY_REPORT, type NodeReport } from "../../agent/control/messages.ts";
 import type { MemberView } from "../../agent/gossip/gossip.ts";
-import type { ClusterMap, MapCommand, NodeEntry, PgEntry } from "../../agent/map/map.ts";
+import {
+  type ClusterMap,
+  type MapCommand,
+  type NodeEntry,
+  type PgEntry,
+  ZONED_POOLS_MAX,
+} from "../../agent/map/map.ts";
 import { weightOf } from "../../agent/map/targets.ts";
+import { zonedPools } from "../../agent/map/zones.ts";
+import { atLevelTwo, clusterOf, runAll } from "../map/cluster.ts";
 import { mapOf } from "../replication/harness.ts";
 
 /** A cluster of so many nodes of which nothing has to be done: targets as placement wants them, all in sync, voters shown. */
@@ -433,6 +441,75 @@ Deno.test("a drain that a disk could not be written without waits until the disk
   at.settle();
   for (const { target } of at.map.pools[0].pgs) assertEquals(target.toSorted(), [1, 2]);
   assertEquals(at.look(), []);
+});
+
+/** A cluster at level 2 of so many nodes, three of them in zone a, with a disk of one copy there. */
+function withZone(nodes: number): ClusterMap {
+  const map = clusterOf(nodes);
+  const inA = map.nodes.map((node) => ({ ...node, zone: node.id <= 3 ? "a" : "" }));
+  const create = { kind: "create-disk", name: "web", sizeBytes: 512, nowMs: 0, copies: 1 } as const;
+  return runAll(atLevelTwo({ ...map, nodes: inA }), { ...create, zones: ["a"] });
+}
+
+Deno.test("PGs are split for the nodes of a pool's zones, and not where there would be too many of pools with zones", () => {
+  const at = new Fixture(3);
+  const splits = (map: ClusterMap) => {
+    at.map = { ...map, voters: [1] };
+    at.duties.reset();
+    return at.look().filter((kind) => kind === "split-groups").length;
+  };
+  // 40 nodes would have 6 of 256 PGs each; three have 85.
+  const zoned = withZone(40);
+  assertEquals(splits(zoned), 0);
+  const anywhere = runAll(zoned, {
+    kind: "create-disk",
+    name: "any",
+    sizeBytes: 512,
+    nowMs: 0,
+    copies: 1,
+  });
+  assertEquals(splits(anywhere), 1);
+  const [pool] = zonedPools(anywhere);
+  const many = Array.from(
+    { length: ZONED_POOLS_MAX - 1 },
+    (_, index) => ({ ...pool, id: 900 + index }),
+  );
+  assertEquals(splits({ ...anywhere, pools: [...anywhere.pools, ...many] }), 1);
+  // 8192 PGs may be in eight of them.
+  assertEquals(splits({ ...anywhere, pgBits: 12, pools: [...anywhere.pools, ...many] }), 0);
+  assertEquals(
+    splits({ ...anywhere, pgBits: 12, pools: [...anywhere.pools, ...many.slice(8)] }),
+    1,
+  );
+});
+
+Deno.test("targets are computed again when a disk sets out for a pool in which it needs more copies to be written", () => {
+  const at = new Fixture(3);
+  const disk = { kind: "create-disk", sizeBytes: 512, nowMs: 0 } as const;
+  let map = runAll(
+    withZone(3),
+    { ...disk, name: "two", copies: 2 },
+    { ...disk, name: "thin", copies: 3, copiesMin: 1, zones: ["a"] },
+    { kind: "set-availability", node: 2, availability: "draining" },
+    { kind: "set-availability", node: 3, availability: "draining" },
+  );
+  const idOf = () => map.disks.find(({ name }) => name === "thin")!.pool;
+  const apply = () => {
+    at.map = { ...map, voters: [1] };
+    for (const command of at.duties.look(at.situation()).commands) {
+      if (command.kind === "set-targets") map = runAll(map, command);
+    }
+  };
+  for (let round = 0; round < 6; round++) apply();
+  const widths = () =>
+    new Set(map.pools.find(({ id }) => id === idOf())!.pgs.map(({ target }) => target.length));
+  assertEquals(widths(), new Set([1]), "one copy is enough to write to");
+  map = runAll(map, { kind: "change-disk", name: "two", copiesMin: 2 });
+  for (let round = 0; round < 6; round++) apply();
+  assertEquals(widths(), new Set([1]));
+  map = runAll(map, { kind: "set-copies", name: "two", copies: 3, zones: ["a"] });
+  for (let round = 0; round < 3; round++) apply();
+  assertEquals(widths(), new Set([2]));
 });
 
 Deno.test("who leads hands over to a voter that hears the nodes which it does not hear itself", () => {

@@ -21,6 +21,8 @@ function diskNamed(name: string): DiskDocument {
     space: null,
     readOnly: false,
     copies: 1,
+    zones: [],
+    zonesProblem: null,
     copiesMin: 1,
     copiesInSync: 1,
     copiesChange: null,

@@ -133,8 +133,14 @@ Deno.test("each thing that is wrong is a problem of its own kind", () => {
     assertStringIncludes(problems[0].message, part);
     assertEquals(summarize(seen, problems), problems[0].message);
   }
-  // Those about snapshots have tests of their own below.
-  const others = ["snapshot-waiting", "schedule-late", "layers-waiting", "flatten-waiting"];
+  // Those about snapshots and zones have tests of their own below.
+  const others = [
+    "snapshot-waiting",
+    "schedule-late",
+    "layers-waiting",
+    "flatten-waiting",
+    "zones-empty",
+  ];
   const codes = new Set([...[...cases, ...clusterCases()].map((each) => each[1]), ...others]);
   assertEquals(codes, new Set(PROBLEM_CODES), "a kind of problem has no case here");
 });
@@ -437,6 +443,75 @@ Deno.test("no cluster is healthy while a PG lacks, moves or waits, a node is gon
     if (!isWrong) healthy++;
   }
   assertEquals(healthy > 20, true);
+});
+
+/** A cluster of four at level 2, two of its nodes in zone a, with these disks there, and one that may be anywhere. */
+function zoned(...names: string[]): ClusterMap {
+  const inA = [1, 2].map((node) => ({ kind: "set-zone", node, zone: "a" }) as const);
+  const { nodes, ...map } = clusterWithDisk(4, 2);
+  const create = {
+    kind: "create-disk",
+    sizeBytes: 512,
+    nowMs: 0,
+    copies: 2,
+    zones: ["a"],
+  } as const;
+  return runAll(
+    { ...map, nodes: nodes.map((node) => ({ ...node, protocol: 2 })), level: 2 },
+    ...inA,
+    ...names.map((name) => ({ ...create, name })),
+  );
+}
+
+Deno.test("a zone of which no node takes data is a problem of its disks, fewer nodes than copies are a note", () => {
+  const out = (node: number) =>
+    ({ kind: "set-availability", node, availability: "draining" }) as const;
+  const map = zoned("db");
+  assertEquals([codesOf(clusterSeen(map)), findNotes(map)], [[], []]);
+  const one = runAll(map, { kind: "set-zone", node: 2, zone: "b" });
+  assertEquals(codesOf(clusterSeen(one)), []);
+  assertEquals(findNotes(one), [
+    "disk db: zone a has 1 node that takes data, too few for 2 copies",
+  ]);
+  assertStringIncludes(
+    summarize(clusterSeen(one), []),
+    "all copies in place (1 of 2 in a: there are no more nodes for them)",
+  );
+  const none = runAll(one, { kind: "set-zone", node: 1, zone: "b" });
+  const [problem, ...more] = findProblems(clusterSeen(none));
+  assertEquals([more, findNotes(none)], [[], []]);
+  assertEquals([problem.code, problem.disk], ["zones-empty", "db"]);
+  assertEquals(
+    problem.message,
+    "disk db: no node of zone a takes data, so all stays where it is",
+  );
+  assertStringIncludes(problem.hint, "'kelpie disk set db --zones any' lets it be anywhere");
+  // A drain of the last of them waits, and says for what.
+  const drained = findProblems(clusterSeen(runAll(zoned("db"), out(1), out(2))));
+  assertEquals(drained.map(({ code }) => code), ["zones-empty", "moving", "moving"]);
+  assertStringIncludes(drained[1].hint, "too few other nodes of zone a take data: add a node");
+  // The same where a disk is on its way there.
+  const going = runAll(zoned(), { kind: "set-copies", name: "web", zones: ["a"] }, out(1), out(2));
+  const drains = findProblems(clusterSeen(going)).filter(({ node }) => node === "host-1");
+  assertStringIncludes(drains[0].hint, "too few other nodes of zone a take data");
+  // Many disks, and those that are only in the trash.
+  const many = runAll(
+    zoned("a1", "a2", "a3", "a4", "a5", "a6"),
+    { kind: "set-zone", node: 1, zone: "" },
+    { kind: "set-zone", node: 2, zone: "" },
+  );
+  assertStringIncludes(
+    findProblems(clusterSeen(many))[0].message,
+    "disks a1, a2, a3, a4 and 2 more: no",
+  );
+  const trashed = runAll(none, { kind: "delete-disk", name: "db", trashedMs: 1 });
+  assertStringIncludes(findProblems(clusterSeen(trashed))[0].message, "disks in the trash: no");
+  // A disk that is leaving is no problem of that zone any more.
+  const leaving = runAll(none, { kind: "set-copies", name: "db", zones: [] });
+  const [moving] = findProblems(clusterSeen(leaving));
+  assertEquals(moving.code, "moving");
+  assertStringIncludes(moving.message, "disk db: copies 2 in a → 2 anywhere");
+  assertStringIncludes(moving.hint, "'kelpie disk set db --zones a' takes it back");
 });
 
 /** A disk "web" of a cluster of three at level 2, with two copies, that node 2 has open. */

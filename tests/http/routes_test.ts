@@ -13,7 +13,7 @@ import type {
 } from "../../agent/http/documents.ts";
 import { BODY_BYTES_MAX, CHECKS_MAX, createHandler, STATUS_OF } from "../../agent/http/server.ts";
 import { CONTROL_ERROR_CODES, type ControlError, ControlFailure } from "../../agent/map/errors.ts";
-import { addNode, clusterOf, clusterWithDisk, run } from "../map/cluster.ts";
+import { addNode, atLevelTwo, clusterOf, clusterWithDisk, run, runAll } from "../map/cluster.ts";
 import { FakeBackend, FakeLog, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
 
 const GIB = 1024 ** 3;
@@ -208,6 +208,46 @@ Deno.test("PATCH changes everything that it names, and only that", async () => {
   assertEquals(changed.readOnly, true);
   assertEquals(changed.attributes, { a: "b" });
   assertEquals(backend.clusterMap.disks.map((disk) => disk.name), ["www"]);
+});
+
+Deno.test("zones are asked for as a disk is made and later, and shown with what becomes of it", async () => {
+  const { ask, refused, backend } = bound(new Harness());
+  const map = runAll(
+    atLevelTwo(clusterOf(3)),
+    ...["a", "b", "b"].map((zone, index) => ({ kind: "set-zone", node: index + 1, zone }) as const),
+  );
+  backend.clusterMap = map;
+  const body = { name: "web", sizeBytes: GIB, copies: 2 };
+  const made = await ask<DiskDocument>(201, "POST", "/v1/disks", { ...body, zones: ["b", "b"] });
+  assertEquals([made.zones, made.zonesProblem, made.copiesInSync], [["b"], null, 2]);
+  const { name, zones, zonesProblem } = await ask<DiskDocument>(201, "POST", "/v1/disks", {
+    ...body,
+    name: "db",
+    zones: ["a"],
+  });
+  assertEquals([name, zones], ["db", ["a"]]);
+  assertEquals(zonesProblem, "zone a has 1 node that takes data, too few for 2 copies");
+  const changed = await ask<DiskDocument>(200, "PATCH", "/v1/disks/web", {
+    zones: ["a"],
+    copies: 1,
+  });
+  assertEquals(changed.zones, ["b"], "until it is there");
+  assertEquals([changed.copiesChange?.zones, changed.copiesChange?.copies], [["a"], 1]);
+  assertEquals(backend.proposed.at(-1), {
+    kind: "set-copies",
+    name: "web",
+    copies: 1,
+    zones: ["a"],
+  });
+  const back = await ask<DiskDocument>(200, "PATCH", "/v1/disks/web", { zones: ["b"], copies: 2 });
+  assertEquals(back.copiesChange?.isBack, true);
+  const anywhere = await ask<DiskDocument>(200, "PATCH", "/v1/disks/web", { zones: [] });
+  assertEquals(anywhere.copiesChange?.zones, []);
+  const error = await refused(400, "PATCH", "/v1/disks/web", { zones: ["x"] });
+  assertEquals(error.message, "no node that stores data is in zone x; there are a, b");
+  // An empty list says nothing, also to those who speak level 1.
+  backend.clusterMap = clusterOf(1);
+  await ask<DiskDocument>(201, "POST", "/v1/disks", { ...body, zones: [] });
 });
 
 Deno.test("PATCH makes no part of a change that does not fit as a whole", async () => {

@@ -111,7 +111,7 @@ Deno.test("it is not done before everybody who will be a member has everything",
   assertMatch(reasonAgainstFinish(map, own(map))!, /data is being copied to node/);
   assertEquals(refuse(map, { kind: "finish-copies", pool }).code, "busy");
   const move = moveOf(map, 1)!;
-  assertEquals([move.from, move.copies, move.done], [2, 3, 0]);
+  assertEquals([move.from.copies, move.to.copies, move.isBack, move.done], [2, 3, false, 0]);
   // One node of one PG is missing.
   const before = map;
   map = filled(map, pool);

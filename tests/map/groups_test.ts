@@ -424,7 +424,7 @@ Deno.test("a command names PGs that there are, and leaves alone what does not fi
 });
 
 Deno.test("copiesMin: one of up to two copies, else a majority, never more than can be", () => {
-  const disk = { copies: 3, copiesMin: null };
+  const disk = { copies: 3, copiesMin: null, pool: 3 };
   const of = (nodes: number, part: Partial<typeof disk> | { copiesMin: number } = {}) =>
     copiesMinOf(clusterOf(nodes), { ...disk, ...part });
   assertEquals([of(1), of(2), of(3), of(9)], [1, 1, 2, 2]);

@@ -20,12 +20,15 @@ import {
   poolOf,
   settlerOf,
   takingOf,
+  zonesOf,
 } from "../../agent/map/map.ts";
 import { decodeMap, encodeMap } from "../../agent/map/map_codec.ts";
 import { addNode, atLevelTwo, checkApplied, clusterOf, freeze, nodeUp, runAll } from "./cluster.ts";
 
 const SEEDS = 15;
 const STEPS = 350;
+/** Zones that nodes come to be in. */
+const ZONES = ["a", "b"];
 
 /** The present run of a node that is known, or else the other one. */
 function runOf(map: ClusterMap, id: number, node: number, incarnation: number) {
@@ -53,16 +56,25 @@ function randomCommand(random: Prng, map: ClusterMap): MapCommand {
   const nowMs = random.u32();
   const list = Array.from({ length: 1 + random.below(3) }, () => pick(map.nodes).id);
   if (chance(3)) return randomSnapshotCommand(random, map);
+  const zones = ZONES.filter(() => chance(2));
   if (chance(10) && map.disks.length > 0) {
-    const { name, copies } = pick(map.disks);
-    return chance(3)
-      ? { kind: "set-copies", name, copies: chance(2) ? copies : 1 + random.below(3) }
-      : { kind: "finish-copies", pool: map.pools.at(-1)!.id };
+    const disk = pick(map.disks);
+    const { name } = disk;
+    if (!chance(3)) {
+      const own = map.pools.filter(({ family }) => family !== 0);
+      return { kind: "finish-copies", pool: own.length > 0 ? pick(own).id : 9 };
+    }
+    const copies = chance(2) ? disk.copies : 1 + random.below(3);
+    if (chance(3)) return { kind: "set-copies", name, copies };
+    return { kind: "set-copies", name, copies, zones: chance(3) ? zonesOf(map, disk) : zones };
   }
-  switch (random.below(34)) {
+  switch (random.below(35)) {
     case 0:
-    case 1:
-      return { kind: "create-disk", name, sizeBytes: 512, nowMs, copies: 1 + random.below(3) };
+    case 1: {
+      const copies = 1 + random.below(3);
+      const where = chance(2) ? {} : { zones };
+      return { kind: "create-disk", name, sizeBytes: 512, nowMs, copies, ...where };
+    }
     case 2:
       return { kind: "delete-disk", name };
     case 3:
@@ -140,6 +152,8 @@ function randomCommand(random: Prng, map: ClusterMap): MapCommand {
     }
     case 32:
       return { kind: "trim", pool, pgs };
+    case 33:
+      return { kind: "set-zone", node, zone: pick([...ZONES, ""]) };
     default:
       return { kind: "split-groups", pgBits: chance(10) ? map.pgBits : 9 };
   }
@@ -292,9 +306,10 @@ function checkMoves(before: ClusterMap, after: ClusterMap): void {
 
 Deno.test("random histories of a cluster keep every invariant after every command", () => {
   const counts = new Map<string, number>();
+  let [zoned, moving] = [0, 0];
   for (let seed = 1; seed <= SEEDS; seed++) {
     const random = new Prng(seed);
-    let map = freeze(atLevelTwo(clusterOf(4)));
+    let map = freeze(runAll(atLevelTwo(clusterOf(4)), { kind: "set-zone", node: 1, zone: "a" }));
     for (let step = 0; step < STEPS; step++) {
       const command = randomCommand(random, map);
       try {
@@ -307,6 +322,8 @@ Deno.test("random histories of a cluster keep every invariant after every comman
           continue;
         }
         counts.set(command.kind, (counts.get(command.kind) ?? 0) + 1);
+        zoned += next.disks.filter((disk) => zonesOf(next, disk).length > 0).length;
+        moving += next.pools.filter(({ family }) => family !== 0).length;
         checkApplied(map, result.value);
         checkGroups(map, next, command);
         map = freeze(next);
@@ -319,5 +336,6 @@ Deno.test("random histories of a cluster keep every invariant after every comman
     finishSnapshots(map);
   }
   // Every kind of command that is made here has changed something, or the test would have shown less than it says.
-  assertEquals(counts.size, 41, [...counts.keys()].toSorted().join());
+  assertEquals(counts.size, 42, [...counts.keys()].toSorted().join());
+  assert(zoned > 300 && moving > 200, `${zoned} ${moving}`);
 });

@@ -118,6 +118,10 @@ Deno.test("a refusal names versions that fit, as far as they are known", () => {
 Deno.test("every command of this version belongs to a level that it speaks", () => {
   assertEquals(commandLevel({ kind: "raise-level", level: 9 }), 1);
   assertEquals(commandLevel(addNode(1)), 1);
+  const create = { kind: "create-disk", name: "web", sizeBytes: 512, nowMs: 0, copies: 1 } as const;
+  assertEquals(commandLevel(create), 1);
+  assertEquals(commandLevel({ ...create, zones: ["a"] }), 2);
+  assertEquals(commandLevel({ kind: "set-copies", name: "web", zones: ["a"] }), 2);
 });
 
 Deno.test("whatever happens, every node of the map speaks its level, and it never falls", () => {

@@ -24,6 +24,8 @@ import {
   SNAPSHOTS_MAX,
   takingOf,
   TRASH_MAX,
+  ZONES_MAX,
+  zonesOf,
 } from "../../agent/map/map.ts";
 import { decodeMap, encodeMap, MAP_VERSION } from "../../agent/map/map_codec.ts";
 import {
@@ -186,6 +188,40 @@ function mapOfCopies(): ClusterMap {
   return runAll(done, { kind: "start-joining", ...two, pool: next, pgs: [0, 1, 2] });
 }
 
+/**
+ * The map that the third golden file of version 4 holds: disks that are kept in zones, one of them made there, one that has come there, and
+ * others on their way there and from there to other zones.
+ */
+function mapOfZones(): ClusterMap {
+  const create = { kind: "create-disk", sizeBytes: 2 ** 30, nowMs: 8 } as const;
+  const founded = clusterOf(3);
+  const nodes = founded.nodes.map((node, index) => ({
+    ...node,
+    zone: ["a", "b", "rack-1"][index],
+  }));
+  const pgs = Array.from({ length: 256 }, (_, index) => index);
+  const map = runAll(
+    atLevelTwo({ ...founded, nodes }),
+    { ...create, name: "made", copies: 2, zones: ["rack-1", "a"] },
+    { ...create, name: "came", copies: 1, zones: ["a"] },
+    { kind: "set-copies", name: "came", zones: ["b"] },
+  );
+  const pool = map.pools.at(-1)!.family === 0 ? map.pools.at(-2)!.id : map.pools.at(-1)!.id;
+  const joining = { pool, pgs, node: 2, incarnation: 1 };
+  return runAll(
+    map,
+    { kind: "start-joining", ...joining },
+    { kind: "in-sync", ...joining, basedOnEpoch: map.epoch + 1 },
+    { kind: "finish-copies", pool },
+    { ...create, name: "there", copies: 1 },
+    { kind: "set-copies", name: "there", zones: ["b"] },
+    { ...create, name: "other", copies: 1, zones: ["rack-1"] },
+    { kind: "set-copies", name: "other", copies: 2, zones: ["b", "a"] },
+    { ...create, name: "back", copies: 1, zones: ["rack-1"] },
+    { kind: "delete-disk", name: "back", trashedMs: 9 },
+  );
+}
+
 function history(commands: readonly MapCommand[], from = EMPTY_MAP): ClusterMap {
   return commands.reduce((map, command) => unwrap(apply(map, command)).map, from);
 }
@@ -218,6 +254,63 @@ Deno.test("the second golden file of version 4, of copies that change, reads as 
   assertEquals(map.disks.map(({ settledBefore }) => settledBefore > 0), [false, true]);
   assertEquals(unwrap(decodeMap(golden("4_copies"))), map);
   assertEquals(unwrap(encodeMap(map)), golden("4_copies"));
+});
+
+Deno.test("the third golden file of version 4, of zones, reads as it did", () => {
+  const map = mapOfZones();
+  assertEquals(checkMap(map), null);
+  assertEquals(map.disks.map((disk) => zonesOf(map, disk)), [
+    ["b"],
+    ["a", "rack-1"],
+    ["rack-1"],
+    [],
+  ]);
+  assertEquals(map.pools.filter(({ family }) => family !== 0).length, 2);
+  assertEquals(unwrap(decodeMap(golden("4_zones"))), map);
+  assertEquals(unwrap(encodeMap(map)), golden("4_zones"));
+});
+
+Deno.test("pools with zones, and disks of them, that cannot be are refused", () => {
+  const [magic, version, body] = packr.unpack(golden("4_zones"));
+  const pools = body[11] as unknown[][];
+  const disks = body[4] as unknown[][];
+  const check = (part: string, at: number, next: unknown) => {
+    const result = decodeMap(pack([magic, version, body.with(at, next)]));
+    assertStringIncludes(result.ok ? "it is a map" : result.error.message, part);
+  };
+  const zoned = pools.findIndex((pool) => pool[3] === 0);
+  const own = pools.findIndex((pool) => Number(pool[3]) > 0);
+  const inPool = (part: string, pool: number, field: number, value: unknown) =>
+    check(part, 11, pools.with(pool, pools[pool].with(field, value)));
+  assertEquals((pools[zoned][4] as unknown[]).length, 2);
+  for (const wrong of [[], ["a", 1], "a", null, 3, Array(ZONES_MAX + 1).fill("a")]) {
+    inPool("wrong type", zoned, 4, wrong);
+  }
+  inPool("out of order", zoned, 4, ["b", "a"]);
+  inPool("out of order", zoned, 4, ["a", "a"]);
+  inPool("cannot be the name", zoned, 4, ["a b"]);
+  inPool("without a name", zoned, 4, ["", "a"]);
+  const other = pools.findLastIndex((pool) => pool[3] === 0 && pool[0] === 2);
+  inPool("is there twice", other, 4, pools[zoned][4]);
+  check("is out of order or there twice", 11, [...pools, pools[zoned]]);
+  check("there is no pool", 11, pools.toSpliced(zoned, 1));
+  inPool("was never made", pools.length - 1, 2, 5 + Number(body[1]));
+  inPool("wrong type", own, 4, "a");
+  inPool("goes to pool", own, 4, pools[own][2]);
+  inPool("goes to none", own, 4, 99);
+  check("wrong type", 11, pools.with(zoned, pools[zoned].slice(0, 4)));
+  check("wrong type", 11, pools.with(own, [...pools[own], 1]));
+  const made = disks.findIndex((disk) => disk[1] === "made");
+  const inDisk = (part: string, value: unknown) =>
+    check(part, 4, disks.with(made, disks[made].with(16, value)));
+  for (const wrong of [[0, 0, 2], [0, 0], [0, 0, "6"], [0, 0, 6, 6], 6]) {
+    inDisk("wrong type", wrong);
+  }
+  inDisk("there is no pool 99", [0, 0, 99]);
+  inDisk("there is no pool", [0, 0, pools[own][2]]);
+  // Nobody has it any more.
+  const nobody = disks.with(made, disks[made].slice(0, 16).with(6, 1));
+  check("has zones, and no disk", 4, nobody);
 });
 
 Deno.test("version 3 was never that of a release, and is refused", () => {
@@ -341,7 +434,7 @@ Deno.test("bytes that were encoded are not overwritten by the next map", () => {
 });
 
 Deno.test("what is cut short or longer is refused", () => {
-  for (const bytes of [golden(1), golden(2), golden(4), golden("4_copies")]) {
+  for (const bytes of [golden(1), golden(2), golden(4), golden("4_copies"), golden("4_zones")]) {
     for (let length = 0; length < bytes.length; length++) {
       const result = decodeMap(bytes.subarray(0, length));
       assertEquals(result.ok ? "" : result.error.code, "corrupt", `${length} bytes`);
@@ -353,7 +446,7 @@ Deno.test("what is cut short or longer is refused", () => {
 });
 
 Deno.test("damage gives an error or a map that keeps every invariant, and never throws", () => {
-  for (const bytes of [golden(1), golden(2), golden(4), golden("4_copies")]) {
+  for (const bytes of [golden(1), golden(2), golden(4), golden("4_copies"), golden("4_zones")]) {
     const random = new Prng(bytes.length);
     const check = (damaged: Uint8Array, what: string) => {
       const result = decodeMap(damaged);

@@ -17,8 +17,9 @@
  * In a second world the data of each PG is on a path of its own, which fails while the node runs, or is missing when it
  * starts, and is back at a later start, or never: a PG that nobody else holds then waits for it, and loses nothing flushed.
  *
- * In a third world the disk gets another number of copies again and again, to and fro, while there are other disks with as many: whoever
- * joins for the sake of those says so at any time. What a node has of a PG is the same in whichever pool the disk is.
+ * In a third world the disk gets another number of copies again and again, to and fro, and in other zones, while there are other disks
+ * with as many there: whoever joins for the sake of those says so at any time. What a node has of a PG is the same in whichever pool the
+ * disk is.
  *
  * @module
  */
@@ -48,6 +49,8 @@ const NODES = 5;
 const PGS = 3;
 const STEPS = 800;
 const SEEDS = 50;
+/** Of nodes in turn, where copies are changed. */
+const ZONES = ["a", "b", "c"];
 
 /** What a node has of one PG. */
 interface Replica {
@@ -178,19 +181,26 @@ class World {
   /** Times that another number of copies was asked for, and that the disk got there, or back. */
   movesBegun = 0;
   movesDone = 0;
+  /** Of those that it got to some zones. */
+  zonedMoves = 0;
 
   constructor(seed: number, readonly losesPaths = false, readonly changesCopies = false) {
     this.random = new Prng(seed);
     this.map = clusterWithDisk(NODES, 3);
     if (changesCopies) {
       // All PGs must be where they belong for a move to end: no more than are led here.
-      this.map = { ...clusterOf(NODES), pgBits: PG_BITS_MIN };
+      const map = clusterOf(NODES);
+      const nodes = map.nodes.map((node) => ({ ...node, zone: ZONES[node.id % ZONES.length] }));
+      this.map = { ...map, nodes, pgBits: PG_BITS_MIN };
       for (const copies of [1, 2, 3, 4]) {
         const kind = "create-disk";
         const web = { kind, name: "web", sizeBytes: 2 ** 30, nowMs: 0, copies: 3 } as const;
         const other = { kind, name: `other-${copies}`, sizeBytes: 512, nowMs: 0, copies } as const;
         this.map = runAll(this.map, ...(copies === 1 ? [web] : []), other);
       }
+      const kind = "create-disk";
+      const zoned = { kind, sizeBytes: 512, nowMs: 0, copies: 2 } as const;
+      this.map = runAll(this.map, { ...zoned, name: "zoned", zones: ["a", "b"] });
     }
     this.view = this.map;
     this.nodes = this.map.nodes.map((node) => new Node(node.id, this.map));
@@ -222,7 +232,10 @@ class World {
   /** Keeps account of what settling has lost. */
   notice(before: ClusterMap): void {
     if (before.epoch === this.map.epoch) return;
-    if (poolIn(before).family !== 0 && poolIn(this.map).family === 0) this.movesDone++;
+    if (poolIn(before).family !== 0 && poolIn(this.map).family === 0) {
+      this.movesDone++;
+      if (poolIn(this.map).zones.length > 0) this.zonedMoves++;
+    }
     for (let index = 0; index < PGS; index++) {
       const [old, pg] = [groupOf(before, index), groupOf(this.map, index)];
       if (pg.inSync.length > old.inSync.length) this.joinedCount++;
@@ -526,7 +539,7 @@ class World {
     this.leadOn(poolIn(map), this.random.below(this.changesCopies ? PGS + 1 : PGS));
   }
 
-  leadOn({ id: pool, pgs: entries, family }: Pool, pg: number): void {
+  leadOn({ id: pool, copies, pgs: entries, family }: Pool, pg: number): void {
     const { map } = this;
     const entry = entries[pg];
     const pgs = this.random.below(2) === 0 ? [pg] : [...entries.keys()].slice(0, PGS + 1);
@@ -538,7 +551,7 @@ class World {
       const { id: node, incarnation } = findNode(map, this.pick(dead).id)!;
       return this.propose({ kind: "node-down", node, incarnation, nowMs: 0 });
     }
-    if (share === 3 && family === 0) return this.retarget(pool, pg);
+    if (share === 3 && family === 0) return this.retarget(pool, copies, pg);
     if (share < 6) return this.propose({ kind: "trim", pool, pgs });
     if (entry.unclean.length > 0) {
       if (this.random.below(2) === 0) return this.propose({ kind: "unsettle", pool, pgs });
@@ -558,8 +571,16 @@ class World {
     const { map } = this;
     if (this.random.below(80) === 0) {
       const copies = 1 + this.random.below(4);
+      const isAnywhere = this.random.below(3) === 0;
+      const zones = ZONES.filter(() => !isAnywhere && this.random.below(2) === 0);
       this.movesBegun++;
-      return this.propose({ kind: "set-copies", name: "web", copies });
+      const isZoned = this.random.below(2) === 0;
+      return this.propose({
+        kind: "set-copies",
+        name: "web",
+        copies,
+        ...(isZoned ? { zones } : {}),
+      });
     }
     const share = this.random.below(40);
     if (share < 8) return this.propose({ kind: "finish-copies", pool: poolIn(map).id });
@@ -590,9 +611,9 @@ class World {
     this.propose({ kind: "in-sync", ...report, basedOnEpoch: this.map.epoch }, node);
   }
 
-  retarget(pool: number, pg: number): void {
+  retarget(pool: number, copies: number, pg: number): void {
     const target = [1, 2, 3, 4, 5].filter(() => this.random.below(2) === 0)
-      .slice(0, Math.min(3, pool));
+      .slice(0, Math.min(3, copies));
     if (target.length === 0) return;
     const { targetsEpoch: basedOnTargetsEpoch } = this.map;
     const changes = [[pg, target]] as const;
@@ -712,6 +733,7 @@ function runWorlds(losesPaths: boolean, changesCopies = false): Record<string, n
     waited: 0,
     movesBegun: 0,
     movesDone: 0,
+    zonedMoves: 0,
   };
   const steps = changesCopies ? 4 * STEPS : STEPS;
   for (let seed = 1; seed <= SEEDS; seed++) {
@@ -733,6 +755,7 @@ function runWorlds(losesPaths: boolean, changesCopies = false): Record<string, n
     seen.waited += world.waited;
     seen.movesBegun += world.movesBegun;
     seen.movesDone += world.movesDone;
+    seen.zonedMoves += world.zonedMoves;
   }
   return seen;
 }
@@ -754,12 +777,26 @@ Deno.test("nor when paths fail, are missing, and come back", () => {
   expect(seen, { flushes: 40, settled: 60, joined: 100, returned: 100, waited: 20 });
 });
 
-Deno.test("nor while the disk gets other numbers of copies", () => {
+Deno.test("nor while the disk gets other numbers of copies, and other zones", () => {
   const seen = runWorlds(false, true);
-  expect(seen, { flushes: 200, failedFlushes: 5, settled: 50, movesBegun: 300, movesDone: 60 });
+  expect(seen, {
+    flushes: 200,
+    failedFlushes: 5,
+    settled: 50,
+    movesBegun: 300,
+    movesDone: 60,
+    zonedMoves: 40,
+  });
 });
 
 Deno.test("nor when paths fail meanwhile", () => {
   const seen = runWorlds(true, true);
-  expect(seen, { flushes: 30, settled: 30, returned: 100, movesBegun: 300, movesDone: 20 });
+  expect(seen, {
+    flushes: 30,
+    settled: 30,
+    returned: 100,
+    movesBegun: 300,
+    movesDone: 20,
+    zonedMoves: 20,
+  });
 });

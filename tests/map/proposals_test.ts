@@ -182,6 +182,9 @@ const EVERY: MapCommand[] = [
     nowMs: 1.7e12,
   },
   { kind: "delete-schedule", disk: "web", name: "hourly" },
+  { ...create("z"), zones: ["b", "a"] } as MapCommand,
+  { kind: "set-copies", name: "web", zones: [] },
+  { kind: "set-copies", name: "web", copies: 1, zones: ["a"] },
 ];
 
 /** A map in which what these commands name is there. */
@@ -276,6 +279,9 @@ Deno.test("a command of the wrong shape is refused, and an unknown kind told fro
     ["corrupt", "flatten-disk", { disk: "web", cancel: 1 }],
     ["corrupt", "flattened", { node: 1, incarnation: 1, layers: [1] }],
     ["corrupt", "change-disk", { name: "a", limits: 5 }],
+    ["corrupt", "set-copies", { name: "a", zones: "a" }],
+    ["corrupt", "set-copies", { name: "a", zones: ["a", 1] }],
+    ["corrupt", "set-copies", { name: "a", zones: Array(257).fill("a") }],
     ["limit", "delete-snapshot", { disk: "a", name: "s", force: true }],
     ["limit", "set-colour", {}],
     ["limit", "toString", {}],

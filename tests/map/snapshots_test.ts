@@ -223,6 +223,7 @@ Deno.test("a clone begins as its snapshot is, and keeps what it needs of it", ()
     createdMs: 7,
     readOnly: true,
     copies: 2,
+    pool: 2,
     copiesMin: 1,
     family: 1,
     placedEpoch: 0,

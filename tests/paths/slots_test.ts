@@ -84,12 +84,14 @@ Deno.test("a group that another pool waits for on a lost path stays there, and w
       {
         id: 1,
         copies: 1,
+        zones: [],
         family: 0,
+        to: 0,
         pgs: pool.pgs.map((pg) => ({ ...pg, inSync: [1], unclean: [1] })),
       },
       { ...pool, pgs: pool.pgs.map((pg) => joining(pg, 99)) },
     ],
-    disks: [{ ...map.disks[0], name: "a", id: 7, copies: 1 }, ...map.disks],
+    disks: [{ ...map.disks[0], name: "a", id: 7, copies: 1, pool: 1 }, ...map.disks],
   };
   const table = new Uint8Array(SLOTS).fill(2);
   const plan = planSlots(both, 1, table, [works(1), lost(2)]);

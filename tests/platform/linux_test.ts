@@ -3,17 +3,20 @@
  *
  * @module
  */
-import { assertEquals, assertThrows } from "@std/assert/mod.js";
+import { assert, assertEquals, assertThrows } from "@std/assert/mod.js";
 import { EventFdWatcher } from "../../agent/platform/linux/eventfd.ts";
 import {
+  check,
   closeFd,
   createEventFd,
   libc,
+  mapMemory,
   signalEventFd,
   SystemError,
+  viewOf,
 } from "../../agent/platform/linux/libc.ts";
 import { isSealed, LinuxMemory } from "../../agent/platform/linux/memory.ts";
-import { Ring } from "../../agent/platform/linux/ring.ts";
+import { IORING_OP_POLL_ADD, IORING_OP_SEND, Ring } from "../../agent/platform/linux/ring.ts";
 import {
   type Connection,
   connectUnix,
@@ -21,6 +24,7 @@ import {
   receiveWithFds,
   sendWithFds,
   SocketWatcher,
+  unixAddress,
 } from "../../agent/platform/linux/socket.ts";
 
 /** Turns the loop until `isDone`; every step waits for the kernel, so this ends as soon as it can. */
@@ -102,6 +106,113 @@ Deno.test("a new agent's socket takes the place of a dead one's", () => {
     Deno.removeSync(directory, { recursive: true });
   }
 });
+
+/** A connected pair of unix sockets. */
+function socketPair(directory: string): { near: number; far: number } {
+  const path = `${directory}/pair.sock`;
+  const listening = check(libc.socket(1, 1, 0), "socket");
+  const address = unixAddress(path);
+  check(libc.bind(listening, address, address.length), "bind");
+  check(libc.listen(listening, 1), "listen");
+  const near = connectUnix(path);
+  const far = check(libc.accept4(listening, null, null, 0), "accept");
+  closeFd(listening);
+  return { near, far };
+}
+
+/** A ring with a socket to send on, and how often each token has ended. */
+function sendingRing(
+  test: (context: {
+    ring: Ring;
+    near: number;
+    /** Token → result of what has ended. */
+    ended: Map<number, number>;
+    send(token: number, length: number): void;
+    /** Ends when it is submitted. */
+    signalled(token: number): void;
+    /** Ends after so many milliseconds. */
+    timer(token: number, ms: number): void;
+  }) => void,
+): void {
+  const directory = Deno.makeTempDirSync();
+  const ring = new Ring();
+  const { near, far } = socketPair(directory);
+  const event = createEventFd();
+  signalEventFd(event);
+  try {
+    const ended = new Map<number, number>();
+    const kind = ring.register({ ringDone: (token, result) => ended.set(token, result) });
+    const address = mapMemory({ lengthBytes: 1 << 20, flags: 0x22 });
+    const prepare = (token: number, opcode: number, fd: number, at: number, length: number) => {
+      const low = (address + at) >>> 0, high = (address + at) / 2 ** 32;
+      ring.prepare(kind, token, opcode, 0, fd, low, high, length, 0, 0, 0);
+    };
+    test({
+      ring,
+      near,
+      ended,
+      send: (token, length) => prepare(token, IORING_OP_SEND, near, 4096, length),
+      signalled: (token) => {
+        ring.prepare(kind, token, IORING_OP_POLL_ADD, 0, event, 0, 0, 0, 0, 0, POLLIN);
+      },
+      timer(token, ms) {
+        new BigInt64Array(viewOf(address, 16).buffer).set([0n, BigInt(Math.round(ms * 1e6))]);
+        prepare(token, IORING_OP_TIMEOUT, -1, 0, 1);
+      },
+    });
+  } finally {
+    ring.close();
+    for (const fd of [near, far, event]) closeFd(fd);
+    Deno.removeSync(directory, { recursive: true });
+  }
+}
+const IORING_OP_TIMEOUT = 11, ETIME = 62, POLLIN = 1;
+
+Deno.test("a sleep goes on over the end of a message that it sends, up to what somebody waits for", () => {
+  sendingRing(({ ring, ended, send, timer }) => {
+    send(1, 64);
+    ring.noteInline();
+    timer(2, 0.8);
+    ring.enter(60_000);
+    assertEquals(ring.dispatch(), 2);
+    assertEquals(ended.get(1), 64);
+    assertEquals(ended.get(2), -ETIME);
+    // Where something waits for it after all, and where nobody has said so, it ends with the first.
+    send(5, 64);
+    ring.noteInline();
+    ring.awaitInline();
+    timer(6, HANGS_MS);
+    ring.enter(60_000);
+    assertEquals(ring.dispatch(), 1);
+    assertEquals([...ended.keys()].slice(2), [5]);
+    send(3, 64);
+    timer(4, HANGS_MS);
+    ring.enter(60_000);
+    assertEquals(ring.dispatch(), 1);
+    assertEquals([...ended.keys()].slice(3), [3]);
+  });
+});
+
+Deno.test("a message that the other end does not take holds nothing else up", () => {
+  sendingRing(({ ring, near, ended, send, signalled }) => {
+    while (sendWithFds(near, new Uint8Array(16_384)) > 0);
+    send(1, 64);
+    ring.noteInline();
+    signalled(2);
+    const startMs = performance.now();
+    ring.enter(HANGS_MS);
+    assert(performance.now() - startMs < HANGS_MS, "it waits for the message");
+    ring.dispatch();
+    assertEquals([...ended], [[2, POLLIN]]);
+    // Said once: from then on it is waited for as anything else.
+    signalled(3);
+    ring.enter(HANGS_MS);
+    ring.dispatch();
+    assertEquals([...ended.keys()], [2, 3]);
+  });
+});
+/** Far beyond what a sleep takes that is not stuck. */
+const HANGS_MS = 5000;
 
 Deno.test("every signal of a watched eventfd is told, and one that comes at the end is put back", () => {
   const ring = new Ring();

@@ -375,10 +375,10 @@ for (
   Deno.test(`a chunk of a disk that gets another number of copies is not copied for the old group, ${when}`, () => {
     const at = new Fixture(JOINING);
     const source: Source = { fill: 0xaa, stamp: [7, 70], end: [7, 72] };
-    const map = mapOf({ ...JOINING, epoch: EPOCH + 1, disk: { copies: 2 } });
+    const map = mapOf({ ...JOINING, epoch: EPOCH + 1, disk: { copies: 2, pool: 2 } });
     const left = { target: [1, 3], inSync: [SOURCE, HOLDER], joining: [], joinedEpochs: [] };
     const pgs = map.pools[0].pgs.map((entry) => ({ ...entry, ...left }));
-    const moved = { ...map, pools: [{ id: 2, copies: 2, family: 0, pgs }, ...map.pools] };
+    const moved = { ...map, pools: [{ ...map.pools[0], id: 2, copies: 2, pgs }, ...map.pools] };
     const isList = ({ head }: Sent) => head.type === MessageType.List && head.group === at.group;
     const isDescribe = ({ head }: Sent) => head.type === MessageType.Describe;
     if (when === "before it is copied") at.answerAs(at.serve(source, isList)!, source);

@@ -523,6 +523,30 @@ Deno.test("a pair of layers is copied as one where the lower one differs, and th
   assertEquals(at.reported.length > 0, true);
 });
 
+Deno.test("a chunk that is still being forgotten when its node joins again is copied, and not taken for what it was", () => {
+  const at = new Fixture({ self: 2, layers: [1, 2] });
+  fill(at);
+  at.store.content.get(2)!.delete(CHUNK);
+  const forgotten: (() => void)[] = [];
+  const drop = at.store.dropChunk.bind(at.store);
+  at.store.dropChunk = (layer, chunk, done) => forgotten.push(() => drop(layer, chunk, done));
+  const away = { target: [1, 2, 3], inSync: [1, 3] };
+  at.map({ ...ABSORBING, group: away }, 2);
+  settle(at);
+  assertEquals(forgotten.length > 0, true);
+  at.map({ ...ABSORBING, group: { ...JOINING, joinedEpochs: [at.epoch + 1] } }, 2);
+  // By its stamps it has what the source has, of which that has merged both layers.
+  const entries = [[1, 6, 60], [2, 6, 60]];
+  const blocks = new Map([[BLOCK, 0x11], [BLOCK + 1, 0x12]]);
+  const { group } = at.core.view.groupOf(at.core.view.disk(1)!, CHUNK);
+  serve(at, entries, blocks);
+  assertEquals(at.reported.includes(group), false);
+  for (const forget of forgotten.splice(0)) forget();
+  serve(at, entries, blocks);
+  assertEquals([...at.store.chunk(2, CHUNK).blocks], [...blocks]);
+  assertEquals(at.reported.includes(group), true);
+});
+
 Deno.test("a pair is not copied where both have the source's stamps, whoever has merged them already", () => {
   for (const isMergedHere of [false, true]) {
     const at = new Fixture({ self: 2, layers: [1, 2] });

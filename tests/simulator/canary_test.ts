@@ -35,15 +35,16 @@ function complaintOf(check: () => void): string {
   }
 }
 
-/** Runs seeds until a checker complains. */
+/** Runs seeds until a checker complains, of something else than what it is to be silent about. */
 function complaintAbout(
   sabotage: Sabotage,
   more: Partial<SimulationOptions> = {},
+  but = /^$/,
 ): string {
   for (let seed = 1; seed <= SEEDS_MAX; seed++) {
     const options = { seed, nodes: 4, faultsMs: 20_000, sabotage, ...more };
     const complaint = complaintOf(() => new Simulation(options).run());
-    if (complaint !== "") return complaint;
+    if (complaint !== "" && !but.test(complaint)) return complaint;
   }
   return "nothing was noticed";
 }
@@ -109,10 +110,8 @@ Deno.test("a disk that is rolled back and keeps what it held is caught", () => {
 });
 
 Deno.test("a disk that was rolled back, and what it held is not there any more, is caught", () => {
-  // Or a node that has given it up gets no further map, which has that layer, and nobody can copy from it.
-  const isStuck = /every group is whole: not within/;
-  const complaint = complaintAbout(giveUpLeft, { hasSnapshots: true });
-  assertMatch(complaint, new RegExp(`${IS_WRONG.source}|${isStuck.source}`));
+  // A node that starts again with less than the map says may never be ready, and one that has given it up gets no further map.
+  assertMatch(complaintAbout(giveUpLeft, { hasSnapshots: true }, /not within/), IS_WRONG);
 });
 
 Deno.test("a replica that is read though it is not in sync is caught", () => {

@@ -40,6 +40,11 @@ export class Changes {
     this.#lossesMs.push(nowMs);
   }
 
+  /** Whether replicas have been lost since. */
+  isLostSince(nowMs: number): boolean {
+    return this.#lossesMs.some((lossMs) => lossMs >= nowMs);
+  }
+
   /** The disk has been rolled back: each block holds this from now on, and what was under way never arrives. */
   rolledBack(content: readonly number[], nowMs: number): void {
     for (const [block, id] of content.entries()) {
@@ -58,8 +63,16 @@ export class Changes {
    * Why a block cannot have held a value at one moment between `fromMs` and `toMs`; null when it can.
    *
    * What was acknowledged before a loss is not held against it: it may be gone.
+   *
+   * @param lostMs losses until then count
    */
-  reasonAgainst(block: number, value: number, fromMs: number, toMs: number): string | null {
+  reasonAgainst(
+    block: number,
+    value: number,
+    fromMs: number,
+    toMs: number,
+    lostMs: number,
+  ): string | null {
     const changes = this.#blocks[block] ?? [];
     const origins = changes.filter(({ id, isZero }) =>
       value === 0 ? isZero : id === value && !isZero
@@ -73,7 +86,7 @@ export class Changes {
         other !== origin && !(other.isZero && value === 0) && other.startMs > origin.endMs &&
         other.endMs < fromMs &&
         (other.isSure === true ||
-          !this.#lossesMs.some((lossMs) => lossMs >= other.endMs && lossMs <= toMs))
+          !this.#lossesMs.some((lossMs) => lossMs >= other.endMs && lossMs <= lostMs))
       );
     if (early.some((origin) => isOver(origin) === undefined)) return null;
     const { id, startMs, endMs } = isOver(early[early.length - 1])!;

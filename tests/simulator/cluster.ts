@@ -9,8 +9,8 @@
  * `checkMap` lets through; nobody has committed what its leader has not.
  *
  * Once the faults have ended: all nodes come back, every group becomes whole, damaged blocks heal, guests get on, leases go back,
- * another node reads it all, and all replicas have equal bytes and stamps. Disks that were getting another number of copies have it, and
- * nobody keeps what they have left behind.
+ * another node reads it all, and all replicas have equal bytes and stamps. Disks that were getting other copies have them, and nobody
+ * keeps what they have left behind; of disks that are kept in zones nobody has anything outside, as long as there is a node inside.
  *
  * @module
  */
@@ -25,12 +25,14 @@ import {
   checkMap,
   type ClusterMap,
   type DiskEntry,
+  isInZones,
   type MapCommand,
   type NodeEntry,
   type PgEntry,
   poolOf,
   poolOfFamily,
   settledEpochOf,
+  zonesOf,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
 import type { CheckReport, DiskCheck } from "../../agent/replication/check_report.ts";
@@ -114,9 +116,12 @@ export interface SimulationReport {
   readonly rollbacks: number;
   /** Disks that were made independent of others. */
   readonly flattened: number;
-  /** Times that disks got another number of copies, and that they stayed as they were because it was taken back on the way. */
+  /** Times that disks got other copies, and that they stayed as they were because it was taken back on the way. */
   readonly copiesChanged: number;
   readonly copiesKept: number;
+  /** Of the changes those into zones, and disks that were in some in the end. */
+  readonly zonesChanged: number;
+  readonly zonedDisks: number;
   readonly epoch: number;
 }
 
@@ -135,6 +140,8 @@ const STALL_MS_MAX = 4000;
 const LEASE_MS_MAX = 9000;
 /** Hosts there may be, those included that were replaced: memory of hosts that are gone is used again. */
 const HOSTS_MAX = 24;
+/** Zones that nodes come to be in, beside one of their own. */
+const ZONES = ["zone-0", "zone-1", "zone-2"];
 /** Events that are kept for the message of a failure. */
 const LOG_LENGTH = 400;
 /** One map of so many is compared between nodes, and checked: encoding costs time. */
@@ -214,6 +221,10 @@ export class Simulation implements NodeWatcher {
   readonly #copies: Prng;
   #copiesChanged = 0;
   #copiesKept = 0;
+  /** Decides about zones, and nothing else. */
+  readonly #zones: Prng;
+  #zonesChanged = 0;
+  #zonedDisks = 0;
   /** Null where none are taken. By chances of their own: seeds without them are what they were before there were any. */
   readonly #snapshots: Snapshots | null;
   readonly #settling: Settling | null;
@@ -229,6 +240,7 @@ export class Simulation implements NodeWatcher {
     this.#checking = new Prng(options.seed ^ 0x63686563);
     this.#pathRandom = new Prng(options.seed ^ 0x70617468);
     this.#copies = new Prng(options.seed ^ 0x636f7069);
+    this.#zones = new Prng(options.seed ^ 0x7a6f6e65);
     const { random } = this.world;
     this.#snapshots = options.hasSnapshots === true ? this.#makeSnapshots() : null;
     this.#settling = options.isSettling === true ? this.#makeSettling() : null;
@@ -326,6 +338,8 @@ export class Simulation implements NodeWatcher {
       rollbacks: this.#snapshots?.rolledBack ?? 0,
       copiesChanged: this.#copiesChanged,
       copiesKept: this.#copiesKept,
+      zonesChanged: this.#zonesChanged,
+      zonedDisks: this.#zonedDisks,
       epoch: this.map?.epoch ?? 0,
     };
   }
@@ -368,14 +382,16 @@ export class Simulation implements NodeWatcher {
     }
   }
 
-  /** Counts what has become of numbers of copies that were to change. */
+  /** Counts what has become of copies that were to change. */
   #noteMove(old: ClusterMap | null, map: ClusterMap, disk: DiskEntry): void {
     const before = old?.disks.find(({ id }) => id === disk.id);
     if (old === null || before === undefined || map.level < 2) return;
     if (poolOfFamily(old, disk.family) === undefined) return;
     if (poolOfFamily(map, disk.family) !== undefined) return;
-    if (before.copies !== disk.copies) this.#copiesChanged++;
-    else this.#copiesKept++;
+    if (before.pool === disk.pool) return void this.#copiesKept++;
+    this.#copiesChanged++;
+    const zones = zonesOf(map, disk);
+    if (zones.length > 0 && zones.join() !== zonesOf(old, before).join()) this.#zonesChanged++;
   }
 
   /** The level never falls, is what all can speak, and what is new has waited for it. */
@@ -623,7 +639,10 @@ export class Simulation implements NodeWatcher {
       this.#snapshots?.step();
       if (this.#flipped === null) this.#step();
       else this.#stepFlipping(this.#flipped);
-      if (this.#flipped === null) this.#stepCopies();
+      if (this.#flipped === null) {
+        this.#stepCopies();
+        this.#stepZones();
+      }
     }
   }
 
@@ -636,6 +655,26 @@ export class Simulation implements NodeWatcher {
     const isMoving = poolOfFamily(this.map!, entry.family) !== undefined;
     const copies = isMoving && this.#copies.chance(0.5) ? entry.copies : this.#copies.between(1, 5);
     this.propose({ kind: "set-copies", name: oracle.name, copies });
+  }
+
+  /** A disk is to be kept in some zones, or anywhere, or a node is of another zone. */
+  #stepZones(): void {
+    const random = this.#zones;
+    const { map } = this;
+    if (!random.chance(0.3) || map === null || map.level < 2) return;
+    if (random.chance(0.4)) {
+      const { id: node } = random.pick(map.nodes);
+      return this.propose({ kind: "set-zone", node, zone: random.pick([...ZONES, ""]) });
+    }
+    const oracle = random.pick(this.oracles);
+    const entry = this.#entryOf(oracle);
+    if (entry === undefined) return;
+    const there = ZONES.filter((zone) => map.nodes.some((node) => node.zone === zone));
+    const isBack = poolOfFamily(map, entry.family) !== undefined && random.chance(0.4);
+    const zones = isBack ? zonesOf(map, entry) : there.filter(() => random.chance(0.5));
+    const copies = isBack ? entry.copies : random.between(1, 5);
+    const isBoth = isBack || random.chance(0.3);
+    this.propose({ kind: "set-copies", name: oracle.name, zones, ...(isBoth ? { copies } : {}) });
   }
 
   /** Now and then a main thread stands still. By chances of its own: what else happens in a seed does not depend on it. */
@@ -1189,7 +1228,11 @@ export class Simulation implements NodeWatcher {
         if (this.#disksMade > 3) return;
         const name = `scratch-${this.#disksMade++}`;
         const copies = random.between(1, 5);
-        return this.propose({ kind: "create-disk", name, sizeBytes: 1 << 30, nowMs: 0, copies });
+        const there = ZONES.filter((zone) => this.map!.nodes.some((each) => each.zone === zone));
+        const isZoned = this.map!.level >= 2 && there.length > 0 && this.#zones.chance(0.5);
+        const where = isZoned ? { zones: [this.#zones.pick(there)] } : {};
+        const disk = { sizeBytes: 1 << 30, nowMs: 0, copies, ...where } as const;
+        return this.propose({ kind: "create-disk", name, ...disk });
       }
       case 9: {
         const scratch = this.map!.disks.find(({ name }) => name.startsWith("scratch"));
@@ -1340,11 +1383,18 @@ export class Simulation implements NodeWatcher {
       entry.unclean.length === 0 && !entry.unsettled && entry.joining.length === 0 &&
       entry.inSync.length === entry.target.length &&
       entry.target.every((node) => entry.inSync.includes(node));
-    const places = map.nodes.filter((node) => !node.witness && node.availability === "in").length;
-    // Nobody is on the way to another number of copies.
-    const isPlaced = map.pools.every(({ copies, family, pgs }) =>
-      family === 0 && pgs.every(({ target }) => target.length === Math.min(copies, places))
-    );
+    const takers = map.nodes.filter((node) => !node.witness && node.availability === "in");
+    // Nobody is on the way to other copies.
+    const isPlaced = map.pools.every(({ copies, zones, family, pgs }) => {
+      const places = takers.filter((node) => isInZones(zones, node)).map(({ id }) => id);
+      // Where a zone has no node all stays where it is.
+      if (places.length === 0 && zones.length > 0) return family === 0;
+      return family === 0 &&
+        pgs.every(({ target }) =>
+          target.length === Math.min(copies, places.length) &&
+          (zones.length === 0 || target.every((id) => places.includes(id)))
+        );
+    });
     return isPlaced && map.pools.every((pool) => pool.pgs.every(isGood)) &&
       this.nodes.every((node) => node.process?.map?.epoch === map.epoch);
   }
@@ -1396,6 +1446,29 @@ export class Simulation implements NodeWatcher {
     for (const node of this.nodes) this.repaired += node.process!.data!.status.repaired;
     this.compareReplicas();
     this.until("what is kept elsewhere is dropped", () => this.#isTidy(), QUIET_MS_MAX);
+    this.#checkZones();
+  }
+
+  /** Nothing of a guest's is on a node outside of the zones that its disk is kept in, where there is one inside. */
+  #checkZones(): void {
+    const map = this.map!;
+    for (const oracle of this.oracles) {
+      const disk = this.#entryOf(oracle)!;
+      const zones = zonesOf(map, disk);
+      if (zones.length === 0) continue;
+      this.#zonedDisks++;
+      const isInside = ({ zone, witness }: NodeEntry) => !witness && zones.includes(zone);
+      if (!map.nodes.some(isInside)) continue;
+      for (const entry of map.nodes.filter((each) => !isInside(each))) {
+        const node = this.nodes.find(({ uuid }) => uuid === entry.uuid)!;
+        const chunks = oracle.places.map((place) => Math.floor(place / CHUNK_BYTES));
+        const chunk = chunks.find((each) => disk.layers.some((id) => hasChunk(node, id, each)));
+        if (chunk === undefined) continue;
+        throw new Error(
+          `node ${entry.id} of zone "${entry.zone}" has chunk ${chunk} of ${disk.name}, which is kept in ${zones}`,
+        );
+      }
+    }
   }
 
   /** Whether nobody has anything of a guest's chunk but the members of its group. */

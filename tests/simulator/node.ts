@@ -18,6 +18,7 @@ import type { Log, Window } from "../../agent/platform/platform.ts";
 import { SimulatedDisk } from "../../agent/platform/simulated/disk.ts";
 import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
 import { DataCore } from "../../agent/replication/data_core.ts";
+import { Inspection } from "../../agent/replication/inspection.ts";
 import { type StoreError } from "../../agent/store/errors.ts";
 import { type Operation, OperationKind, type OperationOwner } from "../../agent/store/operation.ts";
 import type { NodeStore } from "../../agent/paths/node_store.ts";
@@ -402,14 +403,18 @@ export class SimNode implements Station {
     this.watcher.failed(this, reason);
   }
 
-  /** Every read of a guest goes to a replica that is in sync by the map of the node that it is on. */
+  /**
+   * Every read of a guest goes to a replica that is in sync by the map of the node that it is on. A look at a chunk may go on under
+   * another map: whoever has asked for it knows that it counts for nothing.
+   */
   #guardReads(process: Process): void {
     const { store } = process;
     const submit = store.submit.bind(store);
     store.submit = (operation: Operation) => {
       const { data } = process;
       const isGuests = operation.kind === OperationKind.Read && data !== null && data.hasMap &&
-        !this.isLookedAt && operation.owner !== (data.repairer as OperationOwner);
+        !this.isLookedAt && operation.owner !== (data.repairer as OperationOwner) &&
+        !(operation.owner instanceof Inspection);
       if (isGuests) {
         const disk = data.view.diskOfLayer(operation.layers[0]);
         const group = disk && data.view.groupOf(disk, operation.chunk);

@@ -234,4 +234,31 @@ export const REGRESSIONS: readonly Regression[] = [
       "a block that had rotted where replicas were to be brought in line was never healed: both copies had lost their stamps, and " +
       "each waited for the other",
   },
+  {
+    seed: 970209,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    found:
+      "writes failed where a segment begins, and its header was all that was there: the next start went on behind it with lower " +
+      "numbers than it names, and the start after that took what had been acknowledged and synced for damaged, or for not there",
+  },
+  {
+    seed: 980130,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    found:
+      "a node that was no member of a group was forgetting a chunk there when it joined again: by the stamp that was still there it " +
+      "counted as whole, and then was empty",
+  },
+  {
+    seed: 980130,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    found:
+      "a node that was no member of a group was forgetting a chunk there when it joined again: by the stamp that was still there it " +
+      "counted as whole, and then was empty",
+  },
 ];

@@ -29,6 +29,8 @@ import { GUEST_OFFSET, type SimNode } from "./node.ts";
 
 /** Milliseconds after which a snapshot that is not complete is given up. */
 const GIVE_UP_MS = 4000;
+/** Reads at a time, and the bytes of each. */
+const READS_MAX = 16, READ_BYTES = 131_072;
 /** Where snapshots are read to, behind what guests use. */
 const BUFFER_OFFSET = GUEST_OFFSET + 8 * 1024 * 1024;
 /** Most snapshots of one disk. */
@@ -45,7 +47,16 @@ interface Part {
   layer: number;
   /** What each block holds, once it was read whole: by place, then by block. */
   content: number[] | null;
+  /** When that was. */
+  readMs: number;
   isDeleted: boolean;
+  /** Generation of who had the disk when the snapshot was asked for; 0: nobody, or not known. */
+  readonly generation: number;
+  /**
+   * Who had the disk has synced its layer before it was complete. Of a disk that nobody has it holds what was written, as the disk
+   * does: what no guest has flushed may be lost with all replicas.
+   */
+  isSynced: boolean;
 }
 
 interface Taken {
@@ -99,8 +110,8 @@ export class Snapshots {
   readonly #all: Taken[] = [];
   #next = 1;
   #rollback: Rollback | null = null;
-  /** Snapshots to which a disk was to be rolled back and, as far as is known, has not been: that may come late. */
-  readonly #asked = new Set<Part>();
+  /** Snapshots to which a disk was to be rolled back and, as far as is known, has not been, each time: that may come late. */
+  readonly #asked: Part[] = [];
   /** Disks that rollbacks have left: what was there before. */
   readonly left: DiskOracle[] = [];
   readonly #rolling: Prng;
@@ -156,7 +167,15 @@ export class Snapshots {
       name,
       beginMs: host.nowMs,
       completeMs: Infinity,
-      parts: oracles.map((oracle) => ({ oracle, layer: 0, content: null, isDeleted: false })),
+      parts: oracles.map((oracle) => ({
+        oracle,
+        layer: 0,
+        content: null,
+        readMs: 0,
+        isDeleted: false,
+        generation: this.#holderOf(oracle),
+        isSynced: false,
+      })),
       isAborted: false,
       isChecked: false,
       isAbortAsked: false,
@@ -177,6 +196,12 @@ export class Snapshots {
       // Whether it happened after all, the map says.
       if (!ok) host.note(`snapshot ${name} was not taken, as far as its asker knows`);
     });
+  }
+
+  /** The generation of who has a disk; 0: nobody. */
+  #holderOf({ id }: DiskOracle): number {
+    const entry = this.host.map?.disks.find((disk) => disk.id === id);
+    return entry === undefined || entry.lease === null ? 0 : entry.generation;
   }
 
   /** A new map, or time has passed: what is complete, and what is to be given up. */
@@ -207,6 +232,9 @@ export class Snapshots {
       }
       if (isComplete) {
         taken.completeMs = host.nowMs;
+        for (const part of taken.parts) {
+          part.isSynced = part.generation !== 0 && part.generation === this.#holderOf(part.oracle);
+        }
         this.taken++;
         host.note(`snapshot ${taken.name} is complete`);
       } else if (host.nowMs - taken.beginMs > GIVE_UP_MS && !taken.isAbortAsked) {
@@ -316,6 +344,11 @@ export class Snapshots {
         else this.flattened++;
       }
     }
+    // What such a layer has goes to the one that absorbs it.
+    for (const { id, absorbedBy } of layers) {
+      if (absorbedBy === null || !this.half.has(id)) continue;
+      for (const above of layers) if (above.parent === id) this.half.add(above.id);
+    }
   }
 
   // -------------------------------------------------------------------------------------- rolling back
@@ -357,7 +390,7 @@ export class Snapshots {
   #beginRollback(): void {
     const { host } = this;
     const part = this.#pick(this.#rolling);
-    if (part === null || this.left.length >= LEFT_MAX) return;
+    if (part === null || this.left.length >= LEFT_MAX || !part.isSynced) return;
     // What is expected has to be known first.
     if (part.content === null) return this.#readPart(part, () => {});
     const untilMs = host.nowMs + ROLLBACK_MS_MAX;
@@ -380,7 +413,7 @@ export class Snapshots {
     if (!isClosed && !this.#rolling.chance(0.1)) return;
     rollback.isAsked = true;
     rollback.isRaced = this.#rolling.chance(0.3);
-    this.#asked.add(part);
+    this.#asked.push(part);
     host.propose({
       kind: "rollback-disk",
       disk: disk.name,
@@ -413,7 +446,7 @@ export class Snapshots {
         if (found === null || depthOf(part) < depthOf(found)) found = part;
       }
       if (found === null) throw new Error(`${disk.name} was rolled back to what nobody asked for`);
-      this.#asked.delete(found);
+      this.#asked.splice(this.#asked.indexOf(found), 1);
       this.rolledBack++;
       this.host.note(`${disk.name} is rolled back to layer ${found.layer}; disk ${old.id} is left`);
       this.left.push(oracle.rolledBack(found.content!, old.id, this.host.nowMs));
@@ -487,8 +520,11 @@ export class Snapshots {
     const data = process?.data ?? null;
     const disk = data?.hasMap === true ? data.view.diskOfLayer(layer) : undefined;
     if (process === null || data === null || disk === undefined) return done(null);
-    // Not under a map that is older than the snapshot.
-    if (data.view.chain(layer).length === 0) return done(null);
+    // Not under a map that is older than the snapshot, in which the layer may be what a guest writes to.
+    const isLive = data.view.map.disks.some((each) =>
+      each.layers[0] === layer && this.host.oracles.some(({ name }) => name === each.name)
+    );
+    if (isLive || data.view.chain(layer).length === 0) return done(null);
     const volume = new Volume({
       sizeBytes: oracle.sizeBytes,
       serial: "snapshot",
@@ -497,14 +533,23 @@ export class Snapshots {
       pool: process.pool,
       sink: data.reader(disk.entry.id),
     });
+    // As many as there is room for at a time: some wait for long. Those of a process that is dead do not come back.
+    const buffer = this.#readers.findIndex((each) => each === null || each.isOver());
+    if (buffer < 0) return done(null);
+    this.#readers[buffer] = { isOver: () => node.process !== process };
+    const start = BUFFER_OFFSET + buffer * READ_BYTES;
     let left = oracle.places.length;
     const content: number[] = [];
-    const start = BUFFER_OFFSET + (this.#next++ % 16) * 131_072;
+    const end = (content: number[] | null) => {
+      // Where its process is dead the buffer may be another one's by now.
+      if (node.process === process) this.#readers[buffer] = null;
+      done(content);
+    };
     let errno = 0;
     oracle.places.forEach((place, at) => {
       const request = new BlockRequest({
         requestDone: () => {
-          if (node.process !== process) return left-- === 1 ? done(null) : undefined;
+          if (node.process !== process) return left-- === 1 ? end(null) : undefined;
           if (request.result !== 0) errno = request.result;
           else this.#take4(node, content, start, at);
           if (--left > 0) return;
@@ -513,7 +558,7 @@ export class Snapshots {
           if (errno !== 0 && errno !== -ENODEV && !isGone) {
             throw new Error(`${oracle.name}: reading layer ${layer} failed with ${errno}`);
           }
-          done(errno !== 0 || isGone ? null : content);
+          end(errno !== 0 || isGone ? null : content);
         },
       }, 8);
       request.kind = BlockKind.Read;
@@ -527,6 +572,9 @@ export class Snapshots {
     });
     node.turn();
   }
+
+  /** Who reads, by buffer. */
+  readonly #readers: ({ isOver(): boolean } | null)[] = new Array(READS_MAX).fill(null);
 
   #take4(node: SimNode, content: number[], start: number, at: number): void {
     const words = node.window.u32;
@@ -545,20 +593,23 @@ export class Snapshots {
   #check(part: Part, content: number[]): void {
     const taken = this.#all.find(({ parts }) => parts.includes(part))!;
     const what = `${part.oracle.name}@${taken.name}`;
-    if (part.content !== null) {
-      for (const [at, value] of content.entries()) {
-        if (part.content[at] === value) continue;
-        throw new Error(`${what}, block ${at}: it was ${part.content[at]}, and is ${value} now`);
+    const before = part.content;
+    if (before !== null) {
+      const at = content.findIndex((value, at) => value !== before[at]);
+      if (at < 0) return;
+      if (part.isSynced || !part.oracle.changes.isLostSince(part.readMs)) {
+        throw new Error(`${what}, block ${at}: it was ${before[at]}, and is ${content[at]} now`);
       }
-      return;
     }
     part.content = content;
+    part.readMs = this.host.nowMs;
     for (const [at, value] of content.entries()) {
       const reason = part.oracle.changes.reasonAgainst(
         at,
         value,
         taken.beginMs,
         taken.completeMs,
+        part.isSynced ? taken.completeMs : Infinity,
       );
       if (reason !== null) throw new Error(`${what}, block ${at}: ${reason}`);
     }
@@ -570,9 +621,11 @@ export class Snapshots {
         cutMs = Math.max(cutMs, oracle.changes.startOf(at, value));
       }
     }
-    for (const { oracle, content } of taken.parts) {
+    for (const { oracle, content, isSynced } of taken.parts) {
       for (const [at, value] of content!.entries()) {
-        const reason = oracle.changes.reasonAgainst(at, value, cutMs, taken.completeMs);
+        const { completeMs } = taken;
+        const lostMs = isSynced ? completeMs : Infinity;
+        const reason = oracle.changes.reasonAgainst(at, value, cutMs, completeMs, lostMs);
         if (reason === null) continue;
         throw new Error(
           `${oracle.name}@${taken.name}, block ${at}, is older than another block of it: ${reason}`,
@@ -589,7 +642,10 @@ export class Snapshots {
       oracle,
       layer: 0,
       content: null,
+      readMs: 0,
       isDeleted: false,
+      generation: 0,
+      isSynced: false,
     }));
     const taken: Taken = {
       name,
@@ -673,7 +729,7 @@ export class Snapshots {
     const part = this.#rolling.pick(parts);
     const { name } = this.#all.find(({ parts }) => parts.includes(part))!;
     const before = this.rolledBack;
-    this.#asked.add(part);
+    this.#asked.push(part);
     host.propose({ kind: "rollback-disk", disk: oracle.name, snapshot: name, nowMs: 0 });
     host.until(`${oracle.name} is rolled back to ${name}`, () => this.rolledBack > before);
     host.sweep(oracle);

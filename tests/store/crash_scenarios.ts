@@ -179,6 +179,37 @@ export function tailRot(seed: number): number {
   return world.crashesChecked;
 }
 
+/**
+ * The disk loses records without a word, mostly over older ones of the same layout. Nothing that is stale is ever returned: by
+ * reads while it runs and after clean restarts, and after crashes of a store that has noted what is durable. There the first
+ * records of segments are spared: what else was in the segment may be nothing, and then nothing tells of it.
+ */
+export function lostWrites(seed: number): number {
+  const isCrashing = seed % 2 === 1;
+  const shape: Shape = {
+    ...SMALL,
+    layers: 2,
+    operationBlocks: 8,
+    isEven: true,
+    tunables: { ...SMALL.tunables, checkpointLogBytes: 65536, checkpointLogRatio: 0 },
+  };
+  const world = new World(seed, shape, { write: 80, free: 2, zero: 2, layer: 0, meta: 0 });
+  // Of format 3, so that the lives of segments are known after a restart.
+  while (world.absorbs + world.fills === 0) world.step();
+  const lose = () => world.loseRecords(0.05, !isCrashing);
+  lose();
+  for (let round = 0; round < 6; round++) {
+    for (let step = 0; step < 250; step++) world.step();
+    world.bench.disk.faults = {};
+    world.drain();
+    world.checkLost();
+    if (isCrashing) world.checkLostCrash();
+    if (round % 2 === 1) world.restart();
+    lose();
+  }
+  return world.crashesChecked;
+}
+
 /** Many absorbs, one layer's chunks into the next and on, with a crash at every single write boundary. */
 export function everyAbsorb(seed: number): number {
   const shape: Shape = {
@@ -290,6 +321,7 @@ export const SCENARIOS: Record<string, Scenario> = {
   writeErrors,
   bitRot,
   tailRot,
+  lostWrites,
   everyAbsorb,
   cleanedAbsorbs,
   cleanedChain,

@@ -17,6 +17,7 @@ const SEEDS: Record<string, number> = {
   writeErrors: 4,
   bitRot: 10,
   tailRot: 4,
+  lostWrites: 8,
   everyAbsorb: 4,
   cleanedAbsorbs: 3,
   cleanedChain: 4,

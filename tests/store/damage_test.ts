@@ -138,6 +138,25 @@ Deno.test("checksums that cannot be read make their blocks fail, not others", ()
   assertEquals(bench.read([1], 0, 20, 1), [300]);
 });
 
+Deno.test("close() waits for checksums that nobody waits for any more", () => {
+  for (let seed = 1; seed <= 150; seed++) {
+    const first = open();
+    first.write(1, 0, 0, stamps(100, 8));
+    first.close();
+    const options = { keep: 1, lose: 0, reorder: false };
+    const disk = first.disk.crash(new Prng(seed), first.window.bytes, options);
+    const bench = new Bench(0, disk, new Prng(10), SMALL);
+    bench.mustOpen();
+    bench.store.endTurn();
+    rest(bench);
+    const data = dataOf(disk, 100);
+    disk.faults = { fail: (kind, offset) => kind === "read" && offset >= data ? -EIO : 0 };
+    assertEquals(bench.run(OperationKind.Read, [1], 0, 0, 1).result, -EIO);
+    assertEquals(bench.close(), null);
+    while (disk.pump());
+  }
+});
+
 Deno.test("a damaged record that had been made durable is refused, unless the damage is accepted", () => {
   let bench = open();
   bench.write(1, 0, 0, [100]);

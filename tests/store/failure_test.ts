@@ -4,6 +4,7 @@
  * @module
  */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
+import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import { Prng } from "../../agent/base/prng.ts";
 import { OperationKind } from "../../agent/store/operation.ts";
 import { Bench, makeDisk, SMALL } from "./harness.ts";
@@ -156,6 +157,41 @@ Deno.test("a checkpoint that cannot be written is tried again later", () => {
   for (let i = 0; i < 60; i++) assertEquals(bench.write(1, 0, 0, [i * 2 + 1, i * 2 + 2]), 0);
   failing = false;
   assertEquals(bench.close(), null);
+});
+
+Deno.test("a segment of which only the header is there, after writes that failed, goes on with numbers that were never given", () => {
+  const bench = open();
+  assertEquals(bench.write(1, 0, 0, [1]), 0);
+  assertEquals(bench.sync(), 0);
+  // From the first record of a segment on nothing can be written; the last time it is tried, the header arrives.
+  let header: Uint8Array | null = null;
+  let headerAt = 0, tries = 0;
+  const write = bench.disk.write.bind(bench.disk);
+  bench.disk.write = (token, offset, vector) => {
+    if (offset % SMALL.segmentBytes === 0 && offset > 0) {
+      tries++;
+      headerAt = offset;
+      header = bench.window.bytes.slice(vector.offsets[0], vector.offsets[0] + BLOCK_BYTES);
+    }
+    write(token, offset, vector);
+  };
+  bench.disk.faults = { fail: (kind) => kind === "write" && tries > 0 ? -EIO : 0 };
+  for (let value = 2; bench.store.state === "open"; value++) {
+    if (bench.write(1, 0, 0, [value]) === 0) bench.sync();
+  }
+  assertEquals(tries, 4);
+  const disk = bench.disk.crash(new Prng(2), bench.window.bytes, { keep: 0, lose: 1 });
+  disk.poke(headerAt, header!);
+  const after = new Bench(0, disk, new Prng(3), SMALL);
+  after.mustOpen();
+  assertEquals(after.write(1, 0, 7, [77]), 0);
+  assertEquals(after.write(1, 0, 8, [88]), 0);
+  assertEquals(after.sync(), 0);
+  assertEquals(after.write(1, 0, 9, [99]), 0);
+  const again = after.disk.crash(new Prng(4), after.window.bytes, { keep: 1, lose: 0 });
+  const last = new Bench(0, again, new Prng(5), SMALL);
+  last.mustOpen();
+  assertEquals(last.read([1], 0, 7, 3), [77, 88, 99]);
 });
 
 Deno.test("nothing that a sync seems to do after one that failed counts: a checkpoint under way does not either", () => {

@@ -27,6 +27,9 @@ export const GOLDEN: Record<string, { format: number; how: "clean" | "crashed" }
   "format_2_crashed.gz": { format: 2, how: "crashed" },
   "format_3_clean.gz": { format: 3, how: "clean" },
   "format_3_crashed.gz": { format: 3, how: "crashed" },
+  // With the lives of segments in the checkpoint.
+  "format_3_lives_clean.gz": { format: 3, how: "clean" },
+  "format_3_lives_crashed.gz": { format: 3, how: "crashed" },
 };
 
 function pathOf(name: string): URL {

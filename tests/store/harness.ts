@@ -60,6 +60,8 @@ export interface Shape {
   blocks: number;
   /** Blocks of the largest operation. */
   operationBlocks: number;
+  /** All operations are of that many, at multiples of them, so that records often have the same layout. */
+  isEven?: boolean;
   tunables: Partial<StoreTunables>;
 }
 
@@ -427,6 +429,40 @@ function verifyRot(bench: Bench, model: Model): void {
   }
 }
 
+/** Where the header lies of the record that a write brings; −1: it brings none. */
+function headerIn(data: Uint8Array): number {
+  const magicAt = (at: number) =>
+    at + 4 <= data.length ? String.fromCharCode(...data.subarray(at, at + 4)) : "";
+  if (magicAt(0) === "KREC") return 0;
+  return magicAt(0) === "KELP" && magicAt(BLOCK_BYTES) === "KREC" ? BLOCK_BYTES : -1;
+}
+
+function isLost(lost: ReadonlySet<number> | null, values: ReadonlySet<number>): boolean {
+  return lost !== null && [...values].some((value) => lost.has(value));
+}
+
+/**
+ * Reads every block by itself: each must be right, or refused, and refused only if what it should be was in a record that was lost.
+ *
+ * @returns those that are refused
+ */
+function verifyLost(bench: Bench, model: Model, lost: ReadonlySet<number>): Set<string> {
+  const refused = new Set<string>();
+  for (const id of model.layers.keys()) {
+    if (!bench.store.hasLayer(id)) throw new Error(`layer ${id} is gone`);
+    for (const chunk of bench.shape.chunks) {
+      for (let block = 0; block < bench.shape.blocks; block++) {
+        const read = bench.read([id], chunk, block, 1);
+        if (typeof read !== "number") compare(model, [id], chunk, block, read, true);
+        else if (read === -EBADMSG && isLost(lost, model.allowed([id], chunk, block, true))) {
+          refused.add(`${id}/${chunk}/${block}`);
+        } else throw new Error(`reading block ${block} of ${id}/${chunk}: ${read}`);
+      }
+    }
+  }
+  return refused;
+}
+
 /** Users' blocks on the disk, those written last first. */
 function newestBlocks({ disk, shape }: Bench): { at: number; stamp: number }[] {
   const found: { at: number; stamp: number }[] = [];
@@ -552,6 +588,8 @@ export class World {
   absorbs = 0;
   /** Fills that have come back. */
   fills = 0;
+  /** Values whose record the disk has lost: null where it loses none. See {@linkcode loseRecords}. */
+  lost: Set<number> | null = null;
   #stamp = 1;
   #nextLayer = 1;
   #generation = 1;
@@ -627,6 +665,10 @@ export class World {
 
   #range(countMax: number): { chunk: number; block: number; count: number } {
     const { random, shape } = this;
+    if (shape.isEven === true) {
+      const block = random.below(shape.blocks / countMax) * countMax;
+      return { chunk: random.pick(shape.chunks), block, count: countMax };
+    }
     const long = random.chance(0.25);
     const count = random.between(1, long ? countMax : Math.min(3, countMax));
     return {
@@ -787,6 +829,12 @@ export class World {
     if (layers.some((id) => this.#locked.has(`${id}`))) return;
     const { chunk, block, count } = this.#range(this.shape.operationBlocks);
     const operation = bench.take((done) => {
+      const isRefused = done.result === -EBADMSG &&
+        before.some((values, i) =>
+          isLost(this.lost, values) ||
+          isLost(this.lost, model.allowed(layers, chunk, block + i, false))
+        );
+      if (isRefused) return;
       if (done.result < 0) return this.#failed(done);
       // Whatever was allowed at any moment while it was under way: values only grow stale by later
       // changes.
@@ -1067,7 +1115,57 @@ export class World {
     this.model.synced(this.model.syncBegins());
     const disk = bench.disk.crash(this.crashRandom, windowOf(0).bytes, { keep: 0, lose: 1 });
     this.#reopen(disk, false);
-    verify(this.bench, this.model, true);
+    if (this.lost === null) verify(this.bench, this.model, true);
+    else verifyLost(this.bench, this.model, this.lost);
+  }
+
+  /**
+   * From now on the disk loses the write of a record now and then, without a word: until it is given other faults.
+   *
+   * @param isWithFirst also the first record of a segment, and the segment's header with it
+   */
+  loseRecords(chance: number, isWithFirst: boolean): void {
+    const lost = this.lost ??= new Set();
+    const random = this.crashRandom;
+    const loses = (offsetBytes: number, data: Uint8Array) => {
+      const header = headerIn(data);
+      if (offsetBytes < 1024 * 1024 || header < 0 || (header > 0 && !isWithFirst)) return false;
+      if (!random.chance(chance)) return false;
+      const words = new Uint32Array(data.slice(header).buffer);
+      for (let word = (words[1] >>> 16) * 1024; word < words.length; word += 1024) {
+        lost.add(words[word]);
+      }
+      return true;
+    };
+    this.bench.disk.faults = { loses };
+  }
+
+  /** Looks for all that was lost: by reads, and by a scrub. Everything else is right. */
+  checkLost(): void {
+    this.crashesChecked++;
+    const { bench } = this;
+    const found = new Set<string>();
+    const scrubbed = (layer: number, chunk: number, block: number) =>
+      void found.add(`${layer}/${chunk}/${block}`);
+    bench.store.damageListener = scrubbed;
+    const error = bench.call("scrub", (done) => bench.store.scrubNow(null, () => {}, done));
+    if (error) throw error;
+    bench.store.damageListener = null;
+    const refused = verifyLost(bench, this.model, this.lost!);
+    for (const name of refused) if (!found.has(name)) throw new Error(`scrub missed ${name}`);
+    for (const name of found) if (!refused.has(name)) throw new Error(`only scrub refused ${name}`);
+  }
+
+  /**
+   * Looks at what a crash of a store leaves that is at rest after it had lost records: damage that is reported, or nothing
+   * that is wrong.
+   */
+  checkLostCrash(): void {
+    this.crashesChecked++;
+    const bench = this.#crashed(this.bench, { keep: 1, lose: 0 });
+    const error = bench.open();
+    if (error !== null && error.code !== "DAMAGED") throw error;
+    if (error === null) verifyLost(bench, this.model.clone(), this.lost!);
   }
 
   #reopen(disk: SimulatedDisk, mayBeTorn: boolean): void {

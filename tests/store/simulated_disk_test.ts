@@ -55,6 +55,19 @@ Deno.test("a scattered read fills its places in order, and leaves the rest alone
   assertThrows(() => disk.readScattered(8, 0, vector));
 });
 
+Deno.test("a write that is lost succeeds and changes nothing, now or later", () => {
+  const { disk, done, write } = make();
+  write(1, 3, 1);
+  disk.faults = { loses: (offset, data) => offset === 3 * BLOCK && data[0] === 2 };
+  write(2, 3, 2);
+  write(3, 4, 2);
+  assertEquals([done.get(2), disk.peek(3 * BLOCK, 1)[0]], [BLOCK, 1]);
+  assertEquals([done.get(3), disk.peek(4 * BLOCK, 1)[0]], [BLOCK, 2]);
+  disk.sync(4);
+  while (disk.pump());
+  assertEquals(disk.peek(3 * BLOCK, 1)[0], 1);
+});
+
 Deno.test("a crash keeps what was synced, and may lose, keep or tear the rest by sectors", () => {
   const { disk, write, bytes } = make();
   write(1, 0, 1);

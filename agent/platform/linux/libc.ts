@@ -74,6 +74,7 @@ const symbols = {
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   poll: { parameters: ["buffer", /* struct pollfd* */ "usize", "i32"], result: "i32" },
+  schedYield: { name: "sched_yield", parameters: [], result: "i32" },
   clockGettime: {
     name: "clock_gettime",
     parameters: ["i32", /* struct timespec* */ "buffer"],

@@ -64,6 +64,12 @@ const SUBMISSION_ENTRIES = 1024;
 /** Entries of the completion queue: room for all that can be in flight, so that it never overflows. */
 const COMPLETION_ENTRIES = 16384;
 
+/**
+ * Longest sleep for more completions than one, in milliseconds: those that end with their submission nearly always do so, and
+ * when one does not the others must not wait for it.
+ */
+const INLINE_WAIT_MS_MAX = 1;
+
 /** Receives the completions of one kind. */
 export interface RingHandler {
   /**
@@ -90,6 +96,8 @@ export class Ring {
   readonly #cqesIndex: number;
   #tail: number;
   #toSubmit = 0;
+  /** Of them, those of {@linkcode Ring.noteInline}; below 0: somebody waits for one. */
+  #inline = 0;
   /** struct io_uring_getevents_arg followed by its struct timespec. */
   readonly #argument: Uint32Array<ArrayBuffer>;
   readonly #argumentPointer: Deno.PointerObject;
@@ -210,8 +218,22 @@ export class Ring {
     return this.#toSubmit;
   }
 
+  /**
+   * The entry prepared last will have ended when it has been submitted, as good as always, and nobody waits for that: the sleep
+   * that submits it goes on over its end.
+   */
+  noteInline(): void {
+    if (this.#inline >= 0) this.#inline++;
+  }
+
+  /** Somebody does wait for one of those: the sleep ends with any completion, as others do. */
+  awaitInline(): void {
+    this.#inline = -1;
+  }
+
   /** Submits all that was prepared, and asks for no completions. */
   submit(): void {
+    this.#inline = 0;
     while (this.#toSubmit > 0) {
       this.#sqHead[this.#sqTailIndex] = this.#tail;
       const result = libc.ioUringEnter(
@@ -276,19 +298,28 @@ export class Ring {
   /**
    * Submits all that was prepared and lets the kernel post completions.
    *
-   * @param waitMs 0: do not wait; otherwise up to this many milliseconds for at least one completion
+   * @param waitMs 0: do not wait; otherwise up to this many milliseconds for at least one completion, besides those of
+   *   {@linkcode noteInline}
    */
   enter(waitMs: number): void {
+    const inline = Math.max(0, this.#inline);
+    this.#inline = 0;
     if (waitMs <= 0) {
       this.#enter(0, ENTER_GETEVENTS, null, 0n);
       return;
     }
+    if (inline > 0) waitMs = Math.min(waitMs, INLINE_WAIT_MS_MAX);
     const seconds = Math.floor(waitMs / 1000);
     this.#argument[16] = seconds;
     this.#argument[17] = 0;
     this.#argument[18] = Math.floor((waitMs - seconds * 1000) * 1_000_000);
     this.#argument[19] = 0;
-    this.#enter(1, ENTER_GETEVENTS | ENTER_EXT_ARG, this.#argumentPointer, this.#argumentSize);
+    this.#enter(
+      1 + inline,
+      ENTER_GETEVENTS | ENTER_EXT_ARG,
+      this.#argumentPointer,
+      this.#argumentSize,
+    );
   }
 
   /**

@@ -51,6 +51,8 @@ export const IN_BYTES = 5 * 512 * 1024;
 /** Bytes of each direction's buffer before {@linkcode TcpConnection.attach}. */
 export const SMALL_BYTES = 512;
 
+/** A send that is no longer than this is nearly always over when it has been submitted: less than any socket's buffer. */
+const INLINE_BYTES_MAX = 64 * 1024;
 /** Connections that wait in the kernel to be accepted. */
 const BACKLOG = 128;
 const SLOT_BYTES = 2048, SLOT_OUT_AT = 512, SLOT_ADDRESS_AT = 1024;
@@ -576,7 +578,12 @@ export class Tcp {
 
   #flush(connection: TcpConnection): void {
     const bytes = connection.sendable;
-    if (connection.sending > 0 || bytes === 0 || connection.isConnecting) return;
+    if (bytes === 0 || connection.isConnecting) return;
+    if (connection.sending > 0) {
+      // It goes when that has ended.
+      if (connection.queuedBytes > connection.sending) this.#ring.awaitInline();
+      return;
+    }
     connection.sending = bytes;
     connection.inRing++;
     const address = connection.outputAddress + connection.sendableAt;
@@ -593,6 +600,8 @@ export class Tcp {
       0,
       MSG_NOSIGNAL,
     );
+    // What the kernel may take in part only, or what has more behind it, is waited for.
+    if (bytes <= INLINE_BYTES_MAX && bytes === connection.queuedBytes) this.#ring.noteInline();
   }
 
   /** Puts a RECV into the ring, if there is none and there is room. */

@@ -39,6 +39,8 @@ export type RequestKind = "read" | "write" | "sync" | "allocate" | "punch";
 export interface DiskFaults {
   /** A negative errno to fail the request with, or 0. */
   fail?(kind: RequestKind, offsetBytes: number, lengthBytes: number): number;
+  /** True for a write that is lost without a word: it succeeds, and what was there stays. */
+  loses?(offsetBytes: number, data: Uint8Array): boolean;
   /** Bytes of space; an allocation beyond it gets −ENOSPC. Default: the size of the disk. */
   spaceBytesMax?: number;
 }
@@ -476,7 +478,7 @@ export class SimulatedDisk implements Disk {
           return failed;
         }
         if (!this.#take(offset, length)) return -ENOSPC;
-        this.#apply(offset, data);
+        if (this.faults.loses?.(offset, data) !== true) this.#apply(offset, data);
         return length;
       }
       case "sync":
