@@ -13,7 +13,7 @@ import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES } from "../../agent/base/limits.
 import type { Prng } from "../../agent/base/prng.ts";
 import { type ClusterMap, type DiskEntry, pgOfChunk, poolOf } from "../../agent/map/map.ts";
 import type { Completer } from "../../agent/replication/completing.ts";
-import { Stamp } from "../../agent/replication/local_store.ts";
+import { compareStamps, Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { BLOCKS_MAX, type DiskOracle } from "./guest.ts";
 import type { SimNode } from "./node.ts";
@@ -68,14 +68,21 @@ export class Settling {
     const process = node.process!;
     const { store, data } = process;
     const [layer] = layers;
-    if (data?.hasMap !== true) return;
-    const { inSync } = data.view.groupOf(data.view.diskOfLayer(layer)!, chunk).entry;
-    const has = (id: number) => {
+    const owner = data?.hasMap === true ? data.view.diskOfLayer(layer) : undefined;
+    if (data?.hasMap !== true || owner === undefined) return;
+    const stamps = data.view.groupOf(owner, chunk).entry.inSync.map((id) => {
       const known = this.host.running().find((each) => each.node === id)?.process?.store;
-      return known?.hasLayer(layer) === true && known.stampOf(layer, chunk, new Stamp());
-    };
+      const stamp = new Stamp();
+      const isKnown = known?.hasLayer(layer) === true && known.stampOf(layer, chunk, stamp);
+      return isKnown ? { id, stamp } : null;
+    });
     // Where more had lost theirs than have one nobody would know which counts.
-    if (!inSync.every(has)) return;
+    if (stamps.includes(null)) return;
+    const of = (id: number) => stamps.find((each) => each!.id === id)?.stamp;
+    const here = of(node.node), there = of(source);
+    if (here === undefined || there === undefined) return;
+    // Who lacks writes has none that the other one lacks, neither done nor on their way: it would be sent none of them again.
+    if (compareStamps(here, there) > 0 || !data.replica.isIdle([layer], chunk)) return;
     const operation = new Operation({
       operationDone: ({ result }) => {
         if (result !== 0 || process.isDead) return;
