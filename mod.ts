@@ -101,6 +101,7 @@ export type {
   RestoreDiskRequest,
   ScheduleDocument,
   ScheduleRequest,
+  SettleRequest,
   SnapshotDocument,
   SpaceDocument,
   StatusDocument,

@@ -540,17 +540,6 @@ export class ClusterNode {
         this.control.propose({ kind: "flattened", node, incarnation, layers, epoch });
         return;
       }
-      case "lagging": {
-        const { pool, group, nodes, epoch } = event;
-        this.control.propose({
-          kind: "withdraw",
-          pool,
-          pgs: [group],
-          nodes,
-          basedOnEpoch: epoch,
-        });
-        return;
-      }
       case "groups-lost":
         this.control.loseGroups(event.lost, event.capacityBytes);
         return;

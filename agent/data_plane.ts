@@ -544,8 +544,6 @@ export class DataPlane implements DiskServerHost {
         this.#post({ kind: "snapshot-drained", disk, layer, generation }),
       absorbed: (layers) => this.#post({ kind: "absorbed", layers: [...layers] }),
       flattened: (layers, epoch) => this.#post({ kind: "flattened", layers: [...layers], epoch }),
-      lagging: (pool, group, nodes, epoch) =>
-        this.#post({ kind: "lagging", pool, group, nodes: [...nodes], epoch }),
       groupsLost: (groups) =>
         this.#post({
           kind: "groups-lost",

@@ -153,8 +153,6 @@ export type WorkerMessage =
   | { kind: "absorbed"; layers: number[] }
   /** Layers have everything here that they were read through to, durably, by a map of this epoch. */
   | { kind: "flattened"; layers: number[]; epoch: number }
-  /** Members in sync of a group lack writes, by a map of this epoch. */
-  | { kind: "lagging"; pool: number; group: number; nodes: number[]; epoch: number }
   /** Something that others should know of has changed: see `data-status`. */
   | { kind: "reachability" };
 

@@ -33,7 +33,7 @@ const { seeds, from, minutes, nodes, faults, moving, paths, settling, snapshots,
     )
     .option("--moving", "guests move while they run")
     .option("--paths", "nodes have up to three data paths, which fail and are missing")
-    .option("--settling", "members leave and blocks are replaced as checks have it, without need")
+    .option("--settling", "chunks are copied and blocks replaced as checks have it, without need")
     .option("--snapshots", "snapshots and clones are taken, read, flattened and deleted")
     .option("--verbose", "print what happens")
     .parse(Deno.args, { from: "user" })

@@ -3,7 +3,7 @@
  *
  *     target    where replicas shall be                 ── set-targets ──
  *     inSync    hold every acknowledged write            ◀── in-sync ── joining ◀── start-joining
- *     joining   get all new writes, pull the old ones     ── node-down, drop-member, lose-groups, drop-unclean, trim, withdraw ──▶ out
+ *     joining   get all new writes, pull the old ones     ── node-down, drop-member, lose-groups, drop-unclean, trim ──▶ out
  *     unclean   ⊆ inSync, lost unsynced writes in a crash ◀── node-up (another boot, no clean stop)
  *
  *     all of inSync unclean ── unsettle ──▶ unsettled ── settled ──▶ inSync = [settler], joining = the others
@@ -60,8 +60,7 @@
  * otherwise it is unclean, alone, is unsettled and settles with itself: what was flushed is there.
  * The same with `lose-groups` (and `lost` of `node-up`): a node that runs without the data path of a PG of which it is the
  * only member is unclean, and settles (`joining.ts` sees to that) only when the path is back.
- * `drop-unclean` and `trim` need others that are clean and up, `withdraw` as many as every disk of the pool needs to be written,
- * and the very members under which it was found who lacks what. The one way out is `remove-node` with
+ * `drop-unclean` and `trim` need others that are clean and up. The one way out is `remove-node` with
  * `force` and `acceptLoss`, which is recorded.
  *
  * # Late, repeated and foreign commands
@@ -97,17 +96,8 @@ import {
   type StartJoining,
   type Trim,
   type Unsettle,
-  type Withdraw,
 } from "./model.ts";
-import {
-  copiesMinOfPool,
-  disksWithData,
-  findNode,
-  findPool,
-  hasDisks,
-  isOpenGroup,
-  nodeMissing,
-} from "./queries.ts";
+import { disksWithData, findNode, findPool, hasDisks, nodeMissing } from "./queries.ts";
 import {
   isInZones,
   maySplit,
@@ -134,8 +124,6 @@ export function applyGroupCommand(map: ClusterMap, command: GroupCommand): Resul
       return inSync(map, command);
     case "trim":
       return trim(map, command);
-    case "withdraw":
-      return withdraw(map, command);
     case "split-groups":
       return splitGroups(map, command);
   }
@@ -199,8 +187,9 @@ function inSync(map: ClusterMap, command: InSync): Result<Applied> {
   const { node, basedOnEpoch } = command;
   const error = reasonAgainstRun(map, command);
   if (error !== null) return error;
-  const ahead = reasonAgainstEpoch(map, basedOnEpoch);
-  if (ahead !== null) return ahead;
+  if (!Number.isSafeInteger(basedOnEpoch) || basedOnEpoch < 0 || basedOnEpoch > map.epoch) {
+    return failure("invalid", `there has been no map of epoch ${basedOnEpoch} yet`);
+  }
   return editGroups(map, command, (pg) => {
     const index = pg.joining.indexOf(node);
     if (index < 0 || pg.joinedEpochs[index] > basedOnEpoch || pg.unclean.length > 0) return pg;
@@ -236,25 +225,6 @@ function trim(map: ClusterMap, command: Trim): Result<Applied> {
       : 0;
     const staying = pg.inSync.filter((each) => pg.target.includes(each) || surplus-- <= 0);
     if (staying.length === pg.inSync.length) return pg;
-    return { ...pg, inSync: staying, changedEpoch: map.epoch + 1 };
-  });
-}
-
-function withdraw(map: ClusterMap, command: Withdraw): Result<Applied> {
-  const { nodes, basedOnEpoch } = command;
-  const pool = findPool(map, command.pool);
-  if (pool === undefined) return poolMissing(command.pool);
-  if (nodes.length === 0 || new Set(nodes).size < nodes.length) {
-    return failure("invalid", `${nodes.length} nodes cannot leave, or one of them is named twice`);
-  }
-  const error = reasonAgainstEpoch(map, basedOnEpoch);
-  if (error !== null) return error;
-  const least = copiesMinOfPool(map, pool);
-  return editGroups(map, command, (pg) => {
-    if (pg.changedEpoch > basedOnEpoch || !isOpenGroup(pg)) return pg;
-    if (!nodes.every((each) => pg.inSync.includes(each) && pg.target.includes(each))) return pg;
-    const staying = pg.inSync.filter((each) => !nodes.includes(each));
-    if (staying.filter((each) => isUp(map, each)).length < least) return pg;
     return { ...pg, inSync: staying, changedEpoch: map.epoch + 1 };
   });
 }
@@ -836,12 +806,6 @@ function poolMissing(pool: number): Result<Applied> {
       ? `there is no pool ${text} (any more)`
       : `no disk with ${text} copies has been made yet`,
   );
-}
-
-/** What a command rests on must have been. */
-function reasonAgainstEpoch(map: ClusterMap, epoch: number): Result<Applied> | null {
-  if (Number.isSafeInteger(epoch) && epoch >= 0 && epoch <= map.epoch) return null;
-  return failure("invalid", `there has been no map of epoch ${epoch} yet`);
 }
 
 /** The run of a node that a command is about: known, up, the present one, and one that stores. */

@@ -34,7 +34,6 @@ const LEVELS: Readonly<Record<string, number>> = {
   "delete-schedule": 2,
   "set-copies": 2,
   "finish-copies": 2,
-  "withdraw": 2,
   "create-disk.detectZeroes": 2,
   "create-disk.zones": 2,
   "delete-disk.trashedMs": 2,

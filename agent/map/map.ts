@@ -150,7 +150,6 @@ function carryOut(map: ClusterMap, command: MapCommand): Result<Applied> {
     case "start-joining":
     case "in-sync":
     case "trim":
-    case "withdraw":
     case "split-groups":
       return applyGroupCommand(map, command);
   }

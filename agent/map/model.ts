@@ -967,18 +967,6 @@ export interface Trim extends Groups {
   readonly kind: "trim";
 }
 
-/**
- * Members in sync that lack what others have leave, so that they join again and copy it: what they were taken to hold they do not. All
- * of them or none; only where enough others are in sync and up to go on writing, and only such as belong there, and so come back.
- */
-export interface Withdraw extends Groups {
-  readonly kind: "withdraw";
-  /** Ids, each once. */
-  readonly nodes: readonly number[];
-  /** Epoch of the map under which that was found; PGs whose members have changed since are left out. */
-  readonly basedOnEpoch: number;
-}
-
 /** Twice as many PGs in every pool: p becomes p and p + 2^`pgBits`, with the same members. */
 export interface SplitGroups {
   readonly kind: "split-groups";
@@ -1042,7 +1030,6 @@ export type GroupCommand =
   | StartJoining
   | InSync
   | Trim
-  | Withdraw
   | SplitGroups;
 
 /** Everything that can be asked of the map. */

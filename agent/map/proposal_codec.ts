@@ -188,7 +188,6 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     basedOnEpoch: "number",
   },
   "trim": { pool: "number", pgs: "numbers" },
-  "withdraw": { pool: "number", pgs: "numbers", nodes: "numbers", basedOnEpoch: "number" },
   "split-groups": { pgBits: "number" },
 };
 

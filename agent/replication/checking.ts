@@ -8,7 +8,7 @@
  *                                                                                                │ changed meanwhile, or no common stamp
  *                                                                                                │ differs: who is right (deciding.ts)?
  *                                                                                                │   the others replace it (repair.ts)
- *                                                                                                └ lacks writes: it leaves its group, and joins
+ *                                                                                                └ lacks writes: it copies the chunk (completing.ts)
  *
  * Invariants:
  * - A block is compared only as of one stamp. Each replica says from which stamp to which its block was what it says, with nothing
@@ -25,14 +25,13 @@
  *   this is still so (`repair.ts`), so it does no harm that it is told late, twice, or by another check as well. Here the block is
  *   looked at again until it is the same everywhere. Where nobody knows what counts it is reported, and nothing is changed.
  * - Layers are looked at from the oldest on, so that what a layer is read through to is settled before it.
- * - A replica in sync whose stamp stands still below others', and into whose store none is on its way, lacks writes. By a command (`withdraw`), which does nothing where members
- *   have changed since the look, it leaves the group, and joins it again like any node that was away: stamps tell what it has to
- *   copy, of the whole group. One group at a time, and at most WITHDRAWALS_MAX times; nothing of the group is looked at meanwhile. If
- *   a write comes to the chunk first, its stamp is that of the others, and what it lacks is a difference.
+ * - A replica in sync whose stamp stands still below others', and into whose store no write is on its way, lacks writes. It is told to
+ *   copy the chunk from one that has them; it does if both still stand still (`completing.ts`), and is looked at again, at most
+ *   COMPLETIONS_MAX times. If a write comes to the chunk first, its stamp is that of the others, and what it lacks is a difference.
  * - A layer and the one that it absorbs are checked as one. So are a layer that is being flattened and all that it is read through, and any
  *   layer of which something differs, before it counts as that: what only some replicas have copied into it is the same below it.
  * - A hole below which there is no layer reads as zeros, and is equal to them: a flattened layer has either, as it was filled or copied.
- * - It ends: rounds without anything new, time per chunk, and time for who has left to be back, are bounded.
+ * - It ends: rounds without anything new, and time per chunk, are bounded.
  *
  * @module
  */
@@ -46,7 +45,7 @@ import {
   NAMED_MAX,
   newDiskCheck,
 } from "./check_report.ts";
-import { BEHIND, decide, whyNotWithdrawn } from "./deciding.ts";
+import { BEHIND, decide, whyNotCompleted } from "./deciding.ts";
 import {
   add,
   type Findings,
@@ -64,14 +63,15 @@ import type { Inspector } from "./inspection.ts";
 import { chunkList, compareStamps, isKnown, type LocalStore } from "./local_store.ts";
 import { type Head, MessageFlag, MessageType, STAMP_ENTRY_BYTES, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
-import type { BlockReplacer } from "./replica.ts";
+import type { BlockReplacer, ChunkCompleter } from "./replica.ts";
 import type { ClusterView, DiskView, GroupView } from "./view.ts";
-import { Withdrawals } from "./withdrawing.ts";
 
 /** Chunks looked at at a time. */
 const JOBS_MAX = 4;
 /** Looks at a chunk by which nothing more is compared: something is changed each time, or there is no common stamp. */
 const ROUNDS_MAX = 16;
+/** Times that a replica is told to copy a chunk of which it lacks writes. */
+const COMPLETIONS_MAX = 3;
 /** Milliseconds between looks at a chunk: they double up to the second. */
 const PAUSE_MS_MIN = 20, PAUSE_MS_MAX = 320;
 /** Longest time in which nothing more of a chunk is compared, in milliseconds. */
@@ -99,9 +99,8 @@ export interface CheckingHost {
   readonly window: Window;
   readonly inspector: Inspector;
   readonly repairer: BlockReplacer;
+  readonly completer: Pick<ChunkCompleter, "complete">;
   readonly view: ClusterView;
-  /** Has members in sync that lack writes leave a group: the command `withdraw`, which rests on the group as it is given. */
-  withdraw(group: GroupView, nodes: readonly number[]): void;
 }
 
 /** What a check is to do. */
@@ -138,6 +137,8 @@ class Job implements PeerRequestOwner {
   readonly lagging = new Set<number>();
   /** Those that lack none differ in ways that nobody can decide. */
   isDisputed = false;
+  /** Times that these nodes were told to copy the chunk. */
+  completions = 0;
   readonly requests = new Set<PeerRequest>();
   readonly answers = new Map<number, Findings>();
   group: GroupView | null = null;
@@ -232,7 +233,6 @@ export class Check {
   readonly #host: CheckingHost;
   readonly #isRepairing: boolean;
   readonly #preferred: number;
-  readonly #withdrawals: Withdrawals;
   readonly #done: (report: CheckReport) => void;
   readonly #report: CheckReport = { disks: [], blocks: [], unchecked: [] };
   readonly #todo: { target: CheckTarget; layer: number }[] = [];
@@ -258,7 +258,6 @@ export class Check {
     this.#host = host;
     this.#isRepairing = options.repair;
     this.#preferred = options.preferred ?? 0;
-    this.#withdrawals = new Withdrawals((group, nodes) => host.withdraw(group, nodes));
     this.#done = done;
     for (const target of options.targets) {
       for (const layer of target.layers) {
@@ -297,7 +296,6 @@ export class Check {
     this.#nowMs = nowMs;
     if (this.#isOver) return;
     this.#findSilent();
-    this.#withdrawals.tick(this.#host.view, nowMs);
     for (const job of [...this.#jobs]) {
       if (job.pending > 0) continue;
       if (nowMs - job.sinceMs > JOB_MS_MAX) this.#giveUp(job);
@@ -547,12 +545,6 @@ export class Check {
     job.troubled = [];
     job.isNewer = false;
     job.answers.clear();
-    if (this.#withdrawals.isUnderWay(job.group)) {
-      // Who has left is to be looked at once it is back.
-      job.rounds = 0;
-      job.sinceMs = this.#nowMs;
-      return this.#again(job);
-    }
     const { entry, isOpen } = job.group;
     const away = entry.inSync.filter((node) =>
       view.node(node)?.state !== "up" || this.#absent.has(node)
@@ -668,7 +660,7 @@ export class Check {
     this.#step();
   }
 
-  /** From a job: a node knows what to replace, or does not want to hear of it; the next look tells. */
+  /** From a job: a node knows what to copy, or does not want to hear of it; the next look tells. */
   told(dataOffset: number, dataBytes: number): void {
     if (dataBytes > 0) this.#host.arena.release(dataOffset, dataBytes);
   }
@@ -754,18 +746,32 @@ export class Check {
     else this.#again(job);
   }
 
-  /** Nodes have lacked writes for long enough: they leave, and copy them. */
+  /** Nodes have lacked writes for long enough: they copy the chunk from one that does not. */
   #isBehind(job: Job, behind: readonly number[]): void {
     for (const node of behind) job.lagging.add(node);
     if (!this.#isRepairing) return this.#giveUp(job);
-    const group = job.group!;
-    job.trouble = this.#withdrawals.isSpent(group)
-      ? `${BEHIND}, also after it had left to copy them`
-      : whyNotWithdrawn(this.#host.view, group, behind, job.isDisputed);
+    const { view, completer } = this.#host;
+    const [layer] = job.pair;
+    const preferred = this.#preferred;
+    const upToDate = [...job.answers.keys()].filter((node) => !behind.includes(node));
+    job.trouble = job.completions >= COMPLETIONS_MAX
+      ? `${BEHIND}, also after it was told to copy them`
+      : whyNotCompleted({
+        behind,
+        upToDate,
+        preferred,
+        isDisputed: job.isDisputed,
+        isMerged: view.absorbedInto(layer) !== 0 || view.isFlattened(layer),
+      });
     if (job.trouble !== null) return this.#giveUp(job);
-    // Where another group has its turn, this one has it later.
-    if (this.#withdrawals.begin(group, behind, this.#nowMs)) job.rounds = 0;
+    job.completions++;
+    job.rounds = 0;
     job.sinceMs = this.#nowMs;
+    const source = upToDate.includes(preferred) ? preferred : upToDate[0];
+    for (const node of behind) {
+      if (node === view.self) completer.complete(layer, job.chunk, source);
+      else this.#tell(job, node, source, MessageType.Complete);
+    }
     this.#again(job);
   }
 
@@ -876,35 +882,31 @@ export class Check {
   /** Tells nodes what to replace. Whatever does not come to them, or to nothing there, is found different again. */
   #replace(job: Job, plan: Plan): void {
     const { view, repairer } = this.#host;
-    const disk = view.diskOfLayer(job.pair[0]);
-    if (disk === undefined) return;
     for (const [node, sources] of plan) {
       for (const [source, all] of sources) {
         const list = all.slice(0, REPLACEMENTS_MAX);
         if (node === view.self) repairer.replace(job.pair[0], job.chunk, source, list);
-        else this.#tell(job, disk, node, source, list);
+        else this.#tell(job, node, source, MessageType.Replace, packReplacements(list));
       }
     }
   }
 
-  #tell(
-    job: Job,
-    disk: DiskView,
-    node: number,
-    source: number,
-    list: readonly Replacement[],
-  ): void {
-    const request = this.#host.peers.take(MessageType.Replace, job);
+  /** What a node is to copy, from whom. */
+  #tell(job: Job, node: number, source: number, type: MessageType, extra?: Uint32Array): void {
+    const { peers, view } = this.#host;
+    const [layer] = job.pair;
+    const disk = view.diskOfLayer(layer);
+    const request = disk === undefined ? null : peers.take(type, job);
     if (request === null) return;
     const { head } = request;
-    head.disk = disk.entry.id;
-    head.layer = job.pair[0];
+    head.disk = disk!.entry.id;
+    head.layer = layer;
     head.chunk = job.chunk;
     head.argument = source;
-    request.extra = packReplacements(list);
-    request.extraWords = request.extra.length;
+    request.extra = extra ?? null;
+    request.extraWords = extra?.length ?? 0;
     job.requests.add(request);
-    this.#host.peers.submit(node, request);
+    peers.submit(node, request);
   }
 
   #name(

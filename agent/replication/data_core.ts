@@ -22,6 +22,7 @@ import { Discards } from "./discards.ts";
 import { Absorbing } from "./absorbing.ts";
 import type { CheckReport } from "./check_report.ts";
 import { Check, type CheckingHost, type CheckOptions } from "./checking.ts";
+import { Completer } from "./completing.ts";
 import { type BlockFound, describeExtents, findBlock } from "./extents.ts";
 import { Flattener, type FlatteningProgress } from "./flattening.ts";
 import { Inspector } from "./inspection.ts";
@@ -33,7 +34,7 @@ import { Repairer } from "./repair.ts";
 import { Replica, type ReplicaCounters } from "./replica.ts";
 import { DiskRouter, type RouterHost, WriteSlot } from "./router.ts";
 import { Tidier } from "./tidy.ts";
-import { ClusterView, type GroupView } from "./view.ts";
+import { ClusterView } from "./view.ts";
 
 /** Milliseconds without an answer after which a node is reported as unreachable from here. */
 export const UNREACHABLE_MS = 2000;
@@ -58,8 +59,6 @@ export interface DataCoreEvents extends JoiningEvents {
   absorbed?(layers: readonly number[]): void;
   /** Layers have everything here that they were read through to, durably, by a map of this epoch. Told until the map has it. */
   flattened?(layers: readonly number[], epoch: number): void;
-  /** Members in sync of a group lack writes, by a map of this epoch: they should leave, and join again. May be told again. */
-  lagging?(pool: number, group: number, nodes: readonly number[], epoch: number): void;
 }
 
 /** Milliseconds after which a loss that the map has not taken notice of is told again. */
@@ -90,6 +89,7 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
   readonly peers: Peers;
   readonly joining: Joining;
   readonly repairer: Repairer;
+  readonly completer: Completer;
   readonly closing: Closing;
   readonly tidier: Tidier;
   readonly absorbing: Absorbing;
@@ -163,6 +163,7 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
       pace,
     });
     this.repairer = new Repairer({ store, replica, peers, window, arena, log });
+    this.completer = new Completer({ store, replica, peers, window, arena, log });
     this.tidier = new Tidier({ store, discards, log });
     this.closing = new Closing(store);
     this.absorbing = new Absorbing({
@@ -186,6 +187,7 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
     this.inspector = new Inspector({ store, replica, window, arena, pace: this.#sourcePace });
     replica.inspector = this.inspector;
     replica.replacer = this.repairer;
+    replica.completer = this.completer;
     store.damageListener = (layer, chunk, block) => {
       if (!this.inspector.isQuiet(layer, chunk)) this.repairer.reportBlock(layer, chunk, block);
     };
@@ -293,6 +295,7 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
     this.absorbing.mapChanged(view);
     this.flattener.mapChanged(view);
     this.repairer.mapChanged(view);
+    this.completer.mapChanged(view);
     this.closing.mapChanged(before, view);
     // All of them first, without a completion: what a guest gets back may bring new requests, for any disk.
     for (const router of this.#all()) router.mapChanged(isJump);
@@ -416,16 +419,6 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
     });
     this.#check = check;
     return check;
-  }
-
-  /** {@inheritDoc CheckingHost.withdraw} */
-  withdraw({ pool, group, entry }: GroupView, nodes: readonly number[]): void {
-    this.log.warn("replicas in sync lack writes: they leave their group, to copy them", {
-      pool,
-      group,
-      nodes: nodes.join(),
-    });
-    this.#events.lagging?.(pool, group, nodes, entry.changedEpoch);
   }
 
   /** Ends the check that is under way; its `done` is not told. */
@@ -649,6 +642,7 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
     this.absorbing.tick(nowMs);
     this.flattener.tick(nowMs);
     this.repairer.tick();
+    this.completer.tick();
     this.tidier.tick(nowMs);
     this.inspector.tick(nowMs);
     this.#check?.tick(nowMs);
@@ -686,7 +680,7 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
   get isBusy(): boolean {
     return this.wantsTick || this.joining.isBusy || this.#openings.size > 0 ||
       this.absorbing.isBusy || this.flattener.isBusy || this.inspector.isBusy ||
-      this.#check !== null;
+      this.completer.waiting > 0 || this.#check !== null;
   }
 
   /** What there is to know. */

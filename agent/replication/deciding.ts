@@ -1,5 +1,5 @@
 /**
- * Who is right where replicas in sync are not the same. Decisions only: `checking.ts` asks, `repair.ts` and the map carry out.
+ * Who is right where replicas in sync are not the same. Decisions only: `checking.ts` asks, `repair.ts` and `completing.ts` carry out.
  *
  *     all match their checksums, at one stamp, and differ      votes ─▶ the content that counts, who has it, who gets it; or why nobody knows
  *     stamps that stand still, some below the others           ─▶ who copies what it lacks; or why it stays as it is
@@ -12,14 +12,13 @@
  *   what counts like others, and what it has itself does not count, not for a user either.
  * - A stamp that is above another one is that of a write which the other replica has not carried out; unknown is below all that is known. So
  *   it is those below who lack something, however few have it, as when a disk is opened (`opening.ts`).
- * - Who lacks writes may leave to copy them only as far as the map lets it (`withdraw` of `map/groups.ts`), and only where those who have
- *   the writes are the same: whoever copies from one of two that differ would make up a majority.
+ * - Who lacks writes copies the chunk from one that has them, and loses what it has of its own. So that is done only where those who have
+ *   them are the same, and are not fewer than those who lack them, unless a user says that one of them counts: what is right in
+ *   other blocks, with more of the replicas than not, must not be lost for it, nor become so by being copied. Of two replicas one lacks
+ *   writes and the other one has them, which is clear.
  *
  * @module
  */
-import { copiesMinOfPool } from "../map/map.ts";
-import type { ClusterView, GroupView } from "./view.ts";
-
 /** What one replica has in a block. */
 export interface Vote {
   readonly node: number;
@@ -79,29 +78,26 @@ function rulingFor(content: number, votes: readonly Vote[], sources: readonly nu
 export const BEHIND = "it lacks writes that others have";
 
 /**
- * Why replicas that lack writes cannot leave their group to copy them.
+ * Why replicas that lack writes of a chunk cannot copy them.
  *
- * @param nodes that are in sync there by the map, and lack writes
- * @param isDisputed those that have the writes differ among each other
+ * @param options.behind nodes that lack writes
+ * @param options.upToDate the others: nodes that have them
+ * @param options.preferred as of {@linkcode decide}
+ * @param options.isDisputed those that have them differ among each other
+ * @param options.isMerged the layer is being merged with another one, or made independent
  * @returns null when they can, else the reason in words, which begins as {@linkcode BEHIND} does
  */
-export function whyNotWithdrawn(
-  view: ClusterView,
-  { pool, entry, isOpen }: GroupView,
-  nodes: readonly number[],
-  isDisputed: boolean,
-): string | null {
+export function whyNotCompleted(options: {
+  readonly behind: readonly number[];
+  readonly upToDate: readonly number[];
+  readonly preferred: number;
+  readonly isDisputed: boolean;
+  readonly isMerged: boolean;
+}): string | null {
+  const { behind, upToDate, preferred, isDisputed, isMerged } = options;
   if (isDisputed) return `${BEHIND}, and those differ themselves: settle that first`;
-  if (!isOpen) return `${BEHIND}, and replicas are being settled after a crash`;
-  if (!nodes.every((node) => entry.target.includes(node))) {
-    return `${BEHIND}, and does not belong there any more: it goes when the others are complete`;
-  }
-  const staying = entry.inSync.filter((node) =>
-    !nodes.includes(node) && view.node(node)?.state === "up"
-  );
-  const owner = view.map.pools.find(({ id }) => id === pool);
-  const least = owner === undefined ? 1 : copiesMinOfPool(view.map, owner);
-  if (staying.length >= least) return null;
-  return `${BEHIND}, and cannot leave to copy them: ${least} copies are the fewest to write to, ` +
-    `and ${staying.length} would be left`;
+  if (isMerged) return `${BEHIND}, and its layer is being merged: check again when that is over`;
+  if (behind.includes(preferred)) return `${BEHIND}, though its content is the one that counts`;
+  if (upToDate.includes(preferred) || behind.length <= upToDate.length) return null;
+  return `${BEHIND}, and so do more than have them: whose content counts has to be said`;
 }

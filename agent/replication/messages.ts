@@ -65,9 +65,11 @@ export const enum MessageType {
   Inspect = 11,
   /** Replace blocks of a chunk by what node `argument` has: `findings.ts` has the extra part. Answered when that is noted. Level 2. */
   Replace = 12,
+  /** Copy a chunk that lacks writes from node `argument`, which has them. Answered when that is noted. Level 2. */
+  Complete = 13,
 }
 /** Largest {@linkcode MessageType}. */
-export const MESSAGE_TYPE_MAX = MessageType.Replace;
+export const MESSAGE_TYPE_MAX = MessageType.Complete;
 
 /** Bits of `flags`. */
 export const enum MessageFlag {

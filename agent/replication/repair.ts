@@ -22,9 +22,9 @@
  *   often, and whatever has happened since; and since blocks are replaced one by one, nothing else of the chunk becomes the same. Both are
  *   read, and told by their checksums, through all layers below: so a hole is replaced by what it shows. A chunk that holds nothing is left
  *   alone, since its stamp is that of the layers below; what is wrong there is replaced there.
- * - No membership changes for that, as it would if the replica left its group and copied the chunk: nobody waits for it, it takes as
- *   few copies as there are, and the other replica may hold other blocks that are wrong, which a copy of the chunk would spread. What is not
- *   synced before a crash is as it was before. (A replica that lacks the last writes of a chunk does leave: its stamp has to change.)
+ * - No membership changes for that, as it would if the replica left its group and copied the chunk: nobody waits for it, it works
+ *   with as few copies as there are, and the other replica may hold other blocks that are wrong, which a copy of the chunk would spread.
+ *   What is not synced before a crash is as it was before. (Where a replica lacks writes, so that its stamp has to change: `completing.ts`.)
  * - There is a way out where nobody else will ever have what this chunk's stamp says: after a holder that has ended badly, until the disk
  *   is open again, a write of it may be at this replica alone. The stamp is made unknown, which equals nothing, and the opening replaces
  *   the chunk by another replica's: what was acknowledged is there as well. That is done only for damage, and only while no write of the
@@ -247,6 +247,9 @@ export class Repairer implements PeerRequestOwner, OperationOwner, BlockReplacer
   operationDone(operation: Operation): void {
     const { result } = operation;
     if (this.#step === Step.Writing) {
+      const { layer, chunk, block } = this.#block!;
+      // Who has looked since it was submitted has seen what was there before.
+      this.#replica.rewriting(layer, chunk, block);
       if (result === 0) this.#healed();
       return this.#over();
     }

@@ -156,6 +156,18 @@ export interface BlockReplacer {
   replace(layer: number, chunk: number, source: number, list: readonly Replacement[]): void;
 }
 
+/** Completes chunks that lack writes: `completing.ts`. */
+export interface ChunkCompleter {
+  /** Notes a chunk to be copied from another node, in sync, that has more writes of it. What is noted already, or too much, is left out. */
+  complete(layer: number, chunk: number, source: number): void;
+  /**
+   * A write comes whose part in its chunk is on its way into the store already.
+   *
+   * @returns true: it is kept, and goes to {@linkcode Replica.heldDone}
+   */
+  holds(write: LocalWrite): boolean;
+}
+
 /** Answer of {@linkcode JoiningHook.liveWrite}. */
 export const enum LiveWrite {
   Apply,
@@ -273,6 +285,7 @@ export class Replica {
   puller: Puller | null = null;
   inspector: ChunkInspector | null = null;
   replacer: BlockReplacer | null = null;
+  completer: ChunkCompleter | null = null;
   /** Told of damaged blocks that peers wanted to read. */
   damaged: (layers: readonly number[], chunk: number, block: number, blockCount: number) => void =
     () => {};
@@ -344,7 +357,8 @@ export class Replica {
       const live = this.joining.liveWrite(group, operation);
       if (live === LiveWrite.Skip) return this.#repeated(write);
       operation.stampUnknown = live === LiveWrite.ApplyUnknown;
-    } else {
+    } else if (this.completer?.holds(write) === true) return;
+    else {
       this.#store.stampOf(operation.layers[0], operation.chunk, this.#stamp);
       if (compareStamps(operation, this.#stamp) <= 0) return this.#repeated(write);
       const later = isAgain ? this.#laterOnItsWay(operation) : null;
@@ -372,6 +386,16 @@ export class Replica {
   #repeated(write: LocalWrite): void {
     this.counters.repeated++;
     this.#repeatedWrites.push(write);
+  }
+
+  /**
+   * A write that was held is done.
+   *
+   * @param result 0, or the errno of what it was part of
+   */
+  heldDone(write: LocalWrite, result: number): void {
+    if (result === 0) this.#repeated(write);
+    else write.target!.localWriteDone(write, result);
   }
 
   #track(write: LocalWrite): void {
@@ -650,6 +674,8 @@ export class Replica {
         return dataBytes > 0 ? Verdict.Broken : this.#inspect(state, bytes, extraBytes);
       case MessageType.Replace:
         return dataBytes > 0 ? Verdict.Broken : this.#replace(state, bytes, extraBytes);
+      case MessageType.Complete:
+        return dataBytes > 0 || extraBytes > 0 ? Verdict.Broken : this.#complete(state);
       default:
         return Verdict.Broken;
     }
@@ -1075,21 +1101,34 @@ export class Replica {
   }
 
   #replace(state: Link, message: Uint8Array, extraBytes: number): Verdict {
-    const head = this.#head;
+    const { layer, chunk, argument: source } = this.#head;
     const extra = message.subarray(HEAD_BYTES, HEAD_BYTES + extraBytes);
     const list = unpackReplacements(extra);
-    if (list === null || head.chunk >= DISK_BYTES_MAX / CHUNK_BYTES) return Verdict.Broken;
-    const group = this.#guard(state, false);
-    if (group === null) return Verdict.Taken;
-    const { layer, chunk, argument: source } = head;
-    const isOther = source !== this.view!.self && group.entry.inSync.includes(source);
-    if (!isOther || this.view!.absorberOf(layer) !== 0) {
-      this.#stale(state);
-      return Verdict.Taken;
-    }
+    if (list === null || chunk >= DISK_BYTES_MAX / CHUNK_BYTES) return Verdict.Broken;
+    if (!this.#mayTakeFrom(state, source)) return Verdict.Taken;
     this.replacer?.replace(layer, chunk, source, list);
     this.#answer(state, Status.Ok);
     return Verdict.Taken;
+  }
+
+  #complete(state: Link): Verdict {
+    const { layer, chunk, argument: source } = this.#head;
+    if (chunk >= DISK_BYTES_MAX / CHUNK_BYTES) return Verdict.Broken;
+    if (!this.#mayTakeFrom(state, source)) return Verdict.Taken;
+    this.completer?.complete(layer, chunk, source);
+    this.#answer(state, Status.Ok);
+    return Verdict.Taken;
+  }
+
+  /** Whether the chunk here is to be changed by what another node has; else it has been answered. */
+  #mayTakeFrom(state: Link, source: number): boolean {
+    const group = this.#guard(state, false);
+    if (group === null) return false;
+    const view = this.view!;
+    const isOther = source !== view.self && group.entry.inSync.includes(source);
+    if (isOther && view.absorberOf(this.#head.layer) === 0) return true;
+    this.#stale(state);
+    return false;
   }
 
   #pull(state: Link): Verdict {

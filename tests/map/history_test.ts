@@ -151,14 +151,7 @@ function randomCommand(random: Prng, map: ClusterMap): MapCommand {
       return { kind: "in-sync", pool, pgs, ...joiner, basedOnEpoch };
     }
     case 32:
-      if (chance(2)) return { kind: "trim", pool, pgs };
-      return {
-        kind: "withdraw",
-        pool,
-        pgs,
-        nodes: group?.inSync.slice(1) ?? [node],
-        basedOnEpoch: map.epoch - (chance(4) ? 5 : 0),
-      };
+      return { kind: "trim", pool, pgs };
     case 33:
       return { kind: "set-zone", node, zone: pick([...ZONES, ""]) };
     default:

@@ -175,8 +175,6 @@ class World {
   failedFlushes = 0;
   settledCount = 0;
   joinedCount = 0;
-  /** Times that members left because they were said to lack something. */
-  withdrawals = 0;
   /** Paths that were back, and PGs that had waited for one. */
   returned = 0;
   waited = 0;
@@ -263,8 +261,7 @@ class World {
     if (share < 780) return this.lead();
     if (share < 900) return this.pull();
     if (share < 955) return this.settle();
-    if (share < 980) return this.nonsense();
-    if (share < 988) return this.withdraw();
+    if (share < 988) return this.nonsense();
     for (const node of this.nodes) if (this.random.below(5) > 0) this.fail(node, 1);
   }
 
@@ -663,18 +660,6 @@ class World {
     }
   }
 
-  /** Somebody finds that members lack something, rightly or not, by a map of any age. */
-  withdraw(): void {
-    const view = this.pick([this.map, this.view, this.pick(this.nodes).view]);
-    const { id: pool } = poolIn(view);
-    const pg = this.random.below(PGS);
-    const nodes = groupOf(view, pg).inSync.filter(() => this.random.below(2) === 0);
-    if (nodes.length === 0) return;
-    const before = this.map;
-    this.propose({ kind: "withdraw", pool, pgs: [pg], nodes, basedOnEpoch: view.epoch });
-    if (this.map !== before) this.withdrawals++;
-  }
-
   joinedEpochs(node: number): number[] {
     const epochs = [this.map.epoch + 1];
     for (let index = 0; index < PGS; index++) {
@@ -743,7 +728,6 @@ function runWorlds(losesPaths: boolean, changesCopies = false): Record<string, n
     failedFlushes: 0,
     settled: 0,
     joined: 0,
-    withdrawals: 0,
     lost: 0,
     returned: 0,
     waited: 0,
@@ -766,7 +750,6 @@ function runWorlds(losesPaths: boolean, changesCopies = false): Record<string, n
     seen.failedFlushes += world.failedFlushes;
     seen.settled += world.settledCount;
     seen.joined += world.joinedCount;
-    seen.withdrawals += world.withdrawals;
     seen.lost += world.lost.size;
     seen.returned += world.returned;
     seen.waited += world.waited;
@@ -786,26 +769,12 @@ function expect(seen: Record<string, number>, least: Record<string, number>): vo
 
 Deno.test("no acknowledged and flushed write is ever missing on a member that may serve", () => {
   const seen = runWorlds(false);
-  expect(seen, {
-    flushes: 250,
-    failedFlushes: 5,
-    settled: 100,
-    joined: 150,
-    withdrawals: 100,
-    lost: 5,
-  });
+  expect(seen, { flushes: 250, failedFlushes: 5, settled: 100, joined: 150, lost: 5 });
 });
 
 Deno.test("nor when paths fail, are missing, and come back", () => {
   const seen = runWorlds(true);
-  expect(seen, {
-    flushes: 40,
-    settled: 60,
-    joined: 100,
-    withdrawals: 90,
-    returned: 100,
-    waited: 20,
-  });
+  expect(seen, { flushes: 40, settled: 60, joined: 100, returned: 100, waited: 20 });
 });
 
 Deno.test("nor while the disk gets other numbers of copies, and other zones", () => {
@@ -814,7 +783,6 @@ Deno.test("nor while the disk gets other numbers of copies, and other zones", ()
     flushes: 200,
     failedFlushes: 5,
     settled: 50,
-    withdrawals: 250,
     movesBegun: 300,
     movesDone: 60,
     zonedMoves: 40,
@@ -826,7 +794,6 @@ Deno.test("nor when paths fail meanwhile", () => {
   expect(seen, {
     flushes: 30,
     settled: 30,
-    withdrawals: 250,
     returned: 100,
     movesBegun: 300,
     movesDone: 20,

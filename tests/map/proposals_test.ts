@@ -141,7 +141,6 @@ const EVERY: MapCommand[] = [
   { kind: "start-joining", pool: 3, pgs: [0], node: 1, incarnation: 1 },
   { kind: "in-sync", pool: 3, pgs: [0], node: 1, incarnation: 1, basedOnEpoch: 7 },
   { kind: "trim", pool: 3, pgs: [16383] },
-  { kind: "withdraw", pool: 3, pgs: [0, 7], nodes: [2, 3], basedOnEpoch: 70_000 },
   { kind: "split-groups", pgBits: 8 },
   { kind: "delete-disk", name: "web", trashedMs: 1.7e12 },
   { kind: "change-disk", name: "web", limits: [1, 2, 3, 4, 5], detectZeroes: false },

@@ -14,7 +14,6 @@ import { NO_MAJORITY, NOT_ITS_OWN, NOT_THERE } from "../../agent/replication/dec
 import { MessageType, STAMP_ENTRY_BYTES, Status } from "../../agent/replication/messages.ts";
 import {
   answerTo,
-  CHANGED,
   coreOf,
   EPOCH,
   FakeStore,
@@ -53,15 +52,12 @@ class Fixture {
   readonly reports: CheckReport[] = [];
   /** Nodes that this one has said not to answer. */
   readonly complaints: number[] = [];
-  /** Who is to leave, and by which map. */
-  readonly lagging: string[] = [];
   nowMs = 0;
 
   constructor(readonly options: MapOptions = {}, repair = true, preferred = 0) {
     const { store, transport, arena } = this;
     this.core = coreOf({ store, arena, transport }, this.#map(options), SELF, {
       unreachable: (nodes) => this.complaints.push(...nodes),
-      lagging: (_pool, _group, nodes, epoch) => this.lagging.push(`${nodes} at ${epoch}`),
     });
     this.core.check(
       { targets: [{ disk: 1, layers: [LAYER] }], repair, preferred },
@@ -143,6 +139,16 @@ class Fixture {
       const list = unpackReplacements(new Uint8Array(sent.extra.buffer))!;
       const text = list.map(({ block, wrong, right }) => `${block}: ${wrong} by ${right}`);
       return `${sent.link} from ${argument}, ${text}`;
+    });
+  }
+
+  /** Who is told to copy the chunk since the last time, and whose. */
+  completions(): string[] {
+    return this.take(MessageType.Complete).map((sent) => {
+      const { layer, chunk, disk, argument } = sent.head;
+      assertEquals([disk, layer, chunk, sent.extra.length], [1, LAYER, CHUNK, 0]);
+      this.#answer(sent, answerTo(sent));
+      return `${sent.link} from ${argument}`;
     });
   }
 
@@ -501,17 +507,13 @@ Deno.test("where one goes what was more than half may be none, and what was told
   assertEquals(at.result?.blocks, [`differs 1,2 0,1: ${NO_MAJORITY}`]);
 });
 
-Deno.test("a replica that stands still behind others leaves, and is looked at when it is back", () => {
+Deno.test("a replica that stands still behind others is told to copy the chunk, and is looked at again", () => {
   const at = new Fixture();
   for (let i = 0; i < 15; i++) at.round({}, { begin: 8 }, {});
-  assertEquals(at.lagging, []);
+  assertEquals(at.completions(), []);
   at.round({}, { begin: 8 }, {});
-  assertEquals([at.lagging, at.result], [[`2 at ${CHANGED}`], null]);
-  at.map({ epoch: EPOCH + 1, group: { inSync: [1, 3], changedEpoch: EPOCH + 1 } });
-  for (let i = 0; i < 50; i++) at.pass(400);
-  assertEquals(at.take(MessageType.Inspect), [], "nothing is looked at meanwhile");
-  at.map({ epoch: EPOCH + 2, group: { inSync: [1, 2, 3], changedEpoch: EPOCH + 2 } });
-  at.pass(400);
+  assertEquals([at.completions(), at.result], [["2 from 1"], null]);
+  at.round({}, { begin: 8 }, {});
   at.round({}, {}, {});
   assertEquals(at.result, { ...NOTHING, counts: [1, 0, 0, 0, 0], settled: [0, 1, 1] });
 });
@@ -521,7 +523,7 @@ Deno.test("what is on its way into a store, or waits there for space, is not lac
     const at = new Fixture();
     const said = [{ isWriting: who === 0 }, { begin: 8, isWriting: who === 1 }, {}];
     for (let i = 0; i < 16; i++) at.round(said[0], said[1], said[2]);
-    assertEquals(at.lagging, []);
+    assertEquals(at.completions(), []);
     assertEquals(at.result?.reasons, ["guests write to it all the time"]);
   }
 });
@@ -529,16 +531,16 @@ Deno.test("what is on its way into a store, or waits there for space, is not lac
 Deno.test("an unknown stamp among known ones is one that stands behind them", () => {
   const at = new Fixture();
   for (let i = 0; i < 16; i++) at.round({}, {}, { begin: 0 });
-  assertEquals(at.lagging, [`3 at ${CHANGED}`]);
+  assertEquals(at.completions(), ["3 from 1"]);
 });
 
 Deno.test("damage on a replica that is to copy the chunk is not waited for, on another one it is", () => {
   const at = new Fixture();
   for (let i = 0; i < 16; i++) at.round({}, { begin: 8, sum: null }, {});
-  assertEquals(at.lagging, [`2 at ${CHANGED}`]);
+  assertEquals(at.completions(), ["2 from 1"]);
   const other = new Fixture();
   for (let i = 0; i < 20; i++) other.round({ sum: null }, { begin: 8 }, {});
-  assertEquals(other.lagging, []);
+  assertEquals(other.completions(), []);
 });
 
 Deno.test("those that lack writes count among all of which more than half have to agree", () => {
@@ -558,13 +560,11 @@ Deno.test("those that lack writes count among all of which more than half have t
   assertEquals(at.orders(), [`3 from 1, 5: 2 by ${sumOf(0x11)}`], "three of four");
 });
 
-Deno.test("a replica that lacked writes, and does not come back, has not caught up", () => {
+Deno.test("a replica that lacked writes, and leaves before it has them, has not caught up", () => {
   const at = new Fixture();
   for (let i = 0; i < 16; i++) at.round({}, { begin: 8 }, {});
-  const group = { inSync: [1, 3], changedEpoch: EPOCH + 1 };
-  at.map({ epoch: EPOCH + 1, group });
-  at.pass(400);
-  at.map({ epoch: EPOCH + 2, group, down: [2] });
+  assertEquals(at.completions(), ["2 from 1"]);
+  at.map({ epoch: EPOCH + 1, group: { inSync: [1, 3], changedEpoch: EPOCH + 1 }, down: [2] });
   at.pass(400);
   const asked = at.take(MessageType.Inspect);
   assertEquals(asked.map(({ link }) => link), [1, 3]);
@@ -605,22 +605,35 @@ Deno.test("layers are looked at from the oldest on, whichever disk they are coun
   assertEquals(asked, [2, 3, 5]);
 });
 
-Deno.test("who lacks writes stays where too few would be left, or nobody knows who of the others is right", () => {
-  const few = new Fixture({ disk: { copiesMin: 3 } });
-  for (let i = 0; i < 16; i++) few.round({}, { begin: 8 }, {});
-  assertEquals(few.lagging, []);
-  assertEquals(few.result, {
+Deno.test("who lacks writes stays so where more lack them than have them, unless one that has them is preferred", () => {
+  const at = new Fixture();
+  for (let i = 0; i < 16; i++) at.round({ begin: 8 }, { begin: 7 }, {});
+  assertEquals(at.completions(), []);
+  assertEquals(at.result, {
     ...NOTHING,
     counts: [0, 0, 0, 0, 1],
-    settled: [0, 1, 0],
+    settled: [0, 2, 0],
     reasons: [
-      "2: it lacks writes that others have, and cannot leave to copy them: 3 copies are the fewest to write to, " +
-      "and 2 would be left",
+      "1,2: it lacks writes that others have, and so do more than have them: whose content counts has to be said",
     ],
   });
+  const preferred = new Fixture({}, true, 3);
+  for (let i = 0; i < 16; i++) preferred.round({ begin: 8 }, { begin: 7 }, {});
+  assertEquals(preferred.completions(), ["1 from 3", "2 from 3"]);
+  const among = new Fixture({}, true, 3);
+  for (let i = 0; i < 16; i++) among.round({}, { begin: 8 }, {});
+  assertEquals(among.completions(), ["2 from 3"]);
+  const lagging = new Fixture({}, true, 2);
+  for (let i = 0; i < 16; i++) lagging.round({}, { begin: 8 }, {});
+  assertEquals(lagging.result?.reasons, [
+    "2: it lacks writes that others have, though its content is the one that counts",
+  ]);
+});
+
+Deno.test("who lacks writes stays so where nobody knows who of the others is right, or layers are being merged", () => {
   const disputed = new Fixture();
   for (let i = 0; i < 16; i++) disputed.round({ sum: 1 }, { begin: 8, sum: 1 }, { sum: 2 });
-  assertEquals([disputed.lagging, disputed.orders()], [[], []]);
+  assertEquals(disputed.transport.sent, []);
   assertEquals(disputed.result, {
     ...NOTHING,
     counts: [0, 0, 0, 1, 1],
@@ -630,30 +643,35 @@ Deno.test("who lacks writes stays where too few would be left, or nobody knows w
       "2: it lacks writes that others have, and those differ themselves: settle that first",
     ],
   });
-});
-
-Deno.test("a replica that lacks writes as often as it comes back is given up", () => {
-  const at = new Fixture();
-  let epoch = EPOCH;
-  for (let times = 1; times <= 3; times++) {
-    for (let i = 0; i < 16; i++) at.round({}, { begin: 8 }, {});
-    assertEquals([at.lagging.length, at.result], [times, null]);
-    at.map({ epoch: ++epoch, group: { inSync: [1, 3], changedEpoch: epoch } });
-    at.pass(50);
-    at.map({ epoch: ++epoch, group: { inSync: [1, 2, 3], changedEpoch: epoch } });
-    at.pass(400);
-  }
-  for (let i = 0; i < 16; i++) at.round({}, { begin: 8 }, {});
-  assertEquals(at.lagging.length, 3);
-  assertEquals(at.result?.reasons, [
-    "2: it lacks writes that others have, also after it had left to copy them",
+  const layers = [
+    { id: LAYER, parent: BELOW, absorbedBy: null },
+    { id: BELOW, parent: 0, absorbedBy: [] },
+  ];
+  const merged = new Fixture({ disk: { layers: [LAYER, BELOW] }, layers });
+  for (let i = 0; i < 16; i++) merged.round({}, { begin: 8 }, {});
+  assertEquals(merged.transport.sent, []);
+  assertEquals(merged.result?.reasons, [
+    "2: it lacks writes that others have, and its layer is being merged: check again when that is over",
   ]);
 });
 
-Deno.test("where only a report is wanted, who lacks writes stays, after some looks", () => {
+Deno.test("a replica that lacks writes whenever it was told to copy them is given up", () => {
+  const at = new Fixture();
+  for (let times = 1; times <= 3; times++) {
+    for (let i = 0; i < 16; i++) at.round({}, { begin: 8 }, {});
+    assertEquals([at.completions(), at.result], [["2 from 1"], null]);
+  }
+  for (let i = 0; i < 16; i++) at.round({}, { begin: 8 }, {});
+  assertEquals(at.completions(), []);
+  assertEquals(at.result?.reasons, [
+    "2: it lacks writes that others have, also after it was told to copy them",
+  ]);
+});
+
+Deno.test("where only a report is wanted, who lacks writes stays so, after some looks", () => {
   const at = new Fixture({}, false);
   for (let i = 0; i < 16; i++) at.round({}, { begin: 8 }, {});
-  assertEquals(at.lagging, []);
+  assertEquals(at.transport.sent, []);
   assertEquals(at.result, {
     ...NOTHING,
     counts: [0, 0, 0, 0, 1],

@@ -1,5 +1,5 @@
 /**
- * Who is right where replicas differ, and who may leave to copy what it lacks.
+ * Who is right where replicas differ, and who copies what it lacks.
  *
  * @module
  */
@@ -11,10 +11,8 @@ import {
   NO_MAJORITY,
   NOT_ITS_OWN,
   NOT_THERE,
-  whyNotWithdrawn,
+  whyNotCompleted,
 } from "../../agent/replication/deciding.ts";
-import { ClusterView } from "../../agent/replication/view.ts";
-import { mapOf, type MapOptions } from "./harness.ts";
 
 /** Votes of nodes 1, 2, …, each a letter; a small one is not its own. A dot has no vote. */
 function rule(votes: string, { replicas = votes.length, preferred = 0 } = {}) {
@@ -87,20 +85,18 @@ Deno.test("whatever the votes, at most one content is right, and whoever gives i
   }
 });
 
-Deno.test("who lacks writes may leave as long as enough others are left, and comes back", () => {
-  const why = (nodes: number[], options: MapOptions = {}, isDisputed = false) => {
-    const view = new ClusterView(mapOf(options), 1);
-    return whyNotWithdrawn(view, view.pool(3)[0], nodes, isDisputed)?.replace(BEHIND, "…") ?? null;
+Deno.test("who lacks writes copies them where as many have them, and those are the same, or a user says so", () => {
+  const why = (behind: number[], upToDate: number[], more: object = {}) => {
+    const rest = { preferred: 0, isDisputed: false, isMerged: false, ...more };
+    return whyNotCompleted({ behind, upToDate, ...rest })?.replace(BEHIND, "…") ?? null;
   };
-  assertEquals(why([2]), null);
-  assertMatch(why([2, 3])!, /^…, and cannot leave .* 2 copies are the fewest .* 1 would be left$/);
-  assertEquals(why([2, 3], { disk: { copiesMin: 1 } }), null);
-  assertMatch(why([1, 2, 3], { disk: { copiesMin: 1 } })!, /1 copies .* 0 would be left$/);
-  assertMatch(why([2], { disk: { copiesMin: 3 } })!, /3 copies/);
-  assertMatch(why([2], { down: [3] })!, /2 copies .* 1 would be left$/);
-  assertMatch(why([2], { group: { target: [1, 3, 4] } })!, /does not belong there any more/);
-  assertMatch(why([2], { group: { unclean: [3] } })!, /being settled/);
-  assertMatch(why([2], {}, true)!, /differ themselves/);
-  const two = { group: { target: [1, 2], inSync: [1, 2] }, disk: { copiesMin: 1 } };
-  assertEquals(why([2], two), null);
+  assertEquals(why([2], [1]), null);
+  assertEquals(why([2], [1, 3]), null);
+  assertEquals(why([2, 4], [1, 3]), null);
+  assertMatch(why([2, 3], [1])!, /^…, and so do more than have them/);
+  assertEquals(why([2, 3], [1], { preferred: 1 }), null);
+  assertMatch(why([2, 3], [1], { preferred: 4 })!, /more than have them/);
+  assertMatch(why([2], [1, 3], { preferred: 2 })!, /^…, though its content/);
+  assertMatch(why([2], [1, 3], { isDisputed: true })!, /^…, and those differ themselves/);
+  assertMatch(why([2], [1, 3], { isMerged: true })!, /^…, and its layer is being merged/);
 });

@@ -380,7 +380,7 @@ Deno.test("the chunks of a layer are listed, of groups in which this node is in 
   }
 });
 
-Deno.test("what is to be replaced is noted where the replica is in sync, and the other one as well", () => {
+Deno.test("what is to be replaced or copied is noted where the replica is in sync, and the other one as well", () => {
   const order = [5, 7, 9];
   const layers = [
     { id: LAYER, parent: 0, absorbedBy: [] },
@@ -399,18 +399,21 @@ Deno.test("what is to be replaced is noted where the replica is in sync, and the
     [{ argument: 4 }, {}, [Status.Stale]],
     [{}, { disk: { layers: [2, LAYER] }, layers }, [Status.Stale]],
   ];
-  for (const [fields, map, expected] of cases) {
-    const at = new Asked(map);
-    const noted: unknown[] = [];
-    at.replica.replacer = { replace: (...what) => noted.push(what) };
-    const head = { type: MessageType.Replace, flags: 0, argument: 2, ...fields };
-    assertEquals(at.ask(head, order), true);
-    assertEquals([at.answers(), at.arena.usedBytes], [expected, 0]);
-    const what = [LAYER, CHUNK, 2, [{ block: 5, wrong: 7, right: 9 }]];
-    assertEquals(noted, expected[0] === Status.Ok ? [what] : []);
+  for (const type of [MessageType.Replace, MessageType.Complete]) {
+    const isReplace = type === MessageType.Replace;
+    const extra = isReplace ? order : [];
+    for (const [fields, map, expected] of cases) {
+      const at = new Asked(map);
+      const noted: unknown[] = [];
+      at.replica.replacer = { replace: (...what) => noted.push(what) };
+      at.replica.completer = { complete: (...what) => noted.push(what), holds: () => false };
+      assertEquals(at.ask({ type, flags: 0, argument: 2, ...fields }, extra), true);
+      assertEquals([at.answers(), at.arena.usedBytes], [expected, 0]);
+      const list = isReplace ? [[{ block: 5, wrong: 7, right: 9 }]] : [];
+      assertEquals(noted, expected[0] === Status.Ok ? [[LAYER, CHUNK, 2, ...list]] : []);
+    }
+    const wrong = isReplace ? [[], [5, 7], [1024, 7, 9]] : [[1]];
+    for (const each of wrong) assertEquals(new Asked().ask({ type, argument: 2 }, each), false);
+    assertEquals(new Asked().ask({ type, chunk: 2 ** 31 }, extra), false);
   }
-  for (const extra of [[], [5, 7], [1024, 7, 9]]) {
-    assertEquals(new Asked().ask({ type: MessageType.Replace, argument: 2 }, extra), false);
-  }
-  assertEquals(new Asked().ask({ type: MessageType.Replace, chunk: 2 ** 31 }, order), false);
 });

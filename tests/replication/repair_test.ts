@@ -614,3 +614,17 @@ Deno.test("a layer that goes while a block of it is healed or replaced, and whos
     }
   }
 });
+
+Deno.test("who looks at a block, or copies it, between its order and its end is told that it has changed", () => {
+  const at = new Fixture();
+  at.replace(0x11, 0xaa);
+  at.store.run();
+  at.answer(at.asked(), 0xaa);
+  at.store.run(1);
+  assertEquals(at.state[0], 0x11, "it is on its way");
+  const watched = { layers: [LAYER], chunk: CHUNK, changed: new Uint32Array(32) };
+  at.replica.watchChunk(watched);
+  assertEquals(watched.changed[0], 0);
+  at.store.run();
+  assertEquals([at.state[0], watched.changed[0]], [0xaa, 1 << BLOCK]);
+});

@@ -35,7 +35,7 @@ import {
   zonesOf,
 } from "../../agent/map/map.ts";
 import { encodeMap } from "../../agent/map/map_codec.ts";
-import type { CheckReport } from "../../agent/replication/check_report.ts";
+import type { CheckReport, DiskCheck } from "../../agent/replication/check_report.ts";
 import type { Check } from "../../agent/replication/checking.ts";
 import { chunkList, Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
@@ -109,8 +109,8 @@ export interface SimulationReport {
   /** Times that replicas were compared, and how often all of that was good. */
   readonly checks: number;
   readonly goodChecks: number;
-  /** Times that members were asked to leave, and nodes to replace blocks, without need. */
-  readonly withdrawals: number;
+  /** Chunks that were copied, and times that nodes were told to replace blocks, without need. */
+  readonly completions: number;
   readonly replacements: number;
   /** Times that a disk was rolled back to one. */
   readonly rollbacks: number;
@@ -333,7 +333,7 @@ export class Simulation implements NodeWatcher {
       deletedSnapshots: this.#snapshots?.deleted ?? 0,
       checks: this.checks,
       goodChecks: this.goodChecks,
-      withdrawals: this.#settling?.asked ?? 0,
+      completions: this.#settling?.completed ?? 0,
       replacements: this.#settling?.told ?? 0,
       rollbacks: this.#snapshots?.rolledBack ?? 0,
       copiesChanged: this.#copiesChanged,
@@ -701,8 +701,7 @@ export class Simulation implements NodeWatcher {
     const next = () => {
       this.world.after(settling.random.below(60), () => {
         if (this.world.nowMs >= endMs) return;
-        // The only node whose disk loses bits must not be left alone with data.
-        settling.step(this.#flipped === null);
+        settling.step();
         next();
       });
     };
@@ -743,6 +742,25 @@ export class Simulation implements NodeWatcher {
     const differing = report.blocks.filter(({ kind }) => kind === "differs");
     if (differing.length === 0) return;
     throw new Error(`node ${node.id} says that replicas differ: ${JSON.stringify(differing)}`);
+  }
+
+  /** Replicas that have lost stamps get them back: where layers are being merged, when that is over. */
+  #completeAll(): void {
+    for (let round = 0;; round++) {
+      this.until("every group is whole to be completed", () => this.isWhole(), QUIET_MS_MAX);
+      const node = this.nodes.find((each) => each.process?.data?.hasMap === true)!;
+      if (this.map!.level < 2) return;
+      const found = this.beginCheck(node, true);
+      this.until("replicas are completed", () => found.report !== null, QUIET_MS_MAX);
+      const { disks, unchecked } = found.report!;
+      const isLeft = ({ laggingChunks, caughtUpChunks }: DiskCheck) =>
+        laggingChunks > caughtUpChunks;
+      if (!disks.some(isLeft)) return;
+      if (round === CHECKS_MAX) {
+        throw new Error(`replicas lack writes: ${JSON.stringify(unchecked)}`);
+      }
+      this.world.run(this.world.nowMs + 1000);
+    }
   }
 
   /** Once all is calm, a node finds all replicas to be good, or makes them so. */
@@ -1393,6 +1411,7 @@ export class Simulation implements NodeWatcher {
     // As the faults have left it, before guests write over what may be wrong.
     for (const guest of [...this.guests.values()]) this.#close(guest);
     this.until("guests end", () => this.guests.size === 0, QUIET_MS_MAX);
+    if (this.#settling !== null) this.#completeAll();
     if (this.#checking.chance(0.5)) this.#checkAll();
     if (this.flips > 0) this.until("damaged blocks heal", () => this.#isSound(), QUIET_MS_MAX);
     this.compareReplicas();

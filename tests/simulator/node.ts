@@ -529,17 +529,6 @@ export class SimNode implements Station {
             const { node, incarnation } = process.control!;
             process.control!.propose({ kind: "flattened", node, incarnation, layers, epoch });
           }),
-        lagging: (pool, group, nodes, basedOnEpoch) =>
-          this.#toControl(process, () => {
-            const pgs = [group];
-            process.control!.propose({
-              kind: "withdraw",
-              pool,
-              pgs,
-              nodes: [...nodes],
-              basedOnEpoch,
-            });
-          }),
         inSync: (pool, pgs, epoch) =>
           this.#toControl(process, () => {
             process.control!.propose({

@@ -49,7 +49,7 @@ Deno.test("what checks do about replicas that are wrong does no harm to those th
   const sums = {
     writes: 0,
     crashes: 0,
-    withdrawals: 0,
+    completions: 0,
     replacements: 0,
     repaired: 0,
     snapshots: 0,
