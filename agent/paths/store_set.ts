@@ -212,6 +212,8 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   /** Lost paths that the map in force, and the one prepared last, take this node to hold data on. */
   #owed: ReadonlySet<number> = NONE;
   #owedNext: ReadonlySet<number> = NONE;
+  /** {@inheritDoc LocalPaths.lossEpoch} */
+  lossEpoch = 0;
   /** A path was added in this run: groups that hold nothing may go there. */
   #isSpread: boolean;
   readonly #finished = new OperationList();
@@ -898,6 +900,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   /** {@inheritDoc LocalPaths.installed} */
   installed(): void {
     this.#epoch = this.#preparedEpoch;
+    if ([...this.#owed].some((id) => !this.#owedNext.has(id))) this.lossEpoch = this.#epoch;
     this.#owed = this.#owedNext;
   }
 

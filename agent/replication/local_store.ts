@@ -77,6 +77,11 @@ export interface LocalPaths {
   installed(): void;
   /** Some path is lost: syncs may fail until the map has taken notice. */
   readonly isImpaired: boolean;
+  /**
+   * The last map by which something that is lost was no longer this node's to hold: from then on a sync says nothing of it, and so
+   * says nothing to whoever goes by an older map. 0: there was none.
+   */
+  readonly lossEpoch: number;
   /** The path of the chunk is lost: what fails on it is to be tried again under another map. */
   isLost(layer: number, chunk: number): boolean;
   /** In words, which path of a group is lost, and why; null: none is. */

@@ -805,6 +805,11 @@ export class Replica {
       this.#stale(state);
       return Verdict.Taken;
     }
+    // It would be taken for a sync of what has been lost meanwhile.
+    if (head.epoch < (this.#store.paths?.lossEpoch ?? 0)) {
+      this.#stale(state);
+      return Verdict.Taken;
+    }
     const operation = this.#take(state);
     if (operation === null) return this.#waitForRoom();
     this.counters.syncs++;

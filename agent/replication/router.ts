@@ -224,6 +224,8 @@ export class DiskRouter implements PeerRequestOwner {
   /** Groups of which that is not 0. */
   #dirtyGroups: number[] = [];
   #groupSince = new Float64Array(0);
+  /** The epoch in which the disk came to its pool, by the last map; −1: there was none. */
+  #placedEpoch = -1;
   /** Per group: the clock at the last finished write that may be lost, until the guest has been told; 0: none. */
   #groupLost = new Float64Array(0);
   /** Epoch of the map that writes were looked at under. */
@@ -323,7 +325,7 @@ export class DiskRouter implements PeerRequestOwner {
     const groups = disk?.groups ?? [];
     this.#resize(groups.length);
     // What this very guest owes since before a group was settled is owed still.
-    if (disk !== undefined) this.#noteLosses(disk);
+    if (disk !== undefined) this.#noteLosses(disk, false);
     // What the holder before acknowledged may be unsynced anywhere: the first sync goes everywhere.
     this.#clock++;
     this.#dirtyGroups = [];
@@ -465,7 +467,9 @@ export class DiskRouter implements PeerRequestOwner {
     if (disk === undefined) return;
     if (disk.draining !== this.drainedLayer) this.drainedLayer = 0;
     this.#resize(disk.groups.length);
-    this.#noteLosses(disk);
+    const isMoved = this.#placedEpoch >= 0 && this.#placedEpoch !== disk.entry.placedEpoch;
+    this.#placedEpoch = disk.entry.placedEpoch;
+    this.#noteLosses(disk, isMoved && !isJump);
     for (let slot = this.#first; slot !== null; slot = slot.next) {
       const group = view.groupOf(disk, slot.operation!.chunk);
       slot.group = group.group;
@@ -1142,12 +1146,16 @@ export class DiskRouter implements PeerRequestOwner {
   /**
    * Groups that were settled since their first write that was not synced may have lost all that was acknowledged so
    * far; what is acknowledged from here on is in the replicas that were settled.
+   *
+   * @param isKnown the disk has just come from another pool, of which every map was seen: what was settled there was noted, group by
+   *   group, and the one epoch that the map keeps of it for all of them says nothing more
    */
-  #noteLosses(disk: DiskView): void {
+  #noteLosses(disk: DiskView, isKnown: boolean): void {
     for (const at of this.#dirtyGroups) {
       const settledEpoch = this.host.view.settledEpochOf(disk, disk.groups[at]);
       if (settledEpoch <= this.#groupSince[at]) continue;
       this.#groupSince[at] = settledEpoch;
+      if (isKnown && settledEpoch === disk.entry.settledBefore) continue;
       this.#groupLost[at] = this.#groupDirtied[at];
     }
   }

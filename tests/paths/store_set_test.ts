@@ -164,11 +164,13 @@ Deno.test("a path that is missing takes nothing with it but its own chunks, and 
   // By this map the node is in sync for all of it: nothing may be called flushed.
   assertEquals(machine.sync(), -EIO);
   assert(machine.set!.paths.owed() !== null);
+  assertEquals(machine.set!.paths.lossEpoch, 0);
   const noticed = mapWith(1, 1, (pg, group) => {
     return machine.set!.paths.lossOf(group) === null ? pg : { ...pg, unclean: [1] };
   });
   machine.install({ ...noticed, epoch: map.epoch + 1 });
   assertEquals([machine.set!.paths.owed(), machine.sync()], [null, 0]);
+  assertEquals(machine.set!.paths.lossEpoch, map.epoch + 1);
   assertStringIncludes(machine.set!.paths.lossOf(groupOf(machine, lost[0]))!, "/b");
   machine.close();
   place.disk = machine.again(disk!);

@@ -155,6 +155,47 @@ Deno.test("a flush fails for what was settled on the way, also if the holder see
   assertEquals(at.done[2], [3, 0], "it is said once");
 });
 
+Deno.test("what another group has lost on the way, or this one and was told, does not fail a flush at the end", () => {
+  for (const isOwn of [false, true]) {
+    const map = onTheWay();
+    const at = new Fixture(map, 1);
+    const flush = (tag: number) => {
+      at.submit(OperationKind.Sync, tag);
+      at.run();
+      for (const sent of at.sent(MessageType.Sync)) at.answer(sent);
+      at.run();
+    };
+    const write = (tag: number) => {
+      at.submit(OperationKind.Write, tag);
+      at.run();
+      for (const sent of at.sent(MessageType.Write)) at.answer(sent);
+    };
+    // Until its first flush a new holder fears for all of the disk.
+    flush(9);
+    write(1);
+    const own = poolOfFamily(map, 1)!;
+    const { group } = at.core.view.groupOf(at.core.view.disk(1)!, CHUNK);
+    const epoch = map.epoch + 1;
+    const pgs = own.pgs.map((pg, index) =>
+      (index === group) === isOwn ? { ...pg, settledEpoch: epoch, changedEpoch: epoch } : pg
+    );
+    const settled = {
+      ...map,
+      epoch,
+      pools: map.pools.map((pool) => pool === own ? { ...pool, pgs } : pool),
+    };
+    at.map(settled);
+    if (isOwn) {
+      flush(2);
+      write(3);
+    }
+    at.map(finished(settled));
+    flush(4);
+    const told = isOwn ? [[2, -EIO], [3, 0]] : [];
+    assertEquals(at.done, [[9, 0], [1, 0], ...told, [4, 0]] as typeof at.done);
+  }
+});
+
 Deno.test("whoever holds the disk by an older map is refused where it has gone", () => {
   const map = onTheWay();
   const at = new Fixture(finished(map), 2);

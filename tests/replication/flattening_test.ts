@@ -273,6 +273,7 @@ Deno.test("while a data path is lost nothing is said: what it has may come back 
     prepare: () => true,
     installed() {},
     isImpaired: true,
+    lossEpoch: 0,
     isLost: () => false,
     lossOf: () => lost,
     owed: () => null,

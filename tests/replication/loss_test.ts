@@ -30,6 +30,7 @@ const LAYER = 1, CHUNK = 3, BLOCK = 5, PEER = 11;
 class LosingStore extends FakeStore {
   isAway = false;
   isOwed = false;
+  lossEpoch = 0;
   prepared = 0;
   installed = 0;
   /** What is prepared takes until the test says so. */
@@ -51,6 +52,9 @@ class LosingStore extends FakeStore {
       installed: () => store.installed++,
       get isImpaired() {
         return store.isAway;
+      },
+      get lossEpoch() {
+        return store.lossEpoch;
       },
       isLost: () => store.isAway,
       lossOf: () => store.isAway ? "/disk2, which has failed (EIO)" : null,
@@ -153,6 +157,18 @@ Deno.test("what peers ask of a lost path is refused as stale: not this node has 
   // A store that has failed as a whole is another matter: everyone is to hear of it.
   fixture.store.isAway = false;
   assertEquals(fixture.askAll().slice(0, 4), [-EIO, -EIO, -EIO, -EIO]);
+});
+
+Deno.test("a sync says nothing of what has been lost to whoever does not know yet that it is", () => {
+  const fixture = new Fixture({}, 2);
+  const sync = { incarnation: 1 };
+  // The map has taken this node out of what was there, and the other paths are synced.
+  fixture.core.setMap(mapOf({ epoch: EPOCH + 3 }), 2, 1);
+  fixture.store.lossEpoch = EPOCH + 3;
+  assertEquals(fixture.ask(MessageType.Sync, { ...sync, epoch: EPOCH + 2 }), Status.Stale);
+  assertEquals(fixture.ask(MessageType.Sync, { ...sync, epoch: EPOCH + 3 }), Status.Ok);
+  fixture.store.lossEpoch = 0;
+  assertEquals(fixture.ask(MessageType.Sync, { ...sync, epoch: EPOCH + 2 }), Status.Ok);
 });
 
 Deno.test("a loss is told until a map shows that it is known", () => {

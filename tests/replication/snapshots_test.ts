@@ -433,6 +433,7 @@ Deno.test("while a data path is lost no layer is said to be absorbed: its only c
     get isImpaired() {
       return lost !== null;
     },
+    lossEpoch: 0,
     isLost: () => lost !== null,
     lossOf: (group) => group === OTHER_GROUP ? lost : null,
     owed: () => null,

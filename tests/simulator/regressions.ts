@@ -261,4 +261,13 @@ export const REGRESSIONS: readonly Regression[] = [
       "a node that was no member of a group was forgetting a chunk there when it joined again: by the stamp that was still there it " +
       "counted as whole, and then was empty",
   },
+  {
+    seed: 990211,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    found:
+      "a node had lost the only copy of a group with a data path, and knew that the map says so; a holder that did not know yet took " +
+      "a sync of its other paths for one of that, and told its guest that all was flushed",
+  },
 ];

@@ -700,11 +700,19 @@ export class Snapshots {
         this.#readNow(disk.name, (done) => this.#readPart(part, done, layer));
       readAll(disk.layers[0]);
       if (random.chance(0.5)) {
-        host.propose({ kind: "flatten-disk", disk: disk.name });
+        // It may have to wait for what others have begun.
+        let isAsked = false;
+        const ask = () => {
+          isAsked = true;
+          host.propose({ kind: "flatten-disk", disk: disk.name }, (ok) => isAsked = ok);
+        };
         const entry = () => host.map!.disks.find(({ id }) => id === disk.id)!;
         host.until(
           `${disk.name} hangs on nobody any more`,
-          () => clonePoint(host.map!, entry()).parent === 0,
+          () => {
+            if (!isAsked) ask();
+            return clonePoint(host.map!, entry()).parent === 0;
+          },
           60_000,
         );
         this.look();
