@@ -1,7 +1,7 @@
 /**
  * The two ways of a backup's data: from a snapshot's socket into a file, and from a file to a disk's socket.
  *
- *     read, 32 at once ─▶ gather into frames ─▶ compress, 4 at once ─▶ write in order
+ *     read, 8 at once ─▶ gather into frames ─▶ compress, 4 at once ─▶ write in order, one beside the others
  *     read ─▶ check ─▶ decompress, 4 at once ─▶ write, 32 at once
  *
  * Invariants: what is written is in the order of the disk whatever ends first; memory is bounded, whatever the disk's size; whatever
@@ -17,6 +17,7 @@ import {
   BackupWriter,
   CONTENT_BYTES_MAX,
   fits,
+  FRAME_BYTES,
   FRAME_DATA_BYTES_MAX,
   type Run,
   RUN_BYTES,
@@ -30,14 +31,20 @@ import { RequestType, SECTOR_BYTES } from "../agent/frontend/virtio_blk.ts";
 import { hasZstd, Zstd } from "../agent/platform/linux/zstd.ts";
 import { CommandError, ExitCode } from "./output.ts";
 
-/** Frames that are made or taken apart at once: more than there are cores to spare beside an agent's threads. */
+/** Frames that are compressed or decompressed at once: more than there are cores to spare beside an agent's threads. */
 const FRAMES_AT_ONCE = 4;
+
+/** Besides those, one is being filled and one written. */
+const FRAMES_OUT = FRAMES_AT_ONCE + 2;
 
 /** The fastest level: a backup should cost the host little, and disks are fast. */
 const ZSTD_LEVEL = 1;
 
+/** A frame is written in one piece: its head lies right before its payload. Of one that is compressed that begins here. */
+const STORED_OFFSET = FRAME_BYTES;
+
 /** The table of runs lies right before the data, which begins here. */
-const DATA_OFFSET = RUNS_MAX * RUN_BYTES;
+const DATA_OFFSET = FRAME_BYTES + RUNS_MAX * RUN_BYTES;
 
 /** A part of a disk that is to be in a backup. */
 export interface BackupRange extends Run {
@@ -52,10 +59,10 @@ export interface BackupTotals {
   readonly fileBytes: number;
 }
 
-/** Memory for one frame. */
+/** Memory for one frame, with its head or without. */
 class FrameBuffer {
-  readonly content = new Uint8Array(CONTENT_BYTES_MAX);
-  readonly stored = new Uint8Array(STORED_BYTES_MAX);
+  readonly content = new Uint8Array(FRAME_BYTES + CONTENT_BYTES_MAX);
+  readonly stored = new Uint8Array(FRAME_BYTES + STORED_BYTES_MAX);
   #zstd: Zstd | null = null;
 
   zstd(): Zstd {
@@ -69,8 +76,13 @@ class FrameBuffer {
 
 /** A few of them. */
 class FramePool implements Disposable {
-  readonly #all = Array.from({ length: FRAMES_AT_ONCE }, () => new FrameBuffer());
-  readonly #free = [...this.#all];
+  readonly #all: readonly FrameBuffer[];
+  readonly #free: FrameBuffer[];
+
+  constructor(count: number) {
+    this.#all = Array.from({ length: count }, () => new FrameBuffer());
+    this.#free = [...this.#all];
+  }
 
   take(): FrameBuffer | undefined {
     return this.#free.pop();
@@ -98,7 +110,7 @@ export interface WriteOptions {
   readonly header: BackupHeader;
   /** What is to be in it, in rising order. */
   readonly ranges: AsyncIterable<BackupRange>;
-  /** Writes all of the bytes, which are its own only until it resolves. */
+  /** Writes all of the bytes, which are its own only until it resolves; then it is called again, and not before. */
   readonly write: (bytes: Uint8Array) => Promise<void>;
   /** Gets the byte of the disk up to which all has been written. */
   readonly onProgress?: (doneBytes: number) => void;
@@ -106,21 +118,24 @@ export interface WriteOptions {
 }
 
 /** A read that is under way, or zeros that need none. */
-type Piece =
-  & Run
-  & ({ readonly slot: number; readonly finished: Promise<void> } | { readonly slot: -1 });
+interface Piece extends Run {
+  /** Where it is read to; null: zeros. */
+  readonly slot: number | null;
+}
 
 interface OutFrame {
   readonly runs: Run[];
   readonly buffer: FrameBuffer;
-  readonly content: Uint8Array<ArrayBuffer>;
+  /** Where in the buffer's content it begins. */
+  readonly start: number;
+  readonly lengthBytes: number;
   /** Bytes that it was compressed to; 0: it is stored as it is. */
   readonly compressed: Promise<number>;
 }
 
 /** Writes a backup of what a socket reads. */
 export async function pipeOut(disk: FrontEnd, options: WriteOptions): Promise<BackupTotals> {
-  using pool = new FramePool();
+  using pool = new FramePool(FRAMES_OUT);
   const writing = new Writing(disk, options, pool);
   try {
     return await writing.run();
@@ -137,6 +152,8 @@ class Writing {
   #dataBytes = 0;
   #buffer: FrameBuffer | null = null;
   #fileBytes = 0;
+  /** Settled when what was taken out of `#out` last is written. */
+  #written = Promise.resolve();
 
   constructor(
     readonly disk: FrontEnd,
@@ -154,7 +171,7 @@ class Writing {
       signal.throwIfAborted();
       if (isZero) {
         // In a full backup what is not there is zeros.
-        if (header.base !== null) this.#pieces.push({ offsetBytes, lengthBytes, slot: -1 });
+        if (header.base !== null) this.#pieces.push({ offsetBytes, lengthBytes, slot: null });
         continue;
       }
       const end = offsetBytes + lengthBytes;
@@ -163,9 +180,8 @@ class Writing {
         const bytes = Math.min(queue.bufferBytes, end - at);
         const slot = queue.takeSlot();
         queue.submit(slot, RequestType.In, at / SECTOR_BYTES, bytes);
-        const finished = disk.finish(slot);
-        finished.catch(() => {}); // asked for later
-        this.#pieces.push({ offsetBytes: at, lengthBytes: bytes, slot, finished });
+        disk.start(slot);
+        this.#pieces.push({ offsetBytes: at, lengthBytes: bytes, slot });
         at += bytes;
         signal.throwIfAborted();
       }
@@ -173,6 +189,7 @@ class Writing {
     while (this.#pieces.length > 0) await this.#gather();
     this.#close();
     while (this.#out.length > 0) await this.#writeFirst();
+    await this.#written;
     const { frames, dataBytes } = this.#writer;
     await this.#write(this.#writer.end());
     return { frames, dataBytes, fileBytes: this.#fileBytes };
@@ -180,24 +197,20 @@ class Writing {
 
   /** After a failure: what is under way uses memory that is about to go. */
   async settle(): Promise<void> {
-    for (const piece of this.#pieces) {
-      if (piece.slot < 0 || !("finished" in piece)) continue;
-      await piece.finished.then(() => this.disk.queues[0].releaseSlot(piece.slot), () => {});
-    }
+    for (const { slot } of this.#pieces) if (slot !== null) await this.disk.settle(slot);
     for (const frame of this.#out) if ("compressed" in frame) await frame.compressed.catch(() => 0);
+    await this.#written.catch(() => {});
   }
 
   /** Takes over the first piece. */
   async #gather(): Promise<void> {
-    const piece = this.#pieces[0];
-    if (!("finished" in piece)) {
-      this.#pieces.shift();
+    const piece = this.#pieces.shift()!;
+    const { slot, offsetBytes, lengthBytes } = piece;
+    if (slot === null) {
       this.#close();
       return await this.#push(piece);
     }
-    const { slot, offsetBytes, lengthBytes } = piece;
-    await piece.finished;
-    this.#pieces.shift();
+    await this.disk.finish(slot);
     const [queue] = this.disk.queues;
     try {
       const at = queue.dataOffset(slot);
@@ -240,12 +253,14 @@ class Writing {
     const start = DATA_OFFSET - runs.length * RUN_BYTES;
     const content = buffer.content.subarray(start, DATA_OFFSET + this.#dataBytes);
     writeTable(content, runs);
+    const lengthBytes = content.length;
     // What does not get smaller is not worth taking apart again.
+    const room = buffer.stored.subarray(STORED_OFFSET, STORED_OFFSET + lengthBytes - 1);
     const compressed = this.options.header.compression === "none"
       ? Promise.resolve(0)
-      : buffer.zstd().compress(content, buffer.stored.subarray(0, content.length - 1), ZSTD_LEVEL);
+      : buffer.zstd().compress(content, room, ZSTD_LEVEL);
     compressed.catch(() => {}); // asked for later
-    this.#out.push({ runs, buffer, content, compressed });
+    this.#out.push({ runs, buffer, start, lengthBytes, compressed });
     this.#runs = [];
     this.#dataBytes = 0;
     this.#buffer = null;
@@ -256,18 +271,28 @@ class Writing {
     while (this.#out.length > FRAMES_AT_ONCE) await this.#writeFirst();
   }
 
+  /** Begins to write what comes next, when the one before it is written. */
   async #writeFirst(): Promise<void> {
     const frame = this.#out[0];
-    if (!("compressed" in frame)) {
-      this.#out.shift();
-      return await this.#write(this.#writer.zero(frame));
-    }
-    const { runs, buffer, content } = frame;
-    const bytes = await frame.compressed;
+    const storedBytes = "compressed" in frame ? await frame.compressed : 0;
+    await this.#written;
     this.#out.shift();
-    const stored = bytes > 0 ? buffer.stored.subarray(0, bytes) : content;
-    await this.#write(this.#writer.data(runs, stored, bytes > 0));
-    await this.#write(stored);
+    this.#written = "compressed" in frame
+      ? this.#writeFrame(frame, storedBytes)
+      : this.#write(this.#writer.zero(frame));
+    this.#written.catch(() => {}); // asked for later
+  }
+
+  /** @param compressedBytes 0: it is stored as it is */
+  async #writeFrame(frame: OutFrame, compressedBytes: number): Promise<void> {
+    const { runs, buffer } = frame;
+    const isCompressed = compressedBytes > 0;
+    const [from, start, lengthBytes] = isCompressed
+      ? [buffer.stored, STORED_OFFSET, compressedBytes]
+      : [buffer.content, frame.start, frame.lengthBytes];
+    const stored = from.subarray(start, start + lengthBytes);
+    from.set(this.#writer.data(runs, stored, isCompressed), start - FRAME_BYTES);
+    await this.#write(from.subarray(start - FRAME_BYTES, start + lengthBytes));
     this.pool.release(buffer);
   }
 
@@ -372,7 +397,7 @@ export async function pipeIn(
   disk: FrontEnd | null,
   options: RestoreOptions,
 ): Promise<RestoreTotals> {
-  using pool = new FramePool();
+  using pool = new FramePool(FRAMES_AT_ONCE);
   const restoring = new Restoring(source, disk, options, pool);
   try {
     return await restoring.run();
@@ -393,7 +418,8 @@ interface InFrame {
 class Restoring {
   readonly #runs: RunReader;
   readonly #in: (InFrame | ZeroEvent)[] = [];
-  readonly #pieces: { readonly slot: number; readonly finished: Promise<void> }[] = [];
+  /** Of the writes that are under way. */
+  readonly #slots: number[] = [];
 
   constructor(
     readonly source: BackupSource,
@@ -416,15 +442,13 @@ class Restoring {
       onProgress?.(source.offsetBytes);
     }
     while (this.#in.length > 0) await this.#applyFirst();
-    while (this.#pieces.length > 0) await this.#finishFirst();
+    while (this.#slots.length > 0) await this.#finishFirst();
     return { dataBytes, fileBytes: source.offsetBytes };
   }
 
   async settle(): Promise<void> {
     for (const frame of this.#in) if ("content" in frame) await frame.content.catch(() => null);
-    for (const { slot, finished } of this.#pieces) {
-      await finished.then(() => this.disk!.queues[0].releaseSlot(slot), () => {});
-    }
+    for (const slot of this.#slots) await this.disk!.settle(slot);
   }
 
   async #takeApart(event: DataEvent): Promise<void> {
@@ -481,17 +505,15 @@ class Restoring {
       const slot = queue.takeSlot();
       disk.memory.bytes.set(data.subarray(done, done + bytes), queue.dataOffset(slot));
       queue.submit(slot, RequestType.Out, (offsetBytes + done) / SECTOR_BYTES, bytes);
-      const finished = disk.finish(slot);
-      finished.catch(() => {}); // asked for later
-      this.#pieces.push({ slot, finished });
+      disk.start(slot);
+      this.#slots.push(slot);
       done += bytes;
     }
   }
 
   async #finishFirst(): Promise<void> {
-    const { slot, finished } = this.#pieces[0];
-    await finished;
-    this.#pieces.shift();
+    const slot = this.#slots.shift()!;
+    await this.disk!.finish(slot);
     this.disk!.queues[0].releaseSlot(slot);
   }
 }

@@ -9,6 +9,7 @@ import type { AdminClient } from "../agent/admin_client.ts";
 import type { BackupHeader } from "../agent/backup/format.ts";
 import type { FrontEnd } from "../agent/frontend/front_end.ts";
 import type { SnapshotDocument } from "../agent/http/documents.ts";
+import { WriteBehind } from "../agent/platform/linux/write_behind.ts";
 import { identityOf } from "./backup_identity.ts";
 import { type BackupRange, type BackupTotals, pipeOut, requireZstd } from "./backup_pipe.ts";
 import type { CommandContext, SnapshotName } from "./context.ts";
@@ -54,7 +55,9 @@ export async function writeBackupFile(
       create: isRegular,
       truncate: isRegular,
     });
-    const done = await writeBackup(context, wish, (bytes) => writeAll(output, bytes));
+    const done = isRegular
+      ? await writeBackupBehind(context, wish, { path: partial, output })
+      : await writeBackup(context, wish, (bytes) => writeAll(output, bytes));
     if (isRegular) {
       await output.sync();
       await Deno.rename(partial, path);
@@ -64,6 +67,21 @@ export async function writeBackupFile(
     if (isRegular) await Deno.remove(partial).catch(() => {});
     throw error;
   }
+}
+
+/** Writes a backup into a file, which goes to the disk while it is written. */
+async function writeBackupBehind(
+  context: CommandContext,
+  wish: BackupWish,
+  { path, output }: { readonly path: string; readonly output: Deno.FsFile },
+): Promise<BackupDone> {
+  await using behind = new WriteBehind(path);
+  let endBytes = 0;
+  return await writeBackup(context, wish, async (bytes) => {
+    await writeAll(output, bytes);
+    endBytes += bytes.length;
+    await behind.advance(endBytes);
+  });
 }
 
 /** Writes all of the bytes. */

@@ -22,7 +22,7 @@ import {
   machine,
   pause,
   residentBytes,
-  syncFileSystem,
+  settle,
   writeZeros,
 } from "./bench/machine.ts";
 import {
@@ -49,12 +49,6 @@ import {
 import { AgentServer, type Server, startStorageDaemon } from "./bench/servers.ts";
 import { ensurePackages } from "./guest/install.ts";
 
-/** A side is at rest when it uses less than this part of one core… */
-const QUIET_SHARE = 0.02;
-/** …over this long. */
-const QUIET_MS = 250;
-/** Longest wait for that: a cleaner that has much to do may go on for ever. */
-const SETTLE_TIMEOUT_MS = 10_000;
 /** What the page cache should hold besides the two disks, in bytes. */
 const MEMORY_TO_SPARE = 2 * 1024 ** 3;
 
@@ -167,16 +161,9 @@ class Contest {
     }
   }
 
-  /** Syncs the file system, and waits until neither side does anything any more. */
+  /** Waits until the file system is synced and both sides are at rest. */
   async #settle(): Promise<void> {
-    await syncFileSystem(this.dir);
-    const deadline = performance.now() + SETTLE_TIMEOUT_MS;
-    let busyMs = Infinity;
-    while (busyMs > QUIET_MS * QUIET_SHARE && performance.now() < deadline) {
-      const before = this.#servers.map(({ pid }) => cpuMs(pid));
-      await pause(QUIET_MS);
-      busyMs = Math.max(...this.#servers.map(({ pid }, side) => cpuMs(pid) - before[side]));
-    }
+    await settle(this.dir, this.#servers.map(({ pid }) => pid));
   }
 
   /** Measures one pattern: all repetitions, the sides in turn. */

@@ -23,8 +23,6 @@ interface Piece {
   readonly slot: number;
   readonly offsetBytes: number;
   readonly lengthBytes: number;
-  /** Settled when the request has; errors are kept until somebody asks. */
-  readonly finished: Promise<void>;
 }
 
 /**
@@ -49,12 +47,12 @@ export async function copyFromDisk(
         const lengthBytes = Math.min(queue.bufferBytes, end - issued);
         const slot = queue.takeSlot();
         queue.submit(slot, RequestType.In, issued / SECTOR_BYTES, lengthBytes);
-        pieces.push(piece(disk, slot, issued, lengthBytes));
+        disk.start(slot);
+        pieces.push({ slot, offsetBytes: issued, lengthBytes });
         issued += lengthBytes;
       }
-      const { slot, offsetBytes, lengthBytes, finished } = pieces[0];
-      await finished;
-      pieces.shift();
+      const { slot, offsetBytes, lengthBytes } = pieces.shift()!;
+      await disk.finish(slot);
       try {
         const at = queue.dataOffset(slot);
         await sink(disk.memory.bytes.subarray(at, at + lengthBytes), offsetBytes);
@@ -64,7 +62,7 @@ export async function copyFromDisk(
       options.onProgress?.(offsetBytes + lengthBytes - start);
     }
   } finally {
-    await settle(disk, pieces);
+    for (const { slot } of pieces) await disk.settle(slot); // their buffers are about to be used again
   }
 }
 
@@ -94,9 +92,8 @@ export async function copyToDisk(
   let at = start;
   let isEnded = false;
   const finishFirst = async () => {
-    const { slot, finished, offsetBytes, lengthBytes } = pieces[0];
-    await finished;
-    pieces.shift();
+    const { slot, offsetBytes, lengthBytes } = pieces.shift()!;
+    await disk.finish(slot);
     queue.releaseSlot(slot);
     options.onProgress?.(Math.min(offsetBytes + lengthBytes, at) - start);
   };
@@ -123,30 +120,18 @@ export async function copyToDisk(
       if (isSkipped) queue.releaseSlot(slot);
       else {
         queue.submit(slot, RequestType.Out, at / SECTOR_BYTES, lengthBytes);
-        pieces.push(piece(disk, slot, at, lengthBytes));
+        disk.start(slot);
+        pieces.push({ slot, offsetBytes: at, lengthBytes });
       }
       at += filledBytes;
       if (isSkipped && pieces.length === 0) options.onProgress?.(at - start);
     }
     while (pieces.length > 0) await finishFirst();
   } finally {
-    await settle(disk, pieces);
+    for (const { slot } of pieces) await disk.settle(slot); // their buffers are about to be used again
   }
   options.onProgress?.(at - start);
   return at - start;
-}
-
-function piece(disk: FrontEnd, slot: number, offsetBytes: number, lengthBytes: number): Piece {
-  const finished = disk.finish(slot);
-  finished.catch(() => {}); // asked for later
-  return { slot, offsetBytes, lengthBytes, finished };
-}
-
-/** After a failure: waits for what is in flight, since its buffers are about to be used again. */
-async function settle(disk: FrontEnd, pieces: readonly Piece[]): Promise<void> {
-  for (const { slot, finished } of pieces) {
-    await finished.then(() => disk.queues[0].releaseSlot(slot), () => {});
-  }
 }
 
 function rangeOf(disk: FrontEnd, options: CopyOptions): { start: number; end: number } {

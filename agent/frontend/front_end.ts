@@ -134,6 +134,8 @@ export class FrontEnd {
   /** Asynchronous use: 1 where the slot of queue 0 has completed. */
   readonly #isDone: Uint8Array;
   #progressAt = 0;
+  /** Asynchronous use: a wait was given up and nothing started since, so others for what is in flight need not take as long. */
+  #isStalled = false;
   #isClosed = false;
 
   private constructor(options: FrontEndOptions, greeting: Greeting, poller: Poller) {
@@ -411,6 +413,7 @@ export class FrontEnd {
     if (!this.has(FEATURE_FLUSH)) return; // every write is durable by itself (virtio 1.2, 5.2.6.2)
     const { queue, slot } = await this.takeSlot();
     queue.submit(slot, RequestType.Flush, 0, 0);
+    this.start(slot);
     await this.finish(slot);
     queue.releaseSlot(slot);
   }
@@ -443,6 +446,7 @@ export class FrontEnd {
   async identity(): Promise<string> {
     const { queue, slot } = await this.takeSlot();
     queue.submit(slot, RequestType.GetId, 0, IDENTITY_BYTES);
+    this.start(slot);
     await this.finish(slot);
     const at = queue.dataOffset(slot);
     const bytes = this.memory.bytes.slice(at, at + IDENTITY_BYTES);
@@ -453,35 +457,36 @@ export class FrontEnd {
 
   async #transfer(type: RequestType, offsetBytes: number, bytes: Uint8Array): Promise<void> {
     this.checkRange(offsetBytes, bytes.length);
-    const pieces: Promise<void>[] = [];
+    const [queue] = this.queues;
+    const pieces: { readonly slot: number; readonly bytes: Uint8Array }[] = [];
+    const failures: unknown[] = [];
+    const finishFirst = async () => {
+      const { slot, bytes: piece } = pieces.shift()!;
+      try {
+        await this.finish(slot);
+      } catch (error) {
+        failures.push(error);
+        return;
+      }
+      const at = queue.dataOffset(slot);
+      if (type === RequestType.In) piece.set(this.memory.bytes.subarray(at, at + piece.length));
+      queue.releaseSlot(slot);
+    };
     try {
-      for (let at = 0; at < bytes.length; at += this.queues[0].bufferBytes) {
-        const piece = bytes.subarray(at, at + this.queues[0].bufferBytes);
+      for (let at = 0; at < bytes.length; at += queue.bufferBytes) {
+        while (queue.freeCount === 0 && pieces.length > 0) await finishFirst();
         const { slot } = await this.takeSlot();
-        const done = this.#transferPiece(slot, type, offsetBytes + at, piece);
-        done.catch(() => {}); // asked for below
-        pieces.push(done);
+        const piece = bytes.subarray(at, at + queue.bufferBytes);
+        if (type === RequestType.Out) this.memory.bytes.set(piece, queue.dataOffset(slot));
+        queue.submit(slot, type, (offsetBytes + at) / SECTOR_BYTES, piece.length);
+        this.start(slot);
+        pieces.push({ slot, bytes: piece });
       }
     } finally {
-      // All of them end before the caller hears of a failure: their buffers are the caller's.
-      await Promise.allSettled(pieces);
+      // All of them end before the caller hears of a failure.
+      while (pieces.length > 0) await finishFirst();
     }
-    await Promise.all(pieces);
-  }
-
-  async #transferPiece(
-    slot: number,
-    type: RequestType,
-    offsetBytes: number,
-    piece: Uint8Array,
-  ): Promise<void> {
-    const queue = this.queues[0];
-    const at = queue.dataOffset(slot);
-    if (type === RequestType.Out) this.memory.bytes.set(piece, at);
-    queue.submit(slot, type, offsetBytes / SECTOR_BYTES, piece.length);
-    await this.finish(slot);
-    if (type === RequestType.In) piece.set(this.memory.bytes.subarray(at, at + piece.length));
-    queue.releaseSlot(slot);
+    if (failures.length > 0) throw failures[0];
   }
 
   async #ranges(
@@ -499,6 +504,7 @@ export class FrontEnd {
       const sectorCount = Math.min(end - sector, sectorsMax > 0 ? sectorsMax : end - sector);
       const { queue, slot } = await this.takeSlot();
       queue.submitRange(slot, type, { sector, sectorCount, unmap });
+      this.start(slot);
       await this.finish(slot);
       queue.releaseSlot(slot);
       sector += sectorCount;
@@ -525,7 +531,7 @@ export class FrontEnd {
     }
   }
 
-  /** Takes a slot of queue 0, waiting until there is one. Submit it, then {@linkcode finish} it. */
+  /** Takes a slot of queue 0, waiting until there is one. Submit it, {@linkcode start} it, {@linkcode finish} it. */
   async takeSlot(): Promise<{ queue: DriverQueue; slot: number }> {
     const queue = this.queues[0];
     let slot = -1;
@@ -533,16 +539,24 @@ export class FrontEnd {
     return { queue, slot };
   }
 
+  /** Begins the request in a slot of queue 0. */
+  start(slot: number): void {
+    this.#isDone[slot] = 0;
+    this.#isStalled = false;
+    this.queues[0].publish();
+  }
+
   /**
    * Waits until the request in a slot of queue 0 has completed. The slot stays the caller's on success,
    * and is released on failure.
+   *
+   * Nothing else goes on in this thread meanwhile, for some milliseconds at a time: whoever has several requests starts all
+   * of them first, and asks for each when there is nothing to do without it.
    *
    * @throws BackEndError `io` or `unsupported` when it failed
    */
   async finish(slot: number): Promise<void> {
     const queue = this.queues[0];
-    this.#isDone[slot] = 0;
-    queue.publish();
     await this.#until(() => this.#isDone[slot] === 1);
     const status = queue.status(slot);
     if (status === Status.Ok) return;
@@ -552,15 +566,23 @@ export class FrontEnd {
     throw new BackEndError("io", `${what} failed with ${statusName(status)}`);
   }
 
+  /** After a failure: waits until a request that was started has ended, however it does, and releases its slot. */
+  async settle(slot: number): Promise<void> {
+    await this.finish(slot).then(() => this.queues[0].releaseSlot(slot), () => {});
+  }
+
   async #until(isReady: () => boolean): Promise<void> {
     if (this.#isClosed) throw new BackEndError("disconnected", "the connection has been closed");
-    this.#progressAt = performance.now();
+    if (!this.#isStalled) this.#progressAt = performance.now();
     for (;;) {
       this.#reapAll();
       if (isReady()) return;
       if (this.wait(WAIT_SLICE_MS)) continue;
       const elapsedMs = performance.now() - this.#progressAt;
-      if (elapsedMs > this.#stallTimeoutMs) throw this.stalledError(elapsedMs);
+      if (elapsedMs > this.#stallTimeoutMs) {
+        this.#isStalled = true;
+        throw this.stalledError(elapsedMs);
+      }
       await turn();
       if (this.#isClosed) throw new BackEndError("disconnected", "the connection has been closed");
     }

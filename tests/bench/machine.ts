@@ -64,6 +64,8 @@ export function machine(): {
 const libc = Deno.dlopen("libc.so.6", {
   // int clock_gettime(clockid_t, struct timespec *)
   clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
+  // int getrusage(int who, struct rusage *)
+  getrusage: { parameters: ["i32", "buffer"], result: "i32" },
 });
 /** CPUCLOCK_SCHED in the kernel's encoding of a process's CPU clock (clock_getcpuclockid(3)). */
 const CPU_CLOCK = 2;
@@ -77,12 +79,44 @@ export function cpuMs(pid: number): number {
   return Number(time[0]) * 1000 + Number(time[1]) / 1e6;
 }
 
+/** getrusage(2): of children that have ended and been waited for, with theirs. */
+const RUSAGE_CHILDREN = -1;
+/** struct rusage: two timevals, and 14 longs. */
+const RUSAGE_BYTES = 144;
+
+/** CPU time of all children of this process that have ended, in ms: a difference is that of one that ended meanwhile. */
+export function endedChildrenCpuMs(): number {
+  const bytes = new Uint8Array(RUSAGE_BYTES);
+  libc.symbols.getrusage(RUSAGE_CHILDREN, bytes);
+  const [userSeconds, userUs, systemSeconds, systemUs] = new BigInt64Array(bytes.buffer, 0, 4);
+  return Number(userSeconds + systemSeconds) * 1000 + Number(userUs + systemUs) / 1000;
+}
+
 /** Resident memory of a process, in bytes: all of it, and the part that is its own alone. */
 export function residentBytes(pid: number): { all: number; anonymous: number } {
   const text = Deno.readTextFileSync(`/proc/${pid}/status`);
   const kilobytes = (key: string) =>
     Number(new RegExp(`^${key}:\\s+(\\d+) kB$`, "m").exec(text)?.[1] ?? 0);
   return { all: kilobytes("VmRSS") * 1024, anonymous: kilobytes("RssAnon") * 1024 };
+}
+
+/** A process is at rest when it uses less than this part of one core… */
+const QUIET_SHARE = 0.02;
+/** …over this long. */
+const QUIET_MS = 250;
+/** Longest wait for that: a cleaner that has much to do may go on for ever. */
+const SETTLE_TIMEOUT_MS = 10_000;
+
+/** Syncs the file system of `directory`, and waits until none of the processes does anything any more. */
+export async function settle(directory: string, pids: readonly number[]): Promise<void> {
+  await syncFileSystem(directory);
+  const deadline = performance.now() + SETTLE_TIMEOUT_MS;
+  let busyMs = Infinity;
+  while (busyMs > QUIET_MS * QUIET_SHARE && performance.now() < deadline) {
+    const before = pids.map(cpuMs);
+    await pause(QUIET_MS);
+    busyMs = Math.max(...pids.map((pid, index) => cpuMs(pid) - before[index]));
+  }
 }
 
 /** Passes the time. */

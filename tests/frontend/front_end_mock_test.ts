@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { assertEquals, assertRejects, assertThrows } from "@std/assert/mod.js";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert/mod.js";
 import { BackEndError, type BackEndErrorKind } from "../../agent/frontend/error.ts";
 import { FrontEnd, type FrontEndOptions } from "../../agent/frontend/front_end.ts";
 import { closeFd, createEventFd } from "../../agent/platform/linux/libc.ts";
@@ -333,6 +333,21 @@ Deno.test("a back end that hangs is given up with the state of its rings", async
   });
 });
 
+Deno.test("a back end that hangs is given up once, however much is in flight, and asked again", async () => {
+  let isWell = false;
+  await withMock({ handle: () => isWell }, async (socket) => {
+    const options = { depth: 33, bufferBytes: 512, stallTimeoutMs: 500 };
+    const disk = await FrontEnd.connect({ socket, ...options });
+    const start = performance.now();
+    await rejects(() => disk.read(0, new Uint8Array(32 * 512)), "stalled", "32 in flight");
+    const elapsedMs = performance.now() - start;
+    assert(elapsedMs < 16 * 500, `${elapsedMs} ms`);
+    isWell = true;
+    await disk.read(0, new Uint8Array(512));
+    disk.abort();
+  });
+});
+
 Deno.test("the error eventfd of a queue ends the wait", async () => {
   const handle = (request: MockRequest, mock: MockBackEnd) => {
     mock.reportError(request.queue);
@@ -360,6 +375,7 @@ Deno.test("reconnect() goes on from the used index with what was in flight", asy
     const queue = disk.queues[0];
     const slot = queue.takeSlot();
     queue.submit(slot, RequestType.In, 16, 512);
+    disk.start(slot);
     await rejects(() => disk.finish(slot), "disconnected", "with 1 requests in flight");
     await disk.reconnect();
     await disk.finish(slot);
