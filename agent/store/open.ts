@@ -101,8 +101,8 @@ export interface OpenOptions {
   /** Grow to this size. */
   readonly capacityBytes?: number;
   /**
-   * Called before anything is written when more may be missing than what was under way: something could not be read where
-   * the log may go on, or does not match there although it was written whole, or damage was accepted. A start that follows one on the same run of the machine normally finds all that
+   * Called before anything is written when more may be missing than what was under way, or will be at the next start: the first sync
+   * failed, something could not be read where the log may go on, or does not match there although it was written whole, or damage was accepted. A start that follows one on the same run of the machine normally finds all that
    * was acknowledged, and says so to others; this one must not.
    */
   readonly mayHaveLost?: () => void;
@@ -562,6 +562,8 @@ function* takeOver(
   if (!isClean) {
     const result = yield* io.sync();
     if (result < 0) {
+      // What a process that was killed has left may have been dropped, and count as clean.
+      options.mayHaveLost?.();
       return new StoreError("IO", `syncing the store while opening it failed (errno ${-result})`);
     }
   }

@@ -270,4 +270,13 @@ export const REGRESSIONS: readonly Regression[] = [
       "a node had lost the only copy of a group with a data path, and knew that the map says so; a holder that did not know yet took " +
       "a sync of its other paths for one of that, and told its guest that all was flushed",
   },
+  {
+    seed: 1000274,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    found:
+      "the sync failed with which a data path is opened after its agent was killed, which may drop what that had acknowledged; the " +
+      "agent was killed before it took part, and the next one said that nothing was lost",
+  },
 ];

@@ -147,6 +147,18 @@ Deno.test("a disk that cannot be read keeps a store from opening, with a coded e
   assertEquals(bench.read([1], 0, 0, 1), [1]);
 });
 
+Deno.test("a sync that fails while a store is opened is said to have lost something: the next start must not call it whole", () => {
+  const bench = open();
+  bench.write(1, 0, 0, [1]);
+  const disk = bench.disk.crash(new Prng(2), bench.window.bytes, { processOnly: true });
+  let failures = 1;
+  disk.faults = { fail: (kind) => kind === "sync" && failures-- > 0 ? -EIO : 0 };
+  const after = new Bench(0, disk, new Prng(3), SMALL);
+  let isSaid = false;
+  const error = after.open({ mayHaveLost: () => isSaid = true });
+  assertEquals([error?.code, isSaid], ["IO", true]);
+});
+
 Deno.test("a checkpoint that cannot be written is tried again later", () => {
   const bench = open();
   let failing = true;
