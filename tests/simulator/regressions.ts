@@ -50,12 +50,6 @@ export const REGRESSIONS: readonly Regression[] = [
       "a disk that got more copies stayed with the places that it had: nobody computed targets for the new pool",
   },
   {
-    seed: 3006,
-    faultsMs: 20_000,
-    found:
-      "nothing in the product: a lease that was taken by force is given away only after a while",
-  },
-  {
     seed: 70048,
     faultsMs: 20_000,
     found:
@@ -100,30 +94,11 @@ export const REGRESSIONS: readonly Regression[] = [
       "a joining replica waited for writes of a run that had ended, until the disk was opened again",
   },
   {
-    seed: 140929,
-    faultsMs: 20_000,
-    found:
-      "nothing in the product: a link that lost much left the node whose bits flip alone with a group, and the simulator damaged " +
-      "the only copy",
-  },
-  {
-    seed: 201230,
-    faultsMs: 20_000,
-    found:
-      "nothing in the product: a leader's log lost an entry that only it and one other voter had, and that was committed; no " +
-      "node can be safe from that, so the simulator takes only what the others keep",
-  },
-  {
     seed: 300059,
     faultsMs: 20_000,
     found:
       "nodes that were drained together gave away what disks could not be written without, and guests waited; and the " +
       "simulator did not take back a drain that came after the faults had ended",
-  },
-  {
-    seed: 300337,
-    faultsMs: 20_000,
-    found: "nothing in the product: the same drain, later still",
   },
   {
     seed: 300563,
@@ -217,14 +192,6 @@ export const REGRESSIONS: readonly Regression[] = [
     hasSnapshots: true,
     hasPaths: true,
     found: "an agent that stopped ended badly when one data path was closed before another one",
-  },
-  {
-    seed: 850089,
-    faultsMs: 20_000,
-    hasSnapshots: true,
-    hasPaths: true,
-    found:
-      "nothing in the product: groups moved to a node that had more room again while the simulator compared replicas",
   },
   {
     seed: 850211,
