@@ -353,7 +353,9 @@ export class Host {
   async start(): Promise<AgentProcess> {
     const agent = await this.launch();
     await until(async () => {
-      await Promise.race([agent.ready, new Promise((resolve) => setTimeout(resolve, 1000))]);
+      let timer = 0;
+      const late = new Promise((resolve) => timer = setTimeout(resolve, 1000));
+      await Promise.race([agent.ready, late]).finally(() => clearTimeout(timer));
       return /the agent is ready\b.*\n/.test(agent.log);
     }, { timeoutMs: 60_000, what: () => `${this.name} is not ready:\n${agent.log}` });
     return agent;
