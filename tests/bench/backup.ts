@@ -46,9 +46,14 @@ const FILES_SHARE = 2;
 /** Free space that is asked for beyond that: the file system's own, metadata, another program's. */
 const SPARE_BYTES = 512 * MiB;
 
-/** The disk is filled with random bytes and text by turns, in pieces of this length. */
-const PIECE_BYTES = 32 * 1024;
-/** Text that pieces are taken from: long enough that a compressor's window seldom meets the same part twice. */
+/**
+ * The disk is filled with random bytes and text by turns, in pieces of this length: as with files, what lies together is of one
+ * kind, longer than the 128 KiB that Zstandard takes as one, and both kinds are in each frame of a backup.
+ */
+const PIECE_BYTES = 256 * 1024;
+/** Most that `getRandomValues` fills at once. */
+const RANDOM_BYTES = 64 * 1024;
+/** Text that pieces are taken from: long enough that the same part is seldom twice in one frame. */
 const TEXT_BYTES = 8 * MiB;
 /** Bytes that the disk is filled with at once. */
 const FILL_BYTES = 8 * MiB;
@@ -189,13 +194,15 @@ async function fill(socket: string): Promise<void> {
   const text = textOf(random);
   const bytes = new Uint8Array(FILL_BYTES);
   await using disk = await FrontEnd.connect({ socket });
-  for (let at = 0; at < sizeBytes; at += bytes.length) {
+  for (let offset = 0; offset < sizeBytes; offset += bytes.length) {
     for (let piece = 0; piece < bytes.length; piece += 2 * PIECE_BYTES) {
-      crypto.getRandomValues(bytes.subarray(piece, piece + PIECE_BYTES));
+      for (let at = 0; at < PIECE_BYTES; at += RANDOM_BYTES) {
+        crypto.getRandomValues(bytes.subarray(piece + at, piece + at + RANDOM_BYTES));
+      }
       const from = random.below(text.length - PIECE_BYTES);
       bytes.set(text.subarray(from, from + PIECE_BYTES), piece + PIECE_BYTES);
     }
-    await disk.write(at, bytes.subarray(0, sizeBytes - at));
+    await disk.write(offset, bytes.subarray(0, sizeBytes - offset));
     await pause(0); // signals come between turns
     interrupt.signal.throwIfAborted();
   }
@@ -220,7 +227,7 @@ function textOf(random: Prng): Uint8Array {
   return text;
 }
 
-/** What runs: its output, whose length says nothing of the work, is read to the end. */
+/** Starts a process whose output is to be read. */
 type Start = () => Promise<Deno.ChildProcess> | Deno.ChildProcess;
 
 class Contest {
