@@ -38,6 +38,7 @@
 import type { Arena } from "../base/arena.ts";
 import { BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES, DISK_BYTES_MAX } from "../base/limits.ts";
 import type { Window } from "../platform/platform.ts";
+import { add, has, remove, SET_WORDS, sizeOf } from "./block_set.ts";
 import {
   type CheckedBlock,
   type CheckReport,
@@ -47,15 +48,10 @@ import {
 } from "./check_report.ts";
 import { BEHIND, decide, whyNotCompleted } from "./deciding.ts";
 import {
-  add,
   type Findings,
-  has,
   packReplacements,
-  remove,
   type Replacement,
   REPLACEMENTS_MAX,
-  SET_WORDS,
-  sizeOf,
   unpackFindings,
   ZEROS_CHECKSUM,
 } from "./findings.ts";

@@ -26,10 +26,11 @@
  * @module
  */
 import type { Arena } from "../base/arena.ts";
-import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS, CHUNK_BYTES } from "../base/limits.ts";
+import { BLOCK_SHIFT, CHUNK_BLOCKS, CHUNK_BYTES } from "../base/limits.ts";
 import type { Log, Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
-import { has } from "./findings.ts";
+import { readDescription, verifyBlocks } from "./answers.ts";
+import { has, SET_WORDS } from "./block_set.ts";
 import { compareStamps, type LocalStore, Stamp } from "./local_store.ts";
 import { DESCRIPTION_BYTES, type Head, MessageFlag, MessageType, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
@@ -42,7 +43,6 @@ const QUEUE_MAX = 64;
 const TRIES_MAX = 200;
 /** Blocks of one read. */
 const READ_BLOCKS_MAX = 256;
-const WORDS = CHUNK_BLOCKS / 32;
 
 interface LaggingChunk {
   readonly layer: number;
@@ -92,8 +92,8 @@ export class Completer implements PeerRequestOwner, OperationOwner, ChunkComplet
   readonly #there = new Stamp();
   readonly #now = new Stamp();
   #rewrites = 0;
-  readonly #data = new Uint32Array(WORDS);
-  readonly #zeros = new Uint32Array(WORDS);
+  readonly #data = new Uint32Array(SET_WORDS);
+  readonly #zeros = new Uint32Array(SET_WORDS);
   /** The next block to be read, and how many are being read from there. */
   #block = 0;
   #count = 0;
@@ -107,7 +107,7 @@ export class Completer implements PeerRequestOwner, OperationOwner, ChunkComplet
   /** {@inheritDoc WatchedChunk.layers} */
   layers: readonly number[] = [];
   /** {@inheritDoc WatchedChunk.changed} */
-  readonly changed = new Uint32Array(WORDS);
+  readonly changed = new Uint32Array(SET_WORDS);
 
   constructor(options: {
     store: LocalStore;
@@ -257,11 +257,7 @@ export class Completer implements PeerRequestOwner, OperationOwner, ChunkComplet
     // Unknown is below all that is known, and not above itself.
     if (compareStamps(this.#there, this.#here) <= 0) return this.#over();
     this.#rewrites = head.argument;
-    const words = new DataView(extra.buffer, extra.byteOffset, extra.byteLength);
-    for (let i = 0; i < WORDS; i++) {
-      this.#data[i] = words.getUint32(i * 4, true);
-      this.#zeros[i] = words.getUint32((WORDS + i) * 4, true);
-    }
+    readDescription(extra, this.#data, this.#zeros);
     this.#block = 0;
     this.#readNext();
   }
@@ -279,16 +275,9 @@ export class Completer implements PeerRequestOwner, OperationOwner, ChunkComplet
   }
 
   #taken(extra: Uint8Array, offset: number, bytes: number): void {
-    const { kernel } = this.#window;
     const count = this.#count;
-    const sums = new DataView(extra.buffer, extra.byteOffset, extra.byteLength);
-    const checksums = new Uint32Array(count);
-    let isRight = bytes === count << BLOCK_SHIFT && extra.length === count * 4;
-    for (let i = 0; i < count && isRight; i++) {
-      checksums[i] = kernel.checksum(offset + (i << BLOCK_SHIFT), BLOCK_BYTES);
-      isRight = checksums[i] === sums.getUint32(i * 4, true);
-    }
-    if (!isRight) {
+    const checksums = verifyBlocks(this.#window.kernel, offset, bytes, count, extra);
+    if (checksums === null) {
       if (bytes > 0) this.#arena.release(offset, bytes);
       return this.#over();
     }

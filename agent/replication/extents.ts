@@ -11,7 +11,8 @@
  *
  * @module
  */
-import { CHUNK_BLOCKS, CHUNK_BYTES } from "../base/limits.ts";
+import { BLOCK_BYTES, CHUNK_BYTES } from "../base/limits.ts";
+import { has, SET_WORDS } from "./block_set.ts";
 import { chunkList, type LocalStore } from "./local_store.ts";
 import type { ClusterView, DiskView } from "./view.ts";
 
@@ -38,10 +39,9 @@ export const EXTENTS_MAX = 1024;
 const COST_MAX = 4096;
 const FULL_CHUNK_COST = 16;
 
-const WORDS = CHUNK_BLOCKS / 32;
-const data = new Uint32Array(WORDS);
-const zeros = new Uint32Array(WORDS);
-const poisoned = new Uint32Array(WORDS);
+const data = new Uint32Array(SET_WORDS);
+const zeros = new Uint32Array(SET_WORDS);
+const poisoned = new Uint32Array(SET_WORDS);
 
 /** What there is to know of one block. */
 export interface BlockFound {
@@ -163,8 +163,6 @@ export function nextHeld(store: LocalStore, layers: readonly number[], from: num
   return next;
 }
 
-const BLOCK_BYTES = CHUNK_BYTES / CHUNK_BLOCKS;
-
 /**
  * The kind of a whole chunk, or null: it is in `data` and `zeros`.
  *
@@ -180,7 +178,7 @@ function describeChunk(
   if (layers.some((layer) => store.paths?.isLost(layer, chunk))) return ExtentKind.Unknown;
   store.describeChain(layers, chunk, data, zeros, poisoned);
   let held = 0;
-  for (let word = 0; word < WORDS; word++) {
+  for (let word = 0; word < SET_WORDS; word++) {
     // What is damaged was data: whoever reads it shall hear of it.
     data[word] |= poisoned[word];
     held |= data[word] | zeros[word];
@@ -207,9 +205,8 @@ function pushBlocks(runs: number[], empty: ExtentKind, first: number, end: numbe
 }
 
 function kindOf(block: number, empty: ExtentKind): ExtentKind {
-  const bit = 1 << (block & 31);
-  if ((data[block >>> 5] & bit) !== 0) return ExtentKind.Data;
-  return (zeros[block >>> 5] & bit) !== 0 ? ExtentKind.Zero : empty;
+  if (has(data, block)) return ExtentKind.Data;
+  return has(zeros, block) ? ExtentKind.Zero : empty;
 }
 
 /** The kind of 32 blocks, or −1: they are of several. */

@@ -17,32 +17,8 @@
  * @module
  */
 import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
+import { has, SET_WORDS } from "./block_set.ts";
 import { Stamp } from "./local_store.ts";
-
-/** Words of a set of a chunk's blocks. */
-export const SET_WORDS = CHUNK_BLOCKS / 32;
-
-/** Whether a set of blocks has a block. */
-export function has(set: Uint32Array, block: number): boolean {
-  return (set[block >>> 5] >>> (block & 31) & 1) !== 0;
-}
-
-/** Adds a block to a set. */
-export function add(set: Uint32Array, block: number): void {
-  set[block >>> 5] |= 1 << (block & 31);
-}
-
-/** Takes a block out of a set. */
-export function remove(set: Uint32Array, block: number): void {
-  set[block >>> 5] &= ~(1 << (block & 31));
-}
-
-/** Blocks of a set. */
-export function sizeOf(set: Uint32Array): number {
-  let size = 0;
-  for (let word of set) for (; word !== 0; word &= word - 1) size++;
-  return size;
-}
 
 /** Checksum of a block of zeros. */
 export const ZEROS_CHECKSUM = 0x48c6_89ba;

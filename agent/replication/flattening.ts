@@ -32,6 +32,7 @@ import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS } from "../base/limits.ts";
 import { EBADMSG, EIO, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { isPathLost, placesOf } from "./absorbing.ts";
+import { has, remove, SET_WORDS } from "./block_set.ts";
 import type { Discards } from "./discards.ts";
 import { chunkList, type LocalStore, Stamp } from "./local_store.ts";
 import type { Pace } from "./pace.ts";
@@ -49,8 +50,6 @@ const LIST_MAX = 64;
 const LOOKS_MAX = 256;
 /** Milliseconds after which the word is given again, and after which what could not be done is tried again. */
 const AGAIN_MS = 1000;
-
-const WORDS = CHUNK_BLOCKS / 32;
 
 const enum Phase {
   /** Something was in the way: again in a while. */
@@ -130,10 +129,10 @@ export class Flattener implements OperationOwner {
   #listAt = 0;
   /** The chunk in hand, −1: none; and which of its blocks are still to be copied. */
   #chunk = -1;
-  readonly #needed = new Uint32Array(WORDS);
-  readonly #own = new Uint32Array(WORDS);
-  readonly #zeros = new Uint32Array(WORDS);
-  readonly #poisoned = new Uint32Array(WORDS);
+  readonly #needed = new Uint32Array(SET_WORDS);
+  readonly #own = new Uint32Array(SET_WORDS);
+  readonly #zeros = new Uint32Array(SET_WORDS);
+  readonly #poisoned = new Uint32Array(SET_WORDS);
   readonly #stamp = new Stamp();
 
   /** @param options.flattened these layers have everything here, durably, on a map of this epoch: for the map, until it says so */
@@ -330,10 +329,10 @@ export class Flattener implements OperationOwner {
     if (this.#isElsewhere(view, disk, job, chunk)) return;
     const needed = this.#needed, own = this.#own, zeros = this.#zeros, poisoned = this.#poisoned;
     this.#store.describeChunk(job.layer, chunk, own, zeros, poisoned);
-    for (let i = 0; i < WORDS; i++) own[i] |= zeros[i] | poisoned[i];
+    for (let i = 0; i < SET_WORDS; i++) own[i] |= zeros[i] | poisoned[i];
     this.#store.describeChain(below, chunk, needed, zeros, poisoned);
     let left = 0;
-    for (let i = 0; i < WORDS; i++) {
+    for (let i = 0; i < SET_WORDS; i++) {
       needed[i] = (needed[i] | poisoned[i]) & ~own[i];
       left |= needed[i];
     }
@@ -355,15 +354,15 @@ export class Flattener implements OperationOwner {
     const needed = this.#needed;
     if (this.#isElsewhere(view, disk, job, chunk)) return true;
     for (let block = 0; block < CHUNK_BLOCKS;) {
-      if ((needed[block >>> 5] >>> (block & 31) & 1) === 0) {
+      if (!has(needed, block)) {
         block++;
         continue;
       }
       let end = block + 1;
       const limit = Math.min(CHUNK_BLOCKS, block + FILL_BLOCKS_MAX);
-      while (end < limit && (needed[end >>> 5] >>> (end & 31) & 1) !== 0) end++;
+      while (end < limit && has(needed, end)) end++;
       if (!this.#copy(job, below, chunk, block, end - block)) return false;
-      for (let i = block; i < end; i++) needed[i >>> 5] &= ~(1 << (i & 31));
+      for (let i = block; i < end; i++) remove(needed, i);
       block = end;
     }
     return true;

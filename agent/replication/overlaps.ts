@@ -10,7 +10,7 @@
  *
  * @module
  */
-import { CHUNK_BLOCKS } from "../base/limits.ts";
+import { SET_WORDS, sizeOf } from "./block_set.ts";
 import { nextHeld } from "./extents.ts";
 import type { LocalStore } from "./local_store.ts";
 
@@ -19,11 +19,10 @@ const CHUNKS_MAX = 64;
 /** Looks for the next chunk of one answer: of two lists that never meet, say. */
 const LOOKS_MAX = 512;
 
-const WORDS = CHUNK_BLOCKS / 32;
-const data = new Uint32Array(WORDS);
-const covered = new Uint32Array(WORDS);
-const zeros = new Uint32Array(WORDS);
-const poisoned = new Uint32Array(WORDS);
+const data = new Uint32Array(SET_WORDS);
+const covered = new Uint32Array(SET_WORDS);
+const zeros = new Uint32Array(SET_WORDS);
+const poisoned = new Uint32Array(SET_WORDS);
 
 /** Layers, and those that they are to be merged into; each newest first, all of one family. */
 export interface LayersToMerge {
@@ -67,16 +66,8 @@ export function countOverlap(
 function overlapOf(store: LocalStore, { above, below }: LayersToMerge, chunk: number): number {
   if (store.describeChain(below, chunk, data, zeros, poisoned) === 0) return 0;
   store.describeChain(above, chunk, covered, zeros, poisoned);
-  let blocks = 0;
-  for (let word = 0; word < WORDS; word++) {
-    blocks += bitsOf(data[word] & (covered[word] | zeros[word] | poisoned[word]));
+  for (let word = 0; word < SET_WORDS; word++) {
+    data[word] &= covered[word] | zeros[word] | poisoned[word];
   }
-  return blocks;
-}
-
-/** How many bits of a word are set. */
-function bitsOf(word: number): number {
-  let bits = word - (word >>> 1 & 0x5555_5555);
-  bits = (bits & 0x3333_3333) + (bits >>> 2 & 0x3333_3333);
-  return Math.imul(bits + (bits >>> 4) & 0x0f0f_0f0f, 0x0101_0101) >>> 24;
+  return sizeOf(data);
 }

@@ -12,17 +12,16 @@
  *
  * @module
  */
-import { CHUNK_BLOCKS } from "../base/limits.ts";
+import { SET_WORDS } from "./block_set.ts";
 import { isKnown, type LocalStore, type Stamp } from "./local_store.ts";
 
-const WORDS = CHUNK_BLOCKS / 32;
-const data = new Uint32Array(WORDS), zeros = new Uint32Array(WORDS);
-const poisoned = new Uint32Array(WORDS);
+const data = new Uint32Array(SET_WORDS), zeros = new Uint32Array(SET_WORDS);
+const poisoned = new Uint32Array(SET_WORDS);
 
 /** Whether a chunk of a layer has any block: data, zeros, or damage. */
 export function hasBlocks(store: LocalStore, layer: number, chunk: number): boolean {
   store.describeChunk(layer, chunk, data, zeros, poisoned);
-  for (let i = 0; i < WORDS; i++) if ((data[i] | zeros[i] | poisoned[i]) !== 0) return true;
+  for (let i = 0; i < SET_WORDS; i++) if ((data[i] | zeros[i] | poisoned[i]) !== 0) return true;
   return false;
 }
 

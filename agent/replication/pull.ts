@@ -21,15 +21,10 @@ import type { Arena } from "../base/arena.ts";
 import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BLOCKS } from "../base/limits.ts";
 import { EBADMSG, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
+import { readDescription, verifyBlocks } from "./answers.ts";
+import { add, has, SET_WORDS } from "./block_set.ts";
 import { type LocalStore, Stamp } from "./local_store.ts";
-import {
-  DESCRIPTION_BYTES,
-  DESCRIPTION_WORDS,
-  type Head,
-  MessageFlag,
-  MessageType,
-  Status,
-} from "./messages.ts";
+import { DESCRIPTION_BYTES, type Head, MessageFlag, MessageType, Status } from "./messages.ts";
 import type { PeerRequest, PeerRequestOwner, Peers } from "./peers.ts";
 import type { DiskView } from "./view.ts";
 
@@ -58,18 +53,18 @@ export interface PullHost {
 
 /** Blocks of a chunk that were written live, and the last such write. */
 export class LiveBlocks {
-  readonly bits = new Uint32Array(CHUNK_BLOCKS / 32);
+  readonly bits = new Uint32Array(SET_WORDS);
   readonly last = new Stamp();
 
   /** Adds a write. */
   add(block: number, count: number, generation: number, sequence: number): void {
-    for (let i = block; i < block + count; i++) this.bits[i >>> 5] |= 1 << (i & 31);
+    for (let i = block; i < block + count; i++) add(this.bits, i);
     this.last.set(generation, sequence);
   }
 
   /** Whether a block was written. */
   has(block: number): boolean {
-    return (this.bits[block >>> 5] >>> (block & 31) & 1) !== 0;
+    return has(this.bits, block);
   }
 }
 
@@ -92,9 +87,10 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   readonly end = new Stamp();
   #step = Step.Idle;
   #request: PeerRequest | null = null;
-  readonly #description = new Uint32Array(DESCRIPTION_WORDS);
-  readonly #ownData = new Uint32Array(CHUNK_BLOCKS / 32);
-  readonly #ownZero = new Uint32Array(CHUNK_BLOCKS / 32);
+  readonly #data = new Uint32Array(SET_WORDS);
+  readonly #zeros = new Uint32Array(SET_WORDS);
+  readonly #ownData = new Uint32Array(SET_WORDS);
+  readonly #ownZero = new Uint32Array(SET_WORDS);
   #rewrites = 0;
   /** The description is of all that the layer is read through. */
   #isThroughChain = false;
@@ -194,10 +190,7 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   }
 
   #described(head: Head, extra: Uint8Array): void {
-    const view = new DataView(extra.buffer, extra.byteOffset, extra.byteLength);
-    for (let i = 0; i < DESCRIPTION_WORDS; i++) {
-      this.#description[i] = view.getUint32(i * 4, true);
-    }
+    readDescription(extra, this.#data, this.#zeros);
     this.start.set(head.generation, head.sequence);
     this.#rewrites = head.argument;
     this.#block = 0;
@@ -205,18 +198,17 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   }
 
   /** Whether the source has data, or zeros, in a block that is to be copied. */
-  #isWanted(block: number, half: number): boolean {
-    const word = this.#description[half + (block >>> 5)];
-    return (word >>> (block & 31) & 1) !== 0 && this.live?.has(block) !== true;
+  #isWanted(block: number, described: Uint32Array): boolean {
+    return has(described, block) && this.live?.has(block) !== true;
   }
 
   #readNext(): void {
     let block = this.#block;
-    while (block < CHUNK_BLOCKS && !this.#isWanted(block, 0)) block++;
+    while (block < CHUNK_BLOCKS && !this.#isWanted(block, this.#data)) block++;
     if (block === CHUNK_BLOCKS) return this.#clear();
     let end = block + 1;
     const limit = Math.min(CHUNK_BLOCKS, block + PULL_BLOCKS_MAX);
-    while (end < limit && this.#isWanted(end, 0)) end++;
+    while (end < limit && this.#isWanted(end, this.#data)) end++;
     this.#runStart = block;
     this.#runBlocks = end - block;
     this.#step = Step.Reading;
@@ -230,14 +222,8 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   #write(extra: Uint8Array): void {
     const { kernel } = this.host.window;
     const count = this.#runBlocks;
-    const isWhole = this.#bufferBytes === count << BLOCK_SHIFT && extra.length === count * 4;
-    if (!isWhole) return this.#end(-EBADMSG);
-    const sums = new DataView(extra.buffer, extra.byteOffset, extra.byteLength);
-    const checksums = new Uint32Array(count);
-    for (let i = 0; i < count; i++) {
-      checksums[i] = kernel.checksum(this.#buffer + (i << BLOCK_SHIFT), BLOCK_BYTES);
-      if (checksums[i] !== sums.getUint32(i * 4, true)) return this.#end(-EBADMSG);
-    }
+    const checksums = verifyBlocks(kernel, this.#buffer, this.#bufferBytes, count, extra);
+    if (checksums === null) return this.#end(-EBADMSG);
     this.#step = Step.Writing;
     this.host.copied(count * BLOCK_BYTES);
     // Counted once more, so that completions cannot end the step before all are submitted.
@@ -263,7 +249,7 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   #clear(): void {
     this.#step = Step.Clearing;
     this.#operations++;
-    const poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
+    const poisoned = new Uint32Array(SET_WORDS);
     this.host.store.describeChunk(
       this.layer,
       this.chunk,
@@ -283,13 +269,12 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
   }
 
   #clearing(block: number): OperationKind | null {
-    if (this.live?.has(block) === true || this.#isWanted(block, 0)) return null;
-    const bit = 1 << (block & 31);
-    const isZeroHere = (this.#ownZero[block >>> 5] & bit) !== 0;
-    if (this.#isWanted(block, DESCRIPTION_WORDS / 2)) {
+    if (this.live?.has(block) === true || this.#isWanted(block, this.#data)) return null;
+    const isZeroHere = has(this.#ownZero, block);
+    if (this.#isWanted(block, this.#zeros)) {
       return isZeroHere ? null : OperationKind.Zero;
     }
-    return isZeroHere || (this.#ownData[block >>> 5] & bit) !== 0 ? OperationKind.Free : null;
+    return isZeroHere || has(this.#ownData, block) ? OperationKind.Free : null;
   }
 
   #operation(kind: OperationKind, block: number, count: number): Operation {

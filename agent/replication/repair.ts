@@ -33,9 +33,10 @@
  * @module
  */
 import type { Arena } from "../base/arena.ts";
-import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
+import { BLOCK_BYTES } from "../base/limits.ts";
 import { EBADMSG, EIO, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
+import { has, SET_WORDS } from "./block_set.ts";
 import type { Replacement } from "./findings.ts";
 import { compareStamps, isKnown, type LocalStore, Stamp } from "./local_store.ts";
 import { type Head, MessageFlag, MessageType, Status } from "./messages.ts";
@@ -142,7 +143,7 @@ export class Repairer implements PeerRequestOwner, OperationOwner, BlockReplacer
 
   /** Some of these blocks, read through a chain of layers, are damaged here: in the newest layer that has them. */
   report(layers: readonly number[], chunk: number, block: number, blockCount: number): void {
-    const words = () => new Uint32Array(CHUNK_BLOCKS / 32);
+    const words = () => new Uint32Array(SET_WORDS);
     const data = words(), zero = words(), poisoned = words();
     const left = new Set(Array.from({ length: blockCount }, (_, i) => block + i));
     for (const layer of layers) {
@@ -152,10 +153,10 @@ export class Repairer implements PeerRequestOwner, OperationOwner, BlockReplacer
       this.#store.describeChunk(layer, chunk, data, zero, poisoned);
       for (let i = 0; i < poisoned.length; i++) data[i] |= poisoned[i];
       for (const at of left) {
-        const bit = 1 << (at & 31);
-        if (((data[at >>> 5] | zero[at >>> 5]) & bit) === 0) continue;
+        const isData = has(data, at);
+        if (!isData && !has(zero, at)) continue;
         left.delete(at);
-        if ((data[at >>> 5] & bit) !== 0) this.#push(disk.entry.id, layer, chunk, at);
+        if (isData) this.#push(disk.entry.id, layer, chunk, at);
       }
     }
     this.#next();

@@ -33,6 +33,7 @@ import {
 import type { PeerTransport } from "../platform/network.ts";
 import { EBADMSG, EIO, ENOMEM, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
+import { add, SET_WORDS } from "./block_set.ts";
 import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
 import {
   type Findings,
@@ -40,7 +41,6 @@ import {
   type InspectionQuery,
   packFindings,
   type Replacement,
-  SET_WORDS,
   unpackReplacements,
 } from "./findings.ts";
 import { stampOfPair } from "./pairs.ts";
@@ -314,7 +314,7 @@ export class Replica {
   readonly #watchedChunks = new Set<WatchedChunk>();
   readonly #head = new Head();
   readonly #stamp = new Stamp();
-  readonly #poisoned = new Uint32Array(CHUNK_BLOCKS / 32);
+  readonly #poisoned = new Uint32Array(SET_WORDS);
   readonly #list = chunkList(STAMP_ENTRIES_MAX);
   readonly #scratch = new Uint8Array(HEAD_BYTES + EXTRA_BYTES_MAX);
   readonly #scratchHead = new Uint32Array(this.#scratch.buffer, 0, HEAD_BYTES / 4);
@@ -487,7 +487,7 @@ export class Replica {
   #noteInChunks({ layers, chunk, block, blockCount }: Operation): void {
     for (const watched of this.#watchedChunks) {
       if (watched.chunk !== chunk || !watched.layers.includes(layers[0])) continue;
-      for (let i = block; i < block + blockCount; i++) watched.changed[i >>> 5] |= 1 << (i & 31);
+      for (let i = block; i < block + blockCount; i++) add(watched.changed, i);
     }
   }
 
@@ -508,7 +508,7 @@ export class Replica {
     for (const watched of this.#watchedChunks) {
       if (watched.chunk !== chunk || !watched.layers.includes(layer)) continue;
       if (block < 0) watched.changed.fill(0xffff_ffff);
-      else watched.changed[block >>> 5] |= 1 << (block & 31);
+      else add(watched.changed, block);
     }
   }
 

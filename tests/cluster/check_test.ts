@@ -28,6 +28,16 @@ function block(number: number): Uint8Array {
   return new Uint8Array(words.buffer);
 }
 
+/** Writes every block of the disk once. */
+async function fill(guest: FrontEnd): Promise<void> {
+  for (let i = 0; i < BLOCKS; i += 128) {
+    const piece = new Uint8Array(128 * BLOCK);
+    for (let k = 0; k < 128; k++) piece.set(block(i + k), k * BLOCK);
+    await guest.write(i * BLOCK, piece);
+  }
+  await guest.flush();
+}
+
 /** Alters a byte of some blocks where they lie in a file; returns how many places were found. */
 async function rot(path: string, numbers: readonly number[]): Promise<number> {
   using file = await Deno.open(path, { read: true, write: true });
@@ -66,12 +76,7 @@ Deno.test("kelpie disk check finds what has rotted in one store, and has it heal
     return { code, ...JSON.parse(new TextDecoder().decode(stdout)) };
   };
   try {
-    for (let i = 0; i < BLOCKS; i += 128) {
-      const piece = new Uint8Array(128 * BLOCK);
-      for (let k = 0; k < 128; k++) piece.set(block(i + k), k * BLOCK);
-      await guest.write(i * BLOCK, piece);
-    }
-    await guest.flush();
+    await fill(guest);
 
     await t.step("all is good", async () => {
       const startMs = performance.now();
@@ -172,12 +177,7 @@ Deno.test("kelpie disk check settles what differs by more than half, or by who i
   };
   const odd = [3, 17, 18, 500, 1023];
   try {
-    for (let i = 0; i < BLOCKS; i += 128) {
-      const piece = new Uint8Array(128 * BLOCK);
-      for (let k = 0; k < 128; k++) piece.set(block(i + k), k * BLOCK);
-      await guest.write(i * BLOCK, piece);
-    }
-    await guest.flush();
+    await fill(guest);
 
     await t.step("two of three are right", async () => {
       await overwrite(third, odd, BLOCKS);

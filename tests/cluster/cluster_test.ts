@@ -7,9 +7,8 @@
  *
  * @module
  */
-import { assert, assertEquals } from "@std/assert/mod.js";
+import { assert } from "@std/assert/mod.js";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
-import { until } from "../guest/deadline.ts";
 import { type Host, Hosts } from "./hosts.ts";
 import { Load, longestPauseMs, nowMs } from "./load.ts";
 import { compareReplicas } from "./replicas.ts";
@@ -41,23 +40,16 @@ class Story {
 
   /** Waits until the load has had answers to `count` writes more. */
   async progress(count: number, timeoutMs = 20_000): Promise<void> {
-    const { writes } = await this.load.report();
-    let now = writes;
-    await until(async () => (now = (await this.load.report()).writes) >= writes + count, {
-      timeoutMs,
-      intervalMs: 50,
-      what: () => `${now - writes} writes of ${count}\n${this.logs()}`,
-    });
+    await this.load.progress(count, { timeoutMs, logs: () => this.logs() });
   }
 
   logs(): string {
-    return this.hosts.list.map((host) => `--- ${host.name}\n${host.log.slice(-4000)}`).join("\n");
+    return this.hosts.lastLogs();
   }
 
   /** Nothing has failed, and nothing that was read cannot be. */
   async check(): Promise<void> {
-    const { errors, violations } = await this.load.report();
-    assertEquals([...errors, ...violations], [], this.logs());
+    await this.load.check(() => this.logs());
   }
 
   async whole(): Promise<void> {
@@ -110,12 +102,8 @@ Deno.test("three agents lose hosts, cables and directions of them, and no acknow
   await hosts.startAll();
   await hosts.host(1).running.check("disk", "create", DISK, `${SIZE_BYTES}`);
   await hosts.untilWhole();
-  const seed = crypto.getRandomValues(new Uint32Array(1))[0];
-  console.log(`      hosts in ${hosts.network}, seed ${seed}`);
-  await using load = await Load.start({
-    socket: hosts.host(1).socket(DISK),
+  await using load = await Load.startOn(hosts, hosts.host(1), DISK, {
     sizeBytes: SIZE_BYTES,
-    seed,
     places: 16,
     ratePerSecond: 300,
   });
@@ -239,9 +227,7 @@ Deno.test("three agents lose hosts, cables and directions of them, and no acknow
 
   await step("every replica has the same content", async () => {
     await load.drain();
-    const seen: Uint32Array[] = [];
-    for (const host of hosts.list) seen.push(await load.readAll(host.readOnlySocket(DISK)));
-    for (const values of seen) assertEquals(values, seen[0]);
+    await load.readAlike(hosts.list, DISK);
     await load.close();
     await story.check();
     const { writes, reads, flushes } = await load.report();

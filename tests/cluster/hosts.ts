@@ -185,6 +185,11 @@ export class Hosts implements AsyncDisposable {
     return last!;
   }
 
+  /** What every agent has logged last, for a message of what has failed. */
+  lastLogs(characters = 4000): string {
+    return this.list.map(({ name, log }) => `--- ${name}\n${log.slice(-characters)}`).join("\n");
+  }
+
   /** SIGKILL to all agents at the same moment. */
   async killAll(): Promise<void> {
     for (const host of this.list) host.agent?.killNow();
@@ -411,6 +416,15 @@ export class Host {
   /** Path of a disk's socket for reading only. */
   readOnlySocket(disk: string): string {
     return diskSockets(this.runDir, disk).readOnly;
+  }
+
+  /** Writes random data to a part of a disk, by the command line. */
+  async fill(disk: string, offsetBytes: number, bytes: number): Promise<void> {
+    const file = `${this.dataDir}.more`;
+    const piece = crypto.getRandomValues(new Uint8Array(65_536));
+    await Deno.writeFile(file, new Uint8Array(bytes).map((_, i) => piece[i % piece.length]));
+    await this.running.check("disk", "write", disk, file, "--offset", `${offsetBytes}`);
+    await Deno.remove(file);
   }
 
   /** All that its agents have logged. */

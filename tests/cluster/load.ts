@@ -4,7 +4,9 @@
  *
  * @module
  */
-import { within } from "../guest/deadline.ts";
+import { assertEquals } from "@std/assert/mod.js";
+import { until, within } from "../guest/deadline.ts";
+import type { Host, Hosts } from "./hosts.ts";
 
 /** What the load is to do. */
 export interface LoadOptions {
@@ -77,6 +79,20 @@ export class Load implements AsyncDisposable {
     return load;
   }
 
+  /** Starts a load of another kind each time on a disk, opened on a host; says which, so that it can be had again. */
+  static startOn(
+    hosts: Hosts,
+    host: Host,
+    disk: string,
+    { sizeBytes, places, ratePerSecond = 200 }:
+      & Pick<LoadOptions, "sizeBytes" | "places">
+      & Partial<Pick<LoadOptions, "ratePerSecond">>,
+  ): Promise<Load> {
+    const seed = crypto.getRandomValues(new Uint32Array(1))[0];
+    console.log(`      hosts in ${hosts.network}, seed ${seed}`);
+    return Load.start({ socket: host.socket(disk), sizeBytes, seed, places, ratePerSecond });
+  }
+
   #answered({ id, value, error }: FromLoad): void {
     if (id < 0) {
       this.#failure = new Error(`the load ended: ${error}`);
@@ -104,6 +120,26 @@ export class Load implements AsyncDisposable {
     return this.#ask({ kind: "report" });
   }
 
+  /** Waits until it has had answers to `count` writes more. */
+  async progress(
+    count: number,
+    { timeoutMs, logs }: { timeoutMs: number; logs: () => string },
+  ): Promise<void> {
+    const { writes } = await this.report();
+    let now = writes;
+    await until(async () => (now = (await this.report()).writes) >= writes + count, {
+      timeoutMs,
+      intervalMs: 50,
+      what: () => `the guest does not get on: ${now - writes} writes of ${count}\n${logs()}`,
+    });
+  }
+
+  /** Nothing has failed, and nothing that was read cannot be. */
+  async check(logs: () => string): Promise<void> {
+    const { errors, violations } = await this.report();
+    assertEquals([...errors, ...violations], [], logs());
+  }
+
   /** Stops asking and waits until everything has been answered. */
   async drain(): Promise<void> {
     await within(this.#ask({ kind: "drain" }), DRAIN_TIMEOUT_MS, () => "requests wait");
@@ -122,6 +158,13 @@ export class Load implements AsyncDisposable {
   /** Reads all blocks that it uses over another socket, checks them, and returns their values. */
   readAll(socket: string): Promise<Uint32Array> {
     return this.#ask({ kind: "read-all", socket });
+  }
+
+  /** Reads all blocks that it uses on each of these hosts: what one reads the others do, too. After {@linkcode Load.drain}. */
+  async readAlike(hosts: readonly Host[], disk: string): Promise<void> {
+    const seen: Uint32Array[] = [];
+    for (const host of hosts) seen.push(await this.readAll(host.readOnlySocket(disk)));
+    for (const values of seen) assertEquals(values, seen[0]);
   }
 
   /** Gives the disk back, after {@linkcode Load.drain}. */

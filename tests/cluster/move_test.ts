@@ -97,7 +97,7 @@ class Move {
   }
 
   logs(): string {
-    return this.hosts.list.map((host) => `--- ${host.name}\n${host.log.slice(-3000)}`).join("\n");
+    return this.hosts.lastLogs();
   }
 }
 

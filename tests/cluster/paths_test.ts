@@ -17,10 +17,6 @@ const SIZE_BYTES = 128 * MIB;
 /** Longest wait of a guest when a path fails, in milliseconds. */
 const PAUSE_MS_MAX = 5000;
 
-function logs(hosts: Hosts): string {
-  return hosts.list.map((host) => `--- ${host.name}\n${host.log.slice(-4000)}`).join("\n");
-}
-
 /** Everything of a disk, read on a host: from its own replica, which is in sync. */
 async function read(host: Host): Promise<Uint8Array> {
   const { code, stdout, stderr } = await host.running.run("disk", "read", BULK);
@@ -63,20 +59,16 @@ class Story implements AsyncDisposable {
 
   /** The guest gets on, and has seen nothing wrong. */
   async progress(count: number): Promise<void> {
-    const { writes } = await this.load.report();
-    await until(async () => (await this.load.report()).writes >= writes + count, {
-      timeoutMs: 30_000,
-      what: () => `the load stands still\n${logs(this.hosts)}`,
-    });
-    const { errors, violations } = await this.load.report();
-    assertEquals([...errors, ...violations], [], logs(this.hosts));
+    const logs = () => this.hosts.lastLogs();
+    await this.load.progress(count, { timeoutMs: 30_000, logs });
+    await this.load.check(logs);
   }
 
   async whole(): Promise<void> {
     try {
       await this.hosts.untilWhole();
     } catch (error) {
-      throw new Error(`${(error as Error).message}\n${logs(this.hosts)}`);
+      throw new Error(`${(error as Error).message}\n${this.hosts.lastLogs()}`);
     }
   }
 
@@ -85,7 +77,7 @@ class Story implements AsyncDisposable {
     const by = this.hosts.list.find((each) => each !== host)!;
     await until(async () => (await pathsOf(by, host))[1]?.state === state, {
       timeoutMs: 20_000,
-      what: () => `nobody says that the path is ${state}\n${logs(this.hosts)}`,
+      what: () => `nobody says that the path is ${state}\n${this.hosts.lastLogs()}`,
     });
     const told = new TextDecoder().decode((await by.running.run("status")).stdout);
     const path = host.morePaths[0];
@@ -102,7 +94,7 @@ class Story implements AsyncDisposable {
     await until(async () => {
       const paths = await pathsOf(by, host);
       return paths.every(({ state }) => state === "ok") && paths[1].usedBytes < MIB;
-    }, { timeoutMs: 20_000, what: () => `something is left over\n${logs(this.hosts)}` });
+    }, { timeoutMs: 20_000, what: () => `something is left over\n${this.hosts.lastLogs()}` });
   }
 
   /** Every host reads what was written, from its own replica. */

@@ -4,7 +4,7 @@
  * @module
  */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
-import { until, within } from "../guest/deadline.ts";
+import { within } from "../guest/deadline.ts";
 import { type Host, Hosts } from "./hosts.ts";
 import { Load, longestPauseMs, nowMs } from "./load.ts";
 import { compareReplicas } from "./replicas.ts";
@@ -21,21 +21,8 @@ Deno.test("all nodes of a cluster are replaced by new ones, one by one, under a 
   for (const host of [first, second, third]) await host.start();
   await first.running.check("disk", "create", DISK, `${SIZE_BYTES}`, "--copies", "3");
   await hosts.untilWhole({ nodes: 3 });
-  const seed = crypto.getRandomValues(new Uint32Array(1))[0];
-  console.log(`      hosts in ${hosts.network}, seed ${seed}`);
-  await using load = await Load.start({
-    socket: first.socket(DISK),
-    sizeBytes: SIZE_BYTES,
-    seed,
-    places: 24,
-    ratePerSecond: 200,
-  });
-  const logs = () =>
-    hosts.list.map((host) => `--- ${host.name}\n${host.log.slice(-3000)}`).join("\n");
-  const check = async () => {
-    const { errors, violations } = await load.report();
-    assertEquals([...errors, ...violations], [], logs());
-  };
+  await using load = await Load.startOn(hosts, first, DISK, { sizeBytes: SIZE_BYTES, places: 24 });
+  const logs = () => hosts.lastLogs();
 
   /** Its agent ends by itself, and says why, however often it is started. */
   const endsRemoved = async (old: Host) => {
@@ -65,12 +52,8 @@ Deno.test("all nodes of a cluster are replaced by new ones, one by one, under a 
     }
     const { nodes } = await hosts.untilWhole({ nodes: 3 });
     assertEquals(nodes.some(({ name }) => name === old.name), false);
-    const { writes } = await load.report();
-    await until(async () => (await load.report()).writes >= writes + 100, {
-      timeoutMs: 20_000,
-      what: () => `the guest does not get on\n${logs()}`,
-    });
-    await check();
+    await load.progress(100, { timeoutMs: 20_000, logs });
+    await load.check(logs);
     const pauseMs = longestPauseMs(await load.report(), startedMs);
     const seconds = (ms: number) => (ms / 1000).toFixed(2);
     console.log(
@@ -92,10 +75,8 @@ Deno.test("all nodes of a cluster are replaced by new ones, one by one, under a 
   await t.step("nothing is lost, and all replicas are equal", async () => {
     await load.drain();
     const running = [fourth, fifth, sixth];
-    const seen: Uint32Array[] = [];
-    for (const host of running) seen.push(await load.readAll(host.readOnlySocket(DISK)));
-    for (const values of seen) assertEquals(values, seen[0]);
-    await check();
+    await load.readAlike(running, DISK);
+    await load.check(logs);
     await load.close();
     for (const host of running) await host.stop();
     const { blocks } = compareReplicas(running.map((host) => `${host.dataDir}/kelpie.store`));

@@ -54,7 +54,7 @@ class Story {
   constructor(readonly hosts: Hosts, readonly load: Load, readonly guest: Guest) {}
 
   logs(): string {
-    return this.hosts.list.map((host) => `--- ${host.name}\n${host.log.slice(-4000)}`).join("\n");
+    return this.hosts.lastLogs();
   }
 
   /** Waits until the second host, whose agent never ends, says that the cluster is so. */
@@ -69,8 +69,7 @@ class Story {
 
   /** Nothing has failed, and nothing that was read cannot be. */
   async check(): Promise<void> {
-    const { errors, violations } = await this.load.report();
-    assertEquals([...errors, ...violations], [], this.logs());
+    await this.load.check(() => this.logs());
     assertEquals(await this.guest.ioErrors(), []);
     using client = this.hosts.host(1).running.client();
     for (const name of [DISK, LOADED]) {
@@ -161,12 +160,8 @@ Deno.test("the agent of running guests is stopped and killed, while another host
     "mkfs.ext4 -q /dev/vda && mount -t ext4 /dev/vda /mnt && mkdir /mnt/w && touch /tmp/said",
   );
   guest.start(`( ${writerScript(1)} ) >/tmp/said; touch /tmp/ended`);
-  const seed = crypto.getRandomValues(new Uint32Array(1))[0];
-  console.log(`      hosts in ${hosts.network}, seed ${seed}`);
-  await using load = await Load.start({
-    socket: first.socket(LOADED),
+  await using load = await Load.startOn(hosts, first, LOADED, {
     sizeBytes: BULK_BYTES,
-    seed,
     places: 16,
     ratePerSecond: RATE_PER_SECOND,
   });
@@ -204,9 +199,7 @@ Deno.test("the agent of running guests is stopped and killed, while another host
     await checkFiles(guest);
     await guest.check("cd /mnt && sha256sum -c -s /tmp/said");
     await load.drain();
-    const seen: Uint32Array[] = [];
-    for (const host of hosts.list) seen.push(await load.readAll(host.readOnlySocket(LOADED)));
-    for (const values of seen) assertEquals(values, seen[0]);
+    await load.readAlike(hosts.list, LOADED);
     await story.check();
     assert(story.cutOff > 0, "nothing was under way when the agent was killed");
     await guest.shutdown();

@@ -190,8 +190,7 @@ export async function thrash(options: ThrashOptions): Promise<ThrashResult> {
     say(`${hosts.list.length} hosts in ${hosts.network}, seed ${options.seed}`);
     return await run(options, hosts, loads);
   } catch (error) {
-    const logs = hosts.list.map((host) => `--- ${host.name}\n${host.log.slice(-6000)}`);
-    throw new Error(`${(error as Error).stack}\n${logs.join("\n")}`);
+    throw new Error(`${(error as Error).stack}\n${hosts.lastLogs(6000)}`);
   } finally {
     for (const load of loads) await load[Symbol.asyncDispose]();
   }

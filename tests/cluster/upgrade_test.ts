@@ -37,15 +37,7 @@ Deno.test("three agents are upgraded one by one under a guest, then an old one i
   const [first, , third] = hosts.list;
   await first.running.check("disk", "create", DISK, `${SIZE_BYTES}`);
   await hosts.untilWhole();
-  const seed = crypto.getRandomValues(new Uint32Array(1))[0];
-  console.log(`      hosts in ${hosts.network}, seed ${seed}`);
-  await using load = await Load.start({
-    socket: first.socket(DISK),
-    sizeBytes: SIZE_BYTES,
-    seed,
-    places: 16,
-    ratePerSecond: 200,
-  });
+  await using load = await Load.startOn(hosts, first, DISK, { sizeBytes: SIZE_BYTES, places: 16 });
   const upgrade = (...args: string[]) =>
     kelpie(["cluster", "upgrade", ...args], {
       program: next.program,
@@ -92,7 +84,7 @@ Deno.test("three agents are upgraded one by one under a guest, then an old one i
     isOver = true;
     await watching;
     console.log(stderr.trim().replaceAll(/^/gm, "      "));
-    const logs = hosts.list.map((host) => `--- ${host.name}\n${host.log.slice(-3000)}`).join("\n");
+    const logs = hosts.lastLogs();
     assertEquals(code, 0, `${stderr}\n${logs}`);
     assertStringIncludes(
       stderr,
@@ -164,9 +156,7 @@ Deno.test("three agents are upgraded one by one under a guest, then an old one i
     await third.start();
     await hosts.untilWhole();
     await load.drain();
-    const seen: Uint32Array[] = [];
-    for (const host of hosts.list) seen.push(await load.readAll(host.readOnlySocket(DISK)));
-    for (const values of seen) assertEquals(values, seen[0]);
+    await load.readAlike(hosts.list, DISK);
     await load.close();
     const { errors, violations } = await load.report();
     assertEquals([...errors, ...violations], []);

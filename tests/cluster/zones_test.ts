@@ -29,30 +29,12 @@ Deno.test("a disk goes from zone a to b and back under a guest, while nodes are 
   const size = `${(SIZE_BYTES + MORE_BYTES) / MIB}M`;
   await kelpie("disk", "create", DISK, size, "--copies", "2", "--zones", "a");
   await hosts.untilWhole();
-  const file = `${first.dataDir}.more`;
-  const piece = crypto.getRandomValues(new Uint8Array(65_536));
-  await Deno.writeFile(file, new Uint8Array(MORE_BYTES).map((_, i) => piece[i % piece.length]));
-  await kelpie("disk", "write", DISK, file, "--offset", `${SIZE_BYTES}`);
-  await Deno.remove(file);
-  const seed = crypto.getRandomValues(new Uint32Array(1))[0];
-  console.log(`      hosts in ${hosts.network}, seed ${seed}`);
-  await using load = await Load.start({
-    socket: first.socket(DISK),
-    sizeBytes: SIZE_BYTES,
-    seed,
-    places: 24,
-    ratePerSecond: 200,
-  });
-  const logs = () =>
-    hosts.list.map((host) => `--- ${host.name}\n${host.log.slice(-3000)}`).join("\n");
+  await first.fill(DISK, SIZE_BYTES, MORE_BYTES);
+  await using load = await Load.startOn(hosts, first, DISK, { sizeBytes: SIZE_BYTES, places: 24 });
+  const logs = () => hosts.lastLogs();
   const goesOn = async () => {
-    const { writes } = await load.report();
-    await until(async () => (await load.report()).writes >= writes + 100, {
-      timeoutMs: TIMEOUT_MS,
-      what: () => `the guest does not get on\n${logs()}`,
-    });
-    const { errors, violations } = await load.report();
-    assertEquals([...errors, ...violations], [], logs());
+    await load.progress(100, { timeoutMs: TIMEOUT_MS, logs });
+    await load.check(logs);
   };
   /** Nodes that hold any of it, or shall. */
   const nodesOf = async () => {
@@ -129,11 +111,8 @@ Deno.test("a disk goes from zone a to b and back under a guest, while nodes are 
   await t.step("nothing is lost, all replicas are equal, and there are no others", async () => {
     await hosts.untilWhole({ timeoutMs: TIMEOUT_MS });
     await load.drain();
-    const seen: Uint32Array[] = [];
-    for (const host of hosts.list) seen.push(await load.readAll(host.readOnlySocket(DISK)));
-    for (const values of seen) assertEquals(values, seen[0]);
-    const { errors, violations } = await load.report();
-    assertEquals([...errors, ...violations], [], logs());
+    await load.readAlike(hosts.list, DISK);
+    await load.check(logs);
     await load.close();
     for (const host of [second, fourth]) {
       using other = host.running.client();

@@ -11,6 +11,7 @@ import {
   apply,
   checkMap,
   type ClusterMap,
+  findPool,
   foundCluster,
   type LayerEntry,
   type MapCommand,
@@ -159,6 +160,26 @@ export function checkApplied(before: ClusterMap, { map, effects }: Applied): voi
   );
   const isNew = map.layers.filter(({ id }) => id >= before.nextLayer).map(({ id }) => id);
   assertEquals(created, isNew, "every layer that is new is said to be, once");
+}
+
+/** Everybody who is wanted in a pool and not there joins, and has everything. */
+export function filled(map: ClusterMap, pool: number): ClusterMap {
+  for (const { id: node, incarnation, state } of map.nodes) {
+    if (state === "down") continue;
+    const pgs = (isThere: (pg: PgEntry) => boolean) =>
+      findPool(map, pool)!.pgs.flatMap((pg, index) => isThere(pg) ? [index] : []);
+    const missing = pgs((pg) =>
+      pg.target.includes(node) && !pg.inSync.includes(node) && !pg.joining.includes(node)
+    );
+    if (missing.length > 0) {
+      map = step(map, { kind: "start-joining", pool, pgs: missing, node, incarnation }).map;
+    }
+    const joining = pgs((pg) => pg.joining.includes(node));
+    if (joining.length === 0) continue;
+    const report = { pool, pgs: joining, node, incarnation, basedOnEpoch: map.epoch } as const;
+    map = step(map, { kind: "in-sync", ...report }).map;
+  }
+  return map;
 }
 
 /** The child that a layer is absorbed into; undefined where it is not being absorbed. */

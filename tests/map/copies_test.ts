@@ -13,7 +13,6 @@ import {
   findPool,
   moveOf,
   MOVES_MAX,
-  type PgEntry,
   type Pool,
   poolOf,
   poolOfFamily,
@@ -26,7 +25,16 @@ import { decodeMap, encodeMap } from "../../agent/map/map_codec.ts";
 import { unwrap } from "../../agent/map/errors.ts";
 import { previewNodeChange } from "../../agent/map/preview.ts";
 import { targetChanges } from "../../agent/map/targets.ts";
-import { atLevelTwo, clusterOf, nodeUp, refuse, runAll, setTargets, step } from "./cluster.ts";
+import {
+  atLevelTwo,
+  clusterOf,
+  filled,
+  nodeUp,
+  refuse,
+  runAll,
+  setTargets,
+  step,
+} from "./cluster.ts";
 
 const GIB = 2 ** 30;
 
@@ -41,26 +49,6 @@ function web(map: ClusterMap): DiskEntry {
 
 function own(map: ClusterMap): Pool {
   return poolOfFamily(map, web(map).family)!;
-}
-
-/** Everybody who is wanted in a pool and not there joins, and has everything. */
-function filled(map: ClusterMap, pool: number): ClusterMap {
-  for (const { id: node, incarnation, state } of map.nodes) {
-    if (state === "down") continue;
-    const pgs = (isThere: (pg: PgEntry) => boolean) =>
-      findPool(map, pool)!.pgs.flatMap((pg, index) => isThere(pg) ? [index] : []);
-    const missing = pgs((pg) =>
-      pg.target.includes(node) && !pg.inSync.includes(node) && !pg.joining.includes(node)
-    );
-    if (missing.length > 0) {
-      map = step(map, { kind: "start-joining", pool, pgs: missing, node, incarnation }).map;
-    }
-    const joining = pgs((pg) => pg.joining.includes(node));
-    if (joining.length === 0) continue;
-    const report = { pool, pgs: joining, node, incarnation, basedOnEpoch: map.epoch } as const;
-    map = step(map, { kind: "in-sync", ...report }).map;
-  }
-  return map;
 }
 
 /** Targets as the leader sets them. */

@@ -22,7 +22,6 @@ import {
   moveOf,
   type NodeEntry,
   PG_BITS_MAX,
-  type PgEntry,
   type Pool,
   poolOf,
   poolOfFamily,
@@ -37,6 +36,7 @@ import {
   addNode,
   atLevelTwo,
   clusterOf,
+  filled,
   freeze,
   refuse,
   runAll,
@@ -72,23 +72,9 @@ function own(map: ClusterMap): Pool {
   return poolOfFamily(map, web(map).family)!;
 }
 
-/** Everybody who is wanted in a pool and not there joins, and has everything. */
-function filled(map: ClusterMap, pool: number): ClusterMap {
-  for (const { id: node, incarnation, state } of map.nodes) {
-    if (state === "down") continue;
-    const pgs = (isThere: (pg: PgEntry) => boolean) =>
-      findPool(map, pool)!.pgs.flatMap((pg, index) => isThere(pg) ? [index] : []);
-    const missing = pgs((pg) =>
-      pg.target.includes(node) && !pg.inSync.includes(node) && !pg.joining.includes(node)
-    );
-    if (missing.length > 0) {
-      map = step(map, { kind: "start-joining", pool, pgs: missing, node, incarnation }).map;
-    }
-    const joining = pgs((pg) => pg.joining.includes(node));
-    if (joining.length === 0) continue;
-    const report = { pool, pgs: joining, node, incarnation, basedOnEpoch: map.epoch } as const;
-    map = step(map, { kind: "in-sync", ...report }).map;
-  }
+/** Everybody who is wanted in a pool is there, and has everything; who is not wanted any more leaves. */
+function filledAndTrimmed(map: ClusterMap, pool: number): ClusterMap {
+  map = filled(map, pool);
   const pgs = findPool(map, pool)!.pgs.map((_, index) => index);
   return step(map, { kind: "trim", pool, pgs }).map;
 }
@@ -100,7 +86,7 @@ function placed(map: ClusterMap): ClusterMap {
       const changes = targetChanges(map, findPool(map, id)!);
       if (changes.length > 0) map = step(map, setTargets(map, id, ...changes)).map;
     }
-    map = filled(map, id);
+    map = filledAndTrimmed(map, id);
   }
   return map;
 }

@@ -1,9 +1,9 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
+import { add } from "../../agent/replication/block_set.ts";
 import type { CheckReport } from "../../agent/replication/check_report.ts";
 import {
-  add,
   Findings,
   FINDINGS_WORDS,
   packFindings,

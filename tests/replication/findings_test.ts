@@ -1,15 +1,12 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
+import { add, has, remove, sizeOf } from "../../agent/replication/block_set.ts";
 import {
-  add,
   Findings,
   FINDINGS_WORDS,
-  has,
   packFindings,
   packReplacements,
-  remove,
   REPLACEMENTS_MAX,
-  sizeOf,
   unpackFindings,
   unpackReplacements,
   ZEROS_CHECKSUM,

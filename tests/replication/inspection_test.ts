@@ -1,7 +1,8 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
 import { ENODEV } from "../../agent/platform/platform.ts";
-import { add, type Findings, has, unpackFindings } from "../../agent/replication/findings.ts";
+import { add, has } from "../../agent/replication/block_set.ts";
+import { type Findings, unpackFindings } from "../../agent/replication/findings.ts";
 import { INSPECTIONS_MAX, Inspector } from "../../agent/replication/inspection.ts";
 import { MessageFlag, MessageType, Status } from "../../agent/replication/messages.ts";
 import { Pace } from "../../agent/replication/pace.ts";
