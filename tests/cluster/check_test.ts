@@ -231,6 +231,11 @@ Deno.test("kelpie disk check settles what differs by more than half, or by who i
       await third.kill();
       await forgetWrite(third.dataDir, odd[1], block(7777));
       const started = third.start();
+      // However long a program takes to start here: the others see no time in which nobody is there.
+      await until(() => third.cluster().then(() => true, () => false), {
+        timeoutMs: 60_000,
+        what: () => `${third.name} does not begin:\n${third.log}`,
+      });
       for (const host of [here, there]) host.thaw();
       await started;
       await hosts.untilWhole();
