@@ -29,6 +29,7 @@ import {
 import type { FrontEnd } from "../agent/frontend/front_end.ts";
 import { RequestType, SECTOR_BYTES } from "../agent/frontend/virtio_blk.ts";
 import { hasZstd, Zstd } from "../agent/platform/linux/zstd.ts";
+import { Effort, processorTime } from "./backup_effort.ts";
 import { CommandError, ExitCode } from "./output.ts";
 
 /** Frames that are compressed or decompressed at once: more than there are cores to spare beside an agent's threads. */
@@ -36,9 +37,6 @@ const FRAMES_AT_ONCE = 4;
 
 /** Besides those, one is being filled and one written. */
 const FRAMES_OUT = FRAMES_AT_ONCE + 2;
-
-/** The fastest level: a backup should cost the host little, and disks are fast. */
-const ZSTD_LEVEL = 1;
 
 /** A frame is written in one piece: its head lies right before its payload. Of one that is compressed that begins here. */
 const STORED_OFFSET = FRAME_BYTES;
@@ -100,7 +98,9 @@ class FramePool implements Disposable {
 /** Refuses what cannot be done on a host without the library. */
 export function requireZstd(hint: string): void {
   if (hasZstd()) return;
-  throw new CommandError(ExitCode.System, "there is no libzstd.so.1 on this host", { hint });
+  throw new CommandError(ExitCode.System, "there is no libzstd.so.1 (1.4 or later) on this host", {
+    hint,
+  });
 }
 
 // Writing -------------------------------------------------------------------------------------------
@@ -131,6 +131,8 @@ interface OutFrame {
   readonly lengthBytes: number;
   /** Bytes that it was compressed to; 0: it is stored as it is. */
   readonly compressed: Promise<number>;
+  /** That is known. */
+  isReady: boolean;
 }
 
 /** Writes a backup of what a socket reads. */
@@ -154,6 +156,9 @@ class Writing {
   #fileBytes = 0;
   /** Settled when what was taken out of `#out` last is written. */
   #written = Promise.resolve();
+  /** Something is being written. */
+  #isWriting = false;
+  readonly #effort = new Effort(processorTime);
 
   constructor(
     readonly disk: FrontEnd,
@@ -258,9 +263,11 @@ class Writing {
     const room = buffer.stored.subarray(STORED_OFFSET, STORED_OFFSET + lengthBytes - 1);
     const compressed = this.options.header.compression === "none"
       ? Promise.resolve(0)
-      : buffer.zstd().compress(content, room, ZSTD_LEVEL);
-    compressed.catch(() => {}); // asked for later
-    this.#out.push({ runs, buffer, start, lengthBytes, compressed });
+      : buffer.zstd().compress(content, room, this.#effort.acceleration);
+    const frame = { runs, buffer, start, lengthBytes, compressed, isReady: false };
+    // A failure is asked for later.
+    compressed.then(() => frame.isReady = true, () => {});
+    this.#out.push(frame);
     this.#runs = [];
     this.#dataBytes = 0;
     this.#buffer = null;
@@ -274,13 +281,20 @@ class Writing {
   /** Begins to write what comes next, when the one before it is written. */
   async #writeFirst(): Promise<void> {
     const frame = this.#out[0];
-    const storedBytes = "compressed" in frame ? await frame.compressed : 0;
+    let storedBytes = 0;
+    if ("compressed" in frame) {
+      const wasReady = frame.isReady;
+      storedBytes = await frame.compressed;
+      this.#effort.frame(!wasReady && !this.#isWriting);
+    }
     await this.#written;
     this.#out.shift();
+    this.#isWriting = true;
     this.#written = "compressed" in frame
       ? this.#writeFrame(frame, storedBytes)
       : this.#write(this.#writer.zero(frame));
-    this.#written.catch(() => {}); // asked for later
+    // A failure is asked for later.
+    this.#written.then(() => this.#isWriting = false, () => {});
   }
 
   /** @param compressedBytes 0: it is stored as it is */
