@@ -14,7 +14,7 @@ const MIB = 1024 * 1024;
 const DISK = "web";
 const SIZE_BYTES = 96 * MIB;
 /** Data behind what the guest uses, so that copying takes some seconds. */
-const MORE_BYTES = 96 * MIB;
+const MORE_BYTES = 48 * MIB;
 const TIMEOUT_MS = 120_000;
 
 Deno.test("a disk goes from zone a to b and back under a guest, while nodes are killed and change zones", async (t) => {
