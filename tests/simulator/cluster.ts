@@ -1533,7 +1533,10 @@ export class Simulation implements NodeWatcher {
     return store.stats().damageCount === before && store.stats().damage.length === 0;
   }
 
-  /** Has a node compare the replicas of all disks; null in place of the report until it is there. Throws where it cannot. */
+  /**
+   * Has a node compare the replicas of all disks, when it is done with an earlier time; null in place of the report until it is
+   * there. Throws where it cannot.
+   */
   beginCheck(
     node: SimNode,
     repair: boolean,
@@ -1542,9 +1545,10 @@ export class Simulation implements NodeWatcher {
     const found: { check: Check; report: CheckReport | null } = { check: null!, report: null };
     const targets = allTargets(this.map!);
     const done = (report: CheckReport) => found.report = report;
-    const check = node.process!.data!.check({ targets, repair, preferred }, done);
-    if (check === null) throw new Error(`node ${node.id} cannot compare replicas`);
-    found.check = check;
+    this.until(`node ${node.id} can compare replicas`, () => {
+      found.check = node.process!.data!.check({ targets, repair, preferred }, done)!;
+      return found.check !== null;
+    }, QUIET_MS_MAX);
     return found;
   }
 
