@@ -228,7 +228,6 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   readonly #internals: Internal[] = [];
   /** Call-backs that are due at the end of the turn. */
   readonly #answers: { done: Done; error: StoreError | null }[] = [];
-  #resizing = false;
   /** Layer ids that a queued request will create. */
   readonly #creating = new Set<number>();
   #internalBytes = 0;
@@ -1566,75 +1565,6 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   #capacityBytes(): number {
     const { segments } = this.#opened();
     return SEGMENTS_OFFSET_BYTES + segments.count * segments.segmentBytes;
-  }
-
-  /**
-   * Makes the store larger, or smaller if nothing lies in what would go.
-   *
-   * @param capacityBytes rounded down to whole segments
-   */
-  resizeCapacity(capacityBytes: number, done: Done): void {
-    if (!this.#isOpenFor("resize", done)) return;
-    const { segmentBytes } = this.#core!.segments;
-    const count = this.#segmentsIn(capacityBytes, segmentBytes);
-    if (count < SEGMENTS_MIN || count > segmentsMax(segmentBytes)) {
-      return this.#later(
-        done,
-        new StoreError("INVALID", `a capacity of ${capacityBytes} bytes is out of range`),
-      );
-    }
-    if (capacityBytes > this.#disk.sizeBytesMax) {
-      return this.#later(
-        done,
-        new StoreError(
-          "INVALID",
-          `a capacity of ${capacityBytes} bytes is more than the device's ${this.#disk.sizeBytesMax}`,
-        ),
-      );
-    }
-    if (this.#resizing) return this.#later(done, new StoreError("BUSY", "a resize is under way"));
-    this.#resizing = true;
-    this.#tasks.start((io) => this.#resize(io, count, done));
-  }
-
-  *#resize(io: TaskIo, count: number, done: Done): Task {
-    const error = yield* this.#resizeTo(io, count);
-    this.#resizing = false;
-    done(error);
-  }
-
-  *#resizeTo(io: TaskIo, count: number): Task<StoreError | null> {
-    const core = this.#core!;
-    const { segments } = core;
-    while (core.locked || this.#allocating) yield Wait.Turn;
-    for (let segment = count; segment < segments.count; segment++) {
-      if (segments.state[segment] !== 0) {
-        return new StoreError(
-          "BUSY",
-          `cannot shrink to ${count} segments: segment ${segment} of ${segments.count} is in use`,
-        );
-      }
-    }
-    core.locked = true;
-    // Nothing may be put into what goes, before the superblock says so.
-    const old = segments.count;
-    if (count < old) segments.resize(count);
-    const superblock = {
-      ...core.superblock,
-      sequence: core.superblock.sequence + 1,
-      segmentCount: count,
-    };
-    const result = yield* writeSuperblock(io, this.#window, this.#buffers.superblock, superblock);
-    core.locked = false;
-    if (result < 0) {
-      const error = new StoreError("IO", `writing the superblock failed (errno ${-result})`);
-      this.#fail(error.message);
-      return error;
-    }
-    core.superblock = superblock;
-    if (count > old) segments.resize(count);
-    this.#updateReserve();
-    return null;
   }
 
   /**

@@ -245,21 +245,37 @@ Deno.test("format() checks its arguments", () => {
   assertEquals(code(good), undefined);
 });
 
-Deno.test("resizeCapacity() grows and shrinks what is free, and survives a restart", () => {
-  const shape = { ...SMALL, segments: 30 };
-  let bench = open(shape);
+Deno.test("a start with a larger capacity makes the store larger, for good, and one with a smaller one changes nothing", () => {
+  const shape = { ...SMALL, segments: 24 };
+  const disk = makeDisk(0, new Prng(1), { ...SMALL, segments: 36 });
   const bytes = (segments: number) => 1024 * 1024 + segments * shape.segmentBytes;
+  let bench = new Bench(0, disk, new Prng(2), shape);
+  /** Starts again after a crash that everything written survived. */
+  const restart = (segments?: number) => {
+    const kept = bench.disk.crash(new Prng(9), bench.window.bytes, {
+      keep: 1,
+      lose: 0,
+      reorder: false,
+    });
+    bench = new Bench(0, kept, new Prng(10), shape);
+    return bench.open(segments === undefined ? {} : { capacityBytes: bytes(segments) })?.code;
+  };
+  const count = () => bench.store.stats().segmentCount;
+  bench.format();
+  bench.mustOpen();
+  bench.createLayer(1);
   bench.write(1, 0, 0, stamps(1, 64));
-  const resize = (segments: number) =>
-    bench.call("resize", (done) => bench.store.resizeCapacity(bytes(segments), done));
-  assertEquals(resize(31)?.code, "INVALID", "the device is not that large");
-  assertEquals(resize(25), null);
-  assertEquals(bench.store.stats().segmentCount, 25);
-  assertEquals(resize(30), null);
-  assertEquals(resize(10)?.code, "INVALID");
-  bench = reopen(bench);
-  assertEquals(bench.store.stats().segmentCount, 30);
-  assertEquals(bench.read([1], 0, 0, 64), stamps(1, 64));
+  assertEquals(count(), 24);
+  assertEquals(restart(37), "INVALID", "the device is not that large");
+  assertEquals([restart(36), count()], [undefined, 36]);
+  // More than there was room for, and no checkpoint after it.
+  for (let block = 64; block < 576; block += 64) bench.write(1, 0, block, stamps(block + 1, 64));
+  bench.sync();
+  assertEquals([restart(), count()], [undefined, 36]);
+  assertEquals([restart(20), count()], [undefined, 36]);
+  for (let block = 0; block < 576; block += 64) {
+    assertEquals(bench.read([1], 0, block, 64), stamps(block + 1, 64));
+  }
 });
 
 Deno.test("operations finish once each, whatever the depth", () => {
