@@ -14,6 +14,7 @@ import { identityOf } from "./backup_identity.ts";
 import { type BackupRange, type BackupTotals, pipeOut, requireZstd } from "./backup_pipe.ts";
 import type { CommandContext, SnapshotName } from "./context.ts";
 import { partialName, socketOf } from "./disk_data.ts";
+import { renameDurably } from "./durable.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { Progress } from "./progress.ts";
 
@@ -60,7 +61,7 @@ export async function writeBackupFile(
       : await writeBackup(context, wish, (bytes) => writeAll(output, bytes));
     if (isRegular) {
       await output.sync();
-      await Deno.rename(partial, path);
+      await renameDurably(partial, path);
     }
     return done;
   } catch (error) {

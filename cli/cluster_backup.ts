@@ -25,6 +25,7 @@ import { RESTORED_ATTRIBUTE } from "./backup_identity.ts";
 import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
 import { DirectoryLock } from "./directory_lock.ts";
 import { temporaryParent } from "./disk_data.ts";
+import { renameDurably } from "./durable.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { plural } from "./units.ts";
 
@@ -155,7 +156,7 @@ async function finish(
     fileBytes += totals.fileBytes;
   }
   await lock.check();
-  await Deno.rename(`${dir}/${run.run}.unfinished`, `${dir}/${run.run}.run`);
+  await renameDurably(`${dir}/${run.run}.unfinished`, `${dir}/${run.run}.run`);
   await prune(context, client, dir, run);
   context.output.say(
     `run ${run.run}: ${plural(run.disks.length, "disk")}, ${formatSize(fileBytes)} in ${dir}`,
@@ -323,7 +324,7 @@ async function writeDurably(path: string, run: Run): Promise<void> {
     await writeAll(file, new TextEncoder().encode(`${JSON.stringify(run, null, 2)}\n`));
     await file.sync();
   }
-  await Deno.rename(partial, path);
+  await renameDurably(partial, path);
 }
 
 async function isThere(path: string): Promise<boolean> {

@@ -27,6 +27,7 @@ import {
   type SourceName,
   sourceTitle,
 } from "./context.ts";
+import { renameDurably, syncFile } from "./durable.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress, summary } from "./progress.ts";
 import { convertImage, type ImageInfo, inspectImage, temporaryDirectory } from "./qemu_img.ts";
@@ -680,9 +681,13 @@ async function exportToFile(
   let said: string;
   try {
     said = format === "raw"
-      ? await exportRaw(context, source, { path: partial, isRegular: target.isRegular })
+      ? await exportRaw(context, source, {
+        path: partial,
+        isRegular: target.isRegular,
+        stays: true,
+      })
       : await exportConverted(context, { ...options, partial });
-    if (target.isRegular) await Deno.rename(partial, target.path);
+    if (target.isRegular) await renameDurably(partial, target.path);
   } catch (error) {
     if (target.isRegular) await Deno.remove(partial).catch(() => {});
     throw error;
@@ -711,17 +716,29 @@ export function partialName(path: string): string {
 async function exportRaw(
   context: CommandContext,
   source: SourceName,
-  target: { readonly path: string; readonly isRegular: boolean },
+  target: {
+    readonly path: string;
+    readonly isRegular: boolean;
+    /** It is what was asked for, and not read again at once. */
+    readonly stays: boolean;
+  },
 ): Promise<string> {
-  const { RawTarget } = await import("./raw_file.ts");
+  const [{ RawTarget }, { WriteBehind }] = await Promise.all([
+    import("./raw_file.ts"),
+    import("../agent/platform/linux/write_behind.ts"),
+  ]);
   return await withSource(context, source, async (disk, document) => {
     warnOfUse(context, document);
     using file = new RawTarget(target.path, {
       sizeBytes: disk.capacityBytes,
       isRegular: target.isRegular,
     });
-    const said = await copyOut(context, disk, source, (bytes, at) => file.writeAt(bytes, at));
-    await file.sync();
+    await using behind = target.isRegular && target.stays ? new WriteBehind(target.path) : null;
+    const said = await copyOut(context, disk, source, async (bytes, at) => {
+      file.writeAt(bytes, at);
+      await behind?.advance(at + bytes.length);
+    });
+    if (target.stays) await file.sync();
     return said;
   });
 }
@@ -739,7 +756,7 @@ async function exportConverted(
   const { source, file, format, tempDir, partial } = options;
   await using work = await temporaryDirectory(tempDir);
   const raw = `${work.path}/${source.disk}.raw`;
-  const said = await exportRaw(context, source, { path: raw, isRegular: true });
+  const said = await exportRaw(context, source, { path: raw, isRegular: true, stays: false });
   const { size } = await Deno.stat(raw);
   const info = { format, sizeBytes: size, references: [] };
   await convert(context, `converting ${basename(file)} to ${format}`, info, {
@@ -748,6 +765,9 @@ async function exportConverted(
     to: partial,
     toFormat: format,
   });
+  // qemu-img leaves that to the kernel.
+  using converted = await Deno.open(partial);
+  await syncFile(converted);
   return said;
 }
 

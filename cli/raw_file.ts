@@ -12,6 +12,7 @@ import {
   O_CLOEXEC,
   O_RDONLY,
 } from "../agent/platform/linux/libc.ts";
+import { syncFile } from "./durable.ts";
 
 /** lseek(2): the next byte that is in no hole, and the next that is in one. */
 const SEEK_DATA = 3, SEEK_HOLE = 4;
@@ -126,9 +127,9 @@ export class RawTarget implements Disposable {
     for (let at = 0; at < bytes.length;) at += this.#file.writeSync(bytes.subarray(at));
   }
 
-  /** Makes it durable. */
-  async sync(): Promise<void> {
-    if (this.#isSparse) await this.#file.sync();
+  /** Makes it durable, also on a device. */
+  sync(): Promise<void> {
+    return syncFile(this.#file);
   }
 
   [Symbol.dispose](): void {

@@ -28,6 +28,7 @@ const PACKAGES = {
   "xz": ["xz-utils"],
   "zstd": ["zstd"],
   "fio": ["fio"],
+  "strace": ["strace"],
   // Without what starts it at boot.
   "libvirtd": ["libvirt-daemon", "libvirt-daemon-driver-qemu"],
   "virsh": ["libvirt-clients"],
