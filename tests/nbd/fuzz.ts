@@ -200,8 +200,12 @@ class GoodClient {
       // Parts of sectors that a trim leaves are as unsure as they were.
       const unit = command === TRIM ? 512 : 1;
       const first = Math.ceil(from / unit) * unit, end = Math.floor((from + length) / unit) * unit;
-      if (end > first) this.#unsure.fill(0, first, end);
-      if ((flags & FUA) !== 0) this.#checkDurable(durable, content, from, Infinity);
+      if (end > first) {
+        this.#unsure.fill(0, first, end);
+        // What was changed is durable, not what was left.
+        const changed = content.subarray(first - from, end - from);
+        if ((flags & FUA) !== 0) this.#checkDurable(durable, changed, first, Infinity);
+      }
     } else if (command === FLUSH && !failed) {
       this.#checkDurable(durable, acknowledged!, 0, reply.cookie);
     } else if (command === READ) this.#checkRead(asked, failed);
