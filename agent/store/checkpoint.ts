@@ -282,6 +282,9 @@ export interface CheckpointOptions {
   synced(lsn: number): void;
 }
 
+/** Ids of checkpoints rise by up to 2^20 at a time: 2^33 of them fit into a number. */
+const ID_SHIFT = 12;
+
 /**
  * Writes a checkpoint and the superblock that brings it into force. The caller holds `core.locked`.
  *
@@ -296,7 +299,9 @@ export function* writeCheckpoint(
   segments.checkpointEpoch++;
   segments.checkpointRunning = true;
   const { entries, absorbedBytes } = core.applier;
-  const id = core.superblock.checkpointId + 1;
+  // No attempt has the number of an earlier one, which may have been cut off: a frame of that, where the disk loses the write of this
+  // one's over it, would be taken for it.
+  const id = core.superblock.checkpointId + 1 + (core.random.u32() >>> ID_SHIFT);
   const writer = new FrameWriter(core, io, id, options.nextSequence);
   let failed: CheckpointFailure | null = null;
   try {

@@ -573,7 +573,8 @@ export class RecordLog {
         this.#errno = -result;
       }
     } else {
-      this.noSpace = false;
+      // A short one may fit where a long one did not: while some have failed it says nothing.
+      if (!this.#draining) this.noSpace = false;
       batch.state = BatchState.Written;
     }
     this.#apply();

@@ -55,6 +55,7 @@ import {
   META_REMOVED,
   NO_SEGMENT,
   RECORD_WORD,
+  RecordHeader,
   SegmentHeader,
   SegmentKind,
   segmentsMax,
@@ -283,7 +284,8 @@ function* restore(
   let sequenceMax = Math.max(superblock.nextSequence, checkpoint.sequenceMax);
   for (let i = 0; i < starts.length; i++) {
     const start = starts[i];
-    if (start.clean && !isDoubtful) {
+    const isOver = start.clean && !isDoubtful && !(yield* goesOnBehind(reader, start));
+    if (isOver) {
       endLsn = Math.max(endLsn, start.lsn - 1);
       lsnMax = Math.max(lsnMax, start.lsn - 1);
       end = yield* endOf(reader, start);
@@ -363,6 +365,17 @@ function* restore(
   }
   const mayHaveLost = reader.failures > 0 || isDamageAccepted || isRotten;
   return { rebuilt, checkpoint, scans, endLsn, end, lsnMax, sequenceMax, mayHaveLost };
+}
+
+/**
+ * Whether a record lies where a log was closed cleanly: the superblock that says that the log goes on from there is lost then. Its lsn is
+ * above the one that would be next, since every opening leaves one out.
+ */
+function* goesOnBehind(reader: LogReader, start: LogPosition): Task<boolean> {
+  const { segment, block, sequence, lsn } = start;
+  const record = new RecordHeader();
+  const at = yield* reader.record(segment, block, sequence, record, 1);
+  return at >= 0 && record.lsn >= lsn;
 }
 
 /** Where a log that was closed cleanly ended. */
@@ -559,13 +572,13 @@ function* takeOver(
   const { rebuilt, checkpoint } = found;
   const { segments, index } = rebuilt;
   const isClean = found.scans.length === 0;
-  if (!isClean) {
-    const result = yield* io.sync();
-    if (result < 0) {
-      // What a process that was killed has left may have been dropped, and count as clean.
-      options.mayHaveLost?.();
-      return new StoreError("IO", `syncing the store while opening it failed (errno ${-result})`);
-    }
+  // Also a clean end may be known to the page cache only, where the process was killed while it closed. The superblock that comes
+  // next goes over the one that counts if this one is lost.
+  const result = yield* io.sync();
+  if (result < 0) {
+    // What a process that was killed has left may have been dropped, and count as clean.
+    options.mayHaveLost?.();
+    return new StoreError("IO", `syncing the store while opening it failed (errno ${-result})`);
   }
   const bad = assignSegments(found);
   if (bad !== null) return bad;

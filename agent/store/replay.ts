@@ -162,7 +162,10 @@ export function* scanLog(
       next: hasHeader ? header.next : NO_SEGMENT,
     };
     scan.spans.push(span);
-    while ((hasHeader || resumed) && lsn <= lastLsn) {
+    // Where the log goes on within a segment its header was there: it has rotted, and the records say themselves whose they are.
+    const isHeaderRotten = !hasHeader && block > 1;
+    if (isHeaderRotten) scan.isGap = true;
+    while ((hasHeader || isHeaderRotten || resumed) && lsn <= lastLsn) {
       const at = yield* reader.record(segment, block, sequence, record, AHEAD_BLOCKS);
       if (at < 0 || record.lsn !== lsn) break;
       note(scan, record);
@@ -260,6 +263,8 @@ function* probe(
     } else if (isSuccessor(following, segment, header)) {
       ({ segment, sequence } = { segment: next, sequence: following.sequence });
     } else {
+      // It may be in use again, by a log of which a lost superblock tells.
+      scan.isHeaderLost = true;
       break;
     }
     block = 1;

@@ -36,6 +36,8 @@ function open(shape: Shape = SMALL, layers: readonly number[] = [1, 2, 3, 4]): B
   bench.format();
   bench.mustOpen();
   for (const layer of layers) bench.createLayer(layer);
+  // Segments are made ready while it opens, and after that.
+  bench.until(() => bench.store.idle, "segments to write to");
   return bench;
 }
 

@@ -156,6 +156,8 @@ export function bitRot(seed: number): number {
     if (world.random.chance(0.005)) world.crash();
   }
   world.drain();
+  // What is not known to be durable cannot be told from what was torn.
+  world.sync();
   let rounds = 0;
   for (; rounds < 12; rounds++) world.checkRot();
   return rounds;

@@ -11,8 +11,8 @@ import { Bench, makeDisk, SMALL } from "./harness.ts";
 
 const EIO = 5, ENOSPC = 28;
 
-function open(): Bench {
-  const random = new Prng(1);
+function open(seed = 1): Bench {
+  const random = new Prng(seed);
   const bench = new Bench(0, makeDisk(0, random.fork(), SMALL), random.fork(), SMALL);
   bench.format();
   bench.mustOpen();
@@ -98,6 +98,37 @@ Deno.test("everything under way when the disk fails comes back once, with an err
     assert(failed);
     assert(results.includes(-EIO));
     assertEquals(bench.store.state, "failed");
+  }
+});
+
+Deno.test("long writes that meet ENOSPC wait, though short ones under way with them find room", () => {
+  // In every order in which they end.
+  for (let seed = 1; seed <= 8; seed++) {
+    const bench = open(seed);
+    let isFull = true;
+    bench.disk.faults = {
+      fail: (kind, _, length) =>
+        kind === "write" && isFull && length > 12 * BLOCK_BYTES ? -ENOSPC : 0,
+    };
+    const results: number[] = [];
+    for (const [chunk, blockCount] of [[0, 16], [1, 1], [2, 1]]) {
+      const operation = bench.take(({ result }) => results.push(result))!;
+      const place = { layers: [1], chunk, block: 0, blockCount };
+      Object.assign(operation, { kind: OperationKind.Write, ...place });
+      bench.fill(operation, Array.from({ length: blockCount }, (_, i) => 1 + i));
+      bench.store.submit(operation);
+      bench.store.endTurn();
+    }
+    for (let i = 0; i < 300; i++) {
+      bench.store.endTurn();
+      bench.disk.pump();
+      bench.nowMs += 100;
+      bench.store.tick(bench.nowMs);
+    }
+    assertEquals(bench.store.state, "open", `seed ${seed}`);
+    isFull = false;
+    bench.until(() => results.length === 3, "writes end when there is room");
+    assertEquals(results, [0, 0, 0]);
   }
 });
 

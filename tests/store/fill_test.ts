@@ -27,6 +27,8 @@ function open(shape: Shape = SMALL): Bench {
   bench.format();
   bench.mustOpen();
   for (const layer of [1, 2]) bench.createLayer(layer);
+  // Segments are made ready while it opens, and after that.
+  bench.until(() => bench.store.idle, "segments to write to");
   return bench;
 }
 

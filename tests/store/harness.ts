@@ -931,6 +931,15 @@ export class World {
     bench.until(() => bench.busy === 0 && this.#locked.size === 0 && bench.store.idle, "draining");
   }
 
+  /** All that was done is durable, and the disk says so itself: the log has its note, after a while. */
+  sync(): void {
+    const { bench, model } = this;
+    const upTo = model.syncBegins();
+    if (bench.sync() !== 0) throw new Error("the store cannot be synced");
+    model.synced(upTo);
+    this.drain();
+  }
+
   /** How the next crash goes. */
   #crashOptions(): CrashOptions {
     const random = this.crashRandom;

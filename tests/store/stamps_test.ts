@@ -25,6 +25,8 @@ function open(shape: Shape = SMALL): Bench {
   bench.format();
   bench.mustOpen();
   bench.createLayer(1);
+  // Segments are made ready while it opens, and after that.
+  bench.until(() => bench.store.idle, "segments to write to");
   return bench;
 }
 
