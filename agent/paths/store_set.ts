@@ -224,6 +224,10 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   readonly #afterDrops: (() => void)[] = [];
   /** The table is being written. */
   #isTableBusy = false;
+  /** What it is about to be; null: it stays. */
+  #tableNext: Uint8Array | null = null;
+  /** Paths that were lost in this run. */
+  #losses = 0;
   /** What waits until it is not. */
   readonly #afterTable: (() => void)[] = [];
   /** What waits until the group that moves has moved, or not. */
@@ -615,9 +619,13 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
   /** Makes a table durable, and uses it then. */
   #writeTable(table: Uint8Array, done: Done): void {
     this.#isTableBusy = true;
+    this.#tableNext = table;
     this.#remember(table, (error) => {
       this.#isTableBusy = false;
+      this.#tableNext = null;
       if (error === null) this.#table = table;
+      // Some path may have it nevertheless, by a loss that was noted meanwhile.
+      else this.#remember(this.#table, () => {});
       done(error);
       for (const run of this.#afterTable.splice(0)) run();
     });
@@ -711,6 +719,7 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       this.#preparedEpoch,
       (group, isNew) => (isNew || this.#isSpread) && this.#isEmpty(map, group),
     );
+    const losses = this.#losses;
     const settled = () => {
       this.#owedNext = owed;
       this.#mapPools = pools;
@@ -733,8 +742,11 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     this.#clear(map, assigned, table, (error) => {
       if (error !== null) return done(error);
       this.#writeTable(table, (error) => {
-        if (error === null) settled();
-        done(error);
+        if (error !== null) return done(error);
+        // The plan knows nothing of a path that was lost meanwhile, nor of what is owed for it.
+        if (this.#losses !== losses) return again();
+        settled();
+        done(null);
       });
     });
     return false;
@@ -974,10 +986,10 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
       this.#stores[member.id] = null;
       this.#working = this.#working.filter((each) => each !== member);
       i--;
-      const ids = new Set([...this.#owed, member.id]);
+      this.#losses++;
       // Until a map says otherwise.
-      if (this.#table.includes(member.id)) {
-        this.#owed = ids;
+      if (this.#table.includes(member.id) || this.#tableNext?.includes(member.id)) {
+        this.#owed = new Set([...this.#owed, member.id]);
         this.#owedNext = new Set([...this.#owedNext, member.id]);
       }
       const move = this.#mover?.move ?? null;
@@ -995,7 +1007,8 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     // From here on the others count for more, whatever the one that is lost has still got.
     this.#count += COUNT_STEP;
     const count = this.#count + 1;
-    this.#remember(this.#table, (error) => {
+    // Not over one that is being written, and is used when it is.
+    this.#remember(this.#tableNext ?? this.#table, (error) => {
       if (error === null) this.#events.leftBehind(toHex(this.identity.nodeId), count);
     });
   }
