@@ -186,7 +186,10 @@ export class ClusterNode {
       propose: (command, done) => this.control.propose(command, () => done?.()),
       granted: (disk, generation, isUnclean) =>
         this.#tell({ kind: "lease-granted", disk, generation, isUnclean }),
-      fenced: (disk, generation) => this.#tell({ kind: "fenced", disk, generation }),
+      fenced: (disk, generation) => {
+        this.#fencing = this.#plane.request({ kind: "fenced", disk, generation });
+        this.#fencing.catch(() => {});
+      },
     });
     this.control = new Control({
       host: this.#host(),
@@ -622,8 +625,11 @@ export class ClusterNode {
   // ---------------------------------------------------------------------------------- what it does
 
   /** Proposes a change of the map; resolves when it is in force here. */
-  propose(command: MapCommand): Promise<Applied> {
-    return new Promise((resolve, reject) => {
+  async propose(command: MapCommand): Promise<Applied> {
+    const decided = command.kind === "force-release-lease"
+      ? await this.#stopServing(command)
+      : null;
+    return await new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         reject(
           new ControlFailure({
@@ -636,11 +642,45 @@ export class ClusterNode {
       }, PROPOSE_MS_MAX);
       this.control.propose(command, (result) => {
         clearTimeout(timer);
+        decided?.();
         if (result.ok) this.delivered().then(() => resolve(result.value), reject);
         else reject(new ControlFailure(result.error));
       });
     });
   }
+
+  /**
+   * A lease that is to be taken from this very node: nothing here uses the disk any more when this resolves.
+   *
+   * @returns see {@linkcode Leases.revoked}
+   */
+  async #stopServing(
+    { id, generation }: Extract<MapCommand, { kind: "force-release-lease" }>,
+  ): Promise<(() => void) | null> {
+    const decided = this.leases.revoked(id, generation);
+    if (decided === null) return null;
+    let timer = 0;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new Error("it does not answer")), PROPOSE_MS_MAX);
+    });
+    try {
+      await Promise.race([this.#fencing, late]);
+    } catch (error) {
+      decided();
+      throw new ControlFailure({
+        code: "unavailable",
+        message: `whether the disk is still used here cannot be said: ${
+          error instanceof Error ? error.message : String(error)
+        }`,
+        hint: "take it away on another node",
+      });
+    } finally {
+      clearTimeout(timer);
+    }
+    return decided;
+  }
+  /** The data plane stops what was fenced last. */
+  #fencing: Promise<unknown> = Promise.resolve();
 
   /** The cluster's secret. */
   get secret(): Uint8Array {

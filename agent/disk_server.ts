@@ -430,13 +430,13 @@ export class DiskServer {
     this.#holder.granted(isUnclean);
   }
 
-  /** Another node has had the disk: whoever writes here is cut off, and its process is not let in again. */
+  /** Another node has had the disk, or may have it: whoever writes here is cut off, and its process is not let in again. */
   fence(): void {
     const holder = this.#holder;
     if (holder === null) return;
     this.log(
       "error",
-      "another host has opened the disk: this guest is cut off for good",
+      "another host has opened the disk, or may: this guest is cut off for good",
       holder,
       {},
     );

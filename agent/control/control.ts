@@ -15,7 +15,9 @@
  * - The right to serve is renewed only by a leader that a majority has confirmed after it was asked; it counts from the moment of
  *   asking (`SERVE_MS`). A lease is given away only when the holder released it, has started again, or is down in the map and
  *   cannot have been told for longer (`GRANT_MS`) that it may serve, by the clock of whoever leads: not by this leader, which
- *   knows whom it has told, and not by one before, since a majority that elects does not confirm any other any more.
+ *   knows whom it has told, and not by one before, since a majority that elects does not confirm any other any more. One that has
+ *   ended otherwise (by force, with its disk) stays free for as long; where this process has not seen how it ended, this long
+ *   from when it began to lead. A forced release by the holder itself is a return: it has stopped before (`leases.ts`).
  * - Handing a lease over costs one round of consensus: the leader remembers who waits for a disk, and appends the next holder's
  *   `take-lease` right behind the `release-lease` of the one before. That its holder has asked for the release is what makes
  *   this sound, not that the map shows it: it serves nothing under that generation any more, and never will again. The order
@@ -260,9 +262,11 @@ export class Control {
   readonly #waiters = new Map<number, Waiter[]>();
   /** As leader: generations of disks whose release by their holder is in the log, and not applied yet. */
   readonly #releasing = new Map<number, number>();
-  /** When this node saw nodes go down, and leases taken away by force. */
+  /** When this node saw nodes go down, and leases end that their holders had not given back. */
   readonly #downSince = new Map<number, number>();
   readonly #forcedSince = new Map<number, number>();
+  /** Generations of disks that this node saw given back by their holders, and nobody has taken since. */
+  readonly #returned = new Map<number, number>();
   /** As leader: since when it leads, and when it told nodes last that they may serve. */
   #ledSince = NaN;
   readonly #toldMs = new Map<number, number>();
@@ -663,9 +667,12 @@ export class Control {
   }
 
   /** Whether whoever held the lease has surely stopped serving. */
-  #mayGrant({ id, generation, lease }: DiskEntry): boolean {
-    const forced = this.#forcedSince.get(id);
-    if (forced !== undefined && !(this.#nowMs - forced >= GRANT_MS)) return false;
+  #mayGrant({ id, generation, lease, settled }: DiskEntry): boolean {
+    if (this.#forcedSince.has(id)) return false;
+    if (lease === null && settled < generation && this.#returned.get(id) !== generation) {
+      // It ended without a release, before this process has seen it: nobody can say how long ago.
+      return this.#nowMs - this.#ledSince >= GRANT_MS;
+    }
     if (lease === null || this.#releasing.get(id) === generation) return true;
     const holder = findNode(this.#map, lease.node);
     if (holder === undefined || holder.incarnation !== lease.incarnation) return true;
@@ -1223,19 +1230,24 @@ export class Control {
     }
   }
 
+  /** Whose leases have ended, and how. */
   #noteForced(before: ClusterMap, { node, command }: Proposal): void {
     if (this.#firstEpoch < 0) this.#firstEpoch = before.epoch;
-    if (command.kind === "force-release-lease" || command.kind === "take-lease") {
-      const lease = before.disks.find((disk) => disk.id === command.id)?.lease ?? null;
-      const now = this.#map.disks.find((disk) => disk.id === command.id)?.lease ?? null;
-      if (lease !== null && now?.node !== lease.node) {
-        this.#takenEpoch.set(lease.node, this.#map.epoch);
-      }
+    if (before.disks === this.#map.disks) return;
+    const now = new Map(this.#map.disks.map((disk) => [disk.id, disk.lease]));
+    for (const { id, generation, lease } of before.disks) {
+      const next = now.get(id) ?? null;
+      if (next !== null) this.#returned.delete(id);
+      if (lease === null || next?.node === lease.node) continue;
+      const isReturn = command.kind === "release-lease";
+      if (!isReturn) this.#takenEpoch.set(lease.node, this.#map.epoch);
+      if (next !== null) continue;
+      // Who gives it up by itself serves nothing any more; who loses it otherwise, with the disk or not, may for a while.
+      const isOwn = isReturn || (command.kind === "force-release-lease" && lease.node === node);
+      if (isOwn) this.#returned.set(id, generation);
+      else this.#forcedSince.set(id, NaN);
     }
-    if (command.kind !== "force-release-lease") return;
-    const lease = before.disks.find((disk) => disk.id === command.id)?.lease;
-    // Who gives it up by itself serves nothing any more.
-    if (lease && lease.node !== node) this.#forcedSince.set(command.id, NaN);
+    for (const id of this.#returned.keys()) if (!now.has(id)) this.#returned.delete(id);
   }
 
   /** An entry with a number of ours was applied: that of a proposal that waits, or (null) of an earlier run of this agent. */
@@ -1375,6 +1387,9 @@ export class Control {
     const raft = this.#raft;
     for (const since of [this.#downSince, this.#forcedSince, this.#toldMs]) {
       for (const [id, atMs] of since) if (Number.isNaN(atMs)) since.set(id, this.#nowMs);
+    }
+    for (const [id, atMs] of this.#forcedSince) {
+      if (this.#nowMs - atMs >= GRANT_MS) this.#forcedSince.delete(id);
     }
     if (this.isLeader && Number.isNaN(this.#ledSince)) this.#ledSince = this.#nowMs;
     if (raft === null) return;

@@ -27,7 +27,7 @@ export interface LeasesHost {
    * @param isUnclean whoever had it last, here or elsewhere, did not give it back in good order
    */
   granted(disk: number, generation: number, isUnclean: boolean): void;
-  /** Another node has had the disk: whoever has it open here under this generation must stop for good. */
+  /** Another node has had the disk, or may have it: whoever has it open here under this generation must stop for good. */
   fenced(disk: number, generation: number): void;
 }
 
@@ -103,10 +103,29 @@ export class Leases {
     this.#giveBack(disk, held.generation, held.isOpened, done);
   }
 
+  /**
+   * Somebody on this very node takes the disk away from it: what has it open stops for good. The leader takes a forced release by
+   * the holder itself for a disk that nobody serves any more, so it must be none before that is proposed.
+   *
+   * @returns to be called once the map has decided on the release; null: this node does not have the disk under that generation
+   */
+  revoked(disk: number, generation: number): (() => void) | null {
+    const entry = this.#map?.disks.find((candidate) => candidate.id === disk);
+    if (entry === undefined || entry.generation !== generation || !this.#isOurs(entry)) return null;
+    this.#returning.set(disk, generation);
+    const held = this.#held.get(disk);
+    if (held?.generation === generation && !held.isFenced) this.#fence(disk, held);
+    return () => this.#forgetReturn(disk, generation);
+  }
+
+  #forgetReturn(disk: number, generation: number): void {
+    if (this.#returning.get(disk) === generation) this.#returning.delete(disk);
+  }
+
   #giveBack(disk: number, generation: number, isOpened: boolean, done: () => void): void {
     this.#returning.set(disk, generation);
     const finished = () => {
-      if (this.#returning.get(disk) === generation) this.#returning.delete(disk);
+      this.#forgetReturn(disk, generation);
       done();
     };
     // What was never opened may hide what an earlier holder has left: only the next one brings it in line.

@@ -6,7 +6,7 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { ControlKind, EMPTY_REPORT } from "../../agent/control/messages.ts";
 import type { MapCommand } from "../../agent/map/map.ts";
-import { clusterWithDisk, nodeUp, runAll } from "../map/cluster.ts";
+import { atLevelTwo, clusterWithDisk, nodeUp, runAll } from "../map/cluster.ts";
 import { Fixture, proposal } from "./fixture.ts";
 
 const DISK = 1;
@@ -16,10 +16,16 @@ class Cluster {
   readonly at: Fixture;
   #sequence = 0;
 
-  /** @param ledMs how long node 1 leads at the least */
-  constructor({ ledMs = 2000 } = {}) {
+  /**
+   * @param ledMs how long node 1 leads at the least
+   * @param since what has happened before it began to
+   * @param map in which nobody has the disk
+   */
+  constructor(
+    { ledMs = 2000, since = [] as readonly MapCommand[], map = clusterWithDisk(4, 3) } = {},
+  ) {
     const take = { kind: "take-lease", id: DISK, node: 2, incarnation: 1 } as const;
-    this.at = new Fixture(runAll(clusterWithDisk(4, 3), take));
+    this.at = new Fixture(runAll(map, take, ...since));
     for (let i = 0; i < 100 && !this.at.control.isLeader; i++) this.at.pass(40);
     this.at.pass(ledMs);
     this.at.changes.length = 0;
@@ -147,6 +153,51 @@ Deno.test("a lease that was taken away by force stays free for a while, whoever 
   cluster.wish(3);
   cluster.at.pass(400);
   assertEquals(cluster.holder, "node 3, generation 2");
+});
+
+Deno.test("a disk that was deleted while it was open, and had back, stays free for a while", () => {
+  const cluster = new Cluster({ map: atLevelTwo(clusterWithDisk(4, 3)) });
+  const { at } = cluster;
+  const { epoch } = at.control.map;
+  at.propose({ kind: "delete-disk", name: "web", id: DISK, trashedMs: 1 });
+  at.persist();
+  at.propose({ kind: "restore-disk", id: DISK, name: "web" });
+  at.persist();
+  assertEquals(at.results, ["delete-disk: ok", "restore-disk: ok"]);
+  for (let waitedMs = 0; waitedMs < 5800; waitedMs += 200) {
+    cluster.wish(3);
+    for (const node of [2, 3, 4]) at.receive(node, renewal(node, node === 2 ? epoch : 1e9));
+    at.pass(200);
+    assertEquals(cluster.holder, "nobody, generation 1", `after ${waitedMs} ms`);
+  }
+  // What it hears first is not that it may go on.
+  at.sent.length = 0;
+  at.receive(2, renewal(2, epoch));
+  cluster.wish(3);
+  at.pass(400);
+  assertEquals(at.sent.some(({ kind }) => kind === ControlKind.Renewed), false);
+  assertEquals(cluster.holder, "node 3, generation 2");
+});
+
+Deno.test("what was taken away before this node began to lead is free when it has led for long enough", () => {
+  const since = [{ kind: "force-release-lease", id: DISK, generation: 1 }] as const;
+  const cluster = new Cluster({ ledMs: 0, since });
+  const { at } = cluster;
+  for (let ledMs = 200; ledMs < 5800; ledMs += 200) {
+    cluster.wish(3);
+    for (const node of [2, 3, 4]) at.receive(node, renewal(node));
+    assertEquals(cluster.holder, "nobody, generation 1", `leads for ${ledMs} ms`);
+    at.pass(200);
+  }
+  cluster.wish(3);
+  at.pass(600);
+  assertEquals(cluster.holder, "node 3, generation 2");
+  // What was given back in good order waits for nobody.
+  const release = { kind: "release-lease", id: DISK, node: 2, generation: 1 } as const;
+  const other = new Cluster({ ledMs: 0, since: [release] });
+  other.wish(3);
+  other.at.pass(80);
+  assertEquals(other.holder, "node 3, generation 2");
 });
 
 Deno.test("the lease of a node that is down is given away when it cannot serve any more, and not before", () => {

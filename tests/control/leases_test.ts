@@ -199,3 +199,20 @@ Deno.test("whoever gets a disk that was not given back in good order hears so, u
   at.leases.wanted(DISK);
   assertEquals(at.take(), ["granted 1 6"]);
 });
+
+Deno.test("what is taken away on its own host stops there first, and is not granted again meanwhile", () => {
+  const at = holding();
+  at.map(OURS, 6);
+  assertEquals(at.leases.revoked(DISK, 5), null, "not the disk as it is held");
+  const decided = at.leases.revoked(DISK, 6);
+  assertEquals(at.take(), ["fenced 1 6"]);
+  at.leases.wanted(DISK);
+  assertEquals(at.take(), ["want 1"], "another session waits for the next generation");
+  at.leases.released(DISK);
+  at.map(OURS, 6);
+  assertEquals(at.proposed(), [], "it is on its way back");
+  decided!();
+  at.map(null, 6);
+  at.map(THEIRS, 7);
+  assertEquals(at.leases.revoked(DISK, 7), null, "it is another node's");
+});
