@@ -26,6 +26,7 @@ import {
   commonLevel,
   copiesMinOfPool,
   findNode,
+  isCrowded,
   isInZones,
   type MapCommand,
   maySplit,
@@ -419,7 +420,7 @@ export class LeaderDuties {
 
   #lookAtGroups(situation: LeaderSituation, pool: Pool, commands: MapCommand[]): void {
     const { map, members } = situation;
-    const due = this.#dueOf(pool.pgs);
+    const due = this.#dueOf(pool);
     if (due.length === 0) return;
     const nodes = new Map(map.nodes.map((node) => [node.id, node]));
     const isUp = (id: number) => nodes.get(id)?.state === "up";
@@ -452,7 +453,7 @@ export class LeaderDuties {
         }
         if (may && entry.inSync.some(isUp)) add(joining, id, pg);
       }
-      if (isTrimmable(entry)) trimmed.push(pg);
+      if (isTrimmable(pool, entry) && entry.inSync.every(isUp)) trimmed.push(pg);
     }
     const { id } = pool;
     for (const [node, pgs] of dropped) {
@@ -479,18 +480,18 @@ export class LeaderDuties {
   }
 
   /** Numbers of the groups that may have to be changed, whatever becomes of nodes; looked for once in each table. */
-  #dueOf(pgs: readonly PgEntry[]): readonly number[] {
-    let due = this.#due.get(pgs);
+  #dueOf(pool: Pool): readonly number[] {
+    let due = this.#due.get(pool);
     if (due === undefined) {
       const found: number[] = [];
-      pgs.forEach((entry, pg) => {
-        if (isDue(entry)) found.push(pg);
+      pool.pgs.forEach((entry, pg) => {
+        if (isDue(pool, entry)) found.push(pg);
       });
-      this.#due.set(pgs, due = found);
+      this.#due.set(pool, due = found);
     }
     return due;
   }
-  readonly #due = new WeakMap<readonly PgEntry[], readonly number[]>();
+  readonly #due = new WeakMap<Pool, readonly number[]>();
 
   #lookAtUnclean(
     entry: PgEntry,
@@ -525,16 +526,17 @@ function successorOf(
 }
 
 /** Whether a group is not as it should be, and not being settled. */
-function isDue(entry: PgEntry): boolean {
+function isDue(pool: Pool, entry: PgEntry): boolean {
   if (entry.unsettled) return false;
-  return entry.unclean.length > 0 || isTrimmable(entry) ||
+  return entry.unclean.length > 0 || isTrimmable(pool, entry) ||
     !entry.target.every((id) => entry.inSync.includes(id) || entry.joining.includes(id));
 }
 
-/** Whether members outside the target may go. */
-function isTrimmable(entry: PgEntry): boolean {
-  return entry.inSync.length > entry.target.length &&
-    entry.target.every((id) => entry.inSync.includes(id));
+/** Whether members outside the target may go, when all members are up. */
+function isTrimmable(pool: Pool, { target, inSync }: PgEntry): boolean {
+  const isComplete = target.every((id) => inSync.includes(id));
+  return inSync.some((id) => !target.includes(id)) &&
+    (isComplete || isCrowded(pool, inSync.length));
 }
 
 /**

@@ -212,21 +212,30 @@ function inSync(map: ClusterMap, command: InSync): Result<Applied> {
 function trim(map: ClusterMap, command: Trim): Result<Applied> {
   const pool = findPool(map, command.pool);
   if (pool === undefined) return poolMissing(command.pool);
-  // As many as disks may ask for are enough for a family's own, which has the targets of two pools.
-  const most = pool.family === 0 ? pool.copies : COPIES_MAX;
+  const most = copiesMostOf(pool);
   return editGroups(map, command, (pg) => {
     const allUp = pg.inSync.every((each) => isUp(map, each));
     if (pg.unclean.length > 0 || !allUp) return pg;
     const isComplete = pg.target.every((each) => pg.inSync.includes(each));
     let surplus = isComplete
       ? pg.inSync.length
-      : pg.inSync.length > 2 * most
+      : isCrowded(pool, pg.inSync.length)
       ? pg.inSync.length - most
       : 0;
     const staying = pg.inSync.filter((each) => pg.target.includes(each) || surplus-- <= 0);
     if (staying.length === pg.inSync.length) return pg;
     return { ...pg, inSync: staying, changedEpoch: map.epoch + 1 };
   });
+}
+
+/** As many as disks may ask for are enough for a family's own, which has the targets of two pools. */
+function copiesMostOf({ family, copies }: Pool): number {
+  return family === 0 ? copies : COPIES_MAX;
+}
+
+/** Whether a PG of a pool has so many members in sync that some leave before the whole target has come (`trim`). */
+export function isCrowded(pool: Pool, inSync: number): boolean {
+  return inSync > 2 * copiesMostOf(pool);
 }
 
 function setTargets(map: ClusterMap, command: SetTargets): Result<Applied> {

@@ -44,7 +44,7 @@ export { checkSize, limitNumbers } from "./fields.ts";
 export { checkMap } from "./invariants.ts";
 export * from "./model.ts";
 export { adopt, foundCluster, type Founder } from "./nodes.ts";
-export { settlerOf } from "./groups.ts";
+export { isCrowded, settlerOf } from "./groups.ts";
 export * from "./levels.ts";
 export * from "./queries.ts";
 export { chainOf, disksOfLayers, findLayer } from "./layers.ts";

@@ -3,6 +3,7 @@ import { LeaderDuties, type LeaderSituation } from "../../agent/control/leader.t
 import { EMPTY_REPORT, type NodeReport } from "../../agent/control/messages.ts";
 import type { MemberView } from "../../agent/gossip/gossip.ts";
 import {
+  apply,
   type ClusterMap,
   type MapCommand,
   type NodeEntry,
@@ -278,6 +279,25 @@ Deno.test("members outside the target go once all of the target is in sync", () 
   assertEquals(at.look(), []);
   at.pg(0, { inSync: [...entry.target, other], joining: [], joinedEpochs: [] });
   assertEquals(at.look(), ["trim 0"]);
+});
+
+Deno.test("where the target cannot come, members outside it go when there are more than twice as many as copies", () => {
+  const at = new Fixture(8);
+  const { copies, pgs: [{ target }] } = at.map.pools[0];
+  const others = at.map.nodes.map(({ id }) => id).filter((id) => !target.includes(id));
+  // Its store has no room: it does not join.
+  at.report(target[0], { isFull: true });
+  const crowd = (some: number) =>
+    at.pg(0, { inSync: [...target.slice(1), ...others].slice(0, some).toSorted((a, b) => a - b) });
+  crowd(2 * copies);
+  assertEquals(at.look(), []);
+  crowd(2 * copies + 1);
+  assertEquals(at.look(), ["trim 0"]);
+  const trimmed = apply(at.map, { kind: "trim", pool: at.map.pools[0].id, pgs: [0] });
+  assertEquals(trimmed.ok && trimmed.value.map.pools[0].pgs[0].inSync.length, copies);
+  // Nobody leaves while a member is down, so nothing is proposed either.
+  at.node(others[0], { state: "down", changedMs: at.wallMs });
+  assertEquals(at.look(), []);
 });
 
 Deno.test("a holder of a lease that cannot reach a member has it dropped, if that goes on for a moment", () => {
