@@ -366,7 +366,8 @@ export class Raft {
 
   /**
    * Hands leadership over to another voter, which must first have all entries; proposals are
-   * refused meanwhile. It may fail, after `TRANSFER_MS` for good.
+   * refused meanwhile. It may fail, after `TRANSFER_MS` for good, counted
+   * from when this node was asked first.
    *
    * @returns null, or why not
    */
@@ -375,6 +376,8 @@ export class Raft {
     if (to === this.#id || !this.#log.configuration.voters.includes(to)) {
       return this.#refuse("invalid", `node ${to} is no other voter`);
     }
+    // Asked again and again it would never end, and nothing could be proposed.
+    if (to === this.#transferTo) return null;
     this.#transferTo = to;
     this.#transferEndMs = this.#nowMs + TRANSFER_MS;
     this.#continueTransfer();

@@ -64,7 +64,7 @@ import { decodeProposal, encodeProposal } from "../map/proposal_codec.ts";
 import { applyProposal } from "../map/proposals.ts";
 import type { ControlPeer } from "../platform/network.ts";
 import type { Log, Random } from "../platform/platform.ts";
-import { LeaderDuties } from "./leader.ts";
+import { HAND_OVER_MS, LeaderDuties } from "./leader.ts";
 import { encodeLevel, LEVEL_KEY } from "./level_record.ts";
 import {
   ControlKind,
@@ -1438,6 +1438,9 @@ export class Control {
     // What is decided from a map that is not the newest is refused when it is applied.
     if (raft.role !== "leader") return;
     if (this.#persists.length > 0 && this.#nowMs - this.#persists[0].sinceMs >= PERSIST_MS_MAX) {
+      // Whoever could not take over is not tried again at once: proposals wait meanwhile.
+      if (this.#nowMs - this.#handedOverMs < HAND_OVER_MS) return;
+      this.#handedOverMs = this.#nowMs;
       this.#host.log.error("this node's store does not keep up: somebody else shall lead");
       return this.handOver();
     }
@@ -1465,6 +1468,8 @@ export class Control {
     }
     if (decided.transferTo !== 0) raft.transferLeadership(decided.transferTo);
   }
+
+  #handedOverMs = -Infinity;
 
   #compact(): void {
     const status = this.#raft!.status();

@@ -19,7 +19,7 @@
  * @module
  */
 import type { ConfigurationChange } from "../consensus/configuration.ts";
-import type { RaftStatus } from "../consensus/ready.ts";
+import type { MemberStatus, RaftStatus } from "../consensus/ready.ts";
 import type { MemberView } from "../gossip/gossip.ts";
 import {
   type ClusterMap,
@@ -39,7 +39,7 @@ import {
 import { targetChanges } from "../map/targets.ts";
 import { Housekeeping } from "./housekeeping.ts";
 import type { NodeReport } from "./messages.ts";
-import { chooseVoters, nextChange, REPLACE_AFTER_MS } from "./voters.ts";
+import { chooseVoters, keepsUp, nextChange, REPLACE_AFTER_MS } from "./voters.ts";
 
 /** Share of the storage nodes that may be down together before nobody is declared out any more. */
 const BRAKE_SHARE = 1 / 3;
@@ -61,8 +61,8 @@ const HOLD_FORGIVE_MS = 30 * 60_000;
 const COMMANDS_MAX = 64;
 /** A node that is alive is missed after this time without a word: it renews every second, and serves for four. */
 const SILENT_MS = 2000;
-/** From one hand-over for that reason to the next. */
-const HAND_OVER_MS = 10_000;
+/** From one hand-over to the next. */
+export const HAND_OVER_MS = 10_000;
 /** A complaint must stand for this long before it is acted upon: the map may be about to say the same. */
 const COMPLAINT_MS = 500;
 
@@ -147,6 +147,7 @@ export class LeaderDuties {
         self: situation.self,
         configuration: raft.configuration,
         members: raft.members,
+        commit: raft.commit,
         isGone,
       })
       : null;
@@ -156,9 +157,22 @@ export class LeaderDuties {
     if (!isShown && config === null && voters.every((node) => findNode(map, node) !== undefined)) {
       commands.push({ kind: "set-voters", voters: voters.toSorted((a, b) => a - b) });
     }
-    const transferTo = successorOf(situation, isGone) || this.#betterPlaced(situation, notes);
+    const transferTo = this.#transferTo(situation, isGone, notes);
     return { commands, config, transferTo, notes };
   }
+
+  /** Who is to lead instead; 0: nobody. One that could not take over is not tried again at once: proposals wait meanwhile. */
+  #transferTo(
+    situation: LeaderSituation,
+    isGone: (node: NodeEntry) => boolean,
+    notes: string[],
+  ): number {
+    if (situation.nowMs - this.#handedOverMs < HAND_OVER_MS) return 0;
+    const node = successorOf(situation, isGone) || this.#betterPlaced(situation, notes);
+    if (node !== 0) this.#handedOverMs = situation.nowMs;
+    return node;
+  }
+  #handedOverMs = -Infinity;
 
   /**
    * A node that is alive and that this leader does not hear cannot renew its right to serve: one direction of the network between the
@@ -166,8 +180,7 @@ export class LeaderDuties {
    *
    * @returns 0: nobody is missed, or nobody is placed better
    */
-  #betterPlaced({ map, raft, members, reports, nowMs }: LeaderSituation, notes: string[]): number {
-    if (nowMs - this.#handedOverMs < HAND_OVER_MS) return 0;
+  #betterPlaced({ map, raft, members, reports }: LeaderSituation, notes: string[]): number {
     const isAlive = (id: number) => {
       const node = findNode(map, id);
       return node?.state === "up" && members.get(node.uuid)?.state === "alive";
@@ -176,19 +189,17 @@ export class LeaderDuties {
       silentMs >= SILENT_MS && isAlive(node)
     );
     if (missed.length === 0) return 0;
-    const better = raft.members.find(({ node, silentMs }) => {
-      const report = reports.get(node);
-      return raft.configuration.voters.includes(node) && silentMs < 1000 && report !== undefined &&
-        !report.disconnected.some(isAlive);
+    const better = raft.members.find((member) => {
+      const report = reports.get(member.node);
+      return raft.configuration.voters.includes(member.node) && mayLead(member, raft) &&
+        report !== undefined && !report.disconnected.some(isAlive);
     });
     if (better === undefined) return 0;
-    this.#handedOverMs = nowMs;
     const names = missed.map(({ node }) => findNode(map, node)!.name).join(", ");
     const by = findNode(map, better.node)!.name;
     notes.push(`${names} cannot be heard from here, and can from ${by}, which shall lead`);
     return better.node;
   }
-  #handedOverMs = -Infinity;
 
   /** Consensus copes by itself; somebody should look at that disk. */
   #lookAtLogs({ map, raft }: LeaderSituation, notes: string[]): void {
@@ -520,9 +531,14 @@ function successorOf(
   const wanted = chooseVoters(map, voters, isGone);
   if (!voters.includes(self) || wanted.includes(self)) return 0;
   const ready = raft.members.find((member) =>
-    wanted.includes(member.node) && voters.includes(member.node) && member.silentMs < 1000
+    wanted.includes(member.node) && voters.includes(member.node) && mayLead(member, raft)
   );
   return ready?.node ?? 0;
+}
+
+/** Whether a voter is there, and has or soon has all that is decided. */
+function mayLead(member: MemberStatus, { commit }: RaftStatus): boolean {
+  return member.silentMs < 1000 && keepsUp(member, commit);
 }
 
 /** Whether a group is not as it should be, and not being settled. */

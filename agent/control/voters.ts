@@ -10,6 +10,7 @@
  * @module
  */
 import type { Configuration, ConfigurationChange } from "../consensus/configuration.ts";
+import { CAUGHT_UP_ENTRIES } from "../consensus/limits.ts";
 import type { MemberStatus } from "../consensus/ready.ts";
 import type { ClusterMap, NodeEntry } from "../map/map.ts";
 
@@ -17,7 +18,7 @@ import type { ClusterMap, NodeEntry } from "../map/map.ts";
 export const VOTERS_WANTED_MAX = 5;
 /** A voter that is down is replaced after this long, in milliseconds, if there is somebody to take its place. */
 export const REPLACE_AFTER_MS = 30_000;
-/** A learner that has not been heard for this long is not made a voter. */
+/** Who has not been heard for this long is not counted upon to vote. */
 const SILENT_MS_MAX = 2000;
 
 /** How many of `count` nodes should vote. */
@@ -68,14 +69,26 @@ export interface VoterSituation {
   readonly self: number;
   readonly configuration: Configuration;
   readonly members: readonly MemberStatus[];
+  /** Index of consensus up to which all is decided. */
+  readonly commit: number;
   readonly isGone: (node: NodeEntry) => boolean;
+}
+
+/**
+ * Whether what is decided becomes durable at a member. One whose disk hangs answers heartbeats all the same, and whatever needs
+ * its vote is never decided.
+ *
+ * @param commit index up to which all is decided
+ */
+export function keepsUp({ match }: MemberStatus, commit: number): boolean {
+  return match + CAUGHT_UP_ENTRIES >= commit;
 }
 
 /**
  * The next step of the configuration towards what it should be, or null when it is there, or nothing can be done now.
  */
 export function nextChange(situation: VoterSituation): ConfigurationChange | null {
-  const { map, self, configuration, members, isGone } = situation;
+  const { map, self, configuration, members, commit, isGone } = situation;
   const { voters, learners } = configuration;
   const known = new Set(map.nodes.map((node) => node.id));
   // Everybody gets the log.
@@ -87,7 +100,13 @@ export function nextChange(situation: VoterSituation): ConfigurationChange | nul
   const wanted = chooseVoters(map, voters, isGone);
   const isReady = (node: number) => {
     const member = members.find((candidate) => candidate.node === node);
-    return member !== undefined && member.silentMs < SILENT_MS_MAX;
+    return member !== undefined && member.silentMs < SILENT_MS_MAX && keepsUp(member, commit);
+  };
+  /** Whether a majority is left that decides when a voter goes. */
+  const maySpare = (node: number) => {
+    const left = voters.filter((voter) => voter !== node);
+    const deciding = left.filter((voter) => voter === self || isReady(voter));
+    return 2 * deciding.length > left.length;
   };
   const missing = wanted.find((node) => !voters.includes(node) && isReady(node));
   // Nobody is let go for somebody who cannot come.
@@ -98,7 +117,7 @@ export function nextChange(situation: VoterSituation): ConfigurationChange | nul
   if (gone.length > 0 && isEnough) return { kind: "demote", node: gone[0] };
   if (missing !== undefined) return { kind: "promote", node: missing };
   if (isEnough) {
-    const other = surplus.find((node) => node !== self);
+    const other = surplus.find((node) => node !== self && maySpare(node));
     if (other !== undefined) return { kind: "demote", node: other };
   }
   const stranger = [...voters, ...learners].find((node) => !known.has(node) && node !== self);

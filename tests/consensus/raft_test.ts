@@ -345,6 +345,21 @@ Deno.test("a proposal that cannot be taken is refused with the reason", () => {
   assertEquals(reasonOf(leader.propose(new Uint8Array(1))), "");
 });
 
+Deno.test("a transfer that is asked for again and again ends all the same", () => {
+  const group = Group.of(3);
+  const leader = group.raft(1);
+  group.isolate(2);
+  // It has not got all of the log, so it cannot be told to take over.
+  group.propose(1, "x");
+  group.settle();
+  for (let waitedMs = 0; waitedMs < TRANSFER_MS; waitedMs += TRANSFER_MS / 10) {
+    assertEquals(reasonOf(leader.transferLeadership(2)), "");
+    assertEquals(reasonOf(leader.propose(new Uint8Array(1))), "transferring");
+    group.advance(TRANSFER_MS / 10);
+  }
+  assertEquals(reasonOf(leader.propose(new Uint8Array(1))), "");
+});
+
 Deno.test("a leader changes nothing before an entry of its own term is committed", () => {
   const group = Group.of(3);
   group.isolate(1);

@@ -70,19 +70,21 @@ interface Situation {
   readonly learners?: number[];
   /** Nodes that have not been heard of lately. */
   readonly silent?: number[];
+  /** Nodes that answer, and whose disk hangs. */
+  readonly hung?: number[];
   readonly gone?: number[];
   readonly self?: number;
 }
 
 function next(
   map: ClusterMap,
-  { voters, learners = [], silent = [], gone = [], self = 1 }: Situation,
+  { voters, learners = [], silent = [], hung = [], gone = [], self = 1 }: Situation,
 ) {
   const members = [...voters, ...learners].filter((node) => node !== self).map((node) => ({
     node,
     isLearner: learners.includes(node),
     state: "replicate" as const,
-    match: 1,
+    match: hung.includes(node) ? 100 : 900,
     silentMs: silent.includes(node) ? 60_000 : 10,
     snapshotBytes: 0,
     hasLostLog: false,
@@ -92,6 +94,7 @@ function next(
     self,
     configuration: { voters, learners },
     members,
+    commit: 900,
     isGone: ({ id }) => gone.includes(id),
   });
   return change === null ? null : `${change.kind} ${change.node}`;
@@ -144,4 +147,16 @@ Deno.test("a voter that the map does not know is demoted before it is removed", 
   const stranger = { silent: [2, 4], gone: [2] };
   assertEquals(next(left, { voters: [1, 2, 3], learners: [4], ...stranger }), "demote 2");
   assertEquals(next(left, { voters: [1, 3], learners: [2, 4], silent: [2, 4] }), "remove 2");
+});
+
+Deno.test("who answers while its disk hangs is not made a voter, and nobody goes whose vote is needed for that", () => {
+  assertEquals(next(cluster(3), { voters: [1], learners: [2, 3], hung: [2] }), "promote 3");
+  const draining = cluster(3, { 3: { availability: "draining" } });
+  const drained = { voters: [1, 2, 3], self: 2, gone: [3] };
+  assertEquals(next(draining, drained), "demote 3");
+  assertEquals(next(draining, { ...drained, hung: [1] }), null);
+  // The one whose disk hangs goes first, where it is to go at all.
+  const both = cluster(4, { 3: { availability: "draining" }, 4: { availability: "draining" } });
+  const four = { voters: [1, 2, 3, 4], self: 1, gone: [3, 4] };
+  assertEquals(next(both, { ...four, hung: [4] }), "demote 4");
 });
