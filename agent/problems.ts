@@ -33,6 +33,7 @@ import {
   moveOf,
   type MoveProgress,
   moveText,
+  type NodeEntry,
   percentOf,
   type Pool,
   type Schedule,
@@ -210,15 +211,39 @@ export function summarize(seen: Observations, problems: readonly Problem[]): str
 /** Says how many copies that is where it is fewer than were asked for, of disks that may be anywhere before others. */
 function copiesText(map: ClusterMap): string {
   const used = new Set(map.disks.map(({ pool }) => pool));
-  const nodesOf = ({ zones }: Pool) =>
-    storageNodes(map).filter((node) => isInZones(zones, node)).length;
-  const [few] = map.pools.filter((pool) => used.has(pool.id) && pool.copies > nodesOf(pool))
+  const [few] = map.pools.filter((pool) =>
+    used.has(pool.id) && pool.copies > copiesPlaced(map, pool)
+  )
     .toSorted((a, b) => a.zones.length - b.zones.length || b.copies - a.copies);
   if (few === undefined) return "all copies in place";
   const where = few.zones.length === 0 ? "" : ` ${inZonesText(few.zones)}`;
-  return `all copies in place (${
-    nodesOf(few)
-  } of ${few.copies}${where}: there are no more nodes for them)`;
+  const why = nodesFor(map, few).length < few.copies
+    ? "there are no more nodes for them"
+    : "no more nodes take data";
+  return `all copies in place (${copiesPlaced(map, few)} of ${few.copies}${where}: ${why})`;
+}
+
+/** Copies that all of a pool's data is to have where it should be, as the targets are now. */
+function copiesPlaced(map: ClusterMap, pool: Pool): number {
+  const inZones = new Set(nodesFor(map, pool).map(({ id }) => id));
+  return pool.pgs.reduce((least, { target }) => {
+    const { length } = target.filter((id) => inZones.has(id));
+    return Math.min(least, length);
+  }, Infinity);
+}
+
+/** Nodes that could hold data of a pool, if they were all to take any. */
+function nodesFor(map: ClusterMap, { zones }: Pool): readonly NodeEntry[] {
+  return storageNodes(map).filter((node) => isInZones(zones, node));
+}
+
+/** Why disks that may be anywhere have fewer copies than there are nodes for; null: they do not. */
+function takersProblem(map: ClusterMap, pool: Pool): string | null {
+  const takers = takersOf(map, pool).length;
+  if (takers >= pool.copies || nodesFor(map, pool).length < pool.copies) return null;
+  if (takers === 0) return "no node takes data, so all stays where it is";
+  return `only ${count(takers, "node")} ${takers === 1 ? "takes" : "take"} data, too few for ` +
+    `${pool.copies} copies: the others are drained, out, or of weight 0`;
 }
 
 /** What all nodes have together, when all have said. */
@@ -251,8 +276,12 @@ export function findNotes(map: ClusterMap): string[] {
   }
   for (const pool of map.pools) {
     const disks = disksOf(map, pool);
-    const why = pool.zones.length === 0 || disks === "" ? null : zonesProblem(map, pool);
-    if (why !== null && takersOf(map, pool).length > 0) notes.push(`${disks}: ${why}`);
+    if (disks === "" || pool.family !== 0) continue;
+    const isAnywhere = pool.zones.length === 0;
+    const why = isAnywhere ? takersProblem(map, pool) : zonesProblem(map, pool);
+    // Zones of which no node takes data are a problem.
+    const isNote = isAnywhere || takersOf(map, pool).length > 0;
+    if (why !== null && isNote) notes.push(`${disks}: ${why}`);
   }
   const versions = [...new Set(map.nodes.map(({ version }) => version))];
   if (versions.length > 1) {

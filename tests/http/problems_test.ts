@@ -22,6 +22,7 @@ import { clusterStatusOf } from "../../agent/cluster_status.ts";
 import type { ClusterStatus, NodeStatus } from "../../agent/http/backend.ts";
 import { summarizeGroups } from "../../agent/map/group_summary.ts";
 import type { ClusterMap, PgEntry } from "../../agent/map/map.ts";
+import { targetChanges } from "../../agent/map/targets.ts";
 import { clusterWithDisk, group, nodeUp, run, runAll } from "../map/cluster.ts";
 import { FakeBackend, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
 
@@ -669,4 +670,35 @@ Deno.test("nodes of different versions are worth a note, one version is not", ()
   const [note, ...others] = findNotes({ ...map, nodes });
   assertEquals(others, []);
   assertEquals(note.startsWith("nodes run different versions (1.0.0, 2.0.0): "), true, note);
+});
+
+Deno.test("copies that nodes do not take are not called in place, and a note says why", () => {
+  const changes: [Record<string, number | string>, string][] = [
+    [{ weight: 0 }, "only 2 nodes take data, too few for 3 copies"],
+    [{ availability: "draining" }, "only 2 nodes take data, too few for 3 copies"],
+  ];
+  for (const [part, note] of changes) {
+    const map = clusterWithDisk(3, 3);
+    const nodes = map.nodes.map((node) => node.id === 3 ? { ...node, ...part } : node);
+    const pools = map.pools.map((pool) => {
+      const changed = { ...map, nodes };
+      const targets = new Map(targetChanges(changed, pool));
+      const pgs = pool.pgs.map((pg, index) => {
+        const target = targets.get(index) ?? pg.target;
+        return { ...pg, target, inSync: target };
+      });
+      return { ...pool, pgs };
+    });
+    const seen = clusterSeen({ ...map, nodes, pools });
+    assertEquals(findProblems(seen), []);
+    assertStringIncludes(
+      summarize(seen, []),
+      "all copies in place (2 of 3: no more nodes take data)",
+    );
+    const notes = findNotes(seen.map).filter((line) => line.startsWith("disk web: "));
+    assertEquals(notes.length, 1);
+    assertStringIncludes(notes[0], note);
+  }
+  // Where there are not that many nodes at all, the summary says so.
+  assertEquals(findNotes(clusterWithDisk(2, 3)), []);
 });
