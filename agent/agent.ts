@@ -257,6 +257,11 @@ class AgentCore implements Agent, ControlBackend {
     return this.#node.control.map;
   }
 
+  /** {@inheritDoc ControlBackend.mapBytes} */
+  mapBytes(): number {
+    return this.#node.control.mapBytes;
+  }
+
   /** {@inheritDoc ControlBackend.nextMap} */
   nextMap(): Promise<ClusterMap> {
     return this.#nextMap.promise;

@@ -30,6 +30,8 @@ import {
   hasDisks,
   inZonesText,
   isInZones,
+  MAP_BYTES_FULL,
+  mapFullError,
   moveOf,
   type MoveProgress,
   moveText,
@@ -71,6 +73,7 @@ import { takersOf, zonesProblem } from "./map/targets.ts";
  * | `copying-stuck` | a node cannot catch up |
  * | `session-broken` | a guest broke the rules and its device stands still |
  * | `lease-waiting` | a guest waits for another to let go of the disk |
+ * | `map-full` | the cluster map is nearly as large as it may be: no disks, snapshots and so on can be made |
  * | `snapshot-waiting` | a snapshot is being taken for long: the node where its disk is open has not finished |
  * | `schedule-late` | a snapshot that a schedule should have taken is not there |
  * | `zones-empty` | disks are kept in zones of which no node takes data: they stay where they are |
@@ -103,6 +106,7 @@ export const PROBLEM_CODES = [
   "copying-stuck",
   "session-broken",
   "lease-waiting",
+  "map-full",
   "snapshot-waiting",
   "schedule-late",
   "zones-empty",
@@ -150,6 +154,8 @@ const TAKING_MS_MAX = 5000;
 /** What the parts said. */
 export interface Observations {
   readonly map: ClusterMap;
+  /** Bytes of the map as it is encoded. */
+  readonly mapBytes: number;
   /** Milliseconds since 1970. */
   readonly nowMs: number;
   /** Null when the cluster could not be asked. */
@@ -172,6 +178,7 @@ export function findProblems(seen: Observations): Problem[] {
     ...storeProblems(seen.store),
     ...clusterProblems(seen),
     ...snapshotProblems(seen),
+    ...mapProblems(seen),
     ...zonesProblems(seen.map),
     ...copiesProblems(seen),
     ...layerProblems(seen.map),
@@ -380,6 +387,13 @@ function groupProblems(groups: GroupSummary, cluster: ClusterStatus): Problem[] 
     });
   }
   return problems;
+}
+
+/** From where on nothing is taken that makes the map larger. */
+function mapProblems({ mapBytes }: Observations): Problem[] {
+  if (mapBytes <= MAP_BYTES_FULL) return [];
+  const { message, hint = "" } = mapFullError(mapBytes);
+  return [{ code: "map-full", message, hint }];
 }
 
 /** Disks for which there is no node in their zones. */

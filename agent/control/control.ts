@@ -50,10 +50,14 @@ import {
   findNode,
   findNodeByUuid,
   type GroupBits,
+  growthOf,
   isOn,
   levelErrorIn,
+  MAP_BYTES_FULL,
+  MAP_BYTES_MAX,
   type MapCommand,
   type MapEffect,
+  mapFullError,
   type NodeEntry,
   type NodeFacts,
   type Proposal,
@@ -181,6 +185,8 @@ interface Pending {
   readonly command: MapCommand;
   /** Proposed as leader: of no use when somebody else leads. */
   readonly isDuty: boolean;
+  /** How much larger it makes the map; see `growthOf`. */
+  readonly growthBytes: number;
   bytes: Uint8Array<ArrayBuffer> | null;
   sequence: number;
   readonly done: (result: Result<Applied>) => void;
@@ -410,12 +416,52 @@ export class Control {
       this.#soon.push(() => done({ ok: false, error }));
       return;
     }
+    const growthBytes = growthOf(this.#map, command);
+    if (growthBytes > 0 && !this.#hasRoomFor(growthBytes)) {
+      const error = mapFullError(this.mapBytes);
+      this.#soon.push(() => done({ ok: false, error }));
+      return;
+    }
     const id = this.#idBase + ++this.#idCount;
-    this.#pending.push({ id, command, isDuty, bytes: null, sequence: 0, done });
+    this.#pending.push({ id, command, isDuty, growthBytes, bytes: null, sequence: 0, done });
     this.#number();
     this.#sentMs = -Infinity;
     this.#hurry();
   }
+
+  /** Whether the map stays small enough with what waits, and with this many bytes more. */
+  #hasRoomFor(bytes: number): boolean {
+    const waiting = this.#pending.reduce((sum, { growthBytes }) => sum + growthBytes, bytes);
+    // What is known may be more than there is, and all of the map is counted only where that matters.
+    if (this.#mapBytes + this.#grownBytes + waiting > MAP_BYTES_FULL) this.#measure();
+    return this.#mapBytes + waiting <= MAP_BYTES_FULL;
+  }
+
+  /** Bytes of the map as it is encoded: exact above `MAP_BYTES_FULL`, and below it rather too many. */
+  get mapBytes(): number {
+    if (this.#mapBytes + this.#grownBytes > MAP_BYTES_FULL) this.#measure();
+    return this.#mapBytes + this.#grownBytes;
+  }
+
+  #measure(): void {
+    if (this.#measuredEpoch !== this.#map.epoch) this.#encode();
+  }
+
+  #encode(): Result<Uint8Array<ArrayBuffer>> {
+    const encoded = encodeMap(this.#map);
+    this.#noteSize(encoded.ok ? encoded.value.length : MAP_BYTES_MAX);
+    return encoded;
+  }
+
+  #noteSize(bytes: number): void {
+    this.#mapBytes = bytes;
+    this.#grownBytes = 0;
+    this.#measuredEpoch = this.#map.epoch;
+  }
+  /** Of the map when it was encoded last, and what has come since at the most. */
+  #mapBytes = 0;
+  #grownBytes = 0;
+  #measuredEpoch = -1;
 
   /** Does at once what would otherwise wait for the next tick. */
   #hurry(): void {
@@ -1181,6 +1227,7 @@ export class Control {
     if (this.#isStopped) return;
     const before = this.#map;
     this.#map = map.value;
+    this.#noteSize(data.length);
     this.#noteStates(before);
     this.#host.mapChanged(this.#map, [], true, null);
     this.#mapIsNew();
@@ -1210,6 +1257,7 @@ export class Control {
     const isOurs = decoded.value.node === this.#node && decided.outcome === "applied";
     const own = isOurs ? this.#takeOwn(decoded.value) : null;
     if (decided.map.epoch !== before.epoch) {
+      this.#grownBytes += growthOf(before, command);
       if (command.kind === "node-up") this.#upEpoch = decided.map.epoch;
       this.#noteStates(before);
       this.#noteForced(before, decoded.value);
@@ -1474,7 +1522,7 @@ export class Control {
   #compact(): void {
     const status = this.#raft!.status();
     if (!status.isCompactionDue || status.applied === 0) return;
-    const encoded = encodeMap(this.#map);
+    const encoded = this.#encode();
     if (!encoded.ok) {
       this.#host.log.error("the cluster map is too large", { reason: encoded.error.message });
       return;

@@ -346,6 +346,8 @@ export interface ControlBackend {
   info(): AgentInfo;
   /** The map now; never changed in place. */
   map(): ClusterMap;
+  /** Bytes of the map as it is encoded: exact where it is nearly too large, and rather too many otherwise. */
+  mapBytes(): number;
   /** Resolves with the map that follows the one now; stays open while nothing changes. */
   nextMap(): Promise<ClusterMap>;
   /** Resolves when the map now has been carried out on this node, too: sockets, layers. */

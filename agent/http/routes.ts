@@ -657,7 +657,8 @@ async function observe(call: Call): Promise<StatusDocument> {
     layerBytes(backend, deadline),
   ]);
   const { cluster, groups } = asked ?? { cluster: null, groups: null };
-  const seen = { map, nowMs: Date.now(), cluster, groups, store, disks };
+  const mapBytes = backend.mapBytes();
+  const seen = { map, mapBytes, nowMs: Date.now(), cluster, groups, store, disks };
   const describe = diskDescriber(backend, bytes, secondsLeftOf(cluster));
   const problems = findProblems(seen);
   return {

@@ -11,7 +11,7 @@
  *     copies.ts      another number of copies, and other zones
  *     zones.ts       in which zones copies are kept
  *     levels.ts      what the cluster speaks                layers.ts   trees of layers
- *                                                           snapshots.ts  snapshots, clones, trash
+ *     size.ts        how large a map may become             snapshots.ts  snapshots, clones, trash
  *
  * The same map and the same command give the same result everywhere: time comes with the command,
  * identities are counted in the map. Whoever holds the map commits it durably first and carries the
@@ -66,6 +66,7 @@ export {
   type PlaceSummary,
   summarizePlaces,
 } from "./places.ts";
+export { growthOf, MAP_BYTES_FULL, mapFullError } from "./size.ts";
 export { type Merge, merges, spaceOf, type SpaceOfMap, type SpaceUsage } from "./space.ts";
 export { disorderOf, drainingLayer, findSnapshot, takingOf } from "./snapshots.ts";
 

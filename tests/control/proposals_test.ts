@@ -1,7 +1,9 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { ControlKind } from "../../agent/control/messages.ts";
-import { findNode, type MapCommand } from "../../agent/map/map.ts";
-import { clusterOf } from "../map/cluster.ts";
+import { unwrap } from "../../agent/map/errors.ts";
+import { findNode, growthOf, MAP_BYTES_FULL, type MapCommand } from "../../agent/map/map.ts";
+import { encodeMap } from "../../agent/map/map_codec.ts";
+import { atLevelTwo, clusterOf, clusterWithDisk, runAll } from "../map/cluster.ts";
 import { createDisk, factsOf, Fixture, proposal } from "./fixture.ts";
 
 const WEIGHT: MapCommand = { kind: "set-weight", node: 1, weight: 5e11 };
@@ -93,4 +95,66 @@ Deno.test("who has run before is not told a number again when it asks to join wi
   at.receive(2, { kind: ControlKind.Propose, proposals: [proposal(2, 1, createDisk("x"))] });
   at.pass(200);
   assertEquals(ask(), [ControlKind.Refused]);
+});
+
+Deno.test("what makes a map larger that is nearly as large as it may be is refused, and nothing else is", () => {
+  const attributes = (length: number) =>
+    Object.fromEntries(Array.from({ length }, (_, i) => [`label-${i}`, "x".repeat(64)]));
+  const create = (name: string): MapCommand => ({
+    kind: "create-disk",
+    name,
+    sizeBytes: 2 ** 30,
+    nowMs: 1,
+    attributes: attributes(16),
+  });
+  // Of disks that are alike but for their names.
+  let map = runAll(atLevelTwo(clusterWithDisk(3, 3)), create("a0000"));
+  const [template] = map.disks;
+  const count = 3000;
+  const disks = Array.from({ length: count }, (_, i) => ({
+    ...template,
+    id: i + 2,
+    family: i + 2,
+    name: `a${String(i).padStart(4, "0")}`,
+    layers: [i + 2],
+  }));
+  const layers = [map.layers[0], ...disks.map(({ layers: [id] }) => ({ ...map.layers[1], id }))];
+  const web = map.disks.filter(({ name }) => name === "web");
+  map = { ...map, disks: [...disks, ...web], layers, nextDisk: count + 2, nextLayer: count + 2 };
+  // As many as still fit.
+  const eachBytes = (unwrap(encodeMap(map)).length - 1000) / count;
+  const fitting = Math.floor(MAP_BYTES_FULL / eachBytes) - 4;
+  assertEquals(fitting < count, true);
+  const kept = disks.slice(0, fitting);
+  const at = new Fixture({
+    ...map,
+    disks: [...kept, ...web],
+    layers: layers.slice(0, fitting + 1),
+  });
+  at.pass(400);
+  // What waits counts, too: none of these is decided yet.
+  for (let i = 0; i < 20; i++) at.propose(create(`b${i}`));
+  at.pass(400);
+  const taken = at.results.filter((result) => result.endsWith(": ok")).length;
+  assertEquals(taken < 10, true, `${taken} more`);
+  assertEquals(new Set(at.results.slice(taken)).has("create-disk b19: limit"), true);
+  const { control } = at;
+  assertEquals(control.mapBytes <= MAP_BYTES_FULL, true);
+  assertEquals(unwrap(encodeMap(control.map)).length <= control.mapBytes, true);
+  at.results.length = 0;
+  at.propose({ kind: "create-snapshots", disks: kept.map(({ id }) => id), name: "s", nowMs: 1 });
+  at.propose({ kind: "change-disk", name: "a0000", attributes: {} });
+  at.propose({ kind: "take-lease", id: 1, node: 2, incarnation: 1 });
+  for (let i = 1; i < 20; i++) {
+    at.propose({ kind: "delete-disk", name: `a${String(i).padStart(4, "0")}`, id: i + 2 });
+  }
+  at.pass(400);
+  const refused = at.results.filter((result) => !result.endsWith(": ok"));
+  assertEquals(refused, ["create-snapshots: limit"]);
+  assertEquals(at.results.length, 22);
+  at.results.length = 0;
+  at.propose(create("c"));
+  at.pass(400);
+  assertEquals(at.results, ["create-disk c: ok"], "there is room again");
+  assertEquals(growthOf(control.map, { kind: "delete-disk", name: "c" }), 0);
 });

@@ -149,6 +149,10 @@ export class FakeBackend implements ControlBackend {
     return this.clusterMap;
   }
 
+  mapBytes(): number {
+    return 1000;
+  }
+
   nextMap(): Promise<ClusterMap> {
     return this.#next.promise;
   }

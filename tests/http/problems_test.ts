@@ -21,7 +21,7 @@ import {
 import { clusterStatusOf } from "../../agent/cluster_status.ts";
 import type { ClusterStatus, NodeStatus } from "../../agent/http/backend.ts";
 import { summarizeGroups } from "../../agent/map/group_summary.ts";
-import type { ClusterMap, PgEntry } from "../../agent/map/map.ts";
+import { type ClusterMap, MAP_BYTES_FULL, type PgEntry } from "../../agent/map/map.ts";
 import { targetChanges } from "../../agent/map/targets.ts";
 import { clusterWithDisk, group, nodeUp, run, runAll } from "../map/cluster.ts";
 import { FakeBackend, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
@@ -74,6 +74,7 @@ function clusterSeen(
   }));
   return {
     map,
+    mapBytes: 1000,
     nowMs: NOW_MS,
     cluster: { ...status, hasQuorum: true, nodes: known, ...part },
     groups: summarizeGroups(map),
@@ -119,6 +120,11 @@ Deno.test("each thing that is wrong is a problem of its own kind", () => {
     [seenWith({ full: true, waitingWrites: 1 }), "store-full", "1 write waits"],
     [seenWith({ waitingWrites: 2 }), "writes-waiting", "2 writes wait"],
     [seenWith({ liveBytes: 460 * 1024 ** 3 }), "store-nearly-full", "460G of the store's 500G"],
+    [
+      { ...seenWith({}), mapBytes: MAP_BYTES_FULL + 1 },
+      "map-full",
+      "the cluster map has 3584 KiB, and 4096 KiB is the most",
+    ],
     [seenWith({ damagedBlocks: 1 }), "damage", "1 block cannot be read"],
     [seenWith({}, { web: "it is stuck" }), "disk-unavailable", "it is stuck"],
     [seenWith({}, { web: [broken] }), "session-broken", "descriptor loop in queue 0"],
