@@ -409,6 +409,24 @@ Deno.test("a disk in use is neither deleted nor shrunk, unless that is asked for
   }
 });
 
+Deno.test("a disk that is taken away on its own host is cut off there, and can be opened at once", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await AgentProcess.start(optionsIn(work));
+  await agent.check("disk", "create", "web", "64M");
+  const frontEnd = await FrontEnd.connect({ socket: agent.socket("web") });
+  try {
+    await frontEnd.write(0, randomBytes(5, 4096));
+    await agent.check("disk", "lock", "release", "web", "--yes");
+    await assertRejects(() => frontEnd.write(0, randomBytes(6, 4096)), "disconnected");
+    const beganMs = performance.now();
+    const written = await agent.runWith({ stdin: randomBytes(7, 4096) }, "disk", "write", "web");
+    assertEquals(written.code, 0, written.stderr);
+    assert(performance.now() - beganMs < 4000, "it has waited for a holder that is no more");
+  } finally {
+    frontEnd.abort();
+  }
+});
+
 Deno.test("a flipped bit is an I/O error for its block alone, is named, and is gone when the block is written", async () => {
   await using work = await WorkDirectory.make();
   const options = optionsIn(work);
