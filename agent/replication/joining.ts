@@ -29,8 +29,8 @@
  * - A job is about the chunks of disks that are in its pool now. A disk that gets another number of copies, and so another pool,
  *   takes its chunks along: nobody in the group that it has left gives them any more. Who joins where it comes to begins anew there,
  *   by another `joinedEpoch` (`map/copies.ts`).
- * - What is copied on behalf of a disk's holder, who brings its replicas in line, ends where a new job begins: the two would write to the
- *   same chunk. The holder begins anew as well, since the group has changed.
+ * - What is copied on behalf of a disk's holder, who brings its replicas in line, ends where its group changes, or its source goes down:
+ *   a job that begins would write to the same chunk. The holder begins anew as well. Until it ends the group waits for it.
  * - A group is reported only after a sync that covers everything pulled.
  * - Fewest copies first; within a group in the order of the list.
  *
@@ -130,6 +130,13 @@ const enum Phase {
   Reported,
 }
 
+/** A chunk that is being copied on behalf of its disk's holder. */
+interface Asked {
+  readonly pull: ChunkPull;
+  /** Its group, as it was then. */
+  readonly group: GroupView;
+}
+
 /** One group that joins, or is being settled. */
 class GroupJob implements PeerRequestOwner {
   phase = Phase.Waiting;
@@ -201,7 +208,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   #view: ClusterView | null = null;
   readonly #jobs = new Map<number, GroupJob>();
   /** Pulls asked for by the holder of a disk. */
-  readonly #asked = new Map<number, Map<number, ChunkPull>>();
+  readonly #asked = new Map<number, Map<number, Asked>>();
   #pulls = 0;
   #copiedBytes = 0;
   #nowMs = 0;
@@ -252,6 +259,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     this.#view = view;
     const pairs = [...view.absorbed()].filter(([layer]) => before?.absorberOf(layer) === 0);
     const wanted = new Set<number>();
+    this.#endAsked();
     for (const pool of view.pools()) {
       for (const group of pool) {
         const { entry } = group;
@@ -268,7 +276,6 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
           continue;
         }
         if (job !== undefined) this.#drop(job);
-        this.#endAsked(group);
         this.#jobs.set(key, new GroupJob(this, group.pool, group.group, since, isSettler));
       }
     }
@@ -411,14 +418,25 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     if (state.isListed || state.pull !== null || state.isAsked) return;
     state.isListed = true;
     job.todo.push({ layer, chunk });
-    if (job.phase === Phase.Syncing || job.phase === Phase.Reported) job.phase = Phase.Pulling;
+    this.#goOn(job);
+  }
+
+  /** There is more to do where nothing was left: a sync that is under way does not cover it. */
+  #goOn(job: GroupJob): void {
+    if (job.phase !== Phase.Syncing && job.phase !== Phase.Reported) return;
+    job.phase = Phase.Pulling;
+    if (this.#syncing !== null) this.#syncing = this.#syncing.filter((each) => each !== job);
   }
 
   #drop(job: GroupJob): void {
     if (job.request !== null) this.peers.cancel(job.request);
     job.request = null;
-    for (const chunks of job.chunks.values()) {
-      for (const state of chunks.values()) this.#endPull(job, state);
+    for (const [layer, chunks] of job.chunks) {
+      for (const [chunk, state] of chunks) {
+        this.#endPull(job, state);
+        // Its end would be noted in a job that is over.
+        if (state.isAsked) this.#giveUpAsked(layer, chunk);
+      }
     }
     job.chunks.clear();
     job.todo.length = 0;
@@ -468,9 +486,10 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     this.#startSync();
   }
 
+  /** Whether a chunk is not complete though it is not for this job to copy it: live writes, or the holder's copy, are to come. */
   #isAwaiting(job: GroupJob): boolean {
     for (const chunks of job.chunks.values()) {
-      for (const state of chunks.values()) if (state.awaited !== null) return true;
+      for (const state of chunks.values()) if (state.awaited !== null || state.isAsked) return true;
     }
     return false;
   }
@@ -918,26 +937,22 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     from: number,
     done: (status: number) => void,
   ): void {
-    let chunks = this.#asked.get(layer);
-    if (chunks === undefined) this.#asked.set(layer, chunks = new Map());
-    const before = chunks.get(chunk);
-    if (before !== undefined) {
-      before.abort();
-      before.done(Status.Busy);
-    }
+    this.#giveUpAsked(layer, chunk);
     const job = this.#jobs.get(keyOf(group.pool, group.group));
     const state = job !== undefined && !job.isSettling ? job.state(layer, chunk) : null;
     if (state !== null) {
       this.#endPull(job!, state);
+      if (state.isComplete) job!.done--;
       state.isComplete = false;
       state.isAsked = true;
       state.awaited = null;
       // Nobody writes to the disk while its holder brings it in line.
       state.live = null;
+      this.#goOn(job!);
     }
     this.#replica.rewriting(layer, chunk);
     const pull = new ChunkPull(this, disk, layer, chunk, from, null, (status) => {
-      if (chunks.get(chunk) === pull) chunks.delete(chunk);
+      if (this.#asked.get(layer)?.get(chunk)?.pull === pull) this.#asked.get(layer)!.delete(chunk);
       this.#replica.rewriting(layer, chunk);
       if (state !== null) state.isAsked = false;
       if (status === 0) {
@@ -945,26 +960,40 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
         if (isHalf) this.#mustPull(job!, layer, chunk);
         else if (state !== null) this.#complete(job!, layer, chunk, state, pull.start);
         else this.#setStamp(layer, chunk, pull.start.generation, pull.start.sequence);
-      } else if (state !== null) this.#enqueue(job!, layer, chunk, state);
+      } else if (state !== null) this.#mustPull(job!, layer, chunk);
       done(status);
+      if (status === 0) this.#step();
     });
-    chunks.set(chunk, pull);
+    let chunks = this.#asked.get(layer);
+    if (chunks === undefined) this.#asked.set(layer, chunks = new Map());
+    chunks.set(chunk, { pull, group });
     pull.begin();
   }
 
-  /** Chunks of a group are not copied any more on behalf of whoever brings its disk in line. */
-  #endAsked(group: GroupView): void {
+  /** Ends what is copied for holders who have begun anew meanwhile, or from who does not answer: nobody else would. */
+  #endAsked(): void {
     const view = this.#view!;
     for (const [layer, chunks] of this.#asked) {
       const disk = view.diskOfLayer(layer);
-      if (disk?.pool !== group.pool) continue;
-      for (const [chunk, pull] of chunks) {
-        if (view.groupOf(disk, chunk).group !== group.group) continue;
-        chunks.delete(chunk);
-        pull.abort();
-        pull.done(Status.Busy);
+      for (const [chunk, { pull, group }] of chunks) {
+        const now = disk && view.groupOf(disk, chunk);
+        const isSame = now !== undefined && now.pool === group.pool && now.group === group.group &&
+          now.entry.changedEpoch === group.entry.changedEpoch;
+        const isUp = view.node(pull.from)?.state === "up";
+        if (!isSame || !isUp) this.#giveUpAsked(layer, chunk);
       }
+      if (chunks.size === 0) this.#asked.delete(layer);
     }
+  }
+
+  /** Ends what is copied of a chunk on behalf of its disk's holder, if anything is, and says so. */
+  #giveUpAsked(layer: number, chunk: number): void {
+    const chunks = this.#asked.get(layer);
+    const asked = chunks?.get(chunk);
+    if (asked === undefined) return;
+    chunks!.delete(chunk);
+    asked.pull.abort();
+    asked.pull.done(Status.Busy);
   }
 
   // ---------------------------------------------------------------------------------------- pace

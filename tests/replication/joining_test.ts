@@ -3,6 +3,7 @@ import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import type { DataCore } from "../../agent/replication/data_core.ts";
 import {
+  ANSWER,
   DESCRIPTION_WORDS,
   MessageFlag,
   MessageType,
@@ -417,6 +418,96 @@ Deno.test("what was copied from a source that turns out to have lost writes is c
   at.serve({ fill: 0xaa, stamp: [7, 71] });
   assertEquals([at.chunk.blocks.get(BLOCK), at.chunk.sequence], [0xaa, 71]);
   assertEquals(at.reported.includes(at.group), true);
+});
+
+// ------------------------------------------------------------------- on behalf of a disk's holder
+
+/** The lease before was not given back in good order. */
+const UNCLEAN: MapOptions = { ...JOINING, disk: { settled: GENERATION - 2 } };
+
+/** The holder has this node copy the chunk from the source. */
+function askFor(at: Fixture): void {
+  const pull = message({
+    type: MessageType.Pull,
+    id: 9,
+    epoch: at.core.view.epoch,
+    disk: 1,
+    layer: LAYER,
+    chunk: CHUNK,
+    generation: GENERATION,
+    argument: SOURCE,
+  });
+  at.core.received(THEIRS, pull, pull.length, 0, 0);
+}
+
+/** Serves everything but what is `slow`, which is given back unanswered. */
+function serveBut(at: Fixture, source: Source, slow: (sent: Sent) => boolean): Sent[] {
+  const kept: Sent[] = [];
+  for (let i = 0; i < 200; i++) {
+    at.store.run();
+    for (const sent of at.transport.take()) {
+      if (slow(sent)) kept.push(sent);
+      else if (sent.link !== THEIRS) at.answerAs(sent, source);
+    }
+    at.core.tick(at.nowMs += 10);
+    at.core.endTurn();
+  }
+  return kept;
+}
+
+const isOfChunk = ({ head }: Sent) =>
+  head.chunk === CHUNK && (head.type === MessageType.Describe || head.type === MessageType.Read);
+
+for (const how of ["well", "badly", "with its source"]) {
+  Deno.test(`a group is not reported before a copy for the disk's holder has ended, ${how}`, () => {
+    const at = new Fixture(UNCLEAN);
+    const source: Source = { fill: 0xaa, stamp: [6, 70] };
+    askFor(at);
+    const [describe] = serveBut(at, source, isOfChunk);
+    assertEquals(describe.head.type, MessageType.Describe);
+    assertEquals(at.reported.includes(at.group), false);
+    if (how === "well") at.answerAs(describe, source);
+    else if (how === "badly") at.answer(describe, { status: Status.Busy });
+    else {
+      const group = { ...JOINING.group, inSync: [HOLDER], changedEpoch: EPOCH + 1 };
+      at.core.setMap(mapOf({ ...UNCLEAN, group, epoch: EPOCH + 1, down: [SOURCE] }), SELF, 1);
+    }
+    at.serve(source);
+    const { generation, sequence, blocks } = at.chunk;
+    assertEquals([generation, sequence, blocks.get(BLOCK)], [6, 70, 0xaa]);
+    assertEquals(at.reported.includes(at.group), true);
+  });
+}
+
+Deno.test("a group that was reported already is reported again when what the holder asked for is there", () => {
+  const at = new Fixture(UNCLEAN);
+  const source: Source = { fill: 0xaa, stamp: [6, 70] };
+  at.serve(source);
+  assertEquals(at.reported.includes(at.group), true);
+  askFor(at);
+  at.reported.length = 0;
+  const [describe] = serveBut(at, source, isOfChunk);
+  assertEquals(at.reported.includes(at.group), false);
+  at.answerAs(describe, source);
+  at.serve(source);
+  assertEquals([at.chunk.generation, at.reported.includes(at.group)], [6, true]);
+});
+
+Deno.test("what is copied for the disk's holder ends where the node does not join any more", () => {
+  const at = new Fixture(UNCLEAN);
+  const source: Source = { fill: 0xaa, stamp: [6, 70] };
+  askFor(at);
+  const read = at.serve(source, (sent) => isOfChunk(sent) && isRead(sent))!;
+  const inSync = { inSync: [SOURCE, HOLDER, SELF], joining: [], joinedEpochs: [] };
+  const group = { ...JOINING.group, ...inSync };
+  at.core.setMap(mapOf({ ...UNCLEAN, group, epoch: EPOCH + 1 }), SELF, 1);
+  const answers = at.transport.take().filter(({ head }) =>
+    head.type === (MessageType.Pull | ANSWER)
+  );
+  assertEquals(answers.map(({ head }) => [head.id, head.status]), [[9, Status.Busy]]);
+  at.answerAs(read, source);
+  at.serve(source);
+  assertEquals([at.chunk.generation, at.chunk.blocks.size, at.arena.usedBytes], [0, 0, 0]);
 });
 
 // ---------------------------------------------------------------------------------------- opening
