@@ -29,8 +29,10 @@
  * - A job is about the chunks of disks that are in its pool now. A disk that gets another number of copies, and so another pool,
  *   takes its chunks along: nobody in the group that it has left gives them any more. Who joins where it comes to begins anew there,
  *   by another `joinedEpoch` (`map/copies.ts`).
- * - What is copied on behalf of a disk's holder, who brings its replicas in line, ends where its group changes, or its source goes down:
- *   a job that begins would write to the same chunk. The holder begins anew as well. Until it ends the group waits for it.
+ * - What is copied on behalf of a disk's holder, who brings its replicas in line, ends where its group or the lease changes, or its source
+ *   goes down: a job that begins would write to the same chunk. The holder begins anew as well. Until it ends the group waits for it.
+ * - It also ends where a live write comes to the chunk: the disk is open, and a copy that does not know of live writes would undo them. What
+ *   it has given to the store already goes before the write; then the chunk is copied anew, around what comes live.
  * - A group is reported only after a sync that covers everything pulled.
  * - Fewest copies first; within a group in the order of the list.
  *
@@ -897,6 +899,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const isNew = job.phase >= Phase.Pulling && job.find(layer, chunk) === undefined;
     const state = job.state(layer, chunk);
     if (isNew) state.isComplete = true;
+    // The holder has begun anew, without this copy, and opened the disk: it may be older than what has been written since.
+    if (state.isAsked) this.#giveUpAsked(layer, chunk);
     if (state.isComplete) {
       this.store.stampOf(layer, chunk, this.#stamp);
       return compareStamps(operation, this.#stamp) <= 0 ? LiveWrite.Skip : LiveWrite.Apply;
@@ -970,7 +974,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     pull.begin();
   }
 
-  /** Ends what is copied for holders who have begun anew meanwhile, or from who does not answer: nobody else would. */
+  /** Ends what is copied for holders who have begun anew, or are none any more, or from who does not answer: nobody else would. */
   #endAsked(): void {
     const view = this.#view!;
     for (const [layer, chunks] of this.#asked) {
@@ -979,8 +983,9 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
         const now = disk && view.groupOf(disk, chunk);
         const isSame = now !== undefined && now.pool === group.pool && now.group === group.group &&
           now.entry.changedEpoch === group.entry.changedEpoch;
+        const isLease = disk?.entry.generation === pull.disk.entry.generation;
         const isUp = view.node(pull.from)?.state === "up";
-        if (!isSame || !isUp) this.#giveUpAsked(layer, chunk);
+        if (!isSame || !isLease || !isUp) this.#giveUpAsked(layer, chunk);
       }
       if (chunks.size === 0) this.#asked.delete(layer);
     }

@@ -10,6 +10,8 @@
  * Invariants:
  * - Members answer under the map of the new lease, so after the question they accept nothing of the old one.
  * - A change of the map among the disk's groups begins the whole thing anew.
+ * - What a member was asked to copy before that and has not answered for may go on there: it is asked again, which ends it, so that
+ *   nothing is copied over what is written when the disk is open.
  * - All layers that the lease before could write to are looked at: the newest, and that of a snapshot which was being taken.
  *
  * @module
@@ -60,6 +62,8 @@ export class Opening implements PeerRequestOwner {
   /** Per layer and chunk: the stamp of each member that has one. */
   readonly #stamps = new Map<number, Map<number, Map<number, Stamp>>>();
   #differences: Difference[] = [];
+  /** Copies that were asked for, in this round or before, and that nobody has said the end of. */
+  readonly #unanswered = new Map<string, Difference>();
   #pending = 0;
   #round = 0;
   #isWaiting = true;
@@ -205,7 +209,7 @@ export class Opening implements PeerRequestOwner {
       return this.#stampsAnswered(request, head, dataOffset, dataBytes);
     }
     if (dataBytes > 0) this.#host.arena.release(dataOffset, dataBytes);
-    this.#pullOver(request.tag, head.status);
+    this.#pullOver(request.tag, request.context as Difference, head.status);
   }
 
   #stampsAnswered(
@@ -248,6 +252,7 @@ export class Opening implements PeerRequestOwner {
     for (const [layer, chunks] of this.#stamps) {
       for (const [chunk, stamps] of chunks) this.#compare(disk, layer, chunk, stamps);
     }
+    this.#askAgain(disk);
     this.#stamps.clear();
     this.settledChunks += this.#differences.length;
     this.#pullNext();
@@ -258,14 +263,8 @@ export class Opening implements PeerRequestOwner {
     const { view } = this.#host;
     const { inSync, joining } = view.groupOf(disk, chunk).entry;
     const none = new Stamp();
-    let from = 0;
-    let highest = none;
-    for (const node of inSync) {
-      const stamp = stamps.get(node) ?? none;
-      if (from !== 0 && compareStamps(stamp, highest) <= 0) continue;
-      from = node;
-      highest = stamp;
-    }
+    const from = highestOf(inSync, stamps);
+    const highest = stamps.get(from) ?? none;
     // An unknown stamp (of a chunk that was being copied when somebody died) equals nothing, another one included.
     const isUnknown = (node: number) => stamps.has(node) && !isKnown(stamps.get(node)!);
     const isDifferent = (node: number) =>
@@ -280,17 +279,51 @@ export class Opening implements PeerRequestOwner {
     }
   }
 
+  /** Copies of the rounds before that may still go on, though their chunks do not differ any more. */
+  #askAgain(disk: DiskView): void {
+    const { view } = this.#host;
+    for (const [key, { layer, chunk, node }] of this.#unanswered) {
+      const { entry, members } = view.groupOf(disk, chunk);
+      const stamps = this.#stamps.get(layer)?.get(chunk) ?? new Map<number, Stamp>();
+      const from = highestOf(entry.inSync, stamps);
+      const isMember = members.includes(node) && writableLayers(disk).includes(layer);
+      // Who the others copy from was not asked before its group changed, or has done it. If that changed, its copies have ended.
+      if (!isMember || node === from) {
+        this.#unanswered.delete(key);
+        continue;
+      }
+      const isAsked = this.#differences.some((each) =>
+        each.layer === layer && each.chunk === chunk && each.node === node
+      );
+      // While it goes on the stamp there is unknown, or its group does not count: a known one is that of its end.
+      const own = stamps.get(node);
+      const isDone = own !== undefined && isKnown(own) &&
+        compareStamps(own, stamps.get(from) ?? own) >= 0;
+      if (isDone) this.#unanswered.delete(key);
+      else if (!isAsked) this.#differences.push({ layer, chunk, node, from });
+    }
+  }
+
   #pullNext(): void {
     const { view, joining, peers } = this.#host;
     const disk = view.disk(this.diskId);
     if (disk === undefined) return this.#later();
     while (this.#differences.length > 0 && this.#pending < PULLS_MAX) {
-      const { layer, chunk, node, from } = this.#differences.pop()!;
+      const difference = this.#differences.pop()!;
+      const { layer, chunk, node, from } = difference;
       this.#pending++;
       const round = this.#round;
       if (node === view.self) {
         const group = view.groupOf(disk, chunk);
-        joining.pullFor(disk, group, layer, chunk, from, (status) => this.#pullOver(round, status));
+        this.#unanswered.set(keyOf(difference), difference);
+        joining.pullFor(
+          disk,
+          group,
+          layer,
+          chunk,
+          from,
+          (status) => this.#pullOver(round, difference, status),
+        );
         continue;
       }
       const request = peers.take(MessageType.Pull, this);
@@ -302,13 +335,18 @@ export class Opening implements PeerRequestOwner {
       head.generation = disk.entry.generation;
       head.argument = from;
       request.tag = round;
+      request.context = difference;
       this.#requests.add(request);
+      this.#unanswered.set(keyOf(difference), difference);
       peers.submit(node, request);
     }
     if (this.#pending === 0) this.#finish();
   }
 
-  #pullOver(round: number, status: number): void {
+  #pullOver(round: number, difference: Difference, status: number): void {
+    const key = keyOf(difference);
+    // Not where the same has been asked for once more.
+    if (this.#unanswered.get(key) === difference) this.#unanswered.delete(key);
     if (round !== this.#round || this.#isOver) return;
     this.#pending--;
     if (status !== Status.Ok) return this.#later();
@@ -320,6 +358,22 @@ export class Opening implements PeerRequestOwner {
     this.#isOver = true;
     this.#done();
   }
+}
+
+/** The first of some nodes whose stamp no other one's is above; 0: there are none. */
+function highestOf(nodes: readonly number[], stamps: ReadonlyMap<number, Stamp>): number {
+  const none = new Stamp();
+  let highest = 0;
+  for (const node of nodes) {
+    const isHigher = highest === 0 ||
+      compareStamps(stamps.get(node) ?? none, stamps.get(highest) ?? none) > 0;
+    if (isHigher) highest = node;
+  }
+  return highest;
+}
+
+function keyOf({ layer, chunk, node }: Difference): string {
+  return `${layer} ${chunk} ${node}`;
 }
 
 /** Layers that the holder of a disk may have written to since the lease was last given back in good order. */

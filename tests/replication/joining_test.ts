@@ -10,6 +10,7 @@ import {
   STAMP_ENTRY_BYTES,
   Status,
 } from "../../agent/replication/messages.ts";
+import { OperationKind } from "../../agent/store/operation.ts";
 import {
   answerTo,
   buffer,
@@ -137,6 +138,12 @@ class Fixture {
     }
     if (type !== MessageType.Read) return;
     this.answer(sent, {}, [sumOf(fill)], buffer(this.arena, fill), BLOCK_BYTES);
+  }
+
+  /** Answers a question for stamps as who has this, or nothing. */
+  answerStamps(sent: Sent, source: Source | null): void {
+    if (source === null) return this.answer(sent, { argument: 0 });
+    this.answer(sent, { argument: 1 }, [], this.#entry(source.stamp), BLOCK_BYTES);
   }
 
   #entry([generation, sequence]: readonly [number, number]): number {
@@ -510,6 +517,56 @@ Deno.test("what is copied for the disk's holder ends where the node does not joi
   assertEquals([at.chunk.generation, at.chunk.blocks.size, at.arena.usedBytes], [0, 0, 0]);
 });
 
+for (const when of ["before it reads", "while it reads", "while it writes", "while it clears"]) {
+  Deno.test(`a live write is not undone by a copy that the holder has given up, ${when}`, () => {
+    const at = new Fixture(UNCLEAN);
+    const other = BLOCK + 1, third = BLOCK + 2;
+    // What the source has nothing of is freed here.
+    for (const block of [BLOCK, other, third]) at.chunk.blocks.set(block, 0x11);
+    const source: Source = { fill: 0xaa, stamp: [6, 70] };
+    askFor(at);
+    const isWaiting = (kind: OperationKind) => at.store.waiting.some((each) => each.kind === kind);
+    const isReading = (sent: Sent) => isOfChunk(sent) && isRead(sent);
+    const read = when === "before it reads" ? null : at.serve(source, isReading)!;
+    if (when === "while it writes" || when === "while it clears") at.answerAs(read!, source);
+    assertEquals(
+      isWaiting(OperationKind.Write),
+      when === "while it writes" || when === "while it clears",
+    );
+    while (when === "while it clears" && !isWaiting(OperationKind.Free)) at.store.run(1);
+    at.beginLive(71, 0x71);
+    at.beginLive(72, 0x72, GENERATION, other);
+    if (when === "while it reads") at.answerAs(read!, source);
+    at.store.run();
+    at.core.endTurn();
+    assertEquals([at.chunk.blocks.get(BLOCK), at.chunk.blocks.get(other)], [0x71, 0x72]);
+    assertEquals([at.chunk.generation, at.reported.includes(at.group)], [0, false]);
+    // It is copied anew, around what came live.
+    at.serve(source);
+    const { generation, sequence, blocks } = at.chunk;
+    assertEquals([...blocks].sort(), [[BLOCK, 0x71], [other, 0x72]]);
+    assertEquals([generation, sequence, at.reported.includes(at.group)], [GENERATION, 72, true]);
+    assertEquals(at.arena.usedBytes, 0);
+  });
+}
+
+Deno.test("what is copied for the disk's holder ends with its lease", () => {
+  const group = { inSync: [SOURCE, HOLDER, SELF] };
+  const at = new Fixture({ ...UNCLEAN, group });
+  const source: Source = { fill: 0xaa, stamp: [6, 70] };
+  askFor(at);
+  const read = at.serve(source, isRead)!;
+  const disk = { generation: GENERATION + 1, settled: GENERATION - 2 };
+  at.core.setMap(mapOf({ group, disk, epoch: EPOCH + 1 }), SELF, 1);
+  const answers = at.transport.take().filter(({ head }) =>
+    head.type === (MessageType.Pull | ANSWER)
+  );
+  assertEquals(answers.map(({ head }) => [head.id, head.status]), [[9, Status.Busy]]);
+  at.answerAs(read, source);
+  at.serve(source);
+  assertEquals([at.chunk.generation, at.chunk.blocks.size, at.arena.usedBytes], [0, 0, 0]);
+});
+
 // ---------------------------------------------------------------------------------------- opening
 
 const isStamps = ({ head }: Sent) => head.type === MessageType.Stamps;
@@ -551,3 +608,53 @@ Deno.test("a member that is busy is asked again a little later", () => {
   for (const sent of again) at.answer(sent, { argument: 0 });
   assertEquals(at.reconciled, [GENERATION]);
 });
+
+for (const slow of ["another node", "this node"]) {
+  Deno.test(`a copy that ${slow} was asked for before the opening began anew is ended before the disk opens`, () => {
+    // Who joins copies what differs between those that are in sync.
+    const [joining, other] = slow === "this node" ? [HOLDER, SELF] : [SELF, HOLDER];
+    const group = { ...JOINING.group, inSync: [SOURCE, other], joining: [joining] };
+    const options = { ...UNCLEAN, group };
+    const at = new Fixture(options, HOLDER);
+    const source: Source = { fill: 0xaa, stamp: [6, 70] };
+    const isEqual = new Set([SOURCE]);
+    let pulls = 0;
+    const late: Sent[] = [];
+    const answer = (sent: Sent) => {
+      const isPull = sent.head.type === MessageType.Pull;
+      if (isPull) pulls++;
+      const isSlow = slow === "this node" ? isOfChunk(sent) : isPull;
+      if (isSlow) late.push(sent);
+      else if (isStamps(sent)) at.answerStamps(sent, isEqual.has(sent.link) ? source : null);
+      else if (isPull) {
+        isEqual.add(sent.link);
+        at.answer(sent, { status: Status.Ok });
+      } else at.answerAs(sent, source);
+    };
+    const pass = () => {
+      for (let i = 0; i < 50; i++) {
+        at.store.run();
+        for (const sent of at.transport.take()) answer(sent);
+        at.core.tick(at.nowMs += 10);
+        at.core.endTurn();
+      }
+    };
+    at.core.openDisk(1, GENERATION);
+    pass();
+    assertEquals([late.length, pulls, at.core.router(1).isOpen], [1, 1, false]);
+    // Another group changes.
+    const map = mapOf({ ...options, epoch: EPOCH + 1 });
+    const [pool] = map.pools;
+    const pgs = pool.pgs.map((pg, i) => i === at.group ? pg : { ...pg, changedEpoch: EPOCH + 1 });
+    at.core.setMap({ ...map, pools: [{ ...pool, pgs }] }, HOLDER, 1);
+    pass();
+    // Those in sync are equal by now, and are not asked again.
+    assertEquals([late.length, pulls], [2, slow === "this node" ? 1 : 2]);
+    assertEquals([at.core.router(1).isOpen, at.reconciled], [false, []]);
+    if (slow === "this node") {
+      at.answerAs(late[1], source);
+      at.serve(source);
+    } else at.answer(late[1], { status: Status.Ok });
+    assertEquals([at.core.router(1).isOpen, at.reconciled], [true, [GENERATION]]);
+  });
+}
