@@ -354,7 +354,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
       }
       for (const [chunk, state] of job.chunks.get(layer) ?? []) {
         this.#endPull(job, state);
-        if (!state.isComplete) this.#mustPull(job, into, chunk);
+        // Settling does not look at what is being absorbed, and has compared the other layer with all who have it.
+        if (!state.isComplete && !job.isSettling) this.#mustPull(job, into, chunk);
       }
       job.chunks.delete(layer);
     }
@@ -426,7 +427,12 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   /** There is more to do where nothing was left: a sync that is under way does not cover it. */
   #goOn(job: GroupJob): void {
     if (job.phase !== Phase.Syncing && job.phase !== Phase.Reported) return;
-    job.phase = Phase.Pulling;
+    // The group of a job that is about to end may be there no more.
+    const { inSync = [], unclean = [] } = this.#view!.pool(job.pool)[job.group]?.entry ?? {};
+    const hasSource = inSync.includes(job.source) && !unclean.includes(job.source);
+    // The source may have left when there was nothing more to copy from it: another one is compared with.
+    if (!job.isSettling && !hasSource) job.source = 0;
+    job.phase = job.isSettling || hasSource ? Phase.Pulling : Phase.Waiting;
     if (this.#syncing !== null) this.#syncing = this.#syncing.filter((each) => each !== job);
   }
 

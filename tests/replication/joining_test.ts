@@ -54,12 +54,14 @@ class Fixture {
   /** When groups were reported, and how many at once. */
   readonly reports: { atMs: number; groups: number }[] = [];
   readonly reconciled: number[] = [];
+  readonly settled: number[] = [];
   nowMs = 1000;
   #described = 0;
 
   constructor(options: MapOptions, self = SELF) {
     this.core = coreOf(this, mapOf(options), self, {
       reconciled: (_, generation) => this.reconciled.push(generation),
+      settled: (_, groups) => this.settled.push(...groups),
       inSync: (_, groups) => {
         this.reported.push(...groups);
         this.reports.push({ atMs: this.nowMs, groups: groups.length });
@@ -498,6 +500,50 @@ Deno.test("a group that was reported already is reported again when what the hol
   at.answerAs(describe, source);
   at.serve(source);
   assertEquals([at.chunk.generation, at.reported.includes(at.group)], [6, true]);
+});
+
+Deno.test("a group of which nothing was left to copy, and whose source has left, goes on with another one", () => {
+  const at = new Fixture(UNCLEAN);
+  const source: Source = { fill: 0xaa, stamp: [6, 70] };
+  at.serve(source);
+  assertEquals(at.reported.includes(at.group), true);
+  const group = { ...JOINING.group, inSync: [HOLDER] };
+  at.core.setMap(mapOf({ ...UNCLEAN, group, epoch: EPOCH + 1, down: [SOURCE] }), SELF, 1);
+  at.reported.length = 0;
+  // It is to copy once more, and cannot from there.
+  askFor(at);
+  for (let i = 0; i < 400; i++) {
+    at.store.run();
+    for (const sent of at.transport.take()) {
+      if ((sent.head.type & ANSWER) !== 0) continue;
+      if (sent.link === SOURCE) at.answer(sent, { status: Status.Busy });
+      else at.answerAs(sent, { fill: 0xbb, stamp: [6, 75] });
+    }
+    at.core.tick(at.nowMs += 10);
+    at.core.endTurn();
+  }
+  const { generation, sequence, blocks } = at.chunk;
+  assertEquals([generation, sequence, blocks.get(BLOCK)], [6, 75, 0xbb]);
+  assertEquals(at.reported.includes(at.group), true);
+});
+
+Deno.test("a group is settled though a layer that it was about to copy begins to be absorbed", () => {
+  const crashed = { inSync: [SELF, SOURCE], unclean: [SELF, SOURCE], unsettled: true };
+  const group = { ...crashed, changedEpoch: EPOCH };
+  const layers = [
+    { id: LAYER, parent: 0, absorbedBy: null },
+    { id: LAYER + 1, parent: LAYER, absorbedBy: null },
+  ];
+  const options: MapOptions = { group, layers, disk: { layers: [LAYER + 1, LAYER] } };
+  const at = new Fixture(options);
+  at.store.content.set(LAYER + 1, new Map());
+  const source: Source = { fill: 0xaa, stamp: [6, 70] };
+  const describe = at.serve(source, isOfChunk);
+  assertEquals(describe?.head.layer, LAYER, "what the other one has is newer");
+  const absorbing = [{ ...layers[0], absorbedBy: [] }, layers[1]];
+  at.core.setMap(mapOf({ ...options, layers: absorbing, epoch: EPOCH + 1 }), SELF, 1);
+  at.serve(source);
+  assertEquals(at.settled.includes(at.group), true);
 });
 
 Deno.test("what is copied for the disk's holder ends where the node does not join any more", () => {
