@@ -35,13 +35,14 @@ function complaintOf(check: () => void): string {
   }
 }
 
-/** Runs seeds until a checker complains, of something else than what it is to be silent about. */
+/** Runs seeds, from one on, until a checker complains, of something else than what it is to be silent about. */
 function complaintAbout(
   sabotage: Sabotage,
   more: Partial<SimulationOptions> = {},
   but = /^$/,
+  from = 1,
 ): string {
-  for (let seed = 1; seed <= SEEDS_MAX; seed++) {
+  for (let seed = from; seed < from + SEEDS_MAX; seed++) {
     const options = { seed, nodes: 4, faultsMs: 20_000, sabotage, ...more };
     const complaint = complaintOf(() => new Simulation(options).run());
     if (complaint !== "" && !but.test(complaint)) return complaint;
@@ -57,7 +58,9 @@ Deno.test("a sequencer that acknowledges before the last replica has the write i
 });
 
 Deno.test("a node that replaces blocks, and overlooks what is written to them meanwhile, is caught", () => {
-  assertMatch(complaintAbout(replaceBlindly, { nodes: 3, isSettling: true }), IS_WRONG);
+  // One in sixty seeds has a write at that very moment.
+  const complaint = complaintAbout(replaceBlindly, { nodes: 3, isSettling: true }, /^$/, 90);
+  assertMatch(complaint, IS_WRONG);
 });
 
 /** What the checkers say after a story; "" where they have nothing to say. */

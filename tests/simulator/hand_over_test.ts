@@ -109,6 +109,8 @@ Deno.test("a disk goes to the host that waits for it, and takes its first write 
     let volume = cluster.attach(at);
     cluster.until(() => cluster.grantedTo === at);
     cluster.write(at, volume);
+    // Segments are made ready for writes when stores are open.
+    world.run(world.nowMs + 1000);
     let longestMs = 0;
     // The first node leads; with seed 4 all are alike.
     for (const node of cluster.nodes) {

@@ -40,6 +40,8 @@ class World {
     bench.format();
     bench.mustOpen();
     bench.createLayer(1);
+    // What it does for itself ends before anybody listens.
+    bench.until(() => bench.store.idle, "rest");
     bench.disk.listener = {
       diskDone: (token, result) => {
         this.beforeLook();
