@@ -64,7 +64,8 @@ import { checkSocketPaths } from "./map/names.ts";
 import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import type { CheckReport as Comparison } from "./replication/check_report.ts";
-import { clockMs, cString, libc, O_CLOEXEC, O_RDONLY } from "./platform/linux/libc.ts";
+import { clockMs } from "./platform/linux/libc.ts";
+import { readProc } from "./platform/linux/proc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
 import type { Overlap } from "./replication/overlaps.ts";
 import { VERSION } from "./version.ts";
@@ -694,7 +695,7 @@ function clusterOptions(config: AgentConfig): ClusterOptions {
     witness: config.witness,
     weightBytes: config.weightBytes,
     secret: config.secretFile === null ? null : readSecret(config.secretFile),
-    bootId: bootIdOf(readLine("/proc/sys/kernel/random/boot_id"), config.runDir),
+    bootId: bootIdOf(readProc("/proc/sys/kernel/random/boot_id"), config.runDir),
   };
 }
 
@@ -807,24 +808,14 @@ function hostIdentity(): Uint8Array {
 
 /** This host's name as a node's: other characters become '-'. */
 function hostName(): string {
-  const name = readLine("/proc/sys/kernel/hostname").replace(/[^a-zA-Z0-9._-]/g, "-")
+  const name = readProc("/proc/sys/kernel/hostname").replace(/[^a-zA-Z0-9._-]/g, "-")
     .replace(/^[^a-zA-Z0-9]+/, "").slice(0, NODE_NAME_LENGTH_MAX);
   return name === "" ? "node" : name;
 }
 
 /** Name of a process, or "". */
 function commandOf(pid: number): string {
-  return pid <= 0 ? "" : readLine(`/proc/${pid}/comm`);
-}
-
-/** A short file of /proc, or "". The runtime may not read there with the permissions that the program has. */
-function readLine(path: string): string {
-  const fd = libc.open(cString(path), O_RDONLY | O_CLOEXEC, 0);
-  if (fd < 0) return "";
-  const bytes = new Uint8Array(64);
-  const length = libc.read(fd, bytes, 64n);
-  libc.close(fd);
-  return length > 0 ? new TextDecoder().decode(bytes.subarray(0, length)).trim() : "";
+  return pid <= 0 ? "" : readProc(`/proc/${pid}/comm`);
 }
 
 /** What a node has reported of its disks. */

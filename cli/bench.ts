@@ -12,6 +12,7 @@
  *
  * @module
  */
+import { readProc } from "../agent/platform/linux/proc.ts";
 import { Prng } from "../agent/base/prng.ts";
 import { turn } from "../agent/frontend/back_end_socket.ts";
 import type { DriverQueue } from "../agent/frontend/driver_queue.ts";
@@ -750,12 +751,8 @@ function sampleCpu(backEndPid: number): CpuSample {
 
 /** User and system time of a process, all threads (proc(5)). */
 function cpuMs(pid: string): number | null {
-  let text: string;
-  try {
-    text = Deno.readTextFileSync(`/proc/${pid}/stat`);
-  } catch {
-    return null; // it has gone, or is in another PID namespace
-  }
+  const text = readProc(`/proc/${pid}/stat`);
+  if (text === "") return null; // it has gone, or is in another PID namespace
   // The name in parentheses may hold anything; utime and stime are the 12th and 13th field after it.
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
   return (Number(fields[11]) + Number(fields[12])) * TICK_MS;

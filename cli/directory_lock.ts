@@ -19,6 +19,7 @@
  *
  * @module
  */
+import { readProc, readProcLink } from "../agent/platform/linux/proc.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 
 /** Names of locks. */
@@ -197,10 +198,10 @@ export function deathOf(
 function thisProcess(): Owner {
   return {
     version: 1,
-    host: lineOf("/proc/sys/kernel/hostname"),
-    machine: lineOf("/etc/machine-id"),
-    boot: lineOf("/proc/sys/kernel/random/boot_id"),
-    namespace: namespaceOf(),
+    host: readProc("/proc/sys/kernel/hostname"),
+    machine: readProc("/etc/machine-id"),
+    boot: readProc("/proc/sys/kernel/random/boot_id"),
+    namespace: readProcLink("/proc/self/ns/pid"),
     pid: Deno.pid,
     processStart: processStart(Deno.pid),
     takenMs: Date.now(),
@@ -209,25 +210,9 @@ function thisProcess(): Owner {
   };
 }
 
-function lineOf(path: string): string {
-  try {
-    return Deno.readTextFileSync(path).trim();
-  } catch {
-    return "";
-  }
-}
-
-function namespaceOf(): string {
-  try {
-    return Deno.readLinkSync("/proc/self/ns/pid");
-  } catch {
-    return "";
-  }
-}
-
 /** The 22nd field of `/proc/PID/stat`; "": there is no such process. See proc(5): the name before it may hold anything. */
 function processStart(pid: number): string {
-  const text = lineOf(`/proc/${pid}/stat`);
+  const text = readProc(`/proc/${pid}/stat`);
   return text.slice(text.lastIndexOf(")") + 2).split(" ")[19] ?? "";
 }
 

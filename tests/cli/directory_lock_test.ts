@@ -186,3 +186,34 @@ Deno.test("a second backup into a directory does nothing there, until the lock i
     assertEquals(isReleased, true);
   });
 });
+
+Deno.test("a lock says who has it, with the permissions that the program has, and is taken over when that one is dead", async () => {
+  const dir = await Deno.makeTempDir();
+  try {
+    const { tasks } = JSON.parse(
+      await Deno.readTextFile(new URL("../../deno.json", import.meta.url)),
+    );
+    const flags: string[] = tasks.kelpie.command.match(/--(?:no-prompt|allow-\S+)/g);
+    const module = new URL("../../cli/directory_lock.ts", import.meta.url).href;
+    const script = `${dir}/take.ts`;
+    await Deno.writeTextFile(
+      script,
+      `import { DirectoryLock } from "${module}"; await DirectoryLock.take("${dir}"); Deno.exit(0);`,
+    );
+    // It ends without giving the lock back, as if it had been killed.
+    const run = async () => {
+      const config = decodeURIComponent(new URL("../../deno.json", import.meta.url).pathname);
+      const args = ["run", "--quiet", "--config", config, ...flags, script];
+      const { success, stderr } = await new Deno.Command(Deno.execPath(), { args }).output();
+      assert(success, new TextDecoder().decode(stderr));
+    };
+    await run();
+    const owner = JSON.parse(await Deno.readTextFile(`${dir}/kelpie-backup.lock.1`));
+    for (const name of ["host", "boot", "namespace", "processStart"]) {
+      assert(owner[name].length > 0, `${name} is not known`);
+    }
+    await run();
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+});

@@ -47,6 +47,8 @@ const symbols = {
     result: "i32",
   },
   read: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+  // ssize_t readlink(const char*, char*, size_t)
+  readlink: { parameters: ["buffer", "buffer", "usize"], result: "isize" },
   // ssize_t write(int, const void*, size_t): the pointer is made once, see `writeEventFd`.
   writePointer: { name: "write", parameters: ["i32", "pointer", "usize"], result: "i32" },
   // ssize_t writev(int, const struct iovec*, int): appends at the descriptor's own position, so that no 64-bit
