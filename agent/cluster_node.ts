@@ -747,8 +747,9 @@ export class ClusterNode {
     this.control.handOver();
   }
 
-  /** Ends the network and the timer. */
+  /** Ends the network and the timer; once, however often it is asked. */
   stop(): void {
+    if (this.#isStopped) return;
     this.#isStopped = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.control.stop();
