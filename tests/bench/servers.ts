@@ -9,6 +9,7 @@ import type { CacheMode } from "../../agent/config.ts";
 import { until } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
 import { StorageDaemon } from "../guest/storage_daemon.ts";
+import { programPermissions } from "../tools/permissions.ts";
 
 const ROOT = decodeURIComponent(new URL("../..", import.meta.url).pathname);
 const DISK_NAME = "bench";
@@ -116,16 +117,10 @@ async function answers(client: AdminClient): Promise<boolean> {
 /** Starts Kelpie so that it dies with this process, where util-linux can arrange that. */
 function spawn(binary: string | undefined, args: readonly string[]): Deno.ChildProcess {
   const command = binary === undefined
-    ? [Deno.execPath(), "run", ...permissions(), `${ROOT}cli/main.ts`, ...args]
+    ? [Deno.execPath(), "run", ...programPermissions(), `${ROOT}cli/main.ts`, ...args]
     : [binary, ...args];
   const setpriv = find("setpriv");
   if (setpriv !== undefined) command.unshift(setpriv, "--pdeathsig", "KILL", "--");
   const io = { stdin: "null", stdout: "null", stderr: "inherit" } as const;
   return new Deno.Command(command[0], { args: command.slice(1), ...io }).spawn();
-}
-
-/** What the program may do: the flags of the task `kelpie`. */
-function permissions(): string[] {
-  const config = JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`));
-  return config.tasks.kelpie.command.match(/--(?:no-prompt|allow-\S+)/g);
 }

@@ -7,6 +7,7 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert/mo
 import { hasZstd } from "../../agent/platform/linux/zstd.ts";
 import { CommandError } from "../../cli/output.ts";
 import { deathOf, DirectoryLock, type Owner } from "../../cli/directory_lock.ts";
+import { CONFIG, programPermissions } from "../tools/permissions.ts";
 import { FakeAgent } from "./fixture.ts";
 
 // Loaded here, since a backup that loads it late would look as if it leaked a library.
@@ -190,10 +191,6 @@ Deno.test("a second backup into a directory does nothing there, until the lock i
 Deno.test("a lock says who has it, with the permissions that the program has, and is taken over when that one is dead", async () => {
   const dir = await Deno.makeTempDir();
   try {
-    const { tasks } = JSON.parse(
-      await Deno.readTextFile(new URL("../../deno.json", import.meta.url)),
-    );
-    const flags: string[] = tasks.kelpie.command.match(/--(?:no-prompt|allow-\S+)/g);
     const module = new URL("../../cli/directory_lock.ts", import.meta.url).href;
     const script = `${dir}/take.ts`;
     await Deno.writeTextFile(
@@ -202,8 +199,7 @@ Deno.test("a lock says who has it, with the permissions that the program has, an
     );
     // It ends without giving the lock back, as if it had been killed.
     const run = async () => {
-      const config = decodeURIComponent(new URL("../../deno.json", import.meta.url).pathname);
-      const args = ["run", "--quiet", "--config", config, ...flags, script];
+      const args = ["run", "--quiet", "--config", CONFIG, ...programPermissions(), script];
       const { success, stderr } = await new Deno.Command(Deno.execPath(), { args }).output();
       assert(success, new TextDecoder().decode(stderr));
     };

@@ -373,7 +373,7 @@ export class Host {
    */
   async launch(dataDir = this.dataDir): Promise<AgentProcess> {
     await Deno.mkdir(this.runDir.slice(0, -4), { recursive: true });
-    const agent = await AgentProcess.launch({
+    const agent = AgentProcess.launch({
       runDir: this.runDir,
       dataDir,
       program: this.program,

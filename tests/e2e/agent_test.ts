@@ -365,13 +365,19 @@ Deno.test({
   },
 });
 
+/** A guest of a new disk, to be disconnected, that has written a block. */
+async function openWeb(agent: AgentProcess): Promise<FrontEnd> {
+  await agent.check("disk", "create", "web", "64M");
+  const frontEnd = await FrontEnd.connect({ socket: agent.socket("web") });
+  await frontEnd.write(0, randomBytes(5, 4096));
+  return frontEnd;
+}
+
 Deno.test("a disk in use is neither deleted nor shrunk, unless that is asked for by force", async () => {
   await using work = await WorkDirectory.make();
   await using agent = await AgentProcess.start(optionsIn(work));
-  await agent.check("disk", "create", "web", "64M");
-  const frontEnd = await FrontEnd.connect({ socket: agent.socket("web") });
+  const frontEnd = await openWeb(agent);
   try {
-    await frontEnd.write(0, randomBytes(5, 4096));
     using client = agent.client();
     assertEquals((await client.disk("web")).sessions.map((session) => session.pid), [Deno.pid]);
     for (const line of ["delete web --yes", "resize web 32M --shrink --yes"]) {
@@ -412,10 +418,8 @@ Deno.test("a disk in use is neither deleted nor shrunk, unless that is asked for
 Deno.test("a disk that is taken away on its own host is cut off there, and can be opened at once", async () => {
   await using work = await WorkDirectory.make();
   await using agent = await AgentProcess.start(optionsIn(work));
-  await agent.check("disk", "create", "web", "64M");
-  const frontEnd = await FrontEnd.connect({ socket: agent.socket("web") });
+  const frontEnd = await openWeb(agent);
   try {
-    await frontEnd.write(0, randomBytes(5, 4096));
     await agent.check("disk", "lock", "release", "web", "--yes");
     await assertRejects(() => frontEnd.write(0, randomBytes(6, 4096)), "disconnected");
     const beganMs = performance.now();

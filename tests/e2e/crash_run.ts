@@ -165,7 +165,7 @@ class CrashRun {
     } as const;
     if (!isFirst && this.#prng.chance(0.2)) {
       this.report.killedStarting++;
-      await using starting = await AgentProcess.launch(options);
+      await using starting = AgentProcess.launch(options);
       await new Promise((resolve) => setTimeout(resolve, this.#prng.below(STARTING_MS_MAX)));
       await starting.kill();
     }

@@ -35,7 +35,7 @@ export class NbdProcess implements AsyncDisposable {
 
   /** Starts a server for an agent and waits until it listens. Throws an Error with what it said when it ends instead. */
   static async start(agent: AgentProcess, ...args: readonly string[]): Promise<NbdProcess> {
-    const process = await spawnKelpie(["--run-dir", agent.runDir, "nbd", ...args], {
+    const process = spawnKelpie(["--run-dir", agent.runDir, "nbd", ...args], {
       stdin: "null",
       stdout: "null",
     });

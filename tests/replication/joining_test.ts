@@ -80,6 +80,12 @@ class Fixture {
     return this.store.chunk(LAYER, CHUNK);
   }
 
+  /** What this node has of the chunk: its stamp, and the content of the block. */
+  get held(): unknown[] {
+    const { generation, sequence, blocks } = this.chunk;
+    return [generation, sequence, blocks.get(BLOCK)];
+  }
+
   /** A live write of the holder's. */
   live(sequence: number, fill: number, generation = GENERATION, block = BLOCK): void {
     this.beginLive(sequence, fill, generation, block);
@@ -161,8 +167,7 @@ const isRead = ({ head }: Sent) => head.type === MessageType.Read;
 Deno.test("a chunk is copied, takes the source's stamp, and its group is reported after a sync", () => {
   const at = new Fixture(JOINING);
   at.serve({ fill: 0xaa, stamp: [7, 70] });
-  const { generation, sequence, blocks } = at.chunk;
-  assertEquals([generation, sequence, blocks.get(BLOCK)], [7, 70, 0xaa]);
+  assertEquals(at.held, [7, 70, 0xaa]);
   assertEquals(at.reported.includes(at.group), true);
   assertEquals(at.arena.usedBytes, 0);
 });
@@ -285,8 +290,7 @@ Deno.test("a chunk whose first write is on its way into the store when the list 
   at.beginLive(71, 0x71);
   at.answerAs(list, source);
   at.serve(source);
-  const { generation, sequence, blocks } = at.chunk;
-  assertEquals([generation, sequence, blocks.get(BLOCK)], [7, 71, 0x71]);
+  assertEquals(at.held, [7, 71, 0x71]);
   assertEquals(at.reported.includes(at.group), true);
 });
 
@@ -367,9 +371,11 @@ for (const [how, end] of Object.entries(ENDS)) {
         at.core.setMap(map, SELF, 1);
       }
       at.serve({ fill: 0xbb, stamp: [7, 72] });
-      const { generation, sequence, blocks } = at.chunk;
-      assertEquals([generation, sequence, blocks.get(BLOCK)], [7, 72, 0xbb]);
-      assertEquals([blocks.get(BLOCK + 1), at.reported.includes(at.group)], [undefined, true]);
+      assertEquals(at.held, [7, 72, 0xbb]);
+      assertEquals([at.chunk.blocks.get(BLOCK + 1), at.reported.includes(at.group)], [
+        undefined,
+        true,
+      ]);
     });
   }
 }
@@ -449,18 +455,23 @@ function askFor(at: Fixture): void {
   at.core.received(THEIRS, pull, pull.length, 0, 0);
 }
 
-/** Serves everything but what is `slow`, which is given back unanswered. */
-function serveBut(at: Fixture, source: Source, slow: (sent: Sent) => boolean): Sent[] {
-  const kept: Sent[] = [];
-  for (let i = 0; i < 200; i++) {
+/** Lets time pass, and answers what is asked meanwhile. */
+function pass(at: Fixture, answer: (sent: Sent) => void): void {
+  for (let i = 0; i < 400; i++) {
     at.store.run();
-    for (const sent of at.transport.take()) {
-      if (slow(sent)) kept.push(sent);
-      else if (sent.link !== THEIRS) at.answerAs(sent, source);
-    }
+    for (const sent of at.transport.take()) answer(sent);
     at.core.tick(at.nowMs += 10);
     at.core.endTurn();
   }
+}
+
+/** Serves everything but what is `slow`, which is given back unanswered. */
+function serveBut(at: Fixture, source: Source, slow: (sent: Sent) => boolean): Sent[] {
+  const kept: Sent[] = [];
+  pass(at, (sent) => {
+    if (slow(sent)) kept.push(sent);
+    else if (sent.link !== THEIRS) at.answerAs(sent, source);
+  });
   return kept;
 }
 
@@ -482,8 +493,7 @@ for (const how of ["well", "badly", "with its source"]) {
       at.core.setMap(mapOf({ ...UNCLEAN, group, epoch: EPOCH + 1, down: [SOURCE] }), SELF, 1);
     }
     at.serve(source);
-    const { generation, sequence, blocks } = at.chunk;
-    assertEquals([generation, sequence, blocks.get(BLOCK)], [6, 70, 0xaa]);
+    assertEquals(at.held, [6, 70, 0xaa]);
     assertEquals(at.reported.includes(at.group), true);
   });
 }
@@ -512,18 +522,12 @@ Deno.test("a group of which nothing was left to copy, and whose source has left,
   at.reported.length = 0;
   // It is to copy once more, and cannot from there.
   askFor(at);
-  for (let i = 0; i < 400; i++) {
-    at.store.run();
-    for (const sent of at.transport.take()) {
-      if ((sent.head.type & ANSWER) !== 0) continue;
-      if (sent.link === SOURCE) at.answer(sent, { status: Status.Busy });
-      else at.answerAs(sent, { fill: 0xbb, stamp: [6, 75] });
-    }
-    at.core.tick(at.nowMs += 10);
-    at.core.endTurn();
-  }
-  const { generation, sequence, blocks } = at.chunk;
-  assertEquals([generation, sequence, blocks.get(BLOCK)], [6, 75, 0xbb]);
+  pass(at, (sent) => {
+    if ((sent.head.type & ANSWER) !== 0) return;
+    if (sent.link === SOURCE) at.answer(sent, { status: Status.Busy });
+    else at.answerAs(sent, { fill: 0xbb, stamp: [6, 75] });
+  });
+  assertEquals(at.held, [6, 75, 0xbb]);
   assertEquals(at.reported.includes(at.group), true);
 });
 

@@ -20,6 +20,7 @@ import { diskSockets } from "../../agent/map/names.ts";
 import { within } from "../guest/deadline.ts";
 import { find } from "../guest/install.ts";
 import { addressFor } from "./ports.ts";
+import { programPermissions } from "./permissions.ts";
 
 const ROOT = decodeURIComponent(new URL("../../", import.meta.url).pathname);
 
@@ -92,7 +93,7 @@ export class AgentProcess implements AsyncDisposable {
    * @throws AgentRefusal when it ends instead
    */
   static async start(options: AgentOptions): Promise<AgentProcess> {
-    const agent = await AgentProcess.launch(options);
+    const agent = AgentProcess.launch(options);
     try {
       await within(agent.#ready.promise, START_TIMEOUT_MS, () => `not ready:\n${agent.log}`);
       return agent;
@@ -103,13 +104,13 @@ export class AgentProcess implements AsyncDisposable {
   }
 
   /** Starts an agent and does not wait: for those who want to kill it while it starts. */
-  static async launch(options: AgentOptions): Promise<AgentProcess> {
+  static launch(options: AgentOptions): AgentProcess {
     const args = ["--run-dir", options.runDir, "agent", "--data", options.dataDir];
     args.push("--listen", options.listen ?? addressFor(options.dataDir));
     if (options.capacity !== undefined) args.push("--capacity", options.capacity);
     if (options.cache !== undefined) args.push("--cache", options.cache);
     args.push(...options.arguments ?? []);
-    const process = await spawnKelpie(args, { ...options, stdin: "null", stdout: "null" });
+    const process = spawnKelpie(args, { ...options, stdin: "null", stdout: "null" });
     return new AgentProcess(options, process);
   }
 
@@ -246,7 +247,7 @@ export async function kelpie(
   } = {},
 ): Promise<Ended> {
   const { stdin } = options;
-  const process = await spawnKelpie(args, {
+  const process = spawnKelpie(args, {
     ...options,
     stdin: stdin === undefined ? "null" : "piped",
     stdout: "piped",
@@ -279,7 +280,7 @@ export async function kelpie(
  *
  * @returns the process, whose standard error is to be read
  */
-export async function spawnKelpie(
+export function spawnKelpie(
   args: readonly string[],
   options: {
     readonly program?: string;
@@ -288,9 +289,9 @@ export async function spawnKelpie(
     readonly stdin: "null" | "piped";
     readonly stdout: "null" | "piped";
   },
-): Promise<Deno.ChildProcess> {
+): Deno.ChildProcess {
   const program = options.program ?? Deno.env.get(PROGRAM_VARIABLE);
-  const line = program === undefined ? await sourceCommand() : [program];
+  const line = program === undefined ? sourceCommand() : [program];
   const setpriv = find("setpriv");
   const dying = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "KILL", "--"];
   const [path, ...rest] = [...dying, ...options.prefix ?? [], ...line, ...args];
@@ -304,10 +305,8 @@ export async function spawnKelpie(
 }
 
 /** The line that the task `kelpie` runs, up to the program's own arguments. */
-async function sourceCommand(): Promise<string[]> {
-  const { tasks } = JSON.parse(await Deno.readTextFile(`${ROOT}deno.json`));
-  const flags: string[] = tasks.kelpie.command.match(/--(?:no-prompt|allow-\S+)/g);
-  return [Deno.execPath(), "run", "--quiet", ...flags, `${ROOT}cli/main.ts`];
+function sourceCommand(): string[] {
+  return [Deno.execPath(), "run", "--quiet", ...programPermissions(), `${ROOT}cli/main.ts`];
 }
 
 function signal(process: Deno.ChildProcess, name: Deno.Signal): void {

@@ -21,6 +21,7 @@
  */
 
 import { parseArgs } from "node:util";
+import { programPermissions } from "./permissions.ts";
 
 const ROOT = decodeURIComponent(new URL("../..", import.meta.url).pathname);
 const BUNDLE_DIR = `${ROOT}.cache/bundle`;
@@ -47,17 +48,11 @@ async function compile(): Promise<void> {
   await Deno.mkdir(BUNDLE_DIR, { recursive: true });
   for (const flags of BUNDLES) await deno(["bundle", "--quiet", ...flags]);
   await deno([
-    ...["compile", "--quiet", "--no-check", "--no-code-cache", ...await permissions()],
+    ...["compile", "--quiet", "--no-check", "--no-code-cache", ...programPermissions()],
     ...["--target", target, "--include", `${BUNDLE_DIR}/data_worker.js`],
     ...["--output", path, `${BUNDLE_DIR}/main.js`],
   ], { withDenort: isNative });
   console.error(`made ${path}`);
-}
-
-/** The flags of the task `kelpie`: the program may do what the source may do, and no more. */
-async function permissions(): Promise<string[]> {
-  const config = JSON.parse(await Deno.readTextFile(`${ROOT}deno.json`));
-  return config.tasks.kelpie.command.match(/--(?:no-prompt|allow-\S+)/g);
 }
 
 /** Runs deno, and ends with its status when it fails; it has said why. */

@@ -27,7 +27,7 @@ Deno.test("an agent that finds a map it cannot read ends at once, says why, and 
     await agent.stop();
   }
   {
-    await using old = await AgentProcess.launch(options);
+    await using old = AgentProcess.launch(options);
     old.ready.catch(() => {});
     const { code } = await within(old.exited, END_MS_MAX, () => `it does not end:\n${old.log}`);
     assertEquals(code, 1);

@@ -61,7 +61,7 @@ Deno.test("a host of the previous version becomes one of this, with what it had,
     assertEquals((await client.disks()).map(({ name }) => name), ["web"]);
     await agent.stop();
   }
-  await using old = await AgentProcess.launch({ ...options, program: previous.program });
+  await using old = AgentProcess.launch({ ...options, program: previous.program });
   old.ready.catch(() => {});
   const { code } = await within(old.exited, CHANGE_MS_MAX, () => `it does not end:\n${old.log}`);
   assertEquals(code, 1);

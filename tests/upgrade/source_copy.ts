@@ -6,6 +6,7 @@
  * @module
  */
 import type { Control } from "../../agent/control/control.ts";
+import { programPermissions } from "../tools/permissions.ts";
 
 const ROOT = decodeURIComponent(new URL("../../", import.meta.url).pathname);
 
@@ -51,8 +52,7 @@ export class SourceCopy implements AsyncDisposable {
   }
 
   async #writeProgram(): Promise<void> {
-    const { tasks } = JSON.parse(await Deno.readTextFile(`${this.path}/deno.json`));
-    const flags = tasks.kelpie.command.match(/--(?:no-prompt|allow-\S+)/g).join(" ");
+    const flags = programPermissions(`${this.path}/deno.json`).join(" ");
     await Deno.writeTextFile(
       this.program,
       `#!/bin/sh\nexec '${Deno.execPath()}' run --quiet --no-check ${flags} '${this.path}/cli/main.ts' "$@"\n`,
