@@ -189,6 +189,8 @@ export class DataPlane implements DiskServerHost {
   #trimmedAt = 0;
   #idleTicks = 0;
   #stopped = false;
+  /** The store is being closed. */
+  #isClosing = false;
   /** Ends what does not drain; set while stopping. */
   #forceStop: (() => void) | null = null;
   #stopDeadlineMs = 0;
@@ -260,18 +262,10 @@ export class DataPlane implements DiskServerHost {
     let quickTurns = 0;
     while (!this.#stopped) {
       this.#turn();
+      if (this.#stopped) break;
       const now = this.monotonicMs();
       if (now >= this.#nextTickMs) {
-        this.#store.tick(now);
-        this.#data.tick(clockMs());
-        this.#tellComparison(now);
-        this.#peers?.tick(now);
-        this.sockets.resume();
-        if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
-        this.#trimWhenIdle();
-        this.#giveUpUnleased(now);
-        for (const server of this.#servers.values()) server.tick(now);
-        this.#nextTickMs = now + this.#tickMs();
+        this.#tick(now);
         continue;
       }
       if (this.#data.wantsTick) this.#nextTickMs = Math.min(this.#nextTickMs, now + TICK_URGENT_MS);
@@ -289,6 +283,20 @@ export class DataPlane implements DiskServerHost {
     }
     for (const disk of this.#disks) disk.close();
     this.#ring.close();
+  }
+
+  #tick(now: number): void {
+    this.#store.tick(now);
+    // Paths are closed one by one: what is there no more must not be looked for, nor taken for empty.
+    if (!this.#isClosing) this.#data.tick(clockMs());
+    this.#tellComparison(now);
+    this.#peers?.tick(now);
+    this.sockets.resume();
+    if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
+    this.#trimWhenIdle();
+    this.#giveUpUnleased(now);
+    for (const server of this.#servers.values()) server.tick(now);
+    this.#nextTickMs = now + this.#tickMs();
   }
 
   #tickMs(): number {
@@ -1215,6 +1223,7 @@ export class DataPlane implements DiskServerHost {
       this.#stopped = true;
       return;
     }
+    this.#isClosing = true;
     this.#store.close((error) => {
       if (error === null) this.#answer(id);
       else this.#refuse(id, error);
