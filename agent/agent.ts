@@ -274,7 +274,7 @@ class AgentCore implements Agent, ControlBackend {
   }
 
   /** {@inheritDoc ControlBackend.propose} */
-  async propose(command: MapCommand): Promise<ClusterMap> {
+  async propose(command: MapCommand, gone?: AbortSignal): Promise<ClusterMap> {
     // What was begun is brought to an end: the cluster is left last.
     if (this.#stopping !== null && command.kind !== "abort-snapshots") {
       throw new ControlFailure({ code: "unavailable", message: "the agent is stopping" });
@@ -286,6 +286,7 @@ class AgentCore implements Agent, ControlBackend {
     const id = isDelete ? findDisk(this.map(), command.name)?.id : undefined;
     const { map } = await this.#node.propose(
       id === undefined ? command : { ...command, id } as MapCommand,
+      gone,
     );
     return map;
   }
@@ -608,8 +609,8 @@ class AgentCore implements Agent, ControlBackend {
   }
 
   /** {@inheritDoc ControlBackend.removeNode} */
-  removeNode(node: number, options: RemoveNodeOptions): Promise<void> {
-    return this.#node.removeNode(node, options);
+  removeNode(node: number, options: RemoveNodeOptions, gone?: AbortSignal): Promise<void> {
+    return this.#node.removeNode(node, options, gone);
   }
 
   /** {@inheritDoc ControlBackend.restartNode} */

@@ -624,28 +624,44 @@ export class ClusterNode {
 
   // ---------------------------------------------------------------------------------- what it does
 
-  /** Proposes a change of the map; resolves when it is in force here. */
-  async propose(command: MapCommand): Promise<Applied> {
+  /**
+   * Proposes a change of the map; resolves when it is in force here.
+   *
+   * @param gone nobody waits for it any more: then, or when the cluster does not decide for long, it is taken back
+   * @throws ControlFailure `unavailable` then, whose hint says whether it can still happen
+   */
+  async propose(command: MapCommand, gone?: AbortSignal): Promise<Applied> {
     const decided = command.kind === "force-release-lease"
       ? await this.#stopServing(command)
       : null;
     return await new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        reject(
-          new ControlFailure({
-            code: "unavailable",
-            message:
-              "the cluster does not decide: no majority of its voters can be reached from here",
-            hint: "the change may still happen when a majority is back; see 'kelpie status'",
-          }),
-        );
-      }, PROPOSE_MS_MAX);
-      this.control.propose(command, (result) => {
+      const giveUp = (message: string) => {
+        stopWaiting();
+        // What was open here has been closed for it: only when it is decided may it be opened again.
+        const isOver = decided === null && withdraw();
+        const hint = isOver
+          ? "nothing was changed, and nothing will be; 'kelpie status' says how the cluster is"
+          : "it is on its way to a leader: the change may still happen; see 'kelpie status'";
+        reject(new ControlFailure({ code: "unavailable", message, hint }));
+      };
+      const hungUp = () => giveUp("nobody waited for the change");
+      const stopWaiting = () => {
         clearTimeout(timer);
+        gone?.removeEventListener("abort", hungUp);
+      };
+      const timer = setTimeout(
+        () =>
+          giveUp("the cluster does not decide: no majority of its voters can be reached from here"),
+        PROPOSE_MS_MAX,
+      );
+      const withdraw = this.control.propose(command, (result) => {
+        stopWaiting();
         decided?.();
         if (result.ok) this.delivered().then(() => resolve(result.value), reject);
         else reject(new ControlFailure(result.error));
       });
+      if (gone?.aborted) hungUp();
+      else gone?.addEventListener("abort", hungUp);
     });
   }
 
@@ -689,24 +705,28 @@ export class ClusterNode {
 
   /**
    * Takes a node out of the cluster for good: off the voters first, which the leader does for nodes that are draining.
+   *
+   * @param gone nobody waits for it any more: what is not decided then is taken back
    */
   async removeNode(
     node: number,
     options: { readonly force: boolean; readonly acceptLoss: boolean },
+    gone?: AbortSignal,
   ): Promise<void> {
+    const isWanted = () => gone?.aborted !== true;
     if (this.control.map.voters.includes(node)) {
-      await this.propose({ kind: "set-availability", node, availability: "draining" });
+      await this.propose({ kind: "set-availability", node, availability: "draining" }, gone);
       const endMs = clockMs() + PROPOSE_MS_MAX;
-      while (this.control.map.voters.includes(node) && clockMs() < endMs) {
+      while (this.control.map.voters.includes(node) && clockMs() < endMs && isWanted()) {
         await new Promise((resolve) => setTimeout(resolve, 100));
       }
     }
     // A node that is down may serve its guests for some seconds more.
     const isDown = () => findNode(this.control.map, node)?.state === "down";
-    while (options.force && isDown() && !this.control.isSurelyDown(node)) {
+    while (options.force && isDown() && !this.control.isSurelyDown(node) && isWanted()) {
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
-    await this.propose({ kind: "remove-node", node, ...options, nowMs: Date.now() });
+    await this.propose({ kind: "remove-node", node, ...options, nowMs: Date.now() }, gone);
   }
 
   /** What all nodes have reported to the leader lately; empty when it cannot be asked. */

@@ -9,7 +9,8 @@
  * Invariants:
  * - The map changes by applying committed entries, in their order, and in no other way.
  * - A proposal is carried out exactly once or fails: it is numbered, sent again to whoever leads until this node has
- *   applied an entry with its number, and its result is what this node's own map says then.
+ *   applied an entry with its number, and its result is what this node's own map says then. Taken back, it is sent no more; whether
+ *   it can still be in somebody's log is known, because only a leader, or who takes itself for one, has ever been sent it.
  * - Nothing is served before `node-up` of this very start is in the map: everything that was decided before, about leases and
  *   about places, is known then.
  * - The right to serve is renewed only by a leader that a majority has confirmed after it was asked; it counts from the moment of
@@ -189,8 +190,17 @@ interface Pending {
   readonly growthBytes: number;
   bytes: Uint8Array<ArrayBuffer> | null;
   sequence: number;
+  /** May be in somebody's log. */
+  isSent: boolean;
   readonly done: (result: Result<Applied>) => void;
 }
+
+/**
+ * Takes a proposal back: it is not sent again, and its result is not told any more.
+ *
+ * @returns true: it never happens; false: it has happened, or may still when the log that it may be in is the one that counts
+ */
+export type Withdraw = () => boolean;
 
 /** A disk's lease that a session of this node wants. */
 interface LeaseWish {
@@ -390,43 +400,73 @@ export class Control {
    *
    * @param done told the result when this node has applied it, never from inside this call; `unavailable` when control stops
    * first, or too many wait
+   * @returns for whoever does not want to wait any longer
    */
-  propose(command: MapCommand, done: (result: Result<Applied>) => void = () => {}): void {
+  propose(command: MapCommand, done: (result: Result<Applied>) => void = () => {}): Withdraw {
     // What takes leases away with the node that holds them waits until it serves nothing any more.
     const isForced = command.kind === "remove-node" && command.force === true;
     if (isForced && findNode(this.#map, command.node)?.state === "down") {
       if (!this.isSurelyDown(command.node)) {
         const message = "the node has not been down for long enough: it may still serve its guests";
-        this.#soon.push(() => done({ ok: false, error: { code: "busy", message } }));
-        return;
+        return this.#refuseSoon(done, { code: "busy", message });
       }
     }
-    this.#propose(command, done, false);
+    return this.#propose(command, done, false);
   }
 
-  #propose(command: MapCommand, done: (result: Result<Applied>) => void, isDuty: boolean): void {
+  #propose(
+    command: MapCommand,
+    done: (result: Result<Applied>) => void,
+    isDuty: boolean,
+  ): Withdraw {
     if (this.#isStopped || this.#pending.length >= PROPOSALS_MAX) {
       const message = this.#isStopped ? "the agent is stopping" : "too many changes are waiting";
-      this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
-      return;
+      return this.#refuseSoon(done, { code: "unavailable", message });
     }
     const level = commandLevel(command);
     if (this.self !== undefined && !isOn(this.#map, level)) {
-      const error = commandError(this.#map, command);
-      this.#soon.push(() => done({ ok: false, error }));
-      return;
+      return this.#refuseSoon(done, commandError(this.#map, command));
     }
     const growthBytes = growthOf(this.#map, command);
     if (growthBytes > 0 && !this.#hasRoomFor(growthBytes)) {
-      const error = mapFullError(this.mapBytes);
-      this.#soon.push(() => done({ ok: false, error }));
-      return;
+      return this.#refuseSoon(done, mapFullError(this.mapBytes));
     }
     const id = this.#idBase + ++this.#idCount;
-    this.#pending.push({ id, command, isDuty, growthBytes, bytes: null, sequence: 0, done });
+    const pending: Pending = {
+      id,
+      command,
+      isDuty,
+      growthBytes,
+      bytes: null,
+      sequence: 0,
+      isSent: false,
+      done,
+    };
+    this.#pending.push(pending);
     this.#number();
     this.#sentMs = -Infinity;
     this.#hurry();
+    return () => this.#withdraw(pending);
+  }
+
+  #refuseSoon(done: (result: Result<Applied>) => void, error: ControlError): Withdraw {
+    this.#soon.push(() => done({ ok: false, error }));
+    return () => true;
+  }
+
+  #withdraw(pending: Pending): boolean {
+    const at = this.#pending.indexOf(pending);
+    if (at < 0) return false;
+    this.#pending.splice(at, 1);
+    this.#renumber();
+    return !pending.isSent;
+  }
+
+  /** Some of what waits has gone from between the rest: an entry that has its number already is noticed when it is applied. */
+  #renumber(): void {
+    for (const pending of this.#pending) pending.bytes = null;
+    this.#number();
+    this.#sentMs = -Infinity;
   }
 
   /** Whether the map stays small enough with what waits, and with this many bytes more. */
@@ -537,6 +577,7 @@ export class Control {
       bytes += pending.bytes!.length;
       if (proposals.length >= WINDOW || (proposals.length > 0 && bytes > WINDOW_BYTES)) break;
       proposals.push(pending.bytes!);
+      pending.isSent = true;
     }
     if (role === "leader") this.#takeProposals(proposals, this.#node);
     else this.#send(to, { kind: ControlKind.Propose, proposals });
@@ -1121,10 +1162,7 @@ export class Control {
       const message = "this node does not lead any more";
       this.#soon.push(() => done({ ok: false, error: { code: "unavailable", message } }));
     }
-    if (!isAny) return;
-    for (const pending of this.#pending) pending.bytes = null;
-    this.#number();
-    this.#sentMs = -Infinity;
+    if (isAny) this.#renumber();
   }
 
   #work(raft: Raft): void {
@@ -1306,9 +1344,7 @@ export class Control {
     if (at === 0 && own!.sequence === proposal.sequence) return own;
     // It has used up a number that was given to something else: what waits counts anew.
     if (this.#pending.length > 0 && this.#pending[0].sequence <= proposal.sequence) {
-      for (const pending of this.#pending) pending.bytes = null;
-      this.#number();
-      this.#sentMs = -Infinity;
+      this.#renumber();
     }
     return own;
   }

@@ -355,8 +355,10 @@ export interface ControlBackend {
   /**
    * Applies a command: durable and carried out (sockets, layers) when this resolves.
    * Rejects with the map's own error when the command does not fit, and then nothing has changed.
+   *
+   * @param gone nobody waits for it any more: what is not decided then is taken back
    */
-  propose(command: MapCommand): Promise<ClusterMap>;
+  propose(command: MapCommand, gone?: AbortSignal): Promise<ClusterMap>;
   /** Since when a disk is open, as far as this agent has seen it; null: it is not open. */
   leaseTime(disk: DiskEntry): LeaseTime | null;
   /** Bytes of data that each layer holds in the store of this node; layers that hold none may be left out. */
@@ -428,8 +430,9 @@ export interface ControlBackend {
    *
    * @param id of the node
    * @param options `force`: it is down and will not come back; `acceptLoss`: even where it has the only copy of data
+   * @param gone nobody waits for it any more: what is not decided then is taken back
    */
-  removeNode(id: number, options: RemoveNodeOptions): Promise<void>;
+  removeNode(id: number, options: RemoveNodeOptions, gone?: AbortSignal): Promise<void>;
   /**
    * The way out when a majority of the voters is gone for good: from its next start on this node decides alone with what it
    * has. The agent stops afterwards. Rejects with `busy` while the cluster can decide.

@@ -11,6 +11,7 @@ import {
   diskMissing,
   findDisk,
   findSnapshot,
+  type MapCommand,
   type SnapshotEntry,
 } from "../map/map.ts";
 import { checkSocketPaths } from "../map/names.ts";
@@ -116,6 +117,11 @@ export class Deadline {
     answer.then(resolve, reject).finally(() => this.#signal.removeEventListener("abort", late));
     return promise;
   }
+}
+
+/** Changes the map for as long as whoever asked waits for it: see {@linkcode ControlBackend.propose}. */
+export function propose({ backend, gone }: Call, command: MapCommand): Promise<ClusterMap> {
+  return backend.propose(command, gone);
 }
 
 /** An answer with a document. */

@@ -38,6 +38,7 @@ import {
   checkSockets,
   Deadline,
   json,
+  propose,
   readableSnapshot,
   requireDisk,
   type Route,
@@ -214,7 +215,7 @@ async function createDisk(call: Call): Promise<Response> {
   };
   unwrap(apply(backend.map(), command));
   checkSockets(backend, request.name);
-  await backend.propose(command);
+  await propose(call, command);
   return answerDisk(201, call, request.name);
 }
 
@@ -228,7 +229,7 @@ async function changeDisk(call: Call): Promise<Response> {
   });
   for (const command of commands) map = unwrap(apply(map, command)).map;
   if (request.name !== undefined) checkSockets(backend, request.name);
-  for (const command of commands) await backend.propose(command);
+  for (const command of commands) await propose(call, command);
   return answerDisk(200, call, request.name ?? name);
 }
 
@@ -305,7 +306,7 @@ async function refuseBusy({ backend, name, statusTimeoutMs }: Call): Promise<voi
 /** Takes the lease away, whoever has it. A disk that is not open is left as it is. */
 async function releaseDisk(call: Call): Promise<Response> {
   const { id, lease, generation } = requireDisk(call.backend.map(), call.name);
-  if (lease !== null) await call.backend.propose({ kind: "force-release-lease", id, generation });
+  if (lease !== null) await propose(call, { kind: "force-release-lease", id, generation });
   return answerDisk(200, call, call.name);
 }
 
@@ -497,9 +498,9 @@ async function getCluster(call: Call): Promise<Response> {
   );
 }
 
-async function changeSettings({ backend, body }: Call): Promise<Response> {
-  const request = body as ChangeSettingsRequest;
-  const { settings } = await backend.propose({ ...request, kind: "change-settings" });
+async function changeSettings(call: Call): Promise<Response> {
+  const request = call.body as ChangeSettingsRequest;
+  const { settings } = await propose(call, { ...request, kind: "change-settings" });
   return json(200, settings);
 }
 
@@ -537,7 +538,7 @@ async function changeNode(call: Call): Promise<Response> {
   }
   const commands = nodeCommands(node.id, request);
   for (const command of commands) map = unwrap(apply(map, command)).map;
-  for (const command of commands) await backend.propose(command);
+  for (const command of commands) await propose(call, command);
   return answerNode(call, node);
 }
 
@@ -560,7 +561,7 @@ async function removeNode(call: Call): Promise<Response> {
       hint: "a node that is drained loses nothing",
     });
   }
-  await call.backend.removeNode(findNamed(call).id, { force, acceptLoss });
+  await call.backend.removeNode(findNamed(call).id, { force, acceptLoss }, call.gone);
   return new Response(null, { status: 204 });
 }
 

@@ -12,7 +12,15 @@ import {
   type SnapshotEntry,
   type TrashEntry,
 } from "../map/map.ts";
-import { type Call, checkSockets, json, requireDisk, requireSnapshot, type Route } from "./call.ts";
+import {
+  type Call,
+  checkSockets,
+  json,
+  propose,
+  requireDisk,
+  requireSnapshot,
+  type Route,
+} from "./call.ts";
 import {
   answerDisk,
   describeDeleted,
@@ -125,16 +133,17 @@ async function answerSnapshot(call: Call, name: string): Promise<Response> {
 }
 
 async function changeSnapshot(call: Call): Promise<Response> {
-  const { backend, name: disk, part: name } = call;
+  const { name: disk, part: name } = call;
   const { name: newName, isProtected } = call.body as ChangeSnapshotRequest;
-  await backend.propose({ kind: "change-snapshot", disk, name, newName, isProtected });
+  await propose(call, { kind: "change-snapshot", disk, name, newName, isProtected });
   return answerSnapshot(call, newName ?? name);
 }
 
-async function deleteSnapshot({ backend, name, part }: Call): Promise<Response> {
+async function deleteSnapshot(call: Call): Promise<Response> {
+  const { backend, name, part } = call;
   // The one that is meant is the one that has the name now.
   const layer = findSnapshot(requireDisk(backend.map(), name), part)?.layer;
-  await backend.propose({ kind: "delete-snapshot", disk: name, name: part, layer });
+  await propose(call, { kind: "delete-snapshot", disk: name, name: part, layer });
   return new Response(null, { status: 204 });
 }
 
@@ -145,19 +154,19 @@ async function cloneDisk(call: Call): Promise<Response> {
   const { name, readOnly, attributes } = call.body as CloneDiskRequest;
   checkSockets(backend, name);
   const nowMs = Date.now();
-  await backend.propose({ kind: "clone-disk", disk, snapshot, name, nowMs, readOnly, attributes });
+  await propose(call, { kind: "clone-disk", disk, snapshot, name, nowMs, readOnly, attributes });
   return answerDisk(201, call, name);
 }
 
 async function rollbackDisk(call: Call): Promise<Response> {
-  const { backend, name: disk, part: snapshot } = call;
-  await backend.propose({ kind: "rollback-disk", disk, snapshot, nowMs: Date.now() });
+  const { name: disk, part: snapshot } = call;
+  await propose(call, { kind: "rollback-disk", disk, snapshot, nowMs: Date.now() });
   return answerDisk(200, call, disk);
 }
 
 async function flattenDisk(call: Call, isCancelled: boolean): Promise<Response> {
-  const { backend, name: disk } = call;
-  await backend.propose({ kind: "flatten-disk", disk, ...(isCancelled ? { cancel: true } : {}) });
+  const { name: disk } = call;
+  await propose(call, { kind: "flatten-disk", disk, ...(isCancelled ? { cancel: true } : {}) });
   return answerDisk(200, call, disk);
 }
 
@@ -173,12 +182,12 @@ async function restoreDisk(call: Call): Promise<Response> {
   const { disk } = findDeleted(call);
   const name = (call.body as RestoreDiskRequest).name ?? disk.name;
   checkSockets(backend, name);
-  await backend.propose({ kind: "restore-disk", id: disk.id, name });
+  await propose(call, { kind: "restore-disk", id: disk.id, name });
   return answerDisk(201, call, name);
 }
 
 async function purgeDisk(call: Call): Promise<Response> {
-  await call.backend.propose({ kind: "purge-disk", id: findDeleted(call).disk.id });
+  await propose(call, { kind: "purge-disk", id: findDeleted(call).disk.id });
   return new Response(null, { status: 204 });
 }
 
@@ -205,9 +214,10 @@ function findDeleted({ backend, name }: Call): TrashEntry {
 }
 
 /** Deletes a disk: into the trash where there is one, unless it shall go for good. */
-export async function removeDisk({ backend, name, query }: Call): Promise<void> {
+export async function removeDisk(call: Call): Promise<void> {
+  const { backend, name, query } = call;
   const isKept = query.get("now") !== "1" && isOn(backend.map(), 2);
-  await backend.propose({
+  await propose(call, {
     kind: "delete-disk",
     name,
     ...(isKept ? { trashedMs: Date.now() } : {}),
@@ -227,17 +237,19 @@ function listSchedules({ backend }: Call, name: string | null): Response {
   return json(200, { schedules } satisfies ScheduleListDocument);
 }
 
-async function setSchedule({ backend, name: disk, part: name, body }: Call): Promise<Response> {
+async function setSchedule(call: Call): Promise<Response> {
+  const { backend, name: disk, part: name, body } = call;
   const { everyMs, keep, keepDaily = 0, keepWeekly = 0, keepMonthly = 0 } = body as ScheduleRequest;
   const nowMs = Date.now();
   const parts = { everyMs, keep, keepDaily, keepWeekly, keepMonthly };
-  await backend.propose({ kind: "set-schedule", disk, name, ...parts, nowMs });
+  await propose(call, { kind: "set-schedule", disk, name, ...parts, nowMs });
   const changed = requireDisk(backend.map(), disk);
   const schedule = changed.schedules.find((each) => each.name === name)!;
   return json(200, describeSchedule(changed, schedule, nowMs));
 }
 
-async function deleteSchedule({ backend, name: disk, part: name }: Call): Promise<Response> {
-  await backend.propose({ kind: "delete-schedule", disk, name });
+async function deleteSchedule(call: Call): Promise<Response> {
+  const { name: disk, part: name } = call;
+  await propose(call, { kind: "delete-schedule", disk, name });
   return new Response(null, { status: 204 });
 }

@@ -26,7 +26,7 @@ import {
   takingOf,
 } from "../map/map.ts";
 import type { ControlBackend } from "./backend.ts";
-import type { Call } from "./call.ts";
+import { type Call, propose } from "./call.ts";
 
 /** A snapshot that is complete. */
 export interface Taken {
@@ -72,10 +72,11 @@ interface Begun {
 }
 
 async function begin(
-  { backend, snapshotTimeoutMs }: Call,
+  call: Call,
   { disks, name }: Wanted,
   end: AbortSignal,
 ): Promise<Begun> {
+  const { backend, snapshotTimeoutMs } = call;
   // Where nobody is left who could end it there is nothing to wait for, and the map says what to do.
   const isWanted = new Set(disks);
   const busy = (map: ClusterMap) =>
@@ -89,7 +90,7 @@ async function begin(
       throw new ControlFailure(stillBusy(backend.map(), busy(backend.map()), snapshotTimeoutMs));
     }
     try {
-      const map = await backend.propose({
+      const map = await propose(call, {
         kind: "create-snapshots",
         disks,
         name,
