@@ -513,7 +513,7 @@ Deno.test("a group that was reported already is reported again when what the hol
 });
 
 Deno.test("a group of which nothing was left to copy, and whose source has left, goes on with another one", () => {
-  const at = new Fixture(UNCLEAN);
+  const at = new Fixture({ ...UNCLEAN, group: { ...JOINING.group, inSync: [SOURCE] } });
   const source: Source = { fill: 0xaa, stamp: [6, 70] };
   at.serve(source);
   assertEquals(at.reported.includes(at.group), true);
