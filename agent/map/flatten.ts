@@ -24,8 +24,7 @@
  * - Its disk stays in the same pool: no family gets other copies while a layer of it is being flattened, and the other way
  *   round (`copies.ts`).
  * - A layer that is being flattened is not absorbed into its child before that is over. Others may be absorbed below it, or into it:
- *   that changes nothing in what the chain holds. A parent that is being absorbed into it is cut off only when every node has absorbed it:
- *   with a chunk comes its stamp, also where nothing has to be copied, and replicas must not differ in it for good.
+ *   that changes nothing in what the chain holds.
  *
  * A storage node that is down is waited for, as with layers that are absorbed: its layer would lack what the others' has, under the same
  * stamps.

@@ -227,8 +227,7 @@ class Forest {
   }
 
   /**
-   * Layers that every node has flattened lose their parents, but not one that they are just absorbing: some nodes would have its stamps
-   * then, also of chunks in which nothing lies that was to be copied, and others would not. Those of disks that are gone, or read through them no more, are flattened no
+   * Layers that every node has flattened lose their parents. Those of disks that are gone, or read through them no more, are flattened no
    * longer.
    *
    * @returns ids of those that have no parent any more
@@ -241,8 +240,7 @@ class Forest {
       const parent = this.#parents[at];
       const isWanted = parent >= 0 &&
         disks.some((disk) => disk.id === flatten.disk && disk.layers.includes(id));
-      const isAbsorbing = parent >= 0 && this.#layers[parent].absorbedBy !== null;
-      if (isWanted && (isAbsorbing || !hasAll(flatten.by, storage))) continue;
+      if (isWanted && !hasAll(flatten.by, storage)) continue;
       this.#endsFlattening[at] = 1;
       this.#isSame = false;
       if (!isWanted) continue;

@@ -8,6 +8,9 @@
  * same before, while and after.
  *
  * Invariants:
+ * - Each chunk of L ends with the stamp that the chain had for it (`pairs.ts`), also where nothing is to be copied: what lay below may be
+ *   zeros, or have been discarded. A replica that got L's chunk as a copy, or by absorbing L's parent, has that stamp already, and when the
+ *   parent is gone there is nothing that would tell that the two are the same.
  * - A block is filled only where L has nothing at the moment at which the fill is applied (`OperationKind.Fill`): a guest's write is
  *   never overwritten, whenever it comes. What the layers below hold never changes.
  * - Nothing is filled after the parent is cut off, when a guest may have made a hole where the parent had data: the map cuts it only when
@@ -34,7 +37,7 @@ import { Operation, OperationKind, type OperationOwner } from "../store/operatio
 import { isPathLost, placesOf } from "./absorbing.ts";
 import { has, remove, SET_WORDS } from "./block_set.ts";
 import type { Discards } from "./discards.ts";
-import { chunkList, type LocalStore, Stamp } from "./local_store.ts";
+import { chunkList, isKnown, type LocalStore, Stamp } from "./local_store.ts";
 import type { Pace } from "./pace.ts";
 import { stampOfPair } from "./pairs.ts";
 import type { JoiningHook } from "./replica.ts";
@@ -44,7 +47,7 @@ import type { ClusterView, DiskView } from "./view.ts";
 const FILL_BLOCKS_MAX = 64;
 /** Copies under way at a time. */
 const FILLS_MAX = 8;
-/** Chunks looked at in one go, and stamps set at a time. */
+/** Chunks looked at in one go, and stamps that are set or taken away at a time. */
 const LIST_MAX = 64;
 /** Chunks that one step looks at where nothing has to be copied. */
 const LOOKS_MAX = 256;
@@ -292,6 +295,7 @@ export class Flattener implements OperationOwner {
         this.#chunk = -1;
         continue;
       }
+      if (this.#underWay >= LIST_MAX) return false;
       if (this.#listAt === this.#list.count && !this.#listMore(job, below)) return true;
       if (this.#listAt === this.#list.count) continue;
       looks++;
@@ -331,12 +335,29 @@ export class Flattener implements OperationOwner {
     this.#store.describeChunk(job.layer, chunk, own, zeros, poisoned);
     for (let i = 0; i < SET_WORDS; i++) own[i] |= zeros[i] | poisoned[i];
     this.#store.describeChain(below, chunk, needed, zeros, poisoned);
-    let left = 0;
+    let left = 0, held = 0;
     for (let i = 0; i < SET_WORDS; i++) {
       needed[i] = (needed[i] | poisoned[i]) & ~own[i];
       left |= needed[i];
+      held |= own[i];
     }
     if (left !== 0) this.#chunk = chunk;
+    else if (held === 0) this.#passStamp(job, below, chunk);
+  }
+
+  /** Gives a chunk that holds nothing, and is to hold nothing, the stamp of the chain below; not if it has one when that is applied. */
+  #passStamp(job: Job, below: readonly number[], chunk: number): void {
+    if (this.#store.stampOf(job.layer, chunk, this.#stamp)) return;
+    stampOfPair(this.#store, below, chunk, this.#stamp);
+    if (!isKnown(this.#stamp)) return;
+    const operation = new Operation(this, 0);
+    operation.kind = OperationKind.Fill;
+    operation.layers = [job.layer];
+    operation.chunk = chunk;
+    operation.generation = this.#stamp.generation;
+    operation.sequence = this.#stamp.sequence;
+    this.#underWay++;
+    this.#store.submit(operation);
   }
 
   /** Whether a chunk is being copied from another node, or lost: then it is looked at again later. */

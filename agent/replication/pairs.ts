@@ -8,7 +8,7 @@
  * as well: L keeps its stamp as long as it is in the map, though it holds nothing any more.
  *
  * The same of a layer that is being flattened (`flattening.ts`) and the whole chain below it: the stamp is that of the first layer that ever
- * had anything of the chunk, and the flattened one gets it with the first block that is copied into it.
+ * had anything of the chunk, and the flattened one gets it with the first block that is copied into it, or by itself where none is.
  *
  * @module
  */

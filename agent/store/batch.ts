@@ -240,6 +240,15 @@ export class Batch implements IoVector {
     this.#mergeWord = 0;
   }
 
+  /** Adds a fill of no blocks, which is about the stamp; {@linkcode fitsEntry} has said that it fits. */
+  addFillStamp({ layers, chunk, generation, sequence }: Operation): void {
+    const word = this.#entry(EntryKind.Fill, 0, 0, layers[0], chunk);
+    this.#u32[word + 4] = generation;
+    writeU64(this.#u32, word + 6, sequence);
+    this.version = FORMAT_ABSORB;
+    this.#mergeWord = 0;
+  }
+
   /**
    * Adds blocks `from`… of a fill.
    *

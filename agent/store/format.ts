@@ -88,7 +88,7 @@
  *       1  flags            u8, META: bit 0 = removed; WRITE, FREE, ZERO: bit 0 = the chunk's stamp
  *                           becomes unknown; otherwise 0
  *       2  block            u16, first block within the chunk, 0…1023
- *       4  count            u16, blocks 1…1024; META, META_BATCH: data blocks; STAMP, ABSORB: 1
+ *       4  count            u16, blocks 1…1024; META, META_BATCH: data blocks; STAMP, ABSORB: 1; FILL: 0, too
  *       6  reserved         u16
  *       8  layer            u32; META: bytes of the key; META_BATCH: bytes of all items; ABSORB: the
  *                           layer that takes the blocks
@@ -231,7 +231,7 @@ export const enum EntryKind {
   MetaBatch = 10,
   /** The chunk's holes get what the chunk of the layer `from` holds, which holds nothing afterwards. */
   Absorb = 11,
-  /** Data blocks are the content of those blocks that are holes. */
+  /** Data blocks, which may be none, are the content of those blocks that are holes; what has held nothing gets the stamp. */
   Fill = 12,
 }
 
@@ -691,10 +691,15 @@ function isEntryValid(u32: Uint32Array, word: number, version: number): boolean 
     case EntryKind.Zero:
       if ((flags & ~(version >= FORMAT_STAMPS ? STAMP_UNKNOWN : 0)) !== 0) return false;
       break;
+    case EntryKind.Fill:
+      if (flags !== 0) return false;
+      if (count === 0 && (block !== 0 || entryGeneration(u32, word) === 0)) return false;
+      break;
     default:
       if (flags !== 0) return false;
   }
-  return count >= 1 && block + count <= CHUNK_BLOCKS && entryChunk(u32, word) < CHUNKS_MAX;
+  return (count >= 1 || kind === EntryKind.Fill) && block + count <= CHUNK_BLOCKS &&
+    entryChunk(u32, word) < CHUNKS_MAX;
 }
 
 // Fields of the entry at word `word`.

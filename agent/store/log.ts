@@ -315,7 +315,9 @@ export class RecordLog {
    */
   append(operation: Operation): boolean {
     const isFill = operation.kind === OperationKind.Fill;
-    if (operation.kind !== OperationKind.Write && !isFill) return this.#appendRange(operation);
+    const hasBlocks = operation.kind === OperationKind.Write ||
+      (isFill && operation.blockCount > 0);
+    if (!hasBlocks) return this.#appendRange(operation);
     let from = this.#part === operation ? this.#partBlocks : 0;
     const count = operation.blockCount;
     while (from < count) {
@@ -339,6 +341,7 @@ export class RecordLog {
     const batch = this.#withEntry();
     if (batch === null) return false;
     if (operation.kind === OperationKind.Absorb) batch.addAbsorb(operation);
+    else if (operation.kind === OperationKind.Fill) batch.addFillStamp(operation);
     else batch.addRange(ENTRY_OF[operation.kind], operation);
     batch.attach(operation);
     return true;

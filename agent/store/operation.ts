@@ -63,8 +63,9 @@ export const enum OperationKind {
    * A write for those of the blocks of `layers[0]` that are holes when it is applied: what the layer has of its own, data, zeros or
    * damage, stays. For copying into a layer what it is read through to.
    *
-   * The stamp stays; only a chunk with neither a stamp nor any block gets (generation, sequence), unless generation is 0. Comes
-   * back with result 0 whether or not any block was a hole. As for Absorb, older programs do not open the store from then on.
+   * The stamp stays; only a chunk with neither a stamp nor any block gets (generation, sequence), unless generation is 0: with
+   * `blockCount` 0 that is all that it does. Comes back with result 0 whether or not any block was a hole. As for Absorb, older
+   * programs do not open the store from then on.
    */
   Fill = 7,
 }
@@ -112,7 +113,7 @@ export class Operation {
   chunk = 0;
   /** First block within the chunk, 0…1023. */
   block = 0;
-  /** Blocks, 1…256 for Read, Write and Fill, up to the end of the chunk for Free and Zero. */
+  /** Blocks, 1…256 for Read and Write, 0…256 for Fill, up to the end of the chunk for Free and Zero. */
   blockCount = 0;
   /** Arena offset of `blockCount` blocks, block-aligned. Owned by the issuer until done. */
   buffer = 0;

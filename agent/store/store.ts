@@ -618,6 +618,10 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       case OperationKind.Fill:
         // A sequence without a generation says nothing.
         if (operation.generation === 0 && operation.sequence !== 0) return this.#invalid(operation);
+        if (operation.blockCount === 0) {
+          operation.block = 0;
+          if (operation.generation === 0) return this.#invalid(operation);
+        }
         /* falls through */
       case OperationKind.Write:
         if (!this.#isWritable(operation, TRANSFER_BLOCKS_MAX)) return this.#invalid(operation);
@@ -713,8 +717,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   }
 
   #isInRange(operation: Operation, countMax: number): boolean {
-    const { chunk, block, blockCount } = operation;
-    return chunk >= 0 && chunk < CHUNKS_MAX && block >= 0 && blockCount >= 1 &&
+    const { chunk, block, blockCount, kind } = operation;
+    return chunk >= 0 && chunk < CHUNKS_MAX && block >= 0 &&
+      blockCount >= (kind === OperationKind.Fill ? 0 : 1) &&
       blockCount <= countMax &&
       block + blockCount <= CHUNK_BLOCKS;
   }
@@ -1658,8 +1663,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
 }
 
 /** True for what brings data: it waits while the store is full. */
-function takesSpace({ kind }: Operation): boolean {
-  return kind === OperationKind.Write || kind === OperationKind.Fill;
+function takesSpace({ kind, blockCount }: Operation): boolean {
+  return kind === OperationKind.Write || (kind === OperationKind.Fill && blockCount > 0);
 }
 
 /** True when the list has an operation on the same chunk of the same layer. */

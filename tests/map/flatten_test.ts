@@ -151,25 +151,6 @@ Deno.test("where a disk hangs on others", () => {
   assertEquals(shape(map), "1<0 2<1 4<0 5<0", "nobody needs 3 any more");
 });
 
-Deno.test("a parent that is being absorbed is cut off when every node has absorbed it", () => {
-  // Both hang on what was a snapshot of copy: 4 and 5 above 3. With the other one gone, 3 is absorbed into 4, and 1 is still shared.
-  let map = clone(snapshot(cloned(), "s", "copy"), "copy@s", "deep");
-  map = all(map, { kind: "delete-snapshot", disk: "copy", name: "s" }, FLATTEN);
-  map = words(map, [1, 2], 4);
-  map = all(map, { kind: "delete-disk", name: "deep" });
-  assertEquals([shape(map), by(map)], ["1<0 2<1 3<1 4<3", [1, 2]]);
-  assertEquals(findLayer(map.layers, 3)!.absorbedBy, []);
-  map = words(map, [3], 4);
-  for (const node of [1, 2, 3]) {
-    // Whoever has absorbed a chunk has its stamp in layer 4, and whoever has not would never get it.
-    assertEquals([disk(map, "copy").layers, by(map)], [[4, 3, 1], [1, 2, 3]], `before ${node}`);
-    const { incarnation } = findNode(map, node)!;
-    map = all(map, { kind: "absorbed", node, incarnation, layers: [3] });
-  }
-  assertEquals([shape(map), by(map)], ["1<0 2<1 4<0", undefined]);
-  assertEquals(disk(map, "copy").layers, [4]);
-});
-
 Deno.test("who joins, or is unclean, has no word, and one that was on its way does not count", () => {
   const map = words(all(cloned(), FLATTEN), [1, 2], 3);
   const late = word(map, 3, 3);

@@ -109,6 +109,31 @@ Deno.test("data from below goes where the layer has nothing; then it is synced, 
   assertEquals(at.arena.usedBytes, 0);
 });
 
+Deno.test("a chunk of which nothing is to be copied has the stamp of the chain all the same, where it has none", () => {
+  const at = new Fixture();
+  at.below({ 0: "zero", 700: "zero" });
+  Object.assign(at.store.chunk(BELOW, CHUNK + 1), { generation: 4, sequence: 41 });
+  Object.assign(at.store.chunk(BELOW, CHUNK + 2), { generation: 4, sequence: 42 });
+  Object.assign(at.store.chunk(LAYER, CHUNK + 2), { generation: 6, sequence: 60 });
+  at.store.chunk(BELOW, CHUNK + 3).blocks.set(5, "zero");
+  at.run();
+  const stamps = [0, 1, 2, 3].map((i) => {
+    const { generation, sequence, blocks } = at.store.chunk(LAYER, CHUNK + i);
+    return `${generation}.${sequence} ${blocks.size}`;
+  });
+  assertEquals(stamps, ["4.40 0", "4.41 0", "6.60 0", "0.0 0"]);
+  assertEquals([at.words, at.core.flattener.copiedBytes], [[[LAYER, EPOCH]], 0]);
+});
+
+Deno.test("a guest that is the first to write a chunk keeps its stamp, whatever is passed to it meanwhile", () => {
+  const at = new Fixture();
+  at.core.tick(at.nowMs += 10);
+  assertEquals(at.store.waiting.map(({ kind }) => kind), [OperationKind.Fill]);
+  Object.assign(at.store.chunk(LAYER, CHUNK), { generation: 7, sequence: 1 });
+  at.run();
+  assertEquals(at.stamp(), "7.1");
+});
+
 Deno.test("what a guest writes between reading and filling stays", () => {
   const at = new Fixture();
   at.below({ 0: 0x10, 1: 0x11 });

@@ -245,7 +245,16 @@ export const REGRESSIONS: readonly Regression[] = [
     hasPaths: true,
     areMoving: true,
     found:
-      "a layer was made independent of its parent while it absorbed that one: replicas had different stamps of chunks in which nothing " +
-      "lay, for good",
+      "a layer was made independent of its parent while it absorbed that one: replicas had different stamps of chunks of which there was " +
+      "nothing to copy, for good",
+  },
+  {
+    seed: 7000494,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    areMoving: true,
+    found:
+      "the same, where one replica had the layer's chunk from another node, with the stamp of the chain, before its parent was cut off",
   },
 ];

@@ -82,6 +82,31 @@ Deno.test("only a chunk that held nothing gets a fill's stamp", () => {
   assertEquals(bench.content(2, 4, 1), [ABSENT]);
 });
 
+Deno.test("a fill of nothing gives its stamp to a chunk that held nothing, and takes no space", () => {
+  let bench = open();
+  const stamp = { generation: 2, sequence: 9 };
+  bench.run(Write, [2], 1, 0, 1, [10], { generation: 3, sequence: 1 });
+  bench.run(Write, [2], 2, 0, 1, [11]);
+  bench.run(Free, [2], 3, 0, 1, [], { generation: 1, sequence: 1 });
+  const before = bench.store.layerBytes(2);
+  for (const chunk of [0, 1, 2, 3]) {
+    assertEquals(bench.run(Fill, [2], chunk, 0, 0, [], stamp).result, 0);
+  }
+  // What is given later counts, as it does after any other stamp.
+  bench.run(Fill, [2], 4, 0, 0, [], stamp);
+  bench.run(Write, [2], 4, 0, 1, [12], { generation: 2, sequence: 10 });
+  for (const how of ["now", "after a crash"]) {
+    const stamps = [0, 1, 2, 3, 4].map((chunk) => bench.stampOf(2, chunk));
+    assertEquals(stamps, ["2.9", "3.1", UNKNOWN, "1.1", "2.10"], how);
+    assertEquals(bench.content(2, 0, 1), [ABSENT], how);
+    assertEquals(bench.store.layerBytes(2), before + 4096, how);
+    bench.sync();
+    bench = crashed(bench);
+  }
+  assertEquals(bench.run(Fill, [2], 5, 0, 0, []).result, -EINVAL, "it would say nothing");
+  assertEquals(bench.run(Write, [2], 5, 0, 0, [], stamp).result, -EINVAL);
+});
+
 Deno.test("a block that is damaged is no hole", () => {
   const bench = open();
   bench.run(Write, [2], 0, 0, 1, [10]);
@@ -123,6 +148,7 @@ Deno.test("there is room for copies until a sixteenth is left", () => {
 Deno.test("a fill is these bytes in the log, for ever", () => {
   const bench = open();
   bench.run(Fill, [2], 7, 5, 2, [101, 102], { generation: 3, sequence: 4 });
+  bench.run(Fill, [2], 8, 0, 0, [], { generation: 3, sequence: 4 });
   const found: string[] = [];
   for (let at = 1024 * 1024; at < bench.disk.sizeBytesMax; at += 4096) {
     const block = bench.disk.peek(at, 96);
@@ -133,5 +159,7 @@ Deno.test("a fill is these bytes in the log, for ever", () => {
   // Version 3; kind, flags, block, count, layer, chunk, generation, from, sequence.
   const entry = "0c000500" + "02000000" + "02000000" + "07000000" + "03000000" + "00000000" +
     "0400000000000000";
-  assertEquals(found, [`3 ${entry}`]);
+  const ofNothing = "0c000000" + "00000000" + "02000000" + "08000000" + "03000000" + "00000000" +
+    "0400000000000000";
+  assertEquals(found, [`3 ${entry}`, `3 ${ofNothing}`]);
 });

@@ -771,10 +771,15 @@ export class World {
   /** What of a range is a hole is filled, mostly under a stamp that is not the newest. */
   #fill(): void {
     const layer = this.#anyLayer();
-    const { chunk, block, count } = this.#range(this.shape.operationBlocks);
+    const range = this.#range(this.shape.operationBlocks);
+    const { bench, model, random } = this;
+    // Of nothing, for the stamp.
+    const isEmpty = random.chance(0.15);
+    const { chunk } = range;
+    const block = isEmpty ? 0 : range.block;
+    const count = isEmpty ? 0 : range.count;
     const names = Array.from({ length: count }, (_, i) => `${layer}/${chunk}/${block + i}`);
     if (this.#locked.has(`${layer}`) || names.some((name) => this.#locked.has(name))) return;
-    const { bench, model, random } = this;
     const operation = bench.take((done) => {
       for (const name of names) this.#locked.delete(name);
       if (done.result < 0) return this.#failed(done);
@@ -784,7 +789,7 @@ export class World {
     if (operation === null) return;
     for (const name of names) this.#locked.add(name);
     const values = names.map(() => this.#stamp++);
-    const isKnown = random.chance(0.7);
+    const isKnown = isEmpty || random.chance(0.7);
     operation.generation = isKnown ? this.#generation : 0;
     operation.sequence = isKnown ? random.between(1, ++this.#sequence) : 0;
     operation.stampUnknown = false;
