@@ -7,6 +7,7 @@
  */
 import type { Logger } from "./logger.ts";
 import { ControlFailure } from "./map/errors.ts";
+import { BLANK_DEVICE_BYTES } from "./platform/linux/disk.ts";
 import { createEventFd } from "./platform/linux/libc.ts";
 import { createMailbox, MailboxSender } from "./platform/linux/mailbox.ts";
 import type {
@@ -196,6 +197,13 @@ function failureOf(code: string, message: string): ControlFailure {
     case "LEVEL":
       return new ControlFailure({ code: "limit", message });
     case "NOT_A_STORE":
+      return new ControlFailure({
+        code: "corrupt",
+        message,
+        hint:
+          "name another --data; or, if nothing there is needed, delete the file kelpie.store, or erase the beginning of the device " +
+          `(dd if=/dev/zero of=DEVICE bs=1M count=${BLANK_DEVICE_BYTES / 1024 ** 2})`,
+      });
     case "NEWER_FORMAT":
       return new ControlFailure({ code: "corrupt", message });
     default:

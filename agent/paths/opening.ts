@@ -176,10 +176,7 @@ class Opener {
       error !== null && (isAlone || FINAL.includes(error.code))
     );
     if (final !== undefined) {
-      return this.#fail(
-        final.error!.code,
-        isAlone ? final.error!.message : `${final.location}: ${final.error!.message}`,
-      );
+      return this.#fail(final.error!.code, `${final.location}: ${final.error!.message}`);
     }
     if (opened.length === 0) {
       const broken = this.#paths.find(({ candidate }) => !candidate.isBlank);

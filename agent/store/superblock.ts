@@ -45,8 +45,10 @@ export function* readSuperblocks(
   buffer: number,
 ): Task<SuperblockPair | StoreError> {
   const slots: (Superblock | SuperblockFault)[] = [];
+  let errno = 0;
   for (const offsetBytes of SUPERBLOCK_OFFSETS_BYTES) {
     const result = yield* io.read(offsetBytes, buffer, BLOCK_BYTES);
+    if (result < 0) errno = -result;
     slots.push(result < 0 ? "damaged" : decodeSuperblock(window, buffer));
   }
   const [a, b] = slots;
@@ -59,13 +61,21 @@ export function* readSuperblocks(
   }
   const valid = slots.filter((slot) => typeof slot === "object") as Superblock[];
   if (valid.length === 0) {
+    // Nobody is to be told to erase what could not be looked at.
+    if (errno !== 0) {
+      return new StoreError("IO", `the store's superblocks cannot be read (errno ${errno})`);
+    }
     if (a === "empty" && b === "empty") {
-      return new StoreError("NOT_A_STORE", "the file holds no store yet: format it first");
+      return new StoreError(
+        "NOT_A_STORE",
+        "there are zeros where the superblocks of a store would be: it holds something else, or its beginning was " +
+          "overwritten. It is left as it is",
+      );
     }
     return new StoreError(
       "NOT_A_STORE",
-      "the file is not empty and neither of its superblocks can be read: it is not a kelpie store, or both " +
-        "superblocks are damaged. It is left as it is; name another file, or erase this one yourself",
+      "neither of a store's superblocks can be found: it holds something else, or both superblocks are damaged. It is " +
+        "left as it is",
     );
   }
   valid.sort((left, right) => right.sequence - left.sequence);

@@ -160,6 +160,46 @@ Deno.test("an agent refuses data that another agent uses, that another host wrot
   assertEquals(await digest(storePath(options.dataDir)), before, "it was changed");
 });
 
+Deno.test("a store whose superblocks are zeros is refused, not taken for a place for a new one", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  const path = storePath(options.dataDir);
+  {
+    await using agent = await AgentProcess.start(options);
+    await agent.check("disk", "create", "web", "64M");
+    const data = randomBytes(3, MIB);
+    assertEquals((await agent.runWith({ stdin: data }, "disk", "write", "web")).code, 0);
+    await agent.stop();
+  }
+  const head = new Uint8Array(MIB);
+  {
+    using file = await Deno.open(path);
+    assertEquals(await file.read(head), MIB);
+  }
+  const overwrite = async (bytes: Uint8Array) => {
+    using file = await Deno.open(path, { write: true });
+    assertEquals(await file.write(bytes), MIB);
+  };
+  await overwrite(new Uint8Array(MIB));
+  const refused = await assertRejects(() => AgentProcess.start(options), AgentRefusal);
+  assertEquals(refused.code, 2, refused.stderr);
+  assertMatch(refused.stderr, new RegExp(`${options.dataDir}: .*zeros.*its beginning was overwr`));
+  assertMatch(refused.stderr, /delete the file/);
+  // It was left alone: with its beginning it is what it was.
+  await overwrite(head);
+  {
+    await using agent = await AgentProcess.start(options);
+    assertEquals(await agent.check("disk", "list", "--names"), "web");
+    const read = await agent.run("disk", "read", "web", "--length", "1M");
+    assertBytes(read.stdout, randomBytes(3, MIB), "web");
+    await agent.stop();
+  }
+  // What the refusal says to do is enough.
+  await Deno.remove(path);
+  await using agent = await AgentProcess.start(options);
+  assertEquals(await agent.check("disk", "list", "--names"), "");
+});
+
 /** SHA-256 of a store's first MiB, where a format would leave its traces. */
 async function digest(path: string): Promise<string> {
   using file = await Deno.open(path);

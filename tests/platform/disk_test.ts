@@ -6,6 +6,7 @@
 import { assertEquals, assertThrows } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import {
+  BLANK_DEVICE_BYTES,
   INLINE_WRITE_BYTES_MAX,
   isBlank,
   LinuxDisk,
@@ -16,6 +17,7 @@ import { LinuxMemory, type Piece } from "../../agent/platform/linux/memory.ts";
 import { Ring } from "../../agent/platform/linux/ring.ts";
 import { ScatterLists } from "../../agent/platform/linux/scatter.ts";
 
+const MIB = 1024 * 1024;
 const BLOCK = 4096;
 const FILE_BLOCKS = 2048;
 const memory = new LinuxMemory();
@@ -253,8 +255,6 @@ Deno.test("a store's file is locked, private, and told from one that is blank", 
       "another kelpie agent is using it",
     );
     assertEquals(isBlank(path), true);
-    Deno.truncateSync(path, 8192);
-    assertEquals(isBlank(path), true);
     Deno.writeFileSync(path, Uint8Array.of(1), { append: true });
     assertEquals(isBlank(path), false);
     assertThrows(
@@ -267,6 +267,71 @@ Deno.test("a store's file is locked, private, and told from one that is blank", 
     Deno.removeSync(directory, { recursive: true });
   }
 });
+
+Deno.test("a file is blank when all of it is zeros, however long, and a device when its beginning is", async () => {
+  const directory = Deno.makeTempDirSync();
+  const path = `${directory}/store`;
+  const put = (bytes: Uint8Array, offset: number) => {
+    using file = Deno.openSync(path, { write: true, create: true });
+    file.seekSync(offset, Deno.SeekMode.Start);
+    file.writeSync(bytes);
+  };
+  try {
+    // What a creation leaves that was cut short.
+    put(new Uint8Array(4096), 0);
+    assertEquals(isBlank(path), true);
+    put(new Uint8Array(4096), 512 * 1024);
+    assertEquals(isBlank(path), true);
+    // What is prepared with truncate, and written in full, to an odd length.
+    Deno.truncateSync(path, 1024 * MIB);
+    assertEquals(isBlank(path), true);
+    put(new Uint8Array(3 * MIB + 5), 100 * MIB);
+    assertEquals(isBlank(path), true);
+    Deno.truncateSync(path, 103 * MIB + 5);
+    assertEquals(isBlank(path), true);
+    // One byte, wherever it is, behind a hole or written zeros.
+    for (const at of [0, MIB, 101 * MIB, 103 * MIB + 4, 1000 * MIB + 3]) {
+      put(Uint8Array.of(1), at);
+      assertEquals(isBlank(path), false, `byte ${at}`);
+      put(new Uint8Array(1), at);
+      assertEquals(isBlank(path), true, `byte ${at} is zero again`);
+    }
+    // Its pages are the kernel's until it goes: each look is at a new one.
+    const isDeviceBlank = async () => {
+      await using device = await loopDevice(path);
+      return device === null ? null : isBlank(device.path);
+    };
+    if (await isDeviceBlank() === null) return; // not to be had here
+    assertEquals(await isDeviceBlank(), true);
+    put(Uint8Array.of(1), BLANK_DEVICE_BYTES);
+    assertEquals(await isDeviceBlank(), true, "whoever wipes a disk need not write all of it");
+    put(Uint8Array.of(1), BLANK_DEVICE_BYTES - 1);
+    assertEquals(await isDeviceBlank(), false);
+  } finally {
+    Deno.removeSync(directory, { recursive: true });
+  }
+});
+
+/** A block device over a file; null: none can be made here. */
+async function loopDevice(file: string): Promise<AsyncDisposable & { path: string } | null> {
+  const losetup = async (...args: string[]) => {
+    try {
+      return await new Deno.Command("losetup", { args }).output();
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return null;
+      throw error;
+    }
+  };
+  const made = await losetup("--find", "--show", file);
+  if (made?.success !== true) return null;
+  const path = new TextDecoder().decode(made.stdout).trim();
+  return {
+    path,
+    async [Symbol.asyncDispose]() {
+      await losetup("--detach", path);
+    },
+  };
+}
 
 Deno.test("one sync is with the kernel at a time, and they are answered in order", () => {
   const submitted: number[] = [];

@@ -60,12 +60,21 @@ const READ_ENTRIES_MAX = TRANSFER_BLOCKS_MAX;
 /** Scattered reads that can be with the kernel at once: the store's bound on its reads. */
 const READ_LISTS = 256;
 const FALLOC_FL_KEEP_SIZE = 1, FALLOC_FL_PUNCH_HOLE = 2;
-const EINTR = 4, EAGAIN = 11, EOPNOTSUPP = 95, EWOULDBLOCK = 11, EBUSY = 16, EEXIST = 17;
+const EINTR = 4, EAGAIN = 11, EOPNOTSUPP = 95, EWOULDBLOCK = 11, EBUSY = 16, EEXIST = 17, ENXIO = 6;
 const LOCK_EX_NB = 2 | 4;
 /** ioctl that only block devices answer: their size in bytes. */
 const BLKGETSIZE64 = 0x80081272n;
 const TWO32 = 0x1_0000_0000;
-const BLANK_BYTES = 1024 * 1024;
+const SEEK_SET = 0, SEEK_DATA = 3;
+/** Bytes that are read at once to see whether they are zeros. */
+const BLANK_READ_BYTES = 1024 * 1024;
+
+/**
+ * Bytes at the beginning of a block device that have to be zeros for a store to be made there. All of a device cannot be asked for:
+ * wiping it would take hours. What says that a device is in use lies at its beginning, a store's superblocks in its first MiB; the
+ * rest is its first segments, which are given back last, so that a store whose superblocks are lost is not taken for nothing.
+ */
+export const BLANK_DEVICE_BYTES = 64 * 1024 * 1024;
 
 const enum SlotKind {
   Read,
@@ -129,21 +138,43 @@ export function openStoreFile(options: OpenOptions): StoreFile {
   return { fd, isBlockDevice, sizeBytes: sizeOf(fd, options.path) };
 }
 
-/** True when the first MiB of a file or device is zeros (or not there): then nobody's data is on it. */
+/**
+ * True when nobody's data is at a path, so that a store may be made there. Throws {@linkcode SystemError}.
+ *
+ * A file has to be zeros from its beginning to its end: empty, or of any length without anything in it. That is what an interrupted
+ * creation leaves, and what `truncate`, `fallocate` and `dd if=/dev/zero` prepare. Holes are skipped, not read. Of a block device
+ * the first {@linkcode BLANK_DEVICE_BYTES} have to be zeros.
+ */
 export function isBlank(path: string): boolean {
   const fd = check(libc.open(cString(path), O_RDONLY | O_CLOEXEC, 0), `open ${path}`);
   try {
-    const bytes = new Uint8Array(BLANK_BYTES);
-    for (let length = 0; length < BLANK_BYTES;) {
-      const count = check(libc.read(fd, bytes, BigInt(BLANK_BYTES)), `read ${path}`);
+    const isBlockDevice = libc.ioctl(fd, BLKGETSIZE64, new Uint8Array(8)) === 0;
+    const endBytes = isBlockDevice ? BLANK_DEVICE_BYTES : Infinity;
+    const words = new Uint32Array(BLANK_READ_BYTES / 4);
+    const bytes = new Uint8Array(words.buffer);
+    for (let at = 0; (at = seekData(fd, at, path)) < endBytes;) {
+      const count = check(libc.read(fd, bytes, BigInt(BLANK_READ_BYTES)), `read ${path}`);
       if (count === 0) return true;
-      if (bytes.subarray(0, count).some((byte) => byte !== 0)) return false;
-      length += count;
+      bytes.fill(0, count);
+      if (words.some((word) => word !== 0)) return false;
+      at += count;
     }
     return true;
   } finally {
     closeFd(fd);
   }
+}
+
+/**
+ * Goes to the first byte from `offset` on that does not lie in a hole; where nobody knows of holes, to `offset`.
+ *
+ * @returns where that is; Infinity: there is none
+ */
+function seekData(fd: number, offset: number, path: string): number {
+  const found = Number(libc.lseek(fd, BigInt(offset), SEEK_DATA));
+  if (found >= 0) return found;
+  if (errno() === ENXIO) return Infinity;
+  return check(Number(libc.lseek(fd, BigInt(offset), SEEK_SET)), `lseek ${path}`);
 }
 
 /** Bytes that unprivileged users may still write to the file system of an open file. */
