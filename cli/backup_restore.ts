@@ -14,26 +14,20 @@
 import { Buffer } from "node:buffer";
 import type { AdminClient } from "../agent/admin_client.ts";
 import { BackupError, type BackupHeader, type Run } from "../agent/backup/format.ts";
-import type { DiskDocument, SnapshotDocument } from "../agent/http/documents.ts";
-import { ControlFailure } from "../agent/map/errors.ts";
+import type { SnapshotDocument } from "../agent/http/documents.ts";
 import { diskSockets } from "../agent/map/names.ts";
 import { isSnapshot, RESTORED_ATTRIBUTE, restoredValue } from "./backup_identity.ts";
 import { BackupSource, pipeIn, requireZstd } from "./backup_pipe.ts";
 import { extents, withSocket, writeAll } from "./backup_write.ts";
 import { type CommandContext, diskArgument, snapshotNameArgument } from "./context.ts";
-import { forgetDisk, socketOf, withDisk } from "./disk_data.ts";
+import { socketOf, withDisk } from "./disk_data.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress } from "./progress.ts";
 import { temporaryDirectory } from "./qemu_img.ts";
+import { findDisk, makeDisk } from "./unfinished_disk.ts";
 
 /** Bytes that are compared at once. */
 const COMPARE_BYTES = 4 * 1024 * 1024;
-
-/** Ending of the name of a disk that is not complete yet. */
-const UNFINISHED = ".restoring";
-
-/** Longest beginning of a disk's name before that: 63 are the most of a name. */
-const NAME_LENGTH_MAX = 63 - UNFINISHED.length;
 
 /** Bytes of standard input that are kept in a file at once. */
 const SPOOL_BYTES = 1024 * 1024;
@@ -184,32 +178,15 @@ async function restoreFull(
       refusal: ExitCode.Exists,
     });
   }
-  const unfinished = name.slice(0, NAME_LENGTH_MAX) + UNFINISHED;
   context.terminal.interrupted(); // no signal may end the process with half a disk left behind
-  await client.createDisk({ name: unfinished, sizeBytes: header.sizeBytes }).catch((error) => {
-    if (!(error instanceof ControlFailure) || error.error.code !== "exists") throw error;
-    throw new CommandError(ExitCode.Exists, `another restore to disk ${name} has begun`, {
-      hint: `if it has ended badly: kelpie disk delete ${unfinished} --now`,
-    });
-  });
-  let dataBytes: number;
-  try {
-    dataBytes = await readInto(context, file, { label: `restoring ${name}`, name: unfinished });
+  const wanted = { work: "restoring", name, sizeBytes: header.sizeBytes } as const;
+  const dataBytes = await makeDisk(context, client, wanted, async (unfinished) => {
+    const bytes = await readInto(context, file, { label: `restoring ${name}`, name: unfinished });
     await keep(client, unfinished, header);
     if (old !== null) await client.deleteDisk(name);
-    await client.changeDisk(unfinished, { name });
-  } catch (error) {
-    await forgetDisk(context, unfinished);
-    throw error;
-  }
-  return { header, dataBytes };
-}
-
-async function findDisk(client: AdminClient, name: string): Promise<DiskDocument | null> {
-  return await client.disk(name).catch((error) => {
-    if (error instanceof ControlFailure && error.error.code === "missing") return null;
-    throw error;
+    return bytes;
   });
+  return { header, dataBytes };
 }
 
 /** Takes the snapshot that was restored, and notes what it is the copy of. */

@@ -14,9 +14,10 @@ import {
   snapshotArgument,
   type SnapshotName,
 } from "./context.ts";
-import { COPY_BYTES, COPY_DEPTH, forgetDisk, socketOf, withDisk } from "./disk_data.ts";
+import { COPY_BYTES, COPY_DEPTH, socketOf, withDisk } from "./disk_data.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { Progress, summary } from "./progress.ts";
+import { findDisk, makeDisk } from "./unfinished_disk.ts";
 
 /** Adds `clone` to `kelpie disk`. */
 export function addCloneCommand(disk: AnyCommand, context: CommandContext): void {
@@ -25,7 +26,7 @@ export function addCloneCommand(disk: AnyCommand, context: CommandContext): void
     .description(
       "Makes a disk that begins as a snapshot is, at once and whatever its size. The two share what neither has written " +
         "since; the snapshot may be deleted all the same. With --full everything is copied: the new disk may have other " +
-        "places, and shares nothing.",
+        "places, and shares nothing. It is called NEW.cloning until it is complete.",
     )
     .argument("<snapshot>", "DISK@NAME", snapshotArgument)
     .argument("<new>", "name of the new disk", diskArgument)
@@ -53,7 +54,7 @@ export function addCloneCommand(disk: AnyCommand, context: CommandContext): void
     });
 }
 
-/** Makes a disk and copies a snapshot into it; whatever goes wrong, no half of a disk is left. */
+/** Makes a disk and copies a snapshot into it; whatever goes wrong, no half of a disk has the name. */
 async function copySnapshot(
   context: CommandContext,
   { disk, name: snapshotName }: SnapshotName,
@@ -63,30 +64,43 @@ async function copySnapshot(
   const snapshot = await client.snapshot(disk, snapshotName);
   const socket = socketOf(snapshot);
   const { copies, zones } = await client.disk(disk);
-  context.terminal.interrupted(); // no signal may end the process with half a disk left behind
-  await client.createDisk({ name, sizeBytes: snapshot.sizeBytes, copies, zones });
-  try {
-    const { FrontEnd } = await import("../agent/frontend/front_end.ts");
-    const said = await withDisk(context, name, "write", async (target) => {
-      const source = await FrontEnd.connect({
-        socket,
-        depth: COPY_DEPTH,
-        bufferBytes: COPY_BYTES,
-      });
-      try {
-        const said = await copyBetween(context, { source, target, name });
-        await source.close();
-        return said;
-      } finally {
-        source.abort(); // does nothing when it has been closed
-      }
-    });
-    if (readOnly) await client.changeDisk(name, { readOnly });
-    return said;
-  } catch (error) {
-    await forgetDisk(context, name);
-    throw error;
+  if (await findDisk(client, name) !== null) {
+    throw new CommandError(
+      ExitCode.Exists,
+      `there is already a disk named ${JSON.stringify(name)}`,
+    );
   }
+  context.terminal.interrupted(); // no signal may end the process with half a disk left behind
+  const { sizeBytes } = snapshot;
+  const wanted = { work: "cloning", name, sizeBytes, copies, zones, readOnly } as const;
+  return await makeDisk(
+    context,
+    client,
+    wanted,
+    (unfinished) => copyTo(context, { socket, unfinished, name }),
+  );
+}
+
+/** Copies what a snapshot's socket reads into a disk that is to get a name. */
+async function copyTo(
+  context: CommandContext,
+  { socket, unfinished, name }: {
+    readonly socket: string;
+    readonly unfinished: string;
+    readonly name: string;
+  },
+): Promise<string> {
+  const { FrontEnd } = await import("../agent/frontend/front_end.ts");
+  return await withDisk(context, unfinished, "write", async (target) => {
+    const source = await FrontEnd.connect({ socket, depth: COPY_DEPTH, bufferBytes: COPY_BYTES });
+    try {
+      const said = await copyBetween(context, { source, target, name });
+      await source.close();
+      return said;
+    } finally {
+      source.abort(); // does nothing when it has been closed
+    }
+  });
 }
 
 /** Copies all of one disk to another of the same size, which reads as zeros. Both have many requests under way. */

@@ -22,7 +22,6 @@ import {
   sizeText,
   zonesArgument,
 } from "./context.ts";
-import { forgetDisk } from "./disk_data.ts";
 import { flattenText } from "./flatten_command.ts";
 import { copiesChangeText } from "./copies_command.ts";
 import { limitsText } from "./limit_command.ts";
@@ -31,6 +30,7 @@ import { NoRoom, preallocate, ZEROES_HINT } from "./preallocate_command.ts";
 import { Progress } from "./progress.ts";
 import { spaceText } from "./space.ts";
 import { trashTimeMs } from "./trash_commands.ts";
+import { forgetDisk } from "./unfinished_disk.ts";
 import { formatCount, formatDuration, plural } from "./units.ts";
 
 /** Damaged blocks that a check lists; `--json` has all that the agent names. */

@@ -14,7 +14,6 @@ import { formatSize } from "../agent/config.ts";
 import { BackEndError } from "../agent/frontend/error.ts";
 import type { FrontEnd } from "../agent/frontend/front_end.ts";
 import type { DiskDocument, SnapshotDocument } from "../agent/http/documents.ts";
-import { ControlFailure } from "../agent/map/errors.ts";
 import { diskSockets } from "../agent/map/names.ts";
 import {
   type AnyCommand,
@@ -31,6 +30,7 @@ import { renameDurably, syncFile } from "./durable.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress, summary } from "./progress.ts";
 import { convertImage, type ImageInfo, inspectImage, temporaryDirectory } from "./qemu_img.ts";
+import { findDisk, makeDisk } from "./unfinished_disk.ts";
 
 /**
  * Length and number of the requests of a copy: 4 MiB under way keep any store busy, and zeros are left
@@ -346,8 +346,9 @@ function addImport(disk: AnyCommand, context: CommandContext): void {
   disk.command("import")
     .summary("copy an image into a disk")
     .description(
-      "Copies an image into a disk, which is made when it is not there. Raw images are copied as they " +
-        "are, without their holes; all other formats go through qemu-img and a temporary raw file.",
+      "Copies an image into a disk, which is made when it is not there, as NAME.importing until it is complete. " +
+        "Raw images are copied as they are, without their holes; all other formats go through qemu-img and a temporary raw " +
+        "file.",
     )
     .argument("<file>", "the image; - for a raw one on standard input")
     .argument("<name>", "the disk", diskArgument)
@@ -470,10 +471,7 @@ async function checkTarget(
 ): Promise<Target> {
   const { name, size, yes } = options;
   using client = context.client();
-  const found = await client.disk(name).catch((error) => {
-    if (error instanceof ControlFailure && error.error.code === "missing") return null;
-    throw error;
-  });
+  const found = await findDisk(client, name);
   const createBytes = size ?? imageBytes;
   if (found === null && createBytes === null) {
     throw new CommandError(
@@ -516,7 +514,7 @@ async function checkTarget(
 
 type RawSource = import("./raw_file.ts").RawSource;
 
-/** Copies a raw image, and takes a disk away again that was made for nothing. */
+/** Copies a raw image into a disk that is there, or into a new one, which appears when all of the image is in it. */
 async function importInto(
   context: CommandContext,
   options: ImportOptions,
@@ -526,28 +524,22 @@ async function importInto(
   const { name } = options;
   const { createBytes, isUsed } = await checkTarget(context, options, imageBytes);
   context.terminal.interrupted(); // no signal may end the process with half a disk left behind
-  if (createBytes !== null) {
-    using client = context.client();
-    await client.createDisk({ name, sizeBytes: createBytes });
-  }
-  try {
-    const said = await withDisk(context, name, "write", async (disk) => {
+  const copyTo = (target: string) =>
+    withDisk(context, target, "write", async (disk) => {
       if (isUsed) await disk.writeZeroes(0, disk.capacityBytes);
       return await copyImage(context, disk, { name, imageBytes, source });
     });
-    context.output.say(`imported ${said} into disk ${name}`);
-  } catch (error) {
-    if (createBytes !== null) await forgetDisk(context, name);
-    throw error;
+  let said: string;
+  if (createBytes === null) said = await copyTo(name);
+  else {
+    using client = context.client();
+    said = await makeDisk(context, client, {
+      work: "importing",
+      name,
+      sizeBytes: createBytes,
+    }, copyTo);
   }
-}
-
-/** Takes a disk away that was made for nothing; where that fails too, says so. */
-export async function forgetDisk(context: CommandContext, name: string): Promise<void> {
-  using client = context.client();
-  await client.deleteDisk(name, { now: true }).catch((error) => {
-    context.output.warn(`disk ${name} is incomplete and could not be deleted: ${error.message}`);
-  });
+  context.output.say(`imported ${said} into disk ${name}`);
 }
 
 async function copyImage(

@@ -156,13 +156,13 @@ Deno.test("write refuses what does not fit", async () => {
 
 Deno.test("import of a raw image makes the disk, sized up to whole sectors", async () => {
   await using bench = await Bench.start();
-  await bench.serve("web", new Uint8Array(2 * MIB));
+  await bench.serve("web.importing", new Uint8Array(2 * MIB));
   const image = randomBytes(2 * MIB - 100, 5);
   await Deno.writeFile(bench.path("image"), image);
   const { stderr } = await bench.agent.runWell(["disk", "import", bench.path("image"), "web"]);
   assertMatch(stderr, /^imported 2M in .* into disk web\n$/);
   assertEquals(bench.agent.backend.clusterMap.disks[0].sizeBytes, 2 * MIB);
-  const content = await bench.content("web");
+  const content = await bench.content("web.importing");
   assert(equal(content.subarray(0, image.length), image));
   assert(content.subarray(image.length).every((byte) => byte === 0));
 });
@@ -175,12 +175,12 @@ Deno.test("import finds data between holes, and leaves zeros out", async () => {
   }
   const image = bench.path("image");
   await Deno.writeFile(image, content); // zeros that are written out
-  await bench.serve("web", new Uint8Array(8 * MIB));
-  await Deno.truncate(bench.behind("web"), 0);
-  await Deno.truncate(bench.behind("web"), 8 * MIB);
+  await bench.serve("web.importing", new Uint8Array(8 * MIB));
+  await Deno.truncate(bench.behind("web.importing"), 0);
+  await Deno.truncate(bench.behind("web.importing"), 8 * MIB);
   await bench.agent.runWell(["disk", "import", image, "web"]);
-  assert(equal(await bench.content("web"), content));
-  const allocated = allocatedBytes(bench.behind("web"));
+  assert(equal(await bench.content("web.importing"), content));
+  const allocated = allocatedBytes(bench.behind("web.importing"));
   assert(allocated <= MIB, `${allocated} bytes are allocated`);
 
   const { RawTarget } = await import("../../cli/raw_file.ts");
@@ -190,9 +190,9 @@ Deno.test("import finds data between holes, and leaves zeros out", async () => {
     target.writeAt(content, 0);
   }
   assert(allocatedBytes(sparse) < MIB);
-  await bench.serve("db", new Uint8Array(8 * MIB));
+  await bench.serve("db.importing", new Uint8Array(8 * MIB));
   await bench.agent.runWell(["disk", "import", sparse, "db"]);
-  assert(equal(await bench.content("db"), content));
+  assert(equal(await bench.content("db.importing"), content));
 });
 
 Deno.test("the extents of a sparse file cover its data and little else", async () => {
@@ -225,13 +225,13 @@ Deno.test("the extents of a sparse file cover its data and little else", async (
 
 Deno.test("import from standard input needs a size for a disk that is not there", async () => {
   await using bench = await Bench.start();
-  await bench.serve("web", new Uint8Array(MIB));
+  await bench.serve("web.importing", new Uint8Array(MIB));
   const refused = await bench.agent.run("disk import - web", input(new Uint8Array(512)));
   assertEquals(refused.code, 64);
   assertMatch(refused.stderr, /--size/);
   const image = randomBytes(300_000, 6);
   await bench.agent.runWell("disk import - web --size 1M", input(image, 4321));
-  assert(equal((await bench.content("web")).subarray(0, image.length), image));
+  assert(equal((await bench.content("web.importing")).subarray(0, image.length), image));
 });
 
 Deno.test("import asks before it replaces a disk that holds data, and then replaces all of it", async () => {
@@ -277,7 +277,7 @@ Deno.test("an import that fails takes the disk away again that it has made", asy
   assertEquals(code, 2);
   assertEquals(bench.agent.backend.clusterMap.disks, []);
 
-  await bench.serve("db", new Uint8Array(MIB));
+  await bench.serve("db.importing", new Uint8Array(MIB));
   const interrupted = await bench.agent.run("disk import - db --size 1M", (terminal) => {
     terminal.input = randomBytes(MIB, 11);
     terminal.interrupt();
@@ -366,10 +366,10 @@ Deno.test("qcow2 comes back as it went out", async () => {
   assertEquals(new TextDecoder().decode((await Deno.readFile(file)).subarray(0, 3)), "QFI");
   assert(Deno.statSync(file).size < 2 * MIB);
 
-  await bench.serve("copy", new Uint8Array(8 * MIB));
+  await bench.serve("copy.importing", new Uint8Array(8 * MIB));
   const into = ["disk", "import", file, "copy", "--size", "8M"];
   await bench.agent.runWell(into, temporary);
-  assert(equal((await bench.content("copy")).subarray(0, content.length), content));
+  assert(equal((await bench.content("copy.importing")).subarray(0, content.length), content));
   const left = [...Deno.readDirSync(bench.agent.runDir)].map(({ name }) => name);
   assertEquals(left.filter((name) => name.startsWith("kelpie-")), []);
 
@@ -418,9 +418,9 @@ Deno.test("import reads no file that an image names, unless it is told to", asyn
     const { code, stderr } = await bench.agent.run(words);
     assertEquals(code, 1);
     assertMatch(stderr, /wants other files to be read: \S+\n +add --follow/);
-    await bench.serve(name, new Uint8Array(MIB));
+    await bench.serve(`${name}.importing`, new Uint8Array(MIB));
     await bench.agent.runWell([...words, "--follow"]);
-    assert(equal(await bench.content(name), content), args.join(" "));
+    assert(equal(await bench.content(`${name}.importing`), content), args.join(" "));
   }
 });
 
@@ -443,7 +443,7 @@ async function withSnapshot(bench: Bench, content: Uint8Array): Promise<void> {
   backend.add("web", content.length);
   await bench.agent.runWell("disk snapshot web@monday");
   await bench.serve("web@monday", content);
-  await bench.serve("copy", new Uint8Array(content.length));
+  await bench.serve("copy.cloning", new Uint8Array(content.length));
 }
 
 /** Three MiB: data, nothing, and zeros between data. */
@@ -561,15 +561,15 @@ Deno.test("clone --full copies a snapshot into a disk of its own, and leaves hol
   const content = randomBytes(9 * MIB + 512, 20);
   content.fill(0, MIB, 5 * MIB);
   await withSnapshot(bench, content);
-  await Deno.truncate(bench.behind("copy"), 0);
-  await Deno.truncate(bench.behind("copy"), content.length);
+  await Deno.truncate(bench.behind("copy.cloning"), 0);
+  await Deno.truncate(bench.behind("copy.cloning"), content.length);
   const { stdout, stderr } = await bench.agent.runWell(
     "disk clone web@monday copy --full --read-only",
   );
   assertEquals(stdout, "");
   assertMatch(stderr, /^copied web@monday to disk copy: 9M in /);
-  assert(equal(await bench.content("copy"), content));
-  assert(allocatedBytes(bench.behind("copy")) < 6 * MIB);
+  assert(equal(await bench.content("copy.cloning"), content));
+  assert(allocatedBytes(bench.behind("copy.cloning")) < 6 * MIB);
   const made = bench.agent.backend.clusterMap.disks.find(({ name }) => name === "copy")!;
   assertEquals([made.family, made.readOnly, made.sizeBytes], [made.id, true, content.length]);
 });
@@ -578,10 +578,10 @@ Deno.test("clone --full that fails or is interrupted leaves no disk behind", asy
   const names = (bench: Bench) => bench.agent.backend.clusterMap.disks.map(({ name }) => name);
   const cases: [why: string, code: number, spoil: (bench: Bench) => Promise<void>][] = [
     ["the snapshot cannot be read", 2, (bench) => Deno.remove(bench.path("web@monday.sock"))],
-    ["the new disk cannot be written", 2, (bench) => Deno.remove(bench.path("copy.sock"))],
+    ["the new disk cannot be written", 2, (bench) => Deno.remove(bench.path("copy.cloning.sock"))],
     ["sizes differ", 1, async (bench) => {
       await bench.serve("other", new Uint8Array(MIB));
-      await Deno.rename(bench.path("other.sock"), bench.path("copy.sock"));
+      await Deno.rename(bench.path("other.sock"), bench.path("copy.cloning.sock"));
     }],
   ];
   for (const [why, code, spoil] of cases) {

@@ -119,6 +119,50 @@ Deno.test("SIGINT ends an import that waits for its input, and the disk stays us
   assertEquals(code, 0, stderr);
 });
 
+Deno.test("clone --full, import and restore that are killed leave nothing under the name that was asked for", async () => {
+  await using served = await start(1024 ** 2);
+  const { agent, env } = served;
+  const { backend } = agent;
+  backend.clusterMap = { ...backend.clusterMap, level: 2 };
+  await agent.runWell("disk snapshot web@monday");
+  await Deno.symlink("web.sock", `${agent.runDir}/web@monday.sock`);
+  backend.onExtents = (_, { lengthBytes }) => Promise.resolve([{ lengthBytes, state: "data" }]);
+  const file = `${agent.runDir}/monday.kb`;
+  await agent.runWell(["disk", "backup", "web@monday", file, "--compress", "none"]);
+  const cases: [args: string[], unfinished: string, hint: RegExp][] = [
+    [["disk", "clone", "web@monday", "db", "--full"], "db.cloning", /another clone to disk db/],
+    [["disk", "import", "-", "db", "--size", "1M"], "db.importing", /another import to disk db/],
+    [["disk", "restore", file, "db"], "db.restoring", /another restore to disk db/],
+  ];
+  for (const [args, unfinished, hint] of cases) {
+    // Who listens there never answers.
+    using _listener = Deno.listen({
+      transport: "unix",
+      path: `${agent.runDir}/${unfinished}.sock`,
+    });
+    const names = () => backend.clusterMap.disks.map(({ name }) => name);
+    const child = (await command(args, { env, stdin: "piped" })).spawn();
+    try {
+      await until(() => names().length > 1, {
+        timeoutMs: PATIENCE_MS,
+        what: () => `${args.join(" ")} makes no disk`,
+      });
+    } finally {
+      child.kill("SIGKILL");
+      await child.stdin.close().catch(() => {});
+      await child.output();
+    }
+    assertEquals(names(), [unfinished, "web"], args.join(" "));
+    // Whoever tries again is told what to do, and that is enough.
+    const again = await agent.run(args);
+    assertEquals(again.code, 3, again.stderr);
+    assertMatch(again.stderr, hint);
+    const told = /kelpie (disk delete \S+ --now)/.exec(again.stderr);
+    await agent.runWell(`${told![1]} --yes`);
+    assertEquals(names(), ["web"]);
+  }
+});
+
 /** Waits until a process has the memory that it shares with a back end. */
 function connected(pid: number, runDir: string): Promise<void> {
   return until(

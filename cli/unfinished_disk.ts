@@ -1,0 +1,80 @@
+/**
+ * Disks that a command makes and fills: a copy of a snapshot, an image, a backup.
+ *
+ *     NAME.cloning, NAME.importing, NAME.restoring    made, and filled
+ *     NAME                                            what it is then renamed to
+ *
+ * Invariants:
+ * - a disk appears under its name when all of it is there, and not before, whatever ends the command that makes it;
+ * - what a command leaves when it was killed is taken away by nobody but users: the same command may be at work on another host.
+ *
+ * @module
+ */
+import type { AdminClient } from "../agent/admin_client.ts";
+import type { CreateDiskRequest, DiskDocument } from "../agent/http/documents.ts";
+import { ControlFailure } from "../agent/map/errors.ts";
+import { DISK_NAME_LENGTH_MAX } from "../agent/map/names.ts";
+import type { CommandContext } from "./context.ts";
+import { CommandError, ExitCode } from "./output.ts";
+
+/** What is done to a disk until it is complete, and what one calls that. */
+const WORK = { cloning: "clone", importing: "import", restoring: "restore" } as const;
+
+/** A disk that is to be made. */
+export interface NewDisk extends CreateDiskRequest {
+  /** What is done to it until it is complete. */
+  readonly work: keyof typeof WORK;
+}
+
+/**
+ * Makes a disk under a name for what is not complete, and gives it its own when it is filled. If that fails it is deleted for good.
+ * Signals must not end the process meanwhile (`Terminal.interrupted`).
+ *
+ * @param fill fills the disk of the name that it is given, durably; what it takes away of an old disk comes last
+ * @throws CommandError where somebody else seems to be at work on the same
+ */
+export async function makeDisk<T>(
+  context: CommandContext,
+  client: AdminClient,
+  disk: NewDisk,
+  fill: (unfinished: string) => Promise<T>,
+): Promise<T> {
+  const { work, name, readOnly, ...request } = disk;
+  const unfinished = unfinishedName(name, work);
+  await client.createDisk({ ...request, name: unfinished }).catch((error) => {
+    if (!(error instanceof ControlFailure) || error.error.code !== "exists") throw error;
+    throw new CommandError(ExitCode.Exists, `another ${WORK[work]} to disk ${name} has begun`, {
+      hint: `if it has ended badly: kelpie disk delete ${unfinished} --now`,
+    });
+  });
+  try {
+    const result = await fill(unfinished);
+    await client.changeDisk(unfinished, { name, readOnly });
+    return result;
+  } catch (error) {
+    await forgetDisk(context, unfinished);
+    throw error;
+  }
+}
+
+/** What a disk is called until it is complete. */
+function unfinishedName(name: string, work: NewDisk["work"]): string {
+  const ending = `.${work}`;
+  return name.slice(0, DISK_NAME_LENGTH_MAX - ending.length) + ending;
+}
+
+/** Takes a disk away that was made for nothing; where that fails too, says so. */
+export async function forgetDisk(context: CommandContext, name: string): Promise<void> {
+  using client = context.client();
+  await client.deleteDisk(name, { now: true }).catch((error) => {
+    context.output.warn(`disk ${name} is incomplete and could not be deleted: ${error.message}`);
+  });
+}
+
+/** A disk, or null where there is none of that name. */
+export async function findDisk(client: AdminClient, name: string): Promise<DiskDocument | null> {
+  return await client.disk(name).catch((error) => {
+    if (error instanceof ControlFailure && error.error.code === "missing") return null;
+    throw error;
+  });
+}
