@@ -44,6 +44,8 @@ export interface RestoreWish {
   readonly file: string;
   readonly name: string;
   readonly yes: boolean;
+  /** The disk is not complete with it; see `NewDisk.isPart`. */
+  readonly isPart?: boolean;
   readonly tempDir: string;
 }
 
@@ -164,7 +166,7 @@ async function readInto(
 
 async function restoreFull(
   context: CommandContext,
-  { name, yes }: RestoreWish,
+  { name, yes, isPart }: RestoreWish,
   file: OpenBackup,
 ): Promise<Restored> {
   using client = context.client();
@@ -179,7 +181,7 @@ async function restoreFull(
     });
   }
   context.terminal.interrupted(); // no signal may end the process with half a disk left behind
-  const wanted = { work: "restoring", name, sizeBytes: header.sizeBytes } as const;
+  const wanted = { work: "restoring", name, sizeBytes: header.sizeBytes, isPart } as const;
   const dataBytes = await makeDisk(context, client, wanted, async (unfinished) => {
     const bytes = await readInto(context, file, { label: `restoring ${name}`, name: unfinished });
     await keep(client, unfinished, header);

@@ -20,13 +20,13 @@
 import { resolve } from "node:path";
 import type { AdminClient } from "../agent/admin_client.ts";
 import { formatSize } from "../agent/config.ts";
-import type { SnapshotDocument } from "../agent/http/documents.ts";
-import { RESTORED_ATTRIBUTE } from "./backup_identity.ts";
+import type { DiskDocument, SnapshotDocument } from "../agent/http/documents.ts";
 import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
 import { DirectoryLock } from "./directory_lock.ts";
 import { temporaryParent } from "./disk_data.ts";
 import { renameDurably } from "./durable.ts";
-import { CommandError, ExitCode } from "./output.ts";
+import { CommandError, ExitCode, printable } from "./output.ts";
+import { UNFINISHED_ATTRIBUTE } from "./unfinished_disk.ts";
 import { plural } from "./units.ts";
 
 /** One disk of a run. */
@@ -97,7 +97,7 @@ async function backupCluster(
   const run = runName(new Date());
   const runs = await completeRuns(dir);
   for (const each of runs) checked(each, cluster, dir);
-  const disks = await client.disks();
+  const disks = completeOf(context, await client.disks());
   if (disks.length === 0) return context.output.say("there are no disks");
   const snapshots = await client.snapshots({ isBrief: true });
   const entries = disks.map(({ name, id }) => ({
@@ -121,6 +121,21 @@ async function backupCluster(
   };
   await writeDurably(`${dir}/${run}.unfinished`, plan);
   await finish(context, client, lock, plan);
+}
+
+/** What is a disk: not what a command is at work on, or has left when it was killed. */
+function completeOf(context: CommandContext, disks: readonly DiskDocument[]): DiskDocument[] {
+  return disks.filter(({ name, attributes }) => {
+    const unfinished = attributes[UNFINISHED_ATTRIBUTE];
+    if (unfinished === undefined) return true;
+    context.output.warn(
+      `disk ${name} is left out, since it is not complete (${
+        printable(unfinished)
+      }): if nothing is at work on it, ` +
+        `'kelpie disk delete ${name}' takes it away`,
+    );
+    return false;
+  });
 }
 
 /** Writes what is missing of a run, and then forgets the snapshots of those before. */
@@ -237,7 +252,7 @@ async function restoreCluster(
     const left = there.get(name);
     if (left !== undefined) {
       // Only what an interrupted restore has left is taken away.
-      if (!(RESTORED_ATTRIBUTE in left.attributes)) {
+      if (!(UNFINISHED_ATTRIBUTE in left.attributes)) {
         throw new CommandError(ExitCode.Exists, `there is a disk ${name}, which is in the way`, {
           hint: `kelpie disk rename ${name} NEW`,
         });
@@ -245,9 +260,10 @@ async function restoreCluster(
       await client.deleteDisk(name);
     }
     for (const file of files) {
-      await restore(context, { file: `${dir}/${file}`, name, yes: false, tempDir });
+      await restore(context, { file: `${dir}/${file}`, name, yes: false, isPart: true, tempDir });
     }
-    await client.changeDisk(name, { name: entry.disk });
+    const setAttributes = { [UNFINISHED_ATTRIBUTE]: null };
+    await client.changeDisk(name, { name: entry.disk, setAttributes });
     context.output.say(`restored disk ${entry.disk} from ${plural(files.length, "file")}`);
   }
 }

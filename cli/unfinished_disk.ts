@@ -1,11 +1,12 @@
 /**
  * Disks that a command makes and fills: a copy of a snapshot, an image, a backup.
  *
- *     NAME.cloning, NAME.importing, NAME.restoring    made, and filled
- *     NAME                                            what it is then renamed to
+ *     NAME.cloning, NAME.importing, NAME.restoring    made, with the attribute kelpie.unfinished; filled
+ *     NAME                                            the attribute goes, and it is renamed
  *
  * Invariants:
  * - a disk appears under its name when all of it is there, and not before, whatever ends the command that makes it;
+ * - what is not complete says so by its attribute, whatever it is called, so that nobody takes it for a disk;
  * - what a command leaves when it was killed is taken away by nobody but users: the same command may be at work on another host.
  *
  * @module
@@ -17,13 +18,18 @@ import { DISK_NAME_LENGTH_MAX } from "../agent/map/names.ts";
 import type { CommandContext } from "./context.ts";
 import { CommandError, ExitCode } from "./output.ts";
 
+/** Attribute of a disk that is not complete: what is done to it, and for which name: `restoring web`. */
+export const UNFINISHED_ATTRIBUTE = "kelpie.unfinished";
+
 /** What is done to a disk until it is complete, and what one calls that. */
 const WORK = { cloning: "clone", importing: "import", restoring: "restore" } as const;
 
 /** A disk that is to be made. */
-export interface NewDisk extends CreateDiskRequest {
+export interface NewDisk extends Omit<CreateDiskRequest, "attributes"> {
   /** What is done to it until it is complete. */
   readonly work: keyof typeof WORK;
+  /** More is to come when it has its name: whoever asked for it goes on, and takes {@linkcode UNFINISHED_ATTRIBUTE} away. */
+  readonly isPart?: boolean;
 }
 
 /**
@@ -39,9 +45,10 @@ export async function makeDisk<T>(
   disk: NewDisk,
   fill: (unfinished: string) => Promise<T>,
 ): Promise<T> {
-  const { work, name, readOnly, ...request } = disk;
+  const { work, isPart = false, name, readOnly, ...request } = disk;
   const unfinished = unfinishedName(name, work);
-  await client.createDisk({ ...request, name: unfinished }).catch((error) => {
+  const attributes = { [UNFINISHED_ATTRIBUTE]: `${work} ${name}` };
+  await client.createDisk({ ...request, name: unfinished, attributes }).catch((error) => {
     if (!(error instanceof ControlFailure) || error.error.code !== "exists") throw error;
     throw new CommandError(ExitCode.Exists, `another ${WORK[work]} to disk ${name} has begun`, {
       hint: `if it has ended badly: kelpie disk delete ${unfinished} --now`,
@@ -49,7 +56,8 @@ export async function makeDisk<T>(
   });
   try {
     const result = await fill(unfinished);
-    await client.changeDisk(unfinished, { name, readOnly });
+    const setAttributes = isPart ? undefined : { [UNFINISHED_ATTRIBUTE]: null };
+    await client.changeDisk(unfinished, { name, readOnly, setAttributes });
     return result;
   } catch (error) {
     await forgetDisk(context, unfinished);

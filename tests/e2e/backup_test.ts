@@ -6,7 +6,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
-import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
+import { until } from "../guest/deadline.ts";
+import { AgentProcess, spawnKelpie, WorkDirectory } from "../tools/agent_process.ts";
 
 const KIB = 1024, MIB = 1024 * KIB;
 const SIZE = 64 * MIB;
@@ -183,6 +184,40 @@ Deno.test("a disk that was written to takes no difference, and a damaged file le
     await contentOf(agent.readOnlySocket("web")),
     "copy",
   );
+});
+
+Deno.test("what a restore was killed over is no disk to a backup of all", async () => {
+  await using work = await WorkDirectory.make();
+  const [runDir, dataDir] = [`${work.path}/run`, `${work.path}/data`];
+  await using agent = await AgentProcess.start({ runDir, dataDir, capacity: "1G" });
+  const [file, vault] = [`${work.path}/a.kb`, `${work.path}/vault`];
+  await agent.check("disk", "create", "web", "8M");
+  await agent.check("disk", "snapshot", "web@a");
+  await agent.check("disk", "backup", "web@a", file);
+  using client = agent.client();
+  const names = async () => (await client.disks()).map(({ name }) => name);
+  const args = ["--run-dir", runDir, "disk", "restore", "-", "copy"];
+  const restore = spawnKelpie(args, { stdin: "piped", stdout: "null" });
+  const said = new Response(restore.stderr).text();
+  const input = restore.stdin.getWriter();
+  const bytes = await Deno.readFile(file);
+  await input.write(bytes.subarray(0, bytes.length - 1)); // it waits for the last one
+  await until(async () => (await names()).length > 1, {
+    timeoutMs: 20_000,
+    what: () => "the restore makes no disk",
+  });
+  restore.kill("SIGKILL");
+  await restore.status;
+  await input.close().catch(() => {});
+  assertEquals(await names(), ["copy.restoring", "web"], await said);
+  const ran = await agent.run("cluster", "backup", vault);
+  assertEquals(ran.code, 0, ran.stderr);
+  assertMatch(
+    ran.stderr,
+    /disk copy\.restoring is left out, .*not complete \(restoring copy\): .*'kelpie disk delete copy\.rest/,
+  );
+  assertMatch(ran.stderr, /: 1 disk, /);
+  assertEquals([...Deno.readDirSync(vault)].filter(({ name }) => name.startsWith("copy")), []);
 });
 
 Deno.test("all disks go into a directory, run after run, and come back from it", async () => {
