@@ -29,7 +29,13 @@ import {
 import { renameDurably, syncFile } from "./durable.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress, summary } from "./progress.ts";
-import { convertImage, type ImageInfo, inspectImage, temporaryDirectory } from "./qemu_img.ts";
+import {
+  convertImage,
+  imageChain,
+  type ImageInfo,
+  inspectImage,
+  temporaryDirectory,
+} from "./qemu_img.ts";
 import { findDisk, makeDisk } from "./unfinished_disk.ts";
 
 /**
@@ -397,6 +403,7 @@ async function importImage(context: CommandContext, options: ImportOptions): Pro
     return await importInto(context, options, source.sizeBytes, source);
   }
   if (!options.follow) refuseReferences(file, info);
+  await refuseCutShort(path, info);
   // Before the long work, not after it.
   const { isUsed } = await checkTarget(context, options, info.sizeBytes);
   await using work = await temporaryDirectory(options.tempDir);
@@ -425,6 +432,36 @@ function refuseReferences(file: string, { references }: ImageInfo): void {
     `${file} wants other files to be read: ${named}${rest > 0 ? ` and ${rest} more` : ""}`,
     { hint: "add --follow if you trust the image" },
   );
+}
+
+/** Refuses an image whose file, or that of an image that it goes on from, ends before its data. */
+async function refuseCutShort(path: string, { format, references }: ImageInfo): Promise<void> {
+  const { findMissing } = await import("./image_end.ts");
+  const image = { path, format };
+  for (const each of references.length === 0 ? [image] : await imageChain(image)) {
+    // The end of a raw one is where it was made to be, and places of data that lies in further files are not told apart.
+    const isOne = each.format === "qcow2" || references.length === 0;
+    if (each.format === "raw" || !isOne) continue;
+    const missing = await findMissing(each).catch((error) => {
+      // What another image names may be no file: "nbd://…". qemu-img has found it.
+      if (error instanceof Deno.errors.NotFound && each !== image) return null;
+      throw error;
+    });
+    if (missing === null) continue;
+    const { diskBytes, endBytes, fileBytes } = missing;
+    throw new CommandError(
+      ExitCode.Failure,
+      `${
+        printable(each.path)
+      } is cut short at byte ${fileBytes}: what byte ${diskBytes} of the disk and those behind it hold is ` +
+        `not there, and would go on to byte ${endBytes} of the file`,
+      {
+        hint:
+          "fetch it again from where it came from; 'qemu-img convert' makes a raw image of what is left of it, with " +
+          "zeros for the rest",
+      },
+    );
+  }
 }
 
 async function checkReadable(path: string, shown: string): Promise<void> {

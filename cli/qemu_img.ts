@@ -95,6 +95,51 @@ function formatByMagic(path: string): string {
   return MAGICS.find(([, magic]) => text.startsWith(magic))?.[0] ?? "raw";
 }
 
+/** An image and those that it goes on from, newest first: files that it names, which are opened for this. */
+export async function imageChain(
+  image: { readonly path: string; readonly format: string },
+): Promise<{ path: string; format: string }[]> {
+  const { path, format } = image;
+  const text = await run(["info", "--backing-chain", "--output=json", "-f", format, path]);
+  const chain: { filename: string; format: string }[] = JSON.parse(text);
+  return chain.map(({ filename, format }) => ({ path: filename, format }));
+}
+
+/** A run of an image's data. */
+export interface MappedData {
+  /** On the disk. */
+  readonly startBytes: number;
+  readonly lengthBytes: number;
+  /** In the file. */
+  readonly offsetBytes: number;
+}
+
+/**
+ * Tells where the data of an image lies in its own file, as far as it lies there as it is.
+ *
+ * @param onData gets runs in the disk's order
+ */
+export async function mapImage(
+  image: { readonly path: string; readonly format: string },
+  onData: (run: MappedData) => void,
+): Promise<void> {
+  let rest = "";
+  await run(["map", "--output=json", "-f", image.format, image.path], {
+    // One object after the other; of a large image, all of them are more than a string can hold.
+    onOutput(text) {
+      const parts = (rest + text).split("}");
+      rest = parts.pop()!;
+      for (const part of parts) {
+        const { start, length, depth, data, offset } = JSON.parse(
+          part.slice(part.indexOf("{")) + "}",
+        );
+        if (depth !== 0 || !data || offset === undefined) continue;
+        onData({ startBytes: start, lengthBytes: length, offsetBytes: offset });
+      }
+    },
+  });
+}
+
 /**
  * Converts an image.
  *

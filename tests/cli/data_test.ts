@@ -424,6 +424,42 @@ Deno.test("import reads no file that an image names, unless it is told to", asyn
   }
 });
 
+Deno.test("import refuses an image that is cut short, by itself or in what it goes on from", async () => {
+  await ensurePackages(["qemu-img"]);
+  await using bench = await Bench.start();
+  await Deno.writeFile(bench.path("raw"), randomBytes(MIB, 25).map((byte) => byte | 1));
+  const qemuImg = async (...args: string[]) => {
+    const made = new Deno.Command("qemu-img", { args, cwd: bench.agent.runDir });
+    assert((await made.output()).success);
+  };
+  await qemuImg("convert", "-O", "qcow2", "raw", "base");
+  await qemuImg("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "overlay");
+  const { size } = await Deno.stat(bench.path("base"));
+  const cases: [image: string, ...options: string[]][] = [["base"], ["overlay", "--follow"]];
+  await Deno.truncate(bench.path("base"), size - 1000);
+  for (const [image, ...options] of cases) {
+    const { code, stderr } = await bench.agent.run(
+      ["disk", "import", bench.path(image), "web", ...options],
+    );
+    assertEquals(code, 1, stderr);
+    assertMatch(
+      stderr,
+      new RegExp(
+        `/base is cut short at byte ${size - 1000}: what byte ${MIB - 1000} of the disk`,
+      ),
+    );
+    assertEquals(bench.agent.backend.clusterMap.disks, []);
+  }
+  // Whole again, both are taken.
+  await qemuImg("convert", "-O", "qcow2", "raw", "base");
+  for (const [image, ...options] of cases) {
+    await bench.serve(`${image}.importing`, new Uint8Array(MIB));
+    await bench.agent.runWell(["disk", "import", bench.path(image), image, ...options]);
+    const content = await bench.content(`${image}.importing`);
+    assert(equal(content, await Deno.readFile(bench.path("raw"))), image);
+  }
+});
+
 Deno.test("discard forgets a range, and asks first", async () => {
   await using bench = await Bench.start();
   const content = randomBytes(4 * MIB, 16);
