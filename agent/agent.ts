@@ -64,6 +64,7 @@ import { checkSocketPaths } from "./map/names.ts";
 import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import type { Gossip, MemberView } from "./gossip/gossip.ts";
 import type { CheckReport as Comparison } from "./replication/check_report.ts";
+import { readText } from "./platform/linux/file.ts";
 import { clockMs } from "./platform/linux/libc.ts";
 import { readProc } from "./platform/linux/proc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
@@ -715,7 +716,7 @@ function suspicionOf(member: MemberView, gossip: Gossip): string | null {
 function readSecret(path: string): Uint8Array {
   let text: string;
   try {
-    text = Deno.readTextFileSync(path);
+    text = readText(path);
   } catch (error) {
     throw new ControlFailure({
       code: "invalid",

@@ -15,6 +15,7 @@ import {
   PORT_DEFAULT,
   SECRET_FILE_VARIABLE,
 } from "../agent/config.ts";
+import { readText } from "../agent/platform/linux/file.ts";
 import { type AnyCommand, type CommandContext, examples } from "./context.ts";
 import { CommandError, ExitCode } from "./output.ts";
 
@@ -75,7 +76,7 @@ export function addAgentCommand(program: AnyCommand, context: CommandContext): v
       const config = loadConfig({
         flags: { ...flags, runDir: context.runDirFlag },
         env: context.environment,
-        tomlText: file === undefined ? undefined : await readConfig(file),
+        tomlText: file === undefined ? undefined : readConfig(file),
         // Paths in the file are relative to where it lies.
         tomlPath: file === undefined ? undefined : resolve(file),
         cwd: Deno.cwd(),
@@ -92,9 +93,9 @@ export function addAgentCommand(program: AnyCommand, context: CommandContext): v
     });
 }
 
-async function readConfig(file: string): Promise<string> {
+function readConfig(file: string): string {
   try {
-    return await Deno.readTextFile(file);
+    return readText(file);
   } catch (error) {
     const isMissing = error instanceof Deno.errors.NotFound;
     const reason = error instanceof Error ? error.message : String(error);

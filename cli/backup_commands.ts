@@ -14,7 +14,8 @@ import {
   type SnapshotName,
   snapshotNameArgument,
 } from "./context.ts";
-import { findTarget, temporaryParent } from "./disk_data.ts";
+import { confirmTarget, temporaryParent } from "./disk_data.ts";
+import { findTarget, isStandardOutput } from "./files.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { formatDuration } from "./units.ts";
 
@@ -40,7 +41,7 @@ function addBackup(disk: AnyCommand, context: CommandContext): void {
         "beside a running guest.",
     )
     .argument("<snapshot>", "DISK@NAME", snapshotArgument)
-    .argument("[file]", "the file; standard output without it, or with -")
+    .argument("[file]", "the file or block device; standard output without it, or with -")
     .option("--since <snapshot>", "only what differs from this older snapshot", sinceArgument)
     .addOption(
       new Option("--compress <how>", "how data is compressed").choices(["zstd", "none"] as const)
@@ -59,7 +60,7 @@ function addBackup(disk: AnyCommand, context: CommandContext): void {
     .action(async (snapshot, file, { since, compress, yes = false, json }) => {
       const base = typeof since === "string" ? { disk: snapshot.disk, name: since } : since;
       const wanted = { snapshot, since: base ?? null, compression: compress };
-      const isOutput = file === undefined || file === "-";
+      const isOutput = file === undefined || isStandardOutput(file);
       if (isOutput && context.terminal.isOutTerminal) {
         throw new CommandError(ExitCode.Usage, "will not print a backup to a terminal", {
           hint: "name a file, or send it elsewhere",
@@ -73,7 +74,7 @@ function addBackup(disk: AnyCommand, context: CommandContext): void {
       const { writeBackup, writeBackupFile } = await import("./backup_write.ts");
       const { header, totals } = isOutput
         ? await writeBackup(context, wanted, (bytes) => context.terminal.write(bytes))
-        : await writeBackupFile(context, wanted, await replaceable(context, file, yes));
+        : await writeBackupFile(context, wanted, await replaceable(context, file, yes), file);
       if (json) return context.output.json({ file, ...header, ...totals });
       const { dataBytes, fileBytes } = totals;
       const what = header.base === null ? "backup" : `difference to ${header.base.snapshot}`;
@@ -87,14 +88,7 @@ function addBackup(disk: AnyCommand, context: CommandContext): void {
 /** The file that a backup goes to, if it may. */
 async function replaceable(context: CommandContext, file: string, yes: boolean) {
   const target = await findTarget(file);
-  if (target.isThere) {
-    context.output.confirm({
-      yes,
-      action: `write over ${file}`,
-      loss: "what is in it",
-      refusal: ExitCode.Exists,
-    });
-  }
+  confirmTarget(context, { file, target, yes });
   return target;
 }
 
@@ -108,12 +102,12 @@ function addRestore(disk: AnyCommand, context: CommandContext): void {
         "one that it is the difference to: restore the full backup first, then the differences in their order. Every " +
         "byte is checked; of a torn or altered file nothing is left.",
     )
-    .argument("<file>", "the backup; - for standard input")
+    .argument("<file>", "the backup, a file or a block device; - for standard input")
     .argument("<name>", "the disk", diskArgument)
     .option("--yes", "replace a disk that is there; it goes to the trash")
     .option(
       "--temp-dir <dir>",
-      "for a difference from standard input (default: $TMPDIR or /var/tmp)",
+      "for a difference that comes through a pipe (default: $TMPDIR or /var/tmp)",
     )
     .option("--json", "print the disk as JSON")
     .addHelpText(

@@ -333,12 +333,21 @@ export class BackupSource {
   readonly #read: (bytes: Uint8Array) => Promise<number>;
   readonly #reader = new BackupReader();
   readonly #buffer = new Uint8Array(READ_BYTES);
+  readonly #isEndless: boolean;
   #from = 0;
   #to = 0;
+  #isEnded = false;
 
-  /** @param read reads on into the bytes; 0 at the end */
-  constructor(read: (bytes: Uint8Array) => Promise<number>) {
+  /**
+   * @param read reads on into the bytes; 0 at the end
+   * @param options.isEndless something else may come behind the end of the backup, and is not looked at
+   */
+  constructor(
+    read: (bytes: Uint8Array) => Promise<number>,
+    options: { readonly isEndless?: boolean } = {},
+  ) {
     this.#read = read;
+    this.#isEndless = options.isEndless ?? false;
   }
 
   /** Where in the file this is. */
@@ -361,10 +370,12 @@ export class BackupSource {
    */
   async next(): Promise<BackupEvent | null> {
     for (;;) {
+      if (this.#isEnded && this.#isEndless) return null;
       const { wanted } = this.#reader;
       const piece = await this.#piece(Math.max(1, wanted));
       if (wanted === 0 && piece.length === 0) return null;
       const event = this.#reader.take(piece);
+      this.#isEnded = event?.kind === "end";
       if (event !== null) return event;
     }
   }

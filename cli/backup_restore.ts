@@ -20,7 +20,8 @@ import { isSnapshot, RESTORED_ATTRIBUTE, restoredValue } from "./backup_identity
 import { BackupSource, pipeIn, requireZstd } from "./backup_pipe.ts";
 import { extents, withSocket, writeAll } from "./backup_write.ts";
 import { type CommandContext, diskArgument, snapshotNameArgument } from "./context.ts";
-import { socketOf, withDisk } from "./disk_data.ts";
+import { openSource, type Reader, socketOf, withDisk } from "./disk_data.ts";
+import { findSource, isStandardInput, openFile } from "./files.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress } from "./progress.ts";
 import { temporaryDirectory } from "./qemu_img.ts";
@@ -29,7 +30,7 @@ import { findDisk, makeDisk } from "./unfinished_disk.ts";
 /** Bytes that are compared at once. */
 const COMPARE_BYTES = 4 * 1024 * 1024;
 
-/** Bytes of standard input that are kept in a file at once. */
+/** Bytes of a stream that are kept in a file at once. */
 const SPOOL_BYTES = 1024 * 1024;
 
 /** A backup that was restored. */
@@ -40,7 +41,7 @@ export interface Restored {
 
 /** What is to be restored, and where to. */
 export interface RestoreWish {
-  /** `-`: standard input. */
+  /** On the command line; `-`: standard input. */
   readonly file: string;
   readonly name: string;
   readonly yes: boolean;
@@ -56,10 +57,15 @@ export interface RestoreWish {
  */
 export async function restore(context: CommandContext, wish: RestoreWish): Promise<Restored> {
   try {
-    return wish.file === "-" ? await restoreInput(context, wish) : await restoreFile(context, wish);
+    if (!isStandardInput(wish.file)) {
+      const { kind } = await findSource(wish.file);
+      if (kind !== "stream") return await restoreFile(context, wish);
+    }
+    using stream = await openSource(context, wish.file);
+    return await restoreStream(context, wish, stream.reader);
   } catch (error) {
     if (!(error instanceof BackupError)) throw error;
-    const shown = wish.file === "-" ? "standard input" : wish.file;
+    const shown = isStandardInput(wish.file) ? "standard input" : wish.file;
     throw new CommandError(
       ExitCode.Failure,
       `${shown} is refused at byte ${error.offsetBytes}: ${error.reason}`,
@@ -69,18 +75,22 @@ export async function restore(context: CommandContext, wish: RestoreWish): Promi
 }
 
 async function restoreFile(context: CommandContext, wish: RestoreWish): Promise<Restored> {
-  using file = await openBackup(wish.file);
+  using file = await openBackup(context, wish.file);
   const header = await headerOf(file.source);
   if (header.base !== null) return await restoreDifference(context, wish, header);
   return await restoreFull(context, wish, { ...file, header });
 }
 
-async function restoreInput(context: CommandContext, wish: RestoreWish): Promise<Restored> {
+async function restoreStream(
+  context: CommandContext,
+  wish: RestoreWish,
+  reader: Reader,
+): Promise<Restored> {
   // A difference is read twice, so what has been read of it already is needed again.
   const read: Uint8Array[] = [];
   let isKept = true;
   const source = new BackupSource(async (bytes) => {
-    const count = await context.terminal.read(bytes);
+    const count = await reader(bytes);
     if (isKept) read.push(bytes.slice(0, count));
     return count;
   });
@@ -93,23 +103,24 @@ async function restoreInput(context: CommandContext, wish: RestoreWish): Promise
   context.terminal.interrupted(); // no signal may leave the temporary file behind
   await using work = await temporaryDirectory(wish.tempDir);
   const path = `${work.path}/difference`;
-  using file = await Deno.open(path, { write: true, createNew: true, mode: 0o600 });
+  using file = await openFile(path, { write: true, createNew: true, mode: 0o600 });
   for (const bytes of read) await writeAll(file, bytes);
   const bytes = new Uint8Array(SPOOL_BYTES);
-  for (let count = 0; (count = await context.terminal.read(bytes)) > 0;) {
+  for (let count = 0; (count = await reader(bytes)) > 0;) {
     await writeAll(file, bytes.subarray(0, count));
   }
   return await restoreDifference(context, { ...wish, file: path }, header);
 }
 
-async function openBackup(path: string) {
-  const { size, isFile, isDirectory } = await Deno.stat(path);
-  if (isDirectory) throw new CommandError(ExitCode.Usage, `${path} is a directory, not a backup`);
-  const file = await Deno.open(path);
+/** @param path of a file or a block device; behind a backup on a block device lies whatever was there before */
+async function openBackup(context: CommandContext, path: string) {
+  const { kind } = await findSource(path);
+  const file = await openSource(context, path);
+  const isDevice = kind === "device";
   return {
-    source: new BackupSource(async (bytes) => await file.read(bytes) ?? 0),
-    sizeBytes: isFile ? size : null,
-    [Symbol.dispose]: () => file.close(),
+    source: new BackupSource(file.reader, { isEndless: isDevice }),
+    sizeBytes: isDevice ? null : file.sizeBytes,
+    [Symbol.dispose]: () => file[Symbol.dispose](),
   };
 }
 
@@ -208,12 +219,12 @@ async function restoreDifference(
   using client = context.client();
   const newest = await findBase(client, name, header);
   {
-    using first = await openBackup(file);
+    using first = await openBackup(context, file);
     await headerOf(first.source);
     await readInto(context, { ...first, header }, { label: "checking", name: null });
   }
   await refuseChanged(context, client, name, newest);
-  using second = await openBackup(file);
+  using second = await openBackup(context, file);
   await headerOf(second.source);
   context.terminal.interrupted(); // no signal may end the process with half of it applied
   try {

@@ -14,7 +14,8 @@ import { identityOf } from "./backup_identity.ts";
 import { type BackupRange, type BackupTotals, pipeOut, requireZstd } from "./backup_pipe.ts";
 import type { CommandContext, SnapshotName } from "./context.ts";
 import { partialName, socketOf } from "./disk_data.ts";
-import { renameDurably } from "./durable.ts";
+import { renameDurably, syncFile } from "./durable.ts";
+import { type FoundFile, openDevice, type OpenFile, openFile, writerOf } from "./files.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { Progress } from "./progress.ts";
 
@@ -38,55 +39,59 @@ export interface BackupDone {
 }
 
 /**
- * Writes a backup into a file, which is there when it is complete and durable.
+ * Writes a backup into a file, which is there when it is complete and durable; into a block device or a stream in place.
  *
- * @param target its path; `isRegular` is false for a device or a pipe, which is written to in place
+ * @param shown the file as it was named
  */
 export async function writeBackupFile(
   context: CommandContext,
   wish: BackupWish,
-  target: { readonly path: string; readonly isRegular: boolean },
+  target: FoundFile,
+  shown: string,
 ): Promise<BackupDone> {
-  const { path, isRegular } = target;
-  const partial = isRegular ? partialName(path) : path;
-  context.terminal.interrupted(); // no signal may end the process with half a file left behind
+  const { path, kind } = target;
+  const signal = context.terminal.interrupted(); // no signal may end the process with half a file left behind
+  if (kind === "device") {
+    using output = openDevice(target, shown);
+    return await writeBackupBehind(context, wish, { path, output });
+  }
+  if (kind === "stream") {
+    using output = await openFile(path, { write: true, truncate: true });
+    const done = await writeBackup(context, wish, writerOf(output, signal));
+    await syncFile(output);
+    return done;
+  }
+  const partial = partialName(path);
   try {
-    using output = await Deno.open(partial, {
-      write: true,
-      create: isRegular,
-      truncate: isRegular,
-    });
-    const done = isRegular
-      ? await writeBackupBehind(context, wish, { path: partial, output })
-      : await writeBackup(context, wish, (bytes) => writeAll(output, bytes));
-    if (isRegular) {
-      await output.sync();
-      await renameDurably(partial, path);
-    }
+    using output = await openFile(partial, { write: true, create: true, truncate: true });
+    const done = await writeBackupBehind(context, wish, { path: partial, output });
+    await renameDurably(partial, path);
     return done;
   } catch (error) {
-    if (isRegular) await Deno.remove(partial).catch(() => {});
+    await Deno.remove(partial).catch(() => {});
     throw error;
   }
 }
 
-/** Writes a backup into a file, which goes to the disk while it is written. */
+/** Writes a backup into a file or a block device, where it is durable then; it goes to the disk while it is written. */
 async function writeBackupBehind(
   context: CommandContext,
   wish: BackupWish,
-  { path, output }: { readonly path: string; readonly output: Deno.FsFile },
+  { path, output }: { readonly path: string; readonly output: OpenFile },
 ): Promise<BackupDone> {
   await using behind = new WriteBehind(path);
   let endBytes = 0;
-  return await writeBackup(context, wish, async (bytes) => {
+  const done = await writeBackup(context, wish, async (bytes) => {
     await writeAll(output, bytes);
     endBytes += bytes.length;
     await behind.advance(endBytes);
   });
+  await output.sync();
+  return done;
 }
 
 /** Writes all of the bytes. */
-export async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
+export async function writeAll(file: OpenFile, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
 }
 

@@ -21,10 +21,12 @@ import { resolve } from "node:path";
 import type { AdminClient } from "../agent/admin_client.ts";
 import { formatSize } from "../agent/config.ts";
 import type { DiskDocument, SnapshotDocument } from "../agent/http/documents.ts";
+import { readText } from "../agent/platform/linux/file.ts";
 import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
 import { DirectoryLock } from "./directory_lock.ts";
 import { temporaryParent } from "./disk_data.ts";
 import { renameDurably } from "./durable.ts";
+import { openFile } from "./files.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { UNFINISHED_ATTRIBUTE } from "./unfinished_disk.ts";
 import { plural } from "./units.ts";
@@ -91,7 +93,7 @@ async function backupCluster(
   const onTakeOver = (text: string) => context.output.warn(text);
   await using lock = await DirectoryLock.take(dir, { isBroken, onTakeOver });
   for (const name of await namesOf(dir, ".unfinished")) {
-    const run = checked(await readRun(dir, name, ".unfinished"), cluster, dir);
+    const run = checked(readRun(dir, name, ".unfinished"), cluster, dir);
     await finish(context, client, lock, run);
   }
   const run = runName(new Date());
@@ -162,11 +164,16 @@ async function finish(
         { hint: `remove ${dir}/${run.run}.unfinished to begin a new run` },
       );
     }
-    const { totals } = await writeBackupFile(context, {
-      snapshot: { disk, name: snapshot.name },
-      since: base === null ? null : { disk, name: base },
-      compression: "zstd",
-    }, { path, isRegular: true });
+    const { totals } = await writeBackupFile(
+      context,
+      {
+        snapshot: { disk, name: snapshot.name },
+        since: base === null ? null : { disk, name: base },
+        compression: "zstd",
+      },
+      { path, kind: "file" },
+      path,
+    );
     await lock.check();
     fileBytes += totals.fileBytes;
   }
@@ -301,13 +308,13 @@ async function namesOf(dir: string, ending: string): Promise<string[]> {
 /** Complete runs, oldest first. */
 async function completeRuns(dir: string): Promise<Run[]> {
   const runs: Run[] = [];
-  for (const name of await namesOf(dir, ".run")) runs.push(await readRun(dir, name, ".run"));
+  for (const name of await namesOf(dir, ".run")) runs.push(readRun(dir, name, ".run"));
   return runs;
 }
 
-async function readRun(dir: string, name: string, ending: string): Promise<Run> {
+function readRun(dir: string, name: string, ending: string): Run {
   const path = `${dir}/${name}${ending}`;
-  const text = await Deno.readTextFile(path);
+  const text = readText(path);
   try {
     const run: Run = JSON.parse(text);
     if (run.version !== 1 || run.run !== name) throw new Error("it is of another version or name");
@@ -335,7 +342,7 @@ function checked(run: Run, cluster: string, dir: string): Run {
 async function writeDurably(path: string, run: Run): Promise<void> {
   const partial = `${path}.partial`;
   {
-    using file = await Deno.open(partial, { write: true, create: true, truncate: true });
+    using file = await openFile(partial, { write: true, create: true, truncate: true });
     const { writeAll } = await import("./backup_write.ts");
     await writeAll(file, new TextEncoder().encode(`${JSON.stringify(run, null, 2)}\n`));
     await file.sync();

@@ -19,7 +19,9 @@
  *
  * @module
  */
+import { readText } from "../agent/platform/linux/file.ts";
 import { readProc, readProcLink } from "../agent/platform/linux/proc.ts";
+import { openFile } from "./files.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 
 /** Names of locks. */
@@ -66,7 +68,7 @@ export class DirectoryLock implements AsyncDisposable {
     for (let tries = 0; tries < TRIES_MAX; tries++) {
       const highest = Math.max(0, ...await numbersOf(dir));
       if (highest > 0) {
-        const before = await read(dir, highest);
+        const before = read(dir, highest);
         if (before === "gone") continue;
         refuseHeld(dir, before, pathOf(dir, highest), options);
       }
@@ -90,7 +92,7 @@ export class DirectoryLock implements AsyncDisposable {
 
   /** Makes sure that nobody has taken the lock meanwhile. @throws {CommandError} when somebody has */
   async check(): Promise<void> {
-    const now = await read(this.dir, this.number);
+    const now = read(this.dir, this.number);
     const isOwn = typeof now === "object" && now?.token === this.owner.token;
     if (isOwn && await this.#isHighest()) return;
     throw new CommandError(
@@ -105,11 +107,11 @@ export class DirectoryLock implements AsyncDisposable {
 
   /** Gives the lock back. Where that cannot be written, the end of the process says it. */
   async [Symbol.asyncDispose](): Promise<void> {
-    const now = await read(this.dir, this.number).catch(() => null);
-    if (typeof now !== "object" || now?.token !== this.owner.token) return;
     const path = pathOf(this.dir, this.number);
     const partial = `${path}.${this.owner.token}`;
     try {
+      const now = read(this.dir, this.number);
+      if (typeof now !== "object" || now?.token !== this.owner.token) return;
       await write(partial, { ...this.owner, isReleased: true });
       await Deno.rename(partial, path);
     } catch {
@@ -132,9 +134,9 @@ async function numbersOf(dir: string): Promise<number[]> {
 }
 
 /** @returns null: it says nothing that makes sense */
-async function read(dir: string, number: number): Promise<Owner | null | "gone"> {
+function read(dir: string, number: number): Owner | null | "gone" {
   try {
-    const owner: Owner = JSON.parse(await Deno.readTextFile(pathOf(dir, number)));
+    const owner: Owner = JSON.parse(readText(pathOf(dir, number)));
     const isSound = owner?.version === 1 && Number.isSafeInteger(owner.pid) &&
       Number.isSafeInteger(owner.takenMs) && typeof owner.isReleased === "boolean" &&
       [owner.host, owner.machine, owner.boot, owner.namespace, owner.processStart, owner.token]
@@ -217,7 +219,7 @@ function processStart(pid: number): string {
 }
 
 async function write(path: string, owner: Owner): Promise<void> {
-  using file = await Deno.open(path, { write: true, createNew: true, mode: 0o644 });
+  using file = await openFile(path, { write: true, createNew: true, mode: 0o644 });
   const bytes = new TextEncoder().encode(`${JSON.stringify(owner, null, 2)}\n`);
   for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
   await file.sync();

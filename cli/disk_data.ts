@@ -27,6 +27,17 @@ import {
   sourceTitle,
 } from "./context.ts";
 import { renameDurably, syncFile } from "./durable.ts";
+import {
+  findSource,
+  findTarget,
+  type FoundFile,
+  type FoundTarget,
+  isStandardInput,
+  isStandardOutput,
+  openFile,
+  readerOf,
+  writerOf,
+} from "./files.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress, summary } from "./progress.ts";
 import {
@@ -235,7 +246,7 @@ async function read(
 // write -----------------------------------------------------------------------------------------
 
 /** Reads on into `bytes`; 0 at the end. */
-type Reader = (bytes: Uint8Array) => Promise<number>;
+export type Reader = (bytes: Uint8Array) => Promise<number>;
 
 function addWrite(disk: AnyCommand, context: CommandContext): void {
   disk.command("write")
@@ -244,15 +255,13 @@ function addWrite(disk: AnyCommand, context: CommandContext): void {
       "Writes standard input or a file into a disk that nobody uses. What was there is lost.",
     )
     .argument("<name>", "the disk", diskArgument)
-    .argument("[file]", "the file; standard input without it, or with -")
+    .argument("[file]", "the file or block device; standard input without it, or with -")
     .option("--offset <size>", "where to begin", sizeArgument, 0)
     .addHelpText("after", examples("kelpie disk write web boot.bin --offset 1M"))
     .action(async (name, file, { offset }) => {
-      using source = file === undefined || file === "-" ? null : await openFile(file);
-      const reader: Reader = source === null
-        ? (bytes) => context.terminal.read(bytes)
-        : async (bytes) => await source.file.read(bytes) ?? 0;
-      const length = source?.sizeBytes;
+      using source = await openSource(context, file ?? "-");
+      const { reader } = source;
+      const length = source.sizeBytes ?? undefined;
       const written = await withDisk(context, name, "write", async (connection) => {
         rangeOf(connection, { offset, length });
         return await write(context, connection, reader, { offset, length, name });
@@ -261,14 +270,33 @@ function addWrite(disk: AnyCommand, context: CommandContext): void {
     });
 }
 
-async function openFile(path: string) {
-  const { size, isFile } = await Deno.stat(path);
-  const file = await Deno.open(path);
-  return {
-    file,
-    sizeBytes: isFile ? size : undefined,
-    [Symbol.dispose]: () => file.close(),
-  };
+/** Bytes to be read from front to back. */
+export interface OpenSource extends Disposable {
+  readonly reader: Reader;
+  /** Of a file or a block device; null: it is a stream, or standard input. */
+  readonly sizeBytes: number | null;
+}
+
+/**
+ * Opens what shall be read from front to back.
+ *
+ * @param file on the command line
+ */
+export async function openSource(context: CommandContext, file: string): Promise<OpenSource> {
+  if (isStandardInput(file)) {
+    const reader: Reader = (bytes) => context.terminal.read(bytes);
+    return { reader, sizeBytes: null, [Symbol.dispose]: () => {} };
+  }
+  const { path, kind } = await findSource(file);
+  const source = await openFile(path);
+  const reader = readerOf(source, () => context.terminal.interrupted());
+  let sizeBytes: number | null = null;
+  if (kind !== "stream") {
+    // Block devices report no size in their status, but their end can be sought.
+    sizeBytes = source.seekSync(0, Deno.SeekMode.End);
+    source.seekSync(0, Deno.SeekMode.Start);
+  }
+  return { reader, sizeBytes, [Symbol.dispose]: () => source[Symbol.dispose]() };
 }
 
 async function write(
@@ -356,7 +384,7 @@ function addImport(disk: AnyCommand, context: CommandContext): void {
         "Raw images are copied as they are, without their holes; all other formats go through qemu-img and a temporary raw " +
         "file.",
     )
-    .argument("<file>", "the image; - for a raw one on standard input")
+    .argument("<file>", "the image, a file or a block device; - for a raw one on standard input")
     .argument("<name>", "the disk", diskArgument)
     .option("--format <format>", "format of the image (default: found out by qemu-img)")
     .option(
@@ -371,6 +399,7 @@ function addImport(disk: AnyCommand, context: CommandContext): void {
       "after",
       examples(
         "kelpie disk import debian-12.qcow2 web --size 20G",
+        "kelpie disk import /dev/vg0/web web",
         "zstdcat web.raw.zst | kelpie disk import - web --size 20G",
       ),
     )
@@ -388,14 +417,15 @@ function addImport(disk: AnyCommand, context: CommandContext): void {
 
 async function importImage(context: CommandContext, options: ImportOptions): Promise<void> {
   const { file, name } = options;
-  if (file === "-") {
+  const found = isStandardInput(file) ? null : await findSource(file);
+  if (found === null || found.kind === "stream") {
     if ((options.format ?? "raw") !== "raw") {
-      throw new CommandError(ExitCode.Usage, "only raw images can come from standard input");
+      throw new CommandError(ExitCode.Usage, `only raw images can come from ${sourceText(file)}`);
     }
-    return await importInto(context, options, null, (bytes) => context.terminal.read(bytes));
+    using source = await openSource(context, file);
+    return await importInto(context, options, null, source.reader);
   }
-  const path = resolve(file);
-  await checkReadable(path, file);
+  const { path } = found;
   const info = await inspectImage(path, options.format);
   const { RawSource } = await import("./raw_file.ts");
   if (info.format === "raw") {
@@ -464,9 +494,9 @@ async function refuseCutShort(path: string, { format, references }: ImageInfo): 
   }
 }
 
-async function checkReadable(path: string, shown: string): Promise<void> {
-  const { isDirectory } = await Deno.stat(path);
-  if (isDirectory) throw new CommandError(ExitCode.Usage, `${shown} is a directory, not an image`);
+/** What is read from, in words. */
+function sourceText(file: string): string {
+  return isStandardInput(file) ? "standard input" : file;
 }
 
 async function convert(
@@ -513,7 +543,7 @@ async function checkTarget(
   if (found === null && createBytes === null) {
     throw new CommandError(
       ExitCode.Usage,
-      `there is no disk ${name}, and the size of standard input is not known`,
+      `there is no disk ${name}, and the size of ${sourceText(options.file)} is not known`,
       { hint: "say with --size how large to make the disk" },
     );
   }
@@ -632,10 +662,11 @@ function addExport(disk: AnyCommand, context: CommandContext): void {
     .summary("copy a disk or a snapshot into an image")
     .description(
       "Copies a disk or a snapshot into an image: a raw file with holes, or any format that qemu-img knows. " +
-        "A snapshot is of one moment; a disk that a guest writes to meanwhile is not.",
+        "A snapshot is of one moment; a disk that a guest writes to meanwhile is not. On a block device, which has to be " +
+        "large enough, the image is raw, and what lies behind it stays.",
     )
     .argument("<source>", "DISK or DISK@NAME", sourceArgument)
-    .argument("<file>", "the image; - for standard output")
+    .argument("<file>", "the image, a file or a block device; - for standard output")
     .option("--format <format>", "raw, qcow2, vmdk, …", "raw")
     .option("--yes", "replace a file that is there without asking")
     .option("--temp-dir <dir>", `for temporary files (default: $TMPDIR or ${TEMPORARY_DIRECTORY})`)
@@ -644,14 +675,18 @@ function addExport(disk: AnyCommand, context: CommandContext): void {
       examples(
         "kelpie disk export web web.raw",
         "kelpie disk export web@monday web.qcow2 --format qcow2",
+        "kelpie disk export web@monday /dev/vg0/web --yes",
         "kelpie disk export web - | zstd > web.raw.zst",
       ),
     )
     .action(async (source, file, { format, yes = false, tempDir }) => {
-      if (file === "-") return await exportToOutput(context, source, format);
+      if (isStandardOutput(file)) return await exportToOutput(context, source, format);
+      const target = await findTarget(file);
+      if (target.kind === "stream") return await exportToStream(context, { source, file, format });
       await exportToFile(context, {
         source,
         file,
+        target,
         format,
         yes,
         tempDir: temporaryParent(context, tempDir),
@@ -677,64 +712,91 @@ async function exportToOutput(
   context.output.say(`exported ${said} from ${sourceTitle(source)}`);
 }
 
+async function exportToStream(
+  context: CommandContext,
+  { source, file, format }: {
+    readonly source: SourceName;
+    readonly file: string;
+    readonly format: string;
+  },
+): Promise<void> {
+  refuseFormat(file, format);
+  const said = await withSource(context, source, async (disk, document) => {
+    warnOfUse(context, document);
+    using stream = await openFile(resolve(file), { write: true, truncate: true });
+    const write = writerOf(stream, context.terminal.interrupted());
+    const said = await copyOut(context, disk, source, write);
+    await syncFile(stream);
+    return said;
+  });
+  context.output.say(`exported ${said} from ${sourceTitle(source)} to ${file}`);
+}
+
+/** Only a file can hold an image in another format. */
+function refuseFormat(file: string, format: string): void {
+  if (format === "raw") return;
+  throw new CommandError(ExitCode.Usage, `${file} is no ordinary file: only raw can go there`);
+}
+
 async function exportToFile(
   context: CommandContext,
   options: {
     readonly source: SourceName;
     readonly file: string;
+    readonly target: FoundTarget;
     readonly format: string;
     readonly yes: boolean;
     readonly tempDir: string;
   },
 ): Promise<void> {
-  const { source, file, format, yes } = options;
-  const target = await findTarget(file);
-  if (target.isThere) {
-    context.output.confirm({
-      yes,
-      action: `write over ${file}`,
-      loss: "what is in it",
-      refusal: ExitCode.Exists,
-    });
-  }
-  if (!target.isRegular && format !== "raw") {
-    throw new CommandError(ExitCode.Usage, `${file} is no ordinary file: only raw can go there`);
-  }
+  const { source, file, target, format } = options;
+  const isFile = target.kind === "file";
+  confirmTarget(context, options);
+  if (!isFile) refuseFormat(file, format);
   if (format === "raw" && /\.(qcow2?|qed|vmdk|vdi|vhdx?|vpc)$/i.test(file)) {
     context.output.warn(
       `${file} gets a raw image, whatever its name says; --format chooses another`,
     );
   }
   // A file appears under its name when it is complete, and not before.
-  const partial = target.isRegular ? partialName(target.path) : target.path;
+  const partial = isFile ? partialName(target.path) : target.path;
   let said: string;
   try {
     said = format === "raw"
       ? await exportRaw(context, source, {
-        path: partial,
-        isRegular: target.isRegular,
+        file: { path: partial, kind: target.kind },
+        shown: file,
         stays: true,
       })
       : await exportConverted(context, { ...options, partial });
-    if (target.isRegular) await renameDurably(partial, target.path);
+    if (isFile) await renameDurably(partial, target.path);
   } catch (error) {
-    if (target.isRegular) await Deno.remove(partial).catch(() => {});
+    if (isFile) await Deno.remove(partial).catch(() => {});
     throw error;
   }
   context.output.say(`exported ${said} from ${sourceTitle(source)} to ${file}`);
 }
 
-/** Looks at the file that something shall be written to; links are followed. */
-export async function findTarget(file: string) {
-  try {
-    const path = await Deno.realPath(file); // a link stays a link
-    const { isFile, isCharDevice, isDirectory } = await Deno.stat(path);
-    if (isDirectory) throw new CommandError(ExitCode.Exists, `${file} is a directory`);
-    return { path, isThere: isCharDevice !== true, isRegular: isFile };
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-    return { path: resolve(file), isThere: false, isRegular: true };
-  }
+/**
+ * Asks before something is written over.
+ *
+ * @param options.file the target as it was named
+ */
+export function confirmTarget(
+  context: CommandContext,
+  { file, target, yes }: {
+    readonly file: string;
+    readonly target: FoundTarget;
+    readonly yes: boolean;
+  },
+): void {
+  if (!target.isThere) return;
+  context.output.confirm({
+    yes,
+    action: `write over ${file}`,
+    loss: "what is in it",
+    refusal: ExitCode.Exists,
+  });
 }
 
 /** Where a file grows until it is complete. */
@@ -746,8 +808,10 @@ async function exportRaw(
   context: CommandContext,
   source: SourceName,
   target: {
-    readonly path: string;
-    readonly isRegular: boolean;
+    /** A file or a block device. */
+    readonly file: FoundFile;
+    /** As it was named. */
+    readonly shown: string;
     /** It is what was asked for, and not read again at once. */
     readonly stays: boolean;
   },
@@ -758,11 +822,8 @@ async function exportRaw(
   ]);
   return await withSource(context, source, async (disk, document) => {
     warnOfUse(context, document);
-    using file = new RawTarget(target.path, {
-      sizeBytes: disk.capacityBytes,
-      isRegular: target.isRegular,
-    });
-    await using behind = target.isRegular && target.stays ? new WriteBehind(target.path) : null;
+    using file = await RawTarget.open({ ...target, sizeBytes: disk.capacityBytes });
+    await using behind = target.stays ? new WriteBehind(target.file.path) : null;
     const said = await copyOut(context, disk, source, async (bytes, at) => {
       file.writeAt(bytes, at);
       await behind?.advance(at + bytes.length);
@@ -785,7 +846,8 @@ async function exportConverted(
   const { source, file, format, tempDir, partial } = options;
   await using work = await temporaryDirectory(tempDir);
   const raw = `${work.path}/${source.disk}.raw`;
-  const said = await exportRaw(context, source, { path: raw, isRegular: true, stays: false });
+  const target = { file: { path: raw, kind: "file" }, shown: raw, stays: false } as const;
+  const said = await exportRaw(context, source, target);
   const { size } = await Deno.stat(raw);
   const info = { format, sizeBytes: size, references: [] };
   await convert(context, `converting ${basename(file)} to ${format}`, info, {
@@ -795,7 +857,7 @@ async function exportConverted(
     toFormat: format,
   });
   // qemu-img leaves that to the kernel.
-  using converted = await Deno.open(partial);
+  using converted = await openFile(partial);
   await syncFile(converted);
   return said;
 }

@@ -4,6 +4,9 @@
  * @module
  */
 import { dirname } from "node:path";
+import { DescriptorFile } from "../agent/platform/linux/file.ts";
+import { SystemError } from "../agent/platform/linux/libc.ts";
+import { EINVAL } from "../agent/platform/platform.ts";
 
 /**
  * Makes durable what was written to an open file, or to a directory that was opened. A pipe or a character device has nothing that
@@ -11,7 +14,7 @@ import { dirname } from "node:path";
  *
  * @throws Error when it fails where it is possible
  */
-export async function syncFile(file: Deno.FsFile): Promise<void> {
+export async function syncFile(file: { sync(): Promise<void> }): Promise<void> {
   try {
     await file.sync();
   } catch (error) {
@@ -21,6 +24,7 @@ export async function syncFile(file: Deno.FsFile): Promise<void> {
 
 /** EINVAL, as fsync(2) has it for what cannot be synced. The runtime has no class for it. */
 function isImpossible(error: unknown): boolean {
+  if (error instanceof SystemError) return error.code === EINVAL;
   return error instanceof Deno.errors.NotSupported ||
     (error instanceof Error && /\(os error 22\)/.test(error.message));
 }
@@ -32,6 +36,6 @@ function isImpossible(error: unknown): boolean {
  */
 export async function renameDurably(from: string, to: string): Promise<void> {
   await Deno.rename(from, to);
-  using directory = await Deno.open(dirname(to));
+  using directory = new DescriptorFile(dirname(to));
   await syncFile(directory);
 }

@@ -15,6 +15,7 @@
  *
  * @module
  */
+import { type OpenFile, openFile } from "./files.ts";
 import { mapImage } from "./qemu_img.ts";
 
 /** What an image has and its file has not. */
@@ -46,8 +47,8 @@ const SUBCLUSTERS = 32;
 export async function findMissing(
   image: { readonly path: string; readonly format: string },
 ): Promise<MissingData | null> {
-  using file = await Deno.open(image.path);
-  const fileBytes = await file.seek(0, Deno.SeekMode.End);
+  using file = await openFile(image.path);
+  const fileBytes = file.seekSync(0, Deno.SeekMode.End);
   if (image.format === "qcow2") return await findInTables(file, fileBytes);
   let found: MissingData | null = null;
   await mapImage(image, ({ startBytes, lengthBytes, offsetBytes }) => {
@@ -69,7 +70,7 @@ interface Header {
   readonly isExtended: boolean;
 }
 
-async function findInTables(file: Deno.FsFile, fileBytes: number): Promise<MissingData | null> {
+async function findInTables(file: OpenFile, fileBytes: number): Promise<MissingData | null> {
   const header = headerOf(await readAt(file, 0, HEADER_BYTES));
   const clusterBytes = 2 ** header.clusterBits;
   const l1Bytes = header.l1Entries * 8;
@@ -157,12 +158,12 @@ function compressedEnd(entry: bigint, clusterBits: number): number {
 
 /** Reads all of a part; what the file has not is zeros. */
 async function readAt(
-  file: Deno.FsFile,
+  file: OpenFile,
   offsetBytes: number,
   lengthBytes: number,
 ): Promise<DataView> {
   const bytes = new Uint8Array(lengthBytes);
-  await file.seek(offsetBytes, Deno.SeekMode.Start);
+  file.seekSync(offsetBytes, Deno.SeekMode.Start);
   for (let at = 0; at < lengthBytes;) {
     const count = await file.read(bytes.subarray(at));
     if (count === null) break;

@@ -6,6 +6,7 @@
  *
  * @module
  */
+import { openFile } from "./files.ts";
 import { CommandError, ExitCode } from "./output.ts";
 
 /** Most of an error message of qemu-img that is repeated, in characters. */
@@ -46,7 +47,7 @@ export async function inspectImage(path: string, format?: string): Promise<Image
     stdout = await run(args);
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
-    const found = format ?? formatByMagic(path);
+    const found = format ?? await formatByMagic(path);
     if (found === "raw") return rawImage();
     throw missingProgram(`${path} is a ${found} image`);
   }
@@ -87,10 +88,10 @@ function referencesIn(info: QemuImageInfo, path: string): string[] {
     .filter((file) => file !== path);
 }
 
-function formatByMagic(path: string): string {
-  using file = Deno.openSync(path);
+async function formatByMagic(path: string): Promise<string> {
+  using file = await openFile(path);
   const head = new Uint8Array(64);
-  const length = file.readSync(head) ?? 0;
+  const length = await file.read(head) ?? 0;
   const text = String.fromCharCode(...head.subarray(0, length));
   return MAGICS.find(([, magic]) => text.startsWith(magic))?.[0] ?? "raw";
 }

@@ -4,6 +4,7 @@
  * @module
  */
 import { BLOCK_BYTES } from "../agent/base/limits.ts";
+import { formatSize } from "../agent/config.ts";
 import {
   check,
   closeFd,
@@ -11,8 +12,11 @@ import {
   libc,
   O_CLOEXEC,
   O_RDONLY,
+  sizeOf,
 } from "../agent/platform/linux/libc.ts";
 import { syncFile } from "./durable.ts";
+import { type FoundFile, openDevice, type OpenFile, openFile } from "./files.ts";
+import { CommandError, ExitCode } from "./output.ts";
 
 /** lseek(2): the next byte that is in no hole, and the next that is in one. */
 const SEEK_DATA = 3, SEEK_HOLE = 4;
@@ -26,18 +30,17 @@ export interface Extent {
   readonly lengthBytes: number;
 }
 
-/** A raw image to read. */
+/** A raw image to read: a file or a block device. */
 export class RawSource implements Disposable {
   readonly sizeBytes: number;
-  readonly #file: Deno.FsFile;
+  readonly #path: string;
   readonly #fd: number;
 
-  /** @throws Deno.errors.NotFound and its like */
+  /** @throws SystemError */
   constructor(path: string) {
-    this.#file = Deno.openSync(path);
-    // Block devices report no size in their status, but their end can be sought.
-    this.sizeBytes = this.#file.seekSync(0, Deno.SeekMode.End);
+    this.#path = path;
     this.#fd = check(libc.open(cString(path), O_RDONLY | O_CLOEXEC, 0), `open ${path}`);
+    this.sizeBytes = sizeOf(this.#fd, path);
   }
 
   /** What is in no hole, whole blocks; all of it where holes cannot be told. */
@@ -66,40 +69,61 @@ export class RawSource implements Disposable {
    * @returns bytes read; fewer only at the end of the file
    */
   readAt(bytes: Uint8Array, offsetBytes: number): number {
-    this.#file.seekSync(offsetBytes, Deno.SeekMode.Start);
     let filled = 0;
     while (filled < bytes.length) {
-      const count = this.#file.readSync(bytes.subarray(filled));
-      if (count === null || count === 0) break;
+      const rest = bytes.subarray(filled) as Uint8Array<ArrayBuffer>;
+      const [length, at] = [BigInt(rest.length), BigInt(offsetBytes + filled)];
+      const count = check(libc.pread(this.#fd, rest, length, at), `read ${this.#path}`);
+      if (count === 0) break;
       filled += count;
     }
     return filled;
   }
 
   [Symbol.dispose](): void {
-    this.#file.close();
     closeFd(this.#fd);
   }
 }
 
-/** A raw image to write, of a size that is known. */
+/** Where a raw image of a size that is known shall go. */
+export interface RawTargetOptions {
+  /** A file is made, or written over; a block device has to be large enough. */
+  readonly file: FoundFile;
+  /** The file as it was named. */
+  readonly shown: string;
+  readonly sizeBytes: number;
+}
+
+/** A raw image to write: a file, or the beginning of a block device, which has no holes. */
 export class RawTarget implements Disposable {
-  readonly #file: Deno.FsFile;
+  readonly #file: OpenFile;
   readonly #isSparse: boolean;
 
+  private constructor(file: OpenFile, isSparse: boolean) {
+    this.#file = file;
+    this.#isSparse = isSparse;
+  }
+
   /**
-   * @param path made, or written over
-   * @param options.isRegular it is an ordinary file, which may have holes; a device may not
+   * Opens it. Nothing on a block device is changed by that.
+   *
+   * @throws CommandError for a block device that is too small or in use, and what the system says
    */
-  constructor(
-    path: string,
-    options: { readonly sizeBytes: number; readonly isRegular: boolean },
-  ) {
-    this.#isSparse = options.isRegular;
-    this.#file = Deno.openSync(path, { write: true, create: options.isRegular });
-    if (!options.isRegular) return;
-    this.#file.truncateSync(0);
-    this.#file.truncateSync(options.sizeBytes);
+  static async open({ file, shown, sizeBytes }: RawTargetOptions): Promise<RawTarget> {
+    if (file.kind === "device") {
+      const device = openDevice(file, shown);
+      const roomBytes = device.sizeBytes;
+      if (roomBytes >= sizeBytes) return new RawTarget(device, false);
+      device[Symbol.dispose]();
+      throw new CommandError(
+        ExitCode.Failure,
+        `${shown} is too small: it has ${formatSize(roomBytes)} (${roomBytes} bytes), and ` +
+          `${formatSize(sizeBytes)} (${sizeBytes} bytes) shall go there`,
+      );
+    }
+    const target = await openFile(file.path, { write: true, create: true, truncate: true });
+    target.truncateSync(sizeBytes);
+    return new RawTarget(target, true);
   }
 
   /**
@@ -133,7 +157,7 @@ export class RawTarget implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#file.close();
+    this.#file[Symbol.dispose]();
   }
 }
 

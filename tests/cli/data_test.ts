@@ -186,7 +186,11 @@ Deno.test("import finds data between holes, and leaves zeros out", async () => {
   const { RawTarget } = await import("../../cli/raw_file.ts");
   const sparse = bench.path("sparse");
   {
-    using target = new RawTarget(sparse, { sizeBytes: content.length, isRegular: true });
+    using target = await RawTarget.open({
+      file: { path: sparse, kind: "file" },
+      shown: sparse,
+      sizeBytes: content.length,
+    });
     target.writeAt(content, 0);
   }
   assert(allocatedBytes(sparse) < MIB);

@@ -47,6 +47,9 @@ const symbols = {
     result: "i32",
   },
   read: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+  // ssize_t pread(int, void*, size_t, off_t): of at most 2 GiB, which an i32 takes.
+  pread: { parameters: ["i32", "buffer", "usize", "i64"], result: "i32" },
+  write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
   // ssize_t readlink(const char*, char*, size_t)
   readlink: { parameters: ["buffer", "buffer", "usize"], result: "isize" },
   // ssize_t write(int, const void*, size_t): the pointer is made once, see `writeEventFd`.
@@ -56,6 +59,7 @@ const symbols = {
   writev: { parameters: ["i32", "pointer", "i32"], result: "i32" },
   lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
   ftruncate: { parameters: ["i32", "i64"], result: "i32" },
+  fsync: { parameters: ["i32"], result: "i32" },
   fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
   // int sync_file_range(int fd, off64_t offset, off64_t nbytes, unsigned int flags)
   syncFileRange: {
@@ -129,7 +133,8 @@ export function clockMs(): number {
 const isArm = Deno.build.arch === "aarch64";
 
 /** open(2) flags. */
-export const O_RDONLY = 0, O_RDWR = 2, O_CREAT = 0o100, O_EXCL = 0o200, O_CLOEXEC = 0o2000000;
+export const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0o100, O_EXCL = 0o200;
+export const O_TRUNC = 0o1000, O_CLOEXEC = 0o2000000;
 /** O_DIRECT and O_NOFOLLOW have other values on ARM. */
 export const O_DIRECT = isArm ? 0o200000 : 0o40000;
 
@@ -143,6 +148,7 @@ const NAMES: Record<number, string> = {
   2: "ENOENT (no such file or directory)",
   4: "EINTR (interrupted)",
   5: "EIO (input/output error)",
+  6: "ENXIO (no such device or address)",
   9: "EBADF (bad file descriptor)",
   11: "EAGAIN (resource temporarily unavailable)",
   12: "ENOMEM (cannot allocate memory)",
