@@ -300,19 +300,23 @@ async function refuseChanged(
   }
   if (doubtful.length === 0) return;
   // Written with what was there already, or not known on this node: only a look at both tells.
-  const isSame = await withSocket(now, (disk) =>
-    withSocket(socketOf(newest), async (base) => {
-      for (const { offsetBytes, lengthBytes } of doubtful) {
-        const end = offsetBytes + lengthBytes;
-        for (let at = offsetBytes; at < end; at += COMPARE_BYTES) {
-          context.terminal.interrupted().throwIfAborted();
-          const [a, b] = [0, 0].map(() => new Uint8Array(Math.min(COMPARE_BYTES, end - at)));
-          await Promise.all([disk.read(at, a), base.read(at, b)]);
-          if (!isEqual(a, b)) return false;
+  const isSame = await withSocket(
+    context,
+    now,
+    (disk) =>
+      withSocket(context, socketOf(newest), async (base) => {
+        for (const { offsetBytes, lengthBytes } of doubtful) {
+          const end = offsetBytes + lengthBytes;
+          for (let at = offsetBytes; at < end; at += COMPARE_BYTES) {
+            context.terminal.interrupted().throwIfAborted();
+            const [a, b] = [0, 0].map(() => new Uint8Array(Math.min(COMPARE_BYTES, end - at)));
+            await Promise.all([disk.read(at, a), base.read(at, b)]);
+            if (!isEqual(a, b)) return false;
+          }
         }
-      }
-      return true;
-    }));
+        return true;
+      }),
+  );
   if (!isSame) throw changed;
 }
 

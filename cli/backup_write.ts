@@ -113,7 +113,7 @@ export async function writeBackup(
   const signal = context.terminal.interrupted();
   const progress = new Progress(context.output, `backing up ${snapshot.disk}`, header.sizeBytes);
   try {
-    const totals = await withSocket(socket, (disk) =>
+    const totals = await withSocket(context, socket, (disk) =>
       pipeOut(disk, {
         header,
         ranges: rangesOf(client, document, since),
@@ -129,12 +129,18 @@ export async function writeBackup(
 
 /** Connects to a socket for the time that `work` takes. */
 export async function withSocket<T>(
+  context: CommandContext,
   socket: string,
   work: (disk: FrontEnd) => Promise<T>,
 ): Promise<T> {
   // Late: other commands need none of it.
   const { FrontEnd } = await import("../agent/frontend/front_end.ts");
-  const disk = await FrontEnd.connect({ socket, depth: READ_DEPTH, bufferBytes: READ_BYTES });
+  const disk = await FrontEnd.connect({
+    socket,
+    depth: READ_DEPTH,
+    bufferBytes: READ_BYTES,
+    signal: context.terminal.interrupted(),
+  });
   try {
     const result = await work(disk);
     await disk.close();

@@ -17,7 +17,12 @@ import { Prng } from "../agent/base/prng.ts";
 import { turn } from "../agent/frontend/back_end_socket.ts";
 import type { DriverQueue } from "../agent/frontend/driver_queue.ts";
 import { BackEndError, type BackEndErrorKind } from "../agent/frontend/error.ts";
-import { FrontEnd, type FrontEndOptions, typeName } from "../agent/frontend/front_end.ts";
+import {
+  ENDING_MS,
+  FrontEnd,
+  type FrontEndOptions,
+  typeName,
+} from "../agent/frontend/front_end.ts";
 import { FEATURE_FLUSH, RequestType, SECTOR_BYTES, Status } from "../agent/frontend/virtio_blk.ts";
 import { type Latency, LatencyHistogram } from "./bench_latency.ts";
 import { VerifyTable } from "./bench_verify.ts";
@@ -416,7 +421,8 @@ class Load {
 
   /** Disconnects; a back end that fails at that is noted. */
   async close(): Promise<void> {
-    if (this.#failure !== null && this.#failure.kind !== "aborted") return this.#frontEnd.abort();
+    const hasFailed = this.#failure !== null && this.#failure.kind !== "aborted";
+    if (hasFailed || this.#frontEnd.inFlight > 0) return this.#frontEnd.abort();
     try {
       await this.#frontEnd.close();
     } catch (error) {
@@ -448,7 +454,7 @@ class Load {
       if (inFlight > 0 && !frontEnd.hasUsed()) {
         this.#wakeUps++;
         if (!frontEnd.wait(WAIT_MS)) {
-          this.#checkStalled();
+          if (this.#isGivenUp()) return false;
           return true; // idle: a good time for the event loop
         }
       }
@@ -466,9 +472,12 @@ class Load {
     return true;
   }
 
-  #checkStalled(): void {
+  /** Whether what is in flight is not waited for any more, since the load was stopped. */
+  #isGivenUp(): boolean {
     const elapsedMs = performance.now() - this.#times[PROGRESS];
+    if (this.#failure !== null) return elapsedMs > ENDING_MS;
     if (elapsedMs > this.#settings.stallTimeoutMs) throw this.#frontEnd.stalledError(elapsedMs);
+    return false;
   }
 
   /** Ends the measured part, once. */

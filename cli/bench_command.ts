@@ -15,9 +15,9 @@ import {
   countArgument,
   diskArgument,
   examples,
-  processName,
   sizeArgument,
 } from "./context.ts";
+import { refuseWriting } from "./disk_data.ts";
 import { CommandError, ExitCode, type Output } from "./output.ts";
 import { formatCount } from "./units.ts";
 
@@ -123,14 +123,7 @@ async function findSocket(
   const found = await client.disk(disk!);
   const sockets = diskSockets(context.runDir, found.name);
   if (!writes) return sockets.readOnly;
-  const users = found.sessions.filter((session) => !session.readOnly).map(processName);
-  if (users.length > 0) {
-    throw new CommandError(
-      ExitCode.Failure,
-      `disk ${found.name} is in use by ${users.join(" and ")}`,
-      { hint: "stop what uses it first" },
-    );
-  }
+  await refuseWriting(client, found);
   // There is nothing to lose on a new disk.
   if (found.allocatedBytes > 0) {
     const loss = `its ${formatSize(found.allocatedBytes)} of data`;

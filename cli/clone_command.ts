@@ -92,7 +92,12 @@ async function copyTo(
 ): Promise<string> {
   const { FrontEnd } = await import("../agent/frontend/front_end.ts");
   return await withDisk(context, unfinished, "write", async (target) => {
-    const source = await FrontEnd.connect({ socket, depth: COPY_DEPTH, bufferBytes: COPY_BYTES });
+    const source = await FrontEnd.connect({
+      socket,
+      depth: COPY_DEPTH,
+      bufferBytes: COPY_BYTES,
+      signal: context.terminal.interrupted(),
+    });
     try {
       const said = await copyBetween(context, { source, target, name });
       await source.close();

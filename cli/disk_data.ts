@@ -60,6 +60,9 @@ export const COPY_DEPTH = 32;
 /** Where temporary images go when the environment does not say: large files, kept over no reboot. */
 const TEMPORARY_DIRECTORY = "/var/tmp";
 
+/** Time between two looks at who has a disk while a command waits for it: it is to say so within a second. */
+const HOLDER_LOOK_MS = 250;
+
 /** Files named in one message. */
 const REFERENCES_NAMED_MAX = 3;
 
@@ -77,7 +80,7 @@ export function addDataCommands(disk: AnyCommand, context: CommandContext): void
 /**
  * Connects to a disk for the time that `work` takes.
  *
- * @param access `write` refuses a disk that is in use
+ * @param access `write` refuses a disk that is in use, here or on another node; when `work` begins this node has it
  */
 export async function withDisk<T>(
   context: CommandContext,
@@ -87,26 +90,53 @@ export async function withDisk<T>(
 ): Promise<T> {
   using client = context.client();
   const document = await client.disk(name);
-  if (access === "write") refuseWriting(document);
+  if (access === "write") await refuseWriting(client, document);
   const sockets = diskSockets(context.runDir, name);
   // Late: other commands need none of it.
   const { FrontEnd } = await import("../agent/frontend/front_end.ts");
-  context.terminal.interrupted(); // from now on signals end the work, not the process
+  const signal = context.terminal.interrupted(); // from now on signals end the work, not the process
   let disk: FrontEnd | undefined;
   try {
     disk = await FrontEnd.connect({
       socket: access === "write" ? sockets.readWrite : sockets.readOnly,
       depth: COPY_DEPTH,
       bufferBytes: COPY_BYTES,
+      signal,
     });
+    if (access === "write") await untilHeld(client, disk, name);
     const result = await work(disk, document);
     await disk.close();
     return result;
   } catch (error) {
-    throw await explained(error, client, name);
+    throw await explained(error, { client, name, access });
   } finally {
     disk?.abort(); // does nothing when it has been closed
   }
+}
+
+/**
+ * Waits until this node has a disk. Nothing is asked of the disk before that but its name: requests that wait with the agent might
+ * be carried out when the command has given up.
+ *
+ * @throws CommandError as soon as another node has it
+ */
+async function untilHeld(client: AdminClient, disk: FrontEnd, name: string): Promise<void> {
+  let isHeld = false;
+  const held = disk.identity().then(() => {
+    isHeld = true;
+  });
+  held.catch(() => {}); // asked for below, unless another node has the disk
+  while (!isHeld) {
+    const looking = delay(HOLDER_LOOK_MS);
+    await Promise.race([held, looking.done]).finally(looking.cancel);
+    if (!isHeld) refuseHeld(name, await otherHolder(client, await client.disk(name)));
+  }
+}
+
+function delay(milliseconds: number): { done: Promise<void>; cancel: () => void } {
+  const { promise: done, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, milliseconds);
+  return { done, cancel: () => clearTimeout(timer) };
 }
 
 /**
@@ -123,8 +153,12 @@ async function withSource<T>(
   using client = context.client();
   const socket = socketOf(await client.snapshot(disk, snapshot));
   const { FrontEnd } = await import("../agent/frontend/front_end.ts");
-  context.terminal.interrupted(); // from now on signals end the work, not the process
-  const connection = await FrontEnd.connect({ socket, depth: COPY_DEPTH, bufferBytes: COPY_BYTES });
+  const connection = await FrontEnd.connect({
+    socket,
+    depth: COPY_DEPTH,
+    bufferBytes: COPY_BYTES,
+    signal: context.terminal.interrupted(), // from now on signals end the work, not the process
+  });
   try {
     const result = await work(connection, null);
     await connection.close();
@@ -149,23 +183,62 @@ export function socketOf({ disk, name, socket, isTaking }: SnapshotDocument): st
   );
 }
 
-/** Refuses a disk that cannot be written, or that somebody uses. */
-export function refuseWriting({ name, sessions, readOnly }: DiskDocument): void {
+/** Refuses a disk that cannot be written, or that somebody uses, here or on another node. */
+export async function refuseWriting(client: AdminClient, document: DiskDocument): Promise<void> {
+  const { name, sessions, readOnly } = document;
   if (readOnly) {
     throw new CommandError(ExitCode.Failure, `disk ${name} is read-only`);
   }
   const users = sessions.filter((session) => !session.readOnly).map(processName);
-  if (users.length === 0) return;
+  if (users.length === 0) return refuseHeld(name, await otherHolder(client, document));
   throw new CommandError(ExitCode.Failure, `disk ${name} is in use by ${users.join(" and ")}`, {
     hint: "stop what uses it first: two writers would ruin each other's data",
   });
 }
 
+/**
+ * The other node that has a disk open.
+ *
+ * @returns null: there is none, or it is down: then the disk can be had within seconds
+ */
+export async function otherHolder(
+  client: AdminClient,
+  { openOn }: DiskDocument,
+): Promise<string | null> {
+  if (openOn === null) return null;
+  const node = (await client.nodes()).find(({ name }) => name === openOn);
+  // Here, and by nobody: it is being given back.
+  return node?.isSelf || node?.state === "down" ? null : openOn;
+}
+
+/** @param node where the disk is open; null: nowhere else */
+function refuseHeld(name: string, node: string | null): void {
+  if (node === null) return;
+  throw new CommandError(ExitCode.Failure, `disk ${name} is open on node ${node}`, {
+    hint:
+      `stop its guest there first; where that is impossible, 'kelpie disk lock release ${name}' ` +
+      "takes the disk away from it",
+  });
+}
+
 /** A stall has a reason, and the agent may know it. */
-async function explained(error: unknown, client: AdminClient, name: string): Promise<unknown> {
+async function explained(
+  error: unknown,
+  { client, name, access }: {
+    readonly client: AdminClient;
+    readonly name: string;
+    readonly access: "read" | "write";
+  },
+): Promise<unknown> {
   if (!(error instanceof BackEndError) || error.kind !== "stalled") return error;
   const store = await client.store().catch(() => null);
-  if (store === null || !store.full) return error;
+  if (access === "read" || store === null || !store.full) {
+    return new CommandError(ExitCode.System, `disk ${name} does not answer`, {
+      hint: access === "read"
+        ? "'kelpie status' says what it waits for"
+        : "'kelpie status' says what it waits for; what it was told may still be carried out",
+    });
+  }
   return new CommandError(
     ExitCode.Full,
     `the store is full: writes to disk ${name} wait for space`,
@@ -559,7 +632,7 @@ async function checkTarget(
     );
   }
   if (found === null) return { createBytes: sizeBytes, isUsed: false };
-  refuseWriting(found);
+  await refuseWriting(client, found);
   if (size !== undefined && size !== found.sizeBytes) {
     throw new CommandError(
       ExitCode.Exists,
@@ -915,8 +988,9 @@ function addDiscard(disk: AnyCommand, context: CommandContext): void {
         );
       }
       using client = context.client();
-      const { sizeBytes } = await client.disk(name);
-      const { offsetBytes, lengthBytes } = rangeOf({ capacityBytes: sizeBytes }, range);
+      const document = await client.disk(name);
+      const { offsetBytes, lengthBytes } = rangeOf({ capacityBytes: document.sizeBytes }, range);
+      await refuseWriting(client, document); // before it is asked about
       context.output.confirm({
         yes,
         action: `discard data of disk ${name}`,

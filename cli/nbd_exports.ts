@@ -34,6 +34,7 @@ import type { ExportInfo, ExportRefusal } from "../agent/nbd/handshake.ts";
 import { Answer } from "../agent/nbd/protocol.ts";
 import type { EventFdWatcher } from "../agent/platform/linux/eventfd.ts";
 import { processName } from "./context.ts";
+import { otherHolder } from "./disk_data.ts";
 
 /** Pieces under way per export, and bytes of each: 32 MiB of memory, of which only what is used is ever touched. */
 const SLOTS = 128, PIECE_BYTES = 256 * 1024;
@@ -189,18 +190,16 @@ export class Exports {
 
   /** Two writers would ruin each other's data, and the second would only wait for ever. */
   async #refuseWriting(disk: DiskDocument): Promise<ExportRefusal | null> {
-    const { name, sessions, openOn } = disk;
+    const { name, sessions } = disk;
     const others = sessions.filter(({ readOnly, pid }) => !readOnly && pid !== Deno.pid);
     const hint = `a server with --read-only gives it out beside that`;
     if (others.length > 0) {
       const users = others.map(processName).join(" and ");
       return { answer: Answer.Policy, message: `disk ${name} is in use by ${users}; ${hint}` };
     }
-    if (openOn === null) return null;
-    // Here, and by nobody: it is being given back.
-    const nodes = await this.#options.client.nodes().catch(() => []);
-    if (nodes.some((node) => node.isSelf && node.name === openOn)) return null;
-    return { answer: Answer.Policy, message: `disk ${name} is open on ${openOn}; ${hint}` };
+    const holder = await otherHolder(this.#options.client, disk).catch(() => disk.openOn);
+    if (holder === null) return null;
+    return { answer: Answer.Policy, message: `disk ${name} is open on ${holder}; ${hint}` };
   }
 }
 

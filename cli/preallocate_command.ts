@@ -57,7 +57,7 @@ export const ZEROES_HINT =
 export async function preallocate(context: CommandContext, name: string): Promise<void> {
   using client = context.client();
   const document = await client.disk(name);
-  refuse(document);
+  await refuse(client, document);
   context.terminal.interrupted(); // from now on signals end the work, not the process
   await refuseFull(client, document);
   const said = await withDisk(context, name, "write", async (connection) => {
@@ -85,18 +85,14 @@ export async function preallocate(context: CommandContext, name: string): Promis
   }
 }
 
-function refuse(document: DiskDocument): void {
-  refuseWriting(document);
-  const { name, detectZeroes, openOn } = document;
+async function refuse(client: AdminClient, document: DiskDocument): Promise<void> {
+  const { name, detectZeroes } = document;
   if (detectZeroes) {
     throw new CommandError(ExitCode.Failure, `disk ${name} has detect-zeroes on`, {
       hint: `${ZEROES_HINT}; 'kelpie disk set ${name} --detect-zeroes off' first`,
     });
   }
-  if (openOn === null) return;
-  throw new CommandError(ExitCode.Failure, `disk ${name} is open on node ${openOn}`, {
-    hint: "stop what uses it first: zeros must not come after what a guest writes meanwhile",
-  });
+  await refuseWriting(client, document);
 }
 
 // Room ------------------------------------------------------------------------------------------------

@@ -71,10 +71,13 @@ function unfinishedName(name: string, work: NewDisk["work"]): string {
   return name.slice(0, DISK_NAME_LENGTH_MAX - ending.length) + ending;
 }
 
-/** Takes a disk away that was made for nothing; where that fails too, says so. */
+/**
+ * Takes a disk away that was made for nothing; where that fails too, says so. What the command itself has written to it may still be
+ * under way.
+ */
 export async function forgetDisk(context: CommandContext, name: string): Promise<void> {
   using client = context.client();
-  await client.deleteDisk(name, { now: true }).catch((error) => {
+  await client.deleteDisk(name, { now: true, force: true }).catch((error) => {
     context.output.warn(`disk ${name} is incomplete and could not be deleted: ${error.message}`);
   });
 }

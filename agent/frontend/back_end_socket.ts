@@ -38,17 +38,19 @@ export class BackEndSocket {
   #isClosed = false;
   readonly #poller: Poller;
   readonly #replyTimeoutMs: number;
+  readonly #signal: AbortSignal | undefined;
   #received: Uint8Array<ArrayBuffer> = new Uint8Array(0);
   #fds: number[] = [];
 
   private constructor(
     readonly path: string,
     fd: number,
-    options: { poller: Poller; replyTimeoutMs: number },
+    options: { poller: Poller; replyTimeoutMs: number; signal?: AbortSignal },
   ) {
     this.#fd = fd;
     this.#poller = options.poller;
     this.#replyTimeoutMs = options.replyTimeoutMs;
+    this.#signal = options.signal;
     this.peerPid = peerPid(fd);
   }
 
@@ -56,11 +58,12 @@ export class BackEndSocket {
    * Connects.
    *
    * @param options.poller watches the socket as `token` from now on
+   * @param options.signal ends waits for replies, with its reason
    * @throws BackEndError `connect`
    */
   static connect(
     path: string,
-    options: { poller: Poller; token: number; replyTimeoutMs: number },
+    options: { poller: Poller; token: number; replyTimeoutMs: number; signal?: AbortSignal },
   ): BackEndSocket {
     let fd: number;
     try {
@@ -129,6 +132,7 @@ export class BackEndSocket {
         );
       }
       if (this.#receive(`while it owed the reply to ${name}`)) continue;
+      this.#signal?.throwIfAborted();
       if (performance.now() > deadline) {
         const hint = request === Request.GetFeatures
           ? "; it may be serving another front end already"

@@ -62,6 +62,12 @@ const RING_SIZE_MAX_USUAL = 1024;
 /** Smallest ring that is made. */
 const RING_SIZE_MIN = 128;
 
+/**
+ * What is under way when {@linkcode FrontEndOptions.signal} aborts may end within this time, so that it is known to have ended. What
+ * waits for longer already is given up at once.
+ */
+export const ENDING_MS = 500;
+
 /** How to connect. */
 export interface FrontEndOptions {
   /** Path of the back end's socket. */
@@ -84,6 +90,8 @@ export interface FrontEndOptions {
   readonly replyTimeoutMs?: number;
   /** Longest wait for any completion while requests are in flight; 30 s by default. */
   readonly stallTimeoutMs?: number;
+  /** Asynchronous use: no request begins after it has aborted, and waits end with its reason. */
+  readonly signal?: AbortSignal;
 }
 
 interface InflightArea {
@@ -533,6 +541,7 @@ export class FrontEnd {
 
   /** Takes a slot of queue 0, waiting until there is one. Submit it, {@linkcode start} it, {@linkcode finish} it. */
   async takeSlot(): Promise<{ queue: DriverQueue; slot: number }> {
+    this.#options.signal?.throwIfAborted();
     const queue = this.queues[0];
     let slot = -1;
     await this.#until(() => (slot = queue.takeSlot()) >= 0);
@@ -553,7 +562,8 @@ export class FrontEnd {
    * Nothing else goes on in this thread meanwhile, for some milliseconds at a time: whoever has several requests starts all
    * of them first, and asks for each when there is nothing to do without it.
    *
-   * @throws BackEndError `io` or `unsupported` when it failed
+   * @throws BackEndError `io` or `unsupported` when it failed; `stalled` or the signal's reason when it has not ended: it is in flight
+   * still, and may be carried out
    */
   async finish(slot: number): Promise<void> {
     const queue = this.queues[0];
@@ -579,9 +589,10 @@ export class FrontEnd {
       if (isReady()) return;
       if (this.wait(WAIT_SLICE_MS)) continue;
       const elapsedMs = performance.now() - this.#progressAt;
-      if (elapsedMs > this.#stallTimeoutMs) {
+      const isEnding = this.#options.signal?.aborted ?? false;
+      if (elapsedMs > (isEnding ? ENDING_MS : this.#stallTimeoutMs)) {
         this.#isStalled = true;
-        throw this.stalledError(elapsedMs);
+        throw isEnding ? this.#options.signal!.reason : this.stalledError(elapsedMs);
       }
       await turn();
       if (this.#isClosed) throw new BackEndError("disconnected", "the connection has been closed");
@@ -663,7 +674,13 @@ interface Greeting {
 /** Connects and negotiates. */
 async function greet(options: FrontEndOptions, poller: Poller): Promise<Greeting> {
   const replyTimeoutMs = options.replyTimeoutMs ?? 10_000;
-  const socket = BackEndSocket.connect(options.socket, { poller, token: SOCKET, replyTimeoutMs });
+  const { signal } = options;
+  const socket = BackEndSocket.connect(options.socket, {
+    poller,
+    token: SOCKET,
+    replyTimeoutMs,
+    signal,
+  });
   try {
     const featuresOffered = await getU64(socket, Request.GetFeatures, "GET_FEATURES");
     if ((featuresOffered & FEATURE_VERSION_1) === 0n) {

@@ -6,6 +6,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
 import { Buffer } from "node:buffer";
 import { Prng } from "../../agent/base/prng.ts";
+import { RequestType } from "../../agent/frontend/virtio_blk.ts";
+import { MockBackEnd, type MockRequest } from "../frontend/mock_back_end.ts";
 import { ensurePackages } from "../guest/install.ts";
 import { StorageDaemon } from "../guest/storage_daemon.ts";
 import { IDLE_DISK, sessionWith } from "../http/fake_backend.ts";
@@ -474,6 +476,92 @@ Deno.test("discard forgets a range, and asks first", async () => {
   await bench.agent.runWell("disk discard web --offset 1M --length 1M --yes");
   content.fill(0, MIB, 2 * MIB);
   assert(equal(await bench.content("web"), content));
+});
+
+/** Commands that write to disk "web", and `--yes` where they ask. */
+const WRITING = [
+  "disk write web",
+  "disk discard web --yes",
+  "disk import - web --yes",
+  "disk preallocate web",
+  "bench web --rw write --yes",
+];
+
+Deno.test("commands that write refuse a disk that is open on another node, and say what to do", async () => {
+  await using bench = await Bench.start();
+  const content = randomBytes(MIB, 41);
+  await bench.add("web", content);
+  const { backend } = bench.agent;
+  const [web] = backend.clusterMap.disks;
+  const { nodes } = clusterWithDisk(2, 2);
+  const open = (node: number) => {
+    const disks = [{ ...web, lease: { node, incarnation: 1 } }];
+    backend.clusterMap = { ...backend.clusterMap, nodes, disks };
+  };
+  open(2);
+  for (const words of WRITING) {
+    const { code, stderr } = await bench.agent.run(words, input(new Uint8Array(4096)));
+    assertEquals({ words, code }, { words, code: 1 }, stderr);
+    assertMatch(
+      stderr,
+      /disk web is open on node host-2\n +stop its guest .*'kelpie disk lock release web'/,
+    );
+  }
+  assert(equal(await bench.content("web"), content));
+  // Both are about to be over.
+  for (const [node, part] of [[1, { isSelf: true }], [2, { state: "down" }]] as const) {
+    open(node);
+    backend.nodeParts.set(node, part);
+    await bench.agent.runWell("disk write web", input(new Uint8Array(4096)));
+  }
+});
+
+/** A disk "web" whose back end keeps every request, as an agent does that has not got the disk; told of each. */
+async function withHeldDisk(
+  onRequest: (bench: Bench, request: MockRequest) => void,
+  test: (bench: Bench, requests: readonly MockRequest[]) => Promise<void>,
+): Promise<void> {
+  await using bench = await Bench.start();
+  bench.agent.backend.add("web", 64 * MIB);
+  const requests: MockRequest[] = [];
+  await using _mock = new MockBackEnd(bench.path("web.sock"), {
+    handle(request) {
+      requests.push(request);
+      onRequest(bench, request);
+      return false;
+    },
+  });
+  await test(bench, requests);
+}
+
+Deno.test("a command that waits for its disk gives up when another node gets it, and has asked nothing of it", async () => {
+  for (const words of WRITING.filter((words) => !words.startsWith("bench"))) {
+    await withHeldDisk(({ agent: { backend } }) => {
+      const [web] = backend.clusterMap.disks;
+      const disks = [{ ...web, lease: { node: 2, incarnation: 1 } }];
+      backend.clusterMap = { ...backend.clusterMap, disks };
+    }, async (bench, requests) => {
+      const { code, stderr } = await bench.agent.run(words, input(new Uint8Array(4096)));
+      assertEquals({ words, code }, { words, code: 1 }, stderr);
+      assertMatch(stderr, /disk web is open on node/);
+      assertEquals(requests.map(({ type }) => type), [RequestType.GetId]);
+    });
+  }
+});
+
+Deno.test("a signal ends a command that waits for its disk", async () => {
+  for (const words of WRITING) {
+    let terminal: FakeTerminal;
+    await withHeldDisk(() => terminal.interrupt("SIGTERM"), async (bench, requests) => {
+      const ran = await bench.agent.run(words, (its) => {
+        terminal = its;
+        its.input = new Uint8Array(4096);
+      });
+      const isBench = words.startsWith("bench"); // what it has measured is told all the same
+      assertEquals({ words, code: ran.code }, { words, code: isBench ? 0 : 143 }, ran.stderr);
+      if (!isBench) assertEquals(requests.map(({ type }) => type), [RequestType.GetId]);
+    });
+  }
 });
 
 /** A disk "web" with a snapshot "monday" of this content, whose socket is served, and one for a disk "copy" that is to be made. */

@@ -348,6 +348,43 @@ Deno.test("a back end that hangs is given up once, however much is in flight, an
   });
 });
 
+Deno.test("a signal ends every wait, but not before what ends soon has ended, and nothing begins after it", async () => {
+  for (const endsSoon of [true, false]) {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const reason = new Error("enough");
+    const handle = (request: MockRequest, mock: MockBackEnd) => {
+      controller.abort(reason);
+      if (endsSoon) setTimeout(() => mock.complete(request));
+      return false;
+    };
+    await withMock({ handle }, async (socket) => {
+      const disk = await FrontEnd.connect({
+        socket,
+        bufferBytes: 512,
+        stallTimeoutMs: 600_000,
+        signal,
+      });
+      const read = disk.read(0, new Uint8Array(512));
+      if (endsSoon) await read;
+      else await assertRejects(() => read, Error, "enough");
+      await assertRejects(() => disk.read(0, new Uint8Array(512)), Error, "enough");
+      disk.abort();
+    });
+  }
+  const controller = new AbortController();
+  await withMock({ ignores: [Request.GetConfig] }, async (socket, mock) => {
+    const connecting = FrontEnd.connect({
+      socket,
+      replyTimeoutMs: 600_000,
+      signal: controller.signal,
+    });
+    while (!mock.messages.includes(Request.GetConfig)) await new Promise((go) => setTimeout(go, 1));
+    controller.abort(new Error("enough"));
+    await assertRejects(() => connecting, Error, "enough");
+  });
+});
+
 Deno.test("the error eventfd of a queue ends the wait", async () => {
   const handle = (request: MockRequest, mock: MockBackEnd) => {
     mock.reportError(request.queue);
