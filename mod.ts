@@ -71,6 +71,7 @@ export type {
   DiskCounters,
   Extent,
   GroupSummary,
+  JoiningNode,
   NodeStatus,
   SessionStatus,
   StoreStatus,

@@ -212,9 +212,9 @@ class AgentCore implements Agent, ControlBackend {
     if (this.#hasFailed) return;
     if (isIn) await cluster.delivered();
     this.#server ??= await serving();
-    if (!isIn) {
+    if (!isIn && cluster.joinProblems.length === 0) {
       this.#log.warn("the cluster cannot decide anything yet; disks wait until it can", {
-        reason: cluster.joinProblem ?? "no majority of its voters is there",
+        reason: "no majority of its voters is there",
       });
     }
     this.#log.info(
@@ -531,10 +531,6 @@ class AgentCore implements Agent, ControlBackend {
     const { node: self, leader, serveUntilMs } = control.status;
     const hasQuorum = leader !== 0 && clockMs() < serveUntilMs;
     const lostLogs = [...reports.values()].flatMap((report) => report.lostLogs);
-    const notes: string[] = [];
-    if (this.#node.joinProblem !== null) {
-      notes.push(`this node is not taken in: ${this.#node.joinProblem}`);
-    }
     const nodes = map.nodes.map((node): NodeStatus => {
       const status = nodeStatusOf(map, node, { self, leader });
       const report = reports.get(node.id);
@@ -581,7 +577,12 @@ class AgentCore implements Agent, ControlBackend {
       voters: [...map.voters],
       nodes,
       waiting,
-      notes,
+      joining: this.#node.joinProblems.map(({ address, reason, hint }) => ({
+        address,
+        reason,
+        hint,
+      })),
+      notes: [],
     };
   }
 

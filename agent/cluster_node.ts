@@ -26,8 +26,9 @@ import { Leases } from "./control/leases.ts";
 import { decodeLevel, encodeLevel, LEVEL_KEY } from "./control/level_record.ts";
 import type { FlattenReport, IoReport, NodeReport } from "./control/messages.ts";
 import type { DataPlaneClient, Ready, WorkerEvent } from "./data_plane_client.ts";
+import { type JoinProblem, joinProblems } from "./join_problem.ts";
 import type { Logger } from "./logger.ts";
-import { ControlFailure, unwrap } from "./map/errors.ts";
+import { type ControlError, ControlFailure, unwrap } from "./map/errors.ts";
 import {
   adopt,
   type Applied,
@@ -72,6 +73,12 @@ const LEAVE_MS_MAX = 5000;
 const PROPOSE_MS_MAX = 15_000;
 /** Bytes of a map in one message to the data worker. */
 const MAP_PART_BYTES = 256 * 1024;
+/** What the leader has refused this node for is of interest for this long: it asks again every second. */
+const REFUSAL_VALID_MS = 30_000;
+/** The same reason why this node is not in its cluster yet is logged again after this time. */
+const JOIN_REMIND_MS = 30 * 60_000;
+/** Reasons that are remembered as logged; there is a handful for each node that is asked. */
+const JOIN_REASONS_MAX = 256;
 /** Names of peers are looked up again at this interval. */
 const RESOLVE_MS = 30_000;
 
@@ -140,8 +147,11 @@ export class ClusterNode {
   readonly #started: Promise<void>;
   #markStarted!: () => void;
   readonly #numeric = new Map<number, { address: string; numeric: string; atMs: number }>();
-  /** Why this node has not been taken in yet. */
-  joinProblem: string | null = null;
+  readonly #begunMs = clockMs();
+  /** Why the leader did not take this node in, and when it said so last. */
+  #refused: { readonly message: string; readonly atMs: number } | null = null;
+  /** When each reason for not being in the cluster was logged last. */
+  readonly #joinReasons = new Map<string, number>();
   /** Bytes copied while catching up, and when, of a while ago. */
   #copied = { bytes: 0, atMs: 0, rate: 0 };
   /** What disks had done, and when, of a while ago. */
@@ -335,14 +345,7 @@ export class ClusterNode {
       joined: (node, clusterId) => {
         this.#joined(node, clusterId).catch((error) => this.#persistFailed(error));
       },
-      joinRefused: (message) => {
-        if (this.joinProblem !== message) {
-          this.#log.error("the cluster does not take this node in; it goes on asking", {
-            reason: message,
-          });
-        }
-        this.joinProblem = message;
-      },
+      joinRefused: (message) => this.#refused = { message, atMs: clockMs() },
       restartWanted: () => this.#listener.restartWanted(),
       unfit: (message) => {
         this.stop();
@@ -456,7 +459,6 @@ export class ClusterNode {
     ];
     await this.#plane.request({ kind: "persist", writes });
     this.#log.info("this node has been taken in", { node, cluster: clusterId });
-    this.joinProblem = null;
     const values = new Map<string, Uint8Array>();
     for (const { key, value } of writes) if (value !== null) values.set(key, value);
     const loaded = unwrap(load(values, node))!;
@@ -569,9 +571,43 @@ export class ClusterNode {
     return this.control.map.nodes.length <= 1 && this.#options.join.length === 0;
   }
 
+  /** Why this node is not in its cluster yet, or knows nothing of it; empty: it is a node of it. */
+  get joinProblems(): readonly JoinProblem[] {
+    const { node } = this.control;
+    if (node !== 0 && this.control.map.nodes.length > 0) return [];
+    const isRefused = clockMs() - (this.#refused?.atMs ?? -Infinity) < REFUSAL_VALID_MS;
+    return joinProblems({
+      seeds: this.#options.join,
+      address: this.#options.address,
+      connections: this.#channel?.status() ?? [],
+      leader: this.control.status.namedLeader,
+      refused: isRefused ? this.#refused!.message : null,
+      node,
+    });
+  }
+
+  /** Logs why this node is not in its cluster: each reason once, and rarely again. */
+  #logJoinProblems(): void {
+    const nowMs = clockMs();
+    const problems = this.joinProblems;
+    const mayEnd = problems.some(({ isWaiting }) => isWaiting);
+    if (mayEnd && nowMs - this.#begunMs < START_MS_MAX) return;
+    for (const { address, reason, hint } of problems) {
+      const key = `${address} ${reason}`;
+      if (nowMs - (this.#joinReasons.get(key) ?? -Infinity) < JOIN_REMIND_MS) continue;
+      if (this.#joinReasons.size >= JOIN_REASONS_MAX) this.#joinReasons.clear();
+      this.#joinReasons.set(key, nowMs);
+      this.#log.warn("this node is not in the cluster yet, and goes on trying", {
+        joining: address,
+        reason: `${reason}; ${hint}`,
+      });
+    }
+  }
+
   #tick(): void {
     if (this.#isStopped) return;
     this.control.tick(clockMs());
+    this.#logJoinProblems();
     if (clockMs() - this.#reportedMs >= REPORT_MS && !this.isAlone) void this.#report();
     this.#timer = setTimeout(
       () => this.#tick(),
@@ -631,29 +667,33 @@ export class ClusterNode {
    * @throws ControlFailure `unavailable` then, whose hint says whether it can still happen
    */
   async propose(command: MapCommand, gone?: AbortSignal): Promise<Applied> {
+    const problems = this.joinProblems;
+    // What may be over in a moment is waited for.
+    if (problems.length > 0 && problems.every(({ isWaiting }) => !isWaiting)) {
+      throw new ControlFailure(this.#undecided(true));
+    }
     const decided = command.kind === "force-release-lease"
       ? await this.#stopServing(command)
       : null;
     return await new Promise((resolve, reject) => {
-      const giveUp = (message: string) => {
+      // What was open here has been closed for it: only when it is decided may it be opened again.
+      const takeBack = () => decided === null && withdraw();
+      const late = () => {
         stopWaiting();
-        // What was open here has been closed for it: only when it is decided may it be opened again.
-        const isOver = decided === null && withdraw();
-        const hint = isOver
-          ? "nothing was changed, and nothing will be; 'kelpie status' says how the cluster is"
-          : "it is on its way to a leader: the change may still happen; see 'kelpie status'";
-        reject(new ControlFailure({ code: "unavailable", message, hint }));
+        reject(new ControlFailure(this.#undecided(takeBack())));
       };
-      const hungUp = () => giveUp("nobody waited for the change");
+      const hungUp = () => {
+        stopWaiting();
+        takeBack();
+        reject(
+          new ControlFailure({ code: "unavailable", message: "nobody waited for the change" }),
+        );
+      };
       const stopWaiting = () => {
         clearTimeout(timer);
         gone?.removeEventListener("abort", hungUp);
       };
-      const timer = setTimeout(
-        () =>
-          giveUp("the cluster does not decide: no majority of its voters can be reached from here"),
-        PROPOSE_MS_MAX,
-      );
+      const timer = setTimeout(late, PROPOSE_MS_MAX);
       const withdraw = this.control.propose(command, (result) => {
         stopWaiting();
         decided?.();
@@ -663,6 +703,31 @@ export class ClusterNode {
       if (gone?.aborted) hungUp();
       else gone?.addEventListener("abort", hungUp);
     });
+  }
+
+  /**
+   * Why a change of the map has not been decided.
+   *
+   * @param isOver it never will be
+   */
+  #undecided(isOver: boolean): ControlError {
+    const problems = this.joinProblems;
+    const joining = problems.find(({ isWaiting }) => !isWaiting) ?? problems.at(0);
+    if (joining !== undefined) {
+      return {
+        code: "unavailable",
+        message:
+          `this node is not in its cluster yet: joining ${joining.address}: ${joining.reason}`,
+        hint: joining.hint,
+      };
+    }
+    return {
+      code: "unavailable",
+      message: "the cluster does not decide: no majority of its voters can be reached from here",
+      hint: isOver
+        ? "nothing was changed, and nothing will be; 'kelpie status' says how the cluster is"
+        : "it is on its way to a leader: the change may still happen; see 'kelpie status'",
+    };
   }
 
   /**
@@ -745,6 +810,13 @@ export class ClusterNode {
    */
   async recover(): Promise<void> {
     const { node } = this.control.status;
+    if (this.joinProblems.length > 0) {
+      throw new ControlFailure({
+        code: "missing",
+        message: "this node is not in its cluster yet: there is nothing here to go on with",
+        hint: "see 'kelpie status'; recover on a node of the cluster",
+      });
+    }
     this.stop();
     const values = await this.#plane.request<Record<string, Uint8Array>>({ kind: "read-meta" });
     const { writes } = unwrap(recover(Object.entries(values), node));

@@ -34,6 +34,7 @@ export function clusterStatusOf(map: ClusterMap, self: number, leader: number): 
     voters: [...map.voters],
     nodes: map.nodes.map((node) => nodeStatusOf(map, node, { self, leader })),
     waiting: [],
+    joining: [],
     notes: [],
   };
 }

@@ -13,6 +13,7 @@ import type {
   ClusterStatus,
   DiskStatus,
   GroupSummary,
+  JoiningNode,
   NodeStatus,
   PathStatus,
   SessionStatus,
@@ -55,6 +56,7 @@ import { takersOf, zonesProblem } from "./map/targets.ts";
  * | `store-unavailable` | the store does not answer |
  * | `cluster-unavailable` | the agent does not say how its cluster is |
  * | `data-unreadable` | data that no node can give now: guests that touch it wait |
+ * | `not-joined` | this node is not in the cluster that it is to join |
  * | `no-quorum` | no majority of voters: nothing can be changed, and disks stop being served |
  * | `log-contradicted` | a node's log is not that of its cluster: it takes no part any more until it joins anew |
  * | `log-lost` | a voter came back without a part of what it had acknowledged: it does not count for now |
@@ -88,6 +90,7 @@ export const PROBLEM_CODES = [
   "store-unavailable",
   "cluster-unavailable",
   "data-unreadable",
+  "not-joined",
   "no-quorum",
   "log-contradicted",
   "log-lost",
@@ -319,6 +322,8 @@ function clusterProblems(seen: Observations): Problem[] {
       hint: "look at the agent's log; restart the agent if it does not recover",
     }];
   }
+  // It knows nothing of the rest.
+  if (cluster.joining.length > 0) return cluster.joining.map(notJoined);
   const problems: Problem[] = [];
   if (!cluster.hasQuorum) problems.push(noQuorum(cluster));
   problems.push(...groupProblems(groups, cluster));
@@ -326,6 +331,10 @@ function clusterProblems(seen: Observations): Problem[] {
   for (const node of cluster.nodes) problems.push(...nodeProblems(node, seen));
   problems.push(...drainProblems(seen.map));
   return problems;
+}
+
+function notJoined({ address, reason, hint }: JoiningNode): Problem {
+  return { code: "not-joined", message: `joining ${address}: ${reason}`, hint };
 }
 
 function noQuorum({ nodes, voters }: ClusterStatus): Problem {

@@ -225,6 +225,8 @@ export interface ControlStatus {
   readonly pendingProposals: number;
   /** Until when this node may serve, by the clock of `tick`. */
   readonly serveUntilMs: number;
+  /** `host:port` of who leads, as another node has said last; empty: none has. */
+  readonly namedLeader: string;
 }
 
 /** See the head of the file. */
@@ -293,6 +295,7 @@ export class Control {
   #joinAskedMs = -Infinity;
   #joinAt = 0;
   #leaderHint = "";
+  #namedLeader = "";
   #dutiesMs = -Infinity;
   readonly #asks = new Map<
     number,
@@ -380,6 +383,7 @@ export class Control {
       leader: raft?.leader ?? 0,
       pendingProposals: this.#pending.length,
       serveUntilMs: this.#serveUntilMs,
+      namedLeader: this.#namedLeader,
     };
   }
 
@@ -852,6 +856,7 @@ export class Control {
       }
       case ControlKind.Lead:
         this.#leaderHint = message.address;
+        this.#namedLeader = message.address;
         this.#noteAddress(message.node, message.address);
         return;
       case ControlKind.Restart:

@@ -302,6 +302,16 @@ export interface WaitingDisk {
   reason: string;
 }
 
+/** A node of the cluster that the node that was asked is to join, and why it has not. */
+export interface JoiningNode {
+  /** `host:port`, or several. */
+  readonly address: string;
+  /** In words, beginning in lower case. */
+  readonly reason: string;
+  /** What to do about it. */
+  readonly hint: string;
+}
+
 /** What the node that was asked knows of the cluster. */
 export interface ClusterStatus {
   /** Version of its map. */
@@ -317,6 +327,8 @@ export interface ClusterStatus {
   /** By id. */
   nodes: NodeStatus[];
   waiting: WaitingDisk[];
+  /** Why this node is not in its cluster yet; empty: it is. */
+  joining: JoiningNode[];
   /** What else people should know, in words: the brake on moving data, say. Beginning in lower case. */
   notes: string[];
 }

@@ -290,6 +290,7 @@ const CLUSTER_STATUS = {
   voters: list(nodeId, "Ids of the nodes that vote"),
   nodes: list(ref("NodeStatus"), "By id"),
   waiting: list(ref("WaitingDisk"), "Disks of which requests wait"),
+  joining: list(ref("JoiningNode"), "Why this node is not in its cluster yet; empty: it is"),
   notes: list(text("One line"), "What else people should know"),
 };
 
@@ -761,6 +762,11 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     disk: text("Name of the disk"),
     node: { ...nodeId, description: "Id of the node where it is open" },
     reason: text("Why"),
+  }),
+  JoiningNode: record("A node that is to take this one in, and why it has not", {
+    address: text("Its host:port, or several"),
+    reason: text("Why"),
+    hint: text("What to do about it"),
   }),
   ClusterStatus: record("What a node knows of its cluster", CLUSTER_STATUS),
   Groups: record("Counts of placement groups of disks", {

@@ -28,6 +28,7 @@
  * What follows from it:
  * - Who does not know the secret gets no answer at all (the hello's MAC), and nothing that allocates or computes more than an HKDF and an HMAC.
  *   A hello may be replayed; that costs the responder one key exchange and leads nowhere, since its nonce and key are fresh.
+ *   That the stream ends there is all such an initiator learns, and it takes it for what it most likely is (`ended`).
  * - A change of any byte, the ranges of protocols included, changes the transcript: no downgrade. The choice is checked
  *   against both ranges by the initiator as well.
  * - Keys differ by direction and kind of message: nothing can be sent back to who sent it. A connection to oneself is noticed by the uuid.
@@ -102,6 +103,10 @@ export type HandshakeErrorCode =
   | "NOT_KELPIE"
   /** The other end has another secret, or bytes were changed on the way. */
   | "SECRET"
+  /** The hello got no answer but the end of the stream, as by an agent with another secret. */
+  | "UNANSWERED"
+  /** The stream ended in the middle. */
+  | "ENDED"
   /** No version of the protocol that both speak. */
   | "PROTOCOL"
   /** Connected to the wrong port: data instead of control, or the other way round. */
@@ -306,6 +311,19 @@ export class Handshake {
       this.#state = State.Failed;
     }
     return wanted;
+  }
+
+  /**
+   * The other end has ended the stream: sets `error`, unless this end is done or has failed.
+   *
+   * @param have what came and was not consumed
+   */
+  ended(have: Uint8Array = NONE): void {
+    if (this.bytesWanted() === 0) return;
+    this.error = this.#state === State.WantsWelcome && have.length === 0
+      ? new HandshakeError("UNANSWERED", "the other end does not answer, as with another secret")
+      : new HandshakeError("ENDED", "the other end closed the connection in the middle of it");
+    this.#state = State.Failed;
   }
 
   #takeHello(hello: Uint8Array): void {

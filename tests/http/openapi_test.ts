@@ -123,6 +123,7 @@ function fullBackend(): FakeBackend {
   });
   backend.clusterPart = {
     waiting: [{ disk: "web", node: 1, reason: "it waits" }],
+    joining: [{ address: "host-1:7460", reason: "it cannot be reached", hint: "look" }],
     notes: ["a note"],
   };
   backend.statuses.set("web", {

@@ -21,7 +21,7 @@ import {
 import { clusterStatusOf } from "../../agent/cluster_status.ts";
 import type { ClusterStatus, NodeStatus } from "../../agent/http/backend.ts";
 import { summarizeGroups } from "../../agent/map/group_summary.ts";
-import { type ClusterMap, MAP_BYTES_FULL, type PgEntry } from "../../agent/map/map.ts";
+import { type ClusterMap, EMPTY_MAP, MAP_BYTES_FULL, type PgEntry } from "../../agent/map/map.ts";
 import { targetChanges } from "../../agent/map/targets.ts";
 import { clusterWithDisk, group, nodeUp, run, runAll } from "../map/cluster.ts";
 import { FakeBackend, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
@@ -173,6 +173,14 @@ function clusterCases(): [Observations, string, string][] {
   const degraded = withGroup(map, { inSync: [first, second], joining: [third] });
   return [
     [{ ...clusterSeen(map), cluster: null }, "cluster-unavailable", "does not say"],
+    [
+      clusterSeen(EMPTY_MAP, {
+        hasQuorum: false,
+        joining: [{ address: "host-1:7460", reason: "it refuses the secret", hint: "compare" }],
+      }),
+      "not-joined",
+      "joining host-1:7460: it refuses the secret",
+    ],
     [
       clusterSeen(down, { hasQuorum: false }, { 2: { gossip: "dead" }, 3: { gossip: "dead" } }),
       "no-quorum",

@@ -283,6 +283,26 @@ Deno.test("who does not know the secret, or is of another cluster, says nothing 
   });
 });
 
+Deno.test("who is not let in knows why, as far as its secret goes, and says nothing while it has no number", async () => {
+  const member = new ControlEnd(2);
+  const stranger = { node: 0, incarnation: 0, clusterId: null };
+  const other = new ControlEnd(1, { secret: new Uint8Array(32), self: stranger });
+  const itself = new ControlEnd(2, { self: stranger });
+  const alone = new ControlEnd(3, { self: stranger });
+  await withEnds([member, other, itself, alone], async () => {
+    const refusalOf = async (end: ControlEnd, address: string) => {
+      end.channel.send(address, bytesOf(10, 1));
+      const status = () => end.channel.status().find((each) => each.address === address)!;
+      await until(() => status().lastError !== "", "refused");
+      return status().refusal;
+    };
+    assertEquals(await refusalOf(other, member.address), "UNANSWERED");
+    assertEquals(await refusalOf(itself, member.address), "SELF");
+    assertEquals(await refusalOf(alone, "127.0.0.1:1"), null);
+    assertEquals([other, itself, alone].map(({ log }) => log.lines), [[], [], []]);
+  });
+});
+
 Deno.test("a node that connects again takes the place of its older connection", async () => {
   const b = new ControlEnd(9);
   const a1 = new ControlEnd(1, { self: { incarnation: 1 } });

@@ -273,6 +273,24 @@ Deno.test("what an end sends, sent back to it, leads nowhere", () => {
   assertEquals([d.error?.code, d.result], ["SECRET", null]);
 });
 
+Deno.test("an end of the stream without an answer is told from one in the middle", () => {
+  const a = end("initiator");
+  a.output();
+  a.ended();
+  assertEquals([a.error?.code, a.result, a.bytesWanted()], ["UNANSWERED", null, 0]);
+  const b = end("initiator");
+  b.ended(Uint8Array.of(1));
+  assertEquals(b.error?.code, "ENDED");
+  // Whoever waits for a hello has asked nothing.
+  const c = end("responder");
+  c.ended();
+  assertEquals(c.error?.code, "ENDED");
+  const d = end("initiator"), e = end("responder");
+  run(d, e);
+  d.ended();
+  assertEquals([d.error, d.result !== null], [null, true], "it was done before");
+});
+
 Deno.test("a handshake that is cut off ends in nobody", () => {
   for (let message = 0; message < 3; message++) {
     for (const keep of [0, 1, 50, 111]) {

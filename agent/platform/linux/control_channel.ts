@@ -24,6 +24,8 @@ import {
   Handshake,
   HANDSHAKE_BYTES_MAX,
   HANDSHAKE_MS_MAX,
+  HandshakeError,
+  type HandshakeErrorCode,
   type HandshakeResult,
   HANDSHAKES_MAX,
   HANDSHAKES_PER_SECOND_MAX,
@@ -88,8 +90,9 @@ class Reader {
    *
    * @param wanted bytes that must fit from `have`'s first on
    * @param isExact read no further than that
+   * @returns false: the other end has closed the connection
    */
-  async read(wanted: number, isExact: boolean): Promise<void> {
+  async read(wanted: number, isExact: boolean): Promise<boolean> {
     if (this.#start === this.#end) this.#start = this.#end = 0;
     if (this.#start + wanted > this.#buffer.length) {
       const buffer = wanted > this.#buffer.length ? new Uint8Array(wanted) : this.#buffer;
@@ -100,8 +103,9 @@ class Reader {
     }
     const end = isExact ? this.#start + wanted : this.#buffer.length;
     const bytes = await this.connection.read(this.#buffer.subarray(this.#end, end));
-    if (bytes === null) throw new ChannelError("the other end closed the connection");
+    if (bytes === null) return false;
     this.#end += bytes;
+    return true;
   }
 
   /** Goes on with a buffer of the usual size, after the handshake. */
@@ -151,6 +155,7 @@ interface Outgoing {
   /** Why it was closed from here; empty: it was not. */
   verdict: string;
   lastError: string;
+  refusal: HandshakeErrorCode | null;
 }
 
 interface Incoming {
@@ -165,7 +170,10 @@ export interface ControlStatus {
   readonly address: string;
   readonly isUp: boolean;
   readonly queuedBytes: number;
+  /** Why the last connection ended; empty: none has. */
   readonly lastError: string;
+  /** Why its handshake failed; null: it did not, or nobody was reached. */
+  readonly refusal: HandshakeErrorCode | null;
 }
 
 /** See the head of the file. */
@@ -242,12 +250,9 @@ export class TcpControlChannel implements ControlChannel {
 
   /** Outgoing connections, for people. */
   status(): ControlStatus[] {
-    return [...this.#outgoing.values()].map(({ address, isUp, queuedBytes, lastError }) => ({
-      address,
-      isUp,
-      queuedBytes,
-      lastError,
-    }));
+    return [...this.#outgoing.values()].map((
+      { address, isUp, queuedBytes, lastError, refusal },
+    ) => ({ address, isUp, queuedBytes, lastError, refusal }));
   }
 
   /** Authenticated incoming connections. */
@@ -373,8 +378,9 @@ export class TcpControlChannel implements ControlChannel {
       if (handshake.error !== null) throw handshake.error;
       if (handshake.result !== null) return handshake.result;
       const wanted = handshake.bytesWanted(reader.have);
-      if (reader.have.length < wanted) await reader.read(wanted, true);
-      reader.take(handshake.receive(reader.have));
+      if (reader.have.length >= wanted || await reader.read(wanted, true)) {
+        reader.take(handshake.receive(reader.have));
+      } else handshake.ended(reader.have);
     }
   }
 
@@ -401,6 +407,7 @@ export class TcpControlChannel implements ControlChannel {
       warnedMs: -Infinity,
       verdict: "",
       lastError: "",
+      refusal: null,
     };
     this.#outgoing.set(address, outgoing);
     return outgoing;
@@ -412,10 +419,12 @@ export class TcpControlChannel implements ControlChannel {
     outgoing.startedMs = this.#nowMs();
     outgoing.verdict = "";
     let reason = "";
+    let refusal: HandshakeErrorCode | null = null;
     try {
       await this.#connect(outgoing);
     } catch (error) {
       reason = (error as Error).message;
+      if (error instanceof HandshakeError) refusal = error.code;
     }
     close(outgoing.connection);
     outgoing.sealer?.close();
@@ -426,6 +435,7 @@ export class TcpControlChannel implements ControlChannel {
     outgoing.isUp = false;
     outgoing.isRunning = false;
     outgoing.lastError = outgoing.verdict || reason;
+    outgoing.refusal = outgoing.verdict === "" ? refusal : null;
     outgoing.queue = [];
     outgoing.queuedBytes = 0;
     outgoing.failures = wasUp && now - outgoing.startedMs > 1000 ? 0 : outgoing.failures + 1;
@@ -436,7 +446,8 @@ export class TcpControlChannel implements ControlChannel {
     outgoing.retryAtMs = now + most / 2 + most / 2 * (this.#random.u32() / 2 ** 32);
     if (this.#isClosed || now - outgoing.warnedMs < WARN_MS || wasUp) return;
     outgoing.warnedMs = now;
-    this.#log.warn("a control connection failed", {
+    // A node without a number connects to those only that are to take it in; its owner says how that goes.
+    this.#log[this.#self.node === 0 ? "debug" : "warn"]("a control connection failed", {
       address: outgoing.address,
       reason: outgoing.lastError,
     });
@@ -645,7 +656,9 @@ export class TcpControlChannel implements ControlChannel {
         if (!isRight) throw new ChannelError("a record was changed on the way");
         return;
       }
-      await reader.read(bytes || RECORD_OVERHEAD_BYTES, false);
+      if (!await reader.read(bytes || RECORD_OVERHEAD_BYTES, false)) {
+        throw new ChannelError("the other end closed the connection");
+      }
     }
   }
 }
