@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { advertisedAddress } from "./advertise.ts";
-import { ClusterNode, type ClusterOptions } from "./cluster_node.ts";
+import { ClusterNode, type ClusterOptions, SECRET_MISSING } from "./cluster_node.ts";
 import { formatClusterSecret, parseClusterSecret } from "./cluster_secret.ts";
 import { nodeStatusOf } from "./cluster_status.ts";
 import { allTargets, nameComparison, targetOf } from "./comparison.ts";
@@ -100,12 +100,13 @@ export interface Agent {
  */
 export async function startAgent(config: AgentConfig): Promise<Agent> {
   const log = new Logger({ level: config.logLevel, format: config.logFormat });
+  const secret = config.secretFile === null ? null : readSecret(config.secretFile);
   makeDirectory(config.runDir);
   makeDirectory(join(config.runDir, "ro"));
   // Before anything is made there: the sockets of its disks would be taken away from a living agent.
   await refuseLivingAgent(config.runDir);
   const paths = config.dataPaths.map((location) =>
-    prepareDataPath(location, config.dataPaths.length === 1)
+    findDataPath(location, config.dataPaths.length === 1)
   );
   refuseTwins(paths);
   const plane = new DataPlaneClient(log);
@@ -117,11 +118,14 @@ export async function startAgent(config: AgentConfig): Promise<Agent> {
     scrubRateBytes: config.scrubRateBytes,
     adopt: config.adopt,
     acceptDamage: config.acceptDamage,
+    refuseNew: config.join.length > 0 && secret === null
+      ? `${SECRET_MISSING.message}: ${SECRET_MISSING.hint}`
+      : null,
     logLevel: config.logLevel,
     logFormat: config.logFormat,
     hostId: hostIdentity(),
   });
-  const agent = new AgentCore(config, paths, plane, ready, log);
+  const agent = new AgentCore({ config, secret, paths, plane, ready, log });
   try {
     await agent.begin();
   } catch (error) {
@@ -134,6 +138,7 @@ export async function startAgent(config: AgentConfig): Promise<Agent> {
 class AgentCore implements Agent, ControlBackend {
   readonly finished: Promise<void>;
   readonly #config: AgentConfig;
+  readonly #secret: Uint8Array | null;
   readonly #paths: readonly WorkerPath[];
   readonly #plane: DataPlaneClient;
   readonly #ready: Ready;
@@ -147,18 +152,21 @@ class AgentCore implements Agent, ControlBackend {
   #hasFailed = false;
   #nextMap = Promise.withResolvers<ClusterMap>();
 
-  constructor(
-    config: AgentConfig,
-    paths: readonly WorkerPath[],
-    plane: DataPlaneClient,
-    ready: Ready,
-    log: Logger,
-  ) {
-    this.#config = config;
-    this.#paths = paths;
-    this.#plane = plane;
-    this.#ready = ready;
-    this.#log = log;
+  constructor(parts: {
+    config: AgentConfig;
+    /** The cluster's, when it was given. */
+    secret: Uint8Array | null;
+    paths: readonly WorkerPath[];
+    plane: DataPlaneClient;
+    ready: Ready;
+    log: Logger;
+  }) {
+    this.#config = parts.config;
+    this.#secret = parts.secret;
+    this.#paths = parts.paths;
+    this.#plane = parts.plane;
+    this.#ready = parts.ready;
+    this.#log = parts.log;
     this.finished = new Promise((resolve, reject) => {
       this.#finish = resolve;
       this.#fail = (error) => {
@@ -168,7 +176,7 @@ class AgentCore implements Agent, ControlBackend {
     });
     // Whoever waits for `finished` hears of it; until then it is not an unhandled rejection.
     this.finished.catch(() => {});
-    plane.onFailure = (error) => {
+    this.#plane.onFailure = (error) => {
       this.#log.error("the data plane ended", { reason: error.message });
       this.#cluster?.stop();
       void this.#server?.close();
@@ -182,7 +190,7 @@ class AgentCore implements Agent, ControlBackend {
       plane: this.#plane,
       ready: this.#ready,
       log: this.#log,
-      options: clusterOptions(this.#config),
+      options: clusterOptions(this.#config, this.#secret),
       listener: {
         failed: (error) => {
           void this.#server?.close();
@@ -685,7 +693,7 @@ function newNameOf(command: MapCommand): string | null {
 }
 
 /** What the configuration says of the cluster. */
-function clusterOptions(config: AgentConfig): ClusterOptions {
+function clusterOptions(config: AgentConfig, secret: Uint8Array | null): ClusterOptions {
   const { listen } = config;
   return {
     listen,
@@ -697,7 +705,7 @@ function clusterOptions(config: AgentConfig): ClusterOptions {
     zone: config.zone,
     witness: config.witness,
     weightBytes: config.weightBytes,
-    secret: config.secretFile === null ? null : readSecret(config.secretFile),
+    secret,
     bootId: bootIdOf(readProc("/proc/sys/kernel/random/boot_id"), config.runDir),
   };
 }
@@ -739,18 +747,17 @@ function makeDirectory(path: string): void {
       message: `cannot make the directory ${path}: ${
         error instanceof Error ? error.message : error
       }`,
-      hint: "run as root, or choose other directories with --run-dir and --data",
+      hint: "run as root, or choose another one with --run-dir",
     });
   }
 }
 
 /**
- * The store's file for a data path: a directory gets one, anything else is it.
+ * The store's file for a data path: a directory gets one, anything else is it. The worker makes what is new.
  *
- * @param isOnly there is no other that could go on without it; of several, one that cannot be reached is said to be so, and made
- *   by the worker where it is new
+ * @param isOnly there is no other that could go on without it; of several, one that cannot be reached is said to be so
  */
-function prepareDataPath(location: string, isOnly: boolean): WorkerPath {
+function findDataPath(location: string, isOnly: boolean): WorkerPath {
   // Devices are not for the runtime's own stat, which would need more permissions than the program has.
   if (location.startsWith("/dev/")) return { location, storePath: location, reason: "" };
   const path = { location, storePath: join(location, STORE_FILE), reason: "" };
@@ -769,7 +776,6 @@ function prepareDataPath(location: string, isOnly: boolean): WorkerPath {
       hint: `name a directory (it gets the file ${STORE_FILE}) or a block device`,
     });
   }
-  if (isOnly) makeDirectory(location);
   return path;
 }
 

@@ -82,6 +82,14 @@ const JOIN_REASONS_MAX = 256;
 /** Names of peers are looked up again at this interval. */
 const RESOLVE_MS = 30_000;
 
+/** A node that is to join, and neither was given a secret nor has one in its store. */
+export const SECRET_MISSING: ControlError = {
+  code: "invalid",
+  message: "joining a cluster needs its secret",
+  hint: "print it on one of its hosts with 'kelpie cluster secret', put it into a file that only " +
+    "root can read, and name that with --secret-file",
+};
+
 /** How this node takes part. */
 export interface ClusterOptions {
   /** `host:port` to listen at; null: no network. */
@@ -938,15 +946,7 @@ function identityOf(
 function secretOf(stored: Uint8Array | undefined, options: ClusterOptions): Uint8Array {
   if (options.secret !== null) return options.secret;
   if (stored !== undefined) return stored.slice();
-  if (options.join.length > 0) {
-    throw new ControlFailure({
-      code: "invalid",
-      message: "joining a cluster needs its secret",
-      hint:
-        "print it on one of its hosts with 'kelpie cluster secret', put it into a file that only " +
-        "root can read, and name that with --secret-file",
-    });
-  }
+  if (options.join.length > 0) throw new ControlFailure(SECRET_MISSING);
   return crypto.getRandomValues(new Uint8Array(SECRET_BYTES));
 }
 

@@ -208,13 +208,22 @@ export class DataPlane implements DiskServerHost {
   }
   readonly #candidates: PathCandidate[];
 
+  #makeDirectory(path: string): void {
+    try {
+      Deno.mkdirSync(path, { recursive: true, mode: 0o700 });
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new Error(
+        `cannot make the directory ${path}: ${reason}; run as root, or choose another one with --data`,
+      );
+    }
+  }
+
   /** What can be said of a data path before it is opened. Throws SystemError where another program has it. */
   #candidate({ location, storePath, reason }: WorkerPath): PathCandidate {
     const isOnly = this.#start.paths.length === 1;
     const create = () => {
-      if (!storePath.startsWith("/dev/")) {
-        Deno.mkdirSync(dirname(storePath), { recursive: true, mode: 0o700 });
-      }
+      if (!storePath.startsWith("/dev/")) this.#makeDirectory(dirname(storePath));
       const file = openStoreFile({ path: storePath, direct: this.#start.direct, create: true });
       const capacityBytes = this.#start.capacityBytes ?? sensibleCapacity(file);
       return { store: this.#makeStore(file), capacityBytes };
@@ -774,6 +783,7 @@ export class DataPlane implements DiskServerHost {
       adopt: start.adopt,
       acceptDamage: start.acceptDamage,
       admit: refusalOf,
+      ...(start.refuseNew === null ? {} : { refuseNew: start.refuseNew }),
       ...(start.capacityBytes === null ? {} : { capacityBytes: start.capacityBytes }),
       random: this.#random,
       mayHaveLost: () => this.#markFailure(),

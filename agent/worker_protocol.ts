@@ -28,6 +28,8 @@ export interface WorkerStart {
   scrubRateBytes: number;
   adopt: boolean;
   acceptDamage: boolean;
+  /** Why no new node is made; null: it is, where nothing is there. */
+  refuseNew: string | null;
   logLevel: "debug" | "info" | "warn" | "error";
   logFormat: "text" | "json";
   /** Hash of what identifies this host, 16 bytes. */

@@ -50,6 +50,7 @@ Deno.test("a store that has been closed is asked nothing more when a tick is due
       scrubRateBytes: 0,
       adopt: false,
       acceptDamage: false,
+      refuseNew: null,
       logLevel: "error",
       logFormat: "text",
       hostId: new Uint8Array(16),

@@ -69,6 +69,8 @@ export interface OpenPathsOptions {
   readonly hostId: Uint8Array;
   readonly adopt?: boolean;
   readonly acceptDamage?: boolean;
+  /** Why nothing is made where all is blank, which would be a new node; left out: a new node is made. */
+  readonly refuseNew?: string;
   /** Grow each path to this size. */
   readonly capacityBytes?: number;
   /** Of a node's identity and its cluster's, when they are new. */
@@ -191,6 +193,8 @@ class Opener {
 
   /** All is blank: a new node. */
   #found(): void {
+    const { refuseNew } = this.#options;
+    if (refuseNew !== undefined) return this.#fail("INVALID", refuseNew);
     const nodeId = new Uint8Array(ID_BYTES), clusterId = new Uint8Array(ID_BYTES);
     this.#options.random.fill(nodeId);
     this.#options.random.fill(clusterId);

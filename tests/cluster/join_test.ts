@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert/mod.js";
 import { formatClusterSecret } from "../../agent/cluster_secret.ts";
-import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
+import { AgentProcess, AgentRefusal, WorkDirectory } from "../tools/agent_process.ts";
 import { addressFor } from "../tools/ports.ts";
 
 /** Lines of a log that hold a text. */
@@ -25,7 +25,7 @@ Deno.test("who has another secret, or names a host where nobody is, says so itse
     await Deno.writeTextFile(path, `${secret}\n`, { mode: 0o600 });
     return path;
   };
-  for (const name of ["first", "wrong", "lost"]) await Deno.mkdir(`${work.path}/${name}`);
+  for (const name of ["first", "wrong", "lost", "none"]) await Deno.mkdir(`${work.path}/${name}`);
   const first = await AgentProcess.start(options("first"));
   await using _first = first;
   const right = (await first.check("cluster", "secret")).trim();
@@ -40,6 +40,15 @@ Deno.test("who has another secret, or names a host where nobody is, says so itse
   await using wrong = await join("wrong", seed, other);
   await using lost = await join("lost", nobody, right);
   await Promise.all([wrong.ready, lost.ready]);
+
+  // Without a secret, or with a file that is not there, nothing is made at all.
+  for (const more of [[], ["--secret-file", `${work.path}/missing`]]) {
+    const none = { ...options("none"), arguments: ["--join", seed, ...more] };
+    const refusal = await assertRejects(() => AgentProcess.start(none), AgentRefusal);
+    assertEquals(refusal.code, 64);
+    assertStringIncludes(refusal.stderr, more.length === 0 ? "kelpie cluster secret" : more[1]);
+    assertEquals(await Deno.stat(none.dataDir).catch(() => null), null);
+  }
 
   const cases: [AgentProcess, string, string][] = [
     [wrong, `joining ${seed}: it refuses the cluster secret of this node`, "kelpie cluster secret"],
@@ -79,4 +88,11 @@ Deno.test("who has another secret, or names a host where nobody is, says so itse
   const { stdout } = await mended.run("status", "--json");
   const { cluster } = JSON.parse(new TextDecoder().decode(stdout));
   assertEquals([cluster.joining, cluster.nodes.length], [[], 2]);
+  // Its store has the secret now: the file need not be named any more.
+  await mended.stop();
+  await using again = await AgentProcess.start({
+    ...options("wrong"),
+    arguments: ["--join", seed],
+  });
+  assert(!again.log.includes("made a new store"), again.log);
 });

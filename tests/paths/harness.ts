@@ -46,6 +46,8 @@ export class Machine {
   nowMs = 1000;
   /** What is remembered elsewhere of how far a path must have come. */
   leastCount = 0;
+  /** Why nothing is made where all is blank. */
+  refuseNew: string | undefined;
   /** Groups move between paths that are filled differently. */
   moves = false;
   #given: Place[] = [];
@@ -88,6 +90,7 @@ export class Machine {
       hostId: HOST,
       random: this.random,
       segmentBytes: SEGMENT_BYTES,
+      refuseNew: this.refuseNew,
       ...(this.moves ? { memory: { window, arena: this.#arena }, differenceMin: 0.001 } : {}),
       log: {
         debug() {},

@@ -476,6 +476,21 @@ Deno.test("nothing is made where a path that is missing was last", () => {
   assertEquals(machine.set!.pathStatus().map(({ state }) => state), ["ok", "left-out", "ok"]);
 });
 
+Deno.test("no new node is made where none is wanted, and one that is there opens, also with a path more", () => {
+  const machine = new Machine(11, "/a", "/b");
+  const isMade = () => ["/a", "/b"].map((location) => machine.places.get(location)!.isFormatted);
+  machine.refuseNew = "it needs a secret";
+  const error = machine.open("/a", "/b");
+  assertEquals([error?.code, error?.message], ["INVALID", "it needs a secret"]);
+  assertEquals(isMade(), [false, false]);
+  machine.refuseNew = undefined;
+  machine.mustOpen("/a");
+  machine.close();
+  machine.refuseNew = "it needs a secret";
+  machine.mustOpen("/a", "/b");
+  assertEquals([machine.isNew, ...isMade()], [false, true, true]);
+});
+
 Deno.test("paths of another node, and the same path twice, are refused by name", () => {
   const one = alone(8, "/a", "/b").machine;
   one.close();
