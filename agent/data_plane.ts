@@ -21,6 +21,7 @@ import { Arena } from "./base/arena.ts";
 import { concatenated, toHex } from "./base/bytes.ts";
 import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import { BlockKind, BlockRequest } from "./blk/target.ts";
+import { formatSize } from "./config.ts";
 import { decodeLevel, LEVEL_KEY, storeLevelError } from "./control/level_record.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
 import type { DiskStatus } from "./http/backend.ts";
@@ -803,6 +804,7 @@ export class DataPlane implements DiskServerHost {
       if (opened === null) return this.#fail(error!);
       this.#store = opened.store;
       this.#set = opened.set;
+      this.#noteCapacity();
       this.#data = new DataCore({
         store: this.#store,
         window: this.memory.windows[0],
@@ -820,6 +822,24 @@ export class DataPlane implements DiskServerHost {
       for (const store of this.#stores) store.endTurn();
       if (isOver) break;
       this.#ring.enter(this.#hasReady() || this.#ring.ready > 0 ? 0 : OPENING_WAIT_MS);
+    }
+  }
+
+  /** Says of stores that are larger than was asked for that they stay so. */
+  #noteCapacity(): void {
+    const wantedBytes = this.#start.capacityBytes;
+    for (const { location, store } of this.#candidates) {
+      if (wantedBytes === null || store?.state !== "open") continue;
+      const { capacityBytes } = store.stats();
+      if (wantedBytes >= capacityBytes) continue;
+      this.log.warn("a store does not shrink: a smaller --capacity changes nothing", {
+        path: location,
+        capacity: formatSize(capacityBytes),
+        wanted: formatSize(wantedBytes),
+        instead:
+          "'kelpie node weight' gives the host less data; a smaller store is a new one, of a node that was drained " +
+          "and removed, and joins again with an empty data path",
+      });
     }
   }
 

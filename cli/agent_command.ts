@@ -36,7 +36,8 @@ export function addAgentCommand(program: AnyCommand, context: CommandContext): v
     )
     .option(
       "--capacity <size>",
-      "what each of them may use (default: 90 % of the free space, or the whole block device)",
+      "what each of them may use (default: 90 % of the free space, or the whole block device); it grows " +
+        "at a later start, and does not shrink",
     )
     .addOption(new Option("--cache <mode>", "how the data is written").choices(CACHE_MODES))
     .addOption(new Option("--log-level <level>", "how much is logged").choices(LOG_LEVELS))

@@ -104,6 +104,27 @@ Deno.test("a start that is refused does not hide that the run before it was kill
   assertEquals(readSuperblock(options.dataDir).clean, true);
 });
 
+Deno.test("a larger capacity makes a store larger, and a smaller one is said to change nothing", async () => {
+  await using work = await WorkDirectory.make();
+  const startWith = async (capacity: string) => {
+    await using agent = await AgentProcess.start(optionsIn(work, { capacity }));
+    using client = agent.client();
+    const { store } = await client.status();
+    await agent.stop();
+    return { capacityBytes: store!.capacityBytes, log: agent.log };
+  };
+  const first = await startWith("512M");
+  const same = await startWith("512M");
+  const larger = await startWith("1G");
+  const smaller = await startWith("512M");
+  assertEquals(same.capacityBytes, first.capacityBytes);
+  assert(larger.capacityBytes > first.capacityBytes);
+  assertEquals(smaller.capacityBytes, larger.capacityBytes);
+  const said = [first, same, larger, smaller].map(({ log }) => log.includes("does not shrink"));
+  assertEquals(said, [false, false, false, true]);
+  assertMatch(smaller.log, / wanted=512M /);
+});
+
 Deno.test("an agent refuses data that another agent uses, that another host wrote, or that a newer one wrote", async () => {
   await using work = await WorkDirectory.make();
   const options = optionsIn(work);
