@@ -79,6 +79,8 @@ import type {
 
 /** File in the data directory. */
 const STORE_FILE = "kelpie.store";
+/** Of a file's mode. */
+const READABLE_BY_OTHERS = 0o004;
 /** Where other nodes would reach this one: nowhere, when it does not listen. */
 const LOCAL_ADDRESS = "127.0.0.1:7460";
 
@@ -100,7 +102,7 @@ export interface Agent {
  */
 export async function startAgent(config: AgentConfig): Promise<Agent> {
   const log = new Logger({ level: config.logLevel, format: config.logFormat });
-  const secret = config.secretFile === null ? null : readSecret(config.secretFile);
+  const secret = config.secretFile === null ? null : readSecret(config.secretFile, log);
   makeDirectory(config.runDir);
   makeDirectory(join(config.runDir, "ro"));
   // Before anything is made there: the sockets of its disks would be taken away from a living agent.
@@ -722,10 +724,20 @@ function suspicionOf(member: MemberView, gossip: Gossip): string | null {
 }
 
 /** The cluster secret in a file. No part of it appears in a message. */
-function readSecret(path: string): Uint8Array {
+function readSecret(path: string, log: Logger): Uint8Array {
   let text: string;
   try {
     text = readText(path);
+    // Its group may be the agent's, to which root gives it to read.
+    if (((Deno.statSync(path).mode ?? 0) & READABLE_BY_OTHERS) !== 0) {
+      log.warn(
+        "everybody on this host can read the cluster secret, and so everything in the cluster",
+        {
+          file: path,
+          do: `chmod 600 ${path}`,
+        },
+      );
+    }
   } catch (error) {
     throw new ControlFailure({
       code: "invalid",

@@ -81,7 +81,7 @@ export function addClusterCommands(cluster: AnyCommand, context: CommandContext)
       "Prints the cluster secret, and nothing else. A node that has it in its --secret-file can join. Whoever " +
         "has it can read and change everything: keep it in files that only root may read.",
     )
-    .addHelpText("after", examples("kelpie cluster secret > secret && chmod 600 secret"))
+    .addHelpText("after", examples("(umask 077; kelpie cluster secret > secret)"))
     .action(async () => {
       using client = context.client();
       context.output.line(await client.secret());

@@ -88,8 +88,18 @@ Deno.test("who has another secret, or names a host where nobody is, says so itse
   const { stdout } = await mended.run("status", "--json");
   const { cluster } = JSON.parse(new TextDecoder().decode(stdout));
   assertEquals([cluster.joining, cluster.nodes.length], [[], 2]);
-  // Its store has the secret now: the file need not be named any more.
+  assert(!mended.log.includes("chmod"), mended.log);
+  // A file that others can read is worth a word, and only that.
   await mended.stop();
+  const open = await secretFile("wrong", right);
+  await Deno.chmod(open, 0o644);
+  await using warned = await AgentProcess.start({
+    ...options("wrong"),
+    arguments: ["--secret-file", open],
+  });
+  assertEquals(linesWith(warned.log, `chmod 600 ${open}`).length, 1, warned.log);
+  await warned.stop();
+  // Its store has the secret now: the file need not be named any more.
   await using again = await AgentProcess.start({
     ...options("wrong"),
     arguments: ["--join", seed],
