@@ -45,7 +45,7 @@ import {
   zonesText,
 } from "./map/map.ts";
 import { dueSlot, lateSince, scheduledName } from "./map/schedules.ts";
-import { takersOf, zonesProblem } from "./map/targets.ts";
+import { remakingOf, takersOf, zonesProblem } from "./map/targets.ts";
 
 /**
  * Kinds of problems, the worst first. Kinds are added, and none is taken away or renamed: programs may rely on these.
@@ -270,6 +270,16 @@ function usedText({ cluster }: Observations): string {
 }
 
 /**
+ * Says of a node that is drained what can be done with it.
+ *
+ * @param node its name
+ */
+export function drainedText(node: string): string {
+  return `node ${node} is drained: 'kelpie node remove ${node}' takes it out of the cluster, ` +
+    `'kelpie node undrain ${node}' gives it data again`;
+}
+
+/**
  * What people should know that is no problem.
  *
  * @param map the map now
@@ -279,10 +289,7 @@ export function findNotes(map: ClusterMap): string[] {
   const notes: string[] = [];
   for (const { id, name, availability } of map.nodes) {
     if (availability !== "draining" || isNamed(map, id)) continue;
-    notes.push(
-      `node ${name} is drained: 'kelpie node remove ${name}' takes it out of the cluster, ` +
-        `'kelpie node undrain ${name}' gives it data again`,
-    );
+    notes.push(drainedText(name));
   }
   for (const pool of map.pools) {
     const disks = disksOf(map, pool);
@@ -326,7 +333,7 @@ function clusterProblems(seen: Observations): Problem[] {
   if (cluster.joining.length > 0) return cluster.joining.map(notJoined);
   const problems: Problem[] = [];
   if (!cluster.hasQuorum) problems.push(noQuorum(cluster));
-  problems.push(...groupProblems(groups, cluster));
+  problems.push(...groupProblems(seen, groups, cluster));
   problems.push(...waitingProblems(cluster));
   for (const node of cluster.nodes) problems.push(...nodeProblems(node, seen));
   problems.push(...drainProblems(seen.map));
@@ -356,7 +363,19 @@ function silentVoters({ nodes }: Pick<ClusterStatus, "nodes">): string[] {
     .map(({ name }) => name);
 }
 
-function groupProblems(groups: GroupSummary, cluster: ClusterStatus): Problem[] {
+/** Whether copies of nodes that are down are made anew elsewhere after a while. */
+function canBeRemade(map: ClusterMap): boolean {
+  return map.nodes.some(({ id, state, witness }) => {
+    const remaking = state !== "down" || witness ? "nothing" : remakingOf(map, id);
+    return remaking === "all" || remaking === "some";
+  });
+}
+
+function groupProblems(
+  { map }: Observations,
+  groups: GroupSummary,
+  cluster: ClusterStatus,
+): Problem[] {
   const problems: Problem[] = [];
   const of = (some: number) => `${some} of ${count(groups.total, "placement group")}`;
   const are = (some: number, one: string, more: string) => some === 1 ? one : more;
@@ -384,7 +403,9 @@ function groupProblems(groups: GroupSummary, cluster: ClusterStatus): Problem[] 
         `${are(groups.degraded, "it", "they")} should; ${progressOf(groups, cluster)}`,
       hint: groups.joining > 0
         ? "it goes on by itself, and guests are served meanwhile"
-        : "copies are made when the nodes that are down are back, or have been down for 'out-after'",
+        : canBeRemade(map)
+        ? "copies are made when the nodes that are down are back, or have been down for 'out-after'"
+        : "copies are made when the nodes that are down are back, or others have joined",
     });
   } else if (groups.joining > 0 || groups.misplaced > 0) {
     const moving = Math.max(groups.misplaced, groups.joining);
@@ -639,13 +660,18 @@ const GOSSIP_WORDS: Readonly<Record<NodeStatus["gossip"], string>> = {
 
 function downHint(node: NodeStatus, { map, nowMs }: Observations): string {
   const remove = `'kelpie node remove ${node.name} --force' if it is gone for good`;
-  if (node.witness) return `start it, or ${remove}`;
-  if (node.availability !== "in") {
-    return `its copies are made anew elsewhere; start it, or ${remove}`;
+  const remaking = node.witness ? "nothing" : remakingOf(map, node.id);
+  if (remaking === "nothing") return `start it, or ${remove}`;
+  if (remaking === "none") {
+    return `start it, or add a node: no other one takes its copies, which are missing until then; ${remove}`;
   }
+  const copies = remaking === "all"
+    ? "its copies are made anew elsewhere"
+    : "its copies are made anew elsewhere where other nodes take them";
+  if (node.availability !== "in") return `${copies}; start it, or ${remove}`;
   const leftMs = node.sinceMs + map.settings.outAfterMs - nowMs;
   return leftMs > 0
-    ? `start it; without it, its copies are made anew elsewhere in ${formatDuration(leftMs)}`
+    ? `start it; without it, ${copies} in ${formatDuration(leftMs)}`
     : `start it, or ${remove}`;
 }
 

@@ -14,6 +14,7 @@ import { formatSize, parseSize } from "../agent/config.ts";
 import type { PathStatus } from "../agent/http/backend.ts";
 import type { NodeDocument, PlanDocument, PlanRequest } from "../agent/http/documents.ts";
 import { ControlFailure } from "../agent/map/errors.ts";
+import { drainedText } from "../agent/problems.ts";
 import {
   type AnyCommand,
   type CommandContext,
@@ -234,7 +235,12 @@ function addDrain(node: AnyCommand, context: CommandContext): void {
       });
       if (!isMade) return;
       if (wait) return await waitUntilDrained(context, client, name);
-      context.output.say(`node ${name} is being drained; 'kelpie status' says how far it is`);
+      const { groupsLeft } = await client.node(name);
+      context.output.say(
+        groupsLeft === 0
+          ? drainedText(name)
+          : `node ${name} is being drained; 'kelpie status' says how far it is`,
+      );
     });
 }
 
@@ -497,7 +503,7 @@ async function waitUntilDrained(
   } finally {
     progress.end();
   }
-  output.say(`node ${name} is drained; 'kelpie node remove ${name}' takes it out of the cluster`);
+  output.say(drainedText(name));
 }
 
 /** What keeps data from moving, or "". */

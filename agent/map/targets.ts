@@ -13,7 +13,7 @@
 import type { ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { place, type Placement } from "./placement.ts";
 import { targetOf } from "./copies.ts";
-import { copiesMinOfPool, disksWithData, findPool } from "./queries.ts";
+import { copiesMinOfPool, disksWithData, findPool, hasDisks } from "./queries.ts";
 import { isInZones, zonesText } from "./zones.ts";
 
 /** The table that placement makes of a pool's targets and the nodes as they are. Pure; takes milliseconds. */
@@ -123,6 +123,30 @@ export function weightIn(zones: readonly string[], node: NodeEntry): number {
 export function takersOf(map: ClusterMap, pool: Pool): readonly NodeEntry[] {
   const ends = pool.family === 0 ? [pool] : endsOf(map, pool);
   return map.nodes.filter((node) => ends.some(({ zones }) => weightIn(zones, node) > 0));
+}
+
+/** How much of what a node holds others would hold without it; `nothing`: there is nothing with more than one copy. */
+export type Remaking = "all" | "some" | "none" | "nothing";
+
+/**
+ * How much of what lies on a node that is down is made anew on others when it is out: what has other copies, where there are
+ * as many other nodes that take it, and are up, as it has copies.
+ *
+ * @param node its id
+ */
+export function remakingOf(map: ClusterMap, node: number): Remaking {
+  const entry = map.nodes.find(({ id }) => id === node);
+  let made = 0, lacking = 0, single = 0;
+  for (const pool of map.pools) {
+    if (entry === undefined || !hasDisks(map, pool.id) || !isInZones(pool.zones, entry)) continue;
+    const others = takersOf(map, pool).filter(({ id, state }) => id !== node && state === "up");
+    if (pool.copies === 1) single++;
+    else if (others.length >= pool.copies) made++;
+    else lacking++;
+  }
+  if (made + lacking === 0) return "nothing";
+  if (made === 0) return "none";
+  return lacking + single === 0 ? "all" : "some";
 }
 
 /**

@@ -318,7 +318,7 @@ Deno.test("drain --wait follows until nothing is left, and says what is in the w
   assertMatch(stderr, /^draining host-2: 50 %, 64 of 128 groups, [\d.]+ groups\/s, .* left$/m);
   assertMatch(stderr, /warning: node host-3 cannot catch up: its store is slow/);
   assertEquals(stderr.match(/cannot catch up/g)?.length, 1);
-  assertMatch(stderr, /node host-2 is drained; 'kelpie node remove host-2' takes it out/);
+  assertMatch(stderr, /node host-2 is drained: 'kelpie node remove host-2' takes it out/);
 });
 
 /** The map when so many PGs still name a node. */
@@ -395,6 +395,12 @@ Deno.test("remove takes out a drained node, and refuses one that has data", asyn
   );
   assertMatch((await agent.run("status")).stdout, /^note: node host-4 is drained/m);
   assertMatch((await agent.runWell("node list")).stdout, /^host-4 +up, drained/m);
+  for (const words of ["node drain host-4", "node drain host-4 --wait"]) {
+    assertMatch(
+      (await agent.runWell(words)).stderr,
+      /^node host-4 is drained: 'kelpie node remove/,
+    );
+  }
   const asked = await agent.runWell("node remove host-4", person("yes"));
   assertMatch(asked.terminal.questions[0], /^Remove node host-4\? It cannot come back/);
   assertEquals(backend.removed, [{ id: 4, force: false, acceptLoss: false }]);

@@ -23,7 +23,7 @@ import type { ClusterStatus, NodeStatus } from "../../agent/http/backend.ts";
 import { summarizeGroups } from "../../agent/map/group_summary.ts";
 import { type ClusterMap, EMPTY_MAP, MAP_BYTES_FULL, type PgEntry } from "../../agent/map/map.ts";
 import { targetChanges } from "../../agent/map/targets.ts";
-import { clusterWithDisk, group, nodeUp, run, runAll } from "../map/cluster.ts";
+import { clusterOf, clusterWithDisk, group, nodeUp, run, runAll } from "../map/cluster.ts";
 import { FakeBackend, HEALTHY_STORE, IDLE_DISK, sessionWith } from "./fake_backend.ts";
 
 /** One node, with these disks. */
@@ -313,8 +313,43 @@ Deno.test("a voter without its log counts when the others are there, and that is
   assertStringIncludes(problem.hint, "look at that node's disk");
 });
 
+Deno.test("what has fewer copies is told when it gets them, and by whom", () => {
+  const hintOf = (copies: number) => {
+    const map = clusterWithDisk(3, copies);
+    const [, second] = map.nodes;
+    const nodes = map.nodes.with(1, { ...second, state: "down", changedMs: NOW_MS - 60_000 });
+    const inSync = group(map).target.filter((id) => id !== second.id);
+    const [pool] = map.pools;
+    const pgs = pool.pgs.map((pg) => ({ ...pg, target: [1, 2, 3].slice(0, copies), inSync }));
+    const seen = clusterSeen({ ...map, nodes, pools: [{ ...pool, pgs }] });
+    return findProblems(seen).find(({ code }) => code === "degraded")!.hint;
+  };
+  assertStringIncludes(hintOf(2), "have been down for 'out-after'");
+  assertStringIncludes(hintOf(3), "or others have joined");
+});
+
 Deno.test("a node that is down is told what happens next", () => {
   const map = clusterWithDisk(3, 2);
+  const hintOf = (map: ClusterMap, part: Partial<ClusterMap["nodes"][number]> = {}) => {
+    const changedMs = NOW_MS - 60_000;
+    const nodes = map.nodes.with(1, { ...map.nodes[1], state: "down", changedMs, ...part });
+    const problems = findProblems(clusterSeen({ ...map, nodes }));
+    return problems.find(({ code }) => code === "node-down")!.hint;
+  };
+  // Three copies on three nodes: there is nobody else.
+  for (const availability of ["in", "out"] as const) {
+    const hint = hintOf(clusterWithDisk(3, 3), { availability });
+    assertStringIncludes(hint, "no other one takes its copies");
+    assertEquals(hint.includes("elsewhere"), false);
+  }
+  // Of what has one copy nothing can be made anew.
+  for (const nothing of [clusterOf(3), clusterWithDisk(3, 1)]) {
+    const hint = "start it, or 'kelpie node remove host-2 --force' if it is gone for good";
+    assertEquals(hintOf(nothing), hint);
+  }
+  const both =
+    run(map, { kind: "create-disk", name: "db", sizeBytes: 2 ** 30, nowMs: 0, copies: 3 }).map;
+  assertStringIncludes(hintOf(both), "made anew elsewhere where other nodes take them in 9 min");
   const at = (changedMs: number, part: Partial<ClusterMap["nodes"][number]> = {}) => {
     const nodes = map.nodes.with(1, { ...map.nodes[1], state: "down", changedMs, ...part });
     return findProblems(clusterSeen({ ...map, nodes })).find(({ code }) => code === "node-down")!;
