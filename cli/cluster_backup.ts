@@ -27,8 +27,8 @@ import { DirectoryLock } from "./directory_lock.ts";
 import { temporaryParent } from "./disk_data.ts";
 import { renameDurably } from "./durable.ts";
 import { openFile } from "./files.ts";
-import { CommandError, ExitCode, printable } from "./output.ts";
-import { UNFINISHED_ATTRIBUTE } from "./unfinished_disk.ts";
+import { CommandError, describeError, ExitCode, printable } from "./output.ts";
+import { findDisk, forgetDisk, UNFINISHED_ATTRIBUTE, unfinishedName } from "./unfinished_disk.ts";
 import { plural } from "./units.ts";
 
 /** One disk of a run. */
@@ -71,7 +71,8 @@ export function addClusterBackupCommands(cluster: AnyCommand, context: CommandCo
     .summary("make all disks of a directory of backups")
     .description(
       "Makes the disks of a run that are not there, with the snapshots of the runs that lead to it. Disks that are there are left as " +
-        "they are, so a restore that was interrupted can be started again.",
+        "they are, so a restore that was interrupted can be started again. One whose files are damaged does not keep the others " +
+        "from being restored; it is named, and the exit code is 1.",
     )
     .argument("<dir>", "the directory")
     .option("--run <run>", "the run; by default the newest one")
@@ -244,35 +245,83 @@ async function restoreCluster(
     );
   }
   using client = context.client();
-  const there = new Map((await client.disks()).map((disk) => [disk.name, disk]));
-  const { restore } = await import("./backup_restore.ts");
-  const tempDir = temporaryParent(context, undefined);
+  const there = new Set((await client.disks()).map(({ name }) => name));
+  const failed: string[] = [];
   for (const entry of run.disks) {
     context.terminal.interrupted().throwIfAborted();
-    const files = filesTo(runs, run, entry);
     if (there.has(entry.disk)) {
       context.output.warn(`disk ${entry.disk} is there already, and is left as it is`);
       continue;
     }
-    // It gets its name when all of its files are in it.
-    const name = `${entry.disk.slice(0, 50)}.restored`;
-    const left = there.get(name);
-    if (left !== undefined) {
-      // Only what an interrupted restore has left is taken away.
-      if (!(UNFINISHED_ATTRIBUTE in left.attributes)) {
-        throw new CommandError(ExitCode.Exists, `there is a disk ${name}, which is in the way`, {
-          hint: `kelpie disk rename ${name} NEW`,
-        });
-      }
-      await client.deleteDisk(name);
+    try {
+      await restoreDisk(context, client, { dir, files: filesTo(runs, run, entry), entry });
+    } catch (error) {
+      const description = describeError(error);
+      // A file that is bad says nothing about the others; a store that is full does.
+      if (context.terminal.interrupted().aborted || description === null) throw error;
+      if (description.exitCode === ExitCode.Full) throw error;
+      const { message, hint } = description;
+      context.output.error({ message: `disk ${entry.disk} is not restored: ${message}`, hint });
+      failed.push(entry.disk);
     }
+  }
+  if (failed.length === 0) return;
+  const earlier = runs.filter((each) => each.run < run.run).map((each) => each.run);
+  throw new CommandError(
+    ExitCode.Failure,
+    `${failed.length} of ${plural(run.disks.length, "disk")} not restored: ${failed.join(", ")}`,
+    {
+      hint: earlier.length === 0
+        ? undefined
+        : `as they were in an earlier run: kelpie cluster restore ${dir} --run ${earlier.at(-1)}`,
+    },
+  );
+}
+
+/** Makes one disk of a run. It gets its name when all of its files are in it, and nothing is left of it before. */
+async function restoreDisk(
+  context: CommandContext,
+  client: AdminClient,
+  wanted: {
+    readonly dir: string;
+    readonly files: readonly string[];
+    readonly entry: Entry;
+  },
+): Promise<void> {
+  const { dir, files, entry } = wanted;
+  const { restore } = await import("./backup_restore.ts");
+  const tempDir = temporaryParent(context, undefined);
+  const name = `${entry.disk.slice(0, 50)}.restored`;
+  for (const left of [name, unfinishedName(name, "restoring")]) {
+    const disk = await findDisk(client, left);
+    if (disk === null) continue;
+    // Only what an interrupted restore has left is taken away, and the agent refuses it where one is at work.
+    if (!(UNFINISHED_ATTRIBUTE in disk.attributes)) {
+      throw new CommandError(ExitCode.Exists, `there is a disk ${left}, which is in the way`, {
+        hint: `kelpie disk rename ${left} NEW`,
+      });
+    }
+    await client.deleteDisk(left);
+  }
+  let restored = 0;
+  try {
     for (const file of files) {
-      await restore(context, { file: `${dir}/${file}`, name, yes: false, isPart: true, tempDir });
+      await restore(context, {
+        file: `${dir}/${file}`,
+        name,
+        yes: false,
+        isPart: true,
+        tempDir,
+      });
+      restored++;
     }
     const setAttributes = { [UNFINISHED_ATTRIBUTE]: null };
     await client.changeDisk(name, { name: entry.disk, setAttributes });
-    context.output.say(`restored disk ${entry.disk} from ${plural(files.length, "file")}`);
+  } catch (error) {
+    if (restored > 0) await forgetDisk(context, name);
+    throw error;
   }
+  context.output.say(`restored disk ${entry.disk} from ${plural(files.length, "file")}`);
 }
 
 /** The files that lead to one of a run: everything first. */

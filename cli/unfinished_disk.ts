@@ -7,7 +7,8 @@
  * Invariants:
  * - a disk appears under its name when all of it is there, and not before, whatever ends the command that makes it;
  * - what is not complete says so by its attribute, whatever it is called, so that nobody takes it for a disk;
- * - what a command leaves when it was killed is taken away by nobody but users: the same command may be at work on another host.
+ * - what a command leaves when it was killed is not taken away by the next one: that may be at work on another host. Users do, and
+ *   `cluster restore` with what is its own.
  *
  * @module
  */
@@ -66,7 +67,7 @@ export async function makeDisk<T>(
 }
 
 /** What a disk is called until it is complete. */
-function unfinishedName(name: string, work: NewDisk["work"]): string {
+export function unfinishedName(name: string, work: NewDisk["work"]): string {
   const ending = `.${work}`;
   return name.slice(0, DISK_NAME_LENGTH_MAX - ending.length) + ending;
 }

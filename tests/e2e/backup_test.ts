@@ -6,6 +6,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
+import { UNFINISHED_ATTRIBUTE } from "../../cli/unfinished_disk.ts";
 import { until } from "../guest/deadline.ts";
 import { AgentProcess, spawnKelpie, WorkDirectory } from "../tools/agent_process.ts";
 
@@ -281,4 +282,73 @@ Deno.test("all disks go into a directory, run after run, and come back from it",
   }
   const left = await agent.run("cluster", "restore", vault);
   assertMatch(left.stderr, /disk a is there already, and is left as it is/);
+});
+
+Deno.test("a restore of all disks makes those whose files are good, and says which are not", async () => {
+  await using work = await WorkDirectory.make();
+  const [runDir, dataDir] = [`${work.path}/run`, `${work.path}/data`];
+  await using agent = await AgentProcess.start({ runDir, dataDir, capacity: "1G" });
+  const vault = `${work.path}/vault`;
+  const names = ["a", "b", "c"];
+  const write = async (disk: string, value: number) => {
+    const stdin = new Uint8Array(4096).fill(value);
+    assertEquals((await agent.runWith({ stdin }, "disk", "write", disk)).code, 0);
+  };
+  const readOf = async (disk: string) =>
+    (await agent.run("disk", "read", disk, "--length", "1")).stdout[0];
+  for (const disk of names) {
+    await agent.check("disk", "create", disk, "4M");
+    await write(disk, 1);
+  }
+  await agent.check("cluster", "backup", vault);
+  for (const disk of names) await write(disk, 2);
+  await agent.check("cluster", "backup", vault);
+  const files = (start: string, end: string) =>
+    [...Deno.readDirSync(vault)].map(({ name }) => name).filter((name) =>
+      name.startsWith(start) && name.endsWith(end)
+    ).sort();
+  for (const disk of names) await agent.check("disk", "delete", disk, "--now", "--yes");
+  // The newest file of the first disk is torn, the oldest one of the second is gone.
+  const torn = `${vault}/${files("a.", ".kb")[1]}`;
+  const whole = await Deno.readFile(torn);
+  await Deno.writeFile(torn, whole.subarray(0, whole.length - 10));
+  const [lost] = files("b.", ".kb");
+  await Deno.rename(`${vault}/${lost}`, `${work.path}/${lost}`);
+  using client = agent.client();
+  const there = async () => (await client.disks()).map(({ name }) => name);
+
+  const bad = await agent.run("cluster", "restore", vault);
+  assertEquals(bad.code, 1, bad.stderr);
+  assertMatch(
+    bad.stderr,
+    /disk a is not restored: .*a\.1\.backup.*\.kb is refused at byte \d+: the/,
+  );
+  assertMatch(bad.stderr, new RegExp(`disk b is not restored: .*${lost}`));
+  assertMatch(bad.stderr, /^restored disk c from 2 files$/m);
+  const [first] = files("backup-", ".run").map((name) => name.slice(0, -4));
+  assertMatch(bad.stderr, new RegExp(`error: 2 of 3 disks not restored: a, b\n.*--run ${first}`));
+  assertEquals(await there(), ["c"], "nothing is left of the others");
+  assertEquals(await readOf("c"), 2);
+
+  // As it was before, what can be had; and what an interrupted restore has left is in nobody's way.
+  for (const name of ["a.restored", "a.restored.restoring"]) {
+    const attributes = { [UNFINISHED_ATTRIBUTE]: "restoring a.restored" };
+    await client.createDisk({ name, sizeBytes: MIB, attributes });
+  }
+  const older = await agent.run("cluster", "restore", vault, "--run", first);
+  assertEquals(older.code, 1);
+  assertMatch(older.stderr, /error: 1 of 3 disks not restored: b\n/);
+  assertEquals(await there(), ["a", "c"]);
+  assertEquals(await readOf("a"), 1);
+
+  // A disk of that name which is none of a restore's is left alone, and said to be in the way.
+  await Deno.rename(`${work.path}/${lost}`, `${vault}/${lost}`);
+  await agent.check("disk", "create", "b.restored", "1M");
+  const inTheWay = await agent.run("cluster", "restore", vault);
+  assertEquals(inTheWay.code, 1);
+  assertMatch(inTheWay.stderr, /there is a disk b\.restored, which is in the way/);
+  await agent.check("disk", "delete", "b.restored", "--yes");
+  await agent.check("cluster", "restore", vault);
+  assertEquals(await there(), ["a", "b", "c"]);
+  assertEquals(await readOf("b"), 2);
 });
