@@ -13,6 +13,7 @@
  * - a run that was interrupted is finished first, with the snapshots that it has taken, and nothing that is there is written again;
  * - two runs are never at work in one directory: the lock is taken before anything is looked at there, and looked at again before
  *   anything gets its name there and before snapshots are taken or deleted; who has lost it stops;
+ * - a run whose file is torn is named, and is an obstacle to no other one; nothing is compared with it, and its snapshots stay;
  * - a disk's newest backup snapshot stays, as what the next difference is to; older ones go only after the run that follows is complete.
  *
  * @module
@@ -93,12 +94,15 @@ async function backupCluster(
   await Deno.mkdir(dir, { recursive: true, mode: 0o700 });
   const onTakeOver = (text: string) => context.output.warn(text);
   await using lock = await DirectoryLock.take(dir, { isBroken, onTakeOver });
-  for (const name of await namesOf(dir, ".unfinished")) {
-    const run = checked(readRun(dir, name, ".unfinished"), cluster, dir);
-    await finish(context, client, lock, run);
+  const unfinished = await readRuns(dir, ".unfinished");
+  warnOfTorn(context, unfinished);
+  for (const each of unfinished.runs) {
+    await finish(context, client, lock, checked(each, cluster, dir));
   }
   const run = runName(new Date());
-  const runs = await completeRuns(dir);
+  const complete = await readRuns(dir, ".run");
+  warnOfTorn(context, complete);
+  const { runs } = complete;
   for (const each of runs) checked(each, cluster, dir);
   const disks = completeOf(context, await client.disks());
   if (disks.length === 0) return context.output.say("there are no disks");
@@ -194,7 +198,7 @@ async function prune(
   newest: Run,
 ): Promise<void> {
   const snapshots = await client.snapshots({ isBrief: true });
-  for (const run of await completeRuns(dir)) {
+  for (const run of (await readRuns(dir, ".run")).runs) {
     if (run.run >= newest.run || run.cluster !== newest.cluster) continue;
     for (const { disk, layer } of run.disks) {
       const found = snapshots.find((each) =>
@@ -233,17 +237,9 @@ async function restoreCluster(
   dir: string,
   wanted: string | null,
 ): Promise<void> {
-  const runs = await completeRuns(dir);
-  const run = wanted === null ? runs.at(-1) : runs.find((each) => each.run === wanted);
-  if (run === undefined) {
-    throw new CommandError(
-      ExitCode.Missing,
-      `${dir} has no complete run ${wanted ?? ""}`.trimEnd(),
-      {
-        hint: runs.length === 0 ? undefined : `it has ${runs.map((each) => each.run).join(", ")}`,
-      },
-    );
-  }
+  const { runs, torn } = await readRuns(dir, ".run");
+  const run = runToRestore(dir, { runs, torn }, wanted);
+  warnOfTorn(context, { runs, torn });
   using client = context.client();
   const there = new Set((await client.disks()).map(({ name }) => name));
   const failed: string[] = [];
@@ -276,6 +272,25 @@ async function restoreCluster(
         : `as they were in an earlier run: kelpie cluster restore ${dir} --run ${earlier.at(-1)}`,
     },
   );
+}
+
+/** The run that was asked for, or the newest one: where that one cannot be used, an older one has to be asked for. */
+function runToRestore(dir: string, { runs, torn }: Runs, wanted: string | null): Run {
+  const names = runs.map((each) => each.run);
+  const name = wanted ?? [...names, ...torn.keys()].sort().at(-1);
+  const run = runs.find((each) => each.run === name);
+  if (run !== undefined) return run;
+  const why = torn.get(name ?? "");
+  if (why !== undefined) {
+    throw new CommandError(ExitCode.Failure, why, {
+      hint: names.length === 0
+        ? undefined
+        : `another run: kelpie cluster restore ${dir} --run ${names.at(-1)}`,
+    });
+  }
+  throw new CommandError(ExitCode.Missing, `${dir} has no complete run ${name ?? ""}`.trimEnd(), {
+    hint: names.length === 0 ? undefined : `it has ${names.join(", ")}`,
+  });
 }
 
 /** Makes one disk of a run. It gets its name when all of its files are in it, and nothing is left of it before. */
@@ -333,7 +348,7 @@ function filesTo(runs: readonly Run[], run: Run, entry: Entry): string[] {
     if (found === undefined || before!.run >= run.run || files.includes(found.file)) {
       throw new CommandError(
         ExitCode.Missing,
-        `${at.file} is the difference to run ${at.base}, which is not there`,
+        `${at.file} is the difference to run ${at.base}, which is not there or cannot be used`,
         { hint: "restore a run that is whole, with --run" },
       );
     }
@@ -354,30 +369,43 @@ async function namesOf(dir: string, ending: string): Promise<string[]> {
   return names.sort();
 }
 
-/** Complete runs, oldest first. */
-async function completeRuns(dir: string): Promise<Run[]> {
-  const runs: Run[] = [];
-  for (const name of await namesOf(dir, ".run")) runs.push(readRun(dir, name, ".run"));
-  return runs;
+/** The runs of a directory. */
+interface Runs {
+  /** Oldest first. */
+  readonly runs: readonly Run[];
+  /** Those whose file cannot be used: name → why, with the path. They stand in the way of no other. */
+  readonly torn: ReadonlyMap<string, string>;
 }
 
-function readRun(dir: string, name: string, ending: string): Run {
-  const path = `${dir}/${name}${ending}`;
-  const text = readText(path);
-  try {
-    const run: Run = JSON.parse(text);
-    if (run.version !== 1 || run.run !== name) throw new Error("it is of another version or name");
-    for (const { disk, base, file, id, layer } of run.disks) {
-      diskArgument(disk);
-      const isSound = Number.isSafeInteger(id) && Number.isSafeInteger(layer) &&
-        file === `${disk}.${id}.${name}.kb` && (base === null || RUN_NAME.test(base));
-      if (!isSound) throw new Error(`its entry of disk ${disk} makes no sense`);
+async function readRuns(dir: string, ending: ".run" | ".unfinished"): Promise<Runs> {
+  const runs: Run[] = [];
+  const torn = new Map<string, string>();
+  for (const name of await namesOf(dir, ending)) {
+    const path = `${dir}/${name}${ending}`;
+    try {
+      runs.push(runOf(readText(path), name));
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      torn.set(name, `${path} cannot be used: ${printable(why)}`);
     }
-    return run;
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    throw new CommandError(ExitCode.Failure, `${path} cannot be used: ${why}`);
   }
+  return { runs, torn };
+}
+
+function warnOfTorn(context: CommandContext, { torn }: Runs): void {
+  for (const why of torn.values()) context.output.warn(`a run is left out: ${why}`);
+}
+
+function runOf(text: string, name: string): Run {
+  const run: Run = JSON.parse(text);
+  if (run.version !== 1 || run.run !== name) throw new Error("it is of another version or name");
+  for (const { disk, base, file, id, layer } of run.disks) {
+    diskArgument(disk);
+    const isSound = Number.isSafeInteger(id) && Number.isSafeInteger(layer) &&
+      file === `${disk}.${id}.${name}.kb` && (base === null || RUN_NAME.test(base));
+    if (!isSound) throw new Error(`its entry of disk ${disk} makes no sense`);
+  }
+  return run;
 }
 
 /** Refuses to mix clusters: disks of the same name would be taken for one another. */

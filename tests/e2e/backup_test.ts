@@ -352,3 +352,62 @@ Deno.test("a restore of all disks makes those whose files are good, and says whi
   assertEquals(await there(), ["a", "b", "c"]);
   assertEquals(await readOf("b"), 2);
 });
+
+Deno.test("a run whose list is torn is named, and is no obstacle to the others", async () => {
+  await using work = await WorkDirectory.make();
+  const [runDir, dataDir] = [`${work.path}/run`, `${work.path}/data`];
+  await using agent = await AgentProcess.start({ runDir, dataDir, capacity: "1G" });
+  const vault = `${work.path}/vault`;
+  const write = async (value: number) => {
+    const stdin = new Uint8Array(4096).fill(value);
+    assertEquals((await agent.runWith({ stdin }, "disk", "write", "web")).code, 0);
+  };
+  const readOf = async () => (await agent.run("disk", "read", "web", "--length", "1")).stdout[0];
+  const runs = () =>
+    [...Deno.readDirSync(vault)].map(({ name }) => name).filter((name) => name.endsWith(".run"))
+      .sort().map((name) => name.slice(0, -4));
+  const deleted = () => agent.check("disk", "delete", "web", "--now", "--yes");
+  await agent.check("disk", "create", "web", "4M");
+  await write(1);
+  await agent.check("cluster", "backup", vault);
+  await write(2);
+  await agent.check("cluster", "backup", vault);
+  const [first, second] = runs();
+  const list = `${vault}/${second}.run`;
+  await Deno.truncate(list, (await Deno.stat(list)).size / 2 | 0);
+  // What was to be the next one, of which nothing can be read either.
+  await Deno.writeTextFile(`${vault}/backup-20200101T000000Z.unfinished`, "");
+
+  await write(3);
+  const third = await agent.run("cluster", "backup", vault);
+  assertEquals(third.code, 0, third.stderr);
+  const torn = new RegExp(`warning: a run is left out: ${list} cannot be used`);
+  assertEquals(third.stderr.match(new RegExp(torn, "g"))?.length, 1, third.stderr);
+  assertMatch(third.stderr, /left out: .*20200101T000000Z\.unfinished cannot be used/);
+  assertMatch(third.stderr, /^run backup-\S+: 1 disk, /m);
+  const last = runs().at(-1)!;
+  assert(last > second);
+
+  // The newest one, one that is older than the torn one, and the torn one itself.
+  await deleted();
+  const newest = await agent.run("cluster", "restore", vault);
+  assertEquals(newest.code, 0, newest.stderr);
+  assertMatch(newest.stderr, torn);
+  assertEquals(await readOf(), 3);
+  await deleted();
+  await agent.check("cluster", "restore", vault, "--run", first);
+  assertEquals(await readOf(), 1);
+  await deleted();
+  const itself = await agent.run("cluster", "restore", vault, "--run", second);
+  assertEquals(itself.code, 1);
+  assertMatch(
+    itself.stderr,
+    new RegExp(`error: ${list} cannot be used: .*\n +another run: .*${last}`),
+  );
+  // Where it is the newest, an older one is not taken for it.
+  await Deno.remove(`${vault}/${last}.run`);
+  const refused = await agent.run("cluster", "restore", vault);
+  assertEquals(refused.code, 1);
+  assertMatch(refused.stderr, new RegExp(`error: ${list} cannot be used: .*\n.*--run ${first}`));
+  assertEquals((await agent.run("disk", "info", "web")).code, 5, "nothing was made");
+});
