@@ -952,8 +952,10 @@ export class Raft {
     const isNews = progress.accepted(index);
     if (progress.state === "probe") {
       if (isNews || index >= progress.next - 1) progress.becomeReplicate();
-    } else if (progress.state === "snapshot" && this.#log.termOf(progress.match) !== null) {
-      progress.becomeReplicate();
+    } else if (progress.state === "snapshot") {
+      if (this.#log.termOf(progress.match) !== null) progress.becomeReplicate();
+      // It is there, and what follows it is gone from the log meanwhile: a newer one is due.
+      else if (progress.match >= progress.transfer!.snapshot.index) progress.becomeProbe();
     }
     if (isNews) {
       this.#trustAgain();

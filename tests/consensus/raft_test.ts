@@ -17,6 +17,7 @@ import {
   PERSISTS_MAX,
   QUORUM_MS,
   READS_MAX,
+  RETAINED_ENTRIES_MAX,
   SNAPSHOT_BYTES_MAX,
   TRANSFER_MS,
   UNCOMMITTED_BYTES_MAX,
@@ -565,6 +566,25 @@ Deno.test("a snapshot goes on where it was when the receiver forgets it half way
   group.advance(2000);
   assertEquals(isRestarted, true);
   assertEquals(group.get(2).restored, [50]);
+  assertEquals(group.raft(2).status().commit, group.raft(1).status().commit);
+});
+
+Deno.test("a member gets a newer snapshot when what follows its own is gone before it has it", () => {
+  const group = withSnapshot();
+  let isSlow = true;
+  group.filter = (message) => !(isSlow && message.kind === "snapshot" && message.offset > 300_000);
+  group.advance(200);
+  const { applied } = group.raft(1).status();
+  for (let more = 0; more < RETAINED_ENTRIES_MAX + 10; more += 10) {
+    for (let index = 0; index < 10; index++) group.propose(1, `${more + index}`);
+    group.settle();
+  }
+  const now = group.raft(1).status().applied;
+  assertEquals(now >= applied + RETAINED_ENTRIES_MAX, true);
+  assertEquals(group.raft(1).compact(now, new Uint8Array(10)).ok, true);
+  isSlow = false;
+  group.advance(3000);
+  assertEquals(group.get(2).restored, [50, now]);
   assertEquals(group.raft(2).status().commit, group.raft(1).status().commit);
 });
 
