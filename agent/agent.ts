@@ -291,15 +291,24 @@ class AgentCore implements Agent, ControlBackend {
       throw new ControlFailure({ code: "unavailable", message: "the agent is stopping" });
     }
     await this.#checkCommand(command);
-    await this.#shrinkFirst(command);
+    const isZeroed = await this.#shrinkFirst(command);
     // The disk that is meant is the one that has the name now, whenever the cluster gets to it.
     const isDelete = command.kind === "delete-disk";
     const id = isDelete ? findDisk(this.map(), command.name)?.id : undefined;
-    const { map } = await this.#node.propose(
-      id === undefined ? command : { ...command, id } as MapCommand,
-      gone,
-    );
-    return map;
+    try {
+      const { map } = await this.#node.propose(
+        id === undefined ? command : { ...command, id } as MapCommand,
+        gone,
+      );
+      return map;
+    } catch (error) {
+      if (!isZeroed || !(error instanceof ControlFailure)) throw error;
+      const { message } = error.error;
+      throw new ControlFailure({
+        ...error.error,
+        message: `${message}; what the disk held behind the new size has been taken away already`,
+      });
+    }
   }
 
   /** What the map alone cannot know. */
@@ -349,9 +358,11 @@ class AgentCore implements Agent, ControlBackend {
   /**
    * What a shrink cuts off is forgotten on all replicas before the map says so: then nothing can bring it back, whatever
    * crashes in between.
+   *
+   * @returns whether there was something to cut off
    */
-  async #shrinkFirst(command: MapCommand): Promise<void> {
-    if (!this.#isShrink(command) || command.shrink !== true) return;
+  async #shrinkFirst(command: MapCommand): Promise<boolean> {
+    if (!this.#isShrink(command) || command.shrink !== true) return false;
     const disk = findDisk(this.map(), command.name)!;
     await this.#plane.request({
       kind: "zero",
@@ -359,6 +370,7 @@ class AgentCore implements Agent, ControlBackend {
       startBytes: command.sizeBytes,
       endBytes: disk.sizeBytes,
     });
+    return true;
   }
 
   #find(name: string): DiskEntry {

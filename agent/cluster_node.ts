@@ -22,6 +22,7 @@ import { load, writeInitial } from "./consensus/storage.ts";
 import type { StorageWrite } from "./consensus/storage.ts";
 import { Control, type ControlHost } from "./control/control.ts";
 import { LeaseTimes } from "./control/lease_times.ts";
+import { decide } from "./decision.ts";
 import { Leases } from "./control/leases.ts";
 import { decodeLevel, encodeLevel, LEVEL_KEY } from "./control/level_record.ts";
 import type { FlattenReport, IoReport, NodeReport } from "./control/messages.ts";
@@ -671,8 +672,8 @@ export class ClusterNode {
   /**
    * Proposes a change of the map; resolves when it is in force here.
    *
-   * @param gone nobody waits for it any more: then, or when the cluster does not decide for long, it is taken back
-   * @throws ControlFailure `unavailable` then, whose hint says whether it can still happen
+   * @param gone whoever asked has gone: see `decision.ts`
+   * @throws ControlFailure `unavailable` when it was taken back, or not decided for long; the hint says whether it can still happen
    */
   async propose(command: MapCommand, gone?: AbortSignal): Promise<Applied> {
     const problems = this.joinProblems;
@@ -680,37 +681,26 @@ export class ClusterNode {
     if (problems.length > 0 && problems.every(({ isWaiting }) => !isWaiting)) {
       throw new ControlFailure(this.#undecided(true));
     }
-    const decided = command.kind === "force-release-lease"
-      ? await this.#stopServing(command)
-      : null;
-    return await new Promise((resolve, reject) => {
-      // What was open here has been closed for it: only when it is decided may it be opened again.
-      const takeBack = () => decided === null && withdraw();
-      const late = () => {
-        stopWaiting();
-        reject(new ControlFailure(this.#undecided(takeBack())));
-      };
-      const hungUp = () => {
-        stopWaiting();
-        takeBack();
-        reject(
-          new ControlFailure({ code: "unavailable", message: "nobody waited for the change" }),
-        );
-      };
-      const stopWaiting = () => {
-        clearTimeout(timer);
-        gone?.removeEventListener("abort", hungUp);
-      };
-      const timer = setTimeout(late, PROPOSE_MS_MAX);
-      const withdraw = this.control.propose(command, (result) => {
-        stopWaiting();
-        decided?.();
-        if (result.ok) this.delivered().then(() => resolve(result.value), reject);
-        else reject(new ControlFailure(result.error));
-      });
-      if (gone?.aborted) hungUp();
-      else gone?.addEventListener("abort", hungUp);
+    // What was open here is closed for it: only when it is decided may it be opened again.
+    const onDecided = command.kind === "force-release-lease"
+      ? await this.#stopServing(command) ?? undefined
+      : undefined;
+    const decision = await decide(this.control, command, {
+      timeoutMs: PROPOSE_MS_MAX,
+      gone,
+      onDecided,
     });
+    if (decision.kind === "undecided") {
+      throw new ControlFailure(
+        decision.isUnwanted
+          ? { code: "unavailable", message: "nobody waited for the change: it was not made" }
+          : this.#undecided(decision.isOver),
+      );
+    }
+    const { result } = decision;
+    if (!result.ok) throw new ControlFailure(result.error);
+    await this.delivered();
+    return result.value;
   }
 
   /**
@@ -733,8 +723,8 @@ export class ClusterNode {
       code: "unavailable",
       message: "the cluster does not decide: no majority of its voters can be reached from here",
       hint: isOver
-        ? "nothing was changed, and nothing will be; 'kelpie status' says how the cluster is"
-        : "it is on its way to a leader: the change may still happen; see 'kelpie status'",
+        ? "the change was not made, and will not be; 'kelpie status' says how the cluster is"
+        : "it had reached a leader: the change may still happen; see 'kelpie status'",
     };
   }
 

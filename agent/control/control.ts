@@ -195,12 +195,17 @@ interface Pending {
   readonly done: (result: Result<Applied>) => void;
 }
 
-/**
- * Takes a proposal back: it is not sent again, and its result is not told any more.
- *
- * @returns true: it never happens; false: it has happened, or may still when the log that it may be in is the one that counts
- */
-export type Withdraw = () => boolean;
+/** A proposal that was made, for whoever may not want to wait for its result. */
+export interface Proposed {
+  /** It may be in somebody's log: what is there may happen whatever its node does. */
+  readonly isSent: boolean;
+  /**
+   * Takes it back: it is not sent again, and its result is told no more, unless that was about to be.
+   *
+   * @returns true: it never happens; false: it has happened, or may still when the log that it may be in is the one that counts
+   */
+  withdraw(): boolean;
+}
 
 /** A disk's lease that a session of this node wants. */
 interface LeaseWish {
@@ -406,7 +411,7 @@ export class Control {
    * first, or too many wait
    * @returns for whoever does not want to wait any longer
    */
-  propose(command: MapCommand, done: (result: Result<Applied>) => void = () => {}): Withdraw {
+  propose(command: MapCommand, done: (result: Result<Applied>) => void = () => {}): Proposed {
     // What takes leases away with the node that holds them waits until it serves nothing any more.
     const isForced = command.kind === "remove-node" && command.force === true;
     if (isForced && findNode(this.#map, command.node)?.state === "down") {
@@ -422,7 +427,7 @@ export class Control {
     command: MapCommand,
     done: (result: Result<Applied>) => void,
     isDuty: boolean,
-  ): Withdraw {
+  ): Proposed {
     if (this.#isStopped || this.#pending.length >= PROPOSALS_MAX) {
       const message = this.#isStopped ? "the agent is stopping" : "too many changes are waiting";
       return this.#refuseSoon(done, { code: "unavailable", message });
@@ -450,12 +455,17 @@ export class Control {
     this.#number();
     this.#sentMs = -Infinity;
     this.#hurry();
-    return () => this.#withdraw(pending);
+    return {
+      get isSent() {
+        return pending.isSent;
+      },
+      withdraw: () => this.#withdraw(pending),
+    };
   }
 
-  #refuseSoon(done: (result: Result<Applied>) => void, error: ControlError): Withdraw {
+  #refuseSoon(done: (result: Result<Applied>) => void, error: ControlError): Proposed {
     this.#soon.push(() => done({ ok: false, error }));
-    return () => true;
+    return { isSent: false, withdraw: () => true };
   }
 
   #withdraw(pending: Pending): boolean {
@@ -608,7 +618,13 @@ export class Control {
         return this.#warnOnce(from, `${command.kind} is above level ${this.#map.level}`);
       }
       const entry = findNode(this.#map, node);
-      if (entry === undefined || sequence <= entry.requestSequence) continue;
+      if (entry === undefined) continue;
+      if (sequence <= entry.requestSequence) {
+        // It has been carried out; or its number was used up by what its node has taken back since, or by a run before, and what comes
+        // behind it must not go before it: its node counts anew as soon as it hears of that.
+        if (id !== 0 && this.#applied.get(node)?.includes(id) !== true) return;
+        continue;
+      }
       const taken = this.#taken.get(node);
       const last = Math.max(taken?.sequence ?? 0, entry.requestSequence);
       // A number that another run of that node has used: it finds out when it applies it, and counts anew.

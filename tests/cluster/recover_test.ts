@@ -33,7 +33,7 @@ Deno.test("what is interrupted while there is no majority, or waits for one in v
   assertEquals(code, 2, stderr);
   assertMatch(
     stderr,
-    /no majority of its voters can be reached.*\n.*nothing was changed, and nothing will be/,
+    /no majority of its voters can be reached.*\n.*the change was not made, and will not be/,
   );
   const deleting = spawnKelpie(["disk", "delete", DISK, "--now", "--yes"], {
     env: { KELPIE_RUN_DIR: left.running.runDir },

@@ -5,7 +5,7 @@ import { ENTRY_DATA, type EntryKind } from "../../agent/consensus/log.ts";
 import { Raft } from "../../agent/consensus/raft.ts";
 import { encodeMessage } from "../../agent/consensus/messages.ts";
 import { load, type StorageWrite, writeInitial } from "../../agent/consensus/storage.ts";
-import { Control, type ControlHost, type Withdraw } from "../../agent/control/control.ts";
+import { Control, type ControlHost, type Proposed } from "../../agent/control/control.ts";
 import {
   decodeLevel,
   encodeLevel,
@@ -118,7 +118,7 @@ class Run {
     while (this.persists.length > 0) this.persists.shift()!();
   }
 
-  propose(command: MapCommand): Withdraw {
+  propose(command: MapCommand): Proposed {
     return this.control.propose(command, (result) => {
       this.results.push(
         result.ok ? `${command.kind} in ${result.value.map.epoch}` : result.error.code,
@@ -238,9 +238,9 @@ Deno.test("what waits when control stops fails as unavailable, as does what come
 
 Deno.test("what is taken back before anybody leads never happens, and what waits behind it does", () => {
   const run = new Run(founded());
-  const withdraw = run.propose(createDisk("a"));
+  const proposed = run.propose(createDisk("a"));
   run.propose(createDisk("b"));
-  assertEquals(withdraw(), true);
+  assertEquals(proposed.withdraw(), true);
   run.pass();
   assertEquals(run.names, ["b"]);
   assertEquals(run.results.map((each) => each.split(" ")[0]), ["create-disk"]);
@@ -250,10 +250,10 @@ Deno.test("what is taken back out of a log may still happen, and is said to; wha
   const run = new Run(founded());
   run.pass();
   run.isDurable = false;
-  const withdraw = run.propose(createDisk("a"));
+  const proposed = run.propose(createDisk("a"));
   run.propose(createDisk("b"));
   run.pass(100);
-  assertEquals(withdraw(), false);
+  assertEquals(proposed.withdraw(), false);
   run.propose(createDisk("c"));
   run.pass(100);
   run.isDurable = true;
@@ -267,9 +267,9 @@ Deno.test("what is taken back out of a log may still happen, and is said to; wha
 Deno.test("what has happened cannot be taken back", () => {
   const run = new Run(founded());
   run.pass();
-  const withdraw = run.propose(createDisk("a"));
+  const proposed = run.propose(createDisk("a"));
   run.pass();
-  assertEquals([withdraw(), run.names, run.results.length], [false, ["a"], 1]);
+  assertEquals([proposed.withdraw(), run.names, run.results.length], [false, ["a"], 1]);
 });
 
 Deno.test("rubbish from peers is left out", () => {

@@ -158,3 +158,24 @@ Deno.test("what makes a map larger that is nearly as large as it may be is refus
   assertEquals(at.results, ["create-disk c: ok"], "there is room again");
   assertEquals(growthOf(control.map, { kind: "delete-disk", name: "c" }), 0);
 });
+
+Deno.test("what is numbered anew behind a proposal that was taken back is not overtaken by what comes behind it", () => {
+  const at = new Fixture(clusterOf(2));
+  at.pass(3000);
+  const send = (...list: [sequence: number, name: string, id: number][]) => {
+    const proposals = list.map(([sequence, name, id]) =>
+      proposal(2, sequence, createDisk(name), id)
+    );
+    at.receive(2, { kind: ControlKind.Propose, proposals });
+    at.pass(200);
+    return at.control.map.disks.map(({ name }) => name).sort();
+  };
+  assertEquals(send([1, "a", 7]), ["a"]);
+  // Its node has taken it back before it heard that it was carried out.
+  assertEquals(
+    send([1, "b", 8], [2, "c", 9]),
+    ["a"],
+    "its node does not know yet that 1 is used up",
+  );
+  assertEquals(send([1, "a", 7], [2, "b", 8], [3, "c", 9]), ["a", "b", "c"]);
+});
