@@ -353,7 +353,9 @@ function noQuorum({ nodes, voters }: ClusterStatus): Problem {
     code: "no-quorum",
     message: `no majority of the ${voting} can be reached${which}; ` +
       "nothing can be changed, and guests wait",
-    hint: `${needed} of the ${voting} must run and reach each other; then all goes on by itself`,
+    hint:
+      `${needed} of the ${voting} must run and reach each other; then all goes on by itself. Where a majority is gone ` +
+      "for good, see 'kelpie cluster recover --help'",
   };
 }
 

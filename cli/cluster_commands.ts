@@ -100,11 +100,11 @@ export function addClusterCommands(cluster: AnyCommand, context: CommandContext)
     .addHelpText("after", examples("kelpie cluster recover"))
     .action(async ({ yes = false }) => {
       using client = context.client();
+      const { epoch } = await client.cluster();
       context.output.confirm({
         yes,
         action: "let this node decide alone",
-        loss: "what the other voters have decided without it",
-        refusal: ExitCode.Failure,
+        loss: `what the other voters have decided since epoch ${epoch}, which this node has`,
       });
       await client.recoverCluster();
       context.output.say("this node decides alone from its next start on: start its agent again");

@@ -12,7 +12,12 @@
 import type { AdminClient } from "../agent/admin_client.ts";
 import { formatSize, parseSize } from "../agent/config.ts";
 import type { PathStatus } from "../agent/http/backend.ts";
-import type { NodeDocument, PlanDocument, PlanRequest } from "../agent/http/documents.ts";
+import type {
+  ClusterDocument,
+  NodeDocument,
+  PlanDocument,
+  PlanRequest,
+} from "../agent/http/documents.ts";
 import { ControlFailure } from "../agent/map/errors.ts";
 import { drainedText } from "../agent/problems.ts";
 import {
@@ -544,6 +549,7 @@ function addRemove(node: AnyCommand, context: CommandContext): void {
       }
       using client = context.client();
       const found = await client.node(name);
+      if (!options.dryRun) refuseUndecided(await client.cluster());
       const plan = await client.planNode(name, { remove: true });
       if (!options.dryRun) refuseEarly(found, { force, acceptLoss });
       if (!show(context.output, plan, options)) return;
@@ -559,6 +565,20 @@ function addRemove(node: AnyCommand, context: CommandContext): void {
       await client.removeNode(name, { force, acceptLoss });
       context.output.say(`removed node ${found.name}`);
     });
+}
+
+/** Without a majority nothing would be decided, and who is down is not known either. */
+function refuseUndecided({ hasQuorum }: ClusterDocument): void {
+  if (hasQuorum) return;
+  throw new CommandError(
+    ExitCode.System,
+    "no majority of the voters can be reached: no node can be removed",
+    {
+      hint:
+        "start those that are down; where a majority is gone for good, one that is left goes on alone by " +
+        "'kelpie cluster recover': see its --help first",
+    },
+  );
 }
 
 /** What the cluster would refuse, with words for whoever typed the command. */

@@ -432,6 +432,35 @@ Deno.test("remove --force is for nodes that are down, and loses data only when t
   assertMatch(status.stdout, /^note: on .* the only copy of 64 placement groups was given up/m);
 });
 
+Deno.test("without a majority nothing is removed, and the way out is named", async () => {
+  await using agent = await start();
+  const { backend } = agent;
+  backend.clusterPart = { hasQuorum: false };
+  for (const words of ["node remove host-2", "node remove host-2 --force --accept-loss --yes"]) {
+    const { code, stderr } = await agent.run(words);
+    assertEquals(code, 2);
+    assertMatch(stderr, /no majority of the voters.*\n.*'kelpie cluster recover'/);
+  }
+  assertEquals(backend.removed, []);
+  assertMatch((await agent.run("status")).stdout, /'kelpie cluster recover --help'/);
+  await agent.runWell("node remove host-2 --dry-run");
+});
+
+Deno.test("cluster recover asks, and refuses where nobody can answer, as all that destroys something does", async () => {
+  await using agent = await start();
+  const refused = await agent.run("cluster recover");
+  assertEquals(refused.code, 64);
+  assertMatch(
+    refused.stderr,
+    /will not let this node decide alone unasked: this destroys .* since epoch \d+/,
+  );
+  assertEquals((await agent.run("cluster recover", person("no"))).code, 1);
+  assertEquals(agent.backend.recoveries, 0);
+  await agent.runWell("cluster recover", person("yes"));
+  await agent.runWell("cluster recover --yes");
+  assertEquals(agent.backend.recoveries, 2);
+});
+
 Deno.test("cluster secret prints the secret and nothing else", async () => {
   await using agent = await start();
   const { stdout, stderr } = await agent.runWell("cluster secret");
