@@ -249,19 +249,20 @@ async function findBase(
   header: BackupHeader,
 ): Promise<SnapshotDocument> {
   const base = header.base!;
+  const refusal = (exitCode: ExitCode, found: string) =>
+    new CommandError(
+      exitCode,
+      `this is the difference to ${printable(base.snapshot)} (layer ${base.layer}), and ${found}`,
+      { hint: `restore the full backup to ${name}, and then each difference in its order` },
+    );
   const cluster = (await client.status()).agent.clusterId;
-  const disk = await client.disk(name);
+  const disk = await findDisk(client, name);
+  if (disk === null) throw refusal(ExitCode.Missing, `there is no disk ${name} that has it`);
   const snapshots = await client.snapshots({ disk: name, isBrief: true });
   const newest = snapshots.at(-1);
-  if (newest === undefined || !isSnapshot(base, cluster, disk, newest)) {
-    const found = newest === undefined ? "has no snapshot" : `has ${newest.name} as its newest one`;
-    throw new CommandError(
-      ExitCode.Failure,
-      `this is the difference to ${
-        printable(base.snapshot)
-      } (layer ${base.layer}), and disk ${name} ${found}`,
-      { hint: "restore the full backup, and then each difference in its order" },
-    );
+  if (newest === undefined) throw refusal(ExitCode.Failure, `disk ${name} has no snapshot`);
+  if (!isSnapshot(base, cluster, disk, newest)) {
+    throw refusal(ExitCode.Failure, `disk ${name} has ${newest.name} as its newest one`);
   }
   if (snapshots.some((snapshot) => snapshot.name === header.snapshot)) {
     throw new CommandError(

@@ -12,6 +12,7 @@
  *
  * @module
  */
+import { formatSize } from "../agent/config.ts";
 import { readProc } from "../agent/platform/linux/proc.ts";
 import { Prng } from "../agent/base/prng.ts";
 import { turn } from "../agent/frontend/back_end_socket.ts";
@@ -257,20 +258,34 @@ export function benchExitCode(result: BenchResult): number {
 
 function blockCountOf(disk: FrontEnd, settings: Settings, options: BenchOptions): number {
   const { offsetBytes, blockBytes } = settings;
-  if (offsetBytes % blockBytes !== 0 || !(offsetBytes >= 0 && offsetBytes < disk.capacityBytes)) {
+  const { capacityBytes } = disk;
+  if (offsetBytes % blockBytes !== 0 || !(offsetBytes >= 0)) {
     throw new RangeError(
-      `bench: offset ${offsetBytes} is not a multiple of ${blockBytes} on a disk of ` +
-        `${disk.capacityBytes} bytes`,
+      `bench: offset ${offsetBytes} is not a multiple of the block size, ${blockBytes}`,
+    );
+  }
+  if (offsetBytes >= capacityBytes) {
+    throw new RangeError(
+      `bench: offset ${bytesText(offsetBytes)} is past the end of the disk, which has ` +
+        bytesText(capacityBytes),
     );
   }
   const tableBytes = options.verifyTable && options.verifyTable.blockCount * blockBytes;
-  const sizeBytes = options.sizeBytes ?? tableBytes ?? disk.capacityBytes - offsetBytes;
-  if (!(sizeBytes > 0 && offsetBytes + sizeBytes <= disk.capacityBytes)) {
+  const sizeBytes = options.sizeBytes ?? tableBytes ?? capacityBytes - offsetBytes;
+  if (!(sizeBytes > 0 && offsetBytes + sizeBytes <= capacityBytes)) {
     throw new RangeError(
-      `bench: ${sizeBytes} bytes at ${offsetBytes} leave the disk of ${disk.capacityBytes} bytes`,
+      `bench: ${bytesText(sizeBytes)} from offset ${
+        bytesText(offsetBytes)
+      } on are more than the disk ` +
+        `has, ${bytesText(capacityBytes)}`,
     );
   }
   return Math.floor(sizeBytes / blockBytes);
+}
+
+/** `134217728 bytes (128M)` */
+function bytesText(bytes: number): string {
+  return `${bytes} bytes (${formatSize(bytes)})`;
 }
 
 function checkAgainstDisk(

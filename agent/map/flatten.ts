@@ -90,7 +90,8 @@ export function flattenDisk(map: ClusterMap, command: FlattenDisk): Result<Appli
   if (parent === 0) {
     return failure(
       "invalid",
-      `disk ${disk.name} shares nothing with another disk: there is nothing to make it independent of`,
+      `disk ${disk.name} goes on from no other disk: there is nothing to make it independent of`,
+      "what 'kelpie disk tree' shows as shared, it shares with its own snapshots and with clones of them",
     );
   }
   const layer = findLayer(map.layers, id)!;

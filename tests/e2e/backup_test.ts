@@ -160,6 +160,13 @@ Deno.test("a disk that was written to takes no difference, and a damaged file le
     torn.stderr,
     new RegExp(`torn\\.kb is refused at byte ${full.length - 1}: the file ends`),
   );
+  // A difference makes no disk of its own, and says what it goes onto.
+  const alone = await agent.run("disk", "restore", file("b"), "fresh");
+  assertEquals(alone.code, 5);
+  assertMatch(
+    alone.stderr,
+    /this is the difference to web@a \(layer \d+\), and there is no disk fresh that has it\n +restore the full backup to fresh,/,
+  );
   using client = agent.client();
   assertEquals((await client.disks()).map(({ name }) => name), ["copy", "web"]);
 

@@ -299,8 +299,8 @@ Deno.test("options that do not fit are refused before the load", async () => {
       [{ readPercent: 101 }, "read percentage"],
       [{ seconds: 0 }, "no time to run"],
       [{ offsetBytes: 512 }, "offset 512 is not a multiple"],
-      [{ offsetBytes: DISK_BYTES }, "offset"],
-      [{ sizeBytes: DISK_BYTES + 4096 }, "leave the disk"],
+      [{ offsetBytes: DISK_BYTES }, `past the end of the disk, which has ${DISK_BYTES} bytes (`],
+      [{ sizeBytes: DISK_BYTES + 4096 }, "from offset 0 bytes (0B) on are more than the disk has"],
       [{ sizeBytes: 4096, queues: 2 }, "too few for 2 queues"],
     ];
     for (const [options, text] of refused) {

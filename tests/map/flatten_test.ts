@@ -98,12 +98,12 @@ Deno.test("what cannot be flattened is refused, and says why", () => {
   const map = cloned();
   const cases: [ClusterMap, MapCommand, string, RegExp][] = [
     [map, { kind: "flatten-disk", disk: "none" }, "missing", /no disk named "none"/],
-    [map, { kind: "flatten-disk", disk: "web" }, "invalid", /web shares nothing with another disk/],
+    [map, { kind: "flatten-disk", disk: "web" }, "invalid", /web goes on from no other disk/],
     [
       all(map, { kind: "delete-disk", name: "web" }),
       FLATTEN,
       "invalid",
-      /copy shares nothing with another disk/,
+      /copy goes on from no other disk/,
     ],
     [map, { ...word(map, 1, 3), incarnation: 9 } as MapCommand, "stale", /a run that is over/],
     [map, { ...word(map, 1, 3), node: 9 } as MapCommand, "stale", /a run that is over/],
