@@ -60,7 +60,10 @@ export function addAgentCommand(program: AnyCommand, context: CommandContext): v
     .option("--name <text>", "the node's name (default: the host's)")
     .option("--zone <zone>", "when it first joins: copies go to different zones")
     .option("--weight <size>", "when it first joins: its share of data (default: its capacity)")
-    .option("--witness", "votes in the cluster and stores nothing")
+    .option(
+      "--witness",
+      "votes in the cluster, stores nothing, and has no sockets of disks for guests",
+    )
     .option("--adopt", "take over data that another node or host has written")
     .option("--accept-damage", "start though parts of the data are damaged")
     .addHelpText(

@@ -242,6 +242,9 @@ Deno.test("format() checks its arguments", () => {
   assertEquals(code({ ...good, hostId: new Uint8Array(8) }), "INVALID");
   assertEquals(code({ ...good, capacityBytes: 2 * 1024 * 1024 }), "INVALID");
   assertEquals(code({ ...good, capacityBytes: 2 ** 50 }), "INVALID");
+  // What README calls the least.
+  assertEquals(code({ ...good, capacityBytes: 3.5 * 1024 * 1024 - 1 }), "INVALID");
+  assertEquals(code({ ...good, capacityBytes: 3.5 * 1024 * 1024 }), undefined);
   assertEquals(code(good), undefined);
 });
 
