@@ -10,6 +10,7 @@
  */
 import { Argument, type CommandUnknownOpts } from "@commander-js/extra-typings";
 import { type AnyCommand, type CommandContext, examples } from "./context.ts";
+import { HELP } from "./help_command.ts";
 
 /** Shells that there are scripts for. */
 export const SHELLS = ["bash", "zsh", "fish"] as const;
@@ -120,7 +121,8 @@ function nodeOf(
       value: valueOf(argument.name(), argument.argChoices),
       isVariadic: argument.variadic,
     })),
-    children: command.commands.map((child) =>
+    // `help` would need all names again behind it; --help, which does the same, is completed everywhere.
+    children: command.commands.filter((child) => child.name() !== HELP).map((child) =>
       nodeOf(child, `${path} ${child.name()}`.trim(), shared)
     ),
   };

@@ -24,6 +24,7 @@ import { addPreallocateCommand } from "./preallocate_command.ts";
 import { addFlattenCommand } from "./flatten_command.ts";
 import { addLimitCommand } from "./limit_command.ts";
 import { addGuestCommands } from "./guest_config.ts";
+import { addHelpCommand } from "./help_command.ts";
 import { addMapCommands } from "./map_commands.ts";
 import { addNbdCommand } from "./nbd_command.ts";
 import { addNodeCommands } from "./node_commands.ts";
@@ -55,6 +56,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     .configureHelp({ showGlobalOptions: true })
     .version(VERSION, "-V, --version", "print the version and exit")
     .helpOption("-h, --help", "print this help and exit")
+    // Of groups within groups, which inherit it; the others have one that goes deeper.
     .helpCommand("help [command]", "print the help of a command")
     .option(
       "--run-dir <dir>",
@@ -113,6 +115,13 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
       context.output.line(`kelpie ${VERSION}`);
       if (agent !== null) context.output.line(`agent ${agent}`);
     });
+  addHelpCommand(root, { path: "kelpie", example: "disk create" });
+  addHelpCommand(disk as unknown as CommandUnknownOpts, { path: "kelpie disk", example: "create" });
+  addHelpCommand(node as unknown as CommandUnknownOpts, { path: "kelpie node", example: "drain" });
+  addHelpCommand(cluster as unknown as CommandUnknownOpts, {
+    path: "kelpie cluster",
+    example: "settings",
+  });
   return root;
 }
 

@@ -85,7 +85,35 @@ Deno.test("every command's --help ends well, goes to standard output and has an 
     for (const child of command.commands) await visit(child, [...path, child.name()]);
   };
   await visit(program, []);
-  assertEquals(count, 67);
+  assertEquals(count, 71);
+});
+
+Deno.test("help prints the same as --help, however deep the command lies", async () => {
+  const same = async (words: string, path: string) => {
+    const { stdout, stderr } = await runWell(words);
+    assertEquals([stdout, stderr], [(await runWell(`${path} --help`)).stdout, ""]);
+  };
+  await same("help", "");
+  await same("help disk", "disk");
+  await same("help disk create", "disk create");
+  await same("help disk rm", "disk delete");
+  await same("help disk snapshot create", "disk snapshot create");
+  await same("disk help", "disk");
+  await same("disk help snapshot rename", "disk snapshot rename");
+  await same("disk snapshot help create", "disk snapshot create");
+  await same("node help drain", "node drain");
+  await same("cluster help settings", "cluster settings");
+  const cases: [words: string, message: RegExp][] = [
+    ["help dsik", /unknown command 'dsik'\n +Did you mean disk\?/],
+    ["help disk creat", /unknown command 'creat'\n +Did you mean create\?/],
+    ["help disk create web", /unknown command 'web'\n +--help lists/],
+    ["disk help xyzzy", /unknown command 'xyzzy'/],
+  ];
+  for (const [words, message] of cases) {
+    const { code, stdout, stderr } = await run(words);
+    assertEquals({ words, code, stdout }, { words, code: 64, stdout: "" });
+    assertMatch(stderr, message);
+  }
 });
 
 Deno.test("examples in the help are command lines that parse", async () => {
