@@ -36,8 +36,11 @@ const STATUS_TIMEOUT_MS = 5000;
 /** How long snapshots may take to be complete, in milliseconds: guests that wait for them wait no longer. */
 const SNAPSHOT_TIMEOUT_MS = 5000;
 
-/** How long requests may take to end when the server closes, in milliseconds. */
+/** How long requests may take to end when the server closes, in milliseconds; then they are told that the agent is stopping. */
 const CLOSE_TIMEOUT_MS = 3000;
+
+/** How long clients may take after that to read what they have been told, in milliseconds. */
+const FAREWELL_TIMEOUT_MS = 1000;
 
 /** How long to wait for whoever may listen on a socket that is there already, in milliseconds. */
 const PROBE_TIMEOUT_MS = 2000;
@@ -66,6 +69,8 @@ export interface ServerOptions {
   readonly statusTimeoutMs?: number;
   /** Instead of 5 s, for tests. */
   readonly snapshotTimeoutMs?: number;
+  /** Instead of 3 s, for tests. */
+  readonly closeTimeoutMs?: number;
 }
 
 /** A server that listens. */
@@ -73,8 +78,8 @@ export interface Server {
   /** Path of its socket. */
   readonly socketPath: string;
   /**
-   * Takes no new requests, ends checks, waits a little for the rest, and removes the socket.
-   * Never rejects.
+   * Takes no new requests, ends checks, waits a little for the rest, answers what is left all the same, and removes the
+   * socket. Never rejects.
    */
   close(): Promise<void>;
 }
@@ -89,13 +94,9 @@ export async function serve(options: ServerOptions): Promise<Server> {
   const socketPath = agentSocket(options.runDir);
   await refuseLivingAgent(options.runDir);
   const closing = new AbortController();
-  const abort = new AbortController();
-  const handler = createHandler({ ...options, closing: closing.signal });
-  const listener = listenPrivately({
-    runDir: options.runDir,
-    path: socketPath,
-    aborted: abort.signal,
-  }, handler);
+  const over = new AbortController();
+  const handler = createHandler({ ...options, closing: closing.signal, over: over.signal });
+  const listener = listenPrivately({ runDir: options.runDir, path: socketPath }, handler);
   const { ino } = Deno.lstatSync(socketPath);
   options.log.debug("admin API listens", { socket: socketPath });
   return {
@@ -103,11 +104,21 @@ export async function serve(options: ServerOptions): Promise<Server> {
     async close() {
       closing.abort();
       removeOwn(socketPath, ino);
-      const timer = setTimeout(() => abort.abort(), CLOSE_TIMEOUT_MS);
-      await listener.shutdown().catch(() => {});
-      clearTimeout(timer);
+      // The runtime can cut off a server's requests, but none of one that it is shutting down already.
+      const ended = listener.shutdown().catch(() => {});
+      await within(ended, options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS);
+      over.abort();
+      await within(ended, FAREWELL_TIMEOUT_MS);
     },
   };
+}
+
+/** Waits for the work, but no longer than that. */
+async function within(work: Promise<void>, milliseconds: number): Promise<void> {
+  const { promise: late, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, milliseconds);
+  await Promise.race([work, late]);
+  clearTimeout(timer);
 }
 
 /**
@@ -157,7 +168,7 @@ async function isAnswered(path: string): Promise<boolean> {
  * a dead agent left there, and there is no moment in which the socket has another mode than 0600.
  */
 function listenPrivately(
-  { runDir, path, aborted }: { runDir: string; path: string; aborted: AbortSignal },
+  { runDir, path }: { runDir: string; path: string },
   handler: (request: Request) => Promise<Response>,
 ): Deno.HttpServer {
   const directory = `${runDir}/.new`;
@@ -166,7 +177,7 @@ function listenPrivately(
   try {
     removeIfThere(directory);
     Deno.mkdirSync(directory, { mode: 0o700 });
-    listener = Deno.serve({ path: born, signal: aborted, onListen: () => {} }, handler);
+    listener = Deno.serve({ path: born, onListen: () => {} }, handler);
     Deno.chmodSync(born, 0o600);
     Deno.renameSync(born, path);
     Deno.removeSync(directory);
@@ -207,6 +218,8 @@ function removeOwn(path: string, ino: number | null): void {
 export interface HandlerOptions extends Omit<ServerOptions, "runDir"> {
   /** Ends what runs for long. */
   readonly closing: AbortSignal;
+  /** What has not been answered by then never will be by itself. */
+  readonly over?: AbortSignal;
 }
 
 /**
@@ -215,7 +228,10 @@ export interface HandlerOptions extends Omit<ServerOptions, "runDir"> {
  * @returns answers one request; never rejects
  */
 export function createHandler(options: HandlerOptions): (request: Request) => Promise<Response> {
-  const { log } = options;
+  const { log, over } = options;
+  const { promise: unanswered, reject } = Promise.withResolvers<never>();
+  unanswered.catch(() => {}); // there may be no requests
+  over?.addEventListener("abort", () => reject(stopping()), { once: true });
   let requests = 0;
   let checks = 0;
   const answer = async (request: Request, url: URL): Promise<Response> => {
@@ -241,7 +257,7 @@ export function createHandler(options: HandlerOptions): (request: Request) => Pr
       if (requests > REQUESTS_MAX) throw tooMany(`${REQUESTS_MAX} requests`);
       const url = readUrl(request);
       path = url.pathname;
-      response = await answer(request, url);
+      response = await Promise.race([answer(request, url), unanswered]);
     } catch (error) {
       response = answerError(error, log);
     } finally {
@@ -287,6 +303,14 @@ function onceRead(response: Response, ended: () => void): Response {
     },
   });
   return new Response(body, response);
+}
+
+function stopping(): ControlFailure {
+  return new ControlFailure({
+    code: "unavailable",
+    message: "the agent is stopping, and the request has not come to its end",
+    hint: "see what has come of it when the agent runs again",
+  });
 }
 
 function tooMany(what: string): ControlFailure {

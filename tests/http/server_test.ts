@@ -94,6 +94,34 @@ Deno.test("close() removes the socket", async () => {
   });
 });
 
+Deno.test("close() answers requests that do not end", async () => {
+  await withDirectory(async (runDir) => {
+    const backend = new FakeBackend();
+    const server = await serve({ backend, log: new FakeLog(), runDir, closeTimeoutMs: 1 });
+    backend.add("web");
+    const begun = Promise.withResolvers<void>();
+    backend.closeSessions = () => {
+      begun.resolve();
+      return new Promise(() => {});
+    };
+    using client = new AdminClient({ runDir });
+    const deleting = client.deleteDisk("web", { now: true, force: true });
+    deleting.catch(() => {}); // asked for below
+    // Half of a request never becomes a whole one.
+    using half = await Deno.connect({ transport: "unix", path: server.socketPath });
+    const text = "POST /v1/disks HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{";
+    await half.write(new TextEncoder().encode(text));
+    await begun.promise;
+    await server.close();
+    const error = await assertRejects(() => deleting, AdminError) as AdminError;
+    assertEquals(error.code, "unavailable");
+    assertStringIncludes(error.message, "the agent is stopping");
+    const bytes = new Uint8Array(4096);
+    const answer = new TextDecoder().decode(bytes.subarray(0, await half.read(bytes) ?? 0));
+    assertStringIncludes(answer, "503");
+  });
+});
+
 Deno.test("close() leaves another agent's socket where it is", async () => {
   await withServer(async ({ runDir, server }) => {
     Deno.removeSync(server.socketPath);
