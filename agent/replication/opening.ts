@@ -91,8 +91,11 @@ export class Opening implements PeerRequestOwner {
     // The lease may be here before the map that gives it.
     if (disk === undefined || disk.entry.generation !== this.generation) return;
     if (disk.groups.some((group) => !group.isOpen)) return;
-    // What was accepted under the lease before is in the store here, too, before it is looked at.
-    if (!this.#host.replica.isDrained(view.epoch)) return;
+    // What was accepted under the lease before is in the store here, too, before it is looked at. Other disks' writes are none of
+    // its business: in a store that is full they may wait for what is discarded on this one.
+    const { replica } = this.#host;
+    const isDrained = (layer: number) => replica.isDrained(view.epoch, layer);
+    if (!writableLayers(disk).every(isDrained)) return;
     this.#isWaiting = false;
     const { generation, settled } = disk.entry;
     if (generation - 1 <= settled) return this.#finish();

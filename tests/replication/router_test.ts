@@ -764,3 +764,37 @@ Deno.test("who holds no lease reads all the same: it only looks", () => {
   at.run();
   assertEquals(at.done, [[1, 0]]);
 });
+
+Deno.test("a disk opens though writes of another one do not get into the store, and not before its own have", () => {
+  for (const settled of [GENERATION - 1, GENERATION - 2]) {
+    const at = new Fixture();
+    at.store.createLayer(2, () => {});
+    at.write(1);
+    const map = mapOf({ epoch: EPOCH + 1 });
+    const [web] = map.disks;
+    const other = { ...web, id: 2, family: 2, name: "db", layers: [2], settled };
+    const layer = { ...map.layers[0], id: 2 };
+    const both = { ...map, disks: [web, other], layers: [...map.layers, layer] };
+    at.core.setMap(both, 1, 1);
+    at.core.openDisk(2, GENERATION);
+    for (const asked of at.sent(MessageType.Stamps)) at.answer(asked, { epoch: EPOCH + 1 });
+    assertEquals(at.core.router(2).isOpen, true, `settled up to ${settled}`);
+
+    const again = { ...web, generation: GENERATION + 1, settled: GENERATION - 1 };
+    at.core.setMap({ ...both, epoch: EPOCH + 2, disks: [again, other] }, 1, 1);
+    at.core.openDisk(1, GENERATION + 1);
+    at.tick();
+    assertEquals(
+      [at.router.isOpen, at.sent(MessageType.Stamps)],
+      [false, []],
+      "it looks too early",
+    );
+    at.run();
+    at.tick();
+    for (const asked of at.sent(MessageType.Stamps)) at.answer(asked, { epoch: EPOCH + 2 });
+    const pulls = at.sent(MessageType.Pull);
+    assertEquals(pulls.map(({ head }) => head.chunk), [3, 3], "they lack the write");
+    for (const pull of pulls) at.answer(pull, { epoch: EPOCH + 2 });
+    assertEquals(at.router.isOpen, true);
+  }
+});
