@@ -291,6 +291,9 @@ class AgentCore implements Agent, ControlBackend {
       throw new ControlFailure({ code: "unavailable", message: "the agent is stopping" });
     }
     await this.#checkCommand(command);
+    if (gone?.aborted) {
+      throw new ControlFailure({ code: "unavailable", message: "nobody waited for the change" });
+    }
     const isZeroed = await this.#shrinkFirst(command);
     // The disk that is meant is the one that has the name now, whenever the cluster gets to it.
     const isDelete = command.kind === "delete-disk";
@@ -298,7 +301,8 @@ class AgentCore implements Agent, ControlBackend {
     try {
       const { map } = await this.#node.propose(
         id === undefined ? command : { ...command, id } as MapCommand,
-        gone,
+        // What was begun with the disk's data is brought to an end, whoever has gone.
+        isZeroed ? undefined : gone,
       );
       return map;
     } catch (error) {

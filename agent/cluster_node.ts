@@ -724,7 +724,7 @@ export class ClusterNode {
       message: "the cluster does not decide: no majority of its voters can be reached from here",
       hint: isOver
         ? "the change was not made, and will not be; 'kelpie status' says how the cluster is"
-        : "it had reached a leader: the change may still happen; see 'kelpie status'",
+        : "it may have reached a leader: the change may still happen; see 'kelpie status'",
     };
   }
 
@@ -769,7 +769,7 @@ export class ClusterNode {
   /**
    * Takes a node out of the cluster for good: off the voters first, which the leader does for nodes that are draining.
    *
-   * @param gone nobody waits for it any more: what is not decided then is taken back
+   * @param gone nobody waits for it any more: what no leader has been sent by then is taken back
    */
   async removeNode(
     node: number,

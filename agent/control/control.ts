@@ -472,13 +472,17 @@ export class Control {
     const at = this.#pending.indexOf(pending);
     if (at < 0) return false;
     this.#pending.splice(at, 1);
-    this.#renumber();
+    this.#renumber(at);
     return !pending.isSent;
   }
 
-  /** Some of what waits has gone from between the rest: an entry that has its number already is noticed when it is applied. */
-  #renumber(): void {
-    for (const pending of this.#pending) pending.bytes = null;
+  /**
+   * Some of what waits has gone from between the rest: an entry that has its number already is noticed when it is applied.
+   *
+   * @param from what waits before this one keeps its number
+   */
+  #renumber(from = 0): void {
+    for (let i = from; i < this.#pending.length; i++) this.#pending[i].bytes = null;
     this.#number();
     this.#sentMs = -Infinity;
   }

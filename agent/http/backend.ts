@@ -368,7 +368,7 @@ export interface ControlBackend {
    * Applies a command: durable and carried out (sockets, layers) when this resolves.
    * Rejects with the map's own error when the command does not fit, and then nothing has changed.
    *
-   * @param gone nobody waits for it any more: what is not decided then is taken back
+   * @param gone nobody waits for it any more: what no leader has been sent by then is taken back
    */
   propose(command: MapCommand, gone?: AbortSignal): Promise<ClusterMap>;
   /** Since when a disk is open, as far as this agent has seen it; null: it is not open. */
@@ -442,7 +442,7 @@ export interface ControlBackend {
    *
    * @param id of the node
    * @param options `force`: it is down and will not come back; `acceptLoss`: even where it has the only copy of data
-   * @param gone nobody waits for it any more: what is not decided then is taken back
+   * @param gone nobody waits for it any more: what no leader has been sent by then is taken back
    */
   removeNode(id: number, options: RemoveNodeOptions, gone?: AbortSignal): Promise<void>;
   /**
