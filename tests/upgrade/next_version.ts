@@ -88,8 +88,8 @@ const CHANGES: Changes = {
   ],
   "agent/agent.ts": [
     [
-      "    const notes: string[] = [];",
-      "    const notes: string[] = map.motto === undefined ? [] : [`the motto is: ${map.motto}`];",
+      "      notes: [],",
+      "      notes: map.motto === undefined ? [] : [`the motto is: ${map.motto}`],",
     ],
   ],
   // What older ones pass over, always.
