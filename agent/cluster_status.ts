@@ -83,3 +83,13 @@ export function nodeStatusOf(
     isProgramNew: null,
   };
 }
+
+/**
+ * Says of a node that is drained what can be done with it.
+ *
+ * @param node its name
+ */
+export function drainedText(node: string): string {
+  return `node ${node} is drained: 'kelpie node remove ${node}' takes it out of the cluster, ` +
+    `'kelpie node undrain ${node}' gives it data again`;
+}

@@ -18,10 +18,10 @@
 import { levenshteinDistance } from "@std/text/levenshtein_distance.js";
 import { parse } from "@std/toml/parse.js";
 import { posix } from "node:path";
+import { LOCATION_BYTES_MAX, PATHS_MAX } from "./base/limits.ts";
 import { type ControlError, ControlFailure } from "./map/errors.ts";
 import { checkAddress, checkNodeName, checkZone } from "./map/fields.ts";
 import { agentSocket, SOCKET_PATH_BYTES_MAX } from "./map/names.ts";
-import { LOCATION_BYTES_MAX, PATHS_MAX } from "./paths/record.ts";
 
 /** How much is logged: the named level and all to its right. */
 export const LOG_LEVELS = ["debug", "info", "warn", "error"] as const;

@@ -7,6 +7,7 @@
  * @module
  */
 
+import { drainedText } from "./cluster_status.ts";
 import { formatSize } from "./config.ts";
 import { formatDuration } from "./duration.ts";
 import type {
@@ -267,16 +268,6 @@ function usedText({ cluster }: Observations): string {
     capacity += capacityBytes;
   }
   return nodes.length === 0 ? "" : `, ${formatSize(used)} of ${formatSize(capacity)} used`;
-}
-
-/**
- * Says of a node that is drained what can be done with it.
- *
- * @param node its name
- */
-export function drainedText(node: string): string {
-  return `node ${node} is drained: 'kelpie node remove ${node}' takes it out of the cluster, ` +
-    `'kelpie node undrain ${node}' gives it data again`;
 }
 
 /**

@@ -7,7 +7,7 @@
 import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
 import type { DiskDocument } from "../agent/http/documents.ts";
 import { checkAttributes } from "../agent/map/fields.ts";
-import { COPIES_MAX } from "../agent/map/map.ts";
+import { COPIES_MAX } from "../agent/map/model.ts";
 import {
   type AnyCommand,
   type CommandContext,

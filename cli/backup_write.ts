@@ -15,8 +15,8 @@ import { type BackupRange, type BackupTotals, pipeOut, requireZstd } from "./bac
 import type { CommandContext, SnapshotName } from "./context.ts";
 import { partialName, socketOf } from "./disk_data.ts";
 import { renameDurably, syncFile } from "./durable.ts";
+import { extents } from "./extents.ts";
 import { type FoundFile, openDevice, type OpenFile, openFile, writerOf } from "./files.ts";
-import { CommandError, ExitCode } from "./output.ts";
 import { Progress } from "./progress.ts";
 
 /** Length of a read: long ones cost the agent and this process less per byte. */
@@ -189,27 +189,5 @@ async function* rangesOf(
   ) {
     if (state === "hole" || state === "same") continue;
     yield { offsetBytes, lengthBytes, isZero: state === "zero" };
-  }
-}
-
-/** All extents of a disk or a snapshot, one answer after the other. */
-export async function* extents(
-  client: AdminClient,
-  disk: string,
-  question: { readonly snapshot?: string; readonly since?: string },
-  sizeBytes: number,
-) {
-  for (let at = 0; at < sizeBytes;) {
-    const range = { offsetBytes: at, lengthBytes: sizeBytes - at, ...question };
-    const answer = await client.diskExtents(disk, range);
-    if (answer.extents.length === 0) {
-      throw new CommandError(ExitCode.System, `the agent does not serve disk ${disk}`, {
-        hint: "try again in a moment",
-      });
-    }
-    for (const { lengthBytes, state } of answer.extents) {
-      yield { offsetBytes: at, lengthBytes, state };
-      at += lengthBytes;
-    }
   }
 }

@@ -7,7 +7,8 @@
 import { InvalidArgumentError } from "@commander-js/extra-typings";
 import type { AdminClient } from "../agent/admin_client.ts";
 import type { CopiesChangeDocument, DiskDocument } from "../agent/http/documents.ts";
-import { COPIES_MAX, inZonesText, moveText, type Place, zonesText } from "../agent/map/map.ts";
+import { COPIES_MAX } from "../agent/map/model.ts";
+import { inZonesText, moveText, type Place, zonesText } from "../agent/map/zones.ts";
 import type { CommandContext } from "./context.ts";
 import { printable } from "./output.ts";
 import { Progress } from "./progress.ts";

@@ -8,7 +8,8 @@ import { formatSize, parseSize } from "../agent/config.ts";
 import type { AdminClient, CheckOptions } from "../agent/admin_client.ts";
 import type { CheckReport, ComparisonReport } from "../agent/http/backend.ts";
 import type { DiskDocument, LockDocument, NodeDocument } from "../agent/http/documents.ts";
-import { COPIES_MAX, inZonesText } from "../agent/map/map.ts";
+import { COPIES_MAX } from "../agent/map/model.ts";
+import { inZonesText } from "../agent/map/zones.ts";
 import { addAttributeCommand, hasAttributes, pairsArgument } from "./attribute_commands.ts";
 import {
   type AnyCommand,

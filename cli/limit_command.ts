@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { BURST_SECONDS_MAX, LIMIT_MAX, type Limits, NO_LIMITS } from "../agent/map/map.ts";
+import { BURST_SECONDS_MAX, LIMIT_MAX, type Limits, NO_LIMITS } from "../agent/map/model.ts";
 import {
   type AnyCommand,
   type CommandContext,

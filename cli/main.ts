@@ -10,35 +10,23 @@ import { Command, type CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CommanderError } from "commander";
 import { RUN_DIR_DEFAULT, RUN_DIR_VARIABLE } from "../agent/config.ts";
 import { VERSION } from "../agent/version.ts";
-import { addAgentCommand } from "./agent_command.ts";
-import { addBackupCommands } from "./backup_commands.ts";
-import { addBenchCommand } from "./bench_command.ts";
-import { addClusterBackupCommands } from "./cluster_backup.ts";
-import { addClusterCommands } from "./cluster_commands.ts";
-import { addCompletionsCommand } from "./completions.ts";
-import { addCloneCommand } from "./clone_command.ts";
+import { addCommands } from "./commands.ts";
 import { CommandContext, examples } from "./context.ts";
-import { addDiskCommands } from "./disk_commands.ts";
-import { addDataCommands } from "./disk_data.ts";
-import { addPreallocateCommand } from "./preallocate_command.ts";
-import { addFlattenCommand } from "./flatten_command.ts";
-import { addLimitCommand } from "./limit_command.ts";
-import { addGuestCommands } from "./guest_config.ts";
-import { addHelpCommand } from "./help_command.ts";
-import { addMapCommands } from "./map_commands.ts";
-import { addNbdCommand } from "./nbd_command.ts";
-import { addNodeCommands } from "./node_commands.ts";
 import { describeError, ExitCode } from "./output.ts";
-import { addScheduleCommands } from "./schedule_commands.ts";
-import { addSnapshotCommands } from "./snapshot_commands.ts";
-import { addStatusCommand } from "./status_command.ts";
 import { systemTerminal, type Terminal } from "./terminal.ts";
-import { addTopCommand } from "./top_command.ts";
-import { addTrashCommands } from "./trash_commands.ts";
-import { addTreeCommand } from "./tree_command.ts";
 
-/** Makes the tree of commands. */
-export function createProgram(context: CommandContext): CommandUnknownOpts {
+/** The program's own option with a value, which may stand anywhere. */
+const RUN_DIR_OPTION = "--run-dir";
+
+/**
+ * Makes the tree of commands.
+ *
+ * @param words what the command line begins with, where only what it is about has to be there; see {@linkcode addCommands}
+ */
+export async function createProgram(
+  context: CommandContext,
+  words?: readonly string[],
+): Promise<CommandUnknownOpts> {
   const { terminal } = context;
   const program = new Command("kelpie")
     .description("A replicated block store for QEMU/KVM hosts.")
@@ -59,7 +47,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
     // Of groups within groups, which inherit it; the others have one that goes deeper.
     .helpCommand("help [command]", "print the help of a command")
     .option(
-      "--run-dir <dir>",
+      `${RUN_DIR_OPTION} <dir>`,
       `directory of the agent's sockets (default: $${RUN_DIR_VARIABLE} or ${RUN_DIR_DEFAULT})`,
     )
     .addHelpText(
@@ -69,59 +57,7 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
   context.setRunDirFlag(() => program.opts().runDir);
   const root = program as unknown as CommandUnknownOpts;
 
-  addAgentCommand(root, context);
-  addStatusCommand(root, context);
-  const disk = root.command("disk")
-    .summary("make, look at and change disks")
-    .description("Makes, looks at and changes disks.")
-    .addHelpText("after", examples("kelpie disk create web 20G", "kelpie disk list"));
-  addDiskCommands(disk as unknown as CommandUnknownOpts, context);
-  addLimitCommand(disk as unknown as CommandUnknownOpts, context);
-  addDataCommands(disk as unknown as CommandUnknownOpts, context);
-  addPreallocateCommand(disk as unknown as CommandUnknownOpts, context);
-  addBackupCommands(disk as unknown as CommandUnknownOpts, context);
-  addGuestCommands(disk as unknown as CommandUnknownOpts, context);
-  addSnapshotCommands(disk as unknown as CommandUnknownOpts, context);
-  addCloneCommand(disk as unknown as CommandUnknownOpts, context);
-  addFlattenCommand(disk as unknown as CommandUnknownOpts, context);
-  addTreeCommand(disk as unknown as CommandUnknownOpts, context);
-  addMapCommands(disk as unknown as CommandUnknownOpts, context);
-  addTrashCommands(disk as unknown as CommandUnknownOpts, context);
-  addScheduleCommands(disk as unknown as CommandUnknownOpts, context);
-  const node = root.command("node")
-    .summary("look at and change nodes")
-    .description("Looks at the nodes of the cluster, and changes where data belongs.")
-    .addHelpText("after", examples("kelpie node list", "kelpie node drain host-1 --wait"));
-  addNodeCommands(node as unknown as CommandUnknownOpts, context);
-  const cluster = root.command("cluster")
-    .summary("secret, settings and version of the cluster")
-    .description("What all nodes of the cluster share.")
-    .addHelpText("after", examples("kelpie cluster settings"));
-  addClusterCommands(cluster as unknown as CommandUnknownOpts, context);
-  addTopCommand(root, context);
-  addClusterBackupCommands(cluster as unknown as CommandUnknownOpts, context);
-  addNbdCommand(root, context);
-  addBenchCommand(root, context);
-  addCompletionsCommand(root, context);
-  root.command("version")
-    .summary("print the version")
-    .description("Prints the version of this command, and of the agent if one runs.")
-    .option("--json", "print JSON")
-    .addHelpText("after", examples("kelpie version"))
-    .action(async ({ json }) => {
-      using client = context.client();
-      const agent = await client.version().then(({ version }) => version, () => null);
-      if (json) return context.output.json({ version: VERSION, agent });
-      context.output.line(`kelpie ${VERSION}`);
-      if (agent !== null) context.output.line(`agent ${agent}`);
-    });
-  addHelpCommand(root, { path: "kelpie", example: "disk create" });
-  addHelpCommand(disk as unknown as CommandUnknownOpts, { path: "kelpie disk", example: "create" });
-  addHelpCommand(node as unknown as CommandUnknownOpts, { path: "kelpie node", example: "drain" });
-  addHelpCommand(cluster as unknown as CommandUnknownOpts, {
-    path: "kelpie cluster",
-    example: "settings",
-  });
+  await addCommands(root, context, words);
   return root;
 }
 
@@ -134,7 +70,8 @@ export function createProgram(context: CommandContext): CommandUnknownOpts {
 export async function runCommandLine(args: readonly string[], terminal: Terminal): Promise<number> {
   const context = new CommandContext(terminal);
   try {
-    await createProgram(context).parseAsync([...args], { from: "user" });
+    const program = await createProgram(context, firstWords(args));
+    await program.parseAsync([...args], { from: "user" });
     return context.exitCode;
   } catch (error) {
     try {
@@ -144,6 +81,18 @@ export async function runCommandLine(args: readonly string[], terminal: Terminal
       throw second;
     }
   }
+}
+
+/** What a command line begins with, up to the first option but `--run-dir`: what is behind that may be its value. */
+function firstWords(args: readonly string[]): string[] {
+  const words: string[] = [];
+  for (let i = 0; i < args.length; i++) {
+    if (args[i] === RUN_DIR_OPTION) i++;
+    else if (args[i] === "--" || args[i].startsWith(`${RUN_DIR_OPTION}=`)) continue;
+    else if (args[i].startsWith("-")) break;
+    else words.push(args[i]);
+  }
+  return words;
 }
 
 function explain(error: unknown, context: CommandContext): number {

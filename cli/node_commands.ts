@@ -10,6 +10,7 @@
  * @module
  */
 import type { AdminClient } from "../agent/admin_client.ts";
+import { drainedText } from "../agent/cluster_status.ts";
 import { formatSize, parseSize } from "../agent/config.ts";
 import type { PathStatus } from "../agent/http/backend.ts";
 import type {
@@ -19,7 +20,6 @@ import type {
   PlanRequest,
 } from "../agent/http/documents.ts";
 import { ControlFailure } from "../agent/map/errors.ts";
-import { drainedText } from "../agent/problems.ts";
 import {
   type AnyCommand,
   type CommandContext,

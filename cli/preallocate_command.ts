@@ -21,9 +21,9 @@ import { formatSize } from "../agent/config.ts";
 import type { FrontEnd } from "../agent/frontend/front_end.ts";
 import type { DiskDocument } from "../agent/http/documents.ts";
 import { ControlFailure } from "../agent/map/errors.ts";
-import { extents } from "./backup_write.ts";
 import { type AnyCommand, type CommandContext, diskArgument, examples } from "./context.ts";
 import { COPY_BYTES, refuseWriting, withDisk } from "./disk_data.ts";
+import { extents } from "./extents.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { Progress, summary } from "./progress.ts";
 

@@ -6,7 +6,7 @@
 import { InvalidArgumentError } from "@commander-js/extra-typings";
 import { parseDuration } from "../agent/duration.ts";
 import type { ScheduleDocument } from "../agent/http/documents.ts";
-import { SNAPSHOTS_PER_DISK_MAX } from "../agent/map/map.ts";
+import { SNAPSHOTS_PER_DISK_MAX } from "../agent/map/model.ts";
 import {
   type AnyCommand,
   type CommandContext,

@@ -45,3 +45,9 @@ export const ARENA_BYTES = 64 * 1024 * 1024;
 
 /** Largest disk, in bytes: 2^32 chunks would be 16 PiB; we stop where 512-byte sectors fit 2^53. */
 export const DISK_BYTES_MAX = 4 * 1024 ** 5;
+
+/** Most data paths of one agent. */
+export const PATHS_MAX = 16;
+
+/** Longest location of a data path in UTF-8, in bytes. */
+export const LOCATION_BYTES_MAX = 512;

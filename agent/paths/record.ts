@@ -18,6 +18,7 @@
  * @module
  */
 import { toHex } from "../base/bytes.ts";
+import { LOCATION_BYTES_MAX } from "../base/limits.ts";
 import { NO_PATH, SLOTS } from "./slots.ts";
 
 /** Keys of META. */
@@ -31,12 +32,8 @@ export const PARTIAL_KEY = "paths-partial";
  */
 export const COUNT_STEP = 65536;
 
-/** Most paths of one agent. */
-export const PATHS_MAX = 16;
 /** Most paths that are remembered, with those that are gone. */
 export const PATHS_KNOWN_MAX = 64;
-/** Longest location in UTF-8, in bytes. */
-export const LOCATION_BYTES_MAX = 512;
 
 const VERSION = 1;
 const HEAD_BYTES = 4;

@@ -72,7 +72,7 @@ Deno.test("a command without its subcommand prints its help on standard error", 
 });
 
 Deno.test("every command's --help ends well, goes to standard output and has an example", async () => {
-  const program = createProgram(new CommandContext(new FakeTerminal()));
+  const program = await createProgram(new CommandContext(new FakeTerminal()));
   let count = 0;
   const visit = async (command: CommandUnknownOpts, path: string[]) => {
     const { stdout, stderr } = await runWell([...path, "--help"]);
@@ -117,7 +117,7 @@ Deno.test("help prints the same as --help, however deep the command lies", async
 });
 
 Deno.test("examples in the help are command lines that parse", async () => {
-  const program = createProgram(new CommandContext(new FakeTerminal()));
+  const program = await createProgram(new CommandContext(new FakeTerminal()));
   const examples: string[] = [];
   const visit = async (command: CommandUnknownOpts, path: string[]) => {
     const { stdout } = await runWell([...path, "--help"]);

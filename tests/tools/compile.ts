@@ -5,9 +5,9 @@
  *                                                                        +--compile--> dist/kelpie
  *     agent/data_worker.ts  --bundle-->  .cache/bundle/data_worker.js  --+
  *
- * Bundled first, the program starts faster and carries no packages that it does not use. What a command
- * imports when it runs (`await import(…)`: the agent, a front end) becomes a file of its own, so that a
- * small command reads a third of the whole. All of them lie in one directory: the worker is a program of
+ * Bundled first, the program starts faster and carries no packages that it does not use. What is imported
+ * when it is needed (`await import(…)`: each command, the agent, a front end) becomes a file of its own, so
+ * that a small command reads a tenth of the whole. All of them lie in one directory: the worker is a program of
  * its own, found at run time beside the file that starts it. A module in `agent/` names it
  * `"./data_worker" + import.meta.url.slice(-3)`, which fits both sources and bundles.
  *
