@@ -384,6 +384,29 @@ Deno.test("a datagram to a name goes once the name is known, and an unknown one 
   await settled();
 });
 
+Deno.test("what keeps datagrams from being sent is logged, and rarely again as long as it stays the same", async () => {
+  const log = new TestLog();
+  let nowMs = 0;
+  const end = new UdpDatagrams({ log, nowMs: () => nowMs });
+  await end.listen("127.0.0.1:0");
+  const lines = async (address: string, atMs: number) => {
+    nowMs = atMs;
+    const before = end.dropped;
+    end.send(address, bytesOf(10, 1));
+    await until(() => end.dropped > before, "dropped");
+    return log.lines.length;
+  };
+  // The kernel sends nothing from the loopback to other hosts.
+  const [one, other] = ["192.0.2.1:9", "192.0.2.1:10"];
+  assertEquals(await lines(one, 0), 1);
+  assertEquals(await lines(one, 60_000), 1);
+  assertEquals(await lines(other, 120_000), 2);
+  assertEquals(await lines(one, 180_000), 2);
+  assertEquals(await lines(one, 40 * 60_000), 3);
+  end.close();
+  await settled();
+});
+
 Deno.test("addresses are taken apart, put together and resolved", async () => {
   for (
     const [text, host, port] of [

@@ -17,8 +17,10 @@ import { resolveAddress } from "./resolve.ts";
 const RESOLVE_MS = 30_000;
 /** Names remembered; the oldest makes room. */
 const NAMES_MAX = 1024;
-/** Errors are logged this often, in milliseconds. */
-const WARN_MS = 10_000;
+/** Errors are logged this often, in milliseconds, and one of the same words this often. */
+const WARN_MS = 10_000, WARN_AGAIN_MS = 30 * 60_000;
+/** Errors that are remembered as logged: some for each address. */
+const WARNED_MAX = 1024;
 
 interface Name {
   numeric: string | null;
@@ -38,6 +40,8 @@ export class UdpDatagrams implements Datagrams {
   #socket: Socket | null = null;
   #isV6 = false;
   #warnedMs = -Infinity;
+  /** When each error was logged. */
+  readonly #warned = new Map<string, number>();
 
   /** @param options.nowMs monotonic milliseconds */
   constructor(options: { readonly log: Log; readonly nowMs: () => number }) {
@@ -134,8 +138,11 @@ export class UdpDatagrams implements Datagrams {
 
   #warn(reason: string): void {
     const now = this.#nowMs();
-    if (now - this.#warnedMs < WARN_MS) return;
+    const isKnown = now - (this.#warned.get(reason) ?? -Infinity) < WARN_AGAIN_MS;
+    if (isKnown || now - this.#warnedMs < WARN_MS) return;
     this.#warnedMs = now;
-    this.#log.warn("datagrams", { reason });
+    if (this.#warned.size >= WARNED_MAX) this.#warned.clear();
+    this.#warned.set(reason, now);
+    this.#log.warn("gossip is not sent", { reason });
   }
 }
