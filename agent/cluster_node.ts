@@ -514,7 +514,7 @@ export class ClusterNode {
       case "lease-wanted":
         return this.leases.wanted(event.disk);
       case "lease-released":
-        return this.leases.released(event.disk);
+        return this.leases.released(event.disk, { isUnclean: event.isUnclean });
       case "reconciled":
         this.leases.opened(event.disk, event.generation);
         this.control.propose({

@@ -528,9 +528,17 @@ export class DataPlane implements DiskServerHost {
   }
 
   /** {@inheritDoc DiskServerHost.releaseLease} */
-  releaseLease(disk: number): void {
+  releaseLease(disk: number, isUnclean: boolean): void {
     this.#data.closeDisk(disk);
-    this.#post({ kind: "lease-released", disk });
+    this.#post({ kind: "lease-released", disk, isUnclean });
+  }
+
+  /** {@inheritDoc DiskServerHost.abandonRequests} */
+  abandonRequests(disk: number): void {
+    const router = this.#data.router(disk);
+    router.abandon(-EIO);
+    // Only reads were under way, for which there is no lease that could end: those that come later are none of this.
+    if (router.generation === 0) router.end();
   }
 
   // --------------------------------------------------------------------------------- replication
@@ -647,7 +655,7 @@ export class DataPlane implements DiskServerHost {
     for (const [id, server] of [...this.#servers]) {
       if (wanted.has(id)) continue;
       this.#servers.delete(id);
-      server.abandonSessions();
+      server.dropSessions(() => {});
       server.stop(() => this.#data.forgetDisk(id));
     }
     this.#serveSnapshots(map);
@@ -946,7 +954,7 @@ export class DataPlane implements DiskServerHost {
       case "overlap":
         return this.#answer(id, countOverlap(this.#store, request, request.from));
       case "close-sessions":
-        return this.#server(request.disk).closeSessions(() => this.#answer(id));
+        return this.#server(request.disk).dropSessions(() => this.#answer(id));
       case "store-status":
         return this.#answer(id, this.#storeStatus());
       case "check":

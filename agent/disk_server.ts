@@ -41,6 +41,13 @@ const SESSIONS_MAX = 32;
  */
 const TELL_SIZE_MS = 1000;
 
+/**
+ * How long what a front end has left under way may take to come back after it has gone, in milliseconds: longer than a disk takes.
+ * What then still waits, for space or for copies, is given up: it was never acknowledged, and a front end that comes back
+ * asks for it again. Otherwise nobody could use the disk until there is space, not even to make some by discarding.
+ */
+const LEFT_BEHIND_MS = 2000;
+
 /** What a disk server needs of the worker around it. */
 export interface DiskServerHost {
   readonly memory: LinuxMemory;
@@ -64,8 +71,14 @@ export interface DiskServerHost {
   later(work: () => void): void;
   /** Asks the main thread for the disk's lease; `DiskServer.leaseGranted` follows, some time. */
   wantLease(disk: number): void;
-  /** No session wants the lease any more, and nothing is under way. */
-  releaseLease(disk: number): void;
+  /**
+   * No session wants the lease any more, or the next one needs another one, and nothing is under way.
+   *
+   * @param isUnclean requests were given up: replicas may differ
+   */
+  releaseLease(disk: number, isUnclean: boolean): void;
+  /** What is under way of a disk fails, as soon as its buffers are free. */
+  abandonRequests(disk: number): void;
 }
 
 /** One front end. */
@@ -76,6 +89,8 @@ class FrontEndSession implements VhostHost, ThrottleWaiter {
   isClosed = false;
   /** When it is told the size again, if it has not asked for it; null: there is no need. */
   #tellSizeMs: number | null = null;
+  /** It has gone, and what it has left under way is given up then; null: it has not, or that is done. */
+  #giveUpMs: number | null = null;
   readonly #kicks: (number | undefined)[] = [];
 
   constructor(
@@ -98,9 +113,16 @@ class FrontEndSession implements VhostHost, ThrottleWaiter {
       },
       disconnected: (reason) => {
         server.log("info", "front end disconnected", this, { reason });
+        this.#giveUpMs = server.host.monotonicMs() + LEFT_BEHIND_MS;
         this.session.disconnected();
       },
     };
+  }
+
+  /** Ends the connection, as if the front end had gone. */
+  cutOff(): void {
+    this.connection.close();
+    this.session.disconnected();
   }
 
   map(fd: number, fileOffset: number, lengthBytes: number): readonly MappedPiece[] | number {
@@ -191,6 +213,10 @@ class FrontEndSession implements VhostHost, ThrottleWaiter {
   }
 
   tick(nowMs: number): void {
+    if (this.#giveUpMs !== null && nowMs >= this.#giveUpMs) {
+      this.#giveUpMs = null;
+      this.server.giveUp(this);
+    }
     if (this.#tellSizeMs === null || nowMs < this.#tellSizeMs) return;
     this.#tellSizeMs = null;
     if (!this.session.isConfigRead) this.session.resized();
@@ -263,6 +289,8 @@ export class DiskServer {
   /** Holds the lease, or is about to: the generation is on its way. */
   #holder: FrontEndSession | null = null;
   #isGranted = false;
+  /** Requests under the lease were given up. */
+  #isUnclean = false;
   /** When the holder came to be next; for the log. */
   #nextSinceMs = 0;
   readonly #waiting: FrontEndSession[] = [];
@@ -396,8 +424,19 @@ export class DiskServer {
     if (this.#holder !== session) return;
     this.#holder = null;
     this.#isGranted = false;
-    if (this.#waiting.length === 0) this.host.releaseLease(this.disk.id);
-    else this.#next();
+    const isUnclean = this.#isUnclean;
+    this.#isUnclean = false;
+    // Under the same lease nobody would look whether replicas are equal.
+    if (isUnclean || this.#waiting.length === 0) this.host.releaseLease(this.disk.id, isUnclean);
+    this.#next();
+  }
+
+  /** What a front end that has gone has under way under the lease is to fail. */
+  giveUp(session: FrontEndSession): void {
+    if (session.isClosed || this.#holder !== session || !this.#isGranted) return;
+    this.log("warn", "gave up what a front end has left under way", session, {});
+    this.#isUnclean = true;
+    this.host.abandonRequests(this.disk.id);
   }
 
   #next(): void {
@@ -441,8 +480,7 @@ export class DiskServer {
       {},
     );
     this.#fenced.add(holder.connection.peerPid);
-    holder.connection.close();
-    holder.session.disconnected();
+    holder.cutOff();
   }
 
   /**
@@ -460,7 +498,7 @@ export class DiskServer {
       this.#work = null;
       this.#isWorking = false;
       this.#closedReason = null;
-      this.host.releaseLease(this.disk.id);
+      this.host.releaseLease(this.disk.id, false);
     };
     this.#work = () => work(done);
     this.host.wantLease(this.disk.id);
@@ -543,24 +581,31 @@ export class DiskServer {
 
   /** Ends all sessions in good order; `done` follows when the last is gone. */
   closeSessions(done: () => void): void {
-    if (this.#sessions.size === 0) {
-      done();
-      return;
-    }
-    const before = this.#whenEmpty;
-    this.#whenEmpty = () => {
-      before?.();
-      done();
-    };
+    this.#whenNoneIsLeft(done);
     for (const session of [...this.#sessions]) session.session.drainAndClose();
   }
 
   /** Cuts all front ends off. What they have in flight is theirs to ask for again. */
   abandonSessions(): void {
-    for (const session of [...this.#sessions]) {
-      session.connection.close();
-      session.session.disconnected();
-    }
+    for (const session of [...this.#sessions]) session.cutOff();
+  }
+
+  /** Cuts all front ends off and gives up what they have in flight; `done` follows when nothing of it is under way any more. */
+  dropSessions(done: () => void): void {
+    this.#whenNoneIsLeft(done);
+    this.abandonSessions();
+    if (this.#sessions.size === 0) return;
+    this.#isUnclean = this.#isGranted;
+    this.host.abandonRequests(this.disk.id);
+  }
+
+  #whenNoneIsLeft(done: () => void): void {
+    if (this.#sessions.size === 0) return done();
+    const before = this.#whenEmpty;
+    this.#whenEmpty = () => {
+      before?.();
+      done();
+    };
   }
 
   /** Stops listening and ends all sessions. */

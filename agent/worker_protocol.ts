@@ -142,7 +142,7 @@ export type WorkerMessage =
   /** A session wants the disk's lease. */
   | { kind: "lease-wanted"; disk: number }
   /** No session wants it any more, and nothing is under way. */
-  | { kind: "lease-released"; disk: number }
+  | { kind: "lease-released"; disk: number; isUnclean: boolean }
   /** The disk's replicas agree: it is open under this generation. */
   | { kind: "reconciled"; disk: number; generation: number }
   | { kind: "in-sync"; pool: number; groups: number[]; epoch: number }

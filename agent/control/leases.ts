@@ -93,14 +93,18 @@ export class Leases {
   /**
    * No session wants the disk any more, and nothing is under way.
    *
-   * @param done called when the map knows it, or will without our doing
+   * @param options.isUnclean requests were given up that some replicas may have, and others not: the next holder brings them in line
+   * @param options.done called when the map knows it, or will without our doing
    */
-  released(disk: number, done: () => void = () => {}): void {
+  released(
+    disk: number,
+    { isUnclean = false, done = () => {} }: { isUnclean?: boolean; done?: () => void } = {},
+  ): void {
     const held = this.#held.get(disk);
     this.#held.delete(disk);
     this.#host.forgetLease(disk);
     if (held === undefined || held.generation === 0 || held.isFenced) return done();
-    this.#giveBack(disk, held.generation, held.isOpened, done);
+    this.#giveBack(disk, held.generation, held.isOpened && !isUnclean, done);
   }
 
   /**
@@ -122,14 +126,14 @@ export class Leases {
     if (this.#returning.get(disk) === generation) this.#returning.delete(disk);
   }
 
-  #giveBack(disk: number, generation: number, isOpened: boolean, done: () => void): void {
+  #giveBack(disk: number, generation: number, isClean: boolean, done: () => void): void {
     this.#returning.set(disk, generation);
     const finished = () => {
       this.#forgetReturn(disk, generation);
       done();
     };
     // What was never opened may hide what an earlier holder has left: only the next one brings it in line.
-    if (isOpened) {
+    if (isClean) {
       this.#host.propose(
         { kind: "release-lease", id: disk, node: this.#node, generation },
         finished,

@@ -402,8 +402,8 @@ export interface ControlBackend {
    */
   block(name: string, offsetBytes: number, layer?: number): Promise<BlockPlace>;
   /**
-   * Ends every session of a disk: what is under way is finished first, then the front ends are
-   * disconnected. Resolves when none is left; rejects when the disk does not exist.
+   * Ends every session of a disk: the front ends are disconnected, and what they have under way is given up. Resolves when none
+   * is left; rejects when the disk does not exist.
    */
   closeSessions(name: string): Promise<void>;
   storeStatus(): Promise<StoreStatus>;

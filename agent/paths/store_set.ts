@@ -315,6 +315,11 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     this.#finished.push(operation);
   }
 
+  /** {@inheritDoc LocalStore.withdraw} */
+  withdraw(isWanted: (operation: Operation) => boolean): void {
+    for (const { store } of this.#working) store!.withdraw(isWanted);
+  }
+
   #sync(operation: Operation): void {
     if (this.#owed.size > 0) {
       operation.result = -EIO;

@@ -128,3 +128,5 @@ export const EINVAL = 22;
 export const ENOSPC = 28;
 /** Data exists but its checksum does not match: EBADMSG, as btrfs and ext4 use EUCLEAN/EBADMSG. */
 export const EBADMSG = 74;
+/** It was taken back before it had begun. */
+export const ECANCELED = 125;

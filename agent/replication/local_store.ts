@@ -102,6 +102,11 @@ export interface LocalStore {
    * is for layers of one family; it and `OperationKind.Fill` are for clusters of level 2.
    */
   submit(operation: Operation): void;
+  /**
+   * Takes changes back that have not begun, since there is no room for them yet: they come back with −ECANCELED, never from inside
+   * this call. Of what is left nothing is reordered.
+   */
+  withdraw(isWanted: (operation: Operation) => boolean): void;
   /** Told of every block that is found damaged or cannot be read, by reads and by the scrub; set by whoever heals. */
   damageListener: ((layer: number, chunk: number, block: number) => void) | null;
   hasLayer(layer: number): boolean;

@@ -94,8 +94,9 @@ export class Opening implements PeerRequestOwner {
     // What was accepted under the lease before is in the store here, too, before it is looked at. Other disks' writes are none of
     // its business: in a store that is full they may wait for what is discarded on this one.
     const { replica } = this.#host;
-    const isDrained = (layer: number) => replica.isDrained(view.epoch, layer);
-    if (!writableLayers(disk).every(isDrained)) return;
+    for (const layer of writableLayers(disk)) {
+      if (!replica.isDrainedOfLease(view.epoch, layer, this.generation)) return;
+    }
     this.#isWaiting = false;
     const { generation, settled } = disk.entry;
     if (generation - 1 <= settled) return this.#finish();

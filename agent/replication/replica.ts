@@ -31,7 +31,7 @@ import {
   TRANSFER_BLOCKS_MAX,
 } from "../base/limits.ts";
 import type { PeerTransport } from "../platform/network.ts";
-import { EBADMSG, EIO, ENOMEM, type Log, type Window } from "../platform/platform.ts";
+import { EBADMSG, ECANCELED, EIO, ENOMEM, type Log, type Window } from "../platform/platform.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
 import { add, SET_WORDS } from "./block_set.ts";
 import { chunkList, compareStamps, type LocalStore, Stamp } from "./local_store.ts";
@@ -420,13 +420,43 @@ export class Replica {
     write.next = null;
   }
 
-  /** True when nothing that was accepted before `epoch` (of one layer, or of any) is still on its way into the store. */
-  isDrained(epoch: number, layer = 0): boolean {
+  /**
+   * Whether nothing of a layer that was accepted before `epoch` is still on its way into the store. What waits for space there, and was
+   * sent under an earlier lease than `generation`, is taken back: nobody has been told that it is there, nor will be. In a store that
+   * is full whoever has the disk next would wait for space, too, and could not make any.
+   */
+  isDrainedOfLease(epoch: number, layer: number, generation: number): boolean {
+    let isDrained = true, isOld = false;
     // Accepted in the order of the list, and epochs only rise.
     for (let write = this.#first; write !== null && write.epoch < epoch; write = write.next) {
-      if (layer === 0 || write.operation.layers[0] === layer) return false;
+      if (write.operation.layers[0] !== layer) continue;
+      isDrained = false;
+      isOld ||= write.operation.generation < generation;
     }
-    return true;
+    if (isOld) {
+      this.withdraw(({ operation }) =>
+        operation.layers[0] === layer && operation.generation < generation
+      );
+    }
+    return isDrained;
+  }
+
+  /**
+   * Takes writes back that wait for space: they fail with −ECANCELED. But for those of groups that this node catches up on: what is
+   * copied there leaves out what has been written meanwhile.
+   */
+  withdraw(isWanted: (write: LocalWrite) => boolean): void {
+    const operations = new Set<Operation>();
+    for (let write = this.#first; write !== null; write = write.next) {
+      if (isWanted(write) && !this.#isJoining(write.operation)) operations.add(write.operation);
+    }
+    if (operations.size > 0) this.#store.withdraw((operation) => operations.has(operation));
+  }
+
+  #isJoining({ layers, chunk }: Operation): boolean {
+    const disk = this.view?.diskOfLayer(layers[0]);
+    if (disk === undefined || this.joining === null) return false;
+    return this.joining.isJoining(this.view!.groupOf(disk, chunk));
   }
 
   /** The same for the writes of one group, since its last change. */
@@ -886,7 +916,8 @@ export class Replica {
       return Verdict.Taken;
     }
     // Writes of the lease before must be in the store: none is accepted any more.
-    if (!this.isDrained(head.epoch, head.layer)) return this.#busy(state);
+    const { generation } = disk.entry;
+    if (!this.isDrainedOfLease(head.epoch, head.layer, generation)) return this.#busy(state);
     const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
     if (buffer < 0) return this.#waitForRoom();
     const list = this.#list;
@@ -1170,8 +1201,8 @@ export class Replica {
     this.#free.push(operation);
     this.#isWaiting = true;
     if (state === undefined) return this.#releaseData(offset, bytes);
-    if (result < 0 && this.#isLost(operation)) {
-      // Not this node has failed, but a path of it: the map that says so is on its way.
+    if (result === -ECANCELED || (result < 0 && this.#isLost(operation))) {
+      // Not this node has failed, but a path of it, or the lease is over: the map that says so is on its way.
       this.#releaseData(offset, bytes);
       this.counters.stale++;
       return this.#reply(state, head, Status.Stale, 0, 0, 0, 0);

@@ -364,6 +364,7 @@ export class DiskRouter implements PeerRequestOwner {
   end(): void {
     this.isOpen = false;
     this.generation = 0;
+    this.#abandoned = 0;
     this.drainedLayer = 0;
     // What is synced for a snapshot is nobody's business any more: the lease's end says that it is drained.
     for (const sync of [...this.#syncs]) {
@@ -378,13 +379,19 @@ export class DiskRouter implements PeerRequestOwner {
   }
 
   /**
-   * The lease is lost, or the front end is: everything that is under way fails as soon as its buffers are free. The guest
-   * must not be told: to it nothing of this has happened.
+   * The lease is lost, or the front end is: everything that is under way fails as soon as its buffers are free, which those are at
+   * once that wait for space in this node's store. The guest must not be told: to it nothing of this has happened. Replicas may
+   * differ from now on, so the lease must not be given back as if they did not.
    */
   abandon(errno: number): void {
     this.isOpen = false;
     // What still comes, as volumes pass on what waited for room, fails at the next tick.
     this.#abandoned = errno;
+    const local = new Set<LocalWrite>();
+    for (let slot = this.#first; slot !== null; slot = slot.next) {
+      if (slot.isLocalUnderWay) local.add(slot.local);
+    }
+    if (local.size > 0) this.host.replica.withdraw((write) => local.has(write));
     for (let slot = this.#first; slot !== null;) {
       const next: WriteSlot | null = slot.next;
       slot.failure = errno;

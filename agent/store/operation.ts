@@ -72,7 +72,7 @@ export const enum OperationKind {
 
 /** Receives finished operations. Called from the store's turn, never from inside the submission. */
 export interface OperationOwner {
-  /** `operation.result` is 0, −EIO, −EBADMSG (see `operation.badBlock`) or −ENODEV (store closed). */
+  /** `operation.result` is 0, −EIO, −EBADMSG (see `operation.badBlock`), −ENODEV (store closed) or −ECANCELED (`Store.withdraw`). */
   operationDone(operation: Operation): void;
 }
 

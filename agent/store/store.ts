@@ -38,6 +38,7 @@ import type { Arena } from "../base/arena.ts";
 import {
   type Disk,
   type DiskListener,
+  ECANCELED,
   EINVAL,
   EIO,
   ENODEV,
@@ -741,6 +742,30 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   #invalid(operation: Operation): void {
     operation.result = -EINVAL;
     this.#finished.push(operation);
+  }
+
+  /**
+   * Takes back changes of which nothing has begun, since they wait for space or behind what does. They come back with −ECANCELED, not
+   * from inside this call; the others keep their order.
+   */
+  withdraw(isWanted: (operation: Operation) => boolean): void {
+    // The first in the queue may have begun: a write that does not fit one record.
+    const begun = this.#log?.hasPart === true ? this.#queue.first : null;
+    for (const list of [this.#queue, this.#waiting, this.#held]) {
+      const kept = new OperationList();
+      while (list.count > 0) {
+        const operation = list.shift();
+        if (operation === begun || !isWanted(operation)) {
+          kept.push(operation);
+          continue;
+        }
+        if (list === this.#waiting && !takesSpace(operation)) this.#waitingOthers--;
+        operation.result = -ECANCELED;
+        this.#finished.push(operation);
+      }
+      list.prepend(kept);
+    }
+    if (this.#waitingOthers > 0) this.#releaseOthers();
   }
 
   /** Writes have to wait: what is left is for freeing, cleaning and checkpoints. */

@@ -87,7 +87,7 @@ Deno.test("before this start is in the map nothing is granted: the lease may be 
 Deno.test("what is given back after it was opened is released; done when the map knows", () => {
   const at = holding();
   let isDone = false;
-  at.leases.released(DISK, () => isDone = true);
+  at.leases.released(DISK, { done: () => isDone = true });
   assertEquals(isDone, false);
   assertEquals(at.proposed(), ["release-lease 6"]);
   assertEquals([isDone, [...at.leases.disks]], [true, []]);
@@ -102,11 +102,22 @@ Deno.test("what was never opened is not called settled when it goes back", () =>
   assertEquals(at.proposed(), ["force-release-lease 6"]);
 });
 
+Deno.test("what is given back with requests that were given up is not called settled, and whoever waits gets it anew", () => {
+  const at = holding();
+  at.leases.released(DISK, { isUnclean: true });
+  at.leases.wanted(DISK);
+  assertEquals(at.take(), ["want 1"]);
+  assertEquals(at.proposed(), ["force-release-lease 6"]);
+  at.map(null, 6, true, 5);
+  at.map(OURS, 7, true, 5);
+  assertEquals(at.take().at(-1), "granted 1 7 unclean");
+});
+
 Deno.test("a lease that comes after its session has gone goes back", () => {
   const at = new Fixture();
   at.leases.wanted(DISK);
   let isDone = false;
-  at.leases.released(DISK, () => isDone = true);
+  at.leases.released(DISK, { done: () => isDone = true });
   assertEquals([isDone, at.proposed()], [true, []]);
   at.map(OURS, 6);
   assertEquals(at.proposed(), ["force-release-lease 6"]);
@@ -142,7 +153,7 @@ Deno.test("once another node has had the disk its session here is fenced for goo
   at.map(OURS, 8);
   assertEquals(at.take(), [], "whatever happens to the disk then");
   let isDone = false;
-  at.leases.released(DISK, () => isDone = true);
+  at.leases.released(DISK, { done: () => isDone = true });
   assertEquals([isDone, at.proposed()], [true, []], "there is nothing to give back");
 });
 

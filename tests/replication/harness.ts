@@ -11,7 +11,7 @@ import { Arena } from "../../agent/base/arena.ts";
 import { ARENA_BYTES, BLOCK_BYTES, BLOCK_SHIFT } from "../../agent/base/limits.ts";
 import type { ClusterMap, DiskEntry, LayerEntry, PgEntry } from "../../agent/map/map.ts";
 import type { PeerTransport } from "../../agent/platform/network.ts";
-import { EBADMSG, type Log } from "../../agent/platform/platform.ts";
+import { EBADMSG, ECANCELED, type Log } from "../../agent/platform/platform.ts";
 import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
 import { DataCore, type DataCoreEvents } from "../../agent/replication/data_core.ts";
 import type { ChunkList, LocalStore, Stamp } from "../../agent/replication/local_store.ts";
@@ -132,6 +132,7 @@ export class FakeChunk {
 export class FakeStore implements LocalStore {
   damageListener: ((layer: number, chunk: number, block: number) => void) | null = null;
   readonly waiting: Operation[] = [];
+  readonly #withdrawn: Operation[] = [];
   readonly content = new Map<number, Map<number, FakeChunk>>();
   /** Kinds of what was carried out, in order. */
   readonly done: OperationKind[] = [];
@@ -139,6 +140,8 @@ export class FakeStore implements LocalStore {
   failure = 0;
   /** There is no room for copies that can wait. */
   isTight = false;
+  /** What waits waits for space, and can be taken back. */
+  isFull = false;
 
   constructor(...layers: number[]) {
     for (const layer of layers) this.content.set(layer, new Map());
@@ -148,8 +151,18 @@ export class FakeStore implements LocalStore {
     this.waiting.push(operation);
   }
 
+  withdraw(isWanted: (operation: Operation) => boolean): void {
+    if (!this.isFull) return;
+    for (const operation of this.waiting.filter(isWanted)) this.#withdrawn.push(operation);
+    this.waiting.splice(0, Infinity, ...this.waiting.filter((each) => !isWanted(each)));
+  }
+
   /** Carries out what waits, the oldest `count` of it. */
   run(count = Infinity): void {
+    for (const operation of this.#withdrawn.splice(0)) {
+      operation.result = -ECANCELED;
+      operation.owner.operationDone(operation);
+    }
     for (; count > 0 && this.waiting.length > 0; count--) {
       const operation = this.waiting.shift()!;
       operation.result = this.failure === 0 ? this.#apply(operation) : this.failure;

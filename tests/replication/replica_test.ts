@@ -451,6 +451,33 @@ Deno.test("stamps are those above a generation, and nobody waits for writes of e
   assertEquals(entries, [[1, 6, 41], [2, 7, 42], [3, 7, 1]]);
 });
 
+Deno.test("whoever has the disk next does not wait for space that writes of the lease before wait for", () => {
+  const at = new Fixture();
+  at.store.isFull = true;
+  at.write(1, 0xaa);
+  at.map({ epoch: EPOCH + 1, disk: { generation: GENERATION + 1 } });
+  const ask = (id: number) =>
+    at.receive({
+      type: MessageType.Stamps,
+      id,
+      epoch: EPOCH + 1,
+      disk: 1,
+      layer: 1,
+      generation: 5,
+    });
+  ask(2);
+  at.run();
+  assertEquals(
+    at.answers(),
+    [[2, Status.Busy], [1, Status.Stale]],
+    "a node that fails would leave",
+  );
+  assertEquals(at.content, undefined);
+  ask(3);
+  const [{ head }] = at.transport.take();
+  assertEquals([head.id, head.status, head.argument], [3, Status.Ok, 0]);
+});
+
 Deno.test("who lists a group or describes a chunk is told to come again while older writes of the group are on their way", () => {
   const at = new Fixture();
   at.write(1, 0xaa);

@@ -798,3 +798,48 @@ Deno.test("a disk opens though writes of another one do not get into the store, 
     assertEquals(at.router.isOpen, true);
   }
 });
+
+Deno.test("what is abandoned does not wait for space in this node's store, nor for other nodes", () => {
+  const at = new Fixture();
+  at.store.isFull = true;
+  at.write(1);
+  at.write(2, { block: 6 });
+  at.read(3);
+  at.sync(4);
+  at.router.abandon(-5);
+  at.tick();
+  at.run();
+  assertEquals(at.done.sort(([a], [b]) => a - b), [[1, -5], [2, -5], [3, -5], [4, -5]]);
+  assertEquals(at.store.content.get(1)!.size, 0, "it was written all the same");
+  at.router.end();
+  assertEquals([at.router.waiting, at.router.writesUnderWay], [0, 0]);
+});
+
+Deno.test("what waits for space since an earlier lease is sent under the new one, for which nothing waits", () => {
+  const at = new Fixture();
+  at.store.isFull = true;
+  at.write(1);
+  at.map({ disk: { generation: GENERATION + 1, settled: GENERATION - 1 } });
+  at.core.openDisk(1, GENERATION + 1);
+  assertEquals(at.sent(MessageType.Stamps), [], "it looks too early");
+  at.run();
+  at.tick();
+  for (const asked of at.sent(MessageType.Stamps)) at.answer(asked);
+  assertEquals([at.router.isOpen, at.done], [true, []]);
+  at.run();
+  for (const sent of at.sent(MessageType.Write)) at.answer(sent);
+  assertEquals(at.done, [[1, 0]]);
+  assertEquals(at.store.content.get(1)!.get(3)!.generation, GENERATION + 1);
+});
+
+Deno.test("what this node writes to a group that it catches up on is not taken back: nothing else would bring it there", () => {
+  const at = new Fixture({ group: { inSync: [2, 3], joining: [1], joinedEpochs: [40] } });
+  at.store.isFull = true;
+  at.write(1);
+  at.router.abandon(-5);
+  at.tick();
+  assertEquals(at.done, []);
+  at.run();
+  assertEquals(at.done, [[1, -5]]);
+  assertEquals(at.store.content.get(1)!.get(3)!.blocks.get(5), 0xaa);
+});

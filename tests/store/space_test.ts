@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
-import { OperationKind } from "../../agent/store/operation.ts";
+import { type Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Bench, makeDisk, type Shape, SMALL, World } from "./harness.ts";
 
 const SHAPE: Shape = { ...SMALL, segments: 48, blocks: 1024 };
@@ -126,6 +126,41 @@ Deno.test("in a full store the changes of one chunk stay in order, and those of 
   );
   assertEquals(bench.content(1, 900, 1), [13]);
   assertEquals([bench.stampOf(1, 900), bench.stampOf(1, 901)], ["1.6", "1.4"]);
+  assertEquals(bench.store.stats().queuedOperations, 0);
+});
+
+Deno.test("what is taken back never happens, and the rest goes on in its order", () => {
+  const bench = open();
+  fill(bench);
+  const order: string[] = [];
+  const wanted = new Set<Operation>();
+  const submit = (kind: OperationKind, chunk: number, sequence: number, isWanted: boolean) => {
+    const operation = bench.take(({ result }) => order.push(`${sequence}: ${result}`))!;
+    Object.assign(operation, { kind, layers: [1], chunk, block: 0, blockCount: 1 });
+    Object.assign(operation, { generation: 1, sequence });
+    if (kind === OperationKind.Write) bench.fill(operation, [sequence]);
+    if (isWanted) wanted.add(operation);
+    bench.store.submit(operation);
+  };
+  const before = bench.store.stats();
+  submit(OperationKind.Write, 900, 1, true);
+  submit(OperationKind.Stamp, 900, 2, false);
+  submit(OperationKind.Write, 901, 3, false);
+  submit(OperationKind.Free, 901, 4, true);
+  submit(OperationKind.Stamp, 901, 5, false);
+  settle(bench, 10);
+  assertEquals(order, []);
+  bench.store.withdraw((operation) => wanted.has(operation));
+  assertEquals(order, [], "it came back from inside the call");
+  settle(bench, 10);
+  // Behind the write that is gone nothing waits any more.
+  assertEquals(order.splice(0).sort(), ["1: -125", "2: 0", "4: -125"]);
+  assertEquals(bench.store.stats().waitingWrites, before.waitingWrites + 1);
+  for (let chunk = 0; chunk < 8; chunk++) bench.run(OperationKind.Free, [1], chunk, 0, 64);
+  bench.until(() => bench.busy === 0, "the waiting writes");
+  assertEquals(order, ["3: 0", "5: 0"]);
+  assertEquals([bench.content(1, 900, 1), bench.content(1, 901, 1)], [[-1], [3]]);
+  assertEquals([bench.stampOf(1, 900), bench.stampOf(1, 901)], ["1.2", "1.5"]);
   assertEquals(bench.store.stats().queuedOperations, 0);
 });
 
