@@ -18,7 +18,7 @@ import { readFileSync } from "node:fs";
 import { advertisedAddress } from "./advertise.ts";
 import { ClusterNode, type ClusterOptions, SECRET_MISSING } from "./cluster_node.ts";
 import { formatClusterSecret, parseClusterSecret } from "./cluster_secret.ts";
-import { nodeStatusOf } from "./cluster_status.ts";
+import { nodeStatusOf, waitingDisks } from "./cluster_status.ts";
 import { allTargets, nameComparison, targetOf } from "./comparison.ts";
 import type { AgentConfig } from "./config.ts";
 import type { NodeReport } from "./control/messages.ts";
@@ -588,13 +588,6 @@ class AgentCore implements Agent, ControlBackend {
         isProgramNew: report?.isProgramNew ?? null,
       };
     });
-    const waiting = [...reports].flatMap(([node, report]) =>
-      report.waiting.map(({ disk, reason }) => ({
-        disk: map.disks.find((entry) => entry.id === disk)?.name ?? `disk ${disk}`,
-        node,
-        reason,
-      }))
-    );
     return {
       epoch: map.epoch,
       level: map.level,
@@ -602,7 +595,7 @@ class AgentCore implements Agent, ControlBackend {
       hasQuorum,
       voters: [...map.voters],
       nodes,
-      waiting,
+      waiting: waitingDisks(map, reports),
       joining: this.#node.joinProblems.map(({ address, reason, hint }) => ({
         address,
         reason,

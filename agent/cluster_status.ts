@@ -7,7 +7,7 @@
  * @module
  */
 
-import type { ClusterStatus, NodeStatus } from "./http/backend.ts";
+import type { ClusterStatus, NodeStatus, WaitingDisk } from "./http/backend.ts";
 import type { ClusterMap, NodeEntry } from "./map/map.ts";
 
 /**
@@ -92,4 +92,26 @@ export function nodeStatusOf(
 export function drainedText(node: string): string {
   return `node ${node} is drained: 'kelpie node remove ${node}' takes it out of the cluster, ` +
     `'kelpie node undrain ${node}' gives it data again`;
+}
+
+/**
+ * The disks of which requests wait, by name. A disk that has been deleted since a node said so is nobody's to wait for any more, and
+ * has no name.
+ *
+ * @param reports by node: the ids of disks, each with a reason in words
+ */
+export function waitingDisks(
+  map: Pick<ClusterMap, "disks">,
+  reports: ReadonlyMap<
+    number,
+    { readonly waiting: readonly { readonly disk: number; readonly reason: string }[] }
+  >,
+): WaitingDisk[] {
+  const names = new Map(map.disks.map(({ id, name }) => [id, name]));
+  return [...reports].flatMap(([node, { waiting }]) =>
+    waiting.flatMap(({ disk: id, reason }) => {
+      const disk = names.get(id);
+      return disk === undefined ? [] : [{ disk, node, reason }];
+    })
+  );
 }
