@@ -1025,11 +1025,17 @@ export class DataPlane implements DiskServerHost {
     const found = this.#servers.has(disk) ? this.#data.blockOf(disk, chunk, block, newest) : null;
     if (found === null) return null;
     const { layer } = found;
+    const isDamaged = layer !== 0 && this.#store.isDamaged(layer, chunk, block);
     const storeOffsetBytes = layer === 0 ? -1 : this.#store.offsetOf(layer, chunk, block);
     const location = this.#set === null
       ? this.#start.paths[0].location
       : this.#set.locationOf(layer, chunk);
-    return { ...found, location: storeOffsetBytes < 0 ? null : location, storeOffsetBytes };
+    return {
+      ...found,
+      isDamaged,
+      location: storeOffsetBytes < 0 ? null : location,
+      storeOffsetBytes,
+    };
   }
 
   #server(disk: number): DiskServer {

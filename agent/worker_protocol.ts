@@ -199,6 +199,7 @@ export interface WorkerBlock {
   kind: number;
   /** 0: none. */
   layer: number;
+  /** It has been found damaged here, and has not been written since. */
   isDamaged: boolean;
   /** The data path, as it was given to the agent; null: there is no data here. */
   location: string | null;

@@ -375,6 +375,11 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     return this.#storeOf(layer, chunk)?.offsetOf(layer, chunk, block) ?? -1;
   }
 
+  /** {@inheritDoc NodeStore.isDamaged} */
+  isDamaged(layer: number, chunk: number, block: number): boolean {
+    return this.#storeOf(layer, chunk)?.isDamaged(layer, chunk, block) ?? false;
+  }
+
   /** The data path that has a chunk, as it was given; null: it is lost, or nothing is known of the layer. */
   locationOf(layer: number, chunk: number): string | null {
     const store = this.#storeOf(layer, chunk);

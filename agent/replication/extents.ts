@@ -48,8 +48,6 @@ export interface BlockFound {
   readonly kind: ExtentKind;
   /** The layer that a read of it comes upon; 0: none holds it, or it is not known. */
   readonly layer: number;
-  /** It is data that could not be verified. */
-  readonly isDamaged: boolean;
 }
 
 /**
@@ -63,7 +61,7 @@ export function findBlock(
   block: number,
 ): BlockFound {
   const { view, store, disk, layer: newest, mayRead } = query;
-  const unknown = { kind: ExtentKind.Unknown, layer: 0, isDamaged: false };
+  const unknown = { kind: ExtentKind.Unknown, layer: 0 };
   // A layer that is merged away, or that this node has not heard of, is not to be read through.
   if (!mayRead || !view.isOfFamily(disk, newest) || !view.isReadable(newest)) return unknown;
   if (view.groupOf(disk, chunk).readFrom !== view.self) return unknown;
@@ -71,11 +69,11 @@ export function findBlock(
   for (const layer of view.chain(newest)) {
     if (store.paths?.isLost(layer, chunk)) return unknown;
     store.describeChunk(layer, chunk, data, zeros, poisoned);
-    const isDamaged = (poisoned[word] & bit) !== 0;
-    if (isDamaged || (data[word] & bit) !== 0) return { kind: ExtentKind.Data, layer, isDamaged };
-    if ((zeros[word] & bit) !== 0) return { kind: ExtentKind.Zero, layer, isDamaged };
+    // What is damaged was data: whoever reads it shall hear of it.
+    if (((data[word] | poisoned[word]) & bit) !== 0) return { kind: ExtentKind.Data, layer };
+    if ((zeros[word] & bit) !== 0) return { kind: ExtentKind.Zero, layer };
   }
-  return { kind: ExtentKind.Hole, layer: 0, isDamaged: false };
+  return { kind: ExtentKind.Hole, layer: 0 };
 }
 
 /** What to look at. */

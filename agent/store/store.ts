@@ -1538,6 +1538,15 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     return location >= 0 && location < LOCATION_END ? location * BLOCK_BYTES : -1;
   }
 
+  /** Whether a block of a layer has been found damaged, and is what it was then. What nobody has read since may be damaged all the same. */
+  isDamaged(layer: number, chunk: number, block: number): boolean {
+    if (this.#opened().index.locate(layer, chunk, block) === POISON) return true;
+    return this.#damage.list.some((damage) =>
+      damage.what === "block" && damage.layer === layer && damage.chunk === chunk &&
+      damage.block === block && this.#isStillThere(damage)
+    );
+  }
+
   /**
    * The same as {@linkcode describeChunk} of what a read through several layers comes upon.
    *

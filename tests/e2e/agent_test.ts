@@ -522,6 +522,9 @@ Deno.test("a flipped bit is an I/O error for its block alone, is named, and is g
   const status = await agent.run("status");
   assertEquals(status.code, 1, status.stderr);
   assertMatch(text(status.stdout), new RegExp(`1 block cannot be read: web at ${bad}`));
+  const content = async (at: number) =>
+    JSON.parse(await agent.check("disk", "object", "web", String(at), "--json")).state;
+  assertEquals([await content(bad), await content(0)], ["damaged", "data"]);
   const check = await agent.run("disk", "check", "web", "--local", "--json");
   assertEquals(check.code, 1, check.stderr);
   const { checkedBytes, damage } = JSON.parse(text(check.stdout));
@@ -531,6 +534,7 @@ Deno.test("a flipped bit is an I/O error for its block alone, is named, and is g
   await frontEnd.write(bad, data.subarray(bad, bad + 4096));
   await frontEnd.read(bad, block);
   assertBytes(block, data.subarray(bad, bad + 4096), "the block");
+  assertEquals(await content(bad), "data");
   await frontEnd.close();
   assertMatch(await agent.check("disk", "check", "web", "--local"), /no damage/);
 });

@@ -336,12 +336,11 @@ Deno.test("one block is of the first layer that says anything of it, damaged or 
     const view = new ClusterView(mapOf({ disk: { layers: [1, 11, 12] }, ...options }), 1);
     return findBlock({ view, store, disk: view.disk(1)!, layer, mayRead }, 2, block);
   };
-  const sound = { isDamaged: false };
-  assertEquals(find(40), { kind: DATA, layer: 11, ...sound });
-  assertEquals(find(41), { kind: ZERO, layer: 11, ...sound });
-  assertEquals(find(42), { kind: DATA, layer: 1, isDamaged: true });
-  assertEquals(find(43), { kind: HOLE, layer: 0, ...sound });
-  const unknown = { kind: UNKNOWN, layer: 0, ...sound };
+  assertEquals(find(40), { kind: DATA, layer: 11 });
+  assertEquals(find(41), { kind: ZERO, layer: 11 });
+  assertEquals(find(42), { kind: DATA, layer: 1 });
+  assertEquals(find(43), { kind: HOLE, layer: 0 });
+  const unknown = { kind: UNKNOWN, layer: 0 };
   assertEquals(find(40, {}, false), unknown);
   assertEquals(find(40, { group: { unsettled: true } }), unknown);
 });
@@ -355,14 +354,14 @@ Deno.test("one block of a snapshot is looked for from its own layer down, and no
     const view = new ClusterView(map, 1);
     return findBlock({ view, store, disk: view.disk(1)!, layer, mayRead: true }, 2, 40);
   };
-  const found = { kind: DATA, isDamaged: false };
+  const found = { kind: DATA };
   assertEquals([4, 3, 2, 1].map((layer) => find(layer)), [
     { ...found, layer: 4 },
     { ...found, layer: 2 },
     { ...found, layer: 2 },
     { ...found, layer: 1 },
   ]);
-  const unknown = { kind: UNKNOWN, layer: 0, isDamaged: false };
+  const unknown = { kind: UNKNOWN, layer: 0 };
   assertEquals(find(9), unknown);
   const map = chainedMap();
   const layers = map.layers.map((each) => each.id === 2 ? { ...each, absorbedBy: [] } : each);

@@ -87,9 +87,12 @@ for (const [name, count] of [["direct", 2], ["positional", 16]] as const) {
     const { damage, damageCount } = bench.store.stats();
     assertEquals(damageCount, 1);
     assertEquals([damage[0].layer, damage[0].chunk, damage[0].block], [1, 0, 11]);
+    const known = () => [10, 11].map((block) => bench.store.isDamaged(1, 0, block));
+    assertEquals(known(), [false, true]);
     bench.write(1, 0, 11, [555]);
     assertEquals(bench.read([1], 0, 10, 2), [100, 555]);
     assertEquals(bench.store.stats().damage, [], "overwritten, it is no longer damaged");
+    assertEquals(known(), [false, false]);
   });
 }
 
