@@ -1074,11 +1074,12 @@ export class DataPlane implements DiskServerHost {
       waitingWrites: stats.waitingWrites,
       failed: stats.failed,
       // The list leaves out what has been written again since; past its end nobody knows.
-      damagedBlocks: stats.damage.length + stats.damageUnlisted,
+      damagedBlocks: blocks.length + stats.damageUnlisted,
       damage: blocks.map(({ layer, chunk, block }) => ({
         layer,
         offsetBytes: chunk * CHUNK_BYTES + block * 4096,
       })),
+      damagedRecords: stats.damage.length - blocks.length,
       counters,
       paths: this.#set?.pathStatus() ?? [this.#onlyPath()],
     };

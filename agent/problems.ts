@@ -66,6 +66,7 @@ import { remakingOf, takersOf, zonesProblem } from "./map/targets.ts";
  * | `requests-waiting` | requests of a disk's guest wait in a node |
  * | `damage` | blocks whose data does not match its checksum |
  * | `node-damage` | the same on another node |
+ * | `damage-accepted` | the store was opened without parts of its log, as its agent was told to: what was in them is gone |
  * | `path-lost` | a data path of a node does not work: the node goes on with the others |
  * | `store-full` | no space for new writes |
  * | `writes-waiting` | writes that guests wait for |
@@ -100,6 +101,7 @@ export const PROBLEM_CODES = [
   "requests-waiting",
   "damage",
   "node-damage",
+  "damage-accepted",
   "path-lost",
   "store-full",
   "writes-waiting",
@@ -700,6 +702,7 @@ function storeProblems(store: StoreStatus | null): Problem[] {
     for (const path of store.paths) problems.push(...pathProblems(path, null));
   }
   if (store.damagedBlocks > 0) problems.push(damage(store));
+  if (store.damagedRecords > 0) problems.push(acceptedDamage(store));
   const waiting = count(store.waitingWrites, "write");
   const waits = store.waitingWrites === 1 ? "waits" : "wait";
   if (store.full) {
@@ -766,6 +769,21 @@ function damage(store: StoreStatus): Problem {
     hint: "writing the blocks again, or discarding them, repairs them; " +
       "'kelpie disk check' finds all there are",
     ...(only === "" ? {} : { disk: only }),
+  };
+}
+
+/** No block is known to be wrong: those that the records had written are as they were before, or as other nodes have them. */
+function acceptedDamage({ path, damagedRecords }: StoreStatus): Problem {
+  return {
+    code: "damage-accepted",
+    message: `the store ${path} was opened without ${
+      count(damagedRecords, "record")
+    } of its log that ${damagedRecords === 1 ? "is" : "are"} damaged: what was written with ${
+      damagedRecords === 1 ? "it" : "them"
+    } is gone here`,
+    hint:
+      "what other nodes have is copied from them; where there are none, check file systems and restore what is wrong from a " +
+      "backup; it is said until the agent starts anew",
   };
 }
 

@@ -189,6 +189,7 @@ export interface WorkerStoreStatus {
   failed: string | null;
   damagedBlocks: number;
   damage: { layer: number; offsetBytes: number }[];
+  damagedRecords: number;
   counters: Record<string, number>;
   paths: PathStatus[];
 }

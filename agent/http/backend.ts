@@ -157,6 +157,8 @@ export interface StoreStatus {
   damagedBlocks: number;
   /** The first of them. */
   damage: DamagedBlock[];
+  /** Records of the log that were damaged when the store was opened all the same (`--accept-damage`): what was in them is gone. */
+  damagedRecords: number;
   /** The data paths that the store is made of, one or more. */
   paths: PathStatus[];
   /** Further counters, for `--json` and metrics: flat names to numbers. */

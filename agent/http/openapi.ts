@@ -710,6 +710,9 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     failed: { type: ["string", "null"], description: "Why the store stopped for good, or null" },
     damagedBlocks: count("Blocks whose data could not be verified"),
     damage: list(ref("DamagedBlock"), "The first of them"),
+    damagedRecords: count(
+      "Records of the log that were damaged when the store was opened all the same: what was in them is gone",
+    ),
     paths: list(ref("DataPath"), "The data paths that it is made of"),
     counters: {
       type: "object",

@@ -539,8 +539,40 @@ Deno.test("a flipped bit is an I/O error for its block alone, is named, and is g
   assertMatch(await agent.check("disk", "check", "web", "--local"), /no damage/);
 });
 
-/** Flips a bit in the middle of where these bytes lie in a file. */
-async function flipBit(path: string, block: Uint8Array): Promise<void> {
+Deno.test("what is gone from the log is said as that, and no block is said to be unreadable", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  const gone = randomBytes(10, 4096);
+  {
+    await using agent = await AgentProcess.start(options);
+    await agent.check("disk", "create", "web", "64M");
+    for (const data of [randomBytes(11, 4096), gone, randomBytes(12, 4096)]) {
+      const { code, stderr } = await agent.runWith({ stdin: data }, "disk", "write", "web");
+      assertEquals(code, 0, stderr);
+    }
+    await agent.kill();
+  }
+  // The header of the record is right before its data.
+  await flipBit(storePath(options.dataDir), gone, -4096 + 40);
+  await assertRejects(() => AgentProcess.start(options), AgentRefusal, "--accept-damage");
+  await using agent = await AgentProcess.start({ ...options, arguments: ["--accept-damage"] });
+  let said = "";
+  // The copies agree first, after such an end.
+  await until(async () => {
+    const { stdout } = await agent.run("status");
+    return (said = text(stdout)).match(/^problem/gm)?.length === 1;
+  }, { timeoutMs: 30_000, what: () => said });
+  assertMatch(said, /kelpie\.store was opened without 1 record of its log that is damaged/);
+  assertMatch(await agent.check("disk", "check"), /everything is good/);
+  assertMatch(await agent.check("disk", "check", "--local"), /no damage/);
+});
+
+/**
+ * Flips a bit of where these bytes lie in a file.
+ *
+ * @param place from where they begin
+ */
+async function flipBit(path: string, block: Uint8Array, place = 2000): Promise<void> {
   using file = await Deno.open(path, { read: true, write: true });
   const { size } = await file.stat();
   const found = new Uint8Array(block.length);
@@ -548,8 +580,11 @@ async function flipBit(path: string, block: Uint8Array): Promise<void> {
     await file.seek(at, Deno.SeekMode.Start);
     await file.read(found);
     if (found.some((byte, index) => byte !== block[index])) continue;
-    await file.seek(at + 2000, Deno.SeekMode.Start);
-    await file.write(Uint8Array.of(found[2000] ^ 4));
+    const byte = new Uint8Array(1);
+    await file.seek(at + place, Deno.SeekMode.Start);
+    await file.read(byte);
+    await file.seek(at + place, Deno.SeekMode.Start);
+    await file.write(byte.map((value) => value ^ 4));
     return;
   }
   throw new Error(`${path} does not hold the block`);

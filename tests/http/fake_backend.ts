@@ -68,6 +68,7 @@ export const HEALTHY_STORE: StoreStatus = {
   failed: null,
   damagedBlocks: 0,
   damage: [],
+  damagedRecords: 0,
   paths: [{
     location: "/var/lib/kelpie",
     state: "ok",

@@ -126,6 +126,11 @@ Deno.test("each thing that is wrong is a problem of its own kind", () => {
       "the cluster map has 3584 KiB, and 4096 KiB is the most",
     ],
     [seenWith({ damagedBlocks: 1 }), "damage", "1 block cannot be read"],
+    [
+      seenWith({ damagedRecords: 1 }),
+      "damage-accepted",
+      "opened without 1 record of its log that is damaged: what was written with it is gone",
+    ],
     [seenWith({}, { web: "it is stuck" }), "disk-unavailable", "it is stuck"],
     [seenWith({}, { web: [broken] }), "session-broken", "descriptor loop in queue 0"],
     [
@@ -452,6 +457,7 @@ Deno.test("nothing is healthy while anything waits, is full, broken, damaged or 
       waitingWrites: chance() ? 1 + random.below(9) : 0,
       failed: chance() ? "x" : null,
       damagedBlocks: chance() ? 1 : 0,
+      damagedRecords: chance() ? 1 : 0,
     };
     const isSilent = chance();
     const seen = seenWith(chance() ? null : store, {
@@ -459,7 +465,7 @@ Deno.test("nothing is healthy while anything waits, is full, broken, damaged or 
     });
     const isWrong = isSilent || session.waitingForLease || session.broken !== null ||
       seen.store === null || store.full || store.waitingWrites > 0 || store.failed !== null ||
-      store.damagedBlocks > 0;
+      store.damagedBlocks > 0 || store.damagedRecords > 0;
     const problems = findProblems(seen);
     assertEquals(problems.length > 0, isWrong);
     assertEquals(summarize(seen, problems).startsWith("healthy"), !isWrong);
