@@ -49,7 +49,6 @@ import { bootIdOf } from "./failure_mark.ts";
 import { ControlFailure, unwrap } from "./map/errors.ts";
 import { summarizeGroups } from "./map/group_summary.ts";
 import {
-  chainOf,
   type ClusterMap,
   type DiskEntry,
   diskMissing,
@@ -61,9 +60,9 @@ import {
   NODE_NAME_LENGTH_MAX,
 } from "./map/map.ts";
 import { checkSocketPaths } from "./map/names.ts";
+import { readerOfBlock } from "./map/readers.ts";
 import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
 import type { Gossip, MemberView } from "./gossip/gossip.ts";
-import type { CheckReport as Comparison } from "./replication/check_report.ts";
 import { readText } from "./platform/linux/file.ts";
 import { clockMs } from "./platform/linux/libc.ts";
 import { readProc } from "./platform/linux/proc.ts";
@@ -73,6 +72,8 @@ import { VERSION } from "./version.ts";
 import type {
   WorkerBlock,
   WorkerCheckReport,
+  WorkerComparison,
+  WorkerDamage,
   WorkerPath,
   WorkerStoreStatus,
 } from "./worker_protocol.ts";
@@ -485,16 +486,12 @@ class AgentCore implements Agent, ControlBackend {
   }
 
   /** @param preferred name of the disk to name where several share a layer */
-  #nameDamage(
-    damage: readonly { layer: number; offsetBytes: number }[],
-    preferred: string | null = null,
-  ): DamagedBlock[] {
+  #nameDamage(damage: readonly WorkerDamage[], preferred: string | null = null): DamagedBlock[] {
     const map = this.map();
-    const names = new Map<number, string>();
-    for (const { layer } of damage) {
-      if (!names.has(layer)) names.set(layer, ownerOf(map, layer, preferred));
-    }
-    return damage.map(({ layer, offsetBytes }) => ({ disk: names.get(layer)!, offsetBytes }));
+    return damage.map(({ layer, offsetBytes, holders }) => ({
+      disk: readerOfBlock(map, layer, holders, preferred),
+      offsetBytes,
+    }));
   }
 
   /** {@inheritDoc ControlBackend.check} */
@@ -508,8 +505,8 @@ class AgentCore implements Agent, ControlBackend {
       { kind: "check", layers },
       { onProgress, signal },
     );
-    const damage = this.#nameDamage(report.damage, name).filter((block) =>
-      name === null || block.disk === name
+    const damage = this.#nameDamage(report.damage, name).filter(({ disk }) =>
+      name === null || disk === name || disk.startsWith(`${name}@`)
     );
     return {
       checkedBytes: report.checkedBytes,
@@ -536,7 +533,7 @@ class AgentCore implements Agent, ControlBackend {
       });
     }
     const targets = name === null ? allTargets(map) : [targetOf(map, this.#find(name))];
-    const report = await this.#plane.request<Comparison>(
+    const report = await this.#plane.request<WorkerComparison>(
       { kind: "compare", options: { targets, ...options } },
       { onProgress, signal },
     );
@@ -675,18 +672,6 @@ class AgentCore implements Agent, ControlBackend {
       throw failure;
     }
   }
-}
-
-/** Who is read through a layer: a disk, or else a snapshot as `DISK@NAME`; "" when nobody is, but for disks in the trash. */
-function ownerOf(map: ClusterMap, layer: number, preferred: string | null): string {
-  const disks = map.disks.filter((disk) => disk.layers.includes(layer));
-  const disk = disks.find(({ name }) => name === preferred) ?? disks.at(0);
-  if (disk !== undefined) return disk.name;
-  for (const { name, snapshots } of map.disks) {
-    const snapshot = snapshots.find((each) => chainOf(map.layers, each.layer).includes(layer));
-    if (snapshot !== undefined) return `${name}@${snapshot.name}`;
-  }
-  return "";
 }
 
 /** The name that a disk gets by a command; null: none does. */

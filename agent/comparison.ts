@@ -11,8 +11,10 @@ import {
   disksOfLayers,
   disksWithData,
 } from "./map/map.ts";
-import { type CheckReport, isGood } from "./replication/check_report.ts";
+import { readerOfBlock } from "./map/readers.ts";
+import { isGood } from "./replication/check_report.ts";
 import type { CheckTarget } from "./replication/checking.ts";
+import type { WorkerComparison } from "./worker_protocol.ts";
 
 /** All layers of a disk and of its snapshots, those that it shares with others as well. */
 export function targetOf(map: ClusterMap, disk: DiskEntry): CheckTarget {
@@ -37,7 +39,7 @@ export function allTargets(map: ClusterMap): CheckTarget[] {
 export function nameComparison(
   map: ClusterMap,
   before: ClusterMap,
-  report: CheckReport,
+  report: WorkerComparison,
 ): ComparisonReport {
   const nameOf = (id: number): string => (find(map, id) ?? find(before, id))?.name ?? `disk ${id}`;
   const nodeOf = (id: number): string =>
@@ -52,7 +54,10 @@ export function nameComparison(
       disk: nameOf(disk.disk),
       inTrash: map.disks.every(({ id }) => id !== disk.disk),
     })),
-    blocks: report.blocks.map(named),
+    blocks: report.blocks.map(({ layer, holders, ...block }) => {
+      const { disk, ...part } = named(block);
+      return { ...part, disk: readerOfBlock(map, layer, holders, disk) || disk };
+    }),
     unchecked: report.unchecked.map(named),
   };
 }

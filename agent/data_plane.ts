@@ -58,6 +58,7 @@ import { openPaths, type PathCandidate } from "./paths/opening.ts";
 import { SLOTS } from "./paths/slots.ts";
 import type { PathStatus, StoreSet } from "./paths/store_set.ts";
 import type { Check, CheckOptions } from "./replication/checking.ts";
+import { layersAbove } from "./map/readers.ts";
 import { DataCore, type DataCoreEvents, type DataCoreStatus } from "./replication/data_core.ts";
 import { countOverlap } from "./replication/overlaps.ts";
 import { StoreError } from "./store/errors.ts";
@@ -72,6 +73,7 @@ import type {
   NumberedRequest,
   WorkerBlock,
   WorkerCheckReport,
+  WorkerComparison,
   WorkerDataStatus,
   WorkerIdentity,
   WorkerIo,
@@ -131,6 +133,8 @@ const OPENING_WAIT_MS = 100;
 const THROTTLE_SLEEP_MS_MIN = 1;
 /** Longest wait for a disk's lease when it is to be shrunk. */
 const LEASE_MS_MAX = 10_000;
+/** Blocks that are looked up for who reads what is damaged, in one answer: some milliseconds. What is left is named by its layer alone. */
+const HOLDER_LOOKS_MAX = 8192;
 
 /** Sends a message to the main thread. */
 export type Post = (message: WorkerMessage) => void;
@@ -1075,14 +1079,31 @@ export class DataPlane implements DiskServerHost {
       failed: stats.failed,
       // The list leaves out what has been written again since; past its end nobody knows.
       damagedBlocks: blocks.length + stats.damageUnlisted,
-      damage: blocks.map(({ layer, chunk, block }) => ({
+      damage: this.#withHolders(blocks.map(({ layer, chunk, block }) => ({
         layer,
-        offsetBytes: chunk * CHUNK_BYTES + block * 4096,
-      })),
+        offsetBytes: chunk * CHUNK_BYTES + block * BLOCK_BYTES,
+      }))),
       damagedRecords: stats.damage.length - blocks.length,
       counters,
       paths: this.#set?.pathStatus() ?? [this.#onlyPath()],
     };
+  }
+
+  /** Finds who hides blocks from those that are read through newer layers, as far as that is little work. */
+  #withHolders<Found extends { readonly layer: number; readonly offsetBytes: number }>(
+    found: readonly Found[],
+  ): (Found & { holders: number[] })[] {
+    const layers = this.#map?.layers ?? [];
+    let looks = HOLDER_LOOKS_MAX;
+    return found.map((each) => {
+      const above = layersAbove(layers, each.layer);
+      looks -= above.length;
+      if (looks < 0) return { ...each, holders: [] };
+      const chunk = Math.floor(each.offsetBytes / CHUNK_BYTES);
+      const block = each.offsetBytes % CHUNK_BYTES / BLOCK_BYTES;
+      const holders = above.filter((layer) => this.#store.holds(layer, chunk, block));
+      return { ...each, holders };
+    });
   }
 
   /** Of a store that is not one of several. */
@@ -1140,7 +1161,8 @@ export class DataPlane implements DiskServerHost {
   #compare(id: number, options: CheckOptions): void {
     const check = this.#data.check(options, (report) => {
       this.#comparison = null;
-      this.#answer(id, report);
+      const blocks = this.#withHolders(report.blocks);
+      this.#answer(id, { ...report, blocks } satisfies WorkerComparison);
     });
     if (check === null) {
       return this.#refuse(id, new StoreError("BUSY", "this node compares replicas already"));

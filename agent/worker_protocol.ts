@@ -9,7 +9,7 @@
 import type { DamagedBlock, DiskStatus } from "./http/backend.ts";
 import type { MapCommand } from "./map/map.ts";
 import type { PathStatus } from "./paths/store_set.ts";
-import type { CheckReport } from "./replication/check_report.ts";
+import type { CheckReport, FoundBlock } from "./replication/check_report.ts";
 import type { CheckOptions } from "./replication/checking.ts";
 import type { DataCoreStatus } from "./replication/data_core.ts";
 import type { Overlap } from "./replication/overlaps.ts";
@@ -188,10 +188,23 @@ export interface WorkerStoreStatus {
   waitingWrites: number;
   failed: string | null;
   damagedBlocks: number;
-  damage: { layer: number; offsetBytes: number }[];
+  damage: WorkerDamage[];
   damagedRecords: number;
   counters: Record<string, number>;
   paths: PathStatus[];
+}
+
+/** A block that could not be verified. */
+export interface WorkerDamage {
+  layer: number;
+  offsetBytes: number;
+  /** Of the layers above that one, those that say something of the block themselves in this node's store. */
+  holders: number[];
+}
+
+/** Answer to `compare`: for each block that is not right also the holders, as in {@linkcode WorkerDamage}. */
+export interface WorkerComparison extends CheckReport {
+  readonly blocks: (FoundBlock & { readonly holders: readonly number[] })[];
 }
 
 /** Answer to `block`: `BlockFound` of `replication/extents.ts`, and its place. */
@@ -212,7 +225,7 @@ export interface WorkerBlock {
 export interface WorkerCheckReport {
   checkedBytes: number;
   damagedBlocks: number;
-  damage: { layer: number; offsetBytes: number }[];
+  damage: WorkerDamage[];
 }
 
 /** Answers by kind of request; requests that are not named answer null. */
@@ -229,7 +242,7 @@ export interface WorkerAnswers {
   "store-status": WorkerStoreStatus;
   "data-status": WorkerDataStatus;
   "check": WorkerCheckReport;
-  "compare": CheckReport;
+  "compare": WorkerComparison;
 }
 
 export type { DamagedBlock };

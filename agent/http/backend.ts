@@ -15,7 +15,7 @@ import type {
   Merge,
   NodeState,
 } from "../map/map.ts";
-import type { CheckReport as NamedReport, DiskCheck } from "../replication/check_report.ts";
+import type { DiskCheck, NamedReport } from "../replication/check_report.ts";
 
 export type { GroupSummary } from "../map/group_summary.ts";
 
@@ -113,7 +113,7 @@ export interface ExtentsRange {
 
 /** A block whose data could not be verified. */
 export interface DamagedBlock {
-  /** Disk name; `DISK@NAME` of a snapshot that the disk itself has left; or "" when neither is read through the layer any more. */
+  /** Who reads it: a disk; `DISK@NAME` of a snapshot where no disk does any more; or "" when neither does. */
   disk: string;
   /** Byte offset on the disk. */
   offsetBytes: number;

@@ -683,7 +683,9 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
     minProperties: 1,
   },
   DamagedBlock: record("A block whose data could not be verified", {
-    disk: text("Name of the disk, or empty when no disk uses the data any more"),
+    disk: text(
+      "Who reads it: a disk, DISK@NAME where only a snapshot does, or empty when nobody does",
+    ),
     offsetBytes: count("Byte offset on the disk"),
   }),
   DataPath: record("A data path of a node", {
@@ -913,7 +915,7 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
         blocks: list(
           record("A block that is not right", {
             kind: { type: "string", enum: ["damaged", "differs"] },
-            disk: text("The disk"),
+            disk: text("Who reads it: a disk, or DISK@NAME where only a snapshot does"),
             offsetBytes: count("Where it lies in the disk, or in a snapshot of it"),
             nodes: list(text("A node"), "Who has it damaged, or who differ"),
             contents: list(

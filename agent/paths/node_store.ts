@@ -29,6 +29,8 @@ export interface NodeStore extends LocalStore {
   layerBytes(layer: number): number;
   /** Of the file of the data path that has the chunk. */
   offsetOf(layer: number, chunk: number, block: number): number;
+  /** That layer says something of the block itself. */
+  holds(layer: number, chunk: number, block: number): boolean;
   /** That block has been found damaged, and has not been written since. */
   isDamaged(layer: number, chunk: number, block: number): boolean;
   stats(): StoreStats;

@@ -375,6 +375,11 @@ export class StoreSet implements LocalStore, LocalPaths, NodeStore {
     return this.#storeOf(layer, chunk)?.offsetOf(layer, chunk, block) ?? -1;
   }
 
+  /** {@inheritDoc NodeStore.holds} */
+  holds(layer: number, chunk: number, block: number): boolean {
+    return this.#storeOf(layer, chunk)?.holds(layer, chunk, block) ?? false;
+  }
+
   /** {@inheritDoc NodeStore.isDamaged} */
   isDamaged(layer: number, chunk: number, block: number): boolean {
     return this.#storeOf(layer, chunk)?.isDamaged(layer, chunk, block) ?? false;

@@ -34,6 +34,7 @@ export interface DiskCheck<Id = number> {
 /** A block that is not right. */
 export interface CheckedBlock<Id = number> {
   readonly kind: "damaged" | "differs";
+  /** By name: who reads the block, a disk or, where no disk does, a snapshot as `DISK@NAME`. */
   readonly disk: Id;
   /** Of the disk, or of a snapshot of it. */
   readonly offsetBytes: number;
@@ -43,6 +44,12 @@ export interface CheckedBlock<Id = number> {
   readonly contents: readonly number[];
   /** Why it is left so, in words, beginning in lower case. */
   readonly reason: string;
+}
+
+/** The same before it has names. */
+export interface FoundBlock extends CheckedBlock {
+  /** The layer in which it was found. */
+  readonly layer: number;
 }
 
 /** Why chunks were not checked. */
@@ -55,12 +62,17 @@ export interface UncheckedChunks<Id = number> {
   chunks: number;
 }
 
-/** Result of a check. */
-export interface CheckReport<Id = number> {
+/** Result of a check, by names. */
+export interface NamedReport<Id> {
   readonly disks: DiskCheck<Id>[];
   /** The first {@linkcode NAMED_MAX} that are not right. */
   readonly blocks: CheckedBlock<Id>[];
   readonly unchecked: UncheckedChunks<Id>[];
+}
+
+/** Result of a check. */
+export interface CheckReport extends NamedReport<number> {
+  readonly blocks: FoundBlock[];
 }
 
 /** Blocks named in a report; more are counted. */

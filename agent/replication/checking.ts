@@ -907,7 +907,7 @@ export class Check {
 
   #name(
     kind: CheckedBlock["kind"],
-    { target, chunk }: Job,
+    { target, chunk, pair: [layer] }: Job,
     block: number,
     { nodes, contents, reason }: Difference,
   ): void {
@@ -918,7 +918,7 @@ export class Check {
       each.nodes.join() === nodes.join()
     );
     if (blocks.length >= NAMED_MAX || isKnown) return;
-    blocks.push({ kind, disk: target.disk, offsetBytes, nodes, contents, reason });
+    blocks.push({ kind, disk: target.disk, layer, offsetBytes, nodes, contents, reason });
   }
 
   /** Everything of the chunk was compared. */

@@ -92,7 +92,7 @@ import {
   SUPERBLOCK_OFFSETS_BYTES,
 } from "./format.ts";
 import { type LogOwner, RecordLog } from "./log.ts";
-import { LOCATION_END, POISON } from "./index.ts";
+import { HOLE, LOCATION_END, POISON } from "./index.ts";
 import { encodeMetaItem, type MetaItem, metaItemBytes } from "./meta.ts";
 import { type OpenOptions, openStore } from "./open.ts";
 import { Operation, OperationKind, type OperationOwner } from "./operation.ts";
@@ -1536,6 +1536,11 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
   offsetOf(layer: number, chunk: number, block: number): number {
     const location = this.#opened().index.locate(layer, chunk, block);
     return location >= 0 && location < LOCATION_END ? location * BLOCK_BYTES : -1;
+  }
+
+  /** Whether a layer says something of a block itself: data, zeros, or that it is damaged. */
+  holds(layer: number, chunk: number, block: number): boolean {
+    return this.#opened().index.locate(layer, chunk, block) !== HOLE;
   }
 
   /** Whether a block of a layer has been found damaged, and is what it was then. What nobody has read since may be damaged all the same. */

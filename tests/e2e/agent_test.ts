@@ -539,6 +539,36 @@ Deno.test("a flipped bit is an I/O error for its block alone, is named, and is g
   assertMatch(await agent.check("disk", "check", "web", "--local"), /no damage/);
 });
 
+Deno.test("a damaged block that only a snapshot needs is said to be the snapshot's", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  const [old, now] = [randomBytes(13, 4096), randomBytes(14, 4096)];
+  {
+    await using agent = await AgentProcess.start(options);
+    await agent.check("disk", "create", "web", "64M");
+    const write = async (data: Uint8Array<ArrayBuffer>) => {
+      const { code, stderr } = await agent.runWith({ stdin: data }, "disk", "write", "web");
+      assertEquals(code, 0, stderr);
+    };
+    await write(old);
+    await agent.check("disk", "snapshot", "web@monday");
+    await write(now);
+    await agent.stop();
+  }
+  await flipBit(storePath(options.dataDir), old);
+  await using agent = await AgentProcess.start(options);
+  const local = await agent.run("disk", "check", "web", "--local", "--json");
+  assertEquals(JSON.parse(text(local.stdout)).damage, [{ disk: "web@monday", offsetBytes: 0 }]);
+  const status = await agent.run("status");
+  assertMatch(text(status.stdout), /1 block cannot be read: web@monday at 0$/m);
+  const compared = await agent.run("disk", "check", "web");
+  assertMatch(text(compared.stdout), /^web@monday at 0: damaged on /m);
+  const states = ["web", "web@monday"].map(async (name) =>
+    JSON.parse(await agent.check("disk", "object", name, "0", "--json")).state
+  );
+  assertEquals(await Promise.all(states), ["data", "damaged"]);
+});
+
 Deno.test("what is gone from the log is said as that, and no block is said to be unreadable", async () => {
   await using work = await WorkDirectory.make();
   const options = optionsIn(work);

@@ -169,6 +169,7 @@ Deno.test("a block that has rotted is healed, or only reported", () => {
     const expected = {
       kind: "damaged",
       disk: story.disk.id,
+      layer: story.disk.layers[0],
       offsetBytes,
       nodes: [3],
       contents: [0],
@@ -198,7 +199,13 @@ Deno.test("a write that a node has acknowledged and not carried out is found, an
     const offsetBytes = story.oracle.places[0] + BLOCK_BYTES;
     const [{ nodes, contents, ...block }] = report.blocks;
     const reason = "nothing was to be changed";
-    assertEquals(block, { kind: "differs", disk: story.disk.id, offsetBytes, reason });
+    assertEquals(block, {
+      kind: "differs",
+      disk: story.disk.id,
+      layer: story.disk.layers[0],
+      offsetBytes,
+      reason,
+    });
     const ofNode = new Map(nodes.map((node, i) => [node, contents[i]]));
     assertEquals(ofNode.get(1), ofNode.get(2));
     assert(ofNode.get(1) !== ofNode.get(3));
