@@ -22,6 +22,17 @@ export interface StorageDaemonOptions {
   readonly direct?: boolean;
 }
 
+/** Flag of a socket in /proc/net/unix that takes connections: its name is there a moment before. */
+const ACCEPTS = "00010000";
+
+function isListening(path: string): boolean {
+  const lines = Deno.readTextFileSync("/proc/net/unix").split("\n");
+  return lines.some((line) => {
+    const [, , , flags] = line.split(" ");
+    return flags === ACCEPTS && line.endsWith(` ${path}`);
+  });
+}
+
 /** A running daemon. */
 export class StorageDaemon {
   readonly #process: Deno.ChildProcess;
@@ -31,7 +42,7 @@ export class StorageDaemon {
   }
 
   /**
-   * Starts the daemon and waits until its socket is there.
+   * Starts the daemon and waits until it listens.
    *
    * @throws Error when it does not come up; its own messages go to stderr
    */
@@ -55,9 +66,9 @@ export class StorageDaemon {
     try {
       let ended = false;
       daemon.#process.status.then(() => ended = true);
-      await until(() => ended || exists(options.socket), {
+      await until(() => ended || isListening(options.socket), {
         timeoutMs: 10_000,
-        what: () => "qemu-storage-daemon has not made its socket",
+        what: () => "qemu-storage-daemon does not listen",
       });
       if (ended) throw new Error(`qemu-storage-daemon did not start: ${args.join(" ")}`);
       return daemon;
@@ -96,13 +107,4 @@ function spawn(program: string, args: string[]): Deno.ChildProcess {
     : [setpriv, ["--pdeathsig", "KILL", "--", program]];
   const io = { stdin: "null", stdout: "null", stderr: "inherit" } as const;
   return new Deno.Command(path, { args: [...prefix, ...args], ...io }).spawn();
-}
-
-function exists(path: string): boolean {
-  try {
-    Deno.lstatSync(path);
-    return true;
-  } catch {
-    return false;
-  }
 }
