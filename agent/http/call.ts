@@ -103,20 +103,31 @@ export class Deadline {
 
   /** The answer, or a rejection with `unavailable` when it does not come in time. */
   race<T>(answer: Promise<T>): Promise<T> {
-    const { promise, resolve, reject } = Promise.withResolvers<T>();
-    const late = () =>
-      reject(
-        new ControlFailure({
-          code: "unavailable",
-          message: `the data plane did not answer within ${this.#timeoutMs / 1000} seconds`,
-          hint: "look at the agent's log",
-        }),
-      );
-    if (this.#signal.aborted) late();
-    else this.#signal.addEventListener("abort", late, { once: true });
-    answer.then(resolve, reject).finally(() => this.#signal.removeEventListener("abort", late));
-    return promise;
+    return unlessAborted(answer, this.#signal, () =>
+      new ControlFailure({
+        code: "unavailable",
+        message: `the data plane did not answer within ${this.#timeoutMs / 1000} seconds`,
+        hint: "look at the agent's log",
+      }));
   }
+}
+
+/**
+ * The answer, or a rejection when a signal comes first. Of an answer that has come the signal, which may live for long, keeps nothing.
+ *
+ * @param failure makes what it is rejected with
+ */
+export function unlessAborted<T>(
+  answer: Promise<T>,
+  signal: AbortSignal,
+  failure: () => ControlFailure,
+): Promise<T> {
+  const { promise, resolve, reject } = Promise.withResolvers<T>();
+  const abort = () => reject(failure());
+  if (signal.aborted) abort();
+  else signal.addEventListener("abort", abort, { once: true });
+  answer.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+  return promise;
 }
 
 /** Changes the map for as long as whoever asked waits for it: see {@linkcode ControlBackend.propose}. */

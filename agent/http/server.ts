@@ -16,7 +16,7 @@ import { checkNodeName } from "../map/fields.ts";
 import { agentSocket, checkDiskName, checkSnapshotName } from "../map/names.ts";
 import type { Log } from "../platform/platform.ts";
 import type { ControlBackend } from "./backend.ts";
-import { type Call, json, type Route } from "./call.ts";
+import { type Call, json, type Route, unlessAborted } from "./call.ts";
 import { SCHEMAS } from "./openapi.ts";
 import { ROUTES } from "./routes.ts";
 import { checkShape } from "./shape.ts";
@@ -229,9 +229,6 @@ export interface HandlerOptions extends Omit<ServerOptions, "runDir"> {
  */
 export function createHandler(options: HandlerOptions): (request: Request) => Promise<Response> {
   const { log, over } = options;
-  const { promise: unanswered, reject } = Promise.withResolvers<never>();
-  unanswered.catch(() => {}); // there may be no requests
-  over?.addEventListener("abort", () => reject(stopping()), { once: true });
   let requests = 0;
   let checks = 0;
   const answer = async (request: Request, url: URL): Promise<Response> => {
@@ -257,7 +254,8 @@ export function createHandler(options: HandlerOptions): (request: Request) => Pr
       if (requests > REQUESTS_MAX) throw tooMany(`${REQUESTS_MAX} requests`);
       const url = readUrl(request);
       path = url.pathname;
-      response = await Promise.race([answer(request, url), unanswered]);
+      const answered = answer(request, url);
+      response = await (over === undefined ? answered : unlessAborted(answered, over, stopping));
     } catch (error) {
       response = answerError(error, log);
     } finally {
