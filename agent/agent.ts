@@ -488,10 +488,15 @@ class AgentCore implements Agent, ControlBackend {
   /** @param preferred name of the disk to name where several share a layer */
   #nameDamage(damage: readonly WorkerDamage[], preferred: string | null = null): DamagedBlock[] {
     const map = this.map();
-    return damage.map(({ layer, offsetBytes, holders }) => ({
-      disk: readerOfBlock(map, layer, holders, preferred),
-      offsetBytes,
-    }));
+    const names = new Map<string, string>();
+    return damage.map(({ layer, offsetBytes, holders }) => {
+      const key = `${layer} ${holders.join()}`;
+      let disk = names.get(key);
+      if (disk === undefined) {
+        names.set(key, disk = readerOfBlock(map, layer, holders, preferred));
+      }
+      return { disk, offsetBytes };
+    });
   }
 
   /** {@inheritDoc ControlBackend.check} */

@@ -213,22 +213,11 @@ export class DataPlane implements DiskServerHost {
   }
   readonly #candidates: PathCandidate[];
 
-  #makeDirectory(path: string): void {
-    try {
-      Deno.mkdirSync(path, { recursive: true, mode: 0o700 });
-    } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      throw new Error(
-        `cannot make the directory ${path}: ${reason}; run as root, or choose another one with --data`,
-      );
-    }
-  }
-
   /** What can be said of a data path before it is opened. Throws SystemError where another program has it. */
   #candidate({ location, storePath, reason }: WorkerPath): PathCandidate {
     const isOnly = this.#start.paths.length === 1;
     const create = () => {
-      if (!storePath.startsWith("/dev/")) this.#makeDirectory(dirname(storePath));
+      if (!storePath.startsWith("/dev/")) makeDirectory(dirname(storePath));
       const file = openStoreFile({ path: storePath, direct: this.#start.direct, create: true });
       const capacityBytes = this.#start.capacityBytes ?? sensibleCapacity(file);
       return { store: this.#makeStore(file), capacityBytes };
@@ -1094,9 +1083,13 @@ export class DataPlane implements DiskServerHost {
     found: readonly Found[],
   ): (Found & { holders: number[] })[] {
     const layers = this.#map?.layers ?? [];
+    // What is damaged lies in few layers, and there may be tens of thousands to look through.
+    const aboves = new Map<number, number[]>();
     let looks = HOLDER_LOOKS_MAX;
     return found.map((each) => {
-      const above = layersAbove(layers, each.layer);
+      if (looks < 0) return { ...each, holders: [] };
+      let above = aboves.get(each.layer);
+      if (above === undefined) aboves.set(each.layer, above = layersAbove(layers, each.layer));
       looks -= above.length;
       if (looks < 0) return { ...each, holders: [] };
       const chunk = Math.floor(each.offsetBytes / CHUNK_BYTES);
@@ -1296,6 +1289,18 @@ export class DataPlane implements DiskServerHost {
       else this.#refuse(id, error);
       this.#stopped = true;
     });
+  }
+}
+
+/** Makes the directory of a new store, which only its owner may enter. */
+function makeDirectory(path: string): void {
+  try {
+    Deno.mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new Error(
+      `cannot make the directory ${path}: ${reason}; run as root, or choose another one with --data`,
+    );
   }
 }
 
