@@ -16,17 +16,18 @@
  * @module
  */
 import { isEqual, toHex } from "./base/bytes.ts";
+import { Reminders } from "./base/reminders.ts";
 import { Raft } from "./consensus/raft.ts";
 import { recover } from "./consensus/recover.ts";
 import { load, writeInitial } from "./consensus/storage.ts";
 import type { StorageWrite } from "./consensus/storage.ts";
 import { Control, type ControlHost } from "./control/control.ts";
 import { LeaseTimes } from "./control/lease_times.ts";
-import { decide } from "./decision.ts";
 import { Leases } from "./control/leases.ts";
 import { decodeLevel, encodeLevel, LEVEL_KEY } from "./control/level_record.ts";
 import type { FlattenReport, IoReport, NodeReport } from "./control/messages.ts";
 import type { DataPlaneClient, Ready, WorkerEvent } from "./data_plane_client.ts";
+import { decide } from "./decision.ts";
 import { type JoinProblem, joinProblems } from "./join_problem.ts";
 import type { Logger } from "./logger.ts";
 import { type ControlError, ControlFailure, unwrap } from "./map/errors.ts";
@@ -159,8 +160,8 @@ export class ClusterNode {
   readonly #begunMs = clockMs();
   /** Why the leader did not take this node in, and when it said so last. */
   #refused: { readonly message: string; readonly atMs: number } | null = null;
-  /** When each reason for not being in the cluster was logged last. */
-  readonly #joinReasons = new Map<string, number>();
+  /** Reasons for not being in the cluster that were logged. */
+  readonly #joinReasons = new Reminders({ againMs: JOIN_REMIND_MS, most: JOIN_REASONS_MAX });
   /** Bytes copied while catching up, and when, of a while ago. */
   #copied = { bytes: 0, atMs: 0, rate: 0 };
   /** What disks had done, and when, of a while ago. */
@@ -602,10 +603,7 @@ export class ClusterNode {
     const mayEnd = problems.some(({ isWaiting }) => isWaiting);
     if (mayEnd && nowMs - this.#begunMs < START_MS_MAX) return;
     for (const { address, reason, hint } of problems) {
-      const key = `${address} ${reason}`;
-      if (nowMs - (this.#joinReasons.get(key) ?? -Infinity) < JOIN_REMIND_MS) continue;
-      if (this.#joinReasons.size >= JOIN_REASONS_MAX) this.#joinReasons.clear();
-      this.#joinReasons.set(key, nowMs);
+      if (!this.#joinReasons.isDue(`${address} ${reason}`, nowMs)) continue;
       this.#log.warn("this node is not in the cluster yet, and goes on trying", {
         joining: address,
         reason: `${reason}; ${hint}`,

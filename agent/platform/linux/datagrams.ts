@@ -8,6 +8,7 @@
  * @module
  */
 import { createSocket, type Socket } from "node:dgram";
+import { Reminders } from "../../base/reminders.ts";
 import { DATAGRAM_BYTES_MAX, type DatagramListener, type Datagrams } from "../network.ts";
 import type { Log } from "../platform.ts";
 import { encodeSocketAddress, formatAddress, parseAddress } from "../address.ts";
@@ -40,8 +41,7 @@ export class UdpDatagrams implements Datagrams {
   #socket: Socket | null = null;
   #isV6 = false;
   #warnedMs = -Infinity;
-  /** When each error was logged. */
-  readonly #warned = new Map<string, number>();
+  readonly #warned = new Reminders({ againMs: WARN_AGAIN_MS, most: WARNED_MAX });
 
   /** @param options.nowMs monotonic milliseconds */
   constructor(options: { readonly log: Log; readonly nowMs: () => number }) {
@@ -138,11 +138,8 @@ export class UdpDatagrams implements Datagrams {
 
   #warn(reason: string): void {
     const now = this.#nowMs();
-    const isKnown = now - (this.#warned.get(reason) ?? -Infinity) < WARN_AGAIN_MS;
-    if (isKnown || now - this.#warnedMs < WARN_MS) return;
+    if (now - this.#warnedMs < WARN_MS || !this.#warned.isDue(reason, now)) return;
     this.#warnedMs = now;
-    if (this.#warned.size >= WARNED_MAX) this.#warned.clear();
-    this.#warned.set(reason, now);
     this.#log.warn("gossip is not sent", { reason });
   }
 }
