@@ -18,11 +18,11 @@ import type { SnapshotDocument } from "../agent/http/documents.ts";
 import { diskSockets } from "../agent/map/names.ts";
 import { isSnapshot, RESTORED_ATTRIBUTE, restoredValue } from "./backup_identity.ts";
 import { BackupSource, pipeIn, requireZstd } from "./backup_pipe.ts";
-import { withSocket, writeAll } from "./backup_write.ts";
+import { withSocket } from "./backup_write.ts";
 import { type CommandContext, diskArgument, snapshotNameArgument } from "./context.ts";
 import { openSource, type Reader, socketOf, withDisk } from "./disk_data.ts";
 import { extents } from "./extents.ts";
-import { findSource, isStandardInput, openFile } from "./files.ts";
+import { findSource, isStandardInput, openFile, writeAll } from "./files.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress } from "./progress.ts";
 import { temporaryDirectory } from "./qemu_img.ts";
@@ -115,9 +115,8 @@ async function restoreStream(
 
 /** @param path of a file or a block device; behind a backup on a block device lies whatever was there before */
 async function openBackup(context: CommandContext, path: string) {
-  const { kind } = await findSource(path);
   const file = await openSource(context, path);
-  const isDevice = kind === "device";
+  const isDevice = file.kind === "device";
   return {
     source: new BackupSource(file.reader, { isEndless: isDevice }),
     sizeBytes: isDevice ? null : file.sizeBytes,

@@ -13,10 +13,17 @@ import { WriteBehind } from "../agent/platform/linux/write_behind.ts";
 import { identityOf } from "./backup_identity.ts";
 import { type BackupRange, type BackupTotals, pipeOut, requireZstd } from "./backup_pipe.ts";
 import type { CommandContext, SnapshotName } from "./context.ts";
-import { partialName, socketOf } from "./disk_data.ts";
+import { partialName, socketOf, withFrontEnd } from "./disk_data.ts";
 import { renameDurably, syncFile } from "./durable.ts";
 import { extents } from "./extents.ts";
-import { type FoundFile, openDevice, type OpenFile, openFile, writerOf } from "./files.ts";
+import {
+  type FoundFile,
+  openDevice,
+  type OpenFile,
+  openFile,
+  writeAll,
+  writerOf,
+} from "./files.ts";
 import { Progress } from "./progress.ts";
 
 /** Length of a read: long ones cost the agent and this process less per byte. */
@@ -90,11 +97,6 @@ async function writeBackupBehind(
   return done;
 }
 
-/** Writes all of the bytes. */
-export async function writeAll(file: OpenFile, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
-}
-
 /**
  * Writes a backup.
  *
@@ -127,27 +129,13 @@ export async function writeBackup(
   }
 }
 
-/** Connects to a socket for the time that `work` takes. */
-export async function withSocket<T>(
+/** Connects to a socket for the time that `work` takes, with as much under way as a backup needs. */
+export function withSocket<T>(
   context: CommandContext,
   socket: string,
   work: (disk: FrontEnd) => Promise<T>,
 ): Promise<T> {
-  // Late: other commands need none of it.
-  const { FrontEnd } = await import("../agent/frontend/front_end.ts");
-  const disk = await FrontEnd.connect({
-    socket,
-    depth: READ_DEPTH,
-    bufferBytes: READ_BYTES,
-    signal: context.terminal.interrupted(),
-  });
-  try {
-    const result = await work(disk);
-    await disk.close();
-    return result;
-  } finally {
-    disk.abort(); // does nothing when it has been closed
-  }
+  return withFrontEnd(context, { socket, depth: READ_DEPTH, bufferBytes: READ_BYTES }, work);
 }
 
 async function describe(

@@ -14,7 +14,7 @@ import {
   snapshotArgument,
   type SnapshotName,
 } from "./context.ts";
-import { COPY_BYTES, COPY_DEPTH, socketOf, withDisk } from "./disk_data.ts";
+import { COPYING, socketOf, withDisk, withFrontEnd } from "./disk_data.ts";
 import { CommandError, ExitCode } from "./output.ts";
 import { Progress, summary } from "./progress.ts";
 import { findDisk, makeDisk } from "./unfinished_disk.ts";
@@ -90,22 +90,12 @@ async function copyTo(
     readonly name: string;
   },
 ): Promise<string> {
-  const { FrontEnd } = await import("../agent/frontend/front_end.ts");
-  return await withDisk(context, unfinished, "write", async (target) => {
-    const source = await FrontEnd.connect({
-      socket,
-      depth: COPY_DEPTH,
-      bufferBytes: COPY_BYTES,
-      signal: context.terminal.interrupted(),
-    });
-    try {
-      const said = await copyBetween(context, { source, target, name });
-      await source.close();
-      return said;
-    } finally {
-      source.abort(); // does nothing when it has been closed
-    }
-  });
+  return await withDisk(context, unfinished, "write", async (target) =>
+    await withFrontEnd(
+      context,
+      { socket, ...COPYING },
+      (source) => copyBetween(context, { source, target, name }),
+    ));
 }
 
 /** Copies all of one disk to another of the same size, which reads as zeros. Both have many requests under way. */

@@ -27,7 +27,7 @@ import { type AnyCommand, type CommandContext, diskArgument, examples } from "./
 import { DirectoryLock } from "./directory_lock.ts";
 import { temporaryParent } from "./disk_data.ts";
 import { renameDurably } from "./durable.ts";
-import { openFile } from "./files.ts";
+import { openFile, writeAll } from "./files.ts";
 import { CommandError, describeError, ExitCode, printable } from "./output.ts";
 import { findDisk, forgetDisk, UNFINISHED_ATTRIBUTE, unfinishedName } from "./unfinished_disk.ts";
 import { plural } from "./units.ts";
@@ -420,7 +420,6 @@ async function writeDurably(path: string, run: Run): Promise<void> {
   const partial = `${path}.partial`;
   {
     using file = await openFile(partial, { write: true, create: true, truncate: true });
-    const { writeAll } = await import("./backup_write.ts");
     await writeAll(file, new TextEncoder().encode(`${JSON.stringify(run, null, 2)}\n`));
     await file.sync();
   }

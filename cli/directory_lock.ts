@@ -21,7 +21,7 @@
  */
 import { readText } from "../agent/platform/linux/file.ts";
 import { readProc, readProcLink } from "../agent/platform/linux/proc.ts";
-import { openFile } from "./files.ts";
+import { openFile, writeAll } from "./files.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 
 /** Names of locks. */
@@ -220,8 +220,7 @@ function processStart(pid: number): string {
 
 async function write(path: string, owner: Owner): Promise<void> {
   using file = await openFile(path, { write: true, createNew: true, mode: 0o644 });
-  const bytes = new TextEncoder().encode(`${JSON.stringify(owner, null, 2)}\n`);
-  for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
+  await writeAll(file, new TextEncoder().encode(`${JSON.stringify(owner, null, 2)}\n`));
   await file.sync();
 }
 

@@ -12,7 +12,7 @@ import type { AdminClient } from "../agent/admin_client.ts";
 import { BLOCK_BYTES, SECTOR_BYTES } from "../agent/base/limits.ts";
 import { formatSize } from "../agent/config.ts";
 import { BackEndError } from "../agent/frontend/error.ts";
-import type { FrontEnd } from "../agent/frontend/front_end.ts";
+import type { FrontEnd, FrontEndOptions } from "../agent/frontend/front_end.ts";
 import type { DiskDocument, SnapshotDocument } from "../agent/http/documents.ts";
 import { diskSockets } from "../agent/map/names.ts";
 import {
@@ -28,6 +28,7 @@ import {
 } from "./context.ts";
 import { renameDurably, syncFile } from "./durable.ts";
 import {
+  type FileKind,
   findSource,
   findTarget,
   type FoundFile,
@@ -50,12 +51,11 @@ import {
 import { findDisk, makeDisk } from "./unfinished_disk.ts";
 
 /**
- * Length and number of the requests of a copy: 4 MiB under way keep any store busy, and zeros are left
- * out in runs of this length.
+ * Length of the requests of a copy. Zeros are left out in runs of this length.
  */
 export const COPY_BYTES = 128 * 1024;
-/** See {@linkcode COPY_BYTES}. */
-export const COPY_DEPTH = 32;
+/** How a front end connects that copies: with so many of these under way, 4 MiB, which keep any store busy. */
+export const COPYING = { depth: 32, bufferBytes: COPY_BYTES } as const;
 
 /** Where temporary images go when the environment does not say: large files, kept over no reboot. */
 const TEMPORARY_DIRECTORY = "/var/tmp";
@@ -92,25 +92,32 @@ export async function withDisk<T>(
   const document = await client.disk(name);
   if (access === "write") await refuseWriting(client, document);
   const sockets = diskSockets(context.runDir, name);
-  // Late: other commands need none of it.
-  const { FrontEnd } = await import("../agent/frontend/front_end.ts");
-  const signal = context.terminal.interrupted(); // from now on signals end the work, not the process
-  let disk: FrontEnd | undefined;
+  const socket = access === "write" ? sockets.readWrite : sockets.readOnly;
   try {
-    disk = await FrontEnd.connect({
-      socket: access === "write" ? sockets.readWrite : sockets.readOnly,
-      depth: COPY_DEPTH,
-      bufferBytes: COPY_BYTES,
-      signal,
+    return await withFrontEnd(context, { socket, ...COPYING }, async (disk) => {
+      if (access === "write") await untilHeld(client, disk, name);
+      return await work(disk, document);
     });
-    if (access === "write") await untilHeld(client, disk, name);
-    const result = await work(disk, document);
-    await disk.close();
-    return result;
   } catch (error) {
     throw await explained(error, { client, name, access });
+  }
+}
+
+/** Connects to a socket for the time that `work` takes. From then on signals end the work, not the process. */
+export async function withFrontEnd<T>(
+  context: CommandContext,
+  options: Pick<FrontEndOptions, "socket" | "depth" | "bufferBytes">,
+  work: (disk: FrontEnd) => Promise<T>,
+): Promise<T> {
+  // Late: other commands need none of it.
+  const { FrontEnd } = await import("../agent/frontend/front_end.ts");
+  const disk = await FrontEnd.connect({ ...options, signal: context.terminal.interrupted() });
+  try {
+    const result = await work(disk);
+    await disk.close();
+    return result;
   } finally {
-    disk?.abort(); // does nothing when it has been closed
+    disk.abort(); // does nothing when it has been closed
   }
 }
 
@@ -152,20 +159,11 @@ async function withSource<T>(
   if (snapshot === null) return await withDisk(context, disk, "read", work);
   using client = context.client();
   const socket = socketOf(await client.snapshot(disk, snapshot));
-  const { FrontEnd } = await import("../agent/frontend/front_end.ts");
-  const connection = await FrontEnd.connect({
-    socket,
-    depth: COPY_DEPTH,
-    bufferBytes: COPY_BYTES,
-    signal: context.terminal.interrupted(), // from now on signals end the work, not the process
-  });
-  try {
-    const result = await work(connection, null);
-    await connection.close();
-    return result;
-  } finally {
-    connection.abort(); // does nothing when it has been closed
-  }
+  return await withFrontEnd(
+    context,
+    { socket, ...COPYING },
+    (connection) => work(connection, null),
+  );
 }
 
 /** Where a snapshot can be read; refuses one that cannot. */
@@ -346,6 +344,7 @@ function addWrite(disk: AnyCommand, context: CommandContext): void {
 /** Bytes to be read from front to back. */
 export interface OpenSource extends Disposable {
   readonly reader: Reader;
+  readonly kind: FileKind;
   /** Of a file or a block device; null: it is a stream, or standard input. */
   readonly sizeBytes: number | null;
 }
@@ -358,7 +357,7 @@ export interface OpenSource extends Disposable {
 export async function openSource(context: CommandContext, file: string): Promise<OpenSource> {
   if (isStandardInput(file)) {
     const reader: Reader = (bytes) => context.terminal.read(bytes);
-    return { reader, sizeBytes: null, [Symbol.dispose]: () => {} };
+    return { reader, kind: "stream", sizeBytes: null, [Symbol.dispose]: () => {} };
   }
   const { path, kind } = await findSource(file);
   const source = await openFile(path);
@@ -369,7 +368,7 @@ export async function openSource(context: CommandContext, file: string): Promise
     sizeBytes = source.seekSync(0, Deno.SeekMode.End);
     source.seekSync(0, Deno.SeekMode.Start);
   }
-  return { reader, sizeBytes, [Symbol.dispose]: () => source[Symbol.dispose]() };
+  return { reader, kind, sizeBytes, [Symbol.dispose]: () => source[Symbol.dispose]() };
 }
 
 async function write(

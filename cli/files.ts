@@ -155,6 +155,11 @@ export function readerOf(file: OpenFile, signal: () => AbortSignal) {
     await unlessAborted(file.read(bytes), signal()) ?? 0;
 }
 
+/** Writes all of the bytes. */
+export async function writeAll(file: Pick<OpenFile, "write">, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
+}
+
 /**
  * Writes on to a stream.
  *
