@@ -8,6 +8,7 @@
  * @module
  */
 
+import type { JoiningNode } from "./http/backend.ts";
 import { DATA_PORT_OFFSET } from "./platform/network.ts";
 import { withPortOffset } from "./platform/address.ts";
 import type { HandshakeErrorCode } from "./wire/handshake.ts";
@@ -38,14 +39,8 @@ export interface JoinState {
   readonly node: number;
 }
 
-/** Why this node is not in its cluster yet. */
-export interface JoinProblem {
-  /** `host:port` of the node that was to take it in, or several. */
-  readonly address: string;
-  /** In lower case, without a full stop. */
-  readonly reason: string;
-  /** What to do. */
-  readonly hint: string;
+/** Why this node is not in its cluster yet: of the node that was to take it in, or several. */
+export interface JoinProblem extends JoiningNode {
   /** It may be over in a moment: worth a line of the log only when it has lasted. */
   readonly isWaiting: boolean;
 }

@@ -95,7 +95,7 @@ export class Opening implements PeerRequestOwner {
     // its business: in a store that is full they may wait for what is discarded on this one.
     const { replica } = this.#host;
     for (const layer of writableLayers(disk)) {
-      if (!replica.isDrainedOfLease(view.epoch, layer, this.generation)) return;
+      if (!replica.endEarlier(view.epoch, layer, this.generation)) return;
     }
     this.#isWaiting = false;
     const { generation, settled } = disk.entry;

@@ -421,11 +421,12 @@ export class Replica {
   }
 
   /**
-   * Whether nothing of a layer that was accepted before `epoch` is still on its way into the store. What waits for space there, and was
-   * sent under an earlier lease than `generation`, is taken back: nobody has been told that it is there, nor will be. In a store that
-   * is full whoever has the disk next would wait for space, too, and could not make any.
+   * Lets a layer's writes of earlier leases than `generation` come to an end. What waits for space is taken back: nobody has been told
+   * that it is there, nor will be. In a store that is full whoever has the disk next would wait for space, too, and could not make any.
+   *
+   * @returns whether nothing of the layer that was accepted before `epoch` is still on its way into the store; otherwise to be asked again
    */
-  isDrainedOfLease(epoch: number, layer: number, generation: number): boolean {
+  endEarlier(epoch: number, layer: number, generation: number): boolean {
     let isDrained = true, isOld = false;
     // Accepted in the order of the list, and epochs only rise.
     for (let write = this.#first; write !== null && write.epoch < epoch; write = write.next) {
@@ -917,7 +918,7 @@ export class Replica {
     }
     // Writes of the lease before must be in the store: none is accepted any more.
     const { generation } = disk.entry;
-    if (!this.isDrainedOfLease(head.epoch, head.layer, generation)) return this.#busy(state);
+    if (!this.endEarlier(head.epoch, head.layer, generation)) return this.#busy(state);
     const buffer = this.#arena.allocate(STAMP_BUFFER_BYTES);
     if (buffer < 0) return this.#waitForRoom();
     const list = this.#list;

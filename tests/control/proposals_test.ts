@@ -8,6 +8,14 @@ import { createDisk, factsOf, Fixture, proposal } from "./fixture.ts";
 
 const WEIGHT: MapCommand = { kind: "set-weight", node: 1, weight: 5e11 };
 
+/** Node 2 sends proposals to make disks, which get their time; the disks that there are then, in the order in which they were made. */
+function send(at: Fixture, ...list: [sequence: number, name: string, id: number][]): string[] {
+  const proposals = list.map(([sequence, name, id]) => proposal(2, sequence, createDisk(name), id));
+  at.receive(2, { kind: ControlKind.Propose, proposals });
+  at.pass(200);
+  return at.control.map.disks.map(({ name }) => name);
+}
+
 Deno.test("what is proposed while the log holds an earlier run's numbers is carried out once, all of it", () => {
   for (const left of [1, 2, 3]) {
     const numbers = Array.from({ length: left }, (_, i) => i + 1);
@@ -66,18 +74,10 @@ Deno.test("a leader takes proposals only from the node that they say they are of
 Deno.test("a number that another run of the node has used in this term is not the new one's", () => {
   const at = new Fixture(clusterOf(2));
   at.pass(3000);
-  const send = (...list: [sequence: number, name: string, id: number][]) => {
-    const proposals = list.map(([sequence, name, id]) =>
-      proposal(2, sequence, createDisk(name), id)
-    );
-    at.receive(2, { kind: ControlKind.Propose, proposals });
-    at.pass(200);
-    return at.control.map.disks.map(({ name }) => name);
-  };
   at.receive(2, { kind: ControlKind.Propose, proposals: [proposal(2, 1, createDisk("x"), 7)] });
   // Before that is applied: neither of these may go before the node knows.
-  assertEquals(send([1, "y", 8], [2, "z", 9]), ["x"]);
-  assertEquals(send([2, "y", 8], [3, "z", 9]), ["x", "y", "z"]);
+  assertEquals(send(at, [1, "y", 8], [2, "z", 9]), ["x"]);
+  assertEquals(send(at, [2, "y", 8], [3, "z", 9]), ["x", "y", "z"]);
 });
 
 Deno.test("who has run before is not told a number again when it asks to join with an empty store", () => {
@@ -162,20 +162,12 @@ Deno.test("what makes a map larger that is nearly as large as it may be is refus
 Deno.test("what is numbered anew behind a proposal that was taken back is not overtaken by what comes behind it", () => {
   const at = new Fixture(clusterOf(2));
   at.pass(3000);
-  const send = (...list: [sequence: number, name: string, id: number][]) => {
-    const proposals = list.map(([sequence, name, id]) =>
-      proposal(2, sequence, createDisk(name), id)
-    );
-    at.receive(2, { kind: ControlKind.Propose, proposals });
-    at.pass(200);
-    return at.control.map.disks.map(({ name }) => name).sort();
-  };
-  assertEquals(send([1, "a", 7]), ["a"]);
+  assertEquals(send(at, [1, "a", 7]), ["a"]);
   // Its node has taken it back before it heard that it was carried out.
   assertEquals(
-    send([1, "b", 8], [2, "c", 9]),
+    send(at, [1, "b", 8], [2, "c", 9]),
     ["a"],
     "its node does not know yet that 1 is used up",
   );
-  assertEquals(send([1, "a", 7], [2, "b", 8], [3, "c", 9]), ["a", "b", "c"]);
+  assertEquals(send(at, [1, "a", 7], [2, "b", 8], [3, "c", 9]), ["a", "b", "c"]);
 });

@@ -422,6 +422,18 @@ Deno.test("answers for which there is no room go out in their order, and nothing
   assertEquals(at.arena.usedBytes, 0);
 });
 
+/** Whoever has the disk next, by the map after the first, asks for the stamps above generation 5. */
+function askForStamps(at: Fixture, id: number): void {
+  at.receive({
+    type: MessageType.Stamps,
+    id,
+    epoch: EPOCH + 1,
+    disk: 1,
+    layer: 1,
+    generation: 5,
+  });
+}
+
 Deno.test("stamps are those above a generation, and nobody waits for writes of earlier maps: busy", () => {
   const at = new Fixture();
   for (const [chunk, generation] of [[0, 5], [1, 6], [2, 7]]) {
@@ -429,21 +441,12 @@ Deno.test("stamps are those above a generation, and nobody waits for writes of e
   }
   at.write(1, 0xaa); // chunk 3, generation 7
   at.map({ epoch: EPOCH + 1, disk: { generation: GENERATION + 1 } });
-  const ask = (id: number) =>
-    at.receive({
-      type: MessageType.Stamps,
-      id,
-      epoch: EPOCH + 1,
-      disk: 1,
-      layer: 1,
-      generation: 5,
-    });
-  ask(2);
+  askForStamps(at, 2);
   const why = "a write of the lease before is on its way into the store";
   assertEquals(at.answers(), [[2, Status.Busy]], why);
   at.run();
   assertEquals(at.answers(), [[1, Status.Ok]]);
-  ask(3);
+  askForStamps(at, 3);
   const [{ head, data }] = at.transport.take();
   assertEquals([head.id, head.status, head.argument], [3, Status.Ok, 3]);
   const view = new DataView(data.buffer);
@@ -456,16 +459,7 @@ Deno.test("whoever has the disk next does not wait for space that writes of the 
   at.store.isFull = true;
   at.write(1, 0xaa);
   at.map({ epoch: EPOCH + 1, disk: { generation: GENERATION + 1 } });
-  const ask = (id: number) =>
-    at.receive({
-      type: MessageType.Stamps,
-      id,
-      epoch: EPOCH + 1,
-      disk: 1,
-      layer: 1,
-      generation: 5,
-    });
-  ask(2);
+  askForStamps(at, 2);
   at.run();
   assertEquals(
     at.answers(),
@@ -473,7 +467,7 @@ Deno.test("whoever has the disk next does not wait for space that writes of the 
     "a node that fails would leave",
   );
   assertEquals(at.content, undefined);
-  ask(3);
+  askForStamps(at, 3);
   const [{ head }] = at.transport.take();
   assertEquals([head.id, head.status, head.argument], [3, Status.Ok, 0]);
 });
