@@ -23,6 +23,7 @@ import { buildInitramfs } from "./initramfs.ts";
 import { ensureGuestFiles, ensurePackages, find } from "./install.ts";
 import { Qmp, type QmpEvent } from "./qmp.ts";
 import { type CommandResult, GuestShell } from "./shell.ts";
+import { describeStandstill } from "./standstill.ts";
 
 export type { CommandResult } from "./shell.ts";
 
@@ -120,7 +121,7 @@ export interface GuestJob {
   readonly done: Promise<CommandResult>;
   /** What it has written so far; fails once it has ended. */
   output(): Promise<string>;
-  /** Kills it and all it started. It is over when `done` says so. */
+  /** Kills it and all it started, and waits until nothing of that is left: a process in the middle of a write ends after it. */
   kill(): Promise<void>;
 }
 
@@ -137,12 +138,13 @@ export class Guest {
   readonly #shell: GuestShell;
   readonly #qmp: Qmp;
   readonly #hasShell: boolean;
+  readonly #disks: readonly GuestDisk[];
   readonly #bootTimeoutMs: number;
   readonly #memoryBytes: number;
   readonly #isTcg: boolean;
   /** Readers of the console and of QEMU's stderr. */
   readonly #readers: Promise<unknown>[];
-  readonly #qemuLog: { text: string };
+  readonly #qemuLog: { text: string; reading: Promise<unknown> };
   #consoleText = "";
   #consoleWaiters: { pattern: RegExp; from: number; found: (match: RegExpExecArray) => void }[] =
     [];
@@ -164,6 +166,7 @@ export class Guest {
     this.#qmp = new Qmp(parts.connections.qmp);
     this.#qemuLog = parts.qemuLog;
     this.#hasShell = parts.options.boot !== "disk";
+    this.#disks = parts.options.disks ?? [];
     this.#bootTimeoutMs = parts.options.bootTimeoutMs ?? 60_000;
     this.#memoryBytes = (parts.options.memoryMiB ?? MEMORY_MIB) * 1024 * 1024;
     this.#isTcg = accelerator(parts.options.accel) === "tcg";
@@ -213,19 +216,35 @@ export class Guest {
    * Runs a command in the guest: a script for busybox's `sh`, in a shell of its own.
    *
    * @throws Error with the console's last lines when it takes longer than `timeoutMs` (60 000 by
-   * default; the command goes on in the guest), or the guest ends or panics
+   * default; the command goes on in the guest), and with what the guest stands at; or when the guest ends or panics
    */
   async run(
     command: string,
     { timeoutMs = COMMAND_TIMEOUT_MS }: { timeoutMs?: number } = {},
   ): Promise<CommandResult> {
+    let isLate = false;
     try {
       const { result } = this.#shell.send(command);
       const ended = Promise.race([result, this.#panic.promise]);
-      return await within(ended, timeoutMs, () => "the guest has not answered");
+      return await within(ended, timeoutMs, () => {
+        isLate = true;
+        return "the guest has not answered";
+      });
     } catch (error) {
-      throw this.#error(`in the guest, \`${command}\`: ${(error as Error).message}`);
+      const standstill = isLate ? `\n${await this.#standstill()}` : "";
+      throw this.#error(`in the guest, \`${command}\`: ${(error as Error).message}${standstill}`);
     }
+  }
+
+  async #standstill(): Promise<string> {
+    const disks = this.#disks.map(({ id, queues = 1 }, index) => ({
+      id: id ?? `disk${index}`,
+      queues,
+    }));
+    const type = async (text: string) => {
+      await this.#console.write(new TextEncoder().encode(text));
+    };
+    return await describeStandstill({ qmp: (...call) => this.qmp(...call), type, disks });
   }
 
   /**
@@ -245,11 +264,10 @@ export class Guest {
   /** Starts a command in the background of the guest; it may run while others do. */
   start(command: string): GuestJob {
     const { id, result } = this.#shell.send(command);
-    const kill = `[ ! -e /run/${id}.pid ] || kill -KILL -- -$(cat /run/${id}.pid)`;
     return {
       done: result,
       output: () => this.check(`cat /run/${id}.out`),
-      kill: async () => void await this.run(kill),
+      kill: async () => void await this.run(killScript(id)),
     };
   }
 
@@ -291,10 +309,18 @@ export class Guest {
   /**
    * Runs a command of QEMU's monitor, such as `device_del` with `{ id: "disk0" }`.
    *
-   * @throws Error with QEMU's description when it refuses
+   * @throws Error with QEMU's description when it refuses; with how it ended, and its last words, when it has
    */
-  qmp(command: string, args?: Record<string, unknown>): Promise<unknown> {
-    return this.#qmp.execute(command, args);
+  async qmp(command: string, args?: Record<string, unknown>): Promise<unknown> {
+    try {
+      return await this.#qmp.execute(command, args);
+    } catch (error) {
+      if (!this.#qmp.isClosed) throw error;
+      const { code, signal } = await this.exited;
+      await this.#qemuLog.reading;
+      const how = signal ?? `status ${code}`;
+      throw this.#error(`${(error as Error).message}, with ${how}`);
+    }
   }
 
   /** Waits for an event of QEMU's monitor, among those seen and those to come. */
@@ -505,6 +531,18 @@ export class Guest {
   }
 }
 
+/**
+ * Kills a command's session, whose ID is that of its process, as soon as there is one. Those that have ended and that nobody has asked
+ * for (state Z) have nothing open any more. (proc_pid_stat(5): PID (NAME) STATE PARENT GROUP …)
+ */
+function killScript(id: string): string {
+  return `
+    while [ -e /run/${id}.out ] && [ ! -s /run/${id}.pid ]; do sleep 0.02; done
+    pid=$(cat /run/${id}.pid 2>/dev/null) || exit 0
+    kill -KILL -- -$pid 2>/dev/null
+    while grep -qsE "^[0-9]+ \\(.*\\) [^Z] [0-9]+ $pid " /proc/[0-9]*/stat; do sleep 0.02; done`;
+}
+
 const CHANNELS = ["console", "shell", "qmp"] as const;
 type ChannelName = typeof CHANNELS[number];
 
@@ -626,6 +664,7 @@ async function kernelArguments(dir: string, options: GuestOptions): Promise<stri
   // Quiet until init says otherwise: each character on the console is an exit from the guest.
   // On a busy machine TCG's timer may not tick while the kernel looks whether it does, which is a panic.
   const line = "console=ttyS0 quiet panic=0 mitigations=off no_timer_check " +
+    "sysrq_always_enabled " +
     (options.kernelArguments ?? "");
   return ["-kernel", files.kernel, "-initrd", `${dir}/initramfs`, "-append", line.trim()];
 }

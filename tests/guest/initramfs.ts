@@ -77,7 +77,8 @@ export async function buildInitramfs(
  *
  * Each command runs in a session of its own, so that it can be killed with its children, and with
  * its output in a file. What is done is named on a FIFO, whose lines one writer turns into frames:
- * commands that end at the same time cannot mix their results.
+ * commands that end at the same time cannot mix their results. That file is there before the next
+ * command is read, which may ask for it.
  */
 const INIT = `#!/bin/sh
 export PATH=/sbin:/bin HOME=/ TERM=dumb
@@ -110,7 +111,10 @@ serve() {
 }
 
 printf '\\036ready\\n' >&3
-while read -r id words <&3; do serve "$id" "$words" & done
+while read -r id words <&3; do
+  : >"/run/$id.out"
+  serve "$id" "$words" &
+done
 `;
 
 /** Reads modules and all that they depend on, in an order in which they can be loaded. */

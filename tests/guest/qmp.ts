@@ -42,6 +42,11 @@ export class Qmp {
     this.#reading = this.#read();
   }
 
+  /** Whether QEMU has closed it, or `close()` was called. */
+  get isClosed(): boolean {
+    return this.#closed !== undefined;
+  }
+
   /** Waits for the greeting and leaves the negotiation; to be called once, before all else. */
   async negotiate(): Promise<void> {
     await this.#greeted.promise;
