@@ -6,7 +6,7 @@
  */
 
 import assert from "node:assert/strict";
-import { until } from "./deadline.ts";
+import { until, within } from "./deadline.ts";
 import { Guest } from "./guest.ts";
 import { StorageDaemon } from "./storage_daemon.ts";
 
@@ -79,6 +79,20 @@ Deno.test("a guest runs commands side by side, tells how they end, and survives 
   assert.equal(await guest.check("ls /tmp"), "");
   await guest.check("echo '<3>hello from the guest' >/dev/kmsg");
   await guest.waitConsole(/hello from the guest/, { from: mark, timeoutMs: 5000 });
+});
+
+Deno.test("a command arrives whole in a guest while others end there", async () => {
+  await using guest = await Guest.boot();
+  // The guest's shell reads byte by byte: a long line takes long, and something ends in every part of it.
+  const padding = `# ${"x".repeat(2000)}`;
+  for (let round = 0; round < 5; round++) {
+    const ending = Array.from({ length: 20 }, (_, i) => guest.start(`sleep 0.0${i % 10}`).done);
+    for (let i = 0; i < 4; i++) {
+      assert.equal(await guest.check(`echo ${i} ${padding}`, { timeoutMs: 20_000 }), `${i}`);
+    }
+    const ended = await within(Promise.all(ending), 20_000, () => "a command has not arrived");
+    for (const { status } of ended) assert.equal(status, 0);
+  }
 });
 
 Deno.test("disk errors in the kernel's log are found", async () => {

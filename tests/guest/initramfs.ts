@@ -79,6 +79,9 @@ export async function buildInitramfs(
  * its output in a file. What is done is named on a FIFO, whose lines one writer turns into frames:
  * commands that end at the same time cannot mix their results. That file is there before the next
  * command is read, which may ask for it.
+ *
+ * Commands are no children of the shell that reads them, but of the first process, which waits: where a child ends while `read` is in
+ * the middle of a line, busybox 1.35 forgets the part that it has (readcmd() in ash.c begins anew after EINTR).
  */
 const INIT = `#!/bin/sh
 export PATH=/sbin:/bin HOME=/ TERM=dumb
@@ -113,8 +116,9 @@ serve() {
 printf '\\036ready\\n' >&3
 while read -r id words <&3; do
   : >"/run/$id.out"
-  serve "$id" "$words" &
-done
+  (serve "$id" "$words" &)
+done &
+wait
 `;
 
 /** Reads modules and all that they depend on, in an order in which they can be loaded. */
