@@ -356,6 +356,8 @@ export class Guest {
   /**
    * Begins to move, and returns as soon as QEMU has begun, or holds it; see {@linkcode Guest.migrate}. It may be cancelled by
    * `migrate_cancel`; then the guest goes on here.
+   *
+   * Begun is what has told the agents to log: QEMU before 10.0.4 aborts where one ends while it is told (`vhost_log_global_start`).
    */
   async beginMigration(uri: string, { pace }: MigrationOptions = {}): Promise<void> {
     const isHeld = pace === "held";
@@ -368,6 +370,7 @@ export class Guest {
     });
     await this.qmp("migrate", { uri });
     if (isHeld) await this.migrationIs("pre-switchover");
+    else if (pace === "endless") await this.migrationIs("active");
   }
 
   /** Sends the rest of what {@linkcode MigrationOptions.pace} `held` holds. */
