@@ -867,7 +867,8 @@ export class Replica {
     const isRecovery = (head.flags & MessageFlag.Recovery) !== 0;
     // A snapshot that is deleted by now, and merged into the layer above: the asker's map is older.
     const isMerged = !isRecovery && !this.view!.isReadable(head.layer);
-    if (isMerged || (isRecovery && this.#isHalf(layers))) {
+    const absorbed = layers > 1 ? getU32(message, HEAD_BYTES + 4) : 0;
+    if (isMerged || (isRecovery && this.#isHalf(absorbed))) {
       this.#free.push(operation);
       this.#stale(state);
       return Verdict.Taken;
@@ -1010,13 +1011,19 @@ export class Replica {
     this.#reply(state, head, Status.Ok, 0, buffer, used, STAMP_BUFFER_BYTES);
   }
 
-  /** Whether a layer that is one of a pair here is asked for by itself: the asker's map is older, and what is left of it would mislead. */
-  #isHalf(layers: number): boolean {
+  /**
+   * Whether what is asked for is a part of what is one here: the asker's map is older, and what is left of it would mislead. Where the layer
+   * is being absorbed its content is in the one above by now, also when the asker still believes that it absorbs another one itself.
+   *
+   * @param absorbedThere the layer that it absorbs on the asker's map; 0: none
+   */
+  #isHalf(absorbedThere: number): boolean {
     const { view } = this;
     const { layer, flags } = this.#head;
-    // Its content is in the layer above by now.
-    if ((flags & MessageFlag.Chain) !== 0) return view!.absorberOf(layer) !== 0;
-    return layers < 2 && (view!.absorbedInto(layer) !== 0 || view!.absorberOf(layer) !== 0);
+    if (view!.absorberOf(layer) !== 0) return true;
+    if ((flags & MessageFlag.Chain) !== 0) return false;
+    const absorbed = view!.absorbedInto(layer);
+    return absorbed !== 0 && absorbed !== absorbedThere;
   }
 
   #describe(state: Link, message: Uint8Array, extraBytes: number): Verdict {
@@ -1024,8 +1031,8 @@ export class Replica {
     if (extraBytes !== 0 && extraBytes !== 8) return Verdict.Broken;
     const group = this.#guard(state, false);
     if (group === null) return Verdict.Taken;
-    const isChain = (head.flags & MessageFlag.Chain) !== 0;
-    if (this.#isHalf(extraBytes / 4)) {
+    const absorbed = extraBytes === 0 ? 0 : getU32(message, HEAD_BYTES + 4);
+    if (this.#isHalf(absorbed)) {
       this.#stale(state);
       return Verdict.Taken;
     }
@@ -1038,11 +1045,12 @@ export class Replica {
     words.fill(0, 0, DESCRIPTION_WORDS);
     const half = DESCRIPTION_WORDS / 2;
     const data = words.subarray(0, half), zeros = words.subarray(half, DESCRIPTION_WORDS);
+    const isChain = (head.flags & MessageFlag.Chain) !== 0;
     const pair = isChain
       ? this.view!.chain(head.layer)
-      : extraBytes === 0
+      : absorbed === 0
       ? [head.layer]
-      : [getU32(message, HEAD_BYTES), getU32(message, HEAD_BYTES + 4)];
+      : [head.layer, absorbed];
     stampOfPair(this.#store, pair, head.chunk, this.#stamp);
     this.#store.describeChain(pair, head.chunk, data, zeros, this.#poisoned);
     // What is damaged must not come out as a hole: whoever copies is to find out when it reads.
@@ -1088,7 +1096,7 @@ export class Replica {
     const disk = this.view!.disk(head.disk)!;
     const isForeign = pair.length > 1 && !this.view!.isOfFamily(disk, pair[1]);
     const isLost = this.#store.paths?.isLost(head.layer, head.chunk) === true;
-    if (isLost || isForeign || pair[0] !== head.layer || this.#isHalf(pair.length)) {
+    if (isLost || isForeign || pair[0] !== head.layer || this.#isHalf(pair[1] ?? 0)) {
       this.#stale(state);
       return Verdict.Taken;
     }

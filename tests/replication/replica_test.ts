@@ -1,4 +1,5 @@
 import { assertEquals } from "@std/assert/mod.js";
+import { SET_WORDS } from "../../agent/replication/block_set.ts";
 import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import { Prng } from "../../agent/base/prng.ts";
@@ -489,6 +490,46 @@ Deno.test("who lists a group or describes a chunk is told to come again while ol
   at.answers();
   ask(20);
   assertEquals(at.answers(), [[20, Status.Ok], [21, Status.Ok], [22, Status.Ok]]);
+});
+
+Deno.test("layers that are becoming one are shown as one, and to nobody whose map is older", () => {
+  const layer = (id: number, parent: number, absorbedBy: readonly number[] | null = null) => ({
+    id,
+    parent,
+    absorbedBy,
+  });
+  const at = new Fixture();
+  for (const id of [2, 3]) at.store.createLayer(id, () => {});
+  const ask = (type: MessageType, layer: number, extra: number[]) => {
+    const head = { epoch: EPOCH, flags: MessageFlag.Recovery, disk: 1, layer, chunk: 3, count: 1 };
+    at.receive({ ...head, type, id: 1 }, { extra });
+    at.run();
+    return at.answers()[0][1];
+  };
+  const describe = (...asked: number[]) =>
+    ask(MessageType.Describe, asked[0], asked.length > 1 ? asked : []);
+  const read = (...asked: number[]) => ask(MessageType.Read, asked[0], asked);
+  // Without an inspector whoever may look is told that there is no time.
+  const inspect = (layer: number, absorbed: number) =>
+    ask(MessageType.Inspect, layer, [layer, absorbed, ...new Uint32Array(SET_WORDS)]);
+
+  at.map({
+    disk: { layers: [3, 2, 1] },
+    layers: [layer(1, 0, []), layer(2, 1), layer(3, 2)],
+  });
+  const whole = [describe(2, 1), describe(3), read(2, 1), read(3)];
+  assertEquals(whole, whole.map(() => Status.Ok));
+  assertEquals([inspect(2, 1), inspect(3, 0)], [Status.Busy, Status.Busy]);
+  const halves = [describe(2), describe(1), read(2), read(1), inspect(2, 0), inspect(1, 0)];
+  assertEquals(halves, halves.map(() => Status.Stale));
+  assertEquals([describe(2, 4), read(2, 4)], [Status.Stale, Status.Stale]);
+
+  // What 2 and 1 held is in 3 by now.
+  at.map({ epoch: EPOCH + 1, disk: { layers: [3, 2] }, layers: [layer(2, 0, []), layer(3, 2)] });
+  assertEquals([describe(3, 2), read(3, 2), inspect(3, 2)], [Status.Ok, Status.Ok, Status.Busy]);
+  const older = [describe(2, 1), describe(2), describe(3), read(2, 1), read(2), read(3)];
+  assertEquals(older, older.map(() => Status.Stale));
+  assertEquals([inspect(2, 1), inspect(3, 0)], [Status.Stale, Status.Stale]);
 });
 
 Deno.test("a write of this node's own volume passes the same stamps", () => {

@@ -257,4 +257,14 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "the same, where one replica had the layer's chunk from another node, with the stamp of the chain, before its parent was cut off",
   },
+  {
+    seed: 8002144,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    areMoving: true,
+    found:
+      "a layer had absorbed another one, and was being absorbed itself; a node that did not know yet asked for the two together, was told " +
+      "that there is nothing in them, and held zeros with the stamp of the data",
+  },
 ];
