@@ -24,7 +24,7 @@
  *   acknowledged to nobody.
  * - A layer and the one that it absorbs are one here (`pairs.ts`): where either's stamps differ, what both hold is copied into the
  *   first, and the second one's chunk gets the source's stamp and nothing else. A source does not answer those who do not know of the pair
- *   yet; who learns of it looks at the list again.
+ *   yet, nor those who know of one that is over and whose first layer is absorbed itself by now; who learns of it looks at the list again.
  * - A layer that is being flattened is one here with all that it is read through: that is compared, and that is copied into it.
  * - A job is about the chunks of disks that are in its pool now. A disk that gets another number of copies, and so another pool,
  *   takes its chunks along: nobody in the group that it has left gives them any more. Who joins where it comes to begins anew there,
