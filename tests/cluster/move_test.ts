@@ -25,10 +25,10 @@ const DISK = "web";
 /** Changes of hosts that are measured. */
 const HAND_OVERS = 12;
 /**
- * How long a disk may rest then, in times that a change of the map takes just then: both are a round of consensus and what is around
- * it, on a machine that may be busy with other things. tests/simulator/hand_over_test.ts holds it to milliseconds.
+ * Most that a disk may rest then: less than the time after which a lease that is not given back runs out, on a machine that may be busy
+ * with other things. tests/simulator/hand_over_test.ts holds it to milliseconds.
  */
-const PAUSE_CHANGES_MAX = 3;
+const PAUSE_MS_MAX = 4_000;
 
 /**
  * From the loss of the host where a disk is open to its first write elsewhere: six seconds in which it may believe that it serves,
@@ -244,13 +244,13 @@ Deno.test("a guest that writes moves to another host, and whatever goes wrong on
   }
   await hosts.untilWhole();
 
-  await t.step("a disk that changes hosts rests for a fraction of a second", async () => {
+  await t.step("a disk that changes hosts waits for no lease to run out", async () => {
     const { pauses, changes } = await handOver(hosts);
     const at = (times: number[]) => Math.round(times[times.length >> 1]);
     console.log(
       `      ${pauses.map(Math.round).join(" ")} ms; a change of the map takes ${at(changes)} ms`,
     );
-    assert(at(pauses) <= PAUSE_CHANGES_MAX * at(changes), `${at(pauses)}, ${at(changes)} ms`);
+    assert(pauses.at(-1)! <= PAUSE_MS_MAX, `${pauses} ms`);
   });
 
   // A guest that boots meanwhile waits for its disk, and gets it again.
