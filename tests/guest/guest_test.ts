@@ -63,7 +63,11 @@ Deno.test("a guest runs commands side by side, tells how they end, and survives 
     status: 3,
     output: "out\nerr\n",
   });
-  assert.equal(await job.output(), "begun");
+  let said = "";
+  await until(async () => (said = await job.output()) === "begun", {
+    timeoutMs: 10_000,
+    what: () => `it has said "${said}"`,
+  });
   await job.kill();
   assert.equal((await job.done).status, 128 + 9);
 
