@@ -32,13 +32,19 @@ export function addHelpCommand(
     .action((names) => find(group, names).outputHelp());
 }
 
+/** The command of a group that has a name, or goes by it as well. */
+export function childOf(
+  group: CommandUnknownOpts,
+  name: string,
+): CommandUnknownOpts | undefined {
+  return group.commands.find((each) => each.name() === name || each.aliases().includes(name));
+}
+
 function find(group: CommandUnknownOpts, names: readonly string[]): CommandUnknownOpts {
   return names.reduce((command, name) => {
-    const known = command.commands.flatMap((each) => [each.name(), ...each.aliases()]);
-    const at = command.commands.find((each) =>
-      each.name() === name || each.aliases().includes(name)
-    );
+    const at = childOf(command, name);
     if (at !== undefined) return at;
+    const known = command.commands.flatMap((each) => [each.name(), ...each.aliases()]);
     const meant = suggest(name, known);
     throw new CommandError(ExitCode.Usage, `unknown command '${name}'`, {
       hint: meant === null ? "--help lists the commands" : `Did you mean ${meant}?`,

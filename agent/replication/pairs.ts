@@ -18,6 +18,15 @@ import { isKnown, type LocalStore, type Stamp } from "./local_store.ts";
 const data = new Uint32Array(SET_WORDS), zeros = new Uint32Array(SET_WORDS);
 const poisoned = new Uint32Array(SET_WORDS);
 
+/**
+ * A layer, and the one that it absorbs.
+ *
+ * @param absorbed 0: none
+ */
+export function pairOf(layer: number, absorbed: number): readonly number[] {
+  return absorbed === 0 ? [layer] : [layer, absorbed];
+}
+
 /** Whether a chunk of a layer has any block: data, zeros, or damage. */
 export function hasBlocks(store: LocalStore, layer: number, chunk: number): boolean {
   store.describeChunk(layer, chunk, data, zeros, poisoned);

@@ -43,7 +43,7 @@ import {
   type Replacement,
   unpackReplacements,
 } from "./findings.ts";
-import { stampOfPair } from "./pairs.ts";
+import { pairOf, stampOfPair } from "./pairs.ts";
 import {
   ANSWER,
   DESCRIPTION_WORDS,
@@ -1046,11 +1046,7 @@ export class Replica {
     const half = DESCRIPTION_WORDS / 2;
     const data = words.subarray(0, half), zeros = words.subarray(half, DESCRIPTION_WORDS);
     const isChain = (head.flags & MessageFlag.Chain) !== 0;
-    const pair = isChain
-      ? this.view!.chain(head.layer)
-      : absorbed === 0
-      ? [head.layer]
-      : [head.layer, absorbed];
+    const pair = isChain ? this.view!.chain(head.layer) : pairOf(head.layer, absorbed);
     stampOfPair(this.#store, pair, head.chunk, this.#stamp);
     this.#store.describeChain(pair, head.chunk, data, zeros, this.#poisoned);
     // What is damaged must not come out as a hole: whoever copies is to find out when it reads.
@@ -1089,18 +1085,18 @@ export class Replica {
     const head = this.#head;
     const isSane = extraBytes === INSPECT_WORDS * 4 && head.chunk < DISK_BYTES_MAX / CHUNK_BYTES;
     if (!isSane) return Verdict.Broken;
-    let pair: readonly number[] = [getU32(message, HEAD_BYTES), getU32(message, HEAD_BYTES + 4)];
-    if (pair[1] === 0) pair = [pair[0]];
+    const layer = getU32(message, HEAD_BYTES), absorbed = getU32(message, HEAD_BYTES + 4);
     const group = this.#guard(state, false);
     if (group === null) return Verdict.Taken;
     const disk = this.view!.disk(head.disk)!;
-    const isForeign = pair.length > 1 && !this.view!.isOfFamily(disk, pair[1]);
+    const isForeign = absorbed !== 0 && !this.view!.isOfFamily(disk, absorbed);
     const isLost = this.#store.paths?.isLost(head.layer, head.chunk) === true;
-    if (isLost || isForeign || pair[0] !== head.layer || this.#isHalf(pair[1] ?? 0)) {
+    if (isLost || isForeign || layer !== head.layer || this.#isHalf(absorbed)) {
       this.#stale(state);
       return Verdict.Taken;
     }
-    if ((head.flags & MessageFlag.Chain) !== 0) pair = this.view!.chain(head.layer);
+    const isChain = (head.flags & MessageFlag.Chain) !== 0;
+    const pair = isChain ? this.view!.chain(layer) : pairOf(layer, absorbed);
     const wanted = new Uint32Array(SET_WORDS);
     for (let i = 0; i < SET_WORDS; i++) wanted[i] = getU32(message, HEAD_BYTES + 8 + i * 4);
     const answer = new Head();

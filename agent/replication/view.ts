@@ -28,6 +28,7 @@ import {
   settledEpochOf,
   takingOf,
 } from "../map/map.ts";
+import { pairOf } from "./pairs.ts";
 
 /** A placement group at one epoch. */
 export interface GroupView {
@@ -229,8 +230,7 @@ export class ClusterView {
 
   /** A layer, and the one that it absorbs, if it does: what they hold together is what has to be compared and copied. */
   pair(layer: number): readonly number[] {
-    const absorbed = this.absorbedInto(layer);
-    return absorbed === 0 ? [layer] : [layer, absorbed];
+    return pairOf(layer, this.absorbedInto(layer));
   }
 
   /**

@@ -8,7 +8,7 @@ import { Command, type CommandUnknownOpts } from "@commander-js/extra-typings";
 import { COMMANDS, type Part } from "../../cli/commands.ts";
 import { CommandContext } from "../../cli/context.ts";
 import { createProgram } from "../../cli/main.ts";
-import { FakeTerminal, run } from "./fixture.ts";
+import { allCommands, FakeTerminal, run } from "./fixture.ts";
 
 const root = new URL("../../", import.meta.url);
 
@@ -16,12 +16,9 @@ function namesOf(command: CommandUnknownOpts): string[] {
   return command.commands.flatMap((child) => [child.name(), ...child.aliases()]);
 }
 
-/** Paths of all commands below one, each with the words that lead there. */
-function pathsOf(command: CommandUnknownOpts, path: readonly string[] = []): string[][] {
-  return command.commands.flatMap((child) => {
-    const own = [...path, child.name()];
-    return [own, ...pathsOf(child, own)];
-  });
+/** Paths of all commands below one. */
+function pathsOf(command: CommandUnknownOpts): (readonly string[])[] {
+  return allCommands(command).slice(1).map(({ path }) => path);
 }
 
 function at(program: CommandUnknownOpts, path: readonly string[]): CommandUnknownOpts {

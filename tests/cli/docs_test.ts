@@ -7,8 +7,9 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CommandContext } from "../../cli/context.ts";
+import { childOf, HELP } from "../../cli/help_command.ts";
 import { createProgram } from "../../cli/main.ts";
-import { FakeTerminal } from "./fixture.ts";
+import { allCommands, FakeTerminal } from "./fixture.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
@@ -61,14 +62,16 @@ function find(
     // `kelpie disk snapshot web@monday` makes one.
     const isShort = command.name() === "snapshot" && words[at].includes("@");
     const name = isShort ? "create" : words[at];
-    const next = command.commands.find((each) =>
-      each.name() === name || each.aliases().includes(name)
-    );
+    const next = childOf(command, name);
     if (next === undefined) return { command, rest: words.slice(at) };
     command = next;
     if (isShort) at--;
   }
   return { command, rest: [] };
+}
+
+function isGroup(command: CommandUnknownOpts): boolean {
+  return command.commands.some((each) => each.name() !== HELP);
 }
 
 /** Those options that a command, or one that it belongs to, does not have. */
@@ -90,8 +93,7 @@ Deno.test("every command line in the README and in docs/ is one, with options th
       const shown = `${page.name}: kelpie ${words.join(" ")}`;
       const { command, rest } = find(program, words);
       const [first = ""] = rest;
-      const isGroup = command.commands.some((each) => each.name() !== "help");
-      const isNamed = !isGroup || first === "" || /^(?:…|-|[A-Z]+$)/.test(first);
+      const isNamed = !isGroup(command) || first === "" || /^(?:…|-|[A-Z]+$)/.test(first);
       assert(isNamed, `${shown}: there is no such command`);
       assertEquals(unknownOptions(command, rest), [], shown);
       count++;
@@ -102,28 +104,19 @@ Deno.test("every command line in the README and in docs/ is one, with options th
 
 Deno.test("every command has its place in the README's table or on a page of docs/", async () => {
   const program = await createProgram(new CommandContext(new FakeTerminal()));
-  const named = new Set<string>();
+  const named = new Set<CommandUnknownOpts>();
   for (const page of pages()) {
-    for (const words of commandLines(page)) named.add(pathOf(find(program, words).command));
+    for (const words of commandLines(page)) named.add(find(program, words).command);
     // In a table "`kelpie disk list`, `info NAME`" stands for two.
     for (const row of page.text.split("\n").filter((line) => line.startsWith("| `kelpie "))) {
       const [first, ...others] = [...row.split(/(?<!\\)\|/)[1].matchAll(/`([^`]+)`/g)]
         .map(([, code]) => code.split(/ +/));
       const { command } = find(program, first.slice(1));
       const group = command.parent ?? program;
-      for (const words of others) named.add(pathOf(find(group, words).command));
+      for (const words of others) named.add(find(group, words).command);
     }
   }
-  const missing: string[] = [];
-  const visit = (command: CommandUnknownOpts) => {
-    const inner = command.commands.filter((each) => each.name() !== "help");
-    if (inner.length === 0 && !named.has(pathOf(command))) missing.push(pathOf(command));
-    inner.forEach(visit);
-  };
-  visit(program);
-  assertEquals(missing, []);
+  const missing = allCommands(program)
+    .filter(({ command }) => command.name() !== HELP && !isGroup(command) && !named.has(command));
+  assertEquals(missing.map(({ path }) => path.join(" ")), []);
 });
-
-function pathOf(command: CommandUnknownOpts): string {
-  return command.parent === null ? "" : `${pathOf(command.parent)} ${command.name()}`.trim();
-}

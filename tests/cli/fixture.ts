@@ -4,6 +4,7 @@
  * @module
  */
 import { assertEquals } from "@std/assert/mod.js";
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 // Loaded here, since commands that load it late would look as if they leaked a library.
 import "../../agent/frontend/front_end.ts";
 import { Interrupted, type Terminal } from "../../cli/terminal.ts";
@@ -188,4 +189,16 @@ export class FakeAgent implements AsyncDisposable {
     await this.server.close();
     await Deno.remove(this.runDir, { recursive: true });
   }
+}
+
+/** A command, and the words that lead to it. */
+export interface Found {
+  readonly command: CommandUnknownOpts;
+  readonly path: readonly string[];
+}
+
+/** A command and all below it, each before what is below that. */
+export function allCommands(command: CommandUnknownOpts, path: readonly string[] = []): Found[] {
+  const below = command.commands.flatMap((each) => allCommands(each, [...path, each.name()]));
+  return [{ command, path }, ...below];
 }

@@ -4,10 +4,9 @@
  * @module
  */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert/mod.js";
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CommandContext } from "../../cli/context.ts";
 import { createProgram } from "../../cli/main.ts";
-import { FakeTerminal, run, runWell } from "./fixture.ts";
+import { allCommands, FakeTerminal, run, runWell } from "./fixture.ts";
 
 const NOWHERE = "--run-dir /nowhere/kelpie";
 
@@ -74,7 +73,7 @@ Deno.test("a command without its subcommand prints its help on standard error", 
 Deno.test("every command's --help ends well, goes to standard output and has an example", async () => {
   const program = await createProgram(new CommandContext(new FakeTerminal()));
   let count = 0;
-  const visit = async (command: CommandUnknownOpts, path: string[]) => {
+  for (const { path } of allCommands(program)) {
     const { stdout, stderr } = await runWell([...path, "--help"]);
     assertEquals(stderr, "");
     assertMatch(stdout, new RegExp(`^Usage: ${["kelpie", ...path].join(" ")}\\b`));
@@ -82,9 +81,7 @@ Deno.test("every command's --help ends well, goes to standard output and has an 
     assertMatch(example, /kelpie /, `${path.join(" ")} has no example`);
     assert(stdout.split("\n").every((line) => line.length <= 100), stdout);
     count++;
-    for (const child of command.commands) await visit(child, [...path, child.name()]);
-  };
-  await visit(program, []);
+  }
   assertEquals(count, 71);
 });
 
@@ -119,12 +116,10 @@ Deno.test("help prints the same as --help, however deep the command lies", async
 Deno.test("examples in the help are command lines that parse", async () => {
   const program = await createProgram(new CommandContext(new FakeTerminal()));
   const examples: string[] = [];
-  const visit = async (command: CommandUnknownOpts, path: string[]) => {
+  for (const { path } of allCommands(program)) {
     const { stdout } = await runWell([...path, "--help"]);
     examples.push(...stdout.split(/\nExamples?:\n/)[1].split("\n"));
-    for (const child of command.commands) await visit(child, [...path, child.name()]);
-  };
-  await visit(program, []);
+  }
   const lines = examples.flatMap((line) => line.match(/kelpie (?!disk qemu)[^|>)]*/g) ?? [])
     .filter((line) => !line.startsWith("kelpie agent"));
   assert(lines.length > 20);

@@ -5,12 +5,15 @@
  * @module
  */
 
+/** The time was up. */
+export class LateError extends Error {}
+
 /**
  * Waits for `promise`, `timeoutMs` milliseconds at most.
  *
  * @param what describes what was waited for; it is called only when the time is up, so that it can
  * report what is known by then
- * @throws Error with the text of `what` when the time is up; `promise` itself goes on, and its
+ * @throws LateError with the text of `what` when the time is up; `promise` itself goes on, and its
  * later failure is swallowed
  */
 export async function within<T>(
@@ -21,7 +24,7 @@ export async function within<T>(
   let timer: number | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(
-      () => reject(new Error(`no result in ${timeoutMs} ms: ${what()}`)),
+      () => reject(new LateError(`no result in ${timeoutMs} ms: ${what()}`)),
       timeoutMs,
     );
   });
@@ -36,7 +39,7 @@ export async function within<T>(
 /**
  * Calls `probe` every `intervalMs` milliseconds until it answers true.
  *
- * @throws Error with the text of `what` after `timeoutMs` milliseconds
+ * @throws LateError with the text of `what` after `timeoutMs` milliseconds
  */
 export async function until(
   probe: () => boolean | Promise<boolean>,
@@ -48,7 +51,7 @@ export async function until(
 ): Promise<void> {
   const end = performance.now() + timeoutMs;
   while (!(await probe())) {
-    if (performance.now() > end) throw new Error(`no result in ${timeoutMs} ms: ${what()}`);
+    if (performance.now() > end) throw new LateError(`no result in ${timeoutMs} ms: ${what()}`);
     await new Promise((resolve) => setTimeout(resolve, intervalMs));
   }
 }

@@ -18,7 +18,7 @@
  * @module
  */
 
-import { until, within } from "./deadline.ts";
+import { LateError, until, within } from "./deadline.ts";
 import { buildInitramfs } from "./initramfs.ts";
 import { ensureGuestFiles, ensurePackages, find } from "./install.ts";
 import { Qmp, type QmpEvent } from "./qmp.ts";
@@ -222,25 +222,19 @@ export class Guest {
     command: string,
     { timeoutMs = COMMAND_TIMEOUT_MS }: { timeoutMs?: number } = {},
   ): Promise<CommandResult> {
-    let isLate = false;
     try {
       const { result } = this.#shell.send(command);
       const ended = Promise.race([result, this.#panic.promise]);
-      return await within(ended, timeoutMs, () => {
-        isLate = true;
-        return "the guest has not answered";
-      });
+      return await within(ended, timeoutMs, () => "the guest has not answered");
     } catch (error) {
+      const isLate = error instanceof LateError;
       const standstill = isLate ? `\n${await this.#standstill()}` : "";
       throw this.#error(`in the guest, \`${command}\`: ${(error as Error).message}${standstill}`);
     }
   }
 
   async #standstill(): Promise<string> {
-    const disks = this.#disks.map(({ id, queues = 1 }, index) => ({
-      id: id ?? `disk${index}`,
-      queues,
-    }));
+    const disks = this.#disks.map(deviceOf);
     const type = async (text: string) => {
       await this.#console.write(new TextEncoder().encode(text));
     };
@@ -316,7 +310,11 @@ export class Guest {
       return await this.#qmp.execute(command, args);
     } catch (error) {
       if (!this.#qmp.isClosed) throw error;
-      const { code, signal } = await this.exited;
+      const { code, signal } = await within(
+        this.exited,
+        SHUTDOWN_TIMEOUT_MS,
+        () => "QEMU has left its monitor, and runs on",
+      );
       await this.#qemuLog.reading;
       const how = signal ?? `status ${code}`;
       throw this.#error(`${(error as Error).message}, with ${how}`);
@@ -649,14 +647,19 @@ function accelArguments(option: "tcg" | "kvm" | undefined): string[] {
   throw new Error(`KELPIE_TEST_ACCEL is "${accel}": it may be "tcg" or "kvm"`);
 }
 
+/** QEMU's device of a disk, with what it is by default. */
+function deviceOf({ id, queues = 1 }: GuestDisk, index: number): { id: string; queues: number } {
+  return { id: id ?? `disk${index}`, queues };
+}
+
 function diskArguments(disk: GuestDisk, index: number): string[] {
-  const id = disk.id ?? `disk${index}`;
+  const { id, queues } = deviceOf(disk, index);
   const properties = disk.properties === undefined ? "" : `,${disk.properties}`;
   const socket = disk.socket.replaceAll(",", ",,"); // QEMU's way to escape a comma.
   return [
     ...["-chardev", `socket,id=${id}-socket,path=${socket},reconnect=1`],
     "-device",
-    `vhost-user-blk-pci,id=${id},chardev=${id}-socket,num-queues=${disk.queues ?? 1}${properties}`,
+    `vhost-user-blk-pci,id=${id},chardev=${id}-socket,num-queues=${queues}${properties}`,
   ];
 }
 
@@ -665,6 +668,7 @@ async function kernelArguments(dir: string, options: GuestOptions): Promise<stri
   initramfs ??= buildInitramfs(files);
   await Deno.writeFile(`${dir}/initramfs`, await initramfs);
   // Quiet until init says otherwise: each character on the console is an exit from the guest.
+  // What standstill.ts types is taken, whatever the kernel was built with.
   // On a busy machine TCG's timer may not tick while the kernel looks whether it does, which is a panic.
   const line = "console=ttyS0 quiet panic=0 mitigations=off no_timer_check " +
     "sysrq_always_enabled " +
