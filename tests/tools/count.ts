@@ -1,5 +1,5 @@
 /**
- * Adds up what `.ci/run` has collected and prints the sum as the last line of the run:
+ * Adds up what `.ci/run` has collected, says why tests have failed, and prints the sum as the last line of the run:
  *
  *     N passed, N failed            or, when there are any,            N passed, N failed, N skipped
  *
@@ -32,6 +32,19 @@ export interface Gate {
   /** Text of its JUnit report; undefined when the gate runs no tests. */
   readonly report?: string;
 }
+
+/** Why a test, or a step of one, has failed. */
+export interface Failure {
+  /** `TEST > STEP` for a step. */
+  readonly name: string;
+  /** What it threw, cut to {@linkcode FAILURE_CHARS_MAX} characters. */
+  readonly reason: string;
+}
+
+/** Of one failure: the message is at the beginning, logs that come with it may have no end. */
+const FAILURE_CHARS_MAX = 1500;
+/** Where more than these fail, one thing has broken all. */
+const FAILURES_SHOWN_MAX = 10;
 
 const NONE: Count = { passed: 0, failed: 0, skipped: 0 };
 
@@ -79,6 +92,30 @@ export function countReport(report: string): Count {
 function resultOf(text: string): keyof Count {
   if (/<(failure|error)\b/.test(text)) return "failed";
   return /<skipped\b/.test(text) ? "skipped" : "passed";
+}
+
+/**
+ * Says why tests in a JUnit report have failed. What only says that a step did is left out.
+ */
+export function failuresOf(report: string): Failure[] {
+  const failures: Failure[] = [];
+  for (const text of report.split("<testcase ").slice(1)) {
+    if (resultOf(text) !== "failed") continue;
+    const reason = />([^<]*)<\/(?:failure|error)>/.exec(text)?.[1] ??
+      /<(?:failure|error) message="([^"]*)"/.exec(text)?.[1] ?? "";
+    if (/^\d+ test steps? failed/.test(reason)) continue;
+    const name = /\bname="([^"]*)"/.exec(text)?.[1] ?? "";
+    failures.push({
+      name: unescape(name),
+      reason: unescape(reason).slice(0, FAILURE_CHARS_MAX).trimEnd(),
+    });
+  }
+  return failures;
+}
+
+function unescape(text: string): string {
+  const characters: Record<string, string> = { lt: "<", gt: ">", quot: '"', apos: "'", amp: "&" };
+  return text.replace(/&(lt|gt|quot|apos|amp);/g, (_, name) => characters[name]);
 }
 
 /** A name may contain the separator by itself: it is a step's only when it begins with a test's name. */
@@ -133,6 +170,11 @@ if (import.meta.main) {
   gates.forEach((gate, i) => {
     console.log(`${gate.name}: ${describe(gate, counts[i])} (${sentence(counts[i])})`);
   });
+  // Among all that the parts have printed it is hard to find, and whoever looks at a run begins at its end.
+  const failures = gates.flatMap(({ report }) => report === undefined ? [] : failuresOf(report));
+  for (const { name, reason } of failures.slice(0, FAILURES_SHOWN_MAX)) {
+    console.log(`\nfailed: ${name}\n${reason}\n`);
+  }
   const total = counts.reduce((sum, count) => ({
     passed: sum.passed + count.passed,
     failed: sum.failed + count.failed,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { countGate, countReport, parseGates, sentence } from "./count.ts";
+import { countGate, countReport, failuresOf, parseGates, sentence } from "./count.ts";
 
 /** A report as Deno 2.6 writes it, with a test's steps at the end of its suite. */
 const REPORT = `<?xml version="1.0" encoding="UTF-8"?>
@@ -33,6 +33,20 @@ const REPORT = `<?xml version="1.0" encoding="UTF-8"?>
 
 Deno.test("countReport() counts tests, and their steps with them", () => {
   assert.deepEqual(countReport(REPORT), { passed: 2, failed: 3, skipped: 1 });
+});
+
+Deno.test("failuresOf() says why tests and steps have failed, readable and not without end", () => {
+  assert.deepEqual(failuresOf(REPORT), [
+    { name: "bad", reason: "Error: <skipped/>" },
+    { name: "steps > second > deep", reason: "Error: no" },
+    { name: "c", reason: "Cancelled" },
+  ]);
+  const long = `<testcase name="x"><failure message="">&quot;${
+    "a".repeat(1e5)
+  }</failure></testcase>`;
+  const [{ reason }] = failuresOf(long);
+  assert.equal(reason.slice(0, 3), '"aa');
+  assert.equal(reason.length, 1500);
 });
 
 Deno.test("countGate() takes nothing for granted", () => {
