@@ -42,11 +42,13 @@ const SESSIONS_MAX = 32;
 const TELL_SIZE_MS = 1000;
 
 /**
- * How long what a front end has left under way may take to come back after it has gone, in milliseconds: longer than a disk takes.
+ * How long what a front end has left under way may take to come back after it has gone, in milliseconds: longer than a disk takes,
+ * and longer than it takes until writes do not wait any more for a host that has died, since the disk would have to be opened
+ * and brought in line then before the next snapshot of it, for nothing.
  * What then still waits, for space or for copies, is given up: it was never acknowledged, and a front end that comes back
  * asks for it again. Otherwise nobody could use the disk until there is space, not even to make some by discarding.
  */
-const LEFT_BEHIND_MS = 2000;
+const LEFT_BEHIND_MS = 15_000;
 
 /** What a disk server needs of the worker around it. */
 export interface DiskServerHost {
