@@ -231,6 +231,12 @@ export class BlockHistory {
       // Older than something flushed: that one was written after this was acknowledged.
       const isOver = durable.some((other) => other.writeStart > content.writeEnd);
       if (!isOver) candidates.add(content.id);
+      // Read, and never acknowledged: it may be gone like what was, and what was read of it does not say which.
+      if (content.writeEnd === Infinity) {
+        content.firstEnd = Infinity;
+        content.lastStart = content.writeStart;
+        content.isRead = false;
+      }
     }
     this.#candidates = candidates;
     this.#sinceMs = nowMs;
