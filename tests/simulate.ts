@@ -16,28 +16,30 @@ function parseJobs(text: string): number {
   throw new InvalidArgumentError("it must be a whole number from 1 on.");
 }
 
-const { seeds, from, minutes, nodes, faults, moving, paths, settling, snapshots, verbose, jobs } =
-  new Command(
-    "simulate",
+/** Options that make a run another one, beside its seed. */
+const KINDS = ["going", "moving", "paths", "settling", "snapshots"] as const;
+
+const options = new Command("simulate")
+  .description("Runs whole clusters under faults and checks that nothing is lost or wrong")
+  .option("--seeds <count>", "how many seeds", Number, 100)
+  .option("--from <seed>", "the first seed", Number, 1)
+  .option("--minutes <minutes>", "stop after this time", Number, Infinity)
+  .option("--nodes <count>", "nodes of each cluster (default: 1 to 9)", Number)
+  .option("--faults <seconds>", "virtual seconds of faults", Number, 30)
+  .option(
+    "--jobs <count>",
+    "seeds that run at a time (default: one per core, with --verbose one)",
+    parseJobs,
   )
-    .description("Runs whole clusters under faults and checks that nothing is lost or wrong")
-    .option("--seeds <count>", "how many seeds", Number, 100)
-    .option("--from <seed>", "the first seed", Number, 1)
-    .option("--minutes <minutes>", "stop after this time", Number, Infinity)
-    .option("--nodes <count>", "nodes of each cluster (default: 1 to 9)", Number)
-    .option("--faults <seconds>", "virtual seconds of faults", Number, 30)
-    .option(
-      "--jobs <count>",
-      "seeds that run at a time (default: one per core, with --verbose one)",
-      parseJobs,
-    )
-    .option("--moving", "guests move while they run")
-    .option("--paths", "nodes have up to three data paths, which fail and are missing")
-    .option("--settling", "chunks are copied and blocks replaced as checks have it, without need")
-    .option("--snapshots", "snapshots and clones are taken, read, flattened and deleted")
-    .option("--verbose", "print what happens")
-    .parse(Deno.args, { from: "user" })
-    .opts();
+  .option("--going", "guests are killed with requests under way")
+  .option("--moving", "guests move while they run")
+  .option("--paths", "nodes have up to three data paths, which fail and are missing")
+  .option("--settling", "chunks are copied and blocks replaced as checks have it, without need")
+  .option("--snapshots", "snapshots and clones are taken, read, flattened and deleted")
+  .option("--verbose", "print what happens")
+  .parse(Deno.args, { from: "user" })
+  .opts();
+const { seeds, from, minutes, nodes, faults, verbose, jobs } = options;
 
 const startMs = performance.now();
 let passed = 0;
@@ -52,9 +54,8 @@ function count({ seed, report, complaint }: Outcome): void {
   if (report === null) {
     failed.push(seed);
     console.log(complaint);
-    const more = (nodes === undefined ? "" : ` --nodes ${nodes}`) + (moving ? " --moving" : "") +
-      (paths ? " --paths" : "") + (settling ? " --settling" : "") +
-      (snapshots ? " --snapshots" : "");
+    const kinds = KINDS.filter((kind) => options[kind]).map((kind) => ` --${kind}`);
+    const more = (nodes === undefined ? "" : ` --nodes ${nodes}`) + kinds.join("");
     console.log(
       `FAILED: seed ${seed}; repeat it with: ./dev simulate --from ${seed} --seeds 1 ` +
         `--faults ${faults}${more} --verbose`,
@@ -77,10 +78,11 @@ const next = () => {
     seed: seed++,
     nodes,
     faultsMs: faults * 1000,
-    areMoving: moving,
-    hasPaths: paths,
-    hasSnapshots: snapshots,
-    isSettling: settling,
+    areGoing: options.going,
+    areMoving: options.moving,
+    hasPaths: options.paths,
+    hasSnapshots: options.snapshots,
+    isSettling: options.settling,
     isVerbose: verbose,
   };
 };

@@ -39,6 +39,7 @@ import type { CheckReport, DiskCheck } from "../../agent/replication/check_repor
 import type { Check } from "../../agent/replication/checking.ts";
 import { chunkList, Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
+import { Going } from "./going.ts";
 import { DiskOracle, Guest } from "./guest.ts";
 import { Network, NO_FAULTS } from "./network.ts";
 import {
@@ -69,6 +70,8 @@ export interface SimulationOptions {
   readonly isSettling?: boolean;
   /** Guests move while they run, as by live migration, where otherwise they close a disk and another opens it later. */
   readonly areMoving?: boolean;
+  /** Guests go with requests under way while their agents live: `going.ts`. */
+  readonly areGoing?: boolean;
   /** The version that hosts begin with; by default the code as it is, at level 1. */
   readonly build?: Build;
   /** The next version, to which hosts go over as they start, some of them back again, all of them in the end. */
@@ -122,6 +125,9 @@ export interface SimulationReport {
   /** Of the changes those into zones, and disks that were in some in the end. */
   readonly zonesChanged: number;
   readonly zonedDisks: number;
+  /** Guests that went with requests under way, and those of them whose requests were given up. */
+  readonly gone: number;
+  readonly givenUp: number;
   readonly epoch: number;
 }
 
@@ -228,6 +234,7 @@ export class Simulation implements NodeWatcher {
   /** Null where none are taken. By chances of their own: seeds without them are what they were before there were any. */
   readonly #snapshots: Snapshots | null;
   readonly #settling: Settling | null;
+  readonly #going: Going | null;
 
   constructor(readonly options: SimulationOptions) {
     this.world = new World(options.seed);
@@ -244,6 +251,7 @@ export class Simulation implements NodeWatcher {
     const { random } = this.world;
     this.#snapshots = options.hasSnapshots === true ? this.#makeSnapshots() : null;
     this.#settling = options.isSettling === true ? this.#makeSettling() : null;
+    this.#going = options.areGoing === true ? this.#makeGoing() : null;
     this.#nodeCount = options.nodes ?? random.pick([1, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9]);
     this.#pgBits = random.pick([2, 3, 4, 5, 8]);
   }
@@ -286,6 +294,15 @@ export class Simulation implements NodeWatcher {
         run.note(node, message, fields),
     };
     return new Settling(host, new Prng(this.options.seed ^ 0x73657474));
+  }
+
+  #makeGoing(): Going {
+    const host = {
+      guests: this.guests,
+      after: (delayMs: number, run: () => void) => this.world.after(delayMs, run),
+      note: (node: SimNode, message: string) => this.note(node, message),
+    };
+    return new Going(host, new Prng(this.options.seed ^ 0x676f6e65));
   }
 
   /** Runs it all. Throws with the seed and the last events when something does not hold. */
@@ -340,6 +357,8 @@ export class Simulation implements NodeWatcher {
       copiesKept: this.#copiesKept,
       zonesChanged: this.#zonesChanged,
       zonedDisks: this.#zonedDisks,
+      gone: this.#going?.gone ?? 0,
+      givenUp: this.#going?.givenUp ?? 0,
       epoch: this.map?.epoch ?? 0,
     };
   }
@@ -630,6 +649,7 @@ export class Simulation implements NodeWatcher {
     this.note(null, "faults", { ...this.network.faults, flipped: this.#flipped?.id ?? 0 });
     if (!isFlipping) this.#stallThreads(endMs);
     this.#settle(endMs);
+    this.#leave(endMs);
     while (this.world.nowMs < endMs) {
       this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
       this.#checkHistory();
@@ -702,6 +722,19 @@ export class Simulation implements NodeWatcher {
       this.world.after(settling.random.below(60), () => {
         if (this.world.nowMs >= endMs) return;
         settling.step();
+        next();
+      });
+    };
+    next();
+  }
+
+  #leave(endMs: number): void {
+    const going = this.#going;
+    if (going === null) return;
+    const next = () => {
+      this.world.after(going.random.below(2500), () => {
+        if (this.world.nowMs >= endMs) return;
+        going.step();
         next();
       });
     };
@@ -1112,6 +1145,7 @@ export class Simulation implements NodeWatcher {
       left++;
       this.#close(guest, gone);
     }
+    left += this.#going?.whenOver(node, gone) ?? 0;
     // A guest that cannot end is cut off.
     const { process } = node;
     this.world.after(5000, () => {

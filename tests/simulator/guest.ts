@@ -196,6 +196,8 @@ interface Slot {
 export class Guest implements BlockRequestOwner {
   isStopped = false;
   isFenced = false;
+  /** It hears no more how its requests end. */
+  #isGone = false;
   isBegun = false;
   /** Only reads, each block once. */
   #sweep: (() => void) | null = null;
@@ -285,6 +287,12 @@ export class Guest implements BlockRequestOwner {
     this.#checkIdle();
   }
 
+  /** It is killed; `done` when nothing of it is under way. */
+  leave(done: () => void): void {
+    this.#isGone = true;
+    this.drain(done);
+  }
+
   #checkIdle(): void {
     if (this.#whenIdle === null || this.#slots.some((slot) => slot.isBusy)) return;
     const done = this.#whenIdle;
@@ -372,7 +380,7 @@ export class Guest implements BlockRequestOwner {
   requestDone(request: BlockRequest): void {
     const slot = this.#slots[request.tag];
     slot.isBusy = false;
-    if (this.isFenced) return this.#checkIdle();
+    if (this.isFenced || this.#isGone) return this.#checkIdle();
     const nowMs = this.#nowMs;
     const { oracle } = this;
     const { generation } = this.volume;

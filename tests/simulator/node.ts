@@ -910,13 +910,23 @@ export class SimNode implements Station {
     return this.process?.volumes.has(disk) === true;
   }
 
-  /** The guest is done with the disk, with nothing under way. */
-  detach(disk: number, volume: Volume): void {
+  /** What a guest that has gone has under way fails: nobody is told. */
+  giveUp(disk: number): void {
+    this.process!.data!.router(disk).abandon(-5);
+    this.turn();
+  }
+
+  /**
+   * The guest is done with the disk, with nothing under way.
+   *
+   * @param isUnclean something was given up
+   */
+  detach(disk: number, volume: Volume, isUnclean = false): void {
     const { process } = this;
     if (process === null || process.volumes.get(disk) !== volume) return;
     process.volumes.delete(disk);
     this.#toData(process, () => process.data!.closeDisk(disk));
-    process.leases!.released(disk);
+    process.leases!.released(disk, { isUnclean });
   }
 
   /** Ends the process in good order; its guests have gone. */
