@@ -18,6 +18,7 @@ import {
   giveUpLeft,
   readOutOfSync,
   replaceBlindly,
+  settleGivenUp,
 } from "./sabotage.ts";
 import { Story } from "./story.ts";
 
@@ -129,4 +130,10 @@ Deno.test("a disk that gets other copies before they are complete is caught", ()
 Deno.test("a holder that forgets who joins as its disk gets other copies is caught", () => {
   // Who lacks writes may also never be whole again.
   assertMatch(complaintAbout(forgetNewPlaces, {}, /not within|not all is good/), IS_WRONG);
+});
+
+Deno.test("a lease that goes back in good order though writes were given up is caught", () => {
+  // In one of thirty seeds somebody reads what only some replicas have, or compares them.
+  const complaint = complaintAbout(settleGivenUp, { nodes: 3, areGoing: true }, /^$/, 35);
+  assertMatch(complaint, IS_WRONG);
 });

@@ -300,6 +300,7 @@ export class Simulation implements NodeWatcher {
     const host = {
       guests: this.guests,
       after: (delayMs: number, run: () => void) => this.world.after(delayMs, run),
+      open: (oracle: DiskOracle) => void this.#startGuest(oracle),
       note: (node: SimNode, message: string) => this.note(node, message),
     };
     return new Going(host, new Prng(this.options.seed ^ 0x676f6e65));
@@ -732,7 +733,7 @@ export class Simulation implements NodeWatcher {
     const going = this.#going;
     if (going === null) return;
     const next = () => {
-      this.world.after(going.random.below(2500), () => {
+      this.world.after(going.random.below(1500), () => {
         if (this.world.nowMs >= endMs) return;
         going.step();
         next();

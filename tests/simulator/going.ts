@@ -11,17 +11,24 @@
  * @module
  */
 import type { Prng } from "../../agent/base/prng.ts";
-import type { Guest } from "./guest.ts";
+import type { DiskOracle, Guest } from "./guest.ts";
 import type { Process, SimNode } from "./node.ts";
 
 /** How long what a guest has left may take, in milliseconds; the last is what agents wait. */
-const LEFT_BEHIND_MS = [0, 5, 100, 1000, 15_000];
+const LEFT_BEHIND_MS = [0, 0, 1, 5, 100, 15_000];
+/** How soon somebody starts the next guest, at most, in milliseconds. */
+const BACK_MS_MAX = 1000;
+
+/** How long one that is about to go may wait for a moment at which it has requests under way, in milliseconds. */
+const WAIT_MS_MAX = 200;
 
 /** What it needs of the run. */
 export interface GoingHost {
   /** The newest guest of each disk; one that goes is taken out. */
   readonly guests: Map<number, Guest>;
   after(delayMs: number, run: () => void): void;
+  /** Starts a guest on some node that does not have the disk, unless there is one. */
+  open(oracle: DiskOracle): void;
   note(node: SimNode, message: string): void;
 }
 
@@ -40,10 +47,17 @@ export class Going {
 
   constructor(readonly host: GoingHost, readonly random: Prng) {}
 
-  /** Some guest goes. */
+  /** Some guest goes, sooner or later, as soon as it has requests under way. */
   step(): void {
-    const guests = [...this.host.guests.values()].filter((guest) => !guest.isStopped);
-    if (guests.length > 0) this.#go(this.random.pick(guests));
+    const guests = [...this.host.guests.values()];
+    if (guests.length > 0) this.#wait(this.random.pick(guests), WAIT_MS_MAX);
+  }
+
+  #wait(guest: Guest, leftMs: number): void {
+    if (guest.isStopped || this.host.guests.get(guest.oracle.id) !== guest) return;
+    if (guest.oldestMs >= 0 || leftMs <= 0) return this.#go(guest);
+    const stepMs = this.random.fraction() * 2;
+    this.host.after(stepMs, () => this.#wait(guest, leftMs - stepMs));
   }
 
   /** Those that a node still has: calls `done` for each once it has not, and says how many these are. */
@@ -65,6 +79,7 @@ export class Going {
     this.host.guests.delete(oracle.id);
     this.host.note(node, `its guest of ${oracle.name} has gone`);
     this.gone++;
+    this.host.after(this.random.below(BACK_MS_MAX), () => this.host.open(oracle));
     let isUnclean = false;
     guest.leave(() => {
       this.#leaving.delete(guest);

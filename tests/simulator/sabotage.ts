@@ -211,3 +211,10 @@ export function readOutOfSync(process: Process): void {
     }
   };
 }
+
+/** What a guest that has gone has left is given up, and the lease goes back as if replicas were equal. */
+export function settleGivenUp(process: Process): void {
+  const leases = process.leases!;
+  const released = leases.released.bind(leases);
+  leases.released = (disk, { done } = {}) => released(disk, { done });
+}

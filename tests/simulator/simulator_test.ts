@@ -75,6 +75,21 @@ Deno.test("guests that move while they run, under every fault, have their disk a
   for (let seed = 1; seed <= 6; seed++) run({ seed, nodes: 3, faultsMs: 15_000, areMoving: true });
 });
 
+Deno.test("guests that are killed with requests under way leave disks that all others can have", () => {
+  const sums = { writes: 0, reads: 0, crashes: 0, gone: 0, givenUp: 0 };
+  for (let seed = 501; seed <= 506; seed++) {
+    const report = run({
+      seed,
+      faultsMs: 15_000,
+      areGoing: true,
+      areMoving: seed % 2 === 0,
+      hasSnapshots: seed % 4 === 1,
+    });
+    for (const name of Object.keys(sums) as (keyof typeof sums)[]) sums[name] += report[name];
+  }
+  for (const [name, count] of Object.entries(sums)) assert(count > 5, `${name}: ${count}`);
+});
+
 Deno.test("a seed gives the same run again", () => {
   const options = { seed: 3, nodes: 3, faultsMs: 5000 };
   assertEquals(run(options), run(options));
