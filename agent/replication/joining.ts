@@ -662,15 +662,14 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const stamp = new Stamp();
     stamp.set(generation, sequence);
     stamps.set(chunk, stamp);
-    this.store.stampOf(layer, chunk, this.#stamp);
-    if (compareStamps(stamp, this.#stamp) !== 0) this.#mustPull(job, into, chunk);
+    if (!this.#isLowerSame(job, layer, chunk)) this.#mustPull(job, into, chunk);
   }
 
-  /** Whether this node's chunk of a layer that is being absorbed is the source's. */
+  /** Whether this node's chunk of a layer that is being absorbed is the source's. An unknown stamp equals nothing, another one included. */
   #isLowerSame(job: GroupJob, layer: number, chunk: number): boolean {
     const stamp = job.lower.get(layer)?.get(chunk);
     this.store.stampOf(layer, chunk, this.#stamp);
-    return stamp !== undefined && compareStamps(stamp, this.#stamp) === 0;
+    return stamp !== undefined && isKnown(stamp) && compareStamps(stamp, this.#stamp) === 0;
   }
 
   /** Both layers of a pair are in the first one now: the second keeps nothing but the source's stamp. */
