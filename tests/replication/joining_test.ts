@@ -550,6 +550,22 @@ Deno.test("a group is settled though a layer that it was about to copy begins to
   assertEquals(at.settled.includes(at.group), true);
 });
 
+for (const stamp of [[6, 70], [0, 0]] as const) {
+  const known = stamp[0] > 0 ? "known" : "unknown";
+  Deno.test(`what the source has in a layer that is being absorbed is copied, its stamp ${known}`, () => {
+    const layers = [
+      { id: LAYER, parent: 0, absorbedBy: [] },
+      { id: LAYER + 1, parent: LAYER, absorbedBy: null },
+    ];
+    const at = new Fixture({ ...JOINING, layers, disk: { layers: [LAYER + 1, LAYER] } });
+    at.store.content.set(LAYER + 1, new Map());
+    at.serve({ fill: 0xaa, stamp });
+    const { generation, sequence, blocks } = at.store.chunk(LAYER + 1, CHUNK);
+    assertEquals([generation, sequence, blocks.get(BLOCK)], [...stamp, 0xaa]);
+    assertEquals(at.reported.includes(at.group), true);
+  });
+}
+
 Deno.test("what is copied for the disk's holder ends where the node does not join any more", () => {
   const at = new Fixture(UNCLEAN);
   const source: Source = { fill: 0xaa, stamp: [6, 70] };

@@ -13,6 +13,7 @@ export interface Regression {
   readonly hasSnapshots?: boolean;
   readonly hasPaths?: boolean;
   readonly areMoving?: boolean;
+  readonly areGoing?: boolean;
   /** What was wrong. */
   readonly found: string;
 }
@@ -266,5 +267,16 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "a layer had absorbed another one, and was being absorbed itself; a node that did not know yet asked for the two together, was told " +
       "that there is nothing in them, and held zeros with the stamp of the data",
+  },
+  {
+    seed: 9100626,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    areMoving: true,
+    areGoing: true,
+    found:
+      "the only replica of a chunk had lost its stamp in a power cut, in a layer that was being absorbed; who joined took its own unknown " +
+      "stamp, of nothing, for the same, and was in sync without the chunk",
   },
 ];
