@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { check, closeFd, errno, SystemError } from "../platform/linux/libc.ts";
+import { check, closeFd, resultOf, SystemError } from "../platform/linux/libc.ts";
 
 const { symbols: libc } = Deno.dlopen("libc.so.6", {
   epoll_create1: { parameters: ["i32" /* int flags */], result: "i32" },
@@ -29,6 +29,7 @@ const EPOLL_CLOEXEC = 0o2000000;
 const EPOLL_CTL_ADD = 1, EPOLL_CTL_DEL = 2;
 const EPOLLIN = 1, EPOLLRDHUP = 0x2000, EPOLLET = 0x80000000;
 const EINTR = 4;
+const WAIT_ERRORS = [EINTR];
 
 /** struct epoll_event is packed on x86_64 only. */
 const EVENT_BYTES = Deno.build.arch === "x86_64" ? 12 : 16;
@@ -71,12 +72,12 @@ export class Poller {
    * @returns the tokens of what happened as bits; 0 after the timeout or a signal
    */
   wait(timeoutMs: number): number {
-    const count = libc.epoll_wait(this.#fd, this.#events, EVENTS_MAX, timeoutMs);
-    if (count < 0) {
-      const code = errno();
-      if (code === EINTR) return 0;
-      throw new SystemError("epoll_wait", code);
-    }
+    const count = resultOf(
+      () => libc.epoll_wait(this.#fd, this.#events, EVENTS_MAX, timeoutMs),
+      WAIT_ERRORS,
+    );
+    if (count === -EINTR) return 0;
+    if (count < 0) throw new SystemError("epoll_wait", -count);
     let tokens = 0;
     for (let index = 0; index < count; index++) {
       tokens |= 1 << this.#events[index * EVENT_BYTES + EVENT_DATA];

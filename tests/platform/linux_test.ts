@@ -9,8 +9,10 @@ import {
   check,
   closeFd,
   createEventFd,
+  cString,
   libc,
   mapMemory,
+  resultOf,
   signalEventFd,
   SystemError,
   viewOf,
@@ -280,4 +282,28 @@ Deno.test("the arena is the same in every window, and what was mapped is where i
   }
   assertEquals(memory.windows.length, windows, "space of the past is used again");
   closeFd(fd);
+});
+
+Deno.test("an errno that a call cannot have left is looked at again, and believed when it stays", () => {
+  const EBADF = 9, ENOENT = 2, EAGAIN = 11;
+  const fail: Record<number, () => number> = {
+    [EBADF]: () => libc.shutdown(-1, 0),
+    [ENOENT]: () => libc.open(cString("/nowhere/at all"), 0, 0),
+    [EAGAIN]: () => libc.read(full, new Uint8Array(8), 8n) as number,
+  };
+  const full = createEventFd(); // of which nothing can be read: EAGAIN
+  try {
+    const seen = (codes: readonly number[], result = -1) => {
+      let calls = 0;
+      const call = () => calls < codes.length ? fail[codes[calls++]]() : (calls++, result);
+      return [resultOf(call, [EAGAIN]), calls];
+    };
+    assertEquals(seen([EAGAIN]), [-EAGAIN, 1]);
+    assertEquals(seen([ENOENT, EAGAIN]), [-EAGAIN, 2]);
+    assertEquals(seen([ENOENT], 7), [7, 2]);
+    assertEquals(seen([], 0), [0, 1]);
+    assertEquals(seen([ENOENT, EBADF, EBADF, EBADF]), [-EBADF, 3]);
+  } finally {
+    closeFd(full);
+  }
 });

@@ -22,6 +22,7 @@ import {
   O_RDWR,
   O_TRUNC,
   O_WRONLY,
+  resultOf,
   sizeOf,
   SystemError,
 } from "./libc.ts";
@@ -48,9 +49,10 @@ export class DescriptorFile implements Disposable {
    */
   constructor(path: string, options: FileOptions = {}) {
     this.#path = path;
-    this.#fd = libc.open(cString(path), flagsOf(options), options.mode ?? MODE_USUAL);
+    const name = cString(path), flags = flagsOf(options), mode = options.mode ?? MODE_USUAL;
+    this.#fd = resultOf(() => libc.open(name, flags, mode), [ENOENT, EEXIST]);
     if (this.#fd >= 0) return;
-    const code = errno();
+    const code = -this.#fd;
     const call = `open ${path}`;
     if (code === ENOENT) throw new Deno.errors.NotFound(`${call}: ${describeErrno(code)}`);
     if (code === EEXIST) throw new Deno.errors.AlreadyExists(`${call}: ${describeErrno(code)}`);

@@ -4,7 +4,9 @@
  * Two rules keep this fast and right. A 64-bit parameter given as a Number costs half a microsecond, so hot
  * calls take only 32-bit values, pointers and buffers; cold ones take BigInt. And errno is only
  * valid on the very next line after an i32 result, with nothing allocated in between: use
- * {@linkcode check} or {@linkcode errno} at once.
+ * {@linkcode check} or {@linkcode errno} at once. Even there it may once in a long while be that of a
+ * call of the runtime's own, which compiles and collects when it likes: where more than the words of
+ * a message depend on it, see {@linkcode resultOf}.
  *
  * @module
  */
@@ -112,9 +114,33 @@ const errnoView = new Int32Array(
   Deno.UnsafePointerView.getArrayBuffer(libc.errnoLocation()!, 4) as ArrayBuffer,
 );
 
-/** errno of this thread. Valid only on the line after a failed call. */
+/** errno of this thread. Valid only on the line after a failed call; see the head of the file. */
 export function errno(): number {
   return errnoView[0];
+}
+// A function is compiled when it is called first: not between a call and the look at its errno.
+errno();
+
+/** How often a call is made that fails with an errno which is hardly its own. */
+const TRIES_MAX = 3;
+
+/**
+ * The result of a call that goes on after some errors. One of another kind is not believed at once: the call is made again, since
+ * the runtime may have left it behind (`recvmsg` has been seen to fail with ENOENT). For calls that have no effect when they fail.
+ *
+ * @param call returns something negative when it has failed, and makes no other call behind
+ * @param expected errors that are believed
+ * @returns what `call` returned, or the negative errno
+ */
+export function resultOf(call: () => number, expected: readonly number[]): number {
+  let code = 0;
+  for (let tries = 0; tries < TRIES_MAX; tries++) {
+    const result = call();
+    if (result >= 0) return result;
+    code = errnoView[0];
+    if (expected.includes(code)) break;
+  }
+  return -code;
 }
 
 /** Goes on while the machine is suspended: a right to serve ends all the same. */

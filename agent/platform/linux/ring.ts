@@ -70,6 +70,12 @@ const COMPLETION_ENTRIES = 16384;
  */
 const INLINE_WAIT_MS_MAX = 1;
 
+/**
+ * Calls in a row that may fail with what `io_uring_enter` does not fail with as it is used here: a single one is what the runtime has
+ * left in errno (`libc.ts`), in place of the end of a sleep, for one.
+ */
+const ODD_FAILURES_MAX = 8;
+
 /** Receives the completions of one kind. */
 export interface RingHandler {
   /**
@@ -96,6 +102,8 @@ export class Ring {
   readonly #cqesIndex: number;
   #tail: number;
   #toSubmit = 0;
+  /** Odd failures since a call has last ended as calls do. */
+  #oddFailures = 0;
   /** Of them, those of {@linkcode Ring.noteInline}; below 0: somebody waits for one. */
   #inline = 0;
   /** struct io_uring_getevents_arg followed by its struct timespec. */
@@ -246,6 +254,7 @@ export class Ring {
         0n,
       );
       if (result >= 0) {
+        this.#oddFailures = 0;
         this.#toSubmit -= result;
         if (result === 0) return;
       } else {
@@ -255,9 +264,14 @@ export class Ring {
           this.#enter(0, ENTER_GETEVENTS, null, 0n);
           return;
         }
-        if (code !== EINTR) throw new SystemError("io_uring_enter", code);
+        if (code !== EINTR) this.#noteOddFailure(code);
       }
     }
+  }
+
+  /** Throws when there were too many in a row. */
+  #noteOddFailure(code: number): void {
+    if (++this.#oddFailures >= ODD_FAILURES_MAX) throw new SystemError("io_uring_enter", code);
   }
 
   #enter(
@@ -277,17 +291,16 @@ export class Ring {
       argumentSize,
     );
     if (result >= 0) {
+      this.#oddFailures = 0;
       this.#toSubmit -= result;
       return;
     }
     const code = errno();
-    if (code === ETIME || code === EINTR) {
-      // The submissions of this call were taken before the wait began.
-      this.#toSubmit = (this.#tail - this.#sqHead[this.#sqHeadIndex]) >>> 0;
-      return;
-    }
-    if (code === EBUSY || code === EAGAIN) return;
-    throw new SystemError("io_uring_enter", code);
+    // The submissions of this call were taken before the wait began.
+    this.#toSubmit = (this.#tail - this.#sqHead[this.#sqHeadIndex]) >>> 0;
+    if (code === ETIME || code === EINTR || code === EBUSY || code === EAGAIN) {
+      this.#oddFailures = 0;
+    } else this.#noteOddFailure(code);
   }
 
   /** Completions that wait to be dispatched. */

@@ -7,14 +7,26 @@
  * @module
  */
 import { concatenated } from "../../base/bytes.ts";
-import { addressOf, check, closeFd, errno, libc, mapMemory, SystemError, viewOf } from "./libc.ts";
+import {
+  addressOf,
+  check,
+  closeFd,
+  errno,
+  libc,
+  mapMemory,
+  resultOf,
+  SystemError,
+  viewOf,
+} from "./libc.ts";
 import { IORING_OP_ASYNC_CANCEL, IORING_OP_POLL_ADD, type Ring, type RingHandler } from "./ring.ts";
 
 const AF_UNIX = 1, SOCK_STREAM = 1, SOCK_NONBLOCK = 0o4000, SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1, SCM_RIGHTS = 1, SO_PEERCRED = 17;
 const MSG_DONTWAIT = 0x40, MSG_NOSIGNAL = 0x4000, MSG_CMSG_CLOEXEC = 0x40000000, MSG_CTRUNC = 8;
 const POLLIN = 1, POLLERR = 8, POLLHUP = 16;
-const EAGAIN = 11, EINTR = 4, ENFILE = 23, EMFILE = 24;
+const EAGAIN = 11, EINTR = 4, ENFILE = 23, EMFILE = 24, EPIPE = 32, ECONNRESET = 104;
+/** What sending and receiving end with. */
+const SOCKET_ERRORS = [EAGAIN, EINTR, EPIPE, ECONNRESET];
 const TWO32 = 0x1_0000_0000;
 
 /** Bytes taken from a socket at once. */
@@ -84,8 +96,10 @@ export function sendWithFds(
     // msg_controllen counts the padded length.
     scratchWords[(HEADER_AT + 40) >> 2] = 16 + Math.ceil(fds.length / 2) * 8;
   }
-  const result = libc.sendmsg(fd, headerView, MSG_DONTWAIT | MSG_NOSIGNAL);
-  return result < 0 ? -errno() : result;
+  return resultOf(
+    () => libc.sendmsg(fd, headerView, MSG_DONTWAIT | MSG_NOSIGNAL),
+    SOCKET_ERRORS,
+  );
 }
 
 /**
@@ -95,8 +109,11 @@ export function sendWithFds(
  */
 export function receiveWithFds(fd: number, fds: number[]): number {
   setHeader(RECEIVE_BYTES, CONTROL_BYTES);
-  const result = libc.recvmsg(fd, headerView, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (result < 0) return -errno();
+  const result = resultOf(
+    () => libc.recvmsg(fd, headerView, MSG_DONTWAIT | MSG_CMSG_CLOEXEC),
+    SOCKET_ERRORS,
+  );
+  if (result < 0) return result;
   const controlBytes = scratchWords[(HEADER_AT + 40) >> 2];
   let at = 0;
   while (at + 16 <= controlBytes) {
