@@ -515,7 +515,8 @@ export class ClusterNode {
       case "lease-wanted":
         return this.leases.wanted(event.disk);
       case "lease-released":
-        return this.leases.released(event.disk, { isUnclean: event.isUnclean });
+        this.leases.released(event.disk, { isUnclean: event.isUnclean });
+        return this.#tell({ kind: "release-noted", disk: event.disk });
       case "reconciled":
         this.leases.opened(event.disk, event.generation);
         this.control.propose({

@@ -523,7 +523,16 @@ export class DataPlane implements DiskServerHost {
   /** {@inheritDoc DiskServerHost.releaseLease} */
   releaseLease(disk: number, isUnclean: boolean): void {
     this.#data.closeDisk(disk);
+    this.#releasing.set(disk, (this.#releasing.get(disk) ?? 0) + 1);
     this.#post({ kind: "lease-released", disk, isUnclean });
+  }
+  /** Leases given back of which the main thread has not said that it knows, by disk. */
+  readonly #releasing = new Map<number, number>();
+
+  #releaseNoted(disk: number): void {
+    const left = this.#releasing.get(disk)! - 1;
+    if (left > 0) this.#releasing.set(disk, left);
+    else this.#releasing.delete(disk);
   }
 
   /** {@inheritDoc DiskServerHost.abandonRequests} */
@@ -732,6 +741,8 @@ export class DataPlane implements DiskServerHost {
   }
 
   #leaseGranted(disk: number, generation: number, isUnclean: boolean): void {
+    // It was for whoever has gone since, and goes back: who is next must not begin under it, since nobody would fence it off.
+    if (this.#releasing.has(disk)) return;
     const server = this.#servers.get(disk);
     // Whoever wanted it has gone meanwhile: it goes back by itself.
     if (server === undefined || !server.wantsLease) return;
@@ -963,6 +974,9 @@ export class DataPlane implements DiskServerHost {
         return this.#answer(id);
       case "lease-granted":
         this.#leaseGranted(request.disk, request.generation, request.isUnclean);
+        return this.#answer(id);
+      case "release-noted":
+        this.#releaseNoted(request.disk);
         return this.#answer(id);
       case "fenced":
         this.#fenced(request.disk, request.generation);

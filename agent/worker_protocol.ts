@@ -68,6 +68,8 @@ export type WorkerRequest =
   | { kind: "renew"; untilMs: number }
   /** The disk's lease is this node's; `isUnclean`: whoever had it last did not give it back in good order. */
   | { kind: "lease-granted"; disk: number; generation: number; isUnclean: boolean }
+  /** A `lease-released` has been heard: what is granted from here on is for whoever wanted the disk since. */
+  | { kind: "release-noted"; disk: number }
   /** Another node has had the disk: its sessions end for good. */
   | { kind: "fenced"; disk: number; generation: number }
   /** Forget a range of an idle disk's blocks, on all replicas: what a shrink cuts off must not come back. */

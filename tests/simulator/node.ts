@@ -700,9 +700,10 @@ export class SimNode implements Station {
   }
 
   #granted(process: Process, disk: number, generation: number): void {
+    const volume = process.volumes.get(disk);
     this.#toData(process, () => {
-      const volume = process.volumes.get(disk);
-      if (volume === undefined) return;
+      // Not for one that came meanwhile: see `DataPlane.#leaseGranted`.
+      if (volume === undefined || process.volumes.get(disk) !== volume) return;
       volume.generation = generation;
       process.data!.openDisk(disk, generation);
       this.watcher.granted(this, disk);
