@@ -154,6 +154,8 @@ const LOG_LENGTH = 400;
 const MAP_CHECK_EVERY = 16;
 /** Guests have written fewer blocks than this. */
 const NUMBERS_MAX = 0x01010101;
+/** Bits of four groups' numbers of paths, of which there are up to three. */
+const PATH_BYTES = 0x03030303;
 /** Blocks looked at for one that holds a guest's data. */
 const FLIP_TRIES = 60;
 
@@ -980,6 +982,7 @@ export class Simulation implements NodeWatcher {
       // remembers of where groups are, one byte for each: nobody has another copy of that, and its path is not opened then.
       if (words[0] === 0 || words[0] >= NUMBERS_MAX) continue;
       if (words.some((word) => word !== words[0])) continue;
+      if (node.moreDisks.length > 0 && (words[0] & ~PATH_BYTES) === 0) continue;
       // A medium loses what is on it. In the tail of the log, not synced, it would pass for a write that was cut short.
       if (!node.disk.isDurable(offset, BLOCK_BYTES)) continue;
       const before = node.disk.peek(offset, BLOCK_BYTES);
