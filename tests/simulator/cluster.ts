@@ -651,8 +651,9 @@ export class Simulation implements NodeWatcher {
     if (random.chance(0.3)) this.#breakDisks(isFlipping);
     this.note(null, "faults", { ...this.network.faults, flipped: this.#flipped?.id ?? 0 });
     if (!isFlipping) this.#stallThreads(endMs);
-    this.#settle(endMs);
-    this.#leave(endMs);
+    for (const [each, mostMs] of [[this.#settling, 60], [this.#going, 1500]] as const) {
+      if (each !== null) this.#repeat(endMs, () => each.random.below(mostMs), () => each.step());
+    }
     while (this.world.nowMs < endMs) {
       this.world.run(this.world.nowMs + random.below(random.pick([200, 1000, 4000])));
       this.#checkHistory();
@@ -704,44 +705,21 @@ export class Simulation implements NodeWatcher {
   #stallThreads(endMs: number): void {
     const random = new Prng(this.options.seed ^ 0x5374616c);
     if (random.chance(0.5)) return;
-    const next = () => {
-      this.world.after(500 + random.below(6000), () => {
-        if (this.world.nowMs >= endMs) return;
-        const node = random.pick(this.nodes);
-        const ms = random.pick([200, 1500, 4500, 9000]);
-        this.note(node, "its main thread stands still", { ms });
-        node.stallControl(ms);
-        next();
-      });
-    };
-    next();
+    this.#repeat(endMs, () => 500 + random.below(6000), () => {
+      const node = random.pick(this.nodes);
+      const ms = random.pick([200, 1500, 4500, 9000]);
+      this.note(node, "its main thread stands still", { ms });
+      node.stallControl(ms);
+    });
   }
 
-  /** Often, and at any moment. */
-  #settle(endMs: number): void {
-    const settling = this.#settling;
-    if (settling === null) return;
-    const next = () => {
-      this.world.after(settling.random.below(60), () => {
-        if (this.world.nowMs >= endMs) return;
-        settling.step();
-        next();
-      });
-    };
-    next();
-  }
-
-  #leave(endMs: number): void {
-    const going = this.#going;
-    if (going === null) return;
-    const next = () => {
-      this.world.after(going.random.below(1500), () => {
-        if (this.world.nowMs >= endMs) return;
-        going.step();
-        next();
-      });
-    };
-    next();
+  /** Does something again and again until the faults end, each time after another while. */
+  #repeat(endMs: number, delayMs: () => number, step: () => void): void {
+    this.world.after(delayMs(), () => {
+      if (this.world.nowMs >= endMs) return;
+      step();
+      this.#repeat(endMs, delayMs, step);
+    });
   }
 
   #breakDisks(isReadOnly: boolean): void {

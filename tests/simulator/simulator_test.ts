@@ -11,60 +11,63 @@ function run(options: SimulationOptions): SimulationReport {
   return new Simulation(options).run();
 }
 
-Deno.test("clusters that fail in every way lose nothing, and heal when faults stop", () => {
-  const sums = { writes: 0, zeroings: 0, reads: 0, flushes: 0, crashes: 0, epoch: 0 };
-  for (let seed = 1; seed <= 8; seed++) {
-    const report = run({ seed, faultsMs: 15_000 });
-    for (const name of Object.keys(sums) as (keyof typeof sums)[]) sums[name] += report[name];
+/** Runs seeds from one to another, and holds that all of this happened more than a few times in them. */
+function runAll(
+  from: number,
+  to: number,
+  names: readonly (keyof SimulationReport)[],
+  optionsOf: (seed: number) => Partial<SimulationOptions> = () => ({}),
+): void {
+  const sums = new Map(names.map((name) => [name, 0]));
+  for (let seed = from; seed <= to; seed++) {
+    const report = run({ seed, faultsMs: 15_000, ...optionsOf(seed) });
+    for (const [name, sum] of sums) sums.set(name, sum + report[name]);
   }
-  for (const [name, count] of Object.entries(sums)) assert(count > 5, `${name}: ${count}`);
+  for (const [name, count] of sums) assert(count > 5, `${name}: ${count}`);
+}
+
+Deno.test("clusters that fail in every way lose nothing, and heal when faults stop", () => {
+  runAll(1, 8, ["writes", "zeroings", "reads", "flushes", "crashes", "epoch"]);
 });
 
 Deno.test("nodes lose data paths, go on with the others, and lose nothing", () => {
-  const sums = { writes: 0, reads: 0, flushes: 0, failedPaths: 0, missingPaths: 0, movedGroups: 0 };
-  for (let seed = 101; seed <= 119; seed++) {
-    const report = run({ seed, faultsMs: 15_000, hasPaths: true });
-    for (const name of Object.keys(sums) as (keyof typeof sums)[]) sums[name] += report[name];
-  }
-  for (const [name, count] of Object.entries(sums)) assert(count > 5, `${name}: ${count}`);
+  const names = [
+    "writes",
+    "reads",
+    "flushes",
+    "failedPaths",
+    "missingPaths",
+    "movedGroups",
+  ] as const;
+  runAll(101, 119, names, () => ({ hasPaths: true }));
 });
 
 Deno.test("snapshots, clones and disks that are rolled back are what they were, whatever happens, and leave nothing behind", () => {
-  const sums = {
-    writes: 0,
-    snapshots: 0,
-    snapshotReads: 0,
-    deletedSnapshots: 0,
-    rollbacks: 0,
-    flattened: 0,
-  };
-  for (let seed = 209; seed <= 216; seed++) {
-    const report = run({ seed, faultsMs: 15_000, hasSnapshots: true });
-    for (const name of Object.keys(sums) as (keyof typeof sums)[]) sums[name] += report[name];
-  }
-  for (const [name, count] of Object.entries(sums)) assert(count > 5, `${name}: ${count}`);
+  const names = [
+    "writes",
+    "snapshots",
+    "snapshotReads",
+    "deletedSnapshots",
+    "rollbacks",
+    "flattened",
+  ] as const;
+  runAll(209, 216, names, () => ({ hasSnapshots: true }));
 });
 
 Deno.test("what checks do about replicas that are wrong does no harm to those that are right", () => {
-  const sums = {
-    writes: 0,
-    crashes: 0,
-    completions: 0,
-    replacements: 0,
-    repaired: 0,
-    snapshots: 0,
-  };
-  for (let seed = 401; seed <= 408; seed++) {
-    const report = run({
-      seed,
-      faultsMs: 15_000,
-      isSettling: true,
-      hasSnapshots: seed % 2 === 0,
-      hasPaths: seed % 4 === 1,
-    });
-    for (const name of Object.keys(sums) as (keyof typeof sums)[]) sums[name] += report[name];
-  }
-  for (const [name, count] of Object.entries(sums)) assert(count > 5, `${name}: ${count}`);
+  const names = [
+    "writes",
+    "crashes",
+    "completions",
+    "replacements",
+    "repaired",
+    "snapshots",
+  ] as const;
+  runAll(401, 408, names, (seed) => ({
+    isSettling: true,
+    hasSnapshots: seed % 2 === 0,
+    hasPaths: seed % 4 === 1,
+  }));
 });
 
 Deno.test("seeds that have found bugs find none any more", () => {
@@ -76,18 +79,11 @@ Deno.test("guests that move while they run, under every fault, have their disk a
 });
 
 Deno.test("guests that are killed with requests under way leave disks that all others can have", () => {
-  const sums = { writes: 0, reads: 0, crashes: 0, gone: 0, givenUp: 0 };
-  for (let seed = 501; seed <= 506; seed++) {
-    const report = run({
-      seed,
-      faultsMs: 15_000,
-      areGoing: true,
-      areMoving: seed % 2 === 0,
-      hasSnapshots: seed % 4 === 1,
-    });
-    for (const name of Object.keys(sums) as (keyof typeof sums)[]) sums[name] += report[name];
-  }
-  for (const [name, count] of Object.entries(sums)) assert(count > 5, `${name}: ${count}`);
+  runAll(501, 506, ["writes", "reads", "crashes", "gone", "givenUp"], (seed) => ({
+    areGoing: true,
+    areMoving: seed % 2 === 0,
+    hasSnapshots: seed % 4 === 1,
+  }));
 });
 
 Deno.test("a seed gives the same run again", () => {

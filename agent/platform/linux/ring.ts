@@ -102,10 +102,10 @@ export class Ring {
   readonly #cqesIndex: number;
   #tail: number;
   #toSubmit = 0;
-  /** Odd failures since a call has last ended as calls do. */
-  #oddFailures = 0;
   /** Of them, those of {@linkcode Ring.noteInline}; below 0: somebody waits for one. */
   #inline = 0;
+  /** Odd failures since a call has last ended as calls do. */
+  #oddFailures = 0;
   /** struct io_uring_getevents_arg followed by its struct timespec. */
   readonly #argument: Uint32Array<ArrayBuffer>;
   readonly #argumentPointer: Deno.PointerObject;
