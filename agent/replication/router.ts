@@ -905,10 +905,7 @@ export class DiskRouter implements PeerRequestOwner {
 
   #read(operation: Operation): void {
     const { view } = this.host;
-    if (!this.isReader) {
-      // What it was made for may be below a snapshot by now, or merged.
-      operation.layers = view.disk(this.diskId)?.entry.layers ?? operation.layers;
-    } else if (!view.isReadable(operation.layers[0])) {
+    if (this.isReader && !view.isReadable(operation.layers[0])) {
       // The snapshot has been deleted: whoever reads it is about to be cut off.
       this.#gone.push(operation);
       return this.host.atEndOfTurn(this);
@@ -918,7 +915,19 @@ export class DiskRouter implements PeerRequestOwner {
       if (node === BEHIND_WRITE) this.#isReadBlocked = true;
       return this.#waitingReads.push(operation);
     }
-    if (node === this.host.view.self) this.host.store.submit(operation);
+    this.#readAt(operation, node);
+  }
+
+  /**
+   * Reads at a node, through the layers that are the disk's or the snapshot's now: those that it was made for may lie below another one by
+   * now, have been merged, or have been cut off from what lay below them, which may be there for others still.
+   */
+  #readAt(operation: Operation, node: number): void {
+    const { view } = this.host;
+    operation.layers = this.isReader
+      ? view.chain(operation.layers[0])
+      : view.disk(this.diskId)?.entry.layers ?? operation.layers;
+    if (node === view.self) this.host.store.submit(operation);
     else this.#readFrom(operation, node);
   }
 
@@ -1055,6 +1064,11 @@ export class DiskRouter implements PeerRequestOwner {
     const { view } = this.host;
     const disk = view.disk(this.diskId);
     if (disk === undefined) return false;
+    if (this.isReader && !view.isReadable(operation.layers[0])) {
+      // It is over, as when it is looked at next.
+      this.#waitingReads.push(operation);
+      return true;
+    }
     let trouble = this.#troubles.get(operation);
     if (trouble === undefined) {
       this.#troubles.set(operation, trouble = { asked: [], rounds: 0, isOwn: false });
@@ -1069,8 +1083,7 @@ export class DiskRouter implements PeerRequestOwner {
       if (mayAsk && ++trouble.rounds >= READ_ROUNDS_MAX) return false;
       asked.length = 0;
       this.#waitingReads.push(operation);
-    } else if (other === view.self) this.host.store.submit(operation);
-    else this.#readFrom(operation, other);
+    } else this.#readAt(operation, other);
     return true;
   }
 

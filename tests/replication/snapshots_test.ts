@@ -8,7 +8,7 @@ import { Arena } from "../../agent/base/arena.ts";
 import { BLOCK_BYTES } from "../../agent/base/limits.ts";
 import type { LayerEntry, SnapshotEntry } from "../../agent/map/map.ts";
 import type { DataCore } from "../../agent/replication/data_core.ts";
-import { EIO } from "../../agent/platform/platform.ts";
+import { EBADMSG, EIO } from "../../agent/platform/platform.ts";
 import type { LocalPaths } from "../../agent/replication/local_store.ts";
 import { MessageFlag, MessageType, Status } from "../../agent/replication/messages.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
@@ -26,6 +26,7 @@ import {
   message,
   type Sent,
   sumOf,
+  window,
 } from "./harness.ts";
 
 /** A group in which nothing is. */
@@ -268,6 +269,35 @@ Deno.test("a snapshot that is deleted under its readers is an error, and waits f
   read();
   assertEquals(results, [0, -EIO, 0]);
 });
+
+for (const [what, status] of [["waited", Status.Busy], ["failed elsewhere", -EBADMSG]] as const) {
+  Deno.test(`a read of a snapshot that ${what} is not read through what that has been cut off from meanwhile`, () => {
+    // The lower layer stays, since somebody else needs it; what hid it would be gone by then.
+    const snapshots = [1, 2].flatMap((layer) =>
+      taking({ layer, name: `s${layer}`, taking: 0, isDrained: true }).disk!.snapshots!
+    );
+    const options = (layers: readonly number[], parent: number, inSync: readonly number[]) => ({
+      disk: { layers, snapshots },
+      layers: [LAYERS[0], { ...LAYERS[1], parent }, { id: 3, parent: 2, absorbedBy: null }],
+      group: { inSync },
+    });
+    const at = new Fixture({ options: options([3, 2, 1], 1, [2, 3]), layers: [1, 2, 3] });
+    at.store.chunk(1, CHUNK).blocks.set(BLOCK, 7);
+    const results: number[] = [];
+    const read = new Operation({ operationDone: ({ result }) => results.push(result) }, 1);
+    Object.assign(read, { kind: OperationKind.Read, layers: [2, 1], chunk: CHUNK, blockCount: 1 });
+    read.block = BLOCK;
+    read.buffer = buffer(at.arena, 9);
+    at.core.reader(1).submit(read);
+    const [sent] = at.sent(MessageType.Read);
+    assertEquals(sent.head.layer, 2);
+    at.map(options([3, 2], 0, [sent.link, 1]));
+    at.answer(sent, { status });
+    at.tick();
+    at.run();
+    assertEquals([results, window.bytes[read.buffer]], [[0], 0]);
+  });
+}
 
 Deno.test("the right to serve counts once the map that was given before it is in force", () => {
   const at = new Fixture();

@@ -279,4 +279,15 @@ export const REGRESSIONS: readonly Regression[] = [
       "the only replica of a chunk had lost its stamp in a power cut, in a layer that was being absorbed; who joined took its own unknown " +
       "stamp, of nothing, for the same, and was in sync without the chunk",
   },
+  {
+    seed: 9201150,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    areMoving: true,
+    areGoing: true,
+    found:
+      "a read of a clone had waited for its replica while the clone was made independent; it was read through what it had been cut off " +
+      "from, of which the upper part was gone: what that had overwritten came back",
+  },
 ];
