@@ -168,6 +168,12 @@ function isUnsent(state: NodeState): boolean {
   return state === NodeState.Stale || state === NodeState.Failed;
 }
 
+/** The epoch since which a node joins a group; −1: it does not. */
+function joinedEpochOf({ entry }: GroupView, node: number): number {
+  const at = entry.joining.indexOf(node);
+  return at < 0 ? -1 : entry.joinedEpochs[at];
+}
+
 /** In place of the node that a read is sent to: the map, the lease, or the right to serve stands in its way. */
 const NOWHERE = 0;
 /** …or a write of this disk that is under way and overlaps it. */
@@ -236,6 +242,8 @@ export class DiskRouter implements PeerRequestOwner {
   #mustResend = false;
   /** Some node has refused a write, or it could not be sent there: what follows in its chunk must not overtake it. */
   #hasUnsent = false;
+  /** Some write is to be applied here once more. */
+  #hasAgain = false;
   /** Reads that came back damaged or unread. */
   readonly #troubles = new Map<Operation, ReadTrouble>();
   /** Is being given back with an error: for good, whoever asks for a recovery. */
@@ -349,6 +357,7 @@ export class DiskRouter implements PeerRequestOwner {
       slot.requests[i] = null;
     }
     slot.nodeCount = 0;
+    slot.isLocalAgain = false;
     if (!slot.isStarted) return;
     this.#waitingWrites++;
     slot.isStarted = false;
@@ -690,9 +699,11 @@ export class DiskRouter implements PeerRequestOwner {
   #sendLocal(slot: WriteSlot): void {
     const operation = slot.operation!;
     const { operation: local } = slot.local;
-    if (slot.isLocalUnderWay) {
-      // Once more when its buffers are free: what is under way was accepted for another membership.
+    if (slot.isLocalUnderWay || this.#isBehindAgain(slot)) {
+      // Once more when its buffers are free: what is under way was accepted for another membership. What follows it in its chunk
+      // goes behind that: to who joins the one that comes later would look as if it had been applied before.
       slot.isLocalAgain = true;
+      this.#hasAgain = true;
       return;
     }
     local.kind = operation.kind;
@@ -704,11 +715,38 @@ export class DiskRouter implements PeerRequestOwner {
     local.checksums = operation.checksums;
     local.generation = operation.generation;
     local.sequence = operation.sequence;
+    slot.isLocalAgain = false;
     slot.isLocalUnderWay = true;
     const disk = this.host.view.disk(this.diskId)!;
     const group = this.host.view.groupOf(disk, operation.chunk);
     this.host.replica.apply(slot.local, group, slot.wasLocal);
     slot.wasLocal = true;
+  }
+
+  /** Whether an earlier write of the same chunk is to be applied here once more. */
+  #isBehindAgain(slot: WriteSlot): boolean {
+    if (!this.#hasAgain) return false;
+    const { chunk } = slot.operation!;
+    for (let other = this.#first; other !== slot && other !== null; other = other.next) {
+      if (other.isLocalAgain && other.operation!.chunk === chunk) return true;
+    }
+    return false;
+  }
+
+  /** What waited behind a write that was to be applied here once more goes on. */
+  #sendHeld(): void {
+    const { self } = this.host.view;
+    this.#hasAgain = false;
+    for (let slot = this.#first; slot !== null; slot = slot.next) {
+      if (!slot.isLocalAgain) continue;
+      if (slot.isLocalUnderWay) {
+        this.#hasAgain = true;
+        continue;
+      }
+      slot.isLocalAgain = false;
+      const isHere = slot.isStarted && slot.nodes.subarray(0, slot.nodeCount).includes(self);
+      if (isHere) this.#sendLocal(slot);
+    }
   }
 
   #sendRemote(slot: WriteSlot, index: number, node: number): void {
@@ -761,7 +799,9 @@ export class DiskRouter implements PeerRequestOwner {
         // Another start of that node's agent: what it had acknowledged while it joined does not count any more.
         const incarnation = view.node(node)?.incarnation ?? 0;
         const isOther = incarnation !== slot.incarnations[i];
-        const isUndone = slot.states[i] === NodeState.Acknowledged && (isJump || isOther);
+        // Who joins has begun anew: what it had before is nothing to it, and its source may have got this write only later.
+        const isAnew = joinedEpochOf(group, node) > slot.epoch;
+        const isUndone = slot.states[i] === NodeState.Acknowledged && (isJump || isOther || isAnew);
         const isMended = slot.states[i] === NodeState.Failed && isOther;
         if (isUndone || isMended || (isOld && slot.states[i] !== NodeState.Acknowledged)) {
           this.counters.resent++;
@@ -814,9 +854,10 @@ export class DiskRouter implements PeerRequestOwner {
     slot.isLocalAgain = false;
     if (isSameLease && !isAgain) return this.nodeDone(slot, self, result);
     // It was sent under an earlier lease or membership: once more, now that its buffers are free.
-    if (slot.isStarted && slot.nodes.subarray(0, slot.nodeCount).includes(self)) {
-      this.#sendLocal(slot);
-    } else this.#finishIfDone(slot);
+    const isHere = slot.isStarted && slot.nodes.subarray(0, slot.nodeCount).includes(self);
+    if (isHere) this.#sendLocal(slot);
+    if (this.#hasAgain) this.#sendHeld();
+    if (!isHere) this.#finishIfDone(slot);
   }
 
   /** A replica has answered a write. */
