@@ -77,10 +77,10 @@ export class LocalWrite implements OperationOwner {
   target: LocalWriteOwner | null = null;
   /** Epoch under which it was accepted. */
   epoch = 0;
-  /** Place among all that were accepted. */
-  serial = 0;
   /** Writes that were accepted before this one, and came once more: done when this one is. */
   followers: LocalWrite[] | null = null;
+  /** It is one of those: its data is not needed. */
+  isFollower = false;
   next: LocalWrite | null = null;
   previous: LocalWrite | null = null;
   replica: Replica | null = null;
@@ -236,12 +236,10 @@ class Link {
   /** Answers for which the transport had no room, encoded. */
   readonly answers: { head: Uint8Array<ArrayBuffer>; offset: number; bytes: number }[] = [];
 
-  /** @param barrier serial of the last write that was accepted before this link came up */
   constructor(
     readonly link: number,
     readonly node: number,
     readonly incarnation: number,
-    readonly barrier: number,
   ) {}
 }
 
@@ -304,7 +302,6 @@ export class Replica {
   /** Writes under way, oldest first. */
   #first: LocalWrite | null = null;
   #last: LocalWrite | null = null;
-  #serial = 0;
   /** Writes that had been applied before, to be given back at the end of the turn. */
   readonly #repeatedWrites: LocalWrite[] = [];
   /** Links with something that waits for room or for older writes. */
@@ -352,24 +349,32 @@ export class Replica {
   apply(write: LocalWrite, group: GroupView, isAgain: boolean): void {
     const { operation } = write;
     write.replica = this;
+    write.isFollower = false;
     operation.stampUnknown = false;
     if (this.joining !== null && this.joining.isJoining(group)) {
       const live = this.joining.liveWrite(group, operation);
-      if (live === LiveWrite.Skip) return this.#repeated(write);
+      const isSkipped = live === LiveWrite.Skip;
+      if ((isSkipped || (isAgain && live === LiveWrite.Apply)) && this.#follows(write)) return;
+      if (isSkipped) return this.#repeated(write);
       operation.stampUnknown = live === LiveWrite.ApplyUnknown;
     } else if (this.completer?.holds(write) === true) return;
     else {
       this.#store.stampOf(operation.layers[0], operation.chunk, this.#stamp);
       if (compareStamps(operation, this.#stamp) <= 0) return this.#repeated(write);
-      const later = isAgain ? this.#laterOnItsWay(operation) : null;
-      if (later !== null) {
-        this.counters.repeated++;
-        (later.followers ??= []).push(write);
-        return;
-      }
+      if (isAgain && this.#follows(write)) return;
     }
     this.#track(write);
     this.#store.submit(operation);
+  }
+
+  /** Whether a write is on its way into the store already, perhaps with later ones: then it is done when the last of those is. */
+  #follows(write: LocalWrite): boolean {
+    const later = this.#laterOnItsWay(write.operation);
+    if (later === null) return false;
+    this.counters.repeated++;
+    write.isFollower = true;
+    (later.followers ??= []).push(write);
+    return true;
   }
 
   /** The last write on its way into the store that is of the same chunk, and not before this one; null: none. */
@@ -402,7 +407,6 @@ export class Replica {
     if (this.#watched !== null) this.#noteWrite(this.#watched, write.operation);
     if (this.#watchedChunks.size > 0) this.#noteInChunks(write.operation);
     write.epoch = this.view!.epoch;
-    write.serial = ++this.#serial;
     write.previous = this.#last;
     write.next = null;
     if (this.#last === null) this.#first = write;
@@ -559,7 +563,7 @@ export class Replica {
 
   /** A peer may ask now. */
   linkUp(link: number, node: number, incarnation: number): void {
-    this.#links.set(link, new Link(link, node, incarnation, this.#serial));
+    this.#links.set(link, new Link(link, node, incarnation));
   }
 
   /** The peer is gone; operations under way are applied all the same, their answers dropped. */
@@ -789,11 +793,8 @@ export class Replica {
       dataBytes === (hasData ? head.count << BLOCK_SHIFT : 0) &&
       extraBytes === (hasData ? head.count * 4 : 0);
     if (!isSane) return Verdict.Broken;
-    // What was sent again may still be on its way into the store from the first time: after that its stamp tells.
+    // What was sent again may still be on its way into the store from the first time: `apply` looks, and what follows on the link goes on.
     const isAgain = (head.flags & MessageFlag.Again) !== 0;
-    if (isAgain && this.#first !== null && this.#first.serial <= state.barrier) {
-      return this.#waitForRoom();
-    }
     const operation = this.#take(state);
     if (operation === null) return this.#waitForRoom();
     const group = this.#guard(state, true);
@@ -826,7 +827,12 @@ export class Replica {
       : OperationKind.Zero;
     target.generation = head.generation;
     target.sequence = head.sequence;
-    this.apply(write, group, (head.flags & MessageFlag.Again) !== 0);
+    this.apply(write, group, isAgain);
+    if (write.isFollower) {
+      // However often links break, what waits for room holds its data once.
+      this.#releaseData(dataOffset, dataBytes);
+      operation.bufferBytes = 0;
+    }
     return Verdict.Taken;
   }
 

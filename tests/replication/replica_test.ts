@@ -18,6 +18,7 @@ import { OperationKind } from "../../agent/store/operation.ts";
 import {
   buffer,
   CHANGED,
+  coreOf,
   EPOCH,
   FakeStore,
   FakeTransport,
@@ -224,7 +225,7 @@ Deno.test("a write that was applied before is acknowledged and not applied again
   assertEquals(at.arena.usedBytes, 0);
 });
 
-Deno.test("what is sent again waits until all that an earlier link brought is in the store", () => {
+Deno.test("what is sent again is answered when what an earlier link brought is in the store", () => {
   const at = new Fixture();
   at.write(1, 0xaa);
   at.replica.linkDown(LINK);
@@ -236,6 +237,46 @@ Deno.test("what is sent again waits until all that an earlier link brought is in
   assertEquals(at.answers(), [[1, Status.Ok]]);
   assertEquals(at.store.done.length, 1);
   assertEquals(at.replica.counters.repeated, 1);
+});
+
+Deno.test("what a joiner has had before, and its store has not carried out yet, is not acknowledged before it has", () => {
+  const group = { inSync: [1, 3], joining: [SELF], joinedEpochs: [CHANGED] };
+  const transport = new FakeTransport(), store = new FakeStore(1), arena = new Arena();
+  const core = coreOf({ store, arena, transport }, mapOf({ group }), SELF, {});
+  core.linkUp(LINK, HOLDER, false, 1);
+  const write = (epoch: number, flags = 0) => {
+    const bytes = message({ ...WRITE, id: 1, sequence: 1, epoch, flags }, [sumOf(0xaa)]);
+    core.received(LINK, bytes, bytes.length, buffer(arena, 0xaa), BLOCK_BYTES);
+  };
+  const answers = () => transport.take().filter(({ link }) => link === LINK);
+  // It waits for room. Somebody else leaves the group, and the holder sends it again.
+  write(EPOCH);
+  const epoch = EPOCH + 1;
+  const changed = { ...group, inSync: [1], changedEpoch: epoch };
+  core.setMap(mapOf({ epoch, group: changed }), SELF, 1);
+  write(epoch, MessageFlag.Again);
+  core.endTurn();
+  assertEquals(answers().map(({ head }) => head.status), [], "nothing is in the store");
+  store.run();
+  core.endTurn();
+  assertEquals(store.chunk(1, 3).blocks.get(5), 0xaa);
+  assertEquals(answers().map(({ head }) => head.status), [Status.Ok, Status.Ok]);
+});
+
+Deno.test("while what was sent again waits for room, what follows it on its link goes on", () => {
+  const at = new Fixture();
+  at.write(1, 0xaa);
+  at.reconnect();
+  at.write(1, 0xaa, { flags: MessageFlag.Again });
+  at.receive({ ...WRITE, type: MessageType.Free, id: 2, sequence: 2, chunk: 4 });
+  at.receive({ ...WRITE, type: MessageType.Read, id: 3, chunk: 5 }, { extra: [1] });
+  at.replica.endTurn();
+  const kinds = at.store.waiting.map(({ kind }) => kind);
+  assertEquals(kinds, [OperationKind.Write, OperationKind.Free, OperationKind.Read]);
+  at.run();
+  at.run();
+  assertEquals(at.answers().sort(), [[1, Status.Ok], [2, Status.Ok], [3, Status.Ok]]);
+  assertEquals(at.store.done.filter((kind) => kind === OperationKind.Write).length, 1);
 });
 
 /** Messages that nobody who keeps to the rules sends. */
