@@ -10,6 +10,9 @@
  * Invariants:
  * - Only what is known to be right is merged: the chunks of groups in which this node is in sync and nobody has crashed with unsynced
  *   writes. Where it joins, it waits until it is in sync, or gone from there.
+ * - A chunk of K that is being replaced by another node's copy is not merged into, but looked at again later. What is copied may have been
+ *   described before there was a pair, and whatever is not in it is freed: that would be L's blocks. And a chunk that had nothing yet would
+ *   get L's stamp with them, and be taken for whole while half of it is copied.
  * - Where it is no member, what it has may be of any age: L's chunks are forgotten, and all of K's there lose their stamps. After
  *   L has gone from the map nothing else would tell them from what the others have under the same stamps. Should it become one
  *   meanwhile, that is done before anything is compared there (`discards.ts`).
@@ -26,6 +29,7 @@
 import type { Discards } from "./discards.ts";
 import { chunkList, type LocalStore, Stamp } from "./local_store.ts";
 import { Operation, OperationKind, type OperationOwner } from "../store/operation.ts";
+import type { JoiningHook } from "./replica.ts";
 import type { ClusterView, DiskView, GroupView } from "./view.ts";
 
 /** Chunks being absorbed, forgotten or marked at a time. */
@@ -52,7 +56,7 @@ class Job {
   from = 0;
   underWay = 0;
   isFailed = false;
-  /** A group that is joined was met. */
+  /** A group that is joined was met, or a chunk that is being replaced. */
   isIncomplete = false;
   /** What this node was in each group when it began. */
   places = "";
@@ -67,6 +71,7 @@ export class Absorbing implements OperationOwner {
   chunks = 0;
   readonly #store: LocalStore;
   readonly #discards: Discards;
+  readonly #joining: JoiningHook;
   readonly #absorbed: (layers: readonly number[]) => void;
   #view: ClusterView | null = null;
   readonly #jobs = new Map<number, Job>();
@@ -78,10 +83,12 @@ export class Absorbing implements OperationOwner {
   constructor(options: {
     store: LocalStore;
     discards: Discards;
+    joining: JoiningHook;
     absorbed: (layers: readonly number[]) => void;
   }) {
     this.#store = options.store;
     this.#discards = options.discards;
+    this.#joining = options.joining;
     this.#absorbed = options.absorbed;
   }
 
@@ -194,7 +201,9 @@ export class Absorbing implements OperationOwner {
       if (joining.includes(view.self) || (inSync.includes(view.self) && !group.isOpen)) {
         job.isIncomplete = true;
       } else if (inSync.includes(view.self)) {
-        if (job.phase === Phase.Absorbing) this.#submit(job, OperationKind.Absorb, chunk);
+        if (job.phase !== Phase.Absorbing) continue;
+        if (this.#joining.isReplacing(group, job.into, chunk)) job.isIncomplete = true;
+        else this.#submit(job, OperationKind.Absorb, chunk);
       } else if (job.phase === Phase.Absorbing) this.#forget(job, chunk);
       else if (this.#store.stampOf(layer, chunk, this.#stamp)) {
         this.#submit(job, OperationKind.Stamp, chunk);

@@ -169,6 +169,7 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
     this.absorbing = new Absorbing({
       store,
       discards,
+      joining: this.joining,
       absorbed: (layers) => events.absorbed?.(layers),
     });
     this.flattener = new Flattener({
