@@ -31,6 +31,8 @@
  *   by another `joinedEpoch` (`map/copies.ts`).
  * - What is copied on behalf of a disk's holder, who brings its replicas in line, ends where its group or the lease changes, or its source
  *   goes down: a job that begins would write to the same chunk. The holder begins anew as well. Until it ends the group waits for it.
+ * - What such a copy has given to the store is taken back, or is waited for before the holder hears which stamps there are here: nobody may
+ *   copy from here what is about to be changed.
  * - It also ends where a live write comes to the chunk: the disk is open, and a copy that does not know of live writes would undo them. What
  *   it has given to the store already goes before the write; then the chunk is copied anew, around what comes live.
  * - A group is reported only after a sync that covers everything pulled.
@@ -211,6 +213,8 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   readonly #jobs = new Map<number, GroupJob>();
   /** Pulls asked for by the holder of a disk. */
   readonly #asked = new Map<number, Map<number, Asked>>();
+  /** Those that have ended, of which something is still on its way into the store. */
+  readonly #ending = new Set<ChunkPull>();
   #pulls = 0;
   #copiedBytes = 0;
   #nowMs = 0;
@@ -1001,9 +1005,14 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     const chunks = this.#asked.get(layer);
     const asked = chunks?.get(chunk);
     if (asked === undefined) return;
+    const { pull } = asked;
     chunks!.delete(chunk);
-    asked.pull.abort();
-    asked.pull.done(Status.Busy);
+    pull.abort();
+    if (!pull.isStill) {
+      this.#ending.add(pull);
+      this.store.withdraw(({ owner }) => owner === pull);
+    }
+    pull.done(Status.Busy);
   }
 
   // ---------------------------------------------------------------------------------------- pace
@@ -1018,6 +1027,17 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
   /** {@inheritDoc PullHost.later} */
   later(again: () => void): void {
     this.#refused.push(again);
+  }
+
+  /** {@inheritDoc PullHost.ended} */
+  ended(pull: ChunkPull): void {
+    if (this.#ending.delete(pull)) this.#replica.rewriting(pull.layer, pull.chunk);
+  }
+
+  /** {@inheritDoc JoiningHook.isEnding} */
+  isEnding(layer: number): boolean {
+    for (const pull of this.#ending) if (pull.layer === layer) return true;
+    return false;
   }
 
   /** {@inheritDoc PullHost.copied} */

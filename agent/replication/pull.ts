@@ -45,6 +45,8 @@ export interface PullHost {
   later(again: () => void): void;
   /** Bytes were copied. */
   copied(bytes: number): void;
+  /** Nothing of a copy that was aborted is on its way into the store any more. */
+  ended(pull: ChunkPull): void;
   /** A layer, and the one that it absorbs, if it does: what they hold together is copied into the first. */
   pairOf(layer: number): readonly number[];
   /** Whether the layer is being flattened: then all that it is read through is copied into it. */
@@ -125,6 +127,11 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
     unknown.stampUnknown = true;
     this.#step = Step.Marking;
     this.host.store.submit(unknown);
+  }
+
+  /** Nothing of it is on its way into the store. */
+  get isStill(): boolean {
+    return this.#operations === 0;
   }
 
   /** Ends it without a word; what is with the store is applied all the same. */
@@ -298,7 +305,10 @@ export class ChunkPull implements PeerRequestOwner, OperationOwner {
 
   #operationOver(): void {
     if (--this.#operations > 0) return;
-    if (this.#isAborted || this.#isOver) return this.#releaseBuffer();
+    if (this.#isAborted || this.#isOver) {
+      this.#releaseBuffer();
+      return this.host.ended(this);
+    }
     if (this.#step === Step.Marking) {
       if (this.#failure !== 0) return this.#end(this.#failure);
       this.#describe(Step.Describing);

@@ -115,6 +115,8 @@ export interface JoiningHook {
   isComplete(group: GroupView, layer: number, chunk: number): boolean;
   /** The chunk is being replaced by another node's. */
   isReplacing(group: GroupView, layer: number, chunk: number): boolean;
+  /** Something of a copy that was given up is still on its way into a layer in the store. */
+  isEnding(layer: number): boolean;
 }
 
 /** A block of which somebody wants to know whether it is changed meanwhile; see {@linkcode Replica.watch}. */
@@ -431,7 +433,7 @@ export class Replica {
    * @returns whether nothing of the layer that was accepted before `epoch` is still on its way into the store; otherwise to be asked again
    */
   endEarlier(epoch: number, layer: number, generation: number): boolean {
-    let isDrained = true, isOld = false;
+    let isDrained = this.joining?.isEnding(layer) !== true, isOld = false;
     // Accepted in the order of the list, and epochs only rise.
     for (let write = this.#first; write !== null && write.epoch < epoch; write = write.next) {
       if (write.operation.layers[0] !== layer) continue;

@@ -185,6 +185,7 @@ Deno.test("a chunk that is being replaced when the look begins is changed as a w
   at.replica.joining = {
     isJoining: () => false,
     isComplete: () => false,
+    isEnding: () => false,
     isReplacing: (_group, layer, chunk) => layer === LAYER && chunk === CHUNK,
     liveWrite: () => 0,
   };

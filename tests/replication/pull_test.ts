@@ -57,6 +57,8 @@ class Fixture implements PullHost {
     return [layer];
   }
 
+  ended(): void {}
+
   isFlattened(): boolean {
     return this.isThroughChain;
   }

@@ -208,6 +208,7 @@ Deno.test("a block of a chunk that is replaced as a whole is left alone, another
     at.replica.joining = {
       isJoining: () => false,
       isComplete: () => false,
+      isEnding: () => false,
       isReplacing: (_group, layer, chunk) =>
         when === "before" && layer === LAYER && chunk === CHUNK,
       liveWrite: () => LiveWrite.Apply,
