@@ -111,6 +111,8 @@ export interface JoiningProgress {
 class ChunkState {
   isComplete = false;
   live: LiveBlocks | null = null;
+  /** What it was complete with: that may be on its way into the store, which does not tell of it yet. */
+  readonly upTo = new Stamp();
   /** The chunk's stamp before the first live write. */
   readonly base = new Stamp();
   pull: ChunkPull | null = null;
@@ -860,6 +862,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     if (state.mustPull) this.#emptyLower(job, layer, chunk);
     this.#endPull(job, state);
     state.isComplete = true;
+    state.upTo.set(generation, sequence);
     state.awaited = null;
     state.live = null;
     state.mustPull = false;
@@ -912,7 +915,9 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     if (state.isAsked) this.#giveUpAsked(layer, chunk);
     if (state.isComplete) {
       this.store.stampOf(layer, chunk, this.#stamp);
-      return compareStamps(operation, this.#stamp) <= 0 ? LiveWrite.Skip : LiveWrite.Apply;
+      const isOld = compareStamps(operation, this.#stamp) <= 0 ||
+        compareStamps(operation, state.upTo) <= 0;
+      return isOld ? LiveWrite.Skip : LiveWrite.Apply;
     }
     const isFirst = state.live === null || !isKnown(state.live.last);
     state.live ??= new LiveBlocks();
@@ -931,6 +936,7 @@ export class Joining implements JoiningHook, Puller, PullHost, OperationOwner {
     if (state.awaited !== null && compareStamps(live.last, state.awaited) >= 0) {
       // This very write completes the chunk, and carries the stamp.
       state.isComplete = true;
+      state.upTo.set(operation.generation, operation.sequence);
       state.awaited = null;
       state.live = null;
       job.done++;

@@ -724,3 +724,21 @@ for (const slow of ["another node", "this node"]) {
     assertEquals([at.core.router(1).isOpen, at.reconciled], [true, [GENERATION]]);
   });
 }
+
+Deno.test("a write that comes late is not applied over what was copied while that gets its stamp", () => {
+  const at = new Fixture(JOINING);
+  const source: Source = { fill: 0xaa, stamp: [7, 70] };
+  let describes = 0;
+  const last = at.serve(
+    source,
+    ({ head }) => head.type === MessageType.Describe && head.chunk === CHUNK && ++describes === 2,
+  )!;
+  at.answerAs(last, source);
+  // Both were under way at once, to the same block; the source has carried out both.
+  at.beginLive(65, 0x65);
+  at.store.run(1);
+  at.beginLive(70, 0xaa);
+  at.store.run();
+  at.core.endTurn();
+  assertEquals(at.held, [7, 70, 0xaa]);
+});
