@@ -295,7 +295,7 @@ export class Control {
   readonly #toldMs = new Map<number, number>();
   /** Epochs of the maps in which a lease was taken from a node that had not given it back. */
   readonly #takenEpoch = new Map<number, number>();
-  /** Epoch before the first change that this process has applied; −1: none yet. */
+  /** Epoch from which on this process has applied every change; −1: none yet. */
   #firstEpoch = -1;
   #joinAskedMs = -Infinity;
   #joinAt = 0;
@@ -1068,6 +1068,8 @@ export class Control {
     const { node, incarnation, id, report } = message;
     if (node !== peer.node) return;
     this.#reports.set(node, { report, atMs: this.#nowMs });
+    // By its map it may hold what is another node's here.
+    if (report.hasOtherLog) return;
     this.#read({ node, incarnation, id, address: peer.address });
   }
 
@@ -1109,7 +1111,7 @@ export class Control {
 
   #renewed(id: number): void {
     const sentMs = this.#renewSent.get(id);
-    if (sentMs === undefined) return;
+    if (sentMs === undefined || this.#raft!.hasOtherLog) return;
     this.#renewSent.delete(id);
     this.#renewedMs = Math.max(this.#renewedMs, sentMs);
     // Where this node alone decides, nobody can give its leases away behind its back.
@@ -1292,6 +1294,9 @@ export class Control {
     this.#map = map.value;
     this.#noteSize(data.length);
     this.#noteStates(before);
+    // What was taken from whom in maps that were not seen may have been taken just now.
+    this.#takenEpoch.clear();
+    this.#firstEpoch = this.#map.epoch;
     this.#host.mapChanged(this.#map, [], true, null);
     this.#mapIsNew();
   }
@@ -1333,8 +1338,11 @@ export class Control {
   /** When nodes went down, by this node's clock: what a leader waits for counts from here. */
   #noteStates(before: ClusterMap): void {
     for (const node of this.#map.nodes) {
+      const known = findNode(before, node.id);
+      // Where maps in between were not seen it may have been up meanwhile: in another run.
+      const isSame = known?.state === "down" && known.incarnation === node.incarnation;
       if (node.state === "up") this.#downSince.delete(node.id);
-      else if (findNode(before, node.id)?.state !== "down" || !this.#downSince.has(node.id)) {
+      else if (!isSame || !this.#downSince.has(node.id)) {
         // The next tick knows what time it is: since the last one this process may have been stopped for long.
         this.#downSince.set(node.id, NaN);
       }
@@ -1418,6 +1426,8 @@ export class Control {
   /** Proposes `node-up` at the start, and again when the map takes this node for dead. */
   #proposeUp(): void {
     const { self } = this;
+    // Whoever goes is down: that others have noticed it first is no reason to come back.
+    if (this.#isLeaving) return;
     if (self === undefined || this.#isUpProposed) {
       if (self === undefined || self.state === "up" || this.#isUpWaiting) return;
       if (this.#incarnation === 0) return;
@@ -1456,6 +1466,7 @@ export class Control {
     });
   }
   #isUpWaiting = false;
+  #isLeaving = false;
 
   /**
    * A data path is lost: what was on it is not held here any more. To be said again until the map has taken notice.
@@ -1595,6 +1606,7 @@ export class Control {
 
   /** Tells others that this node goes; `done` when it is in the map, or cannot be. */
   leave(done: () => void): void {
+    this.#isLeaving = true;
     this.gossip.leave(this.#nowMs);
     const others = this.#map.nodes.some((node) => node.id !== this.#node && node.state === "up");
     if (this.#incarnation === 0 || !others) return void this.#soon.push(done);

@@ -264,15 +264,18 @@ export class LeaderDuties {
 
   #isDead({ members, reports, nowMs }: LeaderSituation, node: NodeEntry): boolean {
     const member = members.get(node.uuid);
-    // Who reports is alive, whatever its datagrams do.
-    if (member === undefined && reports.has(node.id)) this.#unknownSince.delete(node.id);
     if (member !== undefined) {
-      this.#unknownSince.delete(node.id);
-      // News about another start than the one in the map says nothing about this one.
+      const isGone = member.state === "dead" || member.state === "left";
       const isAbout = member.agentIncarnation === 0 ||
         member.agentIncarnation === node.incarnation;
-      return isAbout && (member.state === "dead" || member.state === "left");
+      if (!isGone || isAbout) {
+        this.#unknownSince.delete(node.id);
+        return isGone;
+      }
+      // The end of another start than the one in the map says nothing about this one: of it gossip may never hear.
     }
+    // Who reports is alive, whatever its datagrams do.
+    if (reports.has(node.id)) this.#unknownSince.delete(node.id);
     const since = this.#unknownSince.get(node.id);
     if (since === undefined) this.#unknownSince.set(node.id, nowMs);
     return since !== undefined && nowMs - since >= UNKNOWN_MS;

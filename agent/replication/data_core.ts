@@ -330,9 +330,14 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
 
   /**
    * This node may serve until then, by the clock of {@linkcode tick}; `Infinity` where no other could take over. It counts once every
-   * map that was given before is in force: one of those may say that a lease is another node's.
+   * map that was given before is in force: one of those may say that a lease is another node's. A right that ends earlier than it did
+   * waits for nothing: somebody else may be given what is held here.
    */
   renew(serveUntilMs: number): void {
+    for (const each of this.#maps) {
+      if (each.serveUntilMs !== null && each.serveUntilMs > serveUntilMs) each.serveUntilMs = null;
+    }
+    if (serveUntilMs < this.#serveUntilMs) return this.#renewed(serveUntilMs);
     if (this.#maps.length === 0) return this.#renewed(serveUntilMs);
     this.#maps[this.#maps.length - 1].serveUntilMs = serveUntilMs;
   }

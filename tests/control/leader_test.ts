@@ -160,6 +160,24 @@ Deno.test("news about another start than the one in the map says nothing about t
   assertEquals(at.look(), ["down 3 2"]);
 });
 
+Deno.test("of which gossip knows only how an earlier start ended is dead after five seconds without a word", () => {
+  for (const state of ["dead", "left"] as const) {
+    const at = new Fixture(4);
+    at.node(3, { incarnation: 2 });
+    at.member(3, state, 1);
+    for (let i = 0; i < 10; i++) {
+      at.report(3, {});
+      assertEquals(at.look(), [], "it reports");
+      at.pass(1000);
+    }
+    at.reports.delete(3);
+    at.pass(3999);
+    assertEquals(at.look(), []);
+    at.pass(1);
+    assertEquals(at.look(), ["down 3 2"]);
+  }
+});
+
 Deno.test("a node of the map that gossip does not know is dead after five seconds", () => {
   const at = new Fixture(4);
   at.forget(3);

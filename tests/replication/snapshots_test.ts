@@ -317,6 +317,28 @@ Deno.test("the right to serve counts once the map that was given before it is in
   assertEquals([at.core.view.epoch, at.core.mayServe], [EPOCH + 1, true]);
 });
 
+Deno.test("the right to serve ends at once, whatever map is on its way, and comes back by a later word only", () => {
+  for (const wasRenewed of [false, true]) {
+    const at = new Fixture();
+    let isMade = () => {};
+    at.store.createLayer = (layer, done) => {
+      isMade = () => {
+        at.store.content.set(layer, new Map());
+        done(null);
+      };
+    };
+    assertEquals(at.core.mayServe, true);
+    at.map(taking());
+    if (wasRenewed) at.core.renew(Infinity);
+    at.core.renew(-Infinity);
+    assertEquals([at.core.view.epoch, at.core.mayServe], [EPOCH, false]);
+    isMade();
+    assertEquals([at.core.view.epoch, at.core.mayServe], [EPOCH + 1, false]);
+    at.core.renew(Infinity);
+    assertEquals(at.core.mayServe, true);
+  }
+});
+
 Deno.test("with snapshots of several disks nothing of the new layer is given back before all are complete", () => {
   const at = new Fixture();
   const both = (change: Partial<SnapshotEntry> = {}) => {
