@@ -18,7 +18,7 @@ import { readFileSync } from "node:fs";
 import { advertisedAddress } from "./advertise.ts";
 import { ClusterNode, type ClusterOptions, SECRET_MISSING } from "./cluster_node.ts";
 import { formatClusterSecret, parseClusterSecret } from "./cluster_secret.ts";
-import { nodeStatusOf, waitingDisks } from "./cluster_status.ts";
+import { nodeStatusOf, unreachedText, waitingDisks } from "./cluster_status.ts";
 import { allTargets, nameComparison, targetOf } from "./comparison.ts";
 import type { AgentConfig } from "./config.ts";
 import type { NodeReport } from "./control/messages.ts";
@@ -228,6 +228,7 @@ class AgentCore implements Agent, ControlBackend {
         reason: "no majority of its voters is there",
       });
     }
+    if (cluster.joinNote !== null) this.#log.warn(cluster.joinNote);
     this.#log.info(
       this.#ready.created ? "made a new store; the agent is ready" : "the agent is ready",
       {
@@ -575,7 +576,7 @@ class AgentCore implements Agent, ControlBackend {
         chunksLeft: report?.chunksLeft ?? 0,
         copyBytesPerSecond: report !== undefined && report.joiningGroups > 0 ? rate : null,
         secondsLeft: rate > 0 && bytesLeft > 0 ? Math.ceil(bytesLeft / rate) : null,
-        stuck: report === undefined || report.stuck === "" ? null : report.stuck,
+        stuck: report?.stuck || unreachedText(map, node, reports),
         flattenStuck: report?.flattening?.stuck || null,
         flattenBytesPerSecond: report?.flattening?.bytesPerSecond ?? null,
         damagedBlocks: report?.damagedBlocks ?? 0,
@@ -603,7 +604,7 @@ class AgentCore implements Agent, ControlBackend {
         reason,
         hint,
       })),
-      notes: [],
+      notes: this.#node.joinNote === null ? [] : [this.#node.joinNote],
     };
   }
 

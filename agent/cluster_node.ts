@@ -34,6 +34,7 @@ import { type ControlError, ControlFailure, unwrap } from "./map/errors.ts";
 import {
   adopt,
   type Applied,
+  apply,
   type ClusterMap,
   EMPTY_MAP,
   findNode,
@@ -582,6 +583,18 @@ export class ClusterNode {
     return this.control.map.nodes.length <= 1 && this.#options.join.length === 0;
   }
 
+  /** It is to join others and never will: its store is a cluster of its own. Null: that is not so, or they may still join this one. */
+  get joinNote(): string | null {
+    const { join } = this.#options;
+    if (this.control.node === 0 || this.control.map.nodes.length !== 1 || join.length === 0) {
+      return null;
+    }
+    return `this node is all of its cluster, so it does not join ${
+      join.join(", ")
+    }: its store has belonged to this cluster since ` +
+      "before; to have it join another one, start its agent with an empty data directory and that one's secret";
+  }
+
   /** Why this node is not in its cluster yet, or knows nothing of it; empty: it is a node of it. */
   get joinProblems(): readonly JoinProblem[] {
     const { node } = this.control;
@@ -675,6 +688,10 @@ export class ClusterNode {
    * @throws ControlFailure `unavailable` when it was taken back, or not decided for long; the hint says whether it can still happen
    */
   async propose(command: MapCommand, gone?: AbortSignal): Promise<Applied> {
+    // Nothing moves time any more: control would say so, and never get to it.
+    if (this.#isStopped) {
+      throw new ControlFailure({ code: "unavailable", message: "the agent is stopping" });
+    }
     const problems = this.joinProblems;
     // What may be over in a moment is waited for.
     if (problems.length > 0 && problems.every(({ isWaiting }) => !isWaiting)) {
@@ -776,6 +793,31 @@ export class ClusterNode {
     gone?: AbortSignal,
   ): Promise<void> {
     const isWanted = () => gone?.aborted !== true;
+    const { map } = this.control;
+    // What would be refused in the end must not cost the node its vote, nor its data, on the way.
+    const voters = map.voters.filter((voter) => voter !== node);
+    unwrap(
+      apply({ ...map, voters }, { kind: "remove-node", node, ...options, nowMs: Date.now() }),
+    );
+    const before = findNode(map, node)!.availability;
+    try {
+      await this.#removeNode(node, options, isWanted, gone);
+    } catch (error) {
+      const now = findNode(this.control.map, node)?.availability;
+      // Nobody waits for this: it follows whatever of the above may still be decided.
+      if (before !== "draining" && now !== undefined) {
+        this.control.propose({ kind: "set-availability", node, availability: before });
+      }
+      throw error;
+    }
+  }
+
+  async #removeNode(
+    node: number,
+    options: { readonly force: boolean; readonly acceptLoss: boolean },
+    isWanted: () => boolean,
+    gone: AbortSignal | undefined,
+  ): Promise<void> {
     if (this.control.map.voters.includes(node)) {
       await this.propose({ kind: "set-availability", node, availability: "draining" }, gone);
       const endMs = clockMs() + PROPOSE_MS_MAX;

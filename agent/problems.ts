@@ -46,7 +46,7 @@ import {
   zonesText,
 } from "./map/map.ts";
 import { dueSlot, lateSince, scheduledName } from "./map/schedules.ts";
-import { remakingOf, takersOf, zonesProblem } from "./map/targets.ts";
+import { brakeOf, remakingOf, takersOf, zonesProblem } from "./map/targets.ts";
 
 /**
  * Kinds of problems, the worst first. Kinds are added, and none is taken away or renamed: programs may rely on these.
@@ -360,8 +360,10 @@ function silentVoters({ nodes }: Pick<ClusterStatus, "nodes">): string[] {
 
 /** Whether copies of nodes that are down are made anew elsewhere after a while. */
 function canBeRemade(map: ClusterMap): boolean {
-  return map.nodes.some(({ id, state, witness }) => {
-    const remaking = state !== "down" || witness ? "nothing" : remakingOf(map, id);
+  const isBraking = brakeOf(map) !== null;
+  return map.nodes.some(({ id, state, witness, availability }) => {
+    const isKept = isBraking && availability === "in";
+    const remaking = state !== "down" || witness || isKept ? "nothing" : remakingOf(map, id);
     return remaking === "all" || remaking === "some";
   });
 }
@@ -398,6 +400,9 @@ function groupProblems(
         `${are(groups.degraded, "it", "they")} should; ${progressOf(groups, cluster)}`,
       hint: groups.joining > 0
         ? "it goes on by itself, and guests are served meanwhile"
+        : map.nodes.every(({ state }) => state === "up")
+        ? "all nodes are up: one that could not be reached for a moment is let in again within some minutes; if it is not, " +
+          "see that every node reaches the others at both of their ports"
         : canBeRemade(map)
         ? "copies are made when the nodes that are down are back, or have been down for 'out-after'"
         : "copies are made when the nodes that are down are back, or others have joined",
@@ -664,6 +669,11 @@ function downHint(node: NodeStatus, { map, nowMs }: Observations): string {
     ? "its copies are made anew elsewhere"
     : "its copies are made anew elsewhere where other nodes take them";
   if (node.availability !== "in") return `${copies}; start it, or ${remove}`;
+  const brake = brakeOf(map);
+  if (brake !== null) {
+    return `start it, or ${remove}; ${brake.down} of ${brake.of} nodes are down together: until they are fewer ` +
+      "no copies are made anew elsewhere";
+  }
   const leftMs = node.sinceMs + map.settings.outAfterMs - nowMs;
   return leftMs > 0
     ? `start it; without it, ${copies} in ${formatDuration(leftMs)}`

@@ -36,13 +36,11 @@ import {
   reasonAgainstFinish,
   storageNodes,
 } from "../map/map.ts";
-import { targetChanges } from "../map/targets.ts";
+import { brakeOf, targetChanges } from "../map/targets.ts";
 import { Housekeeping } from "./housekeeping.ts";
 import type { NodeReport } from "./messages.ts";
 import { chooseVoters, keepsUp, nextChange, REPLACE_AFTER_MS } from "./voters.ts";
 
-/** Share of the storage nodes that may be down together before nobody is declared out any more. */
-const BRAKE_SHARE = 1 / 3;
 /** A node of the map that gossip does not know is dead after this long, in milliseconds. */
 const UNKNOWN_MS = 5000;
 /** PGs that each node should have of a pool, so that shares come out within 3 %. */
@@ -232,13 +230,10 @@ export class LeaderDuties {
         nowMs: wallMs,
       });
     }
-    const storage = map.nodes.filter((node) => !node.witness && node.availability !== "out");
-    const down = storage.filter((node) => node.state === "down");
-    const isBraking = down.length > 1 && down.length >= storage.length * BRAKE_SHARE;
+    const brake = brakeOf(map);
+    const isBraking = brake !== null;
     if (isBraking && !this.#isBraking) {
-      notes.push(
-        `${down.length} of ${storage.length} nodes are down together: none is declared out`,
-      );
+      notes.push(`${brake.down} of ${brake.of} nodes are down together: none is declared out`);
     }
     this.#isBraking = isBraking;
     for (const node of map.nodes) {

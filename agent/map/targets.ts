@@ -149,6 +149,19 @@ export function remakingOf(map: ClusterMap, node: number): Remaking {
   return lacking + single === 0 ? "all" : "some";
 }
 
+/** Share of the storage nodes that may be down together before nobody is declared out any more. */
+const BRAKE_SHARE = 1 / 3;
+
+/**
+ * The storage nodes that are down together where they are so many that the leader declares none of them out; null: they are not, and
+ * who is down for `outAfter` is out.
+ */
+export function brakeOf(map: ClusterMap): { readonly down: number; readonly of: number } | null {
+  const storage = map.nodes.filter((node) => !node.witness && node.availability !== "out");
+  const down = storage.filter(({ state }) => state === "down").length;
+  return down > 1 && down >= storage.length * BRAKE_SHARE ? { down, of: storage.length } : null;
+}
+
 /**
  * Why disks do not lie as they should in the zones that they are kept in.
  *
