@@ -8,7 +8,8 @@
  * 3. Replay (replay.ts). What had been durable and is gone is damage, and refused unless the caller
  *    accepts it.
  *    Where damage is accepted nobody knows what the writes that are gone had changed, so all stamps
- *    become unknown. Blocks that may have been torn: see below. What cannot be read, however often
+ *    become unknown; and blocks are poisoned whose place a record of the log has given to another one, since what freed them is gone.
+ *    Blocks that may have been torn: see below. What cannot be read, however often
  *    it is tried, ends the log like what was torn; but it may have been acknowledged by a process that
  *    was killed, so the caller is told ({@linkcode OpenOptions.mayHaveLost}). So it is where a block that does not match
  *    was surely not torn by the end of a process, or a record is missing that was surely there.
@@ -21,12 +22,13 @@
  *    its input in place.
  * 6. A superblock that says "not clean" and names the place where the log goes on: right where it
  *    ended, so that neither stops nor crashes cost space, or in a new segment where that cannot be.
+ *    Where nothing but it leads there, it is written to both places: a disk that loses one of them leaves the other.
  *    New segments get sequences that were never used. Before the log goes on, what the following
  *    segment may hold of the ignored tail is overwritten: it would claim to follow.
  *
  * @module
  */
-import { BLOCK_BYTES } from "../base/limits.ts";
+import { BLOCK_BYTES, CHUNK_BLOCKS } from "../base/limits.ts";
 import { ENOSPC, type Window } from "../platform/platform.ts";
 import { Applier, LayerState } from "./applier.ts";
 import {
@@ -40,6 +42,7 @@ import { ChecksumCache } from "./checksum_cache.ts";
 import { type Core, type Machine, WORK_BYTES } from "./core.ts";
 import { StoreError } from "./errors.ts";
 import {
+  entryBlock,
   entryChecksums,
   entryChunk,
   entryCount,
@@ -133,6 +136,8 @@ class Rebuilt {
   format = 0;
   /** layer → chunks that such blocks were written to. */
   readonly doubtful = new Map<number, Set<number>>();
+  /** Where damage may be accepted: by segment, what records of the log have put there. */
+  claims: Map<number, Claims> | null = null;
   /** The first entry of META that is part of the log and cannot be read. */
   lostMeta: { lsn: number; location: number } | null = null;
 
@@ -149,6 +154,27 @@ class Rebuilt {
       blocksPlaced: (location, count) => this.placed(location, count),
     });
   }
+}
+
+/** What records have put into the blocks of a segment. */
+class Claims {
+  /** Layers that the records name. */
+  readonly layers: Uint32Array;
+  /** {@linkcode placeOf}; 0: nothing. */
+  readonly places: Float64Array;
+
+  constructor(blocks: number) {
+    this.layers = new Uint32Array(blocks);
+    this.places = new Float64Array(blocks);
+  }
+}
+
+/** {@linkcode Claims}: values of META. */
+const META_PLACE = -1;
+
+/** Which block of a layer, as one number above 0. */
+function placeOf(chunk: number, block: number): number {
+  return chunk * CHUNK_BLOCKS + block + 1;
 }
 
 /** A consistent state found on the disk. */
@@ -276,6 +302,7 @@ function* restore(
     buffer: buffers.work,
     bufferBytes: WORK_BYTES,
   });
+  if (options.acceptDamage === true) rebuilt.claims = new Map();
   const scans: LogScan[] = [];
   let isDamageAccepted = false, isRotten = false;
   let endLsn = 0;
@@ -296,7 +323,7 @@ function* restore(
     const durableLsn = isLast ? 0 : starts[i + 1].previousEndLsn;
     const syncedLsn = Math.max(start.syncedLsn, durableLsn);
     const scan = yield* scanLog(reader, segments, start, syncedLsn);
-    if (isDoubtful || scan.isHeaderLost) yield* doubt(reader, segments, scan, isDoubtful);
+    if (isDoubtful || scan.isHeaderLost) yield* doubt(reader, rebuilt, scan, isDoubtful);
     if (!isLast) limitSpans(scan, starts[i + 1].previousEndLsn);
     if (scan.damage.length > 0 && options.acceptDamage !== true) return damaged(scan, segments);
     for (const { segment, block, lsn, reason } of scan.damage) {
@@ -314,7 +341,10 @@ function* restore(
       window,
       segments,
       scan,
-      (record) => replayRecord(rebuilt, reader, window, record),
+      (record) => {
+        claim(rebuilt, record);
+        return replayRecord(rebuilt, reader, window, record);
+      },
     );
     isRotten ||= walked.isRotten || (isLast && scan.isGap);
     if (walked.error !== null) {
@@ -343,6 +373,7 @@ function* restore(
     if (scan.damage.length > 0) {
       isDamageAccepted = true;
       rebuilt.applier.stamps.dropAll();
+      poisonReused(rebuilt);
     }
     if (!isLast && walked.endLsn < starts[i + 1].previousEndLsn) {
       return new StoreError(
@@ -358,6 +389,7 @@ function* restore(
   }
   forgetDoubtful(rebuilt, machine);
   rebuilt.applier.times = null;
+  rebuilt.claims = null;
   if (reader.failures > 0) {
     machine.logger.warn("the disk could not read a place that the log's newest part may lie in", {
       errno: reader.error,
@@ -390,11 +422,12 @@ function* endOf(reader: LogReader, start: LogPosition): Task<LogEnd | null> {
 /** Adds to the damage when the log is shown to have gone on where it seems to end. */
 function* doubt(
   reader: LogReader,
-  segments: Segments,
+  rebuilt: Rebuilt,
   scan: LogScan,
   isSuperblockLost: boolean,
 ): Task {
-  const stray = yield* findStrays(reader, segments, scan);
+  const { segments } = rebuilt;
+  const stray = yield* findStrays(reader, segments, scan, (walked) => claim(rebuilt, walked));
   if (stray.syncedLsn <= Math.max(scan.endLsn, scan.syncedLsn)) return;
   scan.damage.push({
     segment: stray.segment,
@@ -516,6 +549,54 @@ function replayTorn(
   chunks.add(entryChunk(u32, word));
 }
 
+/** Notes what a record has put where. */
+function claim({ claims, segments, machine }: Rebuilt, walked: WalkedRecord): void {
+  if (claims === null) return;
+  const { u32 } = machine.window;
+  const { record, at, location, bad } = walked;
+  const segment = segments.of(location);
+  let own = claims.get(segment);
+  if (own === undefined) claims.set(segment, own = new Claims(segments.segmentBlocks));
+  const start = location - segments.start(segment) + record.headerBlocks;
+  let word = (at >>> 2) + RECORD_WORD.entries;
+  let data = 0;
+  for (let entry = 0; entry < record.entryCount; entry++) {
+    const kind = entryKind(u32, word);
+    const isMeta = kind === EntryKind.Meta || kind === EntryKind.MetaBatch;
+    const count = hasData(kind) ? entryCount(u32, word) : 0;
+    for (let i = 0; i < count; i++, data++) {
+      if (bad?.[data] === 1) continue;
+      own.layers[start + data] = entryLayer(u32, word);
+      own.places[start + data] = isMeta
+        ? META_PLACE
+        : placeOf(entryChunk(u32, word), entryBlock(u32, word) + i);
+    }
+    word = entryNext(u32, word);
+  }
+}
+
+/**
+ * Damage was accepted: a record that is lost may have made blocks dead whose segment was used again since. What is there now matches
+ * the checksums of the records that brought it, and must not be taken for those blocks.
+ */
+function poisonReused({ claims, index, segments, applier: { absorbed } }: Rebuilt): void {
+  if (claims === null) return;
+  const stale: [layer: number, chunk: number, block: number][] = [];
+  index.eachRun((layer, chunk, block, location, count) => {
+    const segment = segments.of(location);
+    const own = claims.get(segment);
+    if (own === undefined) return;
+    const start = location - segments.start(segment);
+    for (let i = 0; i < count; i++) {
+      const place = own.places[start + i], label = own.layers[start + i];
+      const isIt = place === placeOf(chunk, block + i) &&
+        (label === layer || absorbed.layersOf(label).includes(layer));
+      if (place !== 0 && !isIt) stale.push([layer, chunk, block + i]);
+    }
+  });
+  for (const [layer, chunk, block] of stale) index.poison(layer, chunk, block, 1);
+}
+
 /** All of the log is applied: chunks of which a part is missing do not hold what any stamp says. */
 function forgetDoubtful(rebuilt: Rebuilt, machine: Machine): void {
   const { doubtful, tornBlocks, applier: { stamps, absorbed } } = rebuilt;
@@ -598,7 +679,8 @@ function* takeOver(
     applier: rebuilt.applier,
     meta: rebuilt.meta,
     cache: new ChecksumCache(machine.tunables.checksumCacheBytes),
-    wasClean: newest.clean,
+    // Where the newest superblock is lost, the one before it tells nothing of the run that is.
+    wasClean: newest.clean && !found.mayHaveLost,
     superblock: {
       ...newest,
       format: Math.max(newest.format, FORMAT_BASE, rebuilt.format),
@@ -660,12 +742,30 @@ function* takeOver(
     });
     if (failure !== null) return failure.error;
   }
+  if (isClean || head.isNew) {
+    const error = yield* repeatSuperblock(io, core);
+    if (error !== null) return error;
+  }
   log.begin(head, lsn, sequence);
   index.freed = {
     blocksFreed: (location, count) => segments.removeLive(location, count, log.appliedLsn),
   };
   rebuilt.placed = (location, count) => segments.addLive(location, count);
   return core;
+}
+
+/**
+ * Writes the superblock once more, to the other place. Where the log begins in a new segment, or goes on from a clean end with a
+ * record that no longer fits there, nothing but the superblock leads to it; a disk that loses one of the two writes leaves the other.
+ */
+function* repeatSuperblock(io: TaskIo, core: Core): Task<StoreError | null> {
+  const superblock = { ...core.superblock, sequence: core.superblock.sequence + 1 };
+  const result = yield* writeSuperblock(io, core.window, core.buffers.superblock, superblock);
+  if (result < 0) {
+    return new StoreError("IO", `writing the superblock failed (errno ${-result})`);
+  }
+  core.superblock = superblock;
+  return null;
 }
 
 /** Where the log of this opening begins. */

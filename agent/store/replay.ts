@@ -277,12 +277,14 @@ function* probe(
  * superblock or a segment header may have been lost. Segments whose records never became durable
  * prove nothing; those written after a later sync do.
  *
+ * @param stray told of each such record
  * @returns the highest lsn that any record outside the chain says is durable, and where it says so
  */
 export function* findStrays(
   reader: LogReader,
   segments: Segments,
   scan: LogScan,
+  stray: (walked: WalkedRecord) => void,
 ): Task<{ syncedLsn: number; segment: number }> {
   const header = new SegmentHeader();
   const record = new RecordHeader();
@@ -304,6 +306,7 @@ export function* findStrays(
         found.syncedLsn = record.syncedLsn;
         found.segment = segment;
       }
+      stray({ record, at, location: segments.start(segment) + block, bad: null });
       block += record.headerBlocks + record.dataBlocks;
     }
   }
