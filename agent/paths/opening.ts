@@ -385,7 +385,8 @@ class Opener {
   }
 
   /**
-   * Makes META of all stores equal to that of the first, with the new record and count.
+   * Makes META of all stores equal to that of the first, with the new record and count. The first one goes first: it may be one that
+   * counts nothing yet, and must not be left behind by those that are added to it.
    *
    * @param done told those that failed in it; not when all have
    */
@@ -401,7 +402,7 @@ class Opener {
     const wanted = new Map(best.metaKeys().map((key) => [key, best.getMeta(key)!]));
     wanted.set(RECORD_KEY, record);
     wanted.delete(COUNT_KEY);
-    for (const store of stores) {
+    const write = (store: Store) => {
       const entries: { key: string; value: Uint8Array | null }[] = [];
       // A crash may leave the first of many values: what is neither old nor new must not be gone by.
       if (store !== best) entries.push({ key: PARTIAL_KEY, value: Uint8Array.of(1) });
@@ -417,12 +418,14 @@ class Opener {
       entries.push({ key: COUNT_KEY, value: encodeCount(count) });
       store.setMetaBatch(entries, (error) => {
         if (error !== null) failed.set(store, error);
+        if (store === best) stores.slice(1).forEach(write);
         if (--left > 0) return;
         const location = this.#paths.find((path) => path.store === best)!.location;
         if (failed.size < stores.length) return done(failed);
         this.#fail(failed.get(best)!.code, `${location}: ${failed.get(best)!.message}`);
       });
-    }
+    };
+    write(best);
   }
 }
 
