@@ -4,28 +4,13 @@
  * @module
  */
 import { assertEquals } from "@std/assert/mod.js";
-import { Arena } from "../../agent/base/arena.ts";
-import type { ClusterMap } from "../../agent/map/map.ts";
-import type { DataCore } from "../../agent/replication/data_core.ts";
 import { ECANCELED } from "../../agent/platform/platform.ts";
-import { ANSWER, MessageType } from "../../agent/replication/messages.ts";
+import { MessageType } from "../../agent/replication/messages.ts";
 import { type Operation, OperationKind } from "../../agent/store/operation.ts";
-import {
-  coreOf,
-  EPOCH,
-  FakeStore,
-  FakeTransport,
-  GENERATION,
-  mapOf,
-  type MapOptions,
-  message,
-  type Sent,
-  window,
-} from "./harness.ts";
+import { Cluster, type Node } from "./cores.ts";
+import { EPOCH, FakeStore, GENERATION, type Sent } from "./harness.ts";
 
 const LAYER = 1, CHUNK = 3, BLOCK = 5;
-/** Links of nodes' own have their numbers; those of others this much more. */
-const THEIRS = 10;
 
 /** One in which writes, and what comes behind them in their chunk, can be made to wait for space, as `store/store.ts` has it. */
 class FullStore extends FakeStore {
@@ -65,71 +50,15 @@ class FullStore extends FakeStore {
   }
 }
 
-class Node {
-  readonly transport = new FakeTransport();
-  readonly store = new FullStore(LAYER);
-  readonly core: DataCore;
-  constructor(readonly arena: Arena, map: ClusterMap, readonly id: number) {
-    this.core = coreOf(this, map, id, {});
-    for (const node of [1, 2, 3]) {
-      if (node !== id) this.core.linkUp(THEIRS + node, node, false, 1);
-    }
-    this.core.renew(Infinity);
-  }
-
-  get block(): unknown {
-    return this.store.chunk(LAYER, CHUNK).blocks.get(BLOCK);
-  }
-}
-
-class Cluster {
-  readonly arena = new Arena();
-  readonly nodes: Node[];
-  nowMs = 1000;
-  constructor(options: MapOptions) {
-    this.nodes = [1, 2, 3].map((id) => new Node(this.arena, mapOf(options), id));
-  }
-
-  setMap(options: MapOptions): void {
-    for (const { core, id } of this.nodes) core.setMap(mapOf(options), id, 1);
-  }
-
-  /** Time passes; ends after a message of this kind was sent. What is `lost` does not arrive. */
-  pass(
-    until: (sent: Sent) => boolean = () => false,
-    isLost: (sent: Sent, from: number) => boolean = () => false,
-  ): void {
-    for (let i = 0, isFound = false; i < 200 && !isFound; i++) {
-      this.nowMs += 10;
-      for (const { core, store } of this.nodes) {
-        core.tick(this.nowMs);
-        store.run();
-        core.endTurn();
-      }
-      for (const from of this.nodes) {
-        for (const sent of from.transport.take()) {
-          isFound ||= until(sent);
-          if (!isLost(sent, from.id)) this.#deliver(from, sent);
-        }
-      }
-    }
-  }
-
-  #deliver(from: Node, { link, head, extra, data }: Sent): void {
-    const isAnswer = (head.type & ANSWER) !== 0;
-    const to = this.nodes[(isAnswer ? link - THEIRS : link) - 1];
-    if (to === undefined) return;
-    const at = data.length === 0 ? 0 : this.arena.allocate(data.length);
-    window.bytes.set(data, at);
-    const bytes = message(head, extra);
-    to.core.received(isAnswer ? from.id : THEIRS + from.id, bytes, bytes.length, at, data.length);
-  }
+/** The block on a node. */
+function blockOf({ store }: Node): number | "zero" | undefined {
+  return store.chunk(LAYER, CHUNK).blocks.get(BLOCK);
 }
 
 Deno.test("what a copy that was given up has in its store's queue does not come to light when the disk is open", () => {
   // The lease before this one was not given back, and its last write has come to one node only.
   const disk = { settled: GENERATION - 2 };
-  const cluster = new Cluster({ disk, group: { inSync: [2, 1, 3] } });
+  const cluster = new Cluster({ disk, group: { inSync: [2, 1, 3] } }, () => new FullStore(LAYER));
   const [holder, other, writer] = cluster.nodes;
   for (const node of cluster.nodes) {
     const isWriter = node === writer;
@@ -141,16 +70,16 @@ Deno.test("what a copy that was given up has in its store's queue does not come 
   holder.core.openDisk(1, GENERATION);
   // The holder's own copy does not get on, and that of another node waits for space, when the one that has the write dies.
   const isSlow = (sent: Sent, from: number) => from === 1 && sent.head.type === MessageType.Read;
-  cluster.pass(() => false, isSlow);
+  cluster.pass({ isLost: isSlow });
   assertEquals([other.store.held, holder.core.router(1).isOpen], [1, false]);
   const group = { inSync: [2, 1], changedEpoch: EPOCH + 1 };
   cluster.setMap({ disk, group, down: [3], epoch: EPOCH + 1 });
-  cluster.pass(() => false, ({ link }, from) => from === 3 || link === 3);
+  cluster.pass({ isLost: ({ link }, from) => from === 3 || link === 3 });
   assertEquals(holder.core.router(1).isOpen, true);
-  const opened = [holder.block, other.block];
+  const opened = [blockOf(holder), blockOf(other)];
   assertEquals(opened, [0x11, 0x11]);
   // Something is discarded.
   other.store.isWithoutSpace = false;
-  cluster.pass(() => false, ({ link }, from) => from === 3 || link === 3);
-  assertEquals([holder.block, other.block], opened);
+  cluster.pass({ isLost: ({ link }, from) => from === 3 || link === 3 });
+  assertEquals([blockOf(holder), blockOf(other)], opened);
 });
