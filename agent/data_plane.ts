@@ -428,7 +428,8 @@ export class DataPlane implements DiskServerHost {
       this.#turning = sessions;
       for (let i = 0; i < sessions.length; i++) sessions[i].turn();
       sessions.length = 0;
-      // A turn may have taken more from the rings: give back what needs no work, and close the batch, before sleeping.
+      // A turn may have taken more from the rings: give them room and back what needs no work, and close the batch, before sleeping.
+      this.#pool.endTurn();
       this.#data.endTurn();
       this.#sendFirst();
       this.#store.endTurn();
@@ -536,9 +537,9 @@ export class DataPlane implements DiskServerHost {
   }
 
   /** {@inheritDoc DiskServerHost.abandonRequests} */
-  abandonRequests(disk: number): void {
+  abandonRequests(disk: number, isSparing: boolean): void {
     const router = this.#data.router(disk);
-    router.abandon(-EIO);
+    router.abandon(-EIO, isSparing);
     // Only reads were under way, for which there is no lease that could end: those that come later are none of this.
     if (router.generation === 0) router.end();
   }
@@ -755,7 +756,7 @@ export class DataPlane implements DiskServerHost {
     if (this.#data.router(disk).generation !== generation) return;
     // Cut off first: what fails then is not told to the guest.
     this.#servers.get(disk)?.fence();
-    this.#data.router(disk).abandon(-EIO);
+    this.#data.router(disk).abandon(-EIO, true);
   }
 
   #dataStatus(): WorkerDataStatus {

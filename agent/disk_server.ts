@@ -79,8 +79,8 @@ export interface DiskServerHost {
    * @param isUnclean requests were given up: replicas may differ
    */
   releaseLease(disk: number, isUnclean: boolean): void;
-  /** What is under way of a disk fails, as soon as its buffers are free. */
-  abandonRequests(disk: number): void;
+  /** What is under way of a disk fails, as soon as its buffers are free; with `isSparing` not for those that only read. */
+  abandonRequests(disk: number, isSparing: boolean): void;
 }
 
 /** One front end. */
@@ -438,7 +438,7 @@ export class DiskServer {
     if (session.isClosed || this.#holder !== session || !this.#isGranted) return;
     this.log("warn", "gave up what a front end has left under way", session, {});
     this.#isUnclean = true;
-    this.host.abandonRequests(this.disk.id);
+    this.host.abandonRequests(this.disk.id, true);
   }
 
   #next(): void {
@@ -598,7 +598,7 @@ export class DiskServer {
     this.abandonSessions();
     if (this.#sessions.size === 0) return;
     this.#isUnclean = this.#isGranted;
-    this.host.abandonRequests(this.disk.id);
+    this.host.abandonRequests(this.disk.id, false);
   }
 
   #whenNoneIsLeft(done: () => void): void {

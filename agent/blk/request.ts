@@ -147,7 +147,10 @@ export function parseRequest(
       request.kind = BlockKind.Flush;
       request.offsetBytes = 0;
       request.lengthBytes = 0;
-      return Verdict.Submit;
+      if (!isReadOnly) return Verdict.Submit;
+      // Whoever cannot write has nothing to make durable, and no lease under which that could be done.
+      request.status = Status.Ok;
+      return Verdict.Answer;
     case RequestType.GetId:
       request.kind = BlockKind.Read;
       return addSerial(chain, memory, request);

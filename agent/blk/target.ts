@@ -37,6 +37,8 @@ export class BlockRequest {
   unmap = false;
   /** Write: durable before it completes (no FLUSH negotiated, or write-through). */
   forceUnitAccess = false;
+  /** Of a front end that only reads: it has no lease, and none that ends is its own. */
+  isLeaseless = false;
   /** Guest ranges in use. */
   segmentCount = 0;
   /** Index into `Memory.windows`. */

@@ -238,6 +238,8 @@ export class DiskRouter implements PeerRequestOwner {
   #epoch = 0;
   /** The errno with which everything fails, since the lease is lost; 0: it is not. */
   #abandoned = 0;
+  /** …but for reads that need none. */
+  #isSparing = false;
   /** Something was refused under a map that is not newer than ours: look again at the next tick. */
   #mustResend = false;
   /** Some node has refused a write, or it could not be sent there: what follows in its chunk must not overtake it. */
@@ -391,8 +393,11 @@ export class DiskRouter implements PeerRequestOwner {
    * The lease is lost, or the front end is: everything that is under way fails as soon as its buffers are free, which those are at
    * once that wait for space in this node's store. The guest must not be told: to it nothing of this has happened. Replicas may
    * differ from now on, so the lease must not be given back as if they did not.
+   *
+   * @param isSparing reads that need no lease are not failed: they go on when this one has ended
    */
-  abandon(errno: number): void {
+  abandon(errno: number, isSparing = false): void {
+    this.#isSparing = isSparing;
     this.isOpen = false;
     // What still comes, as volumes pass on what waited for room, fails at the next tick.
     this.#abandoned = errno;
@@ -413,7 +418,9 @@ export class DiskRouter implements PeerRequestOwner {
       this.#waitingReads.push(operation);
     }
     for (let count = this.#waitingReads.count; count > 0; count--) {
-      this.#fail(this.#waitingReads.shift(), errno);
+      const read = this.#waitingReads.shift();
+      if (isSparing && read.isLeaseless) this.#waitingReads.push(read);
+      else this.#fail(read, errno);
     }
     for (const sync of [...this.#syncs]) {
       sync.failure = errno;
@@ -460,7 +467,7 @@ export class DiskRouter implements PeerRequestOwner {
 
   /** Lets go on what waited: the map, the right to serve, or the lease has changed. */
   resume(): void {
-    if (this.#abandoned !== 0) return this.abandon(this.#abandoned);
+    if (this.#abandoned !== 0) return this.abandon(this.#abandoned, this.#isSparing);
     if (this.#waitingWrites > 0) this.#startWaiting();
     this.#finishReady();
     for (let count = this.#waitingReads.count; count > 0; count--) {
@@ -507,7 +514,7 @@ export class DiskRouter implements PeerRequestOwner {
   /** Once in a while. */
   tick(): void {
     if (this.#abandoned !== 0 && (this.#first !== null || this.waiting > 0)) {
-      this.abandon(this.#abandoned);
+      this.abandon(this.#abandoned, this.#isSparing);
     }
     if (this.#mustResend) {
       this.#mustResend = false;

@@ -137,6 +137,8 @@ export class Operation {
   sink: BlockSink | null = null;
   /** Read: the disk may put them right there; `buffer` is then used only for blocks that have to be read again. */
   isPlaced = false;
+  /** A read for which no lease is needed: what becomes of one is none of its business. */
+  isLeaseless = false;
   /** Read: the sink has taken all blocks. */
   isTaken = false;
   /** First damaged block within the chunk when `result` is −EBADMSG. */

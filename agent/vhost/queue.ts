@@ -297,6 +297,11 @@ export class VirtQueue {
       Atomics.load(this.#available, this.#availableAt + 1) !== this.availableIndex;
   }
 
+  /** Requests of the back end before are still to be taken: they lie before the place where the ring goes on. */
+  get isOwing(): boolean {
+    return this.#againIndex < this.#againCount;
+  }
+
   /** True when the ring was in use before it was started: then the driver may have missed a call. */
   get wasUsed(): boolean {
     return this.#usedIndex !== 0 || this.#againCount > 0;

@@ -451,8 +451,10 @@ export class VhostSession implements QueueOwner {
     const { queue } = ring;
     queue.suppressKicks();
     // Looking in vain counts too: an index that jumps to and fro must not keep us here.
-    for (let budget = POP_BUDGET; budget > 0; budget--) {
-      if (!this.#device.isOpen && queue.hasAvailable && !this.#host.admit(this)) {
+    // What the back end before has left is taken at once, all of it: it has been admitted before, and no base could tell of it.
+    for (let budget = POP_BUDGET; budget > 0 || queue.isOwing; budget--) {
+      const mayWait = !queue.isOwing && !this.#device.isOpen && queue.hasAvailable;
+      if (mayWait && !this.#host.admit(this)) {
         ring.isHeld = true;
         return;
       }

@@ -11,11 +11,14 @@
  * - What is released is offered to the longest waiter before anyone new can take it.
  * - Whose turn it is keeps it until there is room for something of its request, so that large requests find room beside any
  *   number of small ones; but for a lack of the arena itself, which other classes share and this one's releases may not end.
+ * - No volume takes more of a class than half of what it leaves, and the last of it is for those that have nothing, in small pieces.
+ *   What waits for copies that are not there (hosts are dead) holds its transfers for hours if need be: disks that have all they need
+ *   go on beside dozens of those. Whoever has its share is passed over.
  *
  * @module
  */
 import type { BlockRequest } from "../blk/target.ts";
-import { TRANSFER_BLOCKS_MAX } from "../base/limits.ts";
+import { TRANSFER_BLOCKS_MAX, TRANSFER_BYTES_MAX } from "../base/limits.ts";
 import { Operation, type OperationOwner } from "../store/operation.ts";
 
 /** The part of `base/arena.ts` that transfers use. */
@@ -37,6 +40,16 @@ export const enum TransferClass {
 const BUFFER_BYTES_MAX = 24 * 1024 * 1024;
 /** Transfers per class: a few full queues of 4 KiB requests. A transfer is about 1.3 KiB. */
 export const TRANSFERS_MAX: readonly number[] = [1024, 1024, 256];
+
+/**
+ * How much of a class one volume may have, as a part of what is left of it: the "dynamic threshold" of shared buffers in switches. One
+ * that is alone has a third, which is more than a disk needs to be busy; of n that give nothing back the last leave (2/3)ⁿ.
+ */
+const SHARE = 1 / 2;
+/** What only those take that have nothing of the class: transfers, and bytes of their buffers, with so many at a time. */
+const RESERVED: readonly number[] = [64, 64, 16];
+const RESERVED_BYTES = 2 * 1024 * 1024;
+const RESERVED_BYTES_EACH = 64 * 1024;
 
 /** How far a transfer is. */
 export const enum TransferState {
@@ -92,6 +105,9 @@ export const enum Resumed {
 
 /** A volume, seen from the pool. */
 export interface TransferOwner {
+  /** Transfers that it has, by class, and bytes of their buffers. The pool counts here. */
+  readonly held: [number, number, number];
+  readonly heldBytes: [number, number, number];
   /** The transfer's operation is done. */
   transferDone(transfer: Transfer): void;
   /** There may be room again: issue for the longest waiting request of the class. */
@@ -112,17 +128,21 @@ export class TransferPool implements OperationOwner {
   readonly #waiting: TransferOwner[][] = [[], [], []];
   /** The last `take` failed because the arena had no room, though the class has. */
   #isArenaShort = false;
+  /** …or because the volume has its share. */
+  #isShareTaken = false;
   /** Pairs of volume and request. */
   readonly #finished: (TransferOwner | BlockRequest)[] = [];
 
   constructor(readonly buffers: BufferSource) {}
 
   /**
-   * Takes a transfer with a buffer of `bufferBytes` (0: none), or null when the class is at its bound: then
-   * {@linkcode wait}.
+   * Takes a transfer for `volume` with a buffer of `bufferBytes` (0: none), or null when the class is at its bound, or the volume
+   * has its share of it: then {@linkcode wait}.
    */
-  take(transferClass: TransferClass, bufferBytes: number): Transfer | null {
+  take(volume: TransferOwner, transferClass: TransferClass, bufferBytes: number): Transfer | null {
     this.#isArenaShort = false;
+    this.#isShareTaken = this.#hasShare(volume, transferClass, bufferBytes);
+    if (this.#isShareTaken) return null;
     const free = this.#free[transferClass];
     if (free.length === 0 && this.#made[transferClass] === TRANSFERS_MAX[transferClass]) {
       return null;
@@ -139,7 +159,28 @@ export class TransferPool implements OperationOwner {
     this.taken++;
     transfer.operation.buffer = buffer;
     transfer.bufferBytes = bufferBytes;
+    transfer.volume = volume;
+    volume.held[transferClass]++;
+    volume.heldBytes[transferClass] += bufferBytes;
     return transfer;
+  }
+
+  /** Bytes of the longest buffer of a class that is to be asked for now. */
+  mostBytes(transferClass: TransferClass): number {
+    const left = BUFFER_BYTES_MAX - RESERVED_BYTES - this.#bufferBytes[transferClass];
+    return left < TRANSFER_BYTES_MAX ? RESERVED_BYTES_EACH : TRANSFER_BYTES_MAX;
+  }
+
+  #hasShare(volume: TransferOwner, transferClass: TransferClass, bufferBytes: number): boolean {
+    const held = volume.held[transferClass];
+    if (held === 0) return false;
+    const taken = this.#made[transferClass] - this.#free[transferClass].length;
+    if (held >= SHARE * (TRANSFERS_MAX[transferClass] - RESERVED[transferClass] - taken)) {
+      return true;
+    }
+    const leftBytes = BUFFER_BYTES_MAX - RESERVED_BYTES - this.#bufferBytes[transferClass] -
+      bufferBytes;
+    return bufferBytes > 0 && volume.heldBytes[transferClass] + bufferBytes > SHARE * leftBytes;
   }
 
   #make(transferClass: TransferClass): Transfer {
@@ -166,6 +207,9 @@ export class TransferPool implements OperationOwner {
       this.buffers.release(transfer.operation.buffer, transfer.bufferBytes);
       this.#bufferBytes[transferClass] -= transfer.bufferBytes;
     }
+    const volume = transfer.volume!;
+    volume.held[transferClass]--;
+    volume.heldBytes[transferClass] -= transfer.bufferBytes;
     transfer.volume = null;
     transfer.request = null;
     transfer.state = TransferState.Free;
@@ -179,7 +223,7 @@ export class TransferPool implements OperationOwner {
     for (let left = waiting.length; left > 0; left--) {
       const volume = waiting[0];
       const resumed = volume.resume(transferClass);
-      if (resumed === Resumed.NoRoom && !this.#isArenaShort) return;
+      if (resumed === Resumed.NoRoom && !this.#isArenaShort && !this.#isShareTaken) return;
       // What it may have registered anew is behind it.
       waiting.shift();
       if (resumed !== Resumed.Done) waiting.push(volume);

@@ -27,7 +27,7 @@
  * @module
  */
 import { BlockKind, type BlockRequest, type BlockTarget } from "../blk/target.ts";
-import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES, TRANSFER_BYTES_MAX } from "../base/limits.ts";
+import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES } from "../base/limits.ts";
 import { type Window, type WindowVector } from "../platform/platform.ts";
 import { type BlockSink, type Operation, OperationKind } from "../store/operation.ts";
 import {
@@ -137,6 +137,10 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   readonly counters: VolumeCounters = { ...VOLUME_COUNTERS_ZERO };
   /** Requests under way. */
   inFlight = 0;
+  /** {@inheritDoc TransferOwner.held} */
+  readonly held: [number, number, number] = [0, 0, 0];
+  /** {@inheritDoc TransferOwner.heldBytes} */
+  readonly heldBytes: [number, number, number] = [0, 0, 0];
   /** Requests that have come back, whatever their result. */
   finished = 0;
   /** Of all that come from front ends; what is submitted has been admitted. */
@@ -249,11 +253,10 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   }
 
   #issueSync(request: BlockRequest): boolean {
-    const transfer = this.#pool.take(TransferClass.Control, 0);
+    const transfer = this.#pool.take(this, TransferClass.Control, 0);
     if (transfer === null) return false;
     request.issuedBytes = request.lengthBytes;
     request.pending++;
-    transfer.volume = this;
     transfer.request = request;
     transfer.state = TransferState.Issued;
     transfer.operation.kind = OperationKind.Sync;
@@ -268,10 +271,10 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       const length = Math.min(
         request.lengthBytes - request.issuedBytes,
         CHUNK_BYTES - offset % CHUNK_BYTES,
-        TRANSFER_BYTES_MAX - head,
+        this.#pool.mostBytes(TransferClass.Read) - head,
       );
       const blockCount = (head + length + BLOCK_BYTES - 1) >>> BLOCK_SHIFT;
-      const transfer = this.#pool.take(TransferClass.Read, blockCount << BLOCK_SHIFT);
+      const transfer = this.#pool.take(this, TransferClass.Read, blockCount << BLOCK_SHIFT);
       if (transfer === null) return false;
       this.#prepare(transfer, request, offset, head, length, blockCount);
       transfer.operation.kind = OperationKind.Read;
@@ -295,7 +298,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       let length = Math.min(
         request.lengthBytes - request.issuedBytes,
         CHUNK_BYTES - offset % CHUNK_BYTES,
-        TRANSFER_BYTES_MAX,
+        this.#pool.mostBytes(TransferClass.Write),
       );
       // A partly written block travels alone; what lies between two of them goes in whole blocks.
       if (head !== 0) length = Math.min(length, BLOCK_BYTES - head);
@@ -310,7 +313,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       }
       const blockCount = isMerge ? 1 : length >>> BLOCK_SHIFT;
       const bufferBytes = isZero ? 0 : blockCount << BLOCK_SHIFT;
-      const transfer = this.#pool.take(TransferClass.Write, bufferBytes);
+      const transfer = this.#pool.take(this, TransferClass.Write, bufferBytes);
       if (transfer === null) return false;
       this.#prepare(transfer, request, offset, head, length, blockCount);
       transfer.operation.kind = isZero ? this.#holeKind : OperationKind.Write;
@@ -341,7 +344,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
         request.issuedBytes += length;
         continue;
       }
-      const transfer = this.#pool.take(transferClass, isPart ? BLOCK_BYTES : 0);
+      const transfer = this.#pool.take(this, transferClass, isPart ? BLOCK_BYTES : 0);
       if (transfer === null) return false;
       const blockCount = isPart ? 1 : length >>> BLOCK_SHIFT;
       this.#prepare(transfer, request, offset, head, length, blockCount);
@@ -417,13 +420,13 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
     blockCount: number,
   ): void {
     request.pending++;
-    transfer.volume = this;
     transfer.request = request;
     transfer.segment = request.issuedSegment;
     transfer.segmentBytes = request.issuedSegmentBytes;
     transfer.lengthBytes = length;
     transfer.headBytes = head;
     const operation = transfer.operation;
+    operation.isLeaseless = request.isLeaseless;
     const chunk = Math.floor(offset / CHUNK_BYTES);
     operation.layers = this.layers;
     operation.chunk = chunk;
@@ -766,11 +769,10 @@ export class ReadOnlyVolume implements BlockTarget {
     return this.volume.admission;
   }
 
-  /** Takes reads and flushes; the device refuses the rest before it comes here. */
+  /** Takes reads; the device answers flushes by itself, and refuses the rest before it comes here. */
   submit(request: BlockRequest): void {
-    if (request.kind !== BlockKind.Read && request.kind !== BlockKind.Flush) {
-      throw new Error("a write reached a read-only volume");
-    }
+    if (request.kind !== BlockKind.Read) throw new Error("a change reached a read-only volume");
+    request.isLeaseless = true;
     this.volume.submit(request);
   }
 }

@@ -12,6 +12,7 @@ import { SimulatedMemory } from "../../agent/platform/simulated/memory.ts";
 import { type Operation, OperationKind } from "../../agent/store/operation.ts";
 import { TransferClass, TransferPool } from "../../agent/volume/transfer_pool.ts";
 import { ReadOnlyVolume, Volume } from "../../agent/volume/volume.ts";
+import { takeOne } from "./owner.ts";
 
 /**
  * A store that keeps blocks in a map. Writes, frees and zeroings take effect when they complete, in the order in which
@@ -393,7 +394,7 @@ Deno.test("a write with forceUnitAccess gets its sync also where that has to wai
     const bench = new Bench(3);
     const taken = [];
     for (;;) {
-      const transfer = bench.pool.take(TransferClass.Control, 0);
+      const transfer = takeOne(bench.pool, TransferClass.Control, 0);
       if (transfer === null) break;
       taken.push(transfer);
     }
