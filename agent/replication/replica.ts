@@ -575,6 +575,21 @@ export class Replica {
     this.#links.delete(link);
     for (const { dataOffset, dataBytes } of state.stash) this.#releaseData(dataOffset, dataBytes);
     for (const { offset, bytes } of state.answers) this.#releaseData(offset, bytes);
+    this.#dropFollowers(state);
+  }
+
+  /** What came once more on a link that is gone has nobody to be told, and its data is released: it must not take the room of others. */
+  #dropFollowers(state: Link): void {
+    for (let write = this.#first; write !== null; write = write.next) {
+      if (write.followers === null) continue;
+      write.followers = write.followers.filter(({ target }) => {
+        if (!(target instanceof RemoteOperation) || target.link !== state) return true;
+        target.link = null;
+        this.#free.push(target);
+        this.#isWaiting = true;
+        return false;
+      });
+    }
   }
 
   /** The transport has room again. */

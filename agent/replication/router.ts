@@ -394,7 +394,8 @@ export class DiskRouter implements PeerRequestOwner {
    * once that wait for space in this node's store. The guest must not be told: to it nothing of this has happened. Replicas may
    * differ from now on, so the lease must not be given back as if they did not.
    *
-   * @param isSparing reads that need no lease are not failed: they go on when this one has ended
+   * @param isSparing reads that need no lease are not failed: they go on. What they hold of the volume's share of transfers may be what its
+   *   other requests wait for, which have to fail before the lease can end.
    */
   abandon(errno: number, isSparing = false): void {
     this.#isSparing = isSparing;
@@ -413,13 +414,14 @@ export class DiskRouter implements PeerRequestOwner {
       slot = next;
     }
     for (const [operation, request] of [...this.#remoteReads]) {
+      if (isSparing && operation.isLeaseless) continue;
       this.host.peers.cancel(request);
       this.#remoteReads.delete(operation);
       this.#waitingReads.push(operation);
     }
     for (let count = this.#waitingReads.count; count > 0; count--) {
       const read = this.#waitingReads.shift();
-      if (isSparing && read.isLeaseless) this.#waitingReads.push(read);
+      if (isSparing && read.isLeaseless) this.#read(read);
       else this.#fail(read, errno);
     }
     for (const sync of [...this.#syncs]) {
@@ -984,8 +986,9 @@ export class DiskRouter implements PeerRequestOwner {
     const { view, mayServe } = this.host;
     const disk = view.disk(this.diskId);
     if (disk === undefined || !mayServe) return NOWHERE;
-    // A read-only view of a disk that is open elsewhere has no lease, and needs none.
-    const isHolder = this.generation > 0;
+    // A read-only view of a disk that is open elsewhere has no lease, and needs none; nor does it when this one is lost.
+    const isSpared = this.#abandoned !== 0 && this.#isSparing && operation.isLeaseless;
+    const isHolder = this.generation > 0 && !isSpared;
     if (isHolder && (!this.isOpen || !this.#holdsLease(disk))) return NOWHERE;
     const { readFrom, members } = view.groupOf(disk, operation.chunk);
     if (readFrom === 0) return NOWHERE;

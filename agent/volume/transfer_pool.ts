@@ -108,6 +108,8 @@ export interface TransferOwner {
   /** Transfers that it has, by class, and bytes of their buffers. The pool counts here. */
   readonly held: [number, number, number];
   readonly heldBytes: [number, number, number];
+  /** Bytes of the buffer that it was refused last, by class; 0: it has got what it asked for. Kept here by the pool, too. */
+  readonly refusedBytes: [number, number, number];
   /** The transfer's operation is done. */
   transferDone(transfer: Transfer): void;
   /** There may be room again: issue for the longest waiting request of the class. */
@@ -141,6 +143,7 @@ export class TransferPool implements OperationOwner {
    */
   take(volume: TransferOwner, transferClass: TransferClass, bufferBytes: number): Transfer | null {
     this.#isArenaShort = false;
+    volume.refusedBytes[transferClass] = bufferBytes;
     this.#isShareTaken = this.#hasShare(volume, transferClass, bufferBytes);
     if (this.#isShareTaken) return null;
     const free = this.#free[transferClass];
@@ -160,6 +163,7 @@ export class TransferPool implements OperationOwner {
     transfer.operation.buffer = buffer;
     transfer.bufferBytes = bufferBytes;
     transfer.volume = volume;
+    volume.refusedBytes[transferClass] = 0;
     volume.held[transferClass]++;
     volume.heldBytes[transferClass] += bufferBytes;
     return transfer;
@@ -222,6 +226,12 @@ export class TransferPool implements OperationOwner {
     const waiting = this.#waiting[transferClass];
     for (let left = waiting.length; left > 0; left--) {
       const volume = waiting[0];
+      const bytes = Math.min(volume.refusedBytes[transferClass], this.mostBytes(transferClass));
+      // Not even asked: to find out what it needs may be work (zeros are looked for), and this is for each request of the others.
+      if (this.#hasShare(volume, transferClass, bytes)) {
+        waiting.push(waiting.shift()!);
+        continue;
+      }
       const resumed = volume.resume(transferClass);
       if (resumed === Resumed.NoRoom && !this.#isArenaShort && !this.#isShareTaken) return;
       // What it may have registered anew is behind it.

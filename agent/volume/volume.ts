@@ -141,6 +141,8 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   readonly held: [number, number, number] = [0, 0, 0];
   /** {@inheritDoc TransferOwner.heldBytes} */
   readonly heldBytes: [number, number, number] = [0, 0, 0];
+  /** {@inheritDoc TransferOwner.refusedBytes} */
+  readonly refusedBytes: [number, number, number] = [0, 0, 0];
   /** Requests that have come back, whatever their result. */
   finished = 0;
   /** Of all that come from front ends; what is submitted has been admitted. */

@@ -15,6 +15,7 @@ import {
 export class Owner implements TransferOwner {
   readonly held: [number, number, number] = [0, 0, 0];
   readonly heldBytes: [number, number, number] = [0, 0, 0];
+  readonly refusedBytes: [number, number, number] = [0, 0, 0];
   resume(): Resumed {
     return Resumed.Done;
   }
