@@ -441,9 +441,14 @@ export class Replica {
       isOld ||= write.operation.generation < generation;
     }
     if (isOld) {
-      this.withdraw(({ operation }) =>
-        operation.layers[0] === layer && operation.generation < generation
-      );
+      const operations = new Set<Operation>();
+      for (let write = this.#first; write !== null; write = write.next) {
+        const { operation } = write;
+        // Also where this node joins: it has begun anew with the lease, so what is copied there leaves out nothing of before.
+        const isWanted = operation.layers[0] === layer && operation.generation < generation;
+        if (isWanted) operations.add(operation);
+      }
+      this.#store.withdraw((operation) => operations.has(operation));
     }
     return isDrained;
   }

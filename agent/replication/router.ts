@@ -715,6 +715,11 @@ export class DiskRouter implements PeerRequestOwner {
       this.#hasAgain = true;
       return;
     }
+    const { view } = this.host;
+    const disk = view.disk(this.diskId);
+    const isHolder = disk?.holder === view.self && disk.entry.generation === operation.generation;
+    // Under a lease that is over this node's replica takes no more than others do: the write begins anew when the lease is back, or fails.
+    if (disk === undefined || !isHolder) return;
     local.kind = operation.kind;
     local.layers = operation.layers;
     local.chunk = operation.chunk;
@@ -726,8 +731,7 @@ export class DiskRouter implements PeerRequestOwner {
     local.sequence = operation.sequence;
     slot.isLocalAgain = false;
     slot.isLocalUnderWay = true;
-    const disk = this.host.view.disk(this.diskId)!;
-    const group = this.host.view.groupOf(disk, operation.chunk);
+    const group = view.groupOf(disk, operation.chunk);
     this.host.replica.apply(slot.local, group, slot.wasLocal);
     slot.wasLocal = true;
   }
