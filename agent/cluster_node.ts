@@ -74,8 +74,10 @@ const START_MS_MAX = 10_000;
 const LEAVE_MS_MAX = 5000;
 /** How long a change is waited for that the cluster does not decide. */
 const PROPOSE_MS_MAX = 15_000;
-/** Bytes of a map in one message to the data worker. */
+/** Bytes of a map, or of writes, in one message to the data worker. */
 const MAP_PART_BYTES = 256 * 1024;
+/** What a write takes in such a message beside its key and value, at the most. */
+const WRITE_HEAD_BYTES = 32;
 /** What the leader has refused this node for is of interest for this long: it asks again every second. */
 const REFUSAL_VALID_MS = 30_000;
 /** The same reason why this node is not in its cluster yet is logged again after this time. */
@@ -341,10 +343,10 @@ export class ClusterNode {
       },
       sendGossip: (address, bytes) => this.#datagrams?.send(address, this.#seal.seal(bytes)),
       persist: (writes, done) => {
-        this.#plane.request({ kind: "persist", writes: [...writes] }).then(
-          done,
-          (error) => this.#persistFailed(error),
+        const parts = partsOf(writes).map((part) =>
+          this.#plane.request({ kind: "persist", writes: part })
         );
+        Promise.all(parts).then(done, (error) => this.#persistFailed(error));
       },
       mapChanged: (map, _effects, isJump, proposal) => this.#mapChanged(map, isJump, proposal),
       started: (node, incarnation) => this.#start(node, incarnation),
@@ -956,6 +958,22 @@ async function openNetwork(
     });
   }
   return { channel, datagrams };
+}
+
+/** Parts of writes, in their order, that each fit one message to the data worker: a snapshot of a large map does not. */
+function partsOf(writes: readonly StorageWrite[]): StorageWrite[][] {
+  const parts: StorageWrite[][] = [[]];
+  let bytes = 0;
+  for (const write of writes) {
+    const size = WRITE_HEAD_BYTES + write.key.length + (write.value?.length ?? 0);
+    if (bytes + size > MAP_PART_BYTES && bytes > 0) {
+      parts.push([]);
+      bytes = 0;
+    }
+    parts.at(-1)!.push(write);
+    bytes += size;
+  }
+  return parts;
 }
 
 function identityOf(

@@ -22,6 +22,12 @@ export const ELECTION_MS_MIN = 500;
 /** Longest such time; the actual one is drawn anew each time so that votes are rarely split. */
 export const ELECTION_MS_MAX = 1000;
 
+/**
+ * Whoever stands again and again, and is not refused, waits twice as long for votes each time, so often: a sync of another node's
+ * disk may take as long as 2^STANDS_MAX times `ELECTION_MS_MIN`.
+ */
+export const STANDS_MAX = 5;
+
 /** A leader that has not heard from a majority for this long steps down, in milliseconds. */
 export const QUORUM_MS = ELECTION_MS_MAX;
 

@@ -94,6 +94,7 @@ import {
   SNAPSHOT_BYTES_MAX,
   SNAPSHOT_PART_BYTES_MAX,
   SNAPSHOT_RETRY_MS,
+  STANDS_MAX,
   TRANSFER_MS,
   UNCOMMITTED_BYTES_MAX,
   UNCOMMITTED_ENTRIES_MAX,
@@ -187,6 +188,8 @@ export class Raft {
   /** When the leader was last heard. */
   #leaderHeardMs = Number.NEGATIVE_INFINITY;
   #electionMs = 0;
+  /** Times that this node has stood since it heard of a leader. */
+  #stands = 0;
 
   /** Candidates: who has answered, and how. */
   readonly #votes = new Map<number, boolean>();
@@ -317,8 +320,11 @@ export class Raft {
       this.#tickLeader();
     } else if (this.#nowMs >= this.#electionMs) {
       this.#drawElection();
-      if (this.#mayStand()) this.#enquire();
-      else if (this.#nowMs - this.#leaderHeardMs >= LEARNER_SILENCE_MS) this.#leader = 0;
+      if (this.#mayStand()) {
+        // Nothing that it could say would be heard before that is durable; and whoever it has voted for, itself or not, waits for it.
+        if (this.#persists.length === 0) this.#enquire();
+        else this.#leader = 0;
+      } else if (this.#nowMs - this.#leaderHeardMs >= LEARNER_SILENCE_MS) this.#leader = 0;
     }
   }
 
@@ -429,6 +435,8 @@ export class Raft {
     }
     if (this.#role === "candidate" && persist.candidacy === this.#term) {
       this.#votes.set(this.#id, true);
+      // The others are asked only now.
+      this.#waitForVotes();
       this.#countVotes();
     }
   }
@@ -591,6 +599,12 @@ export class Raft {
     this.#electionMs = this.#nowMs + ELECTION_MS_MIN + this.#random.u32() % (spread + 1);
   }
 
+  /** Votes are durable before they are told: however long that takes, one of the next candidacies lasts for longer. */
+  #waitForVotes(): void {
+    const times = 2 ** Math.min(this.#stands - 1, STANDS_MAX);
+    this.#electionMs = Math.max(this.#electionMs, this.#nowMs + ELECTION_MS_MIN * times);
+  }
+
   #becomeFollower(term: number, leader: number): void {
     if (term !== this.#term) {
       this.#term = term;
@@ -617,6 +631,7 @@ export class Raft {
     if (this.#role === "leader") return false;
     if (this.#leader !== 0 && this.#leader !== from) return false;
     if (this.#role !== "follower" || this.#leader === 0) this.#becomeFollower(this.#term, from);
+    this.#stands = 0;
     if (this.#vote === 0) {
       // It has been elected: another vote could only be for one that was not.
       this.#vote = from;
@@ -648,6 +663,7 @@ export class Raft {
   #stand(isTransfer: boolean): void {
     this.#becomeFollower(this.#term + 1, 0);
     this.#role = "candidate";
+    this.#stands++;
     // Counted when it is durable, in `persisted`.
     this.#vote = this.#id;
     const { lastIndex, lastTerm } = this.#log;
@@ -716,6 +732,7 @@ export class Raft {
 
   #becomeLeader(): void {
     this.#role = "leader";
+    this.#stands = 0;
     this.#leader = this.#id;
     this.#votes.clear();
     this.#reads.reset();

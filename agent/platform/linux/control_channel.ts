@@ -594,7 +594,10 @@ export class TcpControlChannel implements ControlChannel {
     if (older === undefined && this.#incoming.size >= INCOMING_MAX) {
       throw new ChannelError(`there are ${INCOMING_MAX} connections already`);
     }
-    if (older !== undefined && older.peer!.incarnation > peer.incarnation) {
+    // Who does not know its incarnation yet has only just begun: the older connection may be of a host that lost its power, which
+    // nobody has heard the end of.
+    const isOlder = peer.incarnation > 0 && (older?.peer?.incarnation ?? 0) > peer.incarnation;
+    if (isOlder) {
       throw new ChannelError(`node ${peer.uuid} has a connection of a later incarnation`);
     }
     incoming.peer = peer;

@@ -621,7 +621,8 @@ export class Peers implements PeerTransport {
         : `node ${link.peer.node} was expected at ${link.peer.address}, but node ${peer.node} is there`;
     }
     const older = this.#incoming.get(peer.node);
-    return older === undefined || older.incarnation <= peer.incarnation
+    // Who does not know its incarnation yet has only just begun.
+    return older === undefined || peer.incarnation === 0 || older.incarnation <= peer.incarnation
       ? null
       : `node ${peer.node} has a connection of incarnation ${older.incarnation}, this is ${peer.incarnation}`;
   }
