@@ -275,11 +275,15 @@ export class DataPlane implements DiskServerHost {
       const isBusy = this.#scheduled.length > 0 || this.#later.length > 0 ||
         this.#hasReady() || this.#ring.ready > 0 || this.#peers?.hasWork === true;
       if (isBusy && ++quickTurns < QUICK_TURNS_MAX) continue;
-      quickTurns = 0;
       // What waits for peers goes to them with the call that sleeps: there is nothing to look for meanwhile.
       const isWanted = isBusy ||
         (this.#polled.length > 0 && this.#ring.unsubmitted > 0 && this.#data.peers.count === 0);
-      if (isWanted || this.#poll() || this.#stopPolling()) this.#ring.enter(0);
+      const isFound = !isWanted && (this.#poll() || this.#stopPolling());
+      // What guests want of peers, or the log, goes out at the end of a turn, and the kernel has nothing to tell.
+      const isQuick = isFound && this.#ring.unsubmitted === 0 && !this.#ring.isSignalled;
+      if (isQuick && ++quickTurns < QUICK_TURNS_MAX) continue;
+      quickTurns = 0;
+      if (isWanted || isFound) this.#ring.enter(0);
       else {
         this.#sleep(Math.max(1, Math.min(this.#nextTickMs - now, this.#throttledMs(now))));
       }
@@ -312,7 +316,7 @@ export class DataPlane implements DiskServerHost {
    * Looks at the rings for a while, instead of paying for a sleep and a wake-up per request where a guest has only one
    * under way.
    *
-   * @returns whether something came
+   * @returns whether something came, or the kernel has something to tell
    */
   #poll(): boolean {
     // What guests wait for comes from elsewhere, whose processor this one may be.
@@ -326,7 +330,7 @@ export class DataPlane implements DiskServerHost {
       this.#data.advance(clockMs());
       let found = false;
       for (let i = 0; i < this.#polled.length; i++) found = this.#polled[i].poll() || found;
-      if (found) return true;
+      if (found || this.#ring.isSignalled) return true;
     } while (performance.now() < endMs);
     return false;
   }
@@ -410,7 +414,8 @@ export class DataPlane implements DiskServerHost {
     if (this.#throttled.length > 0) this.#resumeThrottled();
     this.#ring.dispatch();
     this.#deliver();
-    this.#sendFirst();
+    // They have ended with that: no turn for it.
+    if (this.#sendFirst()) this.#ring.dispatch();
     for (let round = 0; round < ROUNDS_MAX; round++) {
       this.#pool.endTurn();
       this.#data.endTurn();
@@ -472,11 +477,14 @@ export class DataPlane implements DiskServerHost {
   /**
    * Requests for other nodes go out before this node's own part of the work, which theirs then runs beside. Where there is
    * none, they go with the call that sleeps.
+   *
+   * @returns whether there were any
    */
-  #sendFirst(): void {
-    if (this.#peers?.hasGathered !== true || !this.#store.hasUnwritten) return;
+  #sendFirst(): boolean {
+    if (this.#peers?.hasGathered !== true || !this.#store.hasUnwritten) return false;
     this.#peers.endTurn();
     this.#ring.submit();
+    return true;
   }
 
   // ------------------------------------------------------------------------------ DiskServerHost

@@ -58,6 +58,8 @@ export class PeerRequest {
   /** Table behind the head: `extraWords` of `extra`; the array belongs to the owner until answered or cancelled. */
   extra: Uint32Array | null = null;
   extraWords = 0;
+  /** For a table of one word. */
+  readonly word = new Uint32Array(1);
   /** Data in the arena; the owner's until answered or cancelled. */
   dataOffset = 0;
   dataBytes = 0;

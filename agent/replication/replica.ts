@@ -209,6 +209,7 @@ class RemoteOperation implements OperationOwner, LocalWriteOwner {
     this.write.target = this;
     this.write.replica = replica;
     this.write.operation.checksums = this.checksums;
+    this.read.checksums = this.checksums;
   }
 
   localWriteDone(_write: LocalWrite, result: number): void {
@@ -630,9 +631,7 @@ export class Replica {
     }
     if (!this.#isWaiting) return;
     this.#isWaiting = false;
-    for (const state of [...this.#links.values()]) {
-      if (state.stash.length > 0) this.#drain(state);
-    }
+    for (const state of this.#links.values()) if (state.stash.length > 0) this.#drain(state);
   }
 
   /**
@@ -1250,8 +1249,11 @@ export class Replica {
       return;
     }
     const { kernel } = this.#window;
+    const { isSummed } = operation.read;
     for (let i = 0; i < head.count; i++) {
-      this.#scratchWords[i] = kernel.checksum(offset + (i << BLOCK_SHIFT), BLOCK_BYTES);
+      this.#scratchWords[i] = isSummed
+        ? operation.checksums[i]
+        : kernel.checksum(offset + (i << BLOCK_SHIFT), BLOCK_BYTES);
     }
     this.#reply(state, head, Status.Ok, head.count, offset, bytes, bytes);
   }

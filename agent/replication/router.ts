@@ -28,6 +28,7 @@
  *
  * @module
  */
+import { getU32 } from "../base/bytes.ts";
 import { BLOCK_BYTES, BLOCK_SHIFT, CHUNK_BYTES } from "../base/limits.ts";
 import type { Arena } from "../base/arena.ts";
 import { EBADMSG, EIO, type Log, type Window } from "../platform/platform.ts";
@@ -1031,7 +1032,8 @@ export class DiskRouter implements PeerRequestOwner {
     head.count = operation.blockCount;
     request.context = operation;
     if (operation.layers.length > 1) head.flags |= MessageFlag.Chain;
-    request.extra = Uint32Array.of(operation.layers[0]);
+    request.word[0] = operation.layers[0];
+    request.extra = request.word;
     request.extraWords = 1;
     this.#remoteReads.set(operation, request);
     this.counters.remoteReads++;
@@ -1083,7 +1085,6 @@ export class DiskRouter implements PeerRequestOwner {
   /** Copies verified blocks to where they are wanted; false when one does not match its checksum. */
   #deliver(operation: Operation, extra: Uint8Array, from: number): boolean {
     const { kernel } = this.host.window;
-    const sums = new DataView(extra.buffer, extra.byteOffset, extra.byteLength);
     const { buffer, sink } = operation;
     // A sink takes blocks from the operation's buffer: for the time being that is what came.
     if (sink !== null) operation.buffer = from;
@@ -1093,7 +1094,7 @@ export class DiskRouter implements PeerRequestOwner {
       const sum = sink !== null
         ? sink.takeBlock(operation, i)
         : kernel.copyAndChecksum(buffer + offset, from + offset, BLOCK_BYTES);
-      isRight = sum === sums.getUint32(i * 4, true);
+      isRight = sum === getU32(extra, i * 4);
     }
     operation.buffer = buffer;
     operation.isTaken = isRight && sink !== null;

@@ -119,7 +119,7 @@ export class Operation {
   buffer = 0;
   /**
    * Write, fill: checksum of each block, filled by the issuer (one checksum over the one copy). Another operation on the same buffer
-   * may borrow them.
+   * may borrow them. A read into `buffer` fills them in where there is room for all: see `isSummed`.
    */
   checksums: Uint32Array<ArrayBuffer>;
   /** Fencing number of the lease under which a change was made, u32; 0: it leaves the stamp. */
@@ -141,6 +141,8 @@ export class Operation {
   isLeaseless = false;
   /** Read: the sink has taken all blocks. */
   isTaken = false;
+  /** Read that has succeeded: `checksums` has those of all blocks, as they were checked in `buffer`. Set by the store. */
+  isSummed = false;
   /** First damaged block within the chunk when `result` is −EBADMSG. */
   badBlock = 0;
   /** Intrusive link for whichever queue holds the operation now. */

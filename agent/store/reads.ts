@@ -207,6 +207,7 @@ export class Reads {
     this.#operations[slot] = operation;
     operation.result = 0;
     operation.isTaken = false;
+    operation.isSummed = false;
     this.#checked[slot] = 0;
     this.#again[slot] = 0;
     this.#waitsFor[slot] = 0;
@@ -395,18 +396,22 @@ export class Reads {
   #verify(slot: number, later: boolean): void {
     const operation = this.#operations[slot]!;
     const base = slot * TRANSFER_BLOCKS_MAX;
-    const { blockCount } = operation;
+    const { blockCount, checksums } = operation;
+    const isSummed = operation.sink === null && checksums.length >= blockCount;
     let lastPage = 0;
     let cached = -1;
     for (let i = this.#checked[slot]; i < blockCount; i++) {
       const at = base + i;
       const check = this.#check[at];
       if (check === Check.None) {
-        if (!operation.isPlaced) operation.sink?.takeBlock(operation, i);
+        if (isSummed) checksums[i] = this.#take(slot, operation, i);
+        else if (!operation.isPlaced) operation.sink?.takeBlock(operation, i);
         continue;
       }
       if (check === Check.Direct) {
-        if (this.#take(slot, operation, i) === this.#sum[at]) continue;
+        const sum = this.#sum[at];
+        if (isSummed) checksums[i] = sum;
+        if (this.#take(slot, operation, i) === sum) continue;
       } else if (check === Check.Positional) {
         const page = this.#sum[at];
         if (page !== lastPage) {
@@ -419,6 +424,7 @@ export class Reads {
           return;
         }
         const sum = this.#cache.word(cached, this.#word[at]);
+        if (isSummed) checksums[i] = sum;
         if (this.#take(slot, operation, i) === sum) continue;
       } else if (check === Check.Poison) {
         this.#damaged(slot, i, BlockFault.Mismatch);
@@ -438,6 +444,7 @@ export class Reads {
       this.#damaged(slot, i, isUnread ? BlockFault.Unread : BlockFault.Mismatch);
     }
     operation.isTaken = operation.sink !== null;
+    operation.isSummed = isSummed && operation.result === 0;
     this.#finish(slot, operation, later);
   }
 

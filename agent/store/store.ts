@@ -985,7 +985,9 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     }
     this.#tasks.endTurn();
     if (log !== null && !log.failed) log.endTurn();
-    for (const { done, error } of this.#answers.splice(0)) done(error);
+    if (this.#answers.length > 0) {
+      for (const { done, error } of this.#answers.splice(0)) done(error);
+    }
     // As many as there are now: whoever submits again in the call-back gets the next turn.
     for (let count = this.#finished.count; count > 0; count--) {
       const operation = this.#finished.shift();

@@ -483,6 +483,19 @@ export class VirtQueue {
     if (this.usedLogAddress >= 0) this.#log.mark(this.usedLogAddress, 2);
   }
 
+  /**
+   * Somebody looks for chains until {@linkcode enableKicks}. What that asked for before is taken back: the chain that it is for has not
+   * come yet, as where a sleep has ended because a request was done.
+   */
+  dropKicks(): void {
+    if (!this.#eventIndex) return this.suppressKicks();
+    if (this.#availEvent !== this.availableIndex) return;
+    // The chain taken last: the driver passes that again only after 65536 others. Where it sees this late, a kick comes for nothing.
+    this.#availEvent = (this.availableIndex - 1) & 0xffff;
+    this.#used[this.#usedAt + 2 + this.#size * 4] = this.#availEvent;
+    if (this.usedLogAddress >= 0) this.#log.mark(this.usedLogAddress + 4 + this.#size * 8, 2);
+  }
+
   /** Whether chains wait to be taken. */
   get hasAvailable(): boolean {
     return Atomics.load(this.#available, this.#availableAt + 1) !== this.availableIndex;

@@ -499,6 +499,7 @@ export class VhostSession implements QueueOwner {
   }
 
   #wantPoll(ring: Ring): void {
+    if (!ring.isPolled) ring.queue.dropKicks();
     ring.isPolled = true;
     if (!this.#isPolled) this.#host.polled(this);
     this.#isPolled = true;

@@ -216,6 +216,36 @@ Deno.test("a message that the other end does not take holds nothing else up", ()
 /** Far beyond what a sleep takes that is not stuck. */
 const HANGS_MS = 5000;
 
+Deno.test("what has happened is seen without a call, and what nobody waits for goes with any", () => {
+  sendingRing(({ ring, ended, send, timer }) => {
+    timer(1, 0.5);
+    ring.noteIdle();
+    assertEquals(ring.unsubmitted, 0);
+    ring.enter(0);
+    assertEquals([ring.isSignalled, ring.dispatch()], [false, 0]);
+    // Linux before 6.1 has a completion at once, and says nothing.
+    const endMs = performance.now() + HANGS_MS;
+    while (!ring.isSignalled && ring.ready === 0) {
+      assert(performance.now() < endMs, "it is not seen");
+    }
+    ring.enter(0);
+    assertEquals([ring.isSignalled, ring.dispatch()], [false, 1]);
+    assertEquals([...ended], [[1, -ETIME]]);
+    // What something hangs on counts beside it, and takes it along.
+    timer(2, 0.5);
+    ring.noteIdle();
+    send(3, 64);
+    assertEquals(ring.unsubmitted, 1);
+    ring.submit();
+    assertEquals(ring.unsubmitted, 0);
+    while (!ended.has(2)) {
+      ring.enter(HANGS_MS);
+      ring.dispatch();
+    }
+    assertEquals([...ended.keys()], [1, 3, 2]);
+  });
+});
+
 Deno.test("every signal of a watched eventfd is told, and one that comes at the end is put back", () => {
   const ring = new Ring();
   const watcher = new EventFdWatcher(ring);

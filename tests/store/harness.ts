@@ -262,6 +262,10 @@ export class Bench {
   }
 
   stamps(operation: Operation): number[] {
+    for (let i = 0; i < operation.blockCount && operation.isSummed; i++) {
+      const sum = this.window.kernel.checksum(operation.buffer + i * BLOCK_BYTES, BLOCK_BYTES);
+      if (sum !== operation.checksums[i]) throw new Error(`block ${i} has another checksum`);
+    }
     return Array.from(
       { length: operation.blockCount },
       (_, i) =>

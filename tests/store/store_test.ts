@@ -65,6 +65,24 @@ Deno.test("submit() reads through the layers: holes show what is below, zeros do
   assertEquals(bench.read([], 0, 0, 2), [0, 0]);
 });
 
+Deno.test("a read into the buffer brings the checksums of what is there, whatever that is made of", () => {
+  const bench = open();
+  const { kernel } = bench.window;
+  bench.write(1, 0, 0, stamps(10, 20));
+  bench.write(1, 0, 5, stamps(50, 1));
+  bench.write(2, 0, 8, stamps(80, 1));
+  bench.run(OperationKind.Zero, [2], 0, 12, 2);
+  const read = (block: number, count: number) =>
+    bench.run(OperationKind.Read, [2, 1], 0, block, count);
+  for (const [block, count] of [[5, 1], [6, 1], [0, 24], [12, 1], [11, 3]]) {
+    const { buffer, checksums, isSummed, result } = read(block, count);
+    assertEquals([result, isSummed], [0, block !== 12], "where nothing is read there are none");
+    if (!isSummed) continue;
+    const sums = stamps(0, count).map((i) => kernel.checksum(buffer + i * 4096, 4096));
+    assertEquals([...checksums.subarray(0, count)], sums);
+  }
+});
+
 Deno.test("submit() applies what it takes in one turn in the order in which it came", () => {
   const bench = open();
   const order: number[] = [];

@@ -59,6 +59,11 @@ async function race(eventIndex: boolean): Promise<number> {
       for (; queue.pop(chain) === Pop.Chain; done++) queue.push(chain.head, 0);
       queue.publish();
       if (Atomics.load(signals, 1) !== 0) break;
+      // As where a sleep ends because a request is done.
+      if (done % 2 === 1) {
+        if (queue.enableKicks()) continue;
+        queue.dropKicks();
+      }
       let found = false;
       for (let looks = done * 31 % 61; looks > 0 && !found; looks--) found = queue.hasAvailable;
       if (found || queue.enableKicks()) continue;

@@ -895,6 +895,28 @@ for (
     fixture.close();
   });
 
+  Deno.test(`a ring that is looked at again since a request of it is done asks for no kick, ${what}`, () => {
+    const fixture = polled();
+    const { host, session, target, queue } = fixture;
+    const wantsKick = () => {
+      const before = queue.availableIndex;
+      offerRead(fixture);
+      return queue.wantsKick(before);
+    };
+    // The loop sleeps until the request is done, and then looks for the next one.
+    assertEquals(session.stopPolling(), false);
+    target.completeAll();
+    host.runTurns();
+    assertEquals(wantsKick(), false);
+    assertEquals(session.poll(), true);
+    assertEquals(target.pending.length, 1);
+    assertEquals(wantsKick(), false, "another one meanwhile");
+    assertEquals(session.stopPolling(), true, "what was there is taken, and looking goes on");
+    assertEquals(session.stopPolling(), false);
+    assertEquals(wantsKick(), true);
+    fixture.close();
+  });
+
   Deno.test(`a ring that is held up while polling ends asks for kicks when it goes on, ${what}`, () => {
     const fixture = polled();
     const { frontEnd, host, session, target, queue, regions } = fixture;

@@ -598,6 +598,7 @@ export class Peers implements PeerTransport {
     link.incarnation = peer.incarnation;
     link.upAtMs = this.#nowMs;
     connection.bytesWanted = RECORD_PREFIX_BYTES;
+    connection.isAsking = link.peer !== null;
     if (link.peer === null) {
       const older = this.#incoming.get(peer.node);
       if (older !== undefined) {

@@ -124,6 +124,8 @@ export class TcpConnection {
   bytesWanted = 1;
   /** Receive no more than what is wanted: there is nothing behind it that may be taken now. */
   isExact = true;
+  /** Only answers come: while nothing is asked, receiving begins with whatever call comes next. */
+  isAsking = false;
 
   output: Uint8Array<ArrayBuffer>;
   outputAddress: number;
@@ -642,6 +644,7 @@ export class Tcp {
       0,
       0,
     );
+    if (connection.isAsking) this.#ring.noteIdle();
   }
 
   #received(slot: number, result: number): void {
