@@ -133,7 +133,7 @@ export class Housekeeping {
       let isIdle = true;
       for (const schedule of disk.schedules) {
         const slotMs = dueSlot(disk, schedule, wallMs);
-        const expired = expiredSnapshots(disk, schedule);
+        const expired = expiredSnapshots(disk, schedule, wallMs);
         isIdle &&= slotMs === null && expired.length === 0;
         for (const { name, layer } of expired) {
           commands.push({ kind: "delete-snapshot", disk: disk.name, name, layer });

@@ -59,6 +59,11 @@ const HOLD_FORGIVE_MS = 30 * 60_000;
 const COMMANDS_MAX = 64;
 /** A node that is alive is missed after this time without a word: it renews every second, and serves for four. */
 const SILENT_MS = 2000;
+/**
+ * A holder of leases that has not reported for so long, since a node came up, is not waited for any more: its data worker stands
+ * still, on a disk that hangs, and writes nothing that would wait for the node.
+ */
+const REPORT_MS_MAX = 30_000;
 /** From one hand-over to the next. */
 export const HAND_OVER_MS = 10_000;
 /** A complaint must stand for this long before it is acted upon: the map may be about to say the same. */
@@ -100,7 +105,7 @@ interface Hold {
 export class LeaderDuties {
   readonly #unknownSince = new Map<number, number>();
   /** Start of each node that is up, and the map with which this leader saw it first. */
-  readonly #upSince = new Map<number, { incarnation: number; epoch: number }>();
+  readonly #upSince = new Map<number, { incarnation: number; epoch: number; sinceMs: number }>();
   readonly #holds = new Map<number, Hold>();
   readonly #complaints = new Map<string, number>();
   /** `targetsEpoch` for which all targets are as they should be, with disks and settings that ask for as many copies. */
@@ -115,6 +120,7 @@ export class LeaderDuties {
   /** A new term: nothing is remembered. */
   reset(): void {
     this.#upSince.clear();
+    this.#downSince.clear();
     this.#unknownSince.clear();
     this.#complaints.clear();
     this.#placedEpoch = -1;
@@ -123,7 +129,7 @@ export class LeaderDuties {
 
   /** Says what is to be done now. */
   look(situation: LeaderSituation): LeaderDecision {
-    this.#noteUp(situation.map);
+    this.#noteUp(situation);
     const commands: MapCommand[] = [];
     const notes: string[] = [];
     this.#lookAtNodes(situation, commands, notes);
@@ -218,7 +224,7 @@ export class LeaderDuties {
   // ----------------------------------------------------------------------------------------- nodes
 
   #lookAtNodes(situation: LeaderSituation, commands: MapCommand[], notes: string[]): void {
-    const { map, self, wallMs } = situation;
+    const { map, self, wallMs, nowMs } = situation;
     for (const node of map.nodes) {
       if (node.state === "down") this.#unknownSince.delete(node.id);
       if (node.id === self || node.state === "down") continue;
@@ -238,7 +244,8 @@ export class LeaderDuties {
     this.#isBraking = isBraking;
     for (const node of map.nodes) {
       if (node.witness) continue;
-      const downMs = wallMs - node.changedMs;
+      // Whose clock was ahead when it noticed has said a time that is yet to come.
+      const downMs = Math.max(wallMs - node.changedMs, this.#downForMs(node, nowMs));
       const isOut = node.state === "down" && node.availability === "in" && !isBraking &&
         downMs >= map.settings.outAfterMs;
       // Only time puts a node out; when it is back, it is back.
@@ -248,6 +255,16 @@ export class LeaderDuties {
       commands.push({ kind: "set-availability", node: node.id, availability });
     }
   }
+
+  /** How long this leader has seen a node down, by the clock that never goes back. */
+  #downForMs({ id, state, incarnation }: NodeEntry, nowMs: number): number {
+    const known = this.#downSince.get(id);
+    if (state === "down" && known?.incarnation === incarnation) return nowMs - known.sinceMs;
+    if (state === "down") this.#downSince.set(id, { incarnation, sinceMs: nowMs });
+    else this.#downSince.delete(id);
+    return 0;
+  }
+  readonly #downSince = new Map<number, { incarnation: number; sinceMs: number }>();
 
   /** What is new is switched on as soon as everybody has it: also nodes that are down, which may come back as they are. */
   #lookAtLevel(map: ClusterMap, commands: MapCommand[], notes: string[]): void {
@@ -356,30 +373,31 @@ export class LeaderDuties {
   }
 
   /** Remembers with which map each node was seen up first. */
-  #noteUp({ epoch, nodes }: ClusterMap): void {
+  #noteUp({ map: { epoch, nodes }, nowMs }: LeaderSituation): void {
     for (const { id, state, incarnation } of nodes) {
       if (state !== "up") this.#upSince.delete(id);
       else if (this.#upSince.get(id)?.incarnation !== incarnation) {
-        this.#upSince.set(id, { incarnation, epoch });
+        this.#upSince.set(id, { incarnation, epoch, sinceMs: nowMs });
       }
     }
   }
 
   /**
    * Whether a node may join groups: it is not held back, its store has room, and no holder of leases lacks a connection to it,
-   * by what was reported since it came up.
+   * by what was reported since it came up. Who holds leases and reports nothing is waited for only for a while.
    */
   #mayJoin({ map, reports, nowMs }: LeaderSituation, node: NodeEntry): boolean {
     const hold = this.#holds.get(node.id);
     if (hold !== undefined && nowMs < hold.untilMs) return false;
     if (reports.get(node.id)?.isFull === true) return false;
-    const upSince = this.#upSince.get(node.id)?.epoch ?? map.epoch;
+    const { epoch = map.epoch, sinceMs = nowMs } = this.#upSince.get(node.id) ?? {};
     for (const { lease } of map.disks) {
       if (lease === null || lease.node === node.id || this.#alone.has(lease.node)) continue;
       if (findNode(map, lease.node)?.state !== "up") continue;
       const report = reports.get(lease.node);
-      if (report === undefined || report.epoch < upSince) return false;
-      if (report.disconnected.includes(node.id)) return false;
+      if (report === undefined || report.epoch < epoch) {
+        if (nowMs - sinceMs < REPORT_MS_MAX) return false;
+      } else if (report.disconnected.includes(node.id)) return false;
     }
     return true;
   }

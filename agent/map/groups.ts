@@ -57,7 +57,8 @@
  *
  * `node-down`, `node-leave` and `drop-member` leave an only member in place: the data is only there, so
  * the PG waits until the node is back. When it comes back with its page cache, I/O goes on at once;
- * otherwise it is unclean, alone, is unsettled and settles with itself: what was flushed is there.
+ * otherwise it is unclean, alone, is unsettled and settles with itself: what was flushed is there. If somebody else comes in sync
+ * before (it had copied all, and was syncing it), that one has everything, and `in-sync` lets the one that is down go.
  * The same with `lose-groups` (and `lost` of `node-up`): a node that runs without the data path of a PG of which it is the
  * only member is unclean, and settles (`joining.ts` sees to that) only when the path is back.
  * `drop-unclean` and `trim` need others that are clean and up. The one way out is `remove-node` with
@@ -97,6 +98,7 @@ import {
   type Trim,
   type Unsettle,
 } from "./model.ts";
+import { isOn } from "./levels.ts";
 import { disksWithData, findNode, findPool, hasDisks, nodeMissing } from "./queries.ts";
 import {
   isInZones,
@@ -183,6 +185,10 @@ function startJoining(map: ClusterMap, command: StartJoining): Result<Applied> {
   });
 }
 
+/**
+ * Who has gone down as the only one in sync leaves now that it is not the only one any more: it would have left if it had gone down
+ * later. So where several are in sync, all of them are up.
+ */
 function inSync(map: ClusterMap, command: InSync): Result<Applied> {
   const { node, basedOnEpoch } = command;
   const error = reasonAgainstRun(map, command);
@@ -193,9 +199,10 @@ function inSync(map: ClusterMap, command: InSync): Result<Applied> {
   return editGroups(map, command, (pg) => {
     const index = pg.joining.indexOf(node);
     if (index < 0 || pg.joinedEpochs[index] > basedOnEpoch || pg.unclean.length > 0) return pg;
+    const staying = isOn(map, 2) ? pg.inSync.filter((each) => isUp(map, each)) : pg.inSync;
     return {
       ...pg,
-      inSync: [...pg.inSync, node],
+      inSync: [...staying, node],
       joining: pg.joining.toSpliced(index, 1),
       joinedEpochs: pg.joinedEpochs.toSpliced(index, 1),
       changedEpoch: map.epoch + 1,
@@ -488,7 +495,8 @@ export function poolsWithoutNode(map: ClusterMap, node: number): Forgotten | nul
       const heir = [...left, ...pg.joining, ...placesFor(candidates, index, 1)]
         .find((each) => each !== node && isUp(map, each));
       if (!isOnly) {
-        pgs.push({ ...withoutMember(pg, node, epoch), target: [heir ?? pg.inSync[0]] });
+        const staying = withoutMember(pg, node, epoch);
+        pgs.push({ ...staying, target: [heir ?? staying.inSync[0]] });
         continue;
       }
       if (heir === undefined) return null;

@@ -116,12 +116,17 @@ export function lateSince(
   return nowMs - sinceMs > schedule.everyMs + SCHEDULE_LATE_MS ? sinceMs : null;
 }
 
-/** What a schedule has made and does not need any more, oldest first. */
+/**
+ * What a schedule has made and does not need any more, oldest first. What is of a slot that has yet to come is not looked at: it takes
+ * nobody's place.
+ */
 export function expiredSnapshots(
   disk: Pick<DiskEntry, "snapshots">,
   schedule: Schedule,
+  nowMs = Infinity,
 ): SnapshotEntry[] {
-  const all = scheduledSnapshots(disk, schedule).filter(({ snapshot }) => snapshot.taking === 0);
+  const all = scheduledSnapshots(disk, schedule)
+    .filter(({ snapshot, slotMs }) => snapshot.taking === 0 && slotMs <= nowMs);
   const older = all.slice(schedule.keep);
   const kept = new Set<ScheduledSnapshot>([
     ...newestOfEach(older, schedule.keepDaily, dayOf),

@@ -90,7 +90,7 @@ class Peer {
   count = 0;
   /** Since when there is no link though requests wait, or −1. */
   waitingSinceMs = -1;
-  /** Since when the oldest request is unanswered on a live link, by tick; −1: none. */
+  /** Since when requests wait and none is answered, by tick; −1: none. */
   silentSinceMs = -1;
   answers = 0;
   answersSeen = 0;
@@ -175,11 +175,12 @@ export class Peers {
   linkUp(link: number, node: number, incarnation: number): void {
     const peer = this.#peer(node);
     if (peer.link >= 0) this.linkDown(peer.link);
+    // Only an answer ends the silence of a run: one that hangs takes new connections, and would never be found out.
+    if (peer.incarnation !== incarnation) peer.silentSinceMs = -1;
     peer.link = link;
     peer.incarnation = incarnation;
     peer.isBlocked = false;
     peer.waitingSinceMs = -1;
-    peer.silentSinceMs = -1;
     this.#byLink.set(link, peer);
     this.#pump(peer);
   }

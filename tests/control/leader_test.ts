@@ -638,3 +638,27 @@ Deno.test("the level rises when the last node speaks the next one, also one that
   fixture.map = { ...fixture.map, level: 2 };
   assertEquals(fixture.look(), []);
 });
+
+Deno.test("a holder of a lease whose data worker stands still keeps nobody from joining for ever", () => {
+  const at = new Fixture(3);
+  const disks = mapOf({ nodes: 3, holder: 2 }).disks;
+  at.map = { ...at.map, epoch: 100, disks };
+  at.pg(7, { inSync: [1] });
+  // Node 3 is back; node 2 says the same as before again and again: its disk hangs, and it is not told of new maps.
+  at.node(3, { incarnation: 2 });
+  at.member(3, "alive", 2);
+  const joins = () => at.look().includes("join 3 to 7");
+  at.report(2, { epoch: 90 });
+  assertEquals(joins(), false, "it may not reach it yet");
+  at.pass(60_000);
+  assertEquals(joins(), true, "node 1 would never have another copy");
+});
+Deno.test("a node that went down while the leader's clock was ahead is out in time all the same", () => {
+  const at = new Fixture(4);
+  // It was eight hours ahead, and has been set since.
+  at.node(3, { state: "down", changedMs: at.wallMs + 8 * 3_600_000 });
+  at.member(3, "dead");
+  assertEquals(at.look(), []);
+  at.pass(at.map.settings.outAfterMs);
+  assertEquals(at.look(), ["out 3"]);
+});

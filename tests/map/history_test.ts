@@ -261,8 +261,8 @@ function finishSnapshots(map: ClusterMap): ClusterMap {
 }
 
 /**
- * Of every PG of a pool with disks somebody who was in sync still is, unless the loss was accepted; and
- * nobody is in sync who was no member.
+ * Of every PG of a pool with disks somebody who was in sync still is, unless the loss was accepted, or who was is down and another
+ * one has come in sync; and nobody is in sync who was no member.
  */
 function checkGroups(before: ClusterMap, after: ClusterMap, command: MapCommand): void {
   const isAccepted = after.losses.length > 0 && after.losses.at(-1)!.epoch === after.epoch;
@@ -278,7 +278,10 @@ function checkGroups(before: ClusterMap, after: ClusterMap, command: MapCommand)
         !old.inSync.includes(id) &&
         !(command.kind === "in-sync" && command.node === id && old.joining.includes(id))
       );
-      const isKept = pg.inSync.some((id) => old.inSync.includes(id));
+      const isDown = (id: number) => before.nodes.find((node) => node.id === id)?.state === "down";
+      // Who has just come in sync has all that the one had that is down.
+      const isKept = pg.inSync.some((id) => old.inSync.includes(id)) ||
+        (command.kind === "in-sync" && old.inSync.every(isDown));
       assert(isKept && strangers.length === 0 || isAccepted, what);
       const isSame = ["inSync", "joining", "unclean", "unsettled"].every((field) =>
         String(pg[field as "inSync"]) === String(old[field as "inSync"])

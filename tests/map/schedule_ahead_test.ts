@@ -1,0 +1,37 @@
+/**
+ * Schedules where a clock was ahead once: snapshots of slots that have yet to come.
+ *
+ * @module
+ */
+import { assertEquals } from "@std/assert/mod.js";
+import type { SnapshotEntry } from "../../agent/map/map.ts";
+import { dueSlot, expiredSnapshots, scheduledName } from "../../agent/map/schedules.ts";
+
+const HOUR = 3_600_000;
+
+Deno.test("a schedule that keeps one has the newest, also beside one of a slot that is yet to come", () => {
+  const schedule = {
+    name: "hourly",
+    everyMs: HOUR,
+    keep: 1,
+    keepDaily: 0,
+    keepWeekly: 0,
+    keepMonthly: 0,
+    createdMs: 0,
+  };
+  const taken = (slotMs: number, layer: number): SnapshotEntry => ({
+    name: scheduledName(schedule, slotMs),
+    layer,
+    sizeBytes: 512,
+    createdMs: slotMs,
+    isProtected: false,
+    taking: 0,
+    isDrained: true,
+    isAborted: false,
+  });
+  const nowMs = 1000 * HOUR;
+  const ahead = { snapshots: [taken(5000 * HOUR, 1)] };
+  assertEquals(dueSlot(ahead, schedule, nowMs), nowMs);
+  const now = { snapshots: [...ahead.snapshots, taken(nowMs, 2)] };
+  assertEquals(expiredSnapshots(now, schedule, nowMs + 1), []);
+});
