@@ -39,6 +39,7 @@ import {
   EMPTY_MAP,
   findNode,
   type MapCommand,
+  type NodeEntry,
   type NodeFacts,
   type Proposal,
 } from "./map/map.ts";
@@ -84,8 +85,8 @@ const REFUSAL_VALID_MS = 30_000;
 const JOIN_REMIND_MS = 30 * 60_000;
 /** Reasons that are remembered as logged; there is a handful for each node that is asked. */
 const JOIN_REASONS_MAX = 256;
-/** Names of peers are looked up again at this interval. */
-const RESOLVE_MS = 30_000;
+/** Names of peers are looked up again at this interval, and at this one those that nobody knew. */
+const RESOLVE_MS = 30_000, RESOLVE_AGAIN_MS = 2000;
 
 /** A node that is to join, and neither was given a secret nor has one in its store. */
 export const SECRET_MISSING: ControlError = {
@@ -129,6 +130,17 @@ interface Membership {
   readonly clusterId: string;
 }
 
+/** Where another node's data worker is. */
+interface NumericAddress {
+  /** As the map has it. */
+  readonly address: string;
+  /** The same in numbers, with the port for data; "": not known. */
+  numeric: string;
+  /** When it was looked up last. */
+  readonly atMs: number;
+  isLookedUp: boolean;
+}
+
 /** See the head of the file. */
 export class ClusterNode {
   readonly control: Control;
@@ -159,7 +171,7 @@ export class ClusterNode {
   #delivered: Promise<unknown> = Promise.resolve();
   readonly #started: Promise<void>;
   #markStarted!: () => void;
-  readonly #numeric = new Map<number, { address: string; numeric: string; atMs: number }>();
+  readonly #numeric = new Map<number, NumericAddress>();
   readonly #begunMs = clockMs();
   /** Why the leader did not take this node in, and when it said so last. */
   #refused: { readonly message: string; readonly atMs: number } | null = null;
@@ -405,7 +417,7 @@ export class ClusterNode {
       if (map.settings.trustedNetwork !== this.#isTrusting) this.#introduce();
     }
     this.#listener.mapChanged(map);
-    void this.#addresses(map);
+    this.#addresses(map);
     // Whether the node is connected is what the leader waits for.
     if (proposal?.command.kind === "node-up") void this.#report();
   }
@@ -443,7 +455,7 @@ export class ClusterNode {
     this.#delivered.catch(() => {});
     this.leases.started(node, incarnation);
     this.leases.mapChanged(this.control.map);
-    void this.#addresses(this.control.map);
+    this.#addresses(this.control.map);
     // Alone it leads in a moment, and may serve then.
     if (isFirst && !this.isAlone) this.#markStarted();
     const { weightBytes } = this.#options;
@@ -481,30 +493,23 @@ export class ClusterNode {
   }
 
   /** Tells the data worker where the others are, in numbers. */
-  async #addresses(map: ClusterMap): Promise<void> {
+  #addresses(map: ClusterMap): void {
     const nowMs = clockMs();
+    this.#lookedUpMs = nowMs;
     for (const node of map.nodes) {
       if (node.id === this.#membership?.node || node.witness) continue;
       const known = this.#numeric.get(node.id);
-      if (known?.address === node.address && nowMs - known.atMs < RESOLVE_MS) continue;
-      this.#numeric.set(node.id, {
+      const validMs = known?.numeric === "" ? RESOLVE_AGAIN_MS : RESOLVE_MS;
+      const isSame = known?.address === node.address;
+      if (isSame && (known.isLookedUp || nowMs - known.atMs < validMs)) continue;
+      const next = {
         address: node.address,
         numeric: known?.numeric ?? "",
         atMs: nowMs,
-      });
-      try {
-        const parsed = parseAddress(await resolveAddress(node.address))!;
-        const host = parsed.host.includes(":") ? `[${parsed.host}]` : parsed.host;
-        const numeric = `${host}:${parsed.port + DATA_PORT_OFFSET}`;
-        if (numeric === known?.numeric) continue;
-        this.#numeric.set(node.id, { address: node.address, numeric, atMs: nowMs });
-        this.#tell({ kind: "peer", node: node.id, address: numeric });
-      } catch (error) {
-        this.#log.warn("a node's address is not known", {
-          node: node.name,
-          reason: error instanceof Error ? error.message : String(error),
-        });
-      }
+        isLookedUp: true,
+      };
+      this.#numeric.set(node.id, next);
+      void this.#lookUp(node, next);
     }
     for (const node of [...this.#numeric.keys()]) {
       if (map.nodes.some((entry) => entry.id === node)) continue;
@@ -512,6 +517,27 @@ export class ClusterNode {
       this.#tell({ kind: "peer", node, address: null });
     }
   }
+  #lookedUpMs = -Infinity;
+
+  async #lookUp({ id, name }: NodeEntry, known: NumericAddress): Promise<void> {
+    try {
+      const parsed = parseAddress(await resolveAddress(known.address))!;
+      const host = parsed.host.includes(":") ? `[${parsed.host}]` : parsed.host;
+      const numeric = `${host}:${parsed.port + DATA_PORT_OFFSET}`;
+      // The node has gone meanwhile, or has another address.
+      if (this.#numeric.get(id) !== known || numeric === known.numeric) return;
+      known.numeric = numeric;
+      this.#tell({ kind: "peer", node: id, address: numeric });
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      if (!this.#unknown.isDue(reason, clockMs())) return;
+      this.#log.warn("a node's address is not known", { node: name, reason });
+    } finally {
+      known.isLookedUp = false;
+    }
+  }
+  /** Reasons why addresses are not known that were logged. */
+  readonly #unknown = new Reminders({ againMs: JOIN_REMIND_MS, most: JOIN_REASONS_MAX });
 
   #event(event: WorkerEvent): void {
     switch (event.kind) {
@@ -631,6 +657,8 @@ export class ClusterNode {
     if (this.#isStopped) return;
     this.control.tick(clockMs());
     this.#logJoinProblems();
+    // The map may not change for days.
+    if (clockMs() - this.#lookedUpMs >= RESOLVE_AGAIN_MS) this.#addresses(this.control.map);
     if (clockMs() - this.#reportedMs >= REPORT_MS && !this.isAlone) void this.#report();
     this.#timer = setTimeout(
       () => this.#tick(),

@@ -20,6 +20,7 @@ import { dirname } from "node:path";
 import { Arena } from "./base/arena.ts";
 import { concatenated, toHex } from "./base/bytes.ts";
 import { BLOCK_BYTES, CHUNK_BYTES } from "./base/limits.ts";
+import { Reminders } from "./base/reminders.ts";
 import { BlockKind, BlockRequest } from "./blk/target.ts";
 import { formatSize } from "./config.ts";
 import { decodeLevel, LEVEL_KEY, storeLevelError } from "./control/level_record.ts";
@@ -131,6 +132,10 @@ const OPENING_WAIT_MS = 100;
  * which is what makes fast disks cheap to hold back.
  */
 const THROTTLE_SLEEP_MS_MIN = 1;
+/** Milliseconds until sockets are tried again that could not be made. */
+const SERVE_AGAIN_MS = 1000;
+/** The same reason for that is logged again after this time, and so many are remembered as logged. */
+const SERVE_REMIND_MS = 30 * 60_000, SERVE_REASONS_MAX = 1024;
 /** Longest wait for a disk's lease when it is to be shrunk. */
 const LEASE_MS_MAX = 10_000;
 /** Blocks that are looked up for who reads what is damaged, in one answer: some milliseconds. What is left is named by its layer alone. */
@@ -194,6 +199,8 @@ export class DataPlane implements DiskServerHost {
   #trimmedAt = 0;
   #idleTicks = 0;
   #stopped = false;
+  /** Sessions end, and none begins. */
+  #isDraining = false;
   /** The store is being closed. */
   #isClosing = false;
   /** Ends what does not drain; set while stopping. */
@@ -302,6 +309,9 @@ export class DataPlane implements DiskServerHost {
     if (this.#forceStop !== null && now >= this.#stopDeadlineMs) this.#forceStop();
     this.#trimWhenIdle();
     this.#giveUpUnleased(now);
+    if (this.#unserved.size > 0 && now >= this.#serveAgainMs && !this.#isDraining) {
+      this.#serveDisks(this.#servedMap!);
+    }
     for (const server of this.#servers.values()) server.tick(now);
     this.#nextTickMs = now + this.#tickMs();
   }
@@ -662,6 +672,7 @@ export class DataPlane implements DiskServerHost {
   }
 
   #serveDisks(map: ClusterMap): void {
+    this.#unserved.clear();
     const wanted = new Map(map.disks.map((disk) => [disk.id, disk]));
     for (const [id, server] of [...this.#servers]) {
       if (wanted.has(id)) continue;
@@ -676,13 +687,29 @@ export class DataPlane implements DiskServerHost {
         if (server === undefined) this.#serve(disk);
         else if (server.disk !== disk) this.#update(server, disk);
       } catch (error) {
-        this.log.error("a disk cannot be served here", {
-          disk: disk.name,
-          reason: error instanceof Error ? error.message : String(error),
-        });
+        this.#noteUnserved("a disk cannot be served here", disk, { disk: disk.name }, error);
       }
     }
   }
+
+  /** It is tried again: whatever is in the way may go. */
+  #noteUnserved(
+    message: string,
+    { id }: DiskEntry,
+    fields: Readonly<Record<string, string>>,
+    error: unknown,
+  ): void {
+    const reason = error instanceof Error ? error.message : String(error);
+    this.#unserved.set(id, reason);
+    this.#serveAgainMs = this.monotonicMs() + SERVE_AGAIN_MS;
+    const what = `${Object.values(fields).join("@")} ${reason}`;
+    if (!this.#unservedSaid.isDue(what, this.monotonicMs())) return;
+    this.log.error(message, { ...fields, reason });
+  }
+  /** Disks of which not all sockets are there, and why. */
+  readonly #unserved = new Map<number, string>();
+  readonly #unservedSaid = new Reminders({ againMs: SERVE_REMIND_MS, most: SERVE_REASONS_MAX });
+  #serveAgainMs = 0;
 
   #serve(disk: DiskEntry): void {
     const volume = new Volume({
@@ -721,11 +748,8 @@ export class DataPlane implements DiskServerHost {
           server.volume.layers = layers;
         }
       } catch (error) {
-        this.log.error("a snapshot cannot be served here", {
-          disk: disk.name,
-          snapshot: snapshot.name,
-          reason: error instanceof Error ? error.message : String(error),
-        });
+        const fields = { disk: disk.name, snapshot: snapshot.name };
+        this.#noteUnserved("a snapshot cannot be served here", disk, fields, error);
       }
     }
   }
@@ -784,9 +808,14 @@ export class DataPlane implements DiskServerHost {
   #waitingDisks({ waiting }: DataCoreStatus): DataCoreStatus["waiting"] {
     const now = this.monotonicMs();
     const all = [...waiting];
+    for (const [disk, reason] of this.#unserved) {
+      if (!waiting.some((entry) => entry.disk === disk)) {
+        all.push({ disk, reason: `its sockets cannot be made there: ${reason}` });
+      }
+    }
     for (const [disk, server] of this.#servers) {
       const stalledMs = server.progress.stalledMs(now);
-      if (stalledMs < STALLED_MS || waiting.some((entry) => entry.disk === disk)) continue;
+      if (stalledMs < STALLED_MS || all.some((entry) => entry.disk === disk)) continue;
       const seconds = Math.floor(stalledMs / 1000);
       all.push({ disk, reason: `no request has come back for ${seconds} s` });
     }
@@ -1268,6 +1297,7 @@ export class DataPlane implements DiskServerHost {
 
   /** Ends all sessions in good order, and makes everything durable that was acknowledged here. */
   #drain(id: number): void {
+    this.#isDraining = true;
     let isDrained = false;
     const drained = () => {
       if (isDrained) return;

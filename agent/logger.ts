@@ -14,12 +14,16 @@
  */
 
 import { LOG_LEVELS, type LogFormat, type LogLevel } from "./config.ts";
+import { libc } from "./platform/linux/libc.ts";
 import type { Log } from "./platform/platform.ts";
 
 /** Longest text of one value, in UTF-16 code units; the rest is cut. */
 export const VALUE_LENGTH_MAX = 4096;
 
-/** Most attempts to write the rest of a line: a pipe takes at least one page at once. */
+/** Bytes that a pipe or socket takes without waiting when poll(2) says that it can be written to: PIPE_BUF. */
+const WRITE_BYTES = 4096;
+
+/** Most attempts to write the rest of a line. */
 const WRITES_MAX = 64;
 
 /** Details of an event. Errors show their message. */
@@ -181,15 +185,26 @@ function encode(value: unknown): string {
   }
 }
 
-/** Writes a line; when nobody takes it, it is lost, and the agent goes on. */
+/**
+ * Writes a line; when nobody takes it, it is lost, and the agent goes on: a reader that hangs (a terminal that is held, a
+ * log daemon whose disk does not answer) must not hold up guests, nor gossip.
+ */
 function writeToStandardError(line: string): void {
-  const bytes = new TextEncoder().encode(line);
+  const bytes = new TextEncoder().encode(isLineCut ? `\n${line}` : line);
+  let written = 0;
   try {
-    let written = 0;
     for (let attempt = 0; written < bytes.length && attempt < WRITES_MAX; attempt++) {
-      written += Deno.stderr.writeSync(bytes.subarray(written));
+      if (libc.poll(standardError, 1n, 0) <= 0) break;
+      written += Deno.stderr.writeSync(bytes.subarray(written, written + WRITE_BYTES));
     }
   } catch {
     // A closed pipe or a full disk behind it: there is nobody left to tell.
   }
+  if (written > 0) isLineCut = written < bytes.length;
 }
+
+/** What was written last is not a whole line. */
+let isLineCut = false;
+
+/** struct pollfd of standard error, asked for POLLOUT. */
+const standardError = new Uint8Array(new Int32Array([2, 4]).buffer);

@@ -18,8 +18,15 @@ const CAPACITY_BYTES = 256 * 1024 * 1024;
 /** A data plane for which time passes when the test says so. */
 class TimedDataPlane extends DataPlane {
   timeMs = 0;
+  /** Done when the loop has looked at the time so many times. */
+  onLook: { looks: number; work: () => void } | null = null;
 
   override monotonicMs(): number {
+    const { onLook } = this;
+    if (onLook !== null && onLook.looks-- === 0) {
+      this.onLook = null;
+      onLook.work();
+    }
     return this.timeMs;
   }
 }
@@ -62,6 +69,76 @@ async function run(
     await Deno.remove(dir, { recursive: true });
   }
 }
+
+Deno.test("sockets that could not be made are made as soon as they can be, and the disk is said to wait for them", async () => {
+  const map = clusterWithDisk(1, 1);
+  const [disk] = map.disks;
+  const requests: WorkerRequest[] = [
+    wholeMap(map),
+    { kind: "take-part", node: 1, incarnation: map.nodes[0].incarnation },
+    { kind: "data-status" },
+    { kind: "data-status" },
+    { kind: "stop" },
+  ];
+  const seen: unknown[] = [];
+  await run((message, plane, send) => {
+    const blocked = `${plane.runDir}/ro`;
+    if (message.kind === "ready") {
+      Deno.removeSync(blocked);
+      // What an agent leaves that ends while it makes its own socket is not in the way.
+      Deno.mkdirSync(`${plane.runDir}/.new/s`, { recursive: true });
+      send(0, requests[0]);
+    }
+    if (message.kind === "refusal") throw new Error(message.message);
+    if (message.kind !== "answer" || message.id + 1 >= requests.length) return;
+    const { id } = message;
+    if (requests[id].kind === "data-status") {
+      const { waiting } = message.value as { waiting: { disk: number; reason: string }[] };
+      const hasSocket = [...Deno.readDirSync(plane.runDir)].some(({ name }) => name === "web.sock");
+      seen.push([hasSocket, waiting.map((entry) => [entry.disk, /sockets/.test(entry.reason)])]);
+      if (id === 2) Deno.mkdirSync(blocked);
+    }
+    plane.timeMs += 1000;
+    // Some turns later.
+    plane.onLook = { looks: 8, work: () => send(id + 1, requests[id + 1]) };
+  });
+  assertEquals(seen, [[false, [[disk.id, true]]], [true, []]]);
+});
+
+Deno.test("names that disks have taken from each other, in changes that this node sees as one, have their sockets", async () => {
+  const founded = clusterWithDisk(1, 1);
+  const { incarnation } = founded.nodes[0];
+  const [web] = founded.disks;
+  const named = (names: readonly string[], epoch: number): ClusterMap => ({
+    ...founded,
+    epoch,
+    disks: names
+      .map((name, i) => ({ ...web, id: web.id + i, layers: [web.layers[0] + i], name }))
+      .toSorted((a, b) => a.name < b.name ? -1 : 1),
+    layers: names.map((_, i) => ({ ...founded.layers[0], id: web.layers[0] + i })),
+    nextLayer: web.layers[0] + names.length,
+    nextDisk: web.id + names.length,
+  } as ClusterMap);
+  const requests: WorkerRequest[] = [
+    wholeMap(named(["web", "web-new"], founded.epoch + 1)),
+    { kind: "take-part", node: 1, incarnation },
+    // rename web web-old; rename web-new web
+    wholeMap(named(["web-old", "web"], founded.epoch + 3)),
+    { kind: "stop" },
+  ];
+  const seen: string[][] = [];
+  await run((message, plane, send) => {
+    if (message.kind === "ready") send(0, requests[0]);
+    if (message.kind === "refusal") throw new Error(message.message);
+    if (message.kind !== "answer" || message.id + 1 >= requests.length) return;
+    seen.push(
+      [...Deno.readDirSync(plane.runDir)].map(({ name }) => name)
+        .filter((name) => name.endsWith(".sock")).toSorted(),
+    );
+    send(message.id + 1, requests[message.id + 1]);
+  });
+  assertEquals(seen.slice(1), [["web-new.sock", "web.sock"], ["web-old.sock", "web.sock"]]);
+});
 
 type Send = (id: number, request: WorkerRequest) => void;
 

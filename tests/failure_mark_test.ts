@@ -32,3 +32,8 @@ Deno.test("how far data paths must have come is noted for one node, and rubbish 
     await Deno.remove(runDir, { recursive: true });
   }
 });
+
+Deno.test("what a failed store leaves in the runtime directory outlives the service, until the machine starts anew", () => {
+  const unit = Deno.readTextFileSync(new URL("../packaging/kelpie.service", import.meta.url));
+  assertMatch(unit, /^RuntimeDirectoryPreserve=yes$/m);
+});

@@ -171,7 +171,8 @@ function listenPrivately(
   { runDir, path }: { runDir: string; path: string },
   handler: (request: Request) => Promise<Response>,
 ): Deno.HttpServer {
-  const directory = `${runDir}/.new`;
+  // Not the name under which sockets of disks are born beside it, on another thread.
+  const directory = `${runDir}/.agent`;
   const born = `${directory}/s`;
   let listener: Deno.HttpServer | null = null;
   try {

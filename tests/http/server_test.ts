@@ -149,8 +149,8 @@ Deno.test("a dead agent's socket and half-made directory are replaced", async ()
     const dead = Deno.listen({ transport: "unix", path: `${runDir}/born` });
     Deno.renameSync(`${runDir}/born`, `${runDir}/agent.sock`);
     dead.close();
-    Deno.mkdirSync(`${runDir}/.new`);
-    Deno.writeTextFileSync(`${runDir}/.new/s`, "");
+    Deno.mkdirSync(`${runDir}/.agent`);
+    Deno.writeTextFileSync(`${runDir}/.agent/s`, "");
     const server = await serve({ backend: new FakeBackend(), log: new FakeLog(), runDir });
     using client = new AdminClient({ runDir });
     assertEquals((await client.version()).version, "1.2.3");

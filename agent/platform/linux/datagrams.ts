@@ -14,8 +14,8 @@ import type { Log } from "../platform.ts";
 import { encodeSocketAddress, formatAddress, parseAddress } from "../address.ts";
 import { resolveAddress } from "./resolve.ts";
 
-/** How long a resolved name is used, in milliseconds. */
-const RESOLVE_MS = 30_000;
+/** How long a resolved name is used, and after which time one that nobody knew is looked up again, in milliseconds. */
+const RESOLVE_MS = 30_000, RESOLVE_AGAIN_MS = 2000;
 /** Names remembered; the oldest makes room. */
 const NAMES_MAX = 1024;
 /** Errors are logged this often, in milliseconds, and one of the same words this often. */
@@ -119,7 +119,8 @@ export class UdpDatagrams implements Datagrams {
       if (this.#names.size >= NAMES_MAX) this.#names.delete(this.#names.keys().next().value!);
       this.#names.set(address, name);
     }
-    if (!name.isResolving && this.#nowMs() - name.resolvedMs >= RESOLVE_MS) {
+    const validMs = name.numeric === null ? RESOLVE_AGAIN_MS : RESOLVE_MS;
+    if (!name.isResolving && this.#nowMs() - name.resolvedMs >= validMs) {
       this.#lookUp(address, name);
     }
     return name.numeric;

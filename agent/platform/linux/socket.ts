@@ -284,7 +284,7 @@ export class SocketWatcher implements RingHandler {
   /**
    * Listens on a path; an old socket file there is replaced. The socket is owner-only.
    *
-   * @returns a function that stops listening and removes the file
+   * @returns a function that stops listening and removes the file, unless it is another socket's by now
    */
   listen(path: string, accepted: (connection: Connection) => void): () => void {
     // Clients must be able to name it.
@@ -297,9 +297,10 @@ export class SocketWatcher implements RingHandler {
     // the mode is right before anyone can connect.
     // The name is shorter than any socket's of ours, so it fits where theirs does; disks' names never begin with a dot.
     const fresh = `${path.slice(0, path.lastIndexOf("/") + 1)}.new`;
+    let ino: number | null;
     try {
       try {
-        Deno.removeSync(fresh);
+        Deno.removeSync(fresh, { recursive: true });
       } catch (error) {
         if (!(error instanceof Deno.errors.NotFound)) throw error;
       }
@@ -307,6 +308,7 @@ export class SocketWatcher implements RingHandler {
       check(libc.bind(fd, address, address.length), `bind ${path}`);
       Deno.chmodSync(fresh, 0o600);
       check(libc.listen(fd, BACKLOG), `listen ${path}`);
+      ({ ino } = Deno.lstatSync(fresh));
       Deno.renameSync(fresh, path);
     } catch (error) {
       closeFd(fd);
@@ -327,7 +329,8 @@ export class SocketWatcher implements RingHandler {
     return () => {
       this.remove(watch);
       try {
-        Deno.removeSync(path);
+        // Who has the name now may have taken it before it was given up here.
+        if (Deno.lstatSync(path).ino === ino) Deno.removeSync(path);
       } catch {
         // Someone else removed it: that is what was wanted.
       }
