@@ -18,7 +18,7 @@ import { readFileSync } from "node:fs";
 import { advertisedAddress } from "./advertise.ts";
 import { ClusterNode, type ClusterOptions, SECRET_MISSING } from "./cluster_node.ts";
 import { formatClusterSecret, parseClusterSecret } from "./cluster_secret.ts";
-import { nodeStatusOf, unreachedText, waitingDisks } from "./cluster_status.ts";
+import { nodeStatusOf, waitingDisks } from "./cluster_status.ts";
 import { allTargets, nameComparison, targetOf } from "./comparison.ts";
 import type { AgentConfig } from "./config.ts";
 import type { NodeReport } from "./control/messages.ts";
@@ -68,6 +68,7 @@ import { clockMs } from "./platform/linux/libc.ts";
 import { readProc } from "./platform/linux/proc.ts";
 import { notifySystemd } from "./platform/linux/systemd.ts";
 import type { Overlap } from "./replication/overlaps.ts";
+import { unreachedText } from "./unreached.ts";
 import { VERSION } from "./version.ts";
 import type {
   WorkerBlock,

@@ -4,10 +4,11 @@
  * @module
  */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
-import { clusterStatusOf, unreachedText } from "../../agent/cluster_status.ts";
+import { clusterStatusOf } from "../../agent/cluster_status.ts";
 import { summarizeGroups } from "../../agent/map/group_summary.ts";
 import type { ClusterMap, NodeEntry } from "../../agent/map/map.ts";
 import { findProblems } from "../../agent/problems.ts";
+import { unreachedText } from "../../agent/unreached.ts";
 import { clusterWithDisk, run } from "../map/cluster.ts";
 import { HEALTHY_STORE } from "./fake_backend.ts";
 

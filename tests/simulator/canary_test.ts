@@ -59,8 +59,8 @@ Deno.test("a sequencer that acknowledges before the last replica has the write i
 });
 
 Deno.test("a node that replaces blocks, and overlooks what is written to them meanwhile, is caught", () => {
-  // One in sixty seeds has a write at that very moment.
-  const complaint = complaintAbout(replaceBlindly, { nodes: 3, isSettling: true }, /^$/, 90);
+  // One in a hundred seeds has a write at that very moment.
+  const complaint = complaintAbout(replaceBlindly, { nodes: 3, isSettling: true }, /^$/, 60);
   assertMatch(complaint, IS_WRONG);
 });
 
@@ -133,7 +133,7 @@ Deno.test("a holder that forgets who joins as its disk gets other copies is caug
 });
 
 Deno.test("a lease that goes back in good order though writes were given up is caught", () => {
-  // In one of thirty seeds somebody reads what only some replicas have, or compares them.
-  const complaint = complaintAbout(settleGivenUp, { nodes: 3, areGoing: true }, /^$/, 35);
+  // In one of seventy seeds somebody reads what only some replicas have, or compares them.
+  const complaint = complaintAbout(settleGivenUp, { nodes: 3, areGoing: true }, /^$/, 90);
   assertMatch(complaint, IS_WRONG);
 });

@@ -88,7 +88,7 @@ const CHANGES: Changes = {
   ],
   "agent/agent.ts": [
     [
-      "      notes: [],",
+      "      notes: this.#node.joinNote === null ? [] : [this.#node.joinNote],",
       "      notes: map.motto === undefined ? [] : [`the motto is: ${map.motto}`],",
     ],
   ],
