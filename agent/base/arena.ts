@@ -75,6 +75,11 @@ export class Arena {
     }
   }
 
+  /** Bytes below the reserved areas. */
+  get roomBytes(): number {
+    return this.#reservedFrom * BLOCK_BYTES;
+  }
+
   /** Bytes below the reserved areas while none of them is allocated; 0 otherwise. */
   get idleBytes(): number {
     const bytes = this.#reservedFrom * BLOCK_BYTES;

@@ -67,6 +67,9 @@ const LOSS_AGAIN_MS = 2000;
 /** …and the same for a layer that is drained. */
 const DRAINED_AGAIN_MS = 500;
 
+/** Layers that are made at once: the store takes a bounded number of slow requests, and consensus has some of its own. */
+const LAYERS_AT_ONCE = 1024;
+
 /** What there is to know about replication on this node. */
 export interface DataCoreStatus {
   readonly epoch: number;
@@ -228,8 +231,9 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
         if (next.serveUntilMs !== null) this.#renewed(next.serveUntilMs);
         continue;
       }
-      let left = missing.length;
-      for (const layer of missing) {
+      const some = missing.slice(0, LAYERS_AT_ONCE);
+      let left = some.length;
+      for (const layer of some) {
         this.store.createLayer(layer, (error) => {
           if (error !== null) this.#mustRetryMap = true;
           if (error !== null) {
@@ -305,7 +309,8 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
     this.#check?.mapChanged();
     for (const router of this.#all()) router.resume();
     for (const node of [...this.#addresses.keys()]) {
-      if (view.node(node) === undefined) this.setAddress(node, null);
+      // Of those that this map cannot know, maps that are to come tell.
+      if (node < map.nextNode && view.node(node) === undefined) this.setAddress(node, null);
     }
     for (const [node, incarnation] of this.#failed) {
       if (view.node(node)?.incarnation !== incarnation) this.#failed.delete(node);
@@ -321,6 +326,8 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
    */
   setAddress(node: number, address: string | null): void {
     if ((this.#addresses.get(node) ?? null) === address) return;
+    // It goes with the first map without it: until that is in force, whoever waits for it holds requests to it.
+    if (address === null && this.#view?.node(node) !== undefined) return;
     if (address === null) {
       this.#addresses.delete(node);
       this.peers.forget(node);
@@ -637,11 +644,12 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
   tick(nowMs: number): void {
     this.advance(nowMs);
     this.wantsTick = false;
-    if (this.#view === null) return;
+    // Also the first one.
     if (this.#mustRetryMap) {
       this.#mustRetryMap = false;
       this.#nextMap();
     }
+    if (this.#view === null) return;
     this.#tellLoss(nowMs);
     this.#tellDrained(nowMs);
     this.joining.tick(nowMs);

@@ -26,6 +26,8 @@ export interface BufferSource {
   /** Arena offset of at least `lengthBytes` bytes, or −1. */
   allocate(lengthBytes: number): number;
   release(offset: number, lengthBytes: number): void;
+  /** Bytes that there are, used or not, but for what is reserved for good; left out: enough. */
+  readonly roomBytes?: number;
 }
 
 /** Classes of transfers, each with bounds of its own. */
@@ -36,8 +38,12 @@ export const enum TransferClass {
   Control = 2,
 }
 
-/** Arena bytes that reads, and likewise writes, may hold: 24 of 64 MiB each; the rest is the store's own. */
+/**
+ * Arena bytes that reads, and likewise writes, may hold: 24 of 64 MiB each, and less where the stores of many data paths have taken more
+ * of it. The rest is for what comes from peers: nothing of a link is heard, answers included, before there is room for what is next on it.
+ */
 const BUFFER_BYTES_MAX = 24 * 1024 * 1024;
+const BUFFER_SHARE = 3 / 8;
 /** Transfers per class: a few full queues of 4 KiB requests. A transfer is about 1.3 KiB. */
 export const TRANSFERS_MAX: readonly number[] = [1024, 1024, 256];
 
@@ -137,6 +143,11 @@ export class TransferPool implements OperationOwner {
 
   constructor(readonly buffers: BufferSource) {}
 
+  /** Bytes that each class may hold. */
+  get #bytesMax(): number {
+    return Math.min(BUFFER_BYTES_MAX, BUFFER_SHARE * (this.buffers.roomBytes ?? Infinity));
+  }
+
   /**
    * Takes a transfer for `volume` with a buffer of `bufferBytes` (0: none), or null when the class is at its bound, or the volume
    * has its share of it: then {@linkcode wait}.
@@ -152,7 +163,7 @@ export class TransferPool implements OperationOwner {
     }
     let buffer = 0;
     if (bufferBytes > 0) {
-      if (this.#bufferBytes[transferClass] + bufferBytes > BUFFER_BYTES_MAX) return null;
+      if (this.#bufferBytes[transferClass] + bufferBytes > this.#bytesMax) return null;
       buffer = this.buffers.allocate(bufferBytes);
       this.#isArenaShort = buffer < 0;
       if (buffer < 0) return null;
@@ -171,7 +182,7 @@ export class TransferPool implements OperationOwner {
 
   /** Bytes of the longest buffer of a class that is to be asked for now. */
   mostBytes(transferClass: TransferClass): number {
-    const left = BUFFER_BYTES_MAX - RESERVED_BYTES - this.#bufferBytes[transferClass];
+    const left = this.#bytesMax - RESERVED_BYTES - this.#bufferBytes[transferClass];
     return left < TRANSFER_BYTES_MAX ? RESERVED_BYTES_EACH : TRANSFER_BYTES_MAX;
   }
 
@@ -182,7 +193,7 @@ export class TransferPool implements OperationOwner {
     if (held >= SHARE * (TRANSFERS_MAX[transferClass] - RESERVED[transferClass] - taken)) {
       return true;
     }
-    const leftBytes = BUFFER_BYTES_MAX - RESERVED_BYTES - this.#bufferBytes[transferClass] -
+    const leftBytes = this.#bytesMax - RESERVED_BYTES - this.#bufferBytes[transferClass] -
       bufferBytes;
     return bufferBytes > 0 && volume.heldBytes[transferClass] + bufferBytes > SHARE * leftBytes;
   }
