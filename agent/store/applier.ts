@@ -38,7 +38,7 @@ import {
   STAMP_UNKNOWN,
 } from "./format.ts";
 import type { ImageTimes } from "./image_times.ts";
-import { CHUNK_EXPORT_WORDS_MAX, type Index, IndexKind } from "./index.ts";
+import { type Index, IndexKind } from "./index.ts";
 import { Stamps } from "./stamps.ts";
 
 /**
@@ -73,10 +73,6 @@ export class Applier {
   times: ImageTimes | null = null;
   /** Replay: lsn of the record that is being applied. */
   lsn = 0;
-  /** Entries applied. */
-  entries = 0;
-  /** Bytes by which chunks may have grown that absorbed others, in a checkpoint. */
-  absorbedBytes = 0;
   readonly #index: Index;
   readonly #u32: Uint32Array;
   readonly #placed: PlacedListener;
@@ -101,7 +97,6 @@ export class Applier {
     const index = this.#index;
     const layer = entryLayer(u32, word);
     const kind = entryKind(u32, word);
-    this.entries++;
     switch (kind) {
       case EntryKind.LayerCreate:
         this.layers.set(layer, LayerState.Live);
@@ -215,8 +210,6 @@ export class Applier {
       }
     }
     if (times === null || !times.hasBlocks(into, chunk, lsn)) {
-      // What is merged may take up to this more than both did.
-      if (index.hasChunk(into, chunk)) this.absorbedBytes += 4 * CHUNK_EXPORT_WORDS_MAX;
       index.absorb(into, from, chunk);
     } else if (!times.hasBlocks(from, chunk, lsn)) {
       index.free(from, chunk, 0, CHUNK_BLOCKS);

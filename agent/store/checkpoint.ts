@@ -79,13 +79,6 @@ import { type Task, type TaskIo, Wait } from "./task.ts";
 const PAIR_BYTES = ABSORBED_IMAGE_BYTES;
 const CHUNK_BYTES_MAX = 8 + 4 * CHUNK_EXPORT_WORDS_MAX;
 
-/**
- * Most bytes, amortized, that one entry of the log adds to the index's image: 64 entries may turn a
- * chunk that was one run into one of 1024 blocks with a place each (8.25 KiB), and one may give a
- * chunk its stamp.
- */
-const IMAGE_BYTES_PER_ENTRY = 136 + STAMP_IMAGE_BYTES;
-
 /** A frame is cut short to fill a segment, unless less than this would be left for it. */
 const SHORT_FRAME_BYTES_MIN = 16 * 1024;
 
@@ -104,14 +97,15 @@ export function checkpointSegmentsFor(
   return Math.ceil((bytes.small * 1.0625 + bytes.meta * 2) / usable) + 1;
 }
 
-/** Payload bytes that a checkpoint would have now, at the most. */
+/**
+ * Payload bytes that a checkpoint would have now, at the most. Not by what the log has brought since the last one: a single write
+ * may make a chunk of 62 entries one of 1024, and a thousand may leave it as it is.
+ */
 export function checkpointPayloadBytes(core: Core): { small: number; meta: number } {
   const { applier, index, meta } = core;
-  const grown = core.checkpointBytes + applier.absorbedBytes - core.checkpointAbsorbedBytes +
-    IMAGE_BYTES_PER_ENTRY * (applier.entries - core.checkpointEntries);
-  const most = index.memoryBytes * 1.125 + applier.stamps.count * STAMP_IMAGE_BYTES +
-    absorbedImageBytes(core);
-  return { small: Math.min(grown, most) + livesBytes(core), meta: meta.imageBytes };
+  const small = index.imageBytes + applier.stamps.count * STAMP_IMAGE_BYTES +
+    applier.layers.size * PAIR_BYTES + absorbedImageBytes(core) + livesBytes(core);
+  return { small, meta: meta.imageBytes };
 }
 
 /** Bytes of the lives of segments, at the most: what the last checkpoint had of them may count twice. */
@@ -123,7 +117,7 @@ function livesBytes({ segments, superblock }: Core): number {
 /** Bytes of what comes with absorbed layers: the table, and times of as many frames as index and stamps may take. */
 function absorbedImageBytes({ applier, index, superblock }: Core): number {
   if (superblock.format < FORMAT_ABSORB) return 0;
-  const bytes = index.memoryBytes * 1.125 + applier.stamps.count * STAMP_IMAGE_BYTES;
+  const bytes = index.imageBytes + applier.stamps.count * STAMP_IMAGE_BYTES;
   return applier.absorbed.count * ABSORBED_IMAGE_BYTES +
     (Math.ceil(bytes / SHORT_FRAME_BYTES_MIN) + 4) * TIME_IMAGE_BYTES;
 }
@@ -298,7 +292,6 @@ export function* writeCheckpoint(
   const { segments } = core;
   segments.checkpointEpoch++;
   segments.checkpointRunning = true;
-  const { entries, absorbedBytes } = core.applier;
   // No attempt has the number of an earlier one, which may have been cut off: a frame of that, where the disk loses the write of this
   // one's over it, would be taken for it.
   const id = core.superblock.checkpointId + 1 + (core.random.u32() >>> ID_SHIFT);
@@ -324,8 +317,6 @@ export function* writeCheckpoint(
   for (const segment of core.checkpointSegments) segments.giveBack(segment);
   core.checkpointSegments = writer.segments;
   core.checkpointBytes = writer.bytes;
-  core.checkpointEntries = entries;
-  core.checkpointAbsorbedBytes = absorbedBytes;
   return null;
 }
 

@@ -212,10 +212,6 @@ export interface Core extends Machine {
   checkpointSegments: number[];
   /** Bytes of the checkpoint in force. */
   checkpointBytes: number;
-  /** `applier.entries` when it was begun. */
-  checkpointEntries: number;
-  /** `applier.absorbedBytes` when it was begun. */
-  checkpointAbsorbedBytes: number;
   /** The layers of the checkpoint whose image is being written; null: of none. */
   imageLayers: ReadonlySet<number> | null;
   /** Superblock and checkpoint are written by one task at a time. */

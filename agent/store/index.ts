@@ -1032,9 +1032,12 @@ export class Index implements MoveListener {
     return new IndexImage(this, layers);
   }
 
-  /** Bytes that an image takes at the most as things are. */
+  /**
+   * Bytes that an image takes at the most as things are: a block of the heap has two words more than its node, which are those
+   * of layer and chunk, and is never shorter than the node's export.
+   */
   get imageBytes(): number {
-    return this.memoryBytes * 2;
+    return this.#heap.usedBytes;
   }
 
   /**

@@ -688,8 +688,6 @@ function* takeOver(
     },
     checkpointSegments: checkpoint.segments,
     checkpointBytes: checkpoint.bytes,
-    checkpointEntries: 0,
-    checkpointAbsorbedBytes: 0,
     imageLayers: null,
     locked: false,
   };

@@ -57,6 +57,8 @@ export class SlabHeap {
   readonly #absent: number[] = [];
   /** Page numbers with memory but no class. */
   readonly #spare: number[] = [];
+  /** Words of all blocks. */
+  #usedWords = 0;
 
   constructor(listener: MoveListener) {
     this.#listener = listener;
@@ -65,6 +67,11 @@ export class SlabHeap {
   /** Bytes of all pages. */
   get memoryBytes(): number {
     return (this.pages.length - this.#absent.length) * PAGE_WORDS * 4;
+  }
+
+  /** Bytes of all blocks. */
+  get usedBytes(): number {
+    return this.#usedWords * 4;
   }
 
   /** Words that a block asked for with `words` really has for its owner. */
@@ -97,6 +104,7 @@ export class SlabHeap {
     const pages = this.#classPages[sizeClass];
     if (slot === 0) pages.push(this.#addPage(sizeClass));
     this.#classBlocks[sizeClass]++;
+    this.#usedWords += size;
     const page = pages[pages.length - 1];
     const at = slot * size;
     this.pages[page][at] = a;
@@ -121,6 +129,7 @@ export class SlabHeap {
     const perPage = Math.floor(PAGE_WORDS / size);
     const pages = this.#classPages[sizeClass];
     const slot = --this.#classBlocks[sizeClass] % perPage;
+    this.#usedWords -= size;
     const lastPage = pages[pages.length - 1];
     const last = slot * size;
     if (lastPage !== page || last !== at) {

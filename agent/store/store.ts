@@ -244,6 +244,8 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
 
   /** Segments that the next checkpoint may take. */
   #checkpointReserve = 1;
+  /** Bytes of the index's image, and the head segment, when that was computed. */
+  #reserveBytes = 0;
   #reserveSegment = NO_SEGMENT;
   /** The cleaner takes no segment while no more than this many are ready… */
   #cleanerLimit = 0;
@@ -979,7 +981,7 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
       if (this.#held.count > 0) this.#releaseHeld();
       if (this.#deleting > 0) this.#dropLayers(DROP_CHUNKS_PER_TURN);
       if (this.#core!.segments.reclaimable) this.#reclaim();
-      if (log.segment !== this.#reserveSegment) this.#updateReserve();
+      if (this.#isReserveOld()) this.#updateReserve();
       log.endTurn();
       this.#maintain();
     }
@@ -1158,9 +1160,17 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     });
   }
 
+  /** A single record may make the index's image longer by megabytes: that is not left to the next tick. */
+  #isReserveOld(): boolean {
+    const { index, segments } = this.#core!;
+    return this.#log!.segment !== this.#reserveSegment ||
+      index.imageBytes - this.#reserveBytes > segments.segmentBytes / 16;
+  }
+
   #updateReserve(): void {
     const core = this.#core!;
     this.#reserveSegment = this.#log!.segment;
+    this.#reserveBytes = core.index.imageBytes;
     const bytes = checkpointPayloadBytes(core);
     const { crashSegments, cleanerSegments } = this.#tunables;
     this.#checkpointReserve = checkpointSegmentsFor(bytes, core.segments.segmentBytes);
