@@ -5,7 +5,6 @@
  */
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
-import type { StoreError } from "../../agent/store/errors.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Bench, makeDisk, type Shape, SLOTS, SMALL } from "./harness.ts";
 
