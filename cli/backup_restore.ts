@@ -7,7 +7,7 @@
  * Invariants:
  * - a disk appears under its name when all of a full backup is in it, and what had the name before is in the trash, and not before;
  * - a difference is checked as a whole before anything is written, goes only onto what it is the difference to, and where it cannot be
- *   finished the disk is rolled back to that.
+ *   finished the disk is rolled back to that; whatever ends the command, a disk with a part of it says so by its attribute.
  *
  * @module
  */
@@ -20,13 +20,18 @@ import { isSnapshot, RESTORED_ATTRIBUTE, restoredValue } from "./backup_identity
 import { BackupSource, pipeIn, requireZstd } from "./backup_pipe.ts";
 import { withSocket } from "./backup_write.ts";
 import { type CommandContext, diskArgument, snapshotNameArgument } from "./context.ts";
-import { openSource, type Reader, socketOf, withDisk } from "./disk_data.ts";
+import { openSource, type Reader, refuseWriting, socketOf, withDisk } from "./disk_data.ts";
 import { extents } from "./extents.ts";
 import { findSource, isStandardInput, openFile, writeAll } from "./files.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 import { Progress } from "./progress.ts";
 import { temporaryDirectory } from "./qemu_img.ts";
-import { findDisk, makeDisk } from "./unfinished_disk.ts";
+import {
+  findDisk,
+  makeDisk,
+  UNFINISHED_ATTRIBUTE,
+  unfinishedDifference,
+} from "./unfinished_disk.ts";
 
 /** Bytes that are compared at once. */
 const COMPARE_BYTES = 4 * 1024 * 1024;
@@ -203,17 +208,24 @@ async function restoreFull(
 }
 
 /** Takes the snapshot that was restored, and notes what it is the copy of. */
-async function keep(client: AdminClient, disk: string, header: BackupHeader): Promise<void> {
+async function keep(
+  client: AdminClient,
+  disk: string,
+  header: BackupHeader,
+  attributes: Readonly<Record<string, null>> = {},
+): Promise<void> {
   const [{ layer }] = await client.createSnapshots({ disks: [disk], name: header.snapshot });
   const value = restoredValue(header.identity, layer);
-  await client.changeDisk(disk, { setAttributes: { [RESTORED_ATTRIBUTE]: value } });
+  await client.changeDisk(disk, {
+    setAttributes: { ...attributes, [RESTORED_ATTRIBUTE]: value },
+  });
 }
 
 // A difference --------------------------------------------------------------------------------------
 
 async function restoreDifference(
   context: CommandContext,
-  { file, name }: RestoreWish,
+  { file, name, isPart = false }: RestoreWish,
   header: BackupHeader,
 ): Promise<Restored> {
   using client = context.client();
@@ -227,6 +239,13 @@ async function restoreDifference(
   using second = await openBackup(context, file);
   await headerOf(second.source);
   context.terminal.interrupted(); // no signal may end the process with half of it applied
+  await refuseWriting(client, await client.disk(name)); // before anything is said of it
+  // What is only a part says that it is not complete until all of it is there.
+  const complete: Record<string, null> = isPart ? {} : { [UNFINISHED_ATTRIBUTE]: null };
+  if (!isPart) {
+    const setAttributes = { [UNFINISHED_ATTRIBUTE]: unfinishedDifference(name, header.snapshot) };
+    await client.changeDisk(name, { setAttributes });
+  }
   try {
     if (header.sizeBytes !== newest.sizeBytes) {
       const { sizeBytes } = header;
@@ -234,10 +253,10 @@ async function restoreDifference(
     }
     const label = `restoring ${name}`;
     const dataBytes = await readInto(context, { ...second, header }, { label, name });
-    await keep(client, name, header);
+    await keep(client, name, header, complete);
     return { header, dataBytes };
   } catch (error) {
-    await rollBack(context, client, newest);
+    await rollBack(context, client, newest, complete);
     throw error;
   }
 }
@@ -292,11 +311,16 @@ async function refuseChanged(
         `'kelpie disk rollback ${full}' takes it back to that; what it holds now goes to the trash`,
     },
   );
-  const { sizeBytes } = await client.disk(name);
+  const { id, sizeBytes } = await client.disk(name);
   if (sizeBytes !== newest.sizeBytes) throw changed;
   const now = diskSockets(context.runDir, name).readOnly;
   const doubtful: Run[] = [];
-  for await (const extent of extents(client, name, { since: full }, sizeBytes)) {
+  for await (
+    const extent of extents(client, name, { since: full }, sizeBytes, {
+      disk: id,
+      sinceLayer: newest.layer,
+    })
+  ) {
     if (extent.state !== "same") doubtful.push(extent);
   }
   if (doubtful.length === 0) return;
@@ -330,11 +354,13 @@ async function rollBack(
   context: CommandContext,
   client: AdminClient,
   { disk, name }: SnapshotDocument,
+  setAttributes: Readonly<Record<string, null>>,
 ): Promise<void> {
-  await client.rollbackDisk(disk, name).catch((error) => {
-    context.output.warn(
-      `disk ${disk} has part of the difference in it, and could not be rolled back: ${error.message}; ` +
-        `'kelpie disk rollback ${disk}@${name}' does it`,
-    );
-  });
+  await client.rollbackDisk(disk, name).then(() => client.changeDisk(disk, { setAttributes }))
+    .catch((error) => {
+      context.output.warn(
+        `disk ${disk} has part of the difference in it, and could not be rolled back: ${error.message}; ` +
+          `'kelpie disk rollback ${disk}@${name}' does it`,
+      );
+    });
 }

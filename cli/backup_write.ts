@@ -118,7 +118,7 @@ export async function writeBackup(
     const totals = await withSocket(context, socket, (disk) =>
       pipeOut(disk, {
         header,
-        ranges: rangesOf(client, document, since),
+        ranges: rangesOf(client, document, since, header),
         write,
         onProgress: (doneBytes) => progress.update(doneBytes),
         signal,
@@ -167,13 +167,15 @@ async function* rangesOf(
   client: AdminClient,
   { disk, name, sizeBytes }: SnapshotDocument,
   since: SnapshotName | null,
+  { identity, base }: BackupHeader,
 ): AsyncGenerator<BackupRange> {
   const question = {
     snapshot: name,
     since: since === null ? undefined : `${since.disk}@${since.name}`,
   };
+  const meant = { layer: identity.layer, sinceLayer: base?.layer ?? 0 };
   for await (
-    const { offsetBytes, lengthBytes, state } of extents(client, disk, question, sizeBytes)
+    const { offsetBytes, lengthBytes, state } of extents(client, disk, question, sizeBytes, meant)
   ) {
     if (state === "hole" || state === "same") continue;
     yield { offsetBytes, lengthBytes, isZero: state === "zero" };

@@ -17,7 +17,7 @@ import {
   examples,
   sizeArgument,
 } from "./context.ts";
-import { refuseWriting } from "./disk_data.ts";
+import { dataText, holdsData, refuseWriting } from "./disk_data.ts";
 import { CommandError, ExitCode, type Output } from "./output.ts";
 import { formatCount } from "./units.ts";
 
@@ -125,9 +125,8 @@ async function findSocket(
   if (!writes) return sockets.readOnly;
   await refuseWriting(client, found);
   // There is nothing to lose on a new disk.
-  if (found.allocatedBytes > 0) {
-    const loss = `its ${formatSize(found.allocatedBytes)} of data`;
-    confirm(context.output, yes, `disk ${found.name}`, loss);
+  if (!yes && await holdsData(context, client, found)) {
+    confirm(context.output, yes, `disk ${found.name}`, dataText(found));
   }
   return sockets.readWrite;
 }

@@ -6,7 +6,7 @@
  *     DIR/DISK.ID.RUN.kb   one disk of a run: everything, or the difference to the run that the entry names
  *     DIR/kelpie-backup.lock.N   who is at work there: directory_lock.ts
  *
- * A run's name is that of its snapshots: `backup-20261126T192310Z`.
+ * A run's name is that of its snapshots: `backup-20261126T192310Z`. Names are the order of runs.
  *
  * Invariants:
  * - a file or a run has its name when it is complete and durable, so what is in the directory can be restored whatever was interrupted;
@@ -29,7 +29,13 @@ import { temporaryParent } from "./disk_data.ts";
 import { renameDurably } from "./durable.ts";
 import { openFile, writeAll } from "./files.ts";
 import { CommandError, describeError, ExitCode, printable } from "./output.ts";
-import { findDisk, forgetDisk, UNFINISHED_ATTRIBUTE, unfinishedName } from "./unfinished_disk.ts";
+import {
+  findDisk,
+  forgetDisk,
+  isUnfinishedDifference,
+  UNFINISHED_ATTRIBUTE,
+  unfinishedName,
+} from "./unfinished_disk.ts";
 import { plural } from "./units.ts";
 
 /** One disk of a run. */
@@ -99,18 +105,23 @@ async function backupCluster(
   for (const each of unfinished.runs) {
     await finish(context, client, lock, checked(each, cluster, dir));
   }
-  const run = runName(new Date());
   const complete = await readRuns(dir, ".run");
   warnOfTorn(context, complete);
   const { runs } = complete;
+  const before = [
+    ...runs.map((each) => each.run),
+    ...complete.torn.keys(),
+    ...unfinished.torn.keys(),
+  ];
+  const run = nextName(context, before.sort().at(-1), new Date());
   for (const each of runs) checked(each, cluster, dir);
   const disks = completeOf(context, await client.disks());
   if (disks.length === 0) return context.output.say("there are no disks");
   const snapshots = await client.snapshots({ isBrief: true });
-  const entries = disks.map(({ name, id }) => ({
-    name,
-    id,
-    base: newestBase(runs, snapshots, { name, id }),
+  const entries = disks.map((disk) => ({
+    name: disk.name,
+    id: disk.id,
+    base: newestBase(runs, snapshots, disk),
   }));
   await lock.check();
   const taken = await client.createSnapshots({ disks: disks.map(({ name }) => name), name: run });
@@ -132,14 +143,16 @@ async function backupCluster(
 
 /** What is a disk: not what a command is at work on, or has left when it was killed. */
 function completeOf(context: CommandContext, disks: readonly DiskDocument[]): DiskDocument[] {
-  return disks.filter(({ name, attributes }) => {
+  return disks.filter(({ name, attributes, snapshots }) => {
     const unfinished = attributes[UNFINISHED_ATTRIBUTE];
     if (unfinished === undefined) return true;
     context.output.warn(
       `disk ${name} is left out, since it is not complete (${
         printable(unfinished)
       }): if nothing is at work on it, ` +
-        `'kelpie disk delete ${name}' takes it away`,
+        (isUnfinishedDifference(unfinished) && snapshots.length > 0
+          ? `'kelpie disk rollback ${name}@${snapshots.at(-1)}' makes it whole`
+          : `'kelpie disk delete ${name}' takes it away`),
     );
     return false;
   });
@@ -213,15 +226,16 @@ async function prune(
   }
 }
 
-/** The newest run with a snapshot of a disk that is still there under its name. */
+/** The newest run with a snapshot of a disk that is still there under its name, and that the disk goes on from. */
 function newestBase(
   runs: readonly Run[],
   snapshots: readonly SnapshotDocument[],
-  disk: { readonly name: string; readonly id: number },
+  disk: Pick<DiskDocument, "name" | "id" | "layers">,
 ): string | null {
   const found = runs.findLast(({ run, disks }) =>
     disks.some((entry) =>
-      entry.disk === disk.name && entry.id === disk.id &&
+      // A disk that was rolled back keeps the snapshots that it does not go on from any more.
+      entry.disk === disk.name && entry.id === disk.id && disk.layers.includes(entry.layer) &&
       snapshots.some((each) =>
         each.disk === disk.name && each.name === run && each.layer === entry.layer
       )
@@ -431,6 +445,21 @@ async function isThere(path: string): Promise<boolean> {
     if (error instanceof Deno.errors.NotFound) return false;
     throw error;
   });
+}
+
+/** The name of a new run. Names are the order of runs, so it comes behind those that there are, whatever the clock was when they were made. */
+function nextName(context: CommandContext, newest: string | undefined, now: Date): string {
+  const name = runName(now);
+  if (newest === undefined || name > newest) return name;
+  const [, date, time] = /^backup-(\d{8})T(\d{6})Z$/.exec(newest)!;
+  const iso = `${date.replace(/(....)(..)(..)/, "$1-$2-$3")}T${
+    time.replace(/(..)(..)(..)/, "$1:$2:$3")
+  }Z`;
+  const next = runName(new Date(Date.parse(iso) + 1000));
+  context.output.warn(
+    `the clock is behind run ${newest}, or was ahead then: this one is called ${next}, not ${name}`,
+  );
+  return next;
 }
 
 /** `backup-20261126T192310Z`: sorts as time does. */

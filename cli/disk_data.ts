@@ -27,6 +27,7 @@ import {
   sourceTitle,
 } from "./context.ts";
 import { renameDurably, syncFile } from "./durable.ts";
+import { extents } from "./extents.ts";
 import {
   type FileKind,
   findSource,
@@ -639,16 +640,51 @@ async function checkTarget(
       { hint: "leave out --size, or resize the disk first" },
     );
   }
-  const isUsed = found.allocatedBytes > 0 || found.layers.length > 1;
+  const isUsed = found.layers.length > 1 || await holdsData(context, client, found);
   if (isUsed) {
     context.output.confirm({
       yes,
       action: `replace disk ${name}`,
-      loss: `its ${formatSize(found.allocatedBytes)} of data`,
+      loss: dataText(found),
       refusal: ExitCode.Exists,
     });
   }
   return { createBytes: null, isUsed };
+}
+
+/** The data of a disk, in words: how much this node has of it, if any. */
+export function dataText({ allocatedBytes }: DiskDocument): string {
+  return allocatedBytes > 0 ? `its ${formatSize(allocatedBytes)} of data` : "its data";
+}
+
+/** Whether there is anything on a disk but zeros. What this node has no copy of is read, up to the first byte that is none. */
+export async function holdsData(
+  context: CommandContext,
+  client: AdminClient,
+  { name, sizeBytes, allocatedBytes }: DiskDocument,
+): Promise<boolean> {
+  // Of copies that this node has; that there are none here says nothing of the others.
+  if (allocatedBytes > 0) return true;
+  const unknown: { offsetBytes: number; lengthBytes: number }[] = [];
+  for await (const { offsetBytes, lengthBytes, state } of extents(client, name, {}, sizeBytes)) {
+    if (state === "data") return true;
+    if (state !== "hole" && state !== "zero") unknown.push({ offsetBytes, lengthBytes });
+  }
+  if (unknown.length === 0) return false;
+  return await withDisk(context, name, "read", async (disk) => {
+    const buffer = new Uint8Array(COPYING.depth * COPY_BYTES);
+    for (const { offsetBytes, lengthBytes } of unknown) {
+      const end = offsetBytes + lengthBytes;
+      for (let at = offsetBytes; at < end; at += buffer.length) {
+        const piece = buffer.subarray(0, Math.min(buffer.length, end - at));
+        await disk.read(at, piece);
+        if (new Uint32Array(piece.buffer, 0, piece.length / 4).some((word) => word !== 0)) {
+          return true;
+        }
+      }
+    }
+    return false;
+  });
 }
 
 type RawSource = import("./raw_file.ts").RawSource;
@@ -718,6 +754,7 @@ async function copyImage(
           signal,
         });
       }
+      source.check();
       copied = source.sizeBytes;
     }
     await disk.flush();

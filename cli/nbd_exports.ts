@@ -467,9 +467,12 @@ export class Session {
 
   /** What a range is made of, from its first byte on, as the agent knows it. Throws AdminError. */
   async findExtents(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
-    if (this.#found.document === null) return [];
+    const { document } = this.#found;
+    if (document === null) return [];
     const { client } = this.#options;
-    return (await client.diskExtents(this.name, { offsetBytes, lengthBytes })).extents;
+    const { disk, extents } = await client.diskExtents(this.name, { offsetBytes, lengthBytes });
+    // The session stays with its disk when another one takes the name.
+    return disk === document.id ? extents : [];
   }
 
   /** Clients can be told of it. */

@@ -61,7 +61,7 @@ export async function preallocate(context: CommandContext, name: string): Promis
   context.terminal.interrupted(); // from now on signals end the work, not the process
   await refuseFull(client, document);
   const said = await withDisk(context, name, "write", async (connection) => {
-    const { written, elapsedMs } = await fill(context, client, connection, name);
+    const { written, elapsedMs } = await fill(context, client, connection, document);
     await connection.flush();
     return written === 0 ? null : summary(written, elapsedMs);
   });
@@ -148,7 +148,7 @@ async function fill(
   context: CommandContext,
   client: AdminClient,
   disk: FrontEnd,
-  name: string,
+  { name, id }: DiskDocument,
 ): Promise<{ written: number; elapsedMs: number }> {
   const sizeBytes = disk.capacityBytes;
   const signal = context.terminal.interrupted();
@@ -164,7 +164,7 @@ async function fill(
     written += lengthBytes;
   };
   try {
-    for await (const extent of extents(client, name, {}, sizeBytes)) {
+    for await (const extent of extents(client, name, {}, sizeBytes, { disk: id })) {
       signal.throwIfAborted();
       const { offsetBytes, lengthBytes, state } = extent;
       if (state === "hole" || state === "zero") await zero(offsetBytes, lengthBytes);

@@ -12,7 +12,9 @@ import {
   libc,
   O_CLOEXEC,
   O_RDONLY,
+  resultOf,
   sizeOf,
+  SystemError,
 } from "../agent/platform/linux/libc.ts";
 import { syncFile } from "./durable.ts";
 import { type FoundFile, openDevice, type OpenFile, openFile } from "./files.ts";
@@ -20,6 +22,9 @@ import { CommandError, ExitCode } from "./output.ts";
 
 /** lseek(2): the next byte that is in no hole, and the next that is in one. */
 const SEEK_DATA = 3, SEEK_HOLE = 4;
+
+/** There is nothing more; and what those say who know no holes: EINVAL, ENOSYS, EOPNOTSUPP. */
+const ENXIO = 6, UNKNOWING: readonly number[] = [22, 38, 95];
 
 /** Zeros of this length are left out of a file: smaller holes only scatter it. */
 const HOLE_BYTES_MIN = 16 * BLOCK_BYTES;
@@ -46,11 +51,10 @@ export class RawSource implements Disposable {
   /** What is in no hole, whole blocks; all of it where holes cannot be told. */
   *extents(): Generator<Extent> {
     for (let at = 0; at < this.sizeBytes;) {
-      const data = Number(libc.lseek(this.#fd, BigInt(at), SEEK_DATA));
-      if (data < 0 && at > 0) return; // ENXIO: no data after this
-      if (data < 0 && this.#isHole()) return;
+      const data = this.#seek(at, SEEK_DATA);
+      if (data === -ENXIO) return; // no data after this
       const start = data < 0 ? at : Math.floor(data / BLOCK_BYTES) * BLOCK_BYTES;
-      const hole = data < 0 ? -1 : Number(libc.lseek(this.#fd, BigInt(data), SEEK_HOLE));
+      const hole = data < 0 ? -1 : this.#seek(data, SEEK_HOLE);
       const end = hole < 0 ? this.sizeBytes : Math.ceil(hole / BLOCK_BYTES) * BLOCK_BYTES;
       const endBytes = Math.min(Math.max(end, start + BLOCK_BYTES), this.sizeBytes);
       yield { offsetBytes: start, lengthBytes: endBytes - start };
@@ -58,9 +62,30 @@ export class RawSource implements Disposable {
     }
   }
 
-  /** Whether all of it is one hole, and not a file system or device that knows no holes. */
-  #isHole(): boolean {
-    return Number(libc.lseek(this.#fd, 0n, SEEK_HOLE)) === 0;
+  /** Where that is; negative: ENXIO, or an error of those who know no holes. Any other one is no place without data. */
+  #seek(offsetBytes: number, whence: number): number {
+    const offset = BigInt(offsetBytes);
+    const place = resultOf(() => Number(libc.lseek(this.#fd, offset, whence)), [
+      ENXIO,
+      ...UNKNOWING,
+    ]);
+    if (place >= 0 || place === -ENXIO || UNKNOWING.includes(-place)) return place;
+    throw new SystemError(`lseek ${this.#path}`, -place);
+  }
+
+  /**
+   * Makes sure that a file that was read to its end is what it was when it was opened: what is not there reads as a hole.
+   *
+   * @throws CommandError
+   */
+  check(): void {
+    const sizeBytes = sizeOf(this.#fd, this.#path);
+    if (sizeBytes === this.sizeBytes) return;
+    throw new CommandError(
+      ExitCode.Failure,
+      `${this.#path} had ${this.sizeBytes} bytes, and ends at byte ${sizeBytes} now: somebody writes to it`,
+      { hint: "try again when it is complete" },
+    );
   }
 
   /**

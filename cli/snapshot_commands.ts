@@ -22,6 +22,7 @@ import {
 import { CommandError, ExitCode } from "./output.ts";
 import { SPACE_COLUMNS, SPACE_HELP, spaceCells } from "./space.ts";
 import { trashTimeMs } from "./trash_commands.ts";
+import { isUnfinishedDifference, UNFINISHED_ATTRIBUTE } from "./unfinished_disk.ts";
 import { formatDuration, plural } from "./units.ts";
 
 /** Adds the commands to `kelpie disk`. */
@@ -237,7 +238,10 @@ function addRollback(disk: AnyCommand, context: CommandContext): void {
           consequence: `${what} can be had back for ${formatDuration(keptMs)}`,
         },
       );
-      await client.rollbackDisk(disk, name);
+      const { attributes } = await client.rollbackDisk(disk, name);
+      if (isUnfinishedDifference(attributes[UNFINISHED_ATTRIBUTE])) {
+        await client.changeDisk(disk, { setAttributes: { [UNFINISHED_ATTRIBUTE]: null } });
+      }
       context.output.say(`disk ${disk} is as ${disk}@${name}${await whereOld(client, disk)}`);
     });
 }

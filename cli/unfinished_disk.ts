@@ -22,6 +22,16 @@ import { CommandError, ExitCode } from "./output.ts";
 /** Attribute of a disk that is not complete: what is done to it, and for which name: `restoring web`. */
 export const UNFINISHED_ATTRIBUTE = "kelpie.unfinished";
 
+/** The attribute of a disk to which a difference is restored: rolling it back makes it whole again, and takes the attribute away. */
+export function unfinishedDifference(disk: string, snapshot: string): string {
+  return `restoring ${disk}@${snapshot}`;
+}
+
+/** Whether rolling a disk back makes it whole. */
+export function isUnfinishedDifference(attribute: string | undefined): boolean {
+  return /^restoring [^@]+@/.test(attribute ?? "");
+}
+
 /** What is done to a disk until it is complete, and what one calls that. */
 const WORK = { cloning: "clone", importing: "import", restoring: "restore" } as const;
 

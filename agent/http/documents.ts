@@ -136,6 +136,11 @@ export interface ExtentsRequest {
 export interface ExtentsDocument {
   /** As it was asked for. */
   readonly offsetBytes: number;
+  /** Id of the disk that has the name now: who uses a session that is open compares, since names change. */
+  readonly disk: number;
+  /** Newest layer of what was asked about, and of the older snapshot; 0: there was none. */
+  readonly layer: number;
+  readonly sinceLayer: number;
   /** One after the other from there on: all of what was asked for, or as much of it as one answer holds. */
   readonly extents: readonly Extent[];
 }

@@ -463,6 +463,9 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
   }),
   Extents: record("What a part of a disk is made of", {
     offsetBytes: count("First byte, as it was asked for"),
+    disk: count("Id of the disk that has the name"),
+    layer: count("Newest layer of what was asked about"),
+    sinceLayer: count("Layer of the older snapshot; 0: none was named"),
     extents: list(
       ref("Extent"),
       "One after the other; all of what was asked for, or as much of it as one answer holds",

@@ -334,7 +334,16 @@ async function findExtents({ backend, name, body, statusTimeoutMs }: Call): Prom
     since: since === undefined ? undefined : olderLayer(map, chain, since),
   };
   const extents = await new Deadline(statusTimeoutMs).race(backend.extents(name, range));
-  return json(200, { offsetBytes, extents } satisfies ExtentsDocument);
+  return json(
+    200,
+    {
+      offsetBytes,
+      disk: disk.id,
+      layer: chain[0],
+      sinceLayer: range.since ?? 0,
+      extents,
+    } satisfies ExtentsDocument,
+  );
 }
 
 /** The layer of the snapshot `DISK@NAME`, which has to lie below the first of a chain. */

@@ -270,7 +270,7 @@ Deno.test("import refuses an image that is larger than the disk", async () => {
   const { code, stderr } = await bench.agent.run(["disk", "import", bench.path("image"), "web"]);
   assertEquals(code, 1);
   assertMatch(stderr, /2M .*more than disk web with 1M\n +kelpie disk resize web/);
-  const piped = await bench.agent.run("disk import - web", input(randomBytes(MIB + 1, 9)));
+  const piped = await bench.agent.run("disk import - web --yes", input(randomBytes(MIB + 1, 9)));
   assertEquals(piped.code, 1);
   assertMatch(piped.stderr, /the image is larger than disk web with 1M/);
 });

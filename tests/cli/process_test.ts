@@ -101,7 +101,7 @@ Deno.test("data goes through pipes, and a reader that goes away is no disaster",
 Deno.test("SIGINT ends an import that waits for its input, and the disk stays usable", async () => {
   await using served = await start(1024 ** 2);
   const { agent, env } = served;
-  const args = ["disk", "import", "-", "web"];
+  const args = ["disk", "import", "-", "web", "--yes"];
   const child = (await command(args, { env, stdin: "piped" })).spawn();
   const writer = child.stdin.getWriter();
   await writer.write(new Uint8Array(4096).fill(7));

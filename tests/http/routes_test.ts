@@ -64,6 +64,9 @@ Deno.test("POST /v1/disks/{name}/extents tells what a part of a disk is made of,
   const path = "/v1/disks/web/extents";
   assertEquals(await ask(200, "POST", path, { offsetBytes: 4096, lengthBytes: GIB - 4096 }), {
     offsetBytes: 4096,
+    disk: 1,
+    layer: 1,
+    sinceLayer: 0,
     extents: [
       { lengthBytes: 4096, state: "data" },
       { lengthBytes: GIB - 8192, state: "hole" },
