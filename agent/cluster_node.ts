@@ -44,7 +44,7 @@ import {
   type Proposal,
 } from "./map/map.ts";
 import { decodeMap, encodeMap } from "./map/map_codec.ts";
-import { parseAddress } from "./platform/address.ts";
+import { parseAddress, withPortOffset } from "./platform/address.ts";
 import { TcpControlChannel } from "./platform/linux/control_channel.ts";
 import { UdpDatagrams } from "./platform/linux/datagrams.ts";
 import { clockMs } from "./platform/linux/libc.ts";
@@ -521,9 +521,7 @@ export class ClusterNode {
 
   async #lookUp({ id, name }: NodeEntry, known: NumericAddress): Promise<void> {
     try {
-      const parsed = parseAddress(await resolveAddress(known.address))!;
-      const host = parsed.host.includes(":") ? `[${parsed.host}]` : parsed.host;
-      const numeric = `${host}:${parsed.port + DATA_PORT_OFFSET}`;
+      const numeric = withPortOffset(await resolveAddress(known.address), DATA_PORT_OFFSET);
       // The node has gone meanwhile, or has another address.
       if (this.#numeric.get(id) !== known || numeric === known.numeric) return;
       known.numeric = numeric;

@@ -344,8 +344,8 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
     for (const each of this.#maps) {
       if (each.serveUntilMs !== null && each.serveUntilMs > serveUntilMs) each.serveUntilMs = null;
     }
-    if (serveUntilMs < this.#serveUntilMs) return this.#renewed(serveUntilMs);
-    if (this.#maps.length === 0) return this.#renewed(serveUntilMs);
+    const isNow = serveUntilMs < this.#serveUntilMs || this.#maps.length === 0;
+    if (isNow) return this.#renewed(serveUntilMs);
     this.#maps[this.#maps.length - 1].serveUntilMs = serveUntilMs;
   }
 

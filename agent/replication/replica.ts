@@ -442,14 +442,10 @@ export class Replica {
       isOld ||= write.operation.generation < generation;
     }
     if (isOld) {
-      const operations = new Set<Operation>();
-      for (let write = this.#first; write !== null; write = write.next) {
-        const { operation } = write;
-        // Also where this node joins: it has begun anew with the lease, so what is copied there leaves out nothing of before.
-        const isWanted = operation.layers[0] === layer && operation.generation < generation;
-        if (isWanted) operations.add(operation);
-      }
-      this.#store.withdraw((operation) => operations.has(operation));
+      // Also where this node joins: it has begun anew with the lease, so what is copied there leaves out nothing of before.
+      this.#withdraw(({ operation }) =>
+        operation.layers[0] === layer && operation.generation < generation
+      );
     }
     return isDrained;
   }
@@ -459,9 +455,13 @@ export class Replica {
    * copied there leaves out what has been written meanwhile.
    */
   withdraw(isWanted: (write: LocalWrite) => boolean): void {
+    this.#withdraw((write) => isWanted(write) && !this.#isJoining(write.operation));
+  }
+
+  #withdraw(isWanted: (write: LocalWrite) => boolean): void {
     const operations = new Set<Operation>();
     for (let write = this.#first; write !== null; write = write.next) {
-      if (isWanted(write) && !this.#isJoining(write.operation)) operations.add(write.operation);
+      if (isWanted(write)) operations.add(write.operation);
     }
     if (operations.size > 0) this.#store.withdraw((operation) => operations.has(operation));
   }

@@ -713,9 +713,7 @@ function* takeOver(
     previousEndLsn: found.endLsn,
   };
   if (isClean) {
-    core.superblock = {
-      ...core.superblock,
-      sequence: newest.sequence + 1,
+    const error = yield* writeNextSuperblock(io, core, {
       clean: false,
       replaySegment: position.segment,
       replaySequence: position.sequence,
@@ -724,12 +722,8 @@ function* takeOver(
       previousEndLsn: position.previousEndLsn,
       syncedLsn: lsn,
       nextSequence: sequence + 1,
-    };
-    const { superblock } = core;
-    const result = yield* writeSuperblock(io, core.window, core.buffers.superblock, superblock);
-    if (result < 0) {
-      return new StoreError("IO", `writing the superblock failed (errno ${-result})`);
-    }
+    });
+    if (error !== null) return error;
   } else {
     const failure = yield* writeCheckpoint(io, core, {
       clean: false,
@@ -741,7 +735,9 @@ function* takeOver(
     if (failure !== null) return failure.error;
   }
   if (isClean || head.isNew) {
-    const error = yield* repeatSuperblock(io, core);
+    // Once more, to the other place. Where the log begins in a new segment, or goes on from a clean end with a record that no longer
+    // fits there, nothing but the superblock leads to it; a disk that loses one of the two writes leaves the other.
+    const error = yield* writeNextSuperblock(io, core, {});
     if (error !== null) return error;
   }
   log.begin(head, lsn, sequence);
@@ -752,12 +748,17 @@ function* takeOver(
   return core;
 }
 
-/**
- * Writes the superblock once more, to the other place. Where the log begins in a new segment, or goes on from a clean end with a
- * record that no longer fits there, nothing but the superblock leads to it; a disk that loses one of the two writes leaves the other.
- */
-function* repeatSuperblock(io: TaskIo, core: Core): Task<StoreError | null> {
-  const superblock = { ...core.superblock, sequence: core.superblock.sequence + 1 };
+/** Writes the superblock that follows the one in force, to the place of the one before that. */
+function* writeNextSuperblock(
+  io: TaskIo,
+  core: Core,
+  changes: Partial<Superblock>,
+): Task<StoreError | null> {
+  const superblock = {
+    ...core.superblock,
+    ...changes,
+    sequence: core.superblock.sequence + 1,
+  };
   const result = yield* writeSuperblock(io, core.window, core.buffers.superblock, superblock);
   if (result < 0) {
     return new StoreError("IO", `writing the superblock failed (errno ${-result})`);

@@ -314,7 +314,7 @@ export class VirtQueue {
    * @returns a {@linkcode Pop}, or a negative {@linkcode RingFault}
    */
   pop(chain: DescriptorChain): number {
-    if (this.#againIndex < this.#againCount) {
+    if (this.isOwing) {
       const fault = this.#take(this.#again[this.#againIndex], chain);
       if (fault !== RingFault.None) return fault;
       this.#againIndex++;

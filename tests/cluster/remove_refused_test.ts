@@ -27,19 +27,12 @@ Deno.test("the only node cannot be removed, and takes data as before when that w
 
 Deno.test("a node that is not removed because a disk is open there still votes", async () => {
   await using work = await WorkDirectory.make();
-  const options = (name: string, more: string[] = []) => ({
-    runDir: `${work.path}/${name}/run`,
-    dataDir: `${work.path}/${name}/data`,
-    capacity: "256M",
-    arguments: ["--name", name, ...more],
-  });
-  for (const name of ["a", "b", "c"]) await Deno.mkdir(`${work.path}/${name}`);
-  await using a = await AgentProcess.start(options("a"));
+  await using a = await AgentProcess.start(work.agent("a"));
   const secret = `${work.path}/secret`;
   await Deno.writeTextFile(secret, await a.check("cluster", "secret"), { mode: 0o600 });
-  const join = ["--join", addressFor(options("a").dataDir), "--secret-file", secret];
-  await using _b = await AgentProcess.start(options("b", join));
-  await using c = await AgentProcess.start(options("c", join));
+  const join = ["--join", addressFor(work.agent("a").dataDir), "--secret-file", secret];
+  await using _b = await AgentProcess.start(work.agent("b", join));
+  await using c = await AgentProcess.start(work.agent("c", join));
   using client = a.client();
   const hasVoters = async (count: number) => (await client.cluster()).voters.length === count;
   await until(() => hasVoters(3), { timeoutMs: 30_000, what: () => "three voters" });

@@ -5,18 +5,8 @@
  */
 import { assertEquals } from "@std/assert/mod.js";
 import { Arena } from "../../agent/base/arena.ts";
-import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Cluster } from "./cores.ts";
-import {
-  buffer,
-  coreOf,
-  EPOCH,
-  FakeStore,
-  FakeTransport,
-  GENERATION,
-  mapOf,
-  sumOf,
-} from "./harness.ts";
+import { coreOf, EPOCH, FakeStore, FakeTransport, GENERATION, mapOf } from "./harness.ts";
 
 /** A store that makes layers when it is told to. */
 class SlowLayers extends FakeStore {
@@ -67,19 +57,8 @@ Deno.test("a node that is gone by a map that is not in force yet takes no other 
   core.openDisk(1, GENERATION);
   cluster.pass();
   const done: number[] = [];
-  const write = (chunk: number, sequence: number) => {
-    const operation = new Operation({ operationDone: () => done.push(chunk) }, 1);
-    operation.kind = OperationKind.Write;
-    operation.layers = [1];
-    operation.chunk = chunk;
-    operation.block = 5;
-    operation.blockCount = 1;
-    operation.generation = GENERATION;
-    operation.sequence = sequence;
-    operation.buffer = buffer(cluster.arena, 0xaa);
-    operation.checksums[0] = sumOf(0xaa);
-    core.router(1).submit(operation);
-  };
+  const write = (chunk: number, sequence: number) =>
+    cluster.at(1).write({ chunk, block: 5, sequence, fill: 0xaa }, () => done.push(chunk));
   // Node 3 has not answered yet when its groups have gone elsewhere, and then it: maps that wait for a layer.
   write(chunks[0], 1);
   core.setAddress(3, null);

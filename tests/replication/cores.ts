@@ -9,14 +9,18 @@
 import { Arena } from "../../agent/base/arena.ts";
 import type { DataCore } from "../../agent/replication/data_core.ts";
 import { ANSWER } from "../../agent/replication/messages.ts";
+import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import {
+  buffer,
   coreOf,
   type FakeStore,
   FakeTransport,
+  GENERATION,
   mapOf,
   type MapOptions,
   message,
   type Sent,
+  sumOf,
   window,
 } from "./harness.ts";
 
@@ -41,6 +45,30 @@ export class Node<Store extends FakeStore = FakeStore> {
       if (node !== id) this.core.linkUp(THEIRS + node, node, false, 1);
     }
     this.core.renew(Infinity);
+  }
+
+  /** Writes a block to disk 1 as the guest of this node, which has its lease. */
+  write(
+    { layer = 1, chunk, block, sequence, fill }: {
+      layer?: number;
+      chunk: number;
+      block: number;
+      sequence: number;
+      fill: number;
+    },
+    done: (result: number) => void = () => {},
+  ): void {
+    const operation = new Operation({ operationDone: ({ result }) => done(result) }, 1);
+    operation.kind = OperationKind.Write;
+    operation.layers = [layer];
+    operation.chunk = chunk;
+    operation.block = block;
+    operation.blockCount = 1;
+    operation.generation = GENERATION;
+    operation.sequence = sequence;
+    operation.buffer = buffer(this.arena, fill);
+    operation.checksums[0] = sumOf(fill);
+    this.core.router(1).submit(operation);
   }
 }
 

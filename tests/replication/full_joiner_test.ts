@@ -6,7 +6,7 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Cluster } from "./cores.ts";
-import { buffer, EPOCH, FakeStore, GENERATION, type MapOptions, sumOf } from "./harness.ts";
+import { EPOCH, FakeStore, GENERATION, type MapOptions } from "./harness.ts";
 
 const HOLDER = 1, JOINER = 2, SOURCE = 3, NEXT = 4;
 const LAYER = 1, CHUNK = 3;
@@ -30,17 +30,7 @@ Deno.test("a write that waits for space where a node joins does not keep the dis
   core.openDisk(1, GENERATION);
   cluster.pass();
   cluster.at(JOINER).store.isFull = true;
-  const operation = new Operation({ operationDone: () => {} }, 1);
-  operation.kind = OperationKind.Write;
-  operation.layers = [LAYER];
-  operation.chunk = CHUNK;
-  operation.block = 5;
-  operation.blockCount = 1;
-  operation.generation = GENERATION;
-  operation.sequence = 1;
-  operation.buffer = buffer(cluster.arena, 0xaa);
-  operation.checksums[0] = sumOf(0xaa);
-  core.router(1).submit(operation);
+  cluster.at(HOLDER).write({ layer: LAYER, chunk: CHUNK, block: 5, sequence: 1, fill: 0xaa });
   cluster.pass({ turns: 5 });
 
   // Its host dies; somebody else is given the disk, and all who join begin anew.

@@ -8,15 +8,7 @@ import { assertEquals } from "@std/assert/mod.js";
 import { MessageType } from "../../agent/replication/messages.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Cluster, type Node } from "./cores.ts";
-import {
-  buffer,
-  EPOCH,
-  FakeStore,
-  GENERATION,
-  type MapOptions,
-  type Sent,
-  sumOf,
-} from "./harness.ts";
+import { EPOCH, FakeStore, GENERATION, type MapOptions, type Sent } from "./harness.ts";
 
 /** It holds the lease, one is in sync, one joins. */
 const HOLDER = 4, SOURCE = 3, JOINER = 2;
@@ -32,18 +24,8 @@ class Guest {
   constructor(readonly holder: Node) {}
 
   write(sequence: number, block: number, fill: number): void {
-    const operation = new Operation({ operationDone: ({ tag }) => this.done.push(tag) }, 1);
-    operation.kind = OperationKind.Write;
-    operation.tag = sequence;
-    operation.layers = [LAYER];
-    operation.chunk = CHUNK;
-    operation.block = block;
-    operation.blockCount = 1;
-    operation.generation = GENERATION;
-    operation.sequence = sequence;
-    operation.buffer = buffer(this.holder.arena, fill);
-    operation.checksums[0] = sumOf(fill);
-    this.holder.core.router(1).submit(operation);
+    const write = { layer: LAYER, chunk: CHUNK, block, sequence, fill };
+    this.holder.write(write, () => this.done.push(sequence));
   }
 }
 

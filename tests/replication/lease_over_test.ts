@@ -5,9 +5,8 @@
  * @module
  */
 import { assertEquals } from "@std/assert/mod.js";
-import { Operation, OperationKind } from "../../agent/store/operation.ts";
 import { Cluster } from "./cores.ts";
-import { buffer, EPOCH, FakeStore, GENERATION, type MapOptions, sumOf } from "./harness.ts";
+import { EPOCH, FakeStore, GENERATION, type MapOptions } from "./harness.ts";
 
 /** It holds the lease and joins, one is in sync, one has the disk next. */
 const SELF = 2, SOURCE = 3, NEXT = 4;
@@ -25,17 +24,10 @@ Deno.test("a write under a lease that is over does not come to a replica that jo
   const taken: MapOptions = { ...options, holder: 0, epoch: EPOCH + 1 };
   cluster.setMap(taken, [SOURCE, NEXT]);
   const done: number[] = [];
-  const operation = new Operation({ operationDone: ({ result }) => done.push(result) }, 1);
-  operation.kind = OperationKind.Write;
-  operation.layers = [LAYER];
-  operation.chunk = CHUNK;
-  operation.block = 5;
-  operation.blockCount = 1;
-  operation.generation = GENERATION;
-  operation.sequence = 1;
-  operation.buffer = buffer(cluster.arena, 0xaa);
-  operation.checksums[0] = sumOf(0xaa);
-  old.router(1).submit(operation);
+  cluster.at(SELF).write(
+    { layer: LAYER, chunk: CHUNK, block: 5, sequence: 1, fill: 0xaa },
+    (result) => done.push(result),
+  );
   cluster.pass({ turns: 5 });
   cluster.setMap(taken, [SELF]);
   cluster.pass({ turns: 5 });

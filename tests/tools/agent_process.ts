@@ -325,6 +325,18 @@ export class WorkDirectory implements AsyncDisposable {
     return new WorkDirectory(await Deno.makeTempDir({ prefix }));
   }
 
+  /** Options of one of several agents, in a directory of its own that is made if need be; it has that name in its cluster. */
+  agent(name: string, more: readonly string[] = []): AgentOptions {
+    const directory = `${this.path}/${name}`;
+    Deno.mkdirSync(directory, { recursive: true });
+    return {
+      runDir: `${directory}/run`,
+      dataDir: `${directory}/data`,
+      capacity: "256M",
+      arguments: ["--name", name, ...more],
+    };
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await Deno.remove(this.path, { recursive: true }).catch(() => {});
   }
