@@ -19,6 +19,7 @@ import {
 } from "../../agent/platform/linux/libc.ts";
 import { isSealed, LinuxMemory } from "../../agent/platform/linux/memory.ts";
 import { IORING_OP_POLL_ADD, IORING_OP_SEND, Ring } from "../../agent/platform/linux/ring.ts";
+import { Tcp } from "../../agent/platform/linux/tcp.ts";
 import {
   type Connection,
   connectUnix,
@@ -336,4 +337,36 @@ Deno.test("an errno that a call cannot have left is looked at again, and believe
   } finally {
     closeFd(full);
   }
+});
+
+const IPPROTO_TCP = 6, TCP_CONGESTION = 13;
+const algorithms = Deno.readTextFileSync("/proc/sys/net/ipv4/tcp_available_congestion_control");
+
+/** The congestion control of a connection that began with `algorithm`. */
+function congestionControlAfter(algorithm: string): string {
+  const ring = new Ring();
+  const fd = check(libc.socket(2, /* AF_INET */ 1, /* SOCK_STREAM */ 0), "socket");
+  try {
+    const wanted = new TextEncoder().encode(algorithm);
+    check(libc.setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, wanted, wanted.length), algorithm);
+    assert(new Tcp(ring).adopt(fd, "127.0.0.1:1") !== null);
+    const name = new Uint8Array(16);
+    const length = new Uint8Array(new Uint32Array([16]).buffer);
+    check(libc.getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, length), "getsockopt");
+    return new TextDecoder().decode(name).replace(/\0.*/s, "");
+  } finally {
+    closeFd(fd);
+    ring.close();
+  }
+}
+
+Deno.test({
+  name: "a connection is taken from BBR, which stops sending to measure",
+  // The kernel is another one: nothing to take it from.
+  ignore: !algorithms.split(/\s/).includes("bbr"),
+  fn: () => assert(["cubic", "reno"].includes(congestionControlAfter("bbr"))),
+});
+
+Deno.test("a connection keeps any other congestion control", () => {
+  assertEquals(congestionControlAfter("reno"), "reno");
 });
