@@ -27,6 +27,7 @@ import { Leases } from "./control/leases.ts";
 import { decodeLevel, encodeLevel, LEVEL_KEY } from "./control/level_record.ts";
 import type { FlattenReport, IoReport, NodeReport } from "./control/messages.ts";
 import type { DataPlaneClient, Ready, WorkerEvent } from "./data_plane_client.ts";
+import { within } from "./deadline.ts";
 import { decide } from "./decision.ts";
 import { type JoinProblem, joinProblems } from "./join_problem.ts";
 import type { Logger } from "./logger.ts";
@@ -44,7 +45,7 @@ import {
   type Proposal,
 } from "./map/map.ts";
 import { decodeMap, encodeMap } from "./map/map_codec.ts";
-import { parseAddress, withPortOffset } from "./platform/address.ts";
+import { withPortOffset } from "./platform/address.ts";
 import { TcpControlChannel } from "./platform/linux/control_channel.ts";
 import { UdpDatagrams } from "./platform/linux/datagrams.ts";
 import { clockMs } from "./platform/linux/libc.ts";
@@ -336,10 +337,7 @@ export class ClusterNode {
 
   /** Resolves when the map knows this start, or will not, or after a while in which it could not. */
   async started(): Promise<boolean> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<void>((resolve) => timer = setTimeout(resolve, START_MS_MAX));
-    await Promise.race([this.#started, late]);
-    clearTimeout(timer);
+    await within(this.#started, START_MS_MAX, () => {});
     return this.#incarnation > 0;
   }
 
@@ -782,12 +780,10 @@ export class ClusterNode {
   ): Promise<(() => void) | null> {
     const decided = this.leases.revoked(id, generation);
     if (decided === null) return null;
-    let timer = 0;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error("it does not answer")), PROPOSE_MS_MAX);
-    });
     try {
-      await Promise.race([this.#fencing, late]);
+      await within(this.#fencing, PROPOSE_MS_MAX, () => {
+        throw new Error("it does not answer");
+      });
     } catch (error) {
       decided();
       throw new ControlFailure({
@@ -797,8 +793,6 @@ export class ClusterNode {
         }`,
         hint: "take it away on another node",
       });
-    } finally {
-      clearTimeout(timer);
     }
     return decided;
   }
@@ -968,9 +962,7 @@ async function openNetwork(
   try {
     channel.listen(options.listen);
     await datagrams.listen(options.listen);
-    const numeric = parseAddress(await resolveAddress(options.listen))!;
-    const host = numeric.host.includes(":") ? `[${numeric.host}]` : numeric.host;
-    const address = `${host}:${numeric.port + DATA_PORT_OFFSET}`;
+    const address = withPortOffset(await resolveAddress(options.listen), DATA_PORT_OFFSET);
     await plane.request({ kind: "network", secret, self, address });
   } catch (error) {
     channel.close();

@@ -5,6 +5,7 @@
  *
  * @module
  */
+import { within } from "./deadline.ts";
 import type { Logger } from "./logger.ts";
 import { ControlFailure } from "./map/errors.ts";
 import { BLANK_DEVICE_BYTES } from "./platform/linux/disk.ts";
@@ -151,18 +152,11 @@ export class DataPlaneClient {
 
   async #within(kind: "drain" | "stop"): Promise<void> {
     if (this.#worker === null || this.#failure !== null) return;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () =>
-          reject(new Error(`the data plane did not ${kind} within ${STOP_TIMEOUT_MS / 1000} s`)),
-        STOP_TIMEOUT_MS,
-      );
-    });
     try {
-      await Promise.race([this.request({ kind }), late]);
+      await within(this.request({ kind }), STOP_TIMEOUT_MS, () => {
+        throw new Error(`the data plane did not ${kind} within ${STOP_TIMEOUT_MS / 1000} s`);
+      });
     } finally {
-      clearTimeout(timer);
       this.#log.debug(`the data plane: ${kind} is done`);
     }
   }

@@ -43,6 +43,7 @@ const ALLOWED: Record<string, string[]> = {
     "base",
     "map",
     "config.ts",
+    "deadline.ts",
     "problems.ts",
     "platform/platform.ts",
     "replication/check_report.ts",

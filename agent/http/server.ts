@@ -11,6 +11,7 @@
  * @module
  */
 
+import { within } from "../deadline.ts";
 import { type ControlError, type ControlErrorCode, ControlFailure } from "../map/errors.ts";
 import { checkNodeName } from "../map/fields.ts";
 import { agentSocket, checkDiskName, checkSnapshotName } from "../map/names.ts";
@@ -106,19 +107,11 @@ export async function serve(options: ServerOptions): Promise<Server> {
       removeOwn(socketPath, ino);
       // The runtime can cut off a server's requests, but none of one that it is shutting down already.
       const ended = listener.shutdown().catch(() => {});
-      await within(ended, options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS);
+      await within(ended, options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS, () => {});
       over.abort();
-      await within(ended, FAREWELL_TIMEOUT_MS);
+      await within(ended, FAREWELL_TIMEOUT_MS, () => {});
     },
   };
-}
-
-/** Waits for the work, but no longer than that. */
-async function within(work: Promise<void>, milliseconds: number): Promise<void> {
-  const { promise: late, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, milliseconds);
-  await Promise.race([work, late]);
-  clearTimeout(timer);
 }
 
 /**
@@ -147,19 +140,15 @@ export async function refuseLivingAgent(runDir: string): Promise<void> {
 
 /** Whether somebody listens; one that is too busy to accept is alive too. */
 async function isAnswered(path: string): Promise<boolean> {
-  const connecting = Deno.connect({ transport: "unix", path });
-  const { promise: late, resolve } = Promise.withResolvers<null>();
-  const timer = setTimeout(() => resolve(null), PROBE_TIMEOUT_MS);
+  const connecting: Promise<Deno.Conn | null> = Deno.connect({ transport: "unix", path });
   try {
-    const connection = await Promise.race([connecting, late]);
+    const connection = await within(connecting, PROBE_TIMEOUT_MS, () => null);
     connection?.close();
     return true;
   } catch (error) {
     if (error instanceof Deno.errors.ConnectionRefused) return false;
     if (error instanceof Deno.errors.NotFound) return false;
     throw cannotListen(path, error);
-  } finally {
-    clearTimeout(timer);
   }
 }
 
