@@ -53,7 +53,7 @@ import {
   type DiskEntry,
   diskMissing,
   findDisk,
-  findNode,
+  heldElsewhere,
   isOn,
   type MapCommand,
   type Merge,
@@ -340,14 +340,8 @@ class AgentCore implements Agent, ControlBackend {
           : "stop the guest first",
       });
     }
-    const holder = disk.lease === null ? undefined : findNode(this.map(), disk.lease.node);
-    if (holder !== undefined && holder.uuid !== this.#ready.nodeId) {
-      throw new ControlFailure({
-        code: "busy",
-        message: `disk ${disk.name} is open on node ${holder.name}`,
-        hint: "stop the guest there",
-      });
-    }
+    const error = heldElsewhere(this.map(), disk, this.#ready.nodeId);
+    if (error !== null) throw new ControlFailure(error);
   }
 
   /** The disk that a command takes something away from, so that nobody may use it; null: there is none. */

@@ -74,6 +74,33 @@ export function nodeMissing(id: number): ControlError {
   return { code: "missing", message: `there is no node with id ${id}` };
 }
 
+/**
+ * Why something that nobody may use a disk for cannot be done: another node has it open, or had it open when it died.
+ *
+ * @param self uuid of the node that is asked
+ * @returns null where no other node has its lease
+ */
+export function heldElsewhere(map: ClusterMap, disk: DiskEntry, self: string): ControlError | null {
+  const { name, lease } = disk;
+  const holder = lease === null ? undefined : findNode(map, lease.node);
+  if (holder === undefined || holder.uuid === self) return null;
+  if (holder.state === "up" && holder.incarnation === lease!.incarnation) {
+    return {
+      code: "busy",
+      message: `disk ${name} is open on node ${holder.name}`,
+      hint: "stop the guest there",
+    };
+  }
+  // There is no guest any more that could be stopped.
+  const since = holder.state === "up" ? "whose agent has started anew since" : "which is down";
+  return {
+    code: "busy",
+    message: `disk ${name} was open on node ${holder.name}, ${since}, and was not closed`,
+    hint:
+      `open it once here: 'kelpie disk write ${name} /dev/null' changes nothing; then try again`,
+  };
+}
+
 /** Nodes that may hold data, up or down, in or out: all but witnesses. */
 export function storageNodes(map: Pick<ClusterMap, "nodes">): readonly NodeEntry[] {
   return map.nodes.filter((node) => !node.witness);

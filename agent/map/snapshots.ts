@@ -506,16 +506,11 @@ function rollbackDisk(map: ClusterMap, command: RollbackDisk): Result<Applied> {
   const { disk, snapshot } = found.value;
   const error = checkTime(command.nowMs);
   if (error !== null) return { ok: false, error };
+  // First: whoever had it open may be gone, with no guest left that could be stopped, and may have left writes on some replicas only.
+  const disorder = disorderOf(map, disk);
+  if (disorder !== null) return { ok: false, error: disorder };
   if (disk.lease !== null) {
     return failure("busy", `disk ${disk.name} is open`, "stop the guest that uses it first");
-  }
-  if (disk.settled < disk.generation) {
-    // Whoever had it may still write to what would be in the trash.
-    return failure(
-      "busy",
-      `disk ${disk.name} was not closed in good order, and its replicas may differ`,
-      "open it once, for example with 'kelpie disk read'",
-    );
   }
   if (takingOf(disk) !== undefined) {
     return failure(

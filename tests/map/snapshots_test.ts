@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { assert, assertEquals } from "@std/assert/mod.js";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert/mod.js";
 import type { ControlErrorCode } from "../../agent/map/errors.ts";
 import {
   type Applied,
@@ -16,6 +16,7 @@ import {
   findDisk,
   findNode,
   findSnapshot,
+  heldElsewhere,
   ID_MAX,
   LAYERS_MAX,
   LIMIT_MAX,
@@ -585,6 +586,41 @@ Deno.test("rolling back needs a disk that nobody has open, and no snapshot on it
   map = snapped(open(map, "web"), "d", "web");
   map = all(map, forceRelease(map, "web"));
   assertEquals(refuse(map, rollback).code, "busy");
+});
+
+Deno.test("rolling back a disk whose host died says how to go on, and not to stop a guest that is gone", () => {
+  const map = open(withThree(), "web", 2);
+  const rollback = { kind: "rollback-disk", disk: "web", snapshot: "a", nowMs: 1 } as const;
+  const down = all(map, { kind: "node-down", node: 2, incarnation: 1, nowMs: 1 });
+  const anew = all(map, nodeUp(2, { protocol: 2 }));
+  for (const gone of [down, anew, all(down, forceRelease(down, "web"))]) {
+    const { code, message, hint = "" } = refuse(gone, rollback);
+    assertEquals(code, "busy");
+    assertStringIncludes(message, "replicas may differ");
+    // Reading takes no lease, so it brings nothing in line.
+    assertStringIncludes(hint, "'kelpie disk write web /dev/null'");
+    let next = open(gone, "web", 1);
+    next = all(next, { kind: "reconciled", id: 1, generation: disk(next, "web").generation });
+    next = all(next, release(next, "web"), rollback);
+    assertEquals(disk(next, "web").layers, [5, 1]);
+  }
+  assertEquals(refuse(map, rollback).hint, "stop the guest that uses it first");
+});
+
+Deno.test("a disk that was open on a host which died is said to be so, with what helps", () => {
+  const map = open(withThree(), "web", 2);
+  const self = findNode(map, 1)!.uuid;
+  const why = (map: ClusterMap, node = self) => heldElsewhere(map, disk(map, "web"), node);
+  assertEquals(why(withThree()), null);
+  assertEquals(why(map, findNode(map, 2)!.uuid), null);
+  assertEquals(why(map)?.hint, "stop the guest there");
+  const down = all(map, { kind: "node-down", node: 2, incarnation: 1, nowMs: 1 });
+  for (const gone of [down, all(map, nodeUp(2, { protocol: 2 }))]) {
+    const { code, message, hint = "" } = why(gone)!;
+    assertEquals(code, "busy");
+    assertStringIncludes(message, "was open on node host-2, ");
+    assertStringIncludes(hint, "'kelpie disk write web /dev/null'");
+  }
 });
 
 Deno.test("the map has bounds", () => {
