@@ -12,6 +12,8 @@
  * - A slot is tried again for as long as it lasts, and not oftener than every {@linkcode RETRY_MS}.
  * - What has expired goes only when it has been so for {@linkcode PURGE_AFTER_MS} by the clock that never goes back: a leader whose
  *   other clock is wrong when its host starts has that long to get it right.
+ * - Nothing that came into the trash under this leader goes before it has been there for its time, by that clock as well: the host that
+ *   was asked to delete it says when that was, and its other clock may be far behind.
  * - Only what a schedule itself has made is deleted, and nothing that is protected (`map/schedules.ts`).
  *
  * @module
@@ -23,11 +25,13 @@ import {
   type DiskEntry,
   type MapCommand,
   type Schedule,
+  SNAPSHOTS_PER_DISK_MAX,
   takingOf,
 } from "../map/map.ts";
 import {
   dueSlot,
   expiredSnapshots,
+  expiresWith,
   nextSlot,
   SCHEDULE_LATE_MS,
   scheduledName,
@@ -65,6 +69,9 @@ export class Housekeeping {
   readonly #taking = new Map<number, number>();
   /** Since when disks in the trash are seen as expired, by disk and the time when it expires. */
   readonly #expired = new Map<string, number>();
+  /** Disks in the trash, by disk and the time when they expire, and when they came there; −∞: before this leader looked first. */
+  readonly #trashed = new Map<string, number>();
+  #hasLooked = false;
   /** By disk and schedule. */
   readonly #attempts = new Map<string, Attempt>();
   /** Disks with whose schedules nothing is to be done, and between which times, by the clock of {@linkcode HousekeepingSituation.wallMs}. */
@@ -74,6 +81,8 @@ export class Housekeeping {
   reset(): void {
     this.#taking.clear();
     this.#expired.clear();
+    this.#trashed.clear();
+    this.#hasLooked = false;
     this.#attempts.clear();
   }
 
@@ -151,7 +160,7 @@ export class Housekeeping {
     for (const key of this.#attempts.keys()) if (!known.has(key)) this.#attempts.delete(key);
   }
 
-  /** The command that takes the snapshot of a slot; null: not now. */
+  /** The command that takes the snapshot of a slot, or makes room for it; null: not now. */
   #take(
     { map, nowMs, wallMs }: HousekeepingSituation,
     { disk, schedule, slotMs }: {
@@ -173,6 +182,13 @@ export class Housekeeping {
     };
     // What the map would refuse is not worth an entry of the log. What is refused now may be possible in a moment.
     const tried = apply(map, command);
+    if (!tried.ok && tried.error.code === "limit" && isFull(disk)) {
+      const old = expiresWith(disk, schedule, slotMs, wallMs);
+      // The slot's turn comes with the next look.
+      if (old !== undefined) {
+        return { kind: "delete-snapshot", disk: disk.name, name: old.name, layer: old.layer };
+      }
+    }
     const isNoted = isSame && last.isNoted;
     const isWorth = !tried.ok && !isNoted && wallMs - slotMs >= SCHEDULE_LATE_MS;
     if (isWorth) {
@@ -183,18 +199,32 @@ export class Housekeeping {
   }
 
   #lookAtTrash({ map, nowMs, wallMs }: HousekeepingSituation, commands: MapCommand[]): void {
+    const known = new Set<string>();
     const expired = new Set<string>();
     for (const { disk, deletedMs, expiresMs } of map.trash) {
-      if (expiresMs > wallMs) continue;
       const key = `${disk.id} ${expiresMs}`;
+      known.add(key);
+      let trashedMs = this.#trashed.get(key);
+      if (trashedMs === undefined) {
+        trashedMs = this.#hasLooked ? nowMs : -Infinity;
+        this.#trashed.set(key, trashedMs);
+      }
+      if (expiresMs > wallMs || nowMs - trashedMs < expiresMs - deletedMs) continue;
       expired.add(key);
       const sinceMs = this.#expired.get(key);
       if (sinceMs === undefined) this.#expired.set(key, nowMs);
       if (sinceMs === undefined || nowMs - sinceMs < PURGE_AFTER_MS) continue;
       commands.push({ kind: "purge-disk", id: disk.id, deletedMs });
     }
+    this.#hasLooked = true;
     for (const key of this.#expired.keys()) if (!expired.has(key)) this.#expired.delete(key);
+    for (const key of this.#trashed.keys()) if (!known.has(key)) this.#trashed.delete(key);
   }
+}
+
+/** Whether a disk has as many snapshots as it may have. */
+function isFull({ snapshots }: DiskEntry): boolean {
+  return snapshots.length >= SNAPSHOTS_PER_DISK_MAX;
 }
 
 function keyOf(disk: DiskEntry, schedule: Schedule): string {

@@ -13,7 +13,8 @@
  * - What a schedule made is known by its name; a snapshot that was renamed is its user's from then on, and stays.
  * - Deleting what is not needed now and again later leaves the same as deleting it only at the end: what is the newest of its day in
  *   the end was the newest that there was when it became old, and was never in the way before.
- * - What was taken under a clock that was ahead, in a slot that has yet to come, is no reason to wait until then.
+ * - What was taken under a clock that was ahead, in a slot that has yet to come, is no reason to wait until then; nor is that the
+ *   schedule was made under one.
  * - The newest one is always needed, and so is one that is protected or not complete.
  *
  * Weeks begin on Mondays. Days are counted as in H. Hinnant's "chrono-compatible low-level date algorithms": the runtime's own
@@ -90,9 +91,17 @@ export function dueSlot(
   nowMs: number,
 ): number | null {
   const slotMs = Math.floor(nowMs / schedule.everyMs) * schedule.everyMs;
-  if (slotMs < schedule.createdMs) return null;
+  if (slotMs < madeMs(schedule, nowMs)) return null;
   const newest = scheduledSnapshots(disk, schedule).find((each) => each.slotMs <= nowMs);
   return newest !== undefined && newest.slotMs >= wholeSeconds(slotMs) ? null : slotMs;
+}
+
+/**
+ * When a schedule was made. Where that is more than a period ahead, it was by a clock that was: it is no reason to wait until then.
+ * Less is what clocks of two hosts may differ by.
+ */
+function madeMs({ createdMs, everyMs }: Schedule, nowMs: number): number {
+  return createdMs - nowMs > everyMs ? 0 : createdMs;
 }
 
 /** When the next slot begins after a time. */
@@ -112,7 +121,7 @@ export function lateSince(
 ): number | null {
   const last = scheduledSnapshots(disk, schedule)
     .find((each) => each.snapshot.taking === 0 && each.slotMs <= nowMs);
-  const sinceMs = Math.max(schedule.createdMs, last?.slotMs ?? 0);
+  const sinceMs = Math.max(madeMs(schedule, nowMs), last?.slotMs ?? 0);
   return nowMs - sinceMs > schedule.everyMs + SCHEDULE_LATE_MS ? sinceMs : null;
 }
 
@@ -135,6 +144,31 @@ export function expiredSnapshots(
   ]);
   return older.filter((each) => !kept.has(each) && !each.snapshot.isProtected)
     .map(({ snapshot }) => snapshot).reverse();
+}
+
+/**
+ * What a schedule will not need any more as soon as it has the snapshot of a slot, the oldest of it: where a disk has as many snapshots as
+ * may be, that has to go first.
+ *
+ * @returns undefined: all that it has made will be needed
+ */
+export function expiresWith(
+  disk: Pick<DiskEntry, "snapshots">,
+  schedule: Schedule,
+  slotMs: number,
+  nowMs: number,
+): SnapshotEntry | undefined {
+  const next: SnapshotEntry = {
+    name: scheduledName(schedule, slotMs),
+    layer: 0,
+    sizeBytes: 0,
+    createdMs: nowMs,
+    isProtected: false,
+    taking: 0,
+    isDrained: true,
+    isAborted: false,
+  };
+  return expiredSnapshots({ snapshots: [...disk.snapshots, next] }, schedule, nowMs).at(0);
 }
 
 /** Of the newest so many periods that have any, the newest of each. */

@@ -6,7 +6,14 @@
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
 import { Housekeeping, PURGE_AFTER_MS, TAKING_MS_MAX } from "../../agent/control/housekeeping.ts";
 import { unwrap } from "../../agent/map/errors.ts";
-import { apply, type ClusterMap, type DiskEntry, type MapCommand } from "../../agent/map/map.ts";
+import {
+  apply,
+  type ClusterMap,
+  type DiskEntry,
+  type MapCommand,
+  SNAPSHOTS_PER_DISK_MAX,
+} from "../../agent/map/map.ts";
+import { scheduledName } from "../../agent/map/schedules.ts";
 import { clusterWithDisk, runAll } from "../map/cluster.ts";
 
 const HOUR_MS = 3_600_000;
@@ -104,6 +111,38 @@ Deno.test("a schedule begins with the first slot after it was made, and makes up
   late.work();
   assertEquals(late.names(), ["hourly-20260102T050000Z"]);
   assertEquals(late.disk.snapshots[0].createdMs, late.wallMs);
+});
+
+Deno.test("a schedule that keeps as many as a disk may have goes on, whatever else the disk has", () => {
+  for (const others of [0, 3]) {
+    const keep = SNAPSHOTS_PER_DISK_MAX - others;
+    const at = new Fixture(schedule({ keep, everyMs: 60_000 }));
+    for (let i = 0; i < others; i++) {
+      at.do({ kind: "create-snapshots", disks: [1], name: `mine-${i}`, nowMs: 1 });
+    }
+    at.wallMs = START_MS;
+    // As many as may be: one in each minute.
+    const first = START_MS - (keep - 1) * 60_000;
+    for (let slot = first; slot <= START_MS; slot += 60_000) {
+      const name = scheduledName({ name: "hourly" }, slot);
+      at.do({ kind: "create-snapshots", disks: [1], name, nowMs: slot });
+    }
+    assertEquals(at.names().length, SNAPSHOTS_PER_DISK_MAX);
+    assertEquals(at.look(), []);
+    at.pass(60_000);
+    for (let looks = 0; looks < 4; looks++) at.work();
+    assertEquals(at.names().length, SNAPSHOTS_PER_DISK_MAX);
+    assertEquals(at.names().at(-1), scheduledName({ name: "hourly" }, START_MS + 60_000));
+    const oldest = scheduledName({ name: "hourly" }, first + 60_000);
+    assertEquals(at.names().filter((name) => name.startsWith("hourly-"))[0], oldest);
+  }
+  // What is not to go stays, and people are told.
+  const at = new Fixture(schedule());
+  for (let i = 0; i < SNAPSHOTS_PER_DISK_MAX; i++) {
+    at.do({ kind: "create-snapshots", disks: [1], name: `mine-${i}`, nowMs: 1 });
+  }
+  at.wallMs = START_MS;
+  assertEquals(at.look(), []);
 });
 
 Deno.test("two leaders that look at the same map take one snapshot", () => {
@@ -246,6 +285,26 @@ Deno.test("what has expired is ended, but not by a clock that is wrong for a mom
   assertEquals(at.work(), [{ kind: "purge-disk", id: 1, deletedMs }]);
   assertEquals(at.map.trash, []);
   assertEquals(at.look(), []);
+});
+
+Deno.test("a disk that a host with a clock far behind has deleted is in the trash for its time all the same", () => {
+  const at = new Fixture();
+  at.look();
+  at.do({ kind: "delete-disk", name: "web", trashedMs: Date.UTC(2010, 0) });
+  const [{ deletedMs, expiresMs }] = at.map.trash;
+  at.look();
+  for (let passedMs = 0; passedMs < expiresMs - deletedMs; passedMs += HOUR_MS) {
+    assertEquals(at.look(), []);
+    at.pass(HOUR_MS);
+  }
+  at.look();
+  at.pass(PURGE_AFTER_MS);
+  assertEquals(at.look(), [{ kind: "purge-disk", id: 1, deletedMs }]);
+  // What was there before goes by what the map says: a leader that has changed knows no better.
+  at.leader.reset();
+  assertEquals(at.look(), []);
+  at.pass(PURGE_AFTER_MS);
+  assertEquals(at.look(), [{ kind: "purge-disk", id: 1, deletedMs }]);
 });
 
 Deno.test("a disk that was had back and deleted again has its time anew", () => {
