@@ -501,7 +501,8 @@ class AgentCore implements Agent, ControlBackend {
     onProgress: (checkedBytes: number, totalBytes: number) => void,
     signal: AbortSignal,
   ): Promise<CheckReport> {
-    const layers = name === null ? null : [...this.#find(name).layers];
+    // Those of snapshots, too: after a rollback the disk is not read through all of them.
+    const layers = name === null ? null : [...targetOf(this.map(), this.#find(name)).layers];
     const report = await this.#plane.request<WorkerCheckReport>(
       { kind: "check", layers },
       { onProgress, signal },

@@ -59,6 +59,7 @@ import { openPaths, type PathCandidate } from "./paths/opening.ts";
 import { SLOTS } from "./paths/slots.ts";
 import type { PathStatus, StoreSet } from "./paths/store_set.ts";
 import type { Check, CheckOptions } from "./replication/checking.ts";
+import { snapshotSocketOf } from "./map/names.ts";
 import { layersAbove } from "./map/readers.ts";
 import { DataCore, type DataCoreEvents, type DataCoreStatus } from "./replication/data_core.ts";
 import { countOverlap } from "./replication/overlaps.ts";
@@ -724,12 +725,17 @@ export class DataPlane implements DiskServerHost {
     this.#servers.set(disk.id, new DiskServer(this, disk, volume));
   }
 
-  /** Every complete snapshot has a socket of its own, for reading. */
+  /**
+   * Every complete snapshot has a socket of its own, for reading. One whose path would be too long has none, which whoever asks for it is
+   * told: nobody waits for it.
+   */
   #serveSnapshots(map: ClusterMap): void {
     const wanted = new Map<number, { disk: DiskEntry; snapshot: SnapshotEntry }>();
     for (const disk of map.disks) {
       for (const snapshot of disk.snapshots) {
-        if (snapshot.taking === 0) wanted.set(snapshot.layer, { disk, snapshot });
+        const hasSocket = snapshot.taking === 0 &&
+          snapshotSocketOf(this.runDir, disk.name, snapshot.name) !== null;
+        if (hasSocket) wanted.set(snapshot.layer, { disk, snapshot });
       }
     }
     for (const [layer, server] of [...this.#snapshots]) {

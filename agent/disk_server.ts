@@ -559,9 +559,10 @@ export class DiskServer {
       }
       for (const stop of stops) stop();
     }
+    // Snapshots are read under the limits of their disk.
+    this.#configure(disk);
     if (snapshot !== null) return;
     this.volume.layers = disk.layers;
-    this.#configure(disk);
     if (disk.sizeBytes !== old.sizeBytes) {
       this.volume.sizeBytes = disk.sizeBytes;
       for (const session of this.#sessions) session.session.resized();

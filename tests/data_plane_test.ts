@@ -3,6 +3,7 @@ import { DataPlane } from "../agent/data_plane.ts";
 import { unwrap } from "../agent/map/errors.ts";
 import type { ClusterMap } from "../agent/map/map.ts";
 import { encodeMap } from "../agent/map/map_codec.ts";
+import { snapshotSocketOf } from "../agent/map/names.ts";
 import { closeFd, createEventFd } from "../agent/platform/linux/libc.ts";
 import { createMailbox, MailboxSender } from "../agent/platform/linux/mailbox.ts";
 import type {
@@ -11,7 +12,7 @@ import type {
   WorkerRequest,
   WorkerStart,
 } from "../agent/worker_protocol.ts";
-import { clusterWithDisk } from "./map/cluster.ts";
+import { clusterAtLevelTwo, clusterWithDisk, runAll } from "./map/cluster.ts";
 
 const CAPACITY_BYTES = 256 * 1024 * 1024;
 
@@ -103,6 +104,37 @@ Deno.test("sockets that could not be made are made as soon as they can be, and t
     plane.onLook = { looks: 8, work: () => send(id + 1, requests[id + 1]) };
   });
   assertEquals(seen, [[false, [[disk.id, true]]], [true, []]]);
+});
+
+Deno.test("a snapshot whose socket's path would be too long has none, and nobody is said to wait for it", async () => {
+  const name = "d".repeat(40);
+  const long = "s".repeat(63);
+  const map = runAll(
+    clusterAtLevelTwo(1, "web"),
+    { kind: "rename-disk", name: "web", newName: name },
+    { kind: "create-snapshots", disks: [1], name: long, nowMs: 1 },
+    { kind: "create-snapshots", disks: [1], name: "s", nowMs: 1 },
+  );
+  const requests: WorkerRequest[] = [
+    wholeMap(map),
+    { kind: "take-part", node: 1, incarnation: map.nodes[0].incarnation },
+    { kind: "data-status" },
+    { kind: "stop" },
+  ];
+  const seen: unknown[] = [];
+  await run((message, plane, send) => {
+    if (message.kind === "ready") send(0, requests[0]);
+    if (message.kind === "refusal") throw new Error(message.message);
+    if (message.kind !== "answer" || message.id + 1 >= requests.length) return;
+    if (requests[message.id].kind === "data-status") {
+      assertEquals(snapshotSocketOf(plane.runDir, name, long), null);
+      const sockets = [...Deno.readDirSync(plane.runDir)].map((entry) => entry.name)
+        .filter((each) => each.endsWith(".sock")).toSorted();
+      seen.push(sockets, (message.value as { waiting: unknown[] }).waiting);
+    }
+    send(message.id + 1, requests[message.id + 1]);
+  });
+  assertEquals(seen, [[`${name}.sock`, `${name}@s.sock`], []]);
 });
 
 Deno.test("names that disks have taken from each other, in changes that this node sees as one, have their sockets", async () => {

@@ -14,7 +14,6 @@ import {
   type ClusterMap,
   copiesMinOf,
   type DiskEntry,
-  disksWithData,
   findNode,
   flattenedLayers,
   merges,
@@ -29,7 +28,7 @@ import {
   zonesOf,
 } from "../map/map.ts";
 import type { FlattenedLayer } from "../map/flatten.ts";
-import { diskSockets, snapshotSocket, SOCKET_PATH_BYTES_MAX } from "../map/names.ts";
+import { diskSockets, snapshotSocketOf } from "../map/names.ts";
 import { zonesProblem } from "../map/targets.ts";
 import { dueSlot, lateSince, nextSlot, scheduledSnapshots, scheduleOf } from "../map/schedules.ts";
 import { secondsLeftOf } from "../problems.ts";
@@ -231,8 +230,6 @@ export function snapshotDescriber(
   const clones = Map.groupBy(map.disks, (disk) => origins.originOf(disk));
   const { runDir } = backend.info();
   return (disk, snapshot) => {
-    const socket = snapshotSocket(runDir, disk.name, snapshot.name);
-    const fits = new TextEncoder().encode(socket).length <= SOCKET_PATH_BYTES_MAX;
     const { layer } = snapshot;
     return {
       disk: disk.name,
@@ -246,7 +243,7 @@ export function snapshotDescriber(
       parent: origins.parentOf(chainOf(map.layers, layer)),
       clones: (clones.get(fullName(disk, snapshot)) ?? []).map(({ name }) => name),
       schedule: scheduleOf(disk, snapshot)?.name ?? null,
-      socket: fits ? socket : null,
+      socket: snapshotSocketOf(runDir, disk.name, snapshot.name),
     };
   };
 }
@@ -256,14 +253,26 @@ function fullName(disk: DiskEntry, { name }: SnapshotEntry): string {
   return `${disk.name}@${name}`;
 }
 
-/** Which snapshot a layer is the newest of. */
+/**
+ * Which snapshot a layer is the newest of. One of a disk in the trash has no name any more where another snapshot has it by now: it would be
+ * taken for that one.
+ */
 class Origins {
-  readonly #byLayer = new Map<number, { disk: DiskEntry; snapshot: SnapshotEntry }>();
+  readonly #byLayer = new Map<number, { disk: DiskEntry; name: string | null }>();
 
   constructor(map: ClusterMap) {
-    for (const disk of disksWithData(map)) {
+    const taken = new Set<string>();
+    for (const disk of map.disks) {
       for (const snapshot of snapshotsOf(disk)) {
-        this.#byLayer.set(snapshot.layer, { disk, snapshot });
+        const name = fullName(disk, snapshot);
+        taken.add(name);
+        this.#byLayer.set(snapshot.layer, { disk, name });
+      }
+    }
+    for (const { disk } of map.trash) {
+      for (const snapshot of snapshotsOf(disk)) {
+        const name = fullName(disk, snapshot);
+        this.#byLayer.set(snapshot.layer, { disk, name: taken.has(name) ? null : name });
       }
     }
   }
@@ -281,7 +290,7 @@ class Origins {
   #nearest(layers: readonly number[], isMeant: (disk: DiskEntry) => boolean): string | null {
     for (let at = 1; at < layers.length; at++) {
       const found = this.#byLayer.get(layers[at]);
-      if (found !== undefined && isMeant(found.disk)) return fullName(found.disk, found.snapshot);
+      if (found !== undefined && isMeant(found.disk)) return found.name;
     }
     return null;
   }

@@ -222,6 +222,36 @@ async function createDisk(call: Call): Promise<Response> {
 async function changeDisk(call: Call): Promise<Response> {
   const { backend, name } = call;
   const request = call.body as ChangeDiskRequest;
+  const { id } = requireDisk(backend.map(), name);
+  // All attributes are set at once: whoever changes single ones has to know what those before have made of the others.
+  if (request.setAttributes === undefined) await makeChanges(call, request);
+  else await afterOthers(backend, id, () => makeChanges(call, request));
+  return answerDisk(200, call, request.name ?? name);
+}
+
+/** Changes of single attributes that are under way, by disk: the last of each. */
+const changing = new WeakMap<Call["backend"], Map<number, Promise<void>>>();
+
+/** Does something to a disk when all that was to be done to it before has been, however that ended. */
+async function afterOthers(
+  backend: Call["backend"],
+  disk: number,
+  change: () => Promise<void>,
+): Promise<void> {
+  let last = changing.get(backend);
+  if (last === undefined) changing.set(backend, last = new Map());
+  const before = last.get(disk) ?? Promise.resolve();
+  const own = before.catch(() => {}).then(change);
+  last.set(disk, own);
+  try {
+    await own;
+  } finally {
+    if (last.get(disk) === own) last.delete(disk);
+  }
+}
+
+async function makeChanges(call: Call, request: ChangeDiskRequest): Promise<void> {
+  const { backend, name } = call;
   let map = backend.map();
   const commands = commandsFor(map, name, {
     ...request,
@@ -230,7 +260,6 @@ async function changeDisk(call: Call): Promise<Response> {
   for (const command of commands) map = unwrap(apply(map, command)).map;
   if (request.name !== undefined) checkSockets(backend, request.name);
   for (const command of commands) await propose(call, command);
-  return answerDisk(200, call, request.name ?? name);
 }
 
 /** All attributes of a disk as they shall be; undefined: as they are. */

@@ -123,6 +123,16 @@ export function snapshotSocket(runDir: string, disk: string, snapshot: string): 
 }
 
 /**
+ * Where a snapshot's socket is, if it has one: disk and snapshot may have names that are fine each, and too long for a path together.
+ *
+ * @returns null where the path would be too long for a socket
+ */
+export function snapshotSocketOf(runDir: string, disk: string, snapshot: string): string | null {
+  const path = snapshotSocket(runDir, disk, snapshot);
+  return new TextEncoder().encode(path).length <= SOCKET_PATH_BYTES_MAX ? path : null;
+}
+
+/**
  * Where the agent's HTTP API listens.
  *
  * @param runDir the agent's run directory, without a slash at its end

@@ -9,7 +9,7 @@
  * @module
  */
 import { chainOf } from "./layers.ts";
-import type { ClusterMap, LayerEntry } from "./model.ts";
+import type { ClusterMap, DiskEntry, LayerEntry } from "./model.ts";
 
 /** The layers that are read before a layer, by anybody: all that go on from it. */
 export function layersAbove(layers: readonly LayerEntry[], layer: number): number[] {
@@ -24,7 +24,7 @@ export function layersAbove(layers: readonly LayerEntry[], layer: number): numbe
  * The name of who reads a block of a layer.
  *
  * @param holders of the layers above it, those that say something of the block themselves, be it that it is zeros
- * @param preferred name of the disk to be named where several read it
+ * @param preferred name of the disk to be named where several read it, itself or else by a snapshot
  * @returns a disk, or a snapshot as `DISK@NAME` where no disk does; "": nobody does, but for disks in the trash
  */
 export function readerOfBlock(
@@ -38,11 +38,22 @@ export function readerOfBlock(
     return at >= 0 && !chain.slice(0, at).some((newer) => holders.includes(newer));
   };
   const disks = map.disks.filter((disk) => isRead(disk.layers));
-  const disk = disks.find(({ name }) => name === preferred) ?? disks.at(0);
-  if (disk !== undefined) return disk.name;
-  for (const { name, snapshots } of map.disks) {
+  const snapshotOf = ({ name, snapshots }: DiskEntry) => {
     const snapshot = snapshots.find((each) => isRead(chainOf(map.layers, each.layer)));
-    if (snapshot !== undefined) return `${name}@${snapshot.name}`;
+    return snapshot === undefined ? "" : `${name}@${snapshot.name}`;
+  };
+  if (preferred !== null) {
+    if (disks.some(({ name }) => name === preferred)) return preferred;
+    // Whoever asks about this disk is not told that all of it is well because another one reads the block as well.
+    const own = map.disks.find(({ name }) => name === preferred);
+    const snapshot = own === undefined ? "" : snapshotOf(own);
+    if (snapshot !== "") return snapshot;
+  }
+  const disk = disks.at(0);
+  if (disk !== undefined) return disk.name;
+  for (const each of map.disks) {
+    const snapshot = snapshotOf(each);
+    if (snapshot !== "") return snapshot;
   }
   return "";
 }

@@ -6,6 +6,7 @@
 import { assertEquals, assertMatch, assertRejects } from "@std/assert/mod.js";
 import { BackEndError } from "../../agent/frontend/error.ts";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
+import { snapshotSocket } from "../../agent/map/names.ts";
 import { until } from "../guest/deadline.ts";
 import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
 
@@ -66,4 +67,35 @@ Deno.test("a limit holds for all front ends together, is changed while they wait
     writer.abort();
     reader.abort();
   }
+});
+
+Deno.test("a disk's limits are those of its snapshots, also when they are changed", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await AgentProcess.start({
+    runDir: `${work.path}/run`,
+    dataDir: `${work.path}/data`,
+    capacity: "1G",
+  });
+  await agent.check("disk", "create", "web", "64M");
+  // The first is taken, and paid for within the next hour.
+  await agent.check("disk", "limit", "web", "--bandwidth", "1");
+  await agent.check("disk", "snapshot", "web@monday");
+  await using reader = await FrontEnd.connect({
+    socket: snapshotSocket(agent.runDir, "web", "monday"),
+    depth: 4,
+  });
+  let done = 0;
+  const reads = Array.from(
+    { length: 4 },
+    (_, i) => reader.read(i * 4096, new Uint8Array(4096)).then(() => done++),
+  );
+  Promise.all(reads).catch(() => {}); // looked at below
+  await reads[0];
+  assertEquals(done, 1);
+  await agent.check("disk", "limit", "web", "--none");
+  await until(() => Promise.resolve(done === 4), {
+    timeoutMs: 5000,
+    what: () => `${4 - done} reads are held back by limits that there are none of any more`,
+  });
+  await Promise.all(reads);
 });

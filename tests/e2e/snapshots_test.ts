@@ -216,6 +216,25 @@ Deno.test("a clone and its origin do not see each other's writes, and what a rol
   assertEquals(blocks, 3 * MIB / BLOCK_BYTES);
 });
 
+Deno.test("a check of a disk's checksums is one of all its snapshots, also after a rollback", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await AgentProcess.start(optionsOf(work));
+  using client = agent.client();
+  await client.createDisk({ name: "web", sizeBytes: 64 * MIB });
+  for (const [at, name] of ["monday", "tuesday"].entries()) {
+    {
+      await using disk = await FrontEnd.connect({ socket: agent.socket("web") });
+      await disk.write(at * 4 * MIB, new Uint8Array((at + 1) * MIB).fill(1));
+      await disk.flush();
+      await disk.close();
+    }
+    await agent.check("disk", "snapshot", `web@${name}`);
+  }
+  await agent.check("disk", "rollback", "web@monday", "--yes");
+  const { checkedBytes } = await client.check("web");
+  assertEquals(checkedBytes, 3 * MIB);
+});
+
 Deno.test("an agent that is killed while it takes and merges snapshots has all that it acknowledged, and merges to the end", async () => {
   await using work = await WorkDirectory.make();
   const options = optionsOf(work);
@@ -323,4 +342,32 @@ Deno.test("a disk that was left in disorder is refused a snapshot, with what to 
   assert(hint !== null, stderr);
   await agent.check(...hint![1].split(" "));
   await agent.check("disk", "snapshot", "web@monday");
+});
+
+Deno.test("a disk that was left in disorder is not rolled back before what is said helps has been done", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsOf(work);
+  {
+    await using agent = await AgentProcess.start(options);
+    await agent.check("disk", "create", "web", "64M");
+    await agent.check("disk", "snapshot", "web@monday");
+    const frontEnd = await FrontEnd.connect({ socket: agent.socket("web") });
+    await frontEnd.write(0, new Uint8Array(4096).fill(1));
+    await agent.kill();
+    frontEnd.abort();
+  }
+  await using agent = await AgentProcess.start(options);
+  // Nobody has it open any more; also not where its lease was taken away by hand.
+  for (const isReleased of [false, true]) {
+    if (isReleased) await agent.check("disk", "lock", "release", "web", "--yes");
+    const { code, stderr } = await agent.run("disk", "rollback", "web@monday", "--yes");
+    assertEquals(code, 1, stderr);
+    assertMatch(stderr, /replicas may differ\n.*'kelpie disk write web \/dev\/null'/, stderr);
+  }
+  await agent.check("disk", "write", "web", "/dev/null");
+  await agent.check("disk", "rollback", "web@monday", "--yes");
+  await using frontEnd = await FrontEnd.connect({ socket: agent.readOnlySocket("web") });
+  const bytes = new Uint8Array(4096).fill(7);
+  await frontEnd.read(0, bytes);
+  assert(bytes.every((byte) => byte === 0));
 });

@@ -368,6 +368,21 @@ Deno.test("a deleted disk is had back by its name, or by its id where the name i
   assertMatch((await at.refused(404, "DELETE", "/v1/trash/1")).message, /no disk "1" in the trash/);
 });
 
+Deno.test("a clone of what is in the trash is not said to be one of what has its name now", async () => {
+  const at = new Harness();
+  const copy = () => at.ask<DiskDocument>(200, "GET", "/v1/disks/copy");
+  const monday = () => at.ask<SnapshotDocument>(200, "GET", "/v1/disks/web/snapshots/monday");
+  await at.take(201, "monday", "web");
+  await at.ask(201, "POST", "/v1/disks/web/snapshots/monday/clone", { name: "copy" });
+  assertEquals([(await copy()).origin, (await monday()).clones], ["web@monday", ["copy"]]);
+  await at.ask(204, "DELETE", "/v1/disks/web");
+  assertEquals((await copy()).origin, "web@monday");
+  await at.ask(201, "POST", "/v1/disks", { name: "web", sizeBytes: GIB });
+  await at.take(201, "monday", "web");
+  const { origin, isShared } = await copy();
+  assertEquals([origin, isShared, (await monday()).clones], [null, true, []]);
+});
+
 Deno.test("a disk goes for good when that is asked for, or the trash is off", async () => {
   const at = new Harness();
   await at.ask(204, "DELETE", "/v1/disks/web?now=1");
@@ -400,6 +415,26 @@ Deno.test("attributes are changed one by one, or all at once", async () => {
   });
   assertMatch(message, /"a b" cannot be the key/);
   assertEquals(at.disk("web").sizeBytes, GIB);
+});
+
+Deno.test("single attributes that several change at the same time are all changed", async () => {
+  const at = new Harness();
+  const { backend } = at;
+  // A decision of the cluster takes a moment.
+  const propose = backend.propose.bind(backend);
+  backend.propose = async (command) => {
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    return await propose(command);
+  };
+  const change = (setAttributes: Record<string, string | null>, status = 200) =>
+    at.ask(status, "PATCH", "/v1/disks/web", { setAttributes });
+  await Promise.all([
+    change({ owner: "anna" }),
+    change({ "no key": "1" }, 400),
+    change({ tier: "gold" }),
+    change({ owner: null, room: "2" }),
+  ]);
+  assertEquals(at.disk("web").attributes, { tier: "gold", room: "2" });
 });
 
 Deno.test("schedules are made, changed, listed and ended", async () => {

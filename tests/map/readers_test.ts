@@ -37,6 +37,8 @@ Deno.test("a block is that of a disk as long as no newer layer of it holds the b
     [2, [7], null, "web"],
     [2, [7, 9], null, "web@monday"],
     [2, [7, 5], "web", "web@monday"],
+    [2, [9], null, "test"],
+    [2, [9], "web", "web@monday"],
     [5, [], null, "web"],
     [5, [9], "web", "web@friday"],
     [9, [], null, "web"],
