@@ -78,9 +78,13 @@ export async function preallocate(context: CommandContext, name: string): Promis
       ? `all of disk ${name} has space already`
       : `all of disk ${name} has space now: wrote ${said}`,
   );
-  if (after.snapshots.length > 0 || after.origin !== null) {
+  // What it was cloned from may have been deleted, and be there for other clones still.
+  if (after.snapshots.length > 0 || after.origin !== null || after.isShared) {
+    const others = after.snapshots.length > 0 || after.origin !== null
+      ? "snapshots"
+      : "other disks";
     context.output.warn(
-      `disk ${name} shares data with snapshots: what is written over that needs new space`,
+      `disk ${name} shares data with ${others}: what is written over that needs new space`,
     );
   }
 }

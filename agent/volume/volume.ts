@@ -340,6 +340,10 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       );
       if (head !== 0) length = Math.min(length, BLOCK_BYTES - head);
       else if (length > BLOCK_BYTES) length -= length % BLOCK_BYTES;
+      const issuedBytes = length;
+      // Of the last block of a disk of an odd size there is no more than that: it goes as a whole.
+      const isTail = isDiscard && head === 0 && offset + length === this.sizeBytes;
+      if (isTail && length < BLOCK_BYTES) length = BLOCK_BYTES;
       const isPart = length < BLOCK_BYTES;
       if (isPart && isDiscard) {
         // A discard is a wish; part of a block cannot be given back.
@@ -351,7 +355,7 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
       const blockCount = isPart ? 1 : length >>> BLOCK_SHIFT;
       this.#prepare(transfer, request, offset, head, length, blockCount);
       transfer.operation.kind = isPart ? OperationKind.Write : this.#holeKind;
-      request.issuedBytes += length;
+      request.issuedBytes += issuedBytes;
       this.#start(transfer, isPart);
     }
     return true;

@@ -621,6 +621,26 @@ Deno.test("preallocate writes zeros where nothing is, and nowhere else", async (
   }
 });
 
+Deno.test("preallocate says that a disk shares data, also where the snapshot that it was cloned from is gone", async () => {
+  await using bench = await Bench.start();
+  await bench.add("web", new Uint8Array(MIB));
+  await bench.serve("clone", new Uint8Array(MIB));
+  bench.agent.backend.onExtents = (_name, { lengthBytes }) =>
+    Promise.resolve([{ lengthBytes, state: "data" }]);
+  const { backend } = bench.agent;
+  const nowMs = 1;
+  const snapshot = { disk: "web", snapshot: "s", nowMs } as const;
+  await backend.propose({ kind: "create-snapshots", disks: [1], name: "s", nowMs });
+  await backend.propose({ kind: "clone-disk", ...snapshot, name: "clone" });
+  const warning = async () => (await bench.agent.runWell("disk preallocate clone")).stderr;
+  assertMatch(await warning(), /shares data with snapshots/);
+  await backend.propose({ kind: "clone-disk", ...snapshot, name: "other" });
+  await backend.propose({ kind: "delete-disk", name: "web" });
+  assertMatch(await warning(), /shares data with other disks: what is written over that needs/);
+  await backend.propose({ kind: "delete-disk", name: "other" });
+  assert(!/shares/.test(await warning()));
+});
+
 Deno.test("preallocate goes on where it was interrupted, and a disk that was made for it stays", async () => {
   await using bench = await Bench.start();
   await bench.serve("db", new Uint8Array(MIB));

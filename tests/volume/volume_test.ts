@@ -440,6 +440,28 @@ Deno.test("a discard frees whole blocks; over older layers it hides them instead
   }
 });
 
+Deno.test("a discard up to the end of a disk of an odd size takes its last block along, which is not all there", () => {
+  const bench = new Bench(5);
+  const sizeBytes = 3 * BLOCK_BYTES + 512;
+  bench.volume.sizeBytes = sizeBytes;
+  const freed = (offsetBytes: number, lengthBytes: number) => {
+    bench.submit(bench.request(BlockKind.Discard, offsetBytes, lengthBytes, 0));
+    const blocks = bench.store.pendingChanges.flatMap(({ kind, block, blockCount }) =>
+      Array.from({ length: blockCount }, (_, i) => [kind, block + i])
+    );
+    bench.drain();
+    return blocks;
+  };
+  const free = (...blocks: number[]) => blocks.map((block) => [OperationKind.Free, block]);
+  assertEquals(freed(0, sizeBytes), free(0, 1, 2, 3));
+  assertEquals(freed(3 * BLOCK_BYTES, 512), free(3));
+  assertEquals(freed(2 * BLOCK_BYTES + 512, BLOCK_BYTES), free(3));
+  // A part that others lie behind is none of its business.
+  assertEquals(freed(0, 2 * BLOCK_BYTES + 512), free(0, 1));
+  assertEquals(bench.finished.length, 4);
+  assertEquals(bench.volume.inFlight, 0);
+});
+
 Deno.test("an error reaches its own request only", () => {
   const bench = new Bench(6);
   const bad = bench.request(BlockKind.Write, 0, 4096, bench.memory.guestOffset);
