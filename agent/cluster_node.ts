@@ -655,7 +655,10 @@ export class ClusterNode {
     this.#logJoinProblems();
     // The map may not change for days.
     if (clockMs() - this.#lookedUpMs >= RESOLVE_AGAIN_MS) this.#addresses(this.control.map);
-    if (clockMs() - this.#reportedMs >= REPORT_MS && !this.isAlone) void this.#report();
+    // Alone there is nobody to tell, once control knows that the data worker has the map: before that it lets nothing be served
+    // where the log says that a lease was taken away here.
+    const isReportWanted = !this.isAlone || !this.#mayServe;
+    if (clockMs() - this.#reportedMs >= REPORT_MS && isReportWanted) void this.#report();
     this.#timer = setTimeout(
       () => this.#tick(),
       this.isAlone && this.#mayServe ? TICK_ALONE_MS : TICK_MS,

@@ -224,9 +224,9 @@ class FrontEndSession implements VhostHost, ThrottleWaiter {
     if (!this.session.isConfigRead) this.session.resized();
   }
 
-  release(_session: VhostSession): void {
+  release(_session: VhostSession, isUnclean: boolean): void {
     this.#tellSizeMs = null;
-    this.server.release(this);
+    this.server.release(this, isUnclean);
   }
 
   broken(_session: VhostSession, queueIndex: number, reason: string): void {
@@ -419,14 +419,18 @@ export class DiskServer {
     this.#next();
   }
 
-  /** A session's rings stand still, or it no longer waits. */
-  release(session: FrontEndSession): void {
+  /**
+   * A session's rings stand still, or it no longer waits.
+   *
+   * @param isLeftUnknown see {@linkcode VhostHost.release}
+   */
+  release(session: FrontEndSession, isLeftUnknown = false): void {
     const at = this.#waiting.indexOf(session);
     if (at >= 0) this.#waiting.splice(at, 1);
     if (this.#holder !== session) return;
     this.#holder = null;
     this.#isGranted = false;
-    const isUnclean = this.#isUnclean;
+    const isUnclean = this.#isUnclean || isLeftUnknown;
     this.#isUnclean = false;
     // Under the same lease nobody would look whether replicas are equal.
     if (isUnclean || this.#waiting.length === 0) this.host.releaseLease(this.disk.id, isUnclean);

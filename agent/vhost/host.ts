@@ -86,8 +86,10 @@ export interface VhostHost {
   /**
    * All rings stand still and nothing is in flight: the lease may go to another. Also sent while the lease is
    * still waited for; no grant follows then.
+   *
+   * @param isUnclean what the back end before has left under way is still unknown: the next holder has to be told, as this one was
    */
-  release(session: VhostSession): void;
+  release(session: VhostSession, isUnclean: boolean): void;
   /** The guest's driver broke the rules: the device stands still until it is reset. For the log. */
   broken(session: VhostSession, queueIndex: number, reason: string): void;
   /** A request of the front end was refused; it was told so. For the log. */

@@ -180,6 +180,11 @@ export class InflightQueue {
     return this.#at + ENTRY_BYTES + head * ENTRY_BYTES;
   }
 
+  /** As if {@linkcode recover} had not found it fresh: nobody has used the ring since. */
+  leaveFresh(): void {
+    this.#u16[(this.#at >>> 1) + 4] = 0;
+  }
+
   /** A chain was taken from the available ring. Not for those done again: they keep their age. */
   taken(head: number): void {
     const at = this.#at + ENTRY_BYTES + head * ENTRY_BYTES;

@@ -297,6 +297,11 @@ export class VirtQueue {
       Atomics.load(this.#available, this.#availableAt + 1) !== this.availableIndex;
   }
 
+  /** The ring does not run. Whoever starts it next has to see by its area, too, that nobody has. */
+  leaveUnaccounted(): void {
+    this.#inflight?.leaveFresh();
+  }
+
   /** Requests of the back end before are still to be taken: they lie before the place where the ring goes on. */
   get isOwing(): boolean {
     return this.#againIndex < this.#againCount;

@@ -218,6 +218,8 @@ export class VhostSession implements QueueOwner {
   #lease = Lease.None;
   /** See {@linkcode leaseGranted}; of rings that start before it is given back. */
   #isUnclean = false;
+  /** Some ring has not run under this lease, since nobody knows what it owes. */
+  #isUnaccounted = false;
   #isBroken = false;
   #isScheduled = false;
   /** The host knows that a ring is to be looked at. */
@@ -609,7 +611,12 @@ export class VhostSession implements QueueOwner {
       inflight,
     }, ring.base);
     ring.isRunning = true;
-    if (this.#isUnclean && queue.isUnaccounted) return this.#break(ring, UNACCOUNTED);
+    if (this.#isUnclean && queue.isUnaccounted) {
+      // It is as unknown to the next start of this agent, and to the host that the guest may go to.
+      queue.leaveUnaccounted();
+      this.#isUnaccounted = true;
+      return this.#break(ring, UNACCOUNTED);
+    }
     // A back end that ended after publishing and before calling leaves a guest that waits for that call.
     if (queue.wasUsed) this.#call(ring);
   }
@@ -672,10 +679,15 @@ export class VhostSession implements QueueOwner {
     this.#dropKick(ring);
     if (this.#isAnyStarted()) return;
     this.#isBroken = false;
-    if (this.#lease !== Lease.None) {
-      this.#lease = Lease.None;
-      this.#host.release(this);
-    }
+    this.#giveBack();
+  }
+
+  #giveBack(): void {
+    if (this.#lease === Lease.None) return;
+    this.#lease = Lease.None;
+    const isUnclean = this.#isUnaccounted;
+    this.#isUnaccounted = false;
+    this.#host.release(this, isUnclean);
   }
 
   #dropKick(ring: Ring): void {
@@ -1270,8 +1282,7 @@ export class VhostSession implements QueueOwner {
     if (this.#barrier !== null) this.#closeFds(this.#barrier.message.fds.splice(0));
     this.#barrier = null;
     for (const message of this.#messages.splice(0)) this.#closeFds(message.fds);
-    if (this.#lease !== Lease.None) this.#host.release(this);
-    this.#lease = Lease.None;
+    this.#giveBack();
     this.#host.closed(this);
   }
 

@@ -492,6 +492,23 @@ Deno.test("a disk that is taken away on its own host is cut off there, and can b
   }
 });
 
+Deno.test("the only host serves its disks after a restart, though a lease of it had ended by force before", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  await using first = await AgentProcess.start(options);
+  const frontEnd = await openWeb(first);
+  await first.check("disk", "create", "other", "64M");
+  await first.check("disk", "lock", "release", "web", "--yes");
+  frontEnd.abort();
+  await first.stop();
+
+  const beganMs = performance.now();
+  await using second = await AgentProcess.start(options);
+  assert(performance.now() - beganMs < 9000, "it is ready when it serves, and this took too long");
+  const { code, stderr } = await second.run("disk", "read", "other", "--length", "4096");
+  assertEquals(code, 0, stderr);
+});
+
 Deno.test("a flipped bit is an I/O error for its block alone, is named, and is gone when the block is written", async () => {
   await using work = await WorkDirectory.make();
   const options = optionsIn(work);

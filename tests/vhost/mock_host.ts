@@ -180,10 +180,10 @@ export class MockHost implements VhostHost {
     this.events.push("acquire");
   }
 
-  release(_session: VhostSession): void {
+  release(_session: VhostSession, isUnclean: boolean): void {
     if (!this.isLeaseWanted) throw new Error("released what was not acquired");
     this.isLeaseWanted = false;
-    this.events.push("release");
+    this.events.push(isUnclean ? "release unclean" : "release");
   }
 
   noted(_session: VhostSession, what: string): void {

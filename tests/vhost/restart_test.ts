@@ -149,6 +149,47 @@ Deno.test("a guest that moved away from a dead back end with requests under way 
   back.close();
 });
 
+/** A guest with three requests under way, of which the second is done, that has moved away from its dead back end; and stands still. */
+function movedInDoubt() {
+  const first = new Fixture();
+  start(first, null);
+  first.write(0, new Uint8Array(512));
+  for (const sector of [1, 2, 3]) ask(first, sector);
+  first.session.kicked(0);
+  first.target.complete(1);
+  first.host.runTurns();
+  const moved = successor(first);
+  const area = start(moved, null, true);
+  assert(moved.session.description.isBroken);
+  return { moved, area };
+}
+
+Deno.test("a guest that stands still since it moved does not go on by guesses when the agent there is restarted", () => {
+  let { moved, area } = movedInDoubt();
+  for (let restart = 0; restart < 2; restart++) {
+    moved = successor(moved);
+    // Nobody has given the lease back.
+    area = start(moved, area, true);
+    moved.session.kicked(0);
+    assertEquals(moved.target.log, []);
+    assert(moved.session.description.isBroken);
+  }
+});
+
+Deno.test("a guest that stands still since it moved is not given back as if all were known: whoever has it next is told", () => {
+  const { moved, area } = movedInDoubt();
+  // Stopped, as before it moves on, or is continued by hand.
+  const base = moved.frontEnd.ask(REQUEST.GET_VRING_BASE, u32s(0, 0)).payload[4];
+  assertEquals(moved.host.events.at(-1), "release unclean");
+  const next = successor(moved);
+  start(next, area, true);
+  assertEquals([next.target.log, next.session.description.isBroken], [[], true]);
+  const onward = successor(next);
+  start(onward, null, true);
+  assertEquals([onward.target.log, onward.session.description.isBroken], [[], true]);
+  assertEquals(base, 2);
+});
+
 Deno.test("a guest that moved goes on where nothing can be in doubt", () => {
   const run = (prepare: (fixture: Fixture) => void, isUnclean: boolean) => {
     const first = new Fixture();
