@@ -486,6 +486,7 @@ export class DiskServer {
       {},
     );
     this.#fenced.add(holder.connection.peerPid);
+    holder.session.fence();
     holder.cutOff();
   }
 

@@ -10,10 +10,11 @@
  *
  * After the regions, and known to this back end alone, 64 bytes of device state:
  *
- *     0 magic u32 | 4 version u32 (1) | 8 value u32 | 12 its complement u32 | 16 zeros
+ *     0 magic u32 | 4 version u32 (1) | 8 value u32 | 12 its complement u32 | 16 fenced u32 | 20 zeros
  *
  * It holds what the front end would not tell a new back end again: QEMU does not repeat a guest's change of
- * the write cache mode, and a guest that chose write-through must not lose it with our process.
+ * the write cache mode, and a guest that chose write-through must not lose it with our process. Nor must a guest go on that was cut
+ * off because others have had its disk: `fenced` is a magic then. A guest that boots anew has another area.
  *
  * Order of stores (the process may be killed between any two; stores of one thread become visible in program order):
  *
@@ -40,6 +41,7 @@ const REGION_VERSION = 1;
 const STATE_BYTES = 64;
 const STATE_MAGIC = 0x5450_6c65;
 const STATE_VERSION = 1;
+const FENCED_MAGIC = 0x6465_6366;
 
 /** Bytes of the region of one queue. */
 export function regionBytes(queueSize: number): number {
@@ -91,6 +93,18 @@ export class InflightArea {
     words[at + 3] = ~value;
     words[at + 1] = STATE_VERSION;
     words[at] = STATE_MAGIC;
+  }
+
+  /** Whoever has this area must not go on: {@linkcode isFenced} for every back end from now on. */
+  markFenced(): void {
+    const at = this.#stateAt();
+    if (at >= 0) this.window.u32[at + 4] = FENCED_MAGIC;
+  }
+
+  /** The guest that it belongs to was cut off from its disk for good. */
+  get isFenced(): boolean {
+    const at = this.#stateAt();
+    return at >= 0 && this.window.u32[at + 4] === FENCED_MAGIC;
   }
 
   /** The value saved last, or −1 when there is none. */

@@ -122,6 +122,9 @@ const UNACCOUNTED =
   "the guest has moved here, and the agent that it comes from had died with requests under way: which ones only its QEMU " +
   "there knows. End this QEMU, start that agent, and let the guest go on there ('cont')";
 
+/** Why a guest that others' writes have passed by does not go on. */
+const FENCED = "another host has opened the disk since: end this guest";
+
 /** SET_CONFIG's flags: the values come with a migration. */
 const CONFIG_MIGRATION = 1;
 
@@ -359,6 +362,11 @@ export class VhostSession implements QueueOwner {
   /** The disk is not ours for now. Nothing is taken until it is granted again. */
   leaseLost(): void {
     if (this.#lease === Lease.Held) this.#lease = Lease.Wanted;
+  }
+
+  /** Others have had the disk: this guest must not go on with it, whichever start of the agent it asks. `disconnected` follows. */
+  fence(): void {
+    this.#inflight?.markFenced();
   }
 
   /** The disk has another size: the guest is told, where it can be. */
@@ -1156,6 +1164,11 @@ export class VhostSession implements QueueOwner {
     if (given === null) return badSize(message.payload);
     const reason = this.#reasonAgainstInflight(given) ?? this.#mapInflight(message.fds[0], given);
     if (reason !== null) return reason;
+    if (this.#inflight!.isFenced) {
+      this.#closeFds(message.fds.splice(0));
+      this.#fail(FENCED);
+      return null;
+    }
     const state = this.#inflight!.loadState();
     if (state >= 0) this.#device.restore(state);
     else this.#inflight!.saveState(this.#device.restartState);

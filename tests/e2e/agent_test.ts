@@ -502,11 +502,36 @@ Deno.test("the only host serves its disks after a restart, though a lease of it 
   frontEnd.abort();
   await first.stop();
 
-  const beganMs = performance.now();
   await using second = await AgentProcess.start(options);
-  assert(performance.now() - beganMs < 9000, "it is ready when it serves, and this took too long");
   const { code, stderr } = await second.run("disk", "read", "other", "--length", "4096");
   assertEquals(code, 0, stderr);
+});
+
+Deno.test("a guest that was cut off stays so when its agent is restarted: it does not write over what was written since", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  await using first = await AgentProcess.start(options);
+  await first.check("disk", "create", "web", "64M");
+  const socket = first.socket("web");
+  const cutOff = await FrontEnd.connect({ socket, inflight: true });
+  try {
+    await cutOff.write(0, randomBytes(6, 4096));
+    await first.check("disk", "lock", "release", "web", "--yes");
+    await assertRejects(() => cutOff.write(0, randomBytes(6, 4096)), "disconnected");
+    await assertRejects(() => cutOff.reconnect(), BackEndError);
+    const newer = randomBytes(7, 4096);
+    assertEquals((await first.runWith({ stdin: newer }, "disk", "write", "web")).code, 0);
+    await first.stop();
+
+    await using second = await AgentProcess.start(options);
+    await second.run("status");
+    const goesOn = cutOff.reconnect().then(() => cutOff.write(0, randomBytes(8, 4096)));
+    await assertRejects(() => goesOn, BackEndError);
+    const { stdout } = await second.run("disk", "read", "web", "--length", "4096");
+    assertEquals(new Uint8Array(stdout), newer);
+  } finally {
+    cutOff.abort();
+  }
 });
 
 Deno.test("a flipped bit is an I/O error for its block alone, is named, and is gone when the block is written", async () => {

@@ -190,6 +190,32 @@ Deno.test("a guest that stands still since it moved is not given back as if all 
   assertEquals(base, 2);
 });
 
+Deno.test("a guest that was cut off for good stays so when the agent is restarted, until it boots anew", () => {
+  const first = new Fixture();
+  const area = start(first, null);
+  first.write(0, new Uint8Array(512));
+  ask(first, 1);
+  first.session.kicked(0);
+  first.session.fence();
+  first.session.disconnected();
+  // Another start of the agent, which knows nothing of it, and then an upgrade.
+  let next = first;
+  for (let restart = 0; restart < 2; restart++) {
+    next = successor(next);
+    const { frontEnd, host } = next;
+    frontEnd.connect();
+    frontEnd.send(REQUEST.SET_INFLIGHT_FD, area.payload, [host.openFile(area.file)]);
+    assert(host.isHungUp);
+    assert(host.isClosed);
+    assertEquals(host.events.filter((event) => event === "acquire"), []);
+    assert(host.events.some((event) => event.includes("end this guest")));
+  }
+  // After a reset of the guest QEMU asks for another area.
+  const booted = successor(next);
+  start(booted, null);
+  assertEquals(booted.session.description.ringsRunning, 1);
+});
+
 Deno.test("a guest that moved goes on where nothing can be in doubt", () => {
   const run = (prepare: (fixture: Fixture) => void, isUnclean: boolean) => {
     const first = new Fixture();
