@@ -678,6 +678,8 @@ export class DataPlane implements DiskServerHost {
     for (const [id, server] of [...this.#servers]) {
       if (wanted.has(id)) continue;
       this.#servers.delete(id);
+      // Their sockets go below. In the trash a disk keeps its layers, so that nothing else ends what waits for a host that is away.
+      this.#data.forgetReader(id);
       server.dropSessions(() => {});
       server.stop(() => this.#data.forgetDisk(id));
     }

@@ -505,7 +505,10 @@ export class DiskServer {
       this.#work = null;
       this.#isWorking = false;
       this.#closedReason = null;
-      this.host.releaseLease(this.disk.id, false);
+      const isUnclean = this.#isUnclean;
+      this.#isUnclean = false;
+      this.host.releaseLease(this.disk.id, isUnclean);
+      this.#lookWhetherEmpty();
     };
     this.#work = () => work(done);
     this.host.wantLease(this.disk.id);
@@ -587,7 +590,7 @@ export class DiskServer {
     this.volume.admission.setLimits(limits, this.host.monotonicMs());
   }
 
-  /** Ends all sessions in good order; `done` follows when the last is gone. */
+  /** Ends all sessions in good order; `done` follows when the last is gone, and what the agent itself does with the disk is over. */
   closeSessions(done: () => void): void {
     this.#whenNoneIsLeft(done);
     for (const session of [...this.#sessions]) session.session.drainAndClose();
@@ -598,17 +601,20 @@ export class DiskServer {
     for (const session of [...this.#sessions]) session.cutOff();
   }
 
-  /** Cuts all front ends off and gives up what they have in flight; `done` follows when nothing of it is under way any more. */
+  /**
+   * Cuts all front ends off and gives up what they, and the agent itself, have in flight; `done` follows when nothing of it is under
+   * way any more.
+   */
   dropSessions(done: () => void): void {
     this.#whenNoneIsLeft(done);
     this.abandonSessions();
-    if (this.#sessions.size === 0) return;
-    this.#isUnclean = this.#isGranted;
+    if (!this.#isUsed) return;
+    this.#isUnclean = this.#isGranted || this.#isWorking;
     this.host.abandonRequests(this.disk.id, false);
   }
 
   #whenNoneIsLeft(done: () => void): void {
-    if (this.#sessions.size === 0) return done();
+    if (!this.#isUsed) return done();
     const before = this.#whenEmpty;
     this.#whenEmpty = () => {
       before?.();
@@ -627,7 +633,15 @@ export class DiskServer {
     this.release(session);
     this.volume.admission.leave(session, this.host.monotonicMs());
     this.#sessions.delete(session);
-    if (this.#sessions.size > 0) return;
+    this.#lookWhetherEmpty();
+  }
+
+  get #isUsed(): boolean {
+    return this.#sessions.size > 0 || this.#isWorking;
+  }
+
+  #lookWhetherEmpty(): void {
+    if (this.#isUsed) return;
     const done = this.#whenEmpty;
     this.#whenEmpty = null;
     if (done !== null) this.host.later(done);

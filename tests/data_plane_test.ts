@@ -239,3 +239,36 @@ Deno.test("a lease that was granted before its release was heard of is not for w
   });
   assertEquals(seen, ["heard", "opened"]);
 });
+
+Deno.test("a disk that is deleted while its end is being cut off ends that, and leaves nothing under way", async () => {
+  const founded = clusterWithDisk(1, 1);
+  const { incarnation } = founded.nodes[0];
+  const lease = { node: 1, incarnation };
+  const [disk] = founded.disks;
+  const held = { ...disk, lease, generation: 5, settled: 4 };
+  const map = { ...founded, disks: [held] };
+  const requests: WorkerRequest[] = [
+    wholeMap(map),
+    { kind: "take-part", node: 1, incarnation },
+    // It may not serve: what is written waits.
+    { kind: "zero", disk: disk.id, startBytes: 0, endBytes: disk.sizeBytes },
+    { kind: "lease-granted", disk: disk.id, generation: 5, isUnclean: false },
+    { kind: "data-status" },
+    wholeMap({ ...map, epoch: map.epoch + 1, disks: [] }),
+    ...Array.from({ length: 50 }, (): WorkerRequest => ({ kind: "data-status" })),
+  ];
+  const zeroId = 2;
+  const seen: string[] = [];
+  let next = 0;
+  await run((message, plane, send) => {
+    if (message.kind === "lease-released") seen.push(message.isUnclean ? "unclean" : "clean");
+    if (message.kind === "refusal" && message.id === zeroId) seen.push("refused");
+    const isNext = message.kind === "ready" || message.kind === "lease-wanted" ||
+      (message.kind === "answer" && message.id === next - 1);
+    if (!isNext || next > requests.length) return;
+    plane.timeMs += 100;
+    send(next, next === requests.length ? { kind: "stop" } : requests[next]);
+    next++;
+  });
+  assertEquals(seen, ["unclean", "refused"]);
+});

@@ -495,6 +495,11 @@ export class DataCore implements PeerListener, RouterHost, CheckingHost {
   forgetDisk(disk: number): void {
     this.closeDisk(disk);
     this.#routers.delete(disk);
+  }
+
+  /** The disk's snapshots are not served here any more: what is still read of them fails. */
+  forgetReader(disk: number): void {
+    this.#readers.get(disk)?.forget();
     this.#readers.delete(disk);
   }
 

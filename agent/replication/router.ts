@@ -209,6 +209,8 @@ export class DiskRouter implements PeerRequestOwner {
   /** Writes that wait to be sent. */
   #waitingWrites = 0;
   readonly #waitingReads = new OperationList();
+  /** See {@linkcode DiskRouter.forget}. */
+  #isForgotten = false;
   /** Reads of snapshots that are gone: they fail at the end of the turn. */
   readonly #gone = new OperationList();
   /** One of those waits for a write that is under way. */
@@ -429,6 +431,26 @@ export class DiskRouter implements PeerRequestOwner {
       sync.failure = errno;
       this.#syncStep(sync);
     }
+  }
+
+  /**
+   * Nobody is served by this reader any more, nor will it hear of maps and of time: what other nodes were asked for, or waits, fails at
+   * the end of this turn, and so does what volumes pass on later.
+   */
+  forget(): void {
+    this.#isForgotten = true;
+    for (const [operation, request] of this.#remoteReads) {
+      this.host.peers.cancel(request);
+      this.#waitingReads.push(operation);
+    }
+    this.#remoteReads.clear();
+    this.#retryReads();
+  }
+
+  /** Whether what is read has gone: whoever reads it is about to be cut off. */
+  #isGone(operation: Operation): boolean {
+    return this.isReader &&
+      (this.#isForgotten || !this.host.view.isReadable(operation.layers[0]));
   }
 
   #resize(groups: number): void {
@@ -959,9 +981,7 @@ export class DiskRouter implements PeerRequestOwner {
   // --------------------------------------------------------------------------------------- reads
 
   #read(operation: Operation): void {
-    const { view } = this.host;
-    if (this.isReader && !view.isReadable(operation.layers[0])) {
-      // The snapshot has been deleted: whoever reads it is about to be cut off.
+    if (this.#isGone(operation)) {
       this.#gone.push(operation);
       return this.host.atEndOfTurn(this);
     }
@@ -1108,6 +1128,7 @@ export class DiskRouter implements PeerRequestOwner {
    */
   recover(operation: Operation): boolean {
     if (operation.kind !== OperationKind.Read || operation === this.#failing) return false;
+    if (this.#isForgotten) return false;
     if (this.host.store.paths?.isLost(operation.layers[0], operation.chunk) === true) {
       // The map that says where to read from is on its way, or that there is nowhere: then the guest waits.
       this.#waitingReads.push(operation);
@@ -1120,7 +1141,7 @@ export class DiskRouter implements PeerRequestOwner {
     const { view } = this.host;
     const disk = view.disk(this.diskId);
     if (disk === undefined) return false;
-    if (this.isReader && !view.isReadable(operation.layers[0])) {
+    if (this.#isGone(operation)) {
       // It is over, as when it is looked at next.
       this.#waitingReads.push(operation);
       return true;

@@ -330,6 +330,8 @@ export class Volume implements BlockTarget, TransferOwner, BlockSink {
   #issueRange(request: BlockRequest): boolean {
     const isDiscard = request.kind === BlockKind.Discard;
     const transferClass = classOf(request);
+    // It has failed: the rest of a large one, which may take for ever, makes it no better.
+    if (request.result !== 0) request.issuedBytes = request.lengthBytes;
     while (request.issuedBytes < request.lengthBytes) {
       if (request.pending >= RANGE_TRANSFERS_MAX) return false;
       const offset = request.offsetBytes + request.issuedBytes;
