@@ -42,6 +42,9 @@ export const BALANCE = 0.03;
 /** Halvings of λ: enough for weights that differ by 2^64, to the last bit of a double. */
 const HALVINGS = 128;
 
+/** The least that a node counts beside the heaviest: less comes to no PG, and would be lost in rounding or divide by nothing. */
+const SCALE_MIN = 2 ** -64;
+
 /** Share of a PG that counts as rounding of doubles. */
 const ROUNDING = 1e-6;
 
@@ -167,9 +170,8 @@ function idealsOf(topology: Topology): Float64Array {
   const ideal = new Float64Array(weights.length);
   if (width === 0) return ideal;
   const heaviest = Math.max(...weights);
-  const lightest = Math.min(...weights);
-  const levelMax = heaviest / lightest;
-  const scaled = weights.map((weight) => weight / heaviest);
+  const scaled = weights.map((weight) => Math.max(SCALE_MIN, weight / heaviest));
+  const levelMax = 1 / Math.min(...scaled);
   const wanted = (zone: number, level: number) => {
     let total = 0;
     for (const node of zones[zone]) total += Math.min(1, level * scaled[node]);

@@ -15,7 +15,7 @@ import type { Result } from "./errors.ts";
 import { apply } from "./map.ts";
 import type { Availability, ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { planChange, type TableChange } from "./plan.ts";
-import { hasDisks, poolIdOf } from "./queries.ts";
+import { disksWithData, hasDisks, poolIdOf } from "./queries.ts";
 import { placePool, takersOf } from "./targets.ts";
 
 /**
@@ -71,7 +71,7 @@ export interface Preview {
   readonly replicasWithoutSource: number;
   /** PGs that will have fewer replicas than now: there are not enough nodes for them. */
   readonly groupsWithFewer: number;
-  /** PGs that stay where they are, because no node takes data, or too few do to be written to. */
+  /** PGs of the node that stay there, because no node takes data, or too few do to be written to. */
   readonly groupsImmovable: number;
   /** Nodes that have to do with it, by id. */
   readonly nodes: readonly PreviewNode[];
@@ -134,7 +134,9 @@ export function previewNodeChange(
     const isGiving = isStaying && !takers.some(({ id }) => id === node);
     const before = pool.pgs.map((pg) => pg.target);
     placement.targets.forEach((target, pg) => {
-      if (isNowhere || (isGiving && target.includes(node))) groupsImmovable++;
+      // What has nowhere to go, and is not on this node, does not stand in its way.
+      const isImmovable = isNowhere ? before[pg].includes(node) : isGiving && target.includes(node);
+      if (isImmovable) groupsImmovable++;
       else if (target.length < before[pg].length) groupsWithFewer++;
     });
     tables.push({
@@ -202,7 +204,7 @@ function bytesByPool(
 ): ReadonlyMap<number, number> | null {
   if (usedBytes.size === 0) return null;
   const sizes = new Map<number, number>();
-  for (const disk of map.disks) {
+  for (const disk of disksWithData(map)) {
     const id = poolIdOf(map, disk);
     sizes.set(id, (sizes.get(id) ?? 0) + disk.sizeBytes);
   }

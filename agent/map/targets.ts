@@ -13,6 +13,7 @@
 import type { ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { place, type Placement } from "./placement.ts";
 import { targetOf } from "./copies.ts";
+import { isNamed } from "./groups.ts";
 import { copiesMinOfPool, disksWithData, findPool, hasDisks } from "./queries.ts";
 import { isInZones, zonesText } from "./zones.ts";
 
@@ -154,10 +155,15 @@ const BRAKE_SHARE = 1 / 3;
 
 /**
  * The storage nodes that are down together where they are so many that the leader declares none of them out; null: they are not, and
- * who is down for `outAfter` is out.
+ * who is down for `outAfter` is out. One that is drained counts for nothing: its data is elsewhere, and it may be switched off for
+ * good, which must not keep the next one that fails from being out.
  */
 export function brakeOf(map: ClusterMap): { readonly down: number; readonly of: number } | null {
-  const storage = map.nodes.filter((node) => !node.witness && node.availability !== "out");
+  const isDrained = ({ id, availability }: NodeEntry) =>
+    availability === "draining" && !isNamed(map, id);
+  const storage = map.nodes.filter((node) =>
+    !node.witness && node.availability !== "out" && !isDrained(node)
+  );
   const down = storage.filter(({ state }) => state === "down").length;
   return down > 1 && down >= storage.length * BRAKE_SHARE ? { down, of: storage.length } : null;
 }

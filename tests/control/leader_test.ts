@@ -223,6 +223,23 @@ Deno.test("the brake: when a third of the nodes is down together nobody is decla
   assertEquals(at.look(), ["out 6"]);
 });
 
+Deno.test("a node that was drained and switched off is no part of the brake, as long as it has no data", () => {
+  const at = new Fixture(6);
+  at.node(6, { availability: "draining", state: "down", changedMs: at.wallMs });
+  at.member(6, "dead");
+  at.node(5, { state: "down", changedMs: at.wallMs });
+  at.member(5, "dead");
+  at.pass(at.map.settings.outAfterMs);
+  const outs = () => at.look().filter((command) => command.startsWith("out "));
+  assertEquals(outs(), [], "it has data still");
+  at.pgs((entry) => {
+    const others = [1, 2, 3, 4].filter((id) => !entry.inSync.includes(id));
+    const ids = entry.inSync.map((id) => id === 6 ? others.shift()! : id);
+    return { ...entry, target: ids, inSync: ids };
+  });
+  assertEquals(outs(), ["out 5"]);
+});
+
 Deno.test("one node of two is out in time: a single failure is no brake", () => {
   const at = new Fixture(2);
   at.node(2, { state: "down", changedMs: at.wallMs });

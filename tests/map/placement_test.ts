@@ -154,6 +154,16 @@ Deno.test("shares follow weights of 1 to 10 as far as a node can hold them", () 
   assertEquals(figures.map(({ ideal }) => Math.round(ideal)), [128, 128, 128, 128, 256]);
 });
 
+Deno.test("weights may be as far apart as numbers are: next to nothing is nothing beside much", () => {
+  for (const [much, little] of [[1e15, 1e-9], [1e12, 1e-300], [1e15, Number.MIN_VALUE]]) {
+    const nodes = equalNodes(5).map((node) => ({ ...node, weight: node.id < 4 ? much : little }));
+    const placement = placeWell({ pgCount: 256, copies: 2, previous: [], nodes }, `${little}`);
+    assertEquals(placement.nodes.map(({ after }) => after > 0), [true, true, true, false, false]);
+    const last = placeWell({ pgCount: 256, copies: 4, previous: [], nodes }, `${little}`);
+    assertEquals(last.nodes.map(({ after }) => after), [256, 256, 256, 128, 128]);
+  }
+});
+
 Deno.test("zones of unequal weight: a zone holds one replica of a PG while zones suffice", () => {
   const zones = ["a", "a", "a", "a", "a", "a", "b", "b", "c", "d"];
   const nodes = equalNodes(10).map((node, index) => ({ ...node, zone: zones[index] }));

@@ -13,7 +13,7 @@ import {
   previewNodeChange,
 } from "../../agent/map/preview.ts";
 import { targetChanges } from "../../agent/map/targets.ts";
-import { addNode, clusterWithDisk, refuse, run, setTargets } from "./cluster.ts";
+import { addNode, atLevelTwo, clusterWithDisk, refuse, run, setTargets } from "./cluster.ts";
 
 const GIB = 1024 ** 3;
 
@@ -68,6 +68,14 @@ Deno.test("bytes are shared out from what nodes report, and the slowest node's a
   const conditions = { usedBytes: usedBytesOf(map), rateBytesPerSecond: 1000 };
   const measured = unwrap(previewNodeChange(map, 3, { weight: 0 }, conditions));
   assertEquals([measured.rateBytesPerSecond, measured.isRateMeasured], [1000, true]);
+});
+
+Deno.test("what lies in the trash moves, and counts, like everything else", () => {
+  const map = atLevelTwo(balanced(5, 2));
+  const plan = preview(map, 3, { availability: "draining" });
+  const trashed = run(map, { kind: "delete-disk", name: "web", trashedMs: 5 }).map;
+  assertEquals(trashed.trash.length, 1);
+  assertEquals(preview(trashed, 3, { availability: "draining" }).movedBytes, plan.movedBytes);
 });
 
 Deno.test("bytes and time are unknown, not zero, while no node has reported", () => {

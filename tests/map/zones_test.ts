@@ -492,6 +492,14 @@ Deno.test("previews count what is kept in zones, on its way and stays where it i
   assertEquals(preview(last, 1, { zone: "c" }).groupsImmovable, 256);
   assertEquals(preview(last, 1, { zone: "c" }).movedReplicas, 0);
   assertEquals(preview(last, 3, { availability: "draining" }).groupsImmovable, 0);
+  // A zone of which no node takes data keeps nobody elsewhere from being drained.
+  const given = runAll(last, create("any", 2), {
+    kind: "set-availability",
+    node: 1,
+    availability: "out",
+  }, addNode(5, { protocol: 2 }));
+  const other = preview(settled(given), 3, { availability: "draining" });
+  assertEquals([other.movedReplicas > 0, other.groupsImmovable], [true, 0]);
   // On its way to zone b a drain there moves what shall be there.
   const moving = placed(set(map, { zones: ["b"] }));
   const plan = preview(moving, 3, { availability: "draining" });
