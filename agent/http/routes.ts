@@ -23,7 +23,7 @@ import {
   type NodeEntry,
   poolOf,
 } from "../map/map.ts";
-import type { MapCommand } from "../map/map.ts";
+import type { MapCommand, SetAvailability, SetWeight, SetZone } from "../map/map.ts";
 import { previewNodeChange } from "../map/preview.ts";
 import { findNotes, findProblems, secondsLeftOf, summarize } from "../problems.ts";
 import type {
@@ -566,7 +566,8 @@ async function changeNode(call: Call): Promise<Response> {
   const request = call.body as ChangeNodeRequest;
   const { targetsEpoch } = request;
   const node = findNamed(call);
-  let map = backend.map();
+  const now = backend.map();
+  let map = now;
   if (targetsEpoch !== undefined && targetsEpoch !== map.targetsEpoch) {
     throw new ControlFailure({
       code: "stale",
@@ -574,15 +575,22 @@ async function changeNode(call: Call): Promise<Response> {
       hint: "look at the new plan",
     });
   }
-  const commands = nodeCommands(node.id, request);
-  for (const command of commands) map = unwrap(apply(map, command)).map;
+  const commands: MapCommand[] = [];
+  for (const command of nodeCommands(node.id, request)) {
+    // What is so here may not be so any more where it is decided. The first change makes the plan old for the others.
+    const isPlanned = targetsEpoch !== undefined && map === now && isOn(map, 2);
+    commands.push(isPlanned ? { ...command, basedOnTargetsEpoch: targetsEpoch } : command);
+    map = unwrap(apply(map, command)).map;
+  }
   for (const command of commands) await propose(call, command);
   return answerNode(call, node);
 }
 
-function nodeCommands(node: number, request: ChangeNodeRequest): MapCommand[] {
+type ChangeOfNode = SetAvailability | SetWeight | SetZone;
+
+function nodeCommands(node: number, request: ChangeNodeRequest): ChangeOfNode[] {
   const { availability, weight, zone } = request;
-  const commands: MapCommand[] = [];
+  const commands: ChangeOfNode[] = [];
   if (availability !== undefined) commands.push({ kind: "set-availability", node, availability });
   if (weight !== undefined) commands.push({ kind: "set-weight", node, weight });
   if (zone !== undefined) commands.push({ kind: "set-zone", node, zone });

@@ -40,6 +40,9 @@ const LEVELS: Readonly<Record<string, number>> = {
   "change-disk.limits": 2,
   "change-disk.detectZeroes": 2,
   "change-settings.trashMs": 2,
+  "set-availability.basedOnTargetsEpoch": 2,
+  "set-weight.basedOnTargetsEpoch": 2,
+  "set-zone.basedOnTargetsEpoch": 2,
 };
 
 /** Whether what belongs to a level may be sent, written and proposed. */

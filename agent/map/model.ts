@@ -849,15 +849,21 @@ export interface DropMember {
   readonly nowMs: number;
 }
 
+/** What may be made only as it was planned: on the map whose targets, and what they are computed from, are of an epoch. */
+interface Planned {
+  /** `targetsEpoch` of the map that the plan is of; left out: whatever has changed since. */
+  readonly basedOnTargetsEpoch?: number;
+}
+
 /** See {@linkcode Availability}. */
-export interface SetAvailability {
+export interface SetAvailability extends Planned {
   readonly kind: "set-availability";
   readonly node: number;
   readonly availability: Availability;
 }
 
 /** See `weight` of {@linkcode NodeEntry}. */
-export interface SetWeight {
+export interface SetWeight extends Planned {
   readonly kind: "set-weight";
   readonly node: number;
   /** 0…{@linkcode WEIGHT_MAX}, or null. */
@@ -865,7 +871,7 @@ export interface SetWeight {
 }
 
 /** See `zone` of {@linkcode NodeEntry}. */
-export interface SetZone {
+export interface SetZone extends Planned {
   readonly kind: "set-zone";
   readonly node: number;
   readonly zone: string;

@@ -296,21 +296,21 @@ function setAvailability(
     return failure("invalid", `a node cannot be ${JSON.stringify(availability)}`);
   }
   if (availability === node.availability) return unchanged(map);
-  return reweighed(map, { ...node, availability });
+  return reweighed(map, { ...node, availability }, command);
 }
 
 function setWeight(map: ClusterMap, node: NodeEntry, command: SetWeight): Result<Applied> {
   const { weight } = command;
   const error = checkWeight(weight);
   if (error !== null) return { ok: false, error };
-  return weight === node.weight ? unchanged(map) : reweighed(map, { ...node, weight });
+  return weight === node.weight ? unchanged(map) : reweighed(map, { ...node, weight }, command);
 }
 
 function setZone(map: ClusterMap, node: NodeEntry, command: SetZone): Result<Applied> {
   const { zone } = command;
   const error = checkZone(zone);
   if (error !== null) return { ok: false, error };
-  return zone === node.zone ? unchanged(map) : reweighed(map, { ...node, zone });
+  return zone === node.zone ? unchanged(map) : reweighed(map, { ...node, zone }, command);
 }
 
 function removeNode(map: ClusterMap, node: NodeEntry, command: RemoveNode): Result<Applied> {
@@ -467,8 +467,15 @@ function withNode(map: ClusterMap, next: NodeEntry): readonly NodeEntry[] {
   return map.nodes.map((node) => node.id === next.id ? next : node);
 }
 
-/** Something changed that targets are computed from. */
-function reweighed(map: ClusterMap, next: NodeEntry): Result<Applied> {
+/** Something changed that targets are computed from; only as it was planned, where the command says so. */
+function reweighed(
+  map: ClusterMap,
+  next: NodeEntry,
+  { basedOnTargetsEpoch = map.targetsEpoch }: SetAvailability | SetWeight | SetZone,
+): Result<Applied> {
+  if (basedOnTargetsEpoch !== map.targetsEpoch) {
+    return stale("nodes or places have changed since the plan was made: nothing was changed");
+  }
   return changed(map, { nodes: withNode(map, next), targetsEpoch: map.epoch + 1 });
 }
 

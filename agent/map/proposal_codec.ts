@@ -164,9 +164,13 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
   "node-down": { node: "number", incarnation: "number", nowMs: "number" },
   "node-leave": { node: "number", incarnation: "number", nowMs: "number" },
   "drop-member": { node: "number", incarnation: "number", by: "number", nowMs: "number" },
-  "set-availability": { node: "number", availability: "text" },
-  "set-weight": { node: "number", weight: "number or null" },
-  "set-zone": { node: "number", zone: "text" },
+  "set-availability": {
+    node: "number",
+    availability: "text",
+    "basedOnTargetsEpoch?": "number",
+  },
+  "set-weight": { node: "number", weight: "number or null", "basedOnTargetsEpoch?": "number" },
+  "set-zone": { node: "number", zone: "text", "basedOnTargetsEpoch?": "number" },
   "remove-node": {
     node: "number",
     "force?": "boolean",

@@ -480,6 +480,33 @@ Deno.test("a node is changed by all of a request, or by nothing of it", async ()
   }
 });
 
+Deno.test("a plan that is out of date where it is decided, and not yet here, is not carried out", async () => {
+  const { ask, refused, backend } = bound(new Harness());
+  backend.clusterMap = atLevelTwo(clusterWithDisk(4, 3));
+  const plan = await ask<PlanDocument>(200, "POST", "/v1/nodes/host-2/plan", {
+    availability: "draining",
+  });
+  const { propose } = backend;
+  backend.propose = (command) => {
+    backend.propose = propose;
+    // Another agent was first.
+    backend.clusterMap = runAll(backend.clusterMap, {
+      kind: "set-availability",
+      node: 3,
+      availability: "draining",
+    });
+    return propose.call(backend, command);
+  };
+  const { targetsEpoch } = plan;
+  const body = { availability: "draining", weight: 3, targetsEpoch };
+  assertEquals((await refused(409, "PATCH", "/v1/nodes/host-2", body)).code, "stale");
+  const node = await ask<NodeDocument>(200, "GET", "/v1/nodes/host-2");
+  assertEquals([node.availability, node.weight], ["in", null]);
+  const next = { ...body, targetsEpoch: backend.clusterMap.targetsEpoch };
+  const changed = await ask<NodeDocument>(200, "PATCH", "/v1/nodes/host-2", next);
+  assertEquals([changed.availability, changed.weight], ["draining", 3]);
+});
+
 Deno.test("a node is found by its name before it is found by its number", async () => {
   const { ask, backend } = bound(new Harness());
   const map = clusterWithDisk(3, 3);

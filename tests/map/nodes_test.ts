@@ -8,6 +8,7 @@ import { type ControlErrorCode, unwrap } from "../../agent/map/errors.ts";
 import {
   adopt,
   type ClusterMap,
+  commandLevel,
   EMPTY_MAP,
   findDisk,
   findNode,
@@ -25,6 +26,7 @@ import {
 } from "../../agent/map/map.ts";
 import {
   addNode,
+  clusterAtLevelTwo,
   clusterOf,
   clusterWithDisk,
   nodeUp,
@@ -32,6 +34,7 @@ import {
   run,
   runAll,
   setTargets,
+  step,
 } from "./cluster.ts";
 
 const FOUNDER = { ...addNode(1), clusterId: "c".repeat(32) };
@@ -199,6 +202,24 @@ Deno.test("availability, weight and zone move targets, and only when they change
     { kind: "set-zone", node: 2, zone: "a b" },
   ];
   for (const command of wrong) assertEquals(refuse(map, command).code, "invalid");
+});
+
+Deno.test("what was planned is made only while nodes and places are those of the plan", () => {
+  const map = clusterAtLevelTwo(3, "web");
+  const basedOnTargetsEpoch = map.targetsEpoch;
+  const planned: MapCommand[] = [
+    { kind: "set-availability", node: 2, availability: "draining", basedOnTargetsEpoch },
+    { kind: "set-weight", node: 2, weight: 5, basedOnTargetsEpoch },
+    { kind: "set-zone", node: 2, zone: "a", basedOnTargetsEpoch },
+  ];
+  // Somebody else has drained another node in the same moment.
+  const other = runAll(map, { kind: "set-availability", node: 3, availability: "draining" });
+  for (const command of planned) {
+    assertEquals(step(map, command).map.targetsEpoch, map.epoch + 1);
+    assertEquals(refuse(other, command).code, "stale");
+    assertEquals(step(step(map, command).map, command).effects, [], "it is so already");
+    assertEquals(commandLevel(command), 2);
+  }
 });
 
 Deno.test("voters are known, distinct and few", () => {
