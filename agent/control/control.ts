@@ -118,6 +118,13 @@ const REPORT_VALID_MS = 5000;
 const ASK_MS = 2000;
 /** Reasons that are remembered as logged; each node has a handful at the most. */
 const WARNINGS_MAX = 1024;
+/** Nodes that are remembered as gone: more than are removed while a message is on its way. */
+const GONE_MAX = 1024;
+
+/** What a node that was removed is told, and says. */
+const REMOVED =
+  "this node was removed from the cluster: what it has stored is not part of it any more. To take " +
+  "the host in again, start the agent with an empty data directory";
 
 /** What control needs of the world around it. */
 export interface ControlHost {
@@ -288,6 +295,8 @@ export class Control {
   /** When this node saw nodes go down, and leases end that their holders had not given back. */
   readonly #downSince = new Map<number, number>();
   readonly #forcedSince = new Map<number, number>();
+  /** Nodes that this node saw go, by uuid, oldest first: what they asked for before may come late. */
+  readonly #gone = new Set<string>();
   /** Generations of disks that this node saw given back by their holders, and nobody has taken since. */
   readonly #returned = new Map<number, number>();
   /** As leader: since when it leads, and when it told nodes last that they may serve. */
@@ -832,10 +841,7 @@ export class Control {
   }
 
   #endRemoved(epoch: number): void {
-    const reason =
-      "this node was removed from the cluster: what it has stored is not part of it any more. To take " +
-      "the host in again, start the agent with an empty data directory";
-    this.#quit(reason, reason, { epoch });
+    this.#quit(REMOVED, REMOVED, { epoch });
   }
 
   #handle(peer: ControlPeer, message: ControlMessage): void {
@@ -1003,6 +1009,11 @@ export class Control {
         return;
       }
       this.#send(peer.address, { kind: ControlKind.Joined, node: known.id, clusterId });
+      return;
+    }
+    if (this.#gone.has(facts.uuid)) {
+      // Not taken in once more by what it had asked for while it was in the cluster: nobody would be behind that node.
+      this.#send(peer.address, { kind: ControlKind.Refused, message: REMOVED });
       return;
     }
     const isWaiting = this.#pending.some(({ command }) =>
@@ -1294,6 +1305,7 @@ export class Control {
     this.#map = map.value;
     this.#noteSize(data.length);
     this.#noteStates(before);
+    this.#noteGone(before);
     // What was taken from whom in maps that were not seen may have been taken just now.
     this.#takenEpoch.clear();
     this.#firstEpoch = this.#map.epoch;
@@ -1328,6 +1340,7 @@ export class Control {
       this.#grownBytes += growthOf(before, command);
       if (command.kind === "node-up") this.#upEpoch = decided.map.epoch;
       this.#noteStates(before);
+      this.#noteGone(before);
       this.#noteForced(before, decoded.value);
       this.#host.mapChanged(decided.map, decided.effects, false, decoded.value);
     }
@@ -1345,6 +1358,19 @@ export class Control {
       else if (!isSame || !this.#downSince.has(node.id)) {
         // The next tick knows what time it is: since the last one this process may have been stopped for long.
         this.#downSince.set(node.id, NaN);
+      }
+    }
+  }
+
+  /** Who is in the cluster no more. */
+  #noteGone({ nodes }: ClusterMap): void {
+    if (nodes === this.#map.nodes) return;
+    for (const { id, uuid } of nodes) {
+      if (findNode(this.#map, id) !== undefined) continue;
+      this.#gone.add(uuid);
+      for (const oldest of this.#gone) {
+        if (this.#gone.size <= GONE_MAX) break;
+        this.#gone.delete(oldest);
       }
     }
   }

@@ -97,6 +97,26 @@ Deno.test("who has run before is not told a number again when it asks to join wi
   assertEquals(ask(), [ControlKind.Refused]);
 });
 
+Deno.test("who was removed is not taken in once more by what it had asked for before", () => {
+  const at = new Fixture(clusterOf(2));
+  at.pass(3000);
+  const facts = factsOf(findNode(at.control.map, 2)!);
+  at.control.propose({ kind: "node-down", node: 2, incarnation: 1, nowMs: 1 }, () => {});
+  at.control.propose({ kind: "remove-node", node: 2, force: true, nowMs: 2 }, () => {});
+  at.pass(3000);
+  const numbers = () => at.control.map.nodes.map(({ id }) => id);
+  assertEquals(numbers(), [1]);
+  at.sent.length = 0;
+  at.receive(0, { kind: ControlKind.Join, facts: { ...facts, nowMs: 1 } });
+  at.pass(3000);
+  assertEquals(numbers(), [1]);
+  assertEquals(at.sent.map(({ kind }) => kind), [ControlKind.Refused]);
+  // Its host is welcome with a store of its own.
+  at.receive(0, { kind: ControlKind.Join, facts: { ...facts, uuid: "f".repeat(32), nowMs: 1 } });
+  at.pass(3000);
+  assertEquals(numbers(), [1, 3]);
+});
+
 Deno.test("what makes a map larger that is nearly as large as it may be is refused, and nothing else is", () => {
   const attributes = (length: number) =>
     Object.fromEntries(Array.from({ length }, (_, i) => [`label-${i}`, "x".repeat(64)]));
