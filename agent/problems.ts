@@ -26,6 +26,7 @@ import {
   apply,
   type ClusterMap,
   copiesMinOfPool,
+  copiesMinToBe,
   type DiskEntry,
   findNode,
   flattenedLayers,
@@ -553,7 +554,7 @@ function drainProblems(map: ClusterMap): Problem[] {
 function holding(map: ClusterMap, node: number): Pool | undefined {
   const isNeeded = (id: number) => hasDisks(map, id) || map.pools.some(({ to }) => to === id);
   return map.pools.find((pool) =>
-    isNeeded(pool.id) && takersOf(map, pool).length < copiesMinOfPool(map, pool) &&
+    isNeeded(pool.id) && takersOf(map, pool).length < copiesMinOfPool(map, pool, copiesMinToBe) &&
     pool.pgs.some(({ target }) => target.includes(node))
   );
 }

@@ -25,6 +25,7 @@ import {
   type ClusterMap,
   commonLevel,
   copiesMinOfPool,
+  copiesMinToBe,
   findNode,
   isCrowded,
   isInZones,
@@ -410,7 +411,7 @@ export class LeaderDuties {
     const isSame = map.disks === this.#placedDisks && map.settings === this.#placedSettings &&
       goals === this.#placedGoals;
     if (isSame && map.targetsEpoch === this.#placedEpoch) return;
-    const minima = map.pools.map((pool) => copiesMinOfPool(map, pool)).join();
+    const minima = map.pools.map((pool) => copiesMinOfPool(map, pool, copiesMinToBe)).join();
     this.#placedDisks = map.disks;
     this.#placedSettings = map.settings;
     this.#placedGoals = goals;

@@ -73,7 +73,7 @@ import {
 } from "./model.ts";
 import {
   arrived,
-  copiesMinOf,
+  copiesMinToBe,
   diskMissing,
   disksWithData,
   findDisk,
@@ -283,7 +283,7 @@ export function reasonAgainstFinish(map: ClusterMap, own: Pool): string | null {
   }
   const isBack = family.some(({ pool }) => pool === own.to);
   const copiesMin = family.reduce(
-    (most, disk) => Math.max(most, copiesMinOf(map, arrived(disk, own))),
+    (most, disk) => Math.max(most, copiesMinToBe(map, arrived(disk, own))),
     1,
   );
   const checked = new Map<PgEntry, PgEntry>();

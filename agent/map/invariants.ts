@@ -464,6 +464,10 @@ function reasonAgainstPool(
   storage: ReadonlySet<number>,
 ): string | null {
   if (pool.pgs.length !== 2 ** map.pgBits) return `pool ${pool.id} has ${pool.pgs.length} PGs`;
+  const { reached = 1 } = pool;
+  const isReached = isIdBelow(reached, Math.max(2, pool.copies)) &&
+    (pool.reached === undefined || pool.family === 0);
+  if (!isReached) return `pool ${pool.id} has reached ${reached} copies`;
   const checked = new Set<PgEntry>();
   for (const [index, pg] of pool.pgs.entries()) {
     if (checked.has(pg)) continue;

@@ -12,6 +12,7 @@
  *     zones.ts       in which zones copies are kept
  *     levels.ts      what the cluster speaks                layers.ts   trees of layers
  *     size.ts        how large a map may become             snapshots.ts  snapshots, clones, trash
+ *     growth.ts      copies that pools have had while nodes come
  *
  * The same map and the same command give the same result everywhere: time comes with the command,
  * identities are counted in the map. Whoever holds the map commits it durably first and carries the
@@ -34,6 +35,7 @@ import { withMoves } from "./copies.ts";
 import { applyDiskCommand } from "./disks.ts";
 import { type Result, success } from "./errors.ts";
 import { applyGroupCommand } from "./groups.ts";
+import { withReached } from "./growth.ts";
 import type { Applied, ClusterMap, MapCommand } from "./model.ts";
 import { applyNodeCommand } from "./nodes.ts";
 import { withoutWords } from "./flatten.ts";
@@ -97,7 +99,7 @@ export function apply(map: ClusterMap, command: MapCommand): Result<Applied> {
   const result = carryOut(map, command);
   if (!result.ok || result.value.map === map) return result;
   const { map: next, effects } = result.value;
-  const checked = withoutWords(map, withMoves(map, next));
+  const checked = withReached(map, withoutWords(map, withMoves(map, next)));
   return checked === next ? result : success({ map: checked, effects });
 }
 

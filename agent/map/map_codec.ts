@@ -17,7 +17,8 @@
  *
  *     settings: [ copies, copiesMin or null, outAfterMs, flags, trashMs ]
  *     pool: [ copies, PGs ], with zones: [ copies, PGs, id, 0, [ zone, … ] ], or that of a family:
- *           [ copies, PGs, id, family, id of the pool that it goes to, left out where that is `copies` ]; PGs are bytes: groups_codec.ts
+ *           [ copies, PGs, id, family, id of the pool that it goes to, left out where that is `copies` ]; PGs are bytes: groups_codec.ts;
+ *           or [ pool, copies that it has reached ]
  *     disk: [ id, name, size in bytes, [ newest layer ], created in ms, flags, copies, generation,
  *             { key: value, … },               attributes, sorted by key
  *             copiesMin or null, family, [ node, incarnation ] or null, settled,
@@ -190,7 +191,11 @@ class ListTable {
   }
 }
 
-function poolFields({ id, copies, zones, family, to, pgs }: Pool): unknown[] {
+function poolFields({ reached, ...pool }: Pool): unknown[] {
+  return reached === undefined ? kindFields(pool) : [kindFields(pool), reached];
+}
+
+function kindFields({ id, copies, zones, family, to, pgs }: Pool): unknown[] {
   const fields = [copies, encodeGroups(pgs)];
   if (family !== 0) return [...fields, id, family, ...(to === copies ? [] : [to])];
   return zones.length === 0 ? fields : [...fields, id, family, zones];
@@ -645,6 +650,16 @@ function readNode(value: unknown): NodeEntry | null {
 }
 
 function readPool(value: unknown, pgCount: number, mayBeOther: boolean): Pool | null {
+  const isGrowing = mayBeOther && Array.isArray(value) && Array.isArray(value[0]);
+  if (!isGrowing) return readKind(value, pgCount, mayBeOther);
+  const [fields, reached] = value;
+  const pool = readKind(fields, pgCount, mayBeOther);
+  return pool === null || value.length !== 2 || typeof reached !== "number"
+    ? null
+    : { ...pool, reached };
+}
+
+function readKind(value: unknown, pgCount: number, mayBeOther: boolean): Pool | null {
   if (!Array.isArray(value) || value.length < 2 || value.length > (mayBeOther ? 5 : 2)) return null;
   const [copies, table, id = copies, family = 0, last] = value;
   if (!isNumbers([copies, id, family]) || !(table instanceof Uint8Array)) return null;

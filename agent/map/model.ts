@@ -392,6 +392,8 @@ export interface Pool {
   readonly family: number;
   /** Of a family's: id of the pool that the family goes to; else 0. */
   readonly to: number;
+  /** Copies that all of its data has had, where there could be more since nodes have come: see `growth.ts`. Else left out. */
+  readonly reached?: number;
   /** 2^`pgBits` of them. Entries that are equal may be one object. */
   readonly pgs: readonly PgEntry[];
 }

@@ -6,7 +6,14 @@
 
 import type { ControlError } from "./errors.ts";
 import { pgOf } from "./hash.ts";
-import type { ClusterMap, DiskEntry, NodeEntry, PgEntry, Pool } from "./model.ts";
+import {
+  type ClusterMap,
+  COPIES_MAX,
+  type DiskEntry,
+  type NodeEntry,
+  type PgEntry,
+  type Pool,
+} from "./model.ts";
 import { isInZones } from "./zones.ts";
 
 /**
@@ -224,19 +231,29 @@ export function copiesOf(map: ClusterMap, disk: Pick<DiskEntry, "copies" | "pool
   return Math.min(disk.copies, Math.max(1, nodes));
 }
 
+/** Of a disk, or of one as it will be elsewhere: what says how few copies it may be written with. */
+type Asking = Pick<DiskEntry, "copies" | "copiesMin" | "pool">;
+
 /**
  * Fewest members in sync with which a disk may be written. Its own number, or that of the settings, or
  * with c = {@linkcode copiesOf}: 1 up to two copies (a plain majority would stop a cluster of two hosts
  * at the first loss), else a majority of c. Never more than c.
  *
  * Nodes that are down or out count for c: forgetting them (`remove-node`), or taking them out of the disk's zones, is what
- * lowers it, so that no timer decides to write to a single copy.
+ * lowers it, so that no timer decides to write to a single copy. Nodes that have come count once all of the pool's data has as many
+ * copies (`growth.ts`), so that guests do not wait for what they have yet to copy.
  */
-export function copiesMinOf(
-  map: ClusterMap,
-  disk: Pick<DiskEntry, "copies" | "copiesMin" | "pool">,
-): number {
-  const copies = copiesOf(map, disk);
+export function copiesMinOf(map: ClusterMap, disk: Asking): number {
+  const { reached = COPIES_MAX } = findPool(map, disk.pool) ?? {};
+  return copiesMinWith(map, disk, Math.min(reached, copiesOf(map, disk)));
+}
+
+/** The same when the disk has all the copies that there can be. */
+export function copiesMinToBe(map: ClusterMap, disk: Asking): number {
+  return copiesMinWith(map, disk, copiesOf(map, disk));
+}
+
+function copiesMinWith(map: ClusterMap, disk: Asking, copies: number): number {
   const asked = disk.copiesMin ?? map.settings.copiesMin;
   if (asked !== null) return Math.min(asked, copies);
   return copies <= 2 ? 1 : Math.floor(copies / 2) + 1;
@@ -246,15 +263,21 @@ export function copiesMinOf(
  * Fewest members in sync with which every disk of a pool may be written; 1 for a pool without disks. Disks that go from one pool to
  * another count for the one that they come from and, as they will be there, for the one that they go to: the places of their data are
  * those of both.
+ *
+ * @param of asks for that of one disk: as it is now, or {@linkcode copiesMinToBe}
  */
-export function copiesMinOfPool(map: ClusterMap, pool: Pick<Pool, "id" | "family">): number {
+export function copiesMinOfPool(
+  map: ClusterMap,
+  pool: Pick<Pool, "id" | "family">,
+  of: (map: ClusterMap, disk: Asking) => number = copiesMinOf,
+): number {
   let most = 1;
   for (const disk of map.disks) {
     const own = poolOfFamily(map, disk.family);
     const isIn = pool.family === 0 ? disk.pool === pool.id : own?.id === pool.id;
-    if (isIn) most = Math.max(most, copiesMinOf(map, disk));
+    if (isIn) most = Math.max(most, of(map, disk));
     if (pool.family !== 0 || own?.to !== pool.id) continue;
-    most = Math.max(most, copiesMinOf(map, arrived(disk, own)));
+    most = Math.max(most, of(map, arrived(disk, own)));
   }
   return most;
 }

@@ -3,7 +3,7 @@
  * computation for both, so that what was shown is what happens.
  *
  * Invariant: nobody who has to hand data over takes a PG below the fewest copies with which its disks may be written
- * (`copiesMinOf`), as long as the nodes that have it are there. Where the nodes that take data are fewer than that, PGs keep
+ * (`copiesMinToBe`), as long as the nodes that have it are there. Where the nodes that take data are fewer than that, PGs keep
  * places on nodes that are being drained, or that are not in the zones of the pool (`zones.ts`), and that goes on when there is room
  * elsewhere: a drain that waits is better than guests that do. The same where nobody takes data: then all PGs keep all places.
  *
@@ -14,7 +14,7 @@ import type { ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { place, type Placement } from "./placement.ts";
 import { targetOf } from "./copies.ts";
 import { isNamed } from "./groups.ts";
-import { copiesMinOfPool, disksWithData, findPool, hasDisks } from "./queries.ts";
+import { copiesMinOfPool, copiesMinToBe, disksWithData, findPool, hasDisks } from "./queries.ts";
 import { isInZones, zonesText } from "./zones.ts";
 
 /** The table that placement makes of a pool's targets and the nodes as they are. Pure; takes milliseconds. */
@@ -63,7 +63,7 @@ function placeShared(map: ClusterMap, pool: Pool): Placement {
 
 /** The targets with places of nodes that are to give their data away, where there would be too few to write to. */
 function keptAtMin(map: ClusterMap, pool: Pool, targets: number[][]): number[][] {
-  const copiesMin = Math.min(copiesMinOfPool(map, pool), pool.copies);
+  const copiesMin = Math.min(copiesMinOfPool(map, pool, copiesMinToBe), pool.copies);
   // No targets at all: nobody takes data, and everything stays as it is.
   const isShort = (target: readonly number[]) => target.length > 0 && target.length < copiesMin;
   if (!targets.some(isShort)) return targets;

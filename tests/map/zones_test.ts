@@ -13,6 +13,7 @@ import {
   checkMap,
   type ClusterMap,
   copiesMinOf,
+  copiesMinToBe,
   type DiskEntry,
   findDisk,
   findPool,
@@ -543,7 +544,7 @@ Deno.test("random zones, nodes and changes: what placement says of all holds of 
         }
         const copiesMin = Math.max(
           ...map.disks.filter((disk) => disk.pool === pool.id).map((disk) =>
-            copiesMinOf(map, disk)
+            copiesMinToBe(map, disk)
           ),
           1,
         );
