@@ -77,8 +77,9 @@ function keptAtMin(map: ClusterMap, pool: Pool, targets: number[][]): number[][]
     if (!isShort(target)) return target;
     const { inSync, target: before }: PgEntry = pool.pgs[pg];
     // Those first that have it, so that whoever is gone need not come back for it; of all those that are in the zones.
+    // Where nobody takes data the target has kept some of them already.
     const others = [...inSync, ...before].filter((id, i, ids) =>
-      giving.has(id) && ids.indexOf(id) === i
+      giving.has(id) && !target.includes(id) && ids.indexOf(id) === i
     ).sort((a, b) => Number(isInside.has(b)) - Number(isInside.has(a)));
     return [...target, ...others.slice(0, copiesMin - target.length)];
   });

@@ -544,6 +544,44 @@ Deno.test("PGs are split for the nodes of a pool's zones, and not where there wo
   );
 });
 
+Deno.test("a pool of which nobody takes data, and that is too thin already, keeps no other pool from its places", () => {
+  const create = { kind: "create-disk", sizeBytes: 2 ** 30, nowMs: 0, copies: 3 } as const;
+  const zones = ["a", "a", "a", "b", "b", "b", "b"];
+  const nodes = clusterOf(7).nodes.map((node, at) => ({ ...node, zone: zones[at] }));
+  let map = runAll(
+    atLevelTwo({ ...clusterOf(7), nodes }),
+    { ...create, name: "thin", zones: ["a"] },
+    { ...create, name: "other", zones: ["b"] },
+  );
+  const at = new Fixture(7);
+  /** The leader's commands about places, as the map takes them. */
+  const lead = () => {
+    for (let look = 0; look < 10; look++) {
+      at.map = { ...map, voters: [1] };
+      const { commands } = at.duties.look(at.situation());
+      map = runAll(map, ...commands.filter(({ kind }) => kind === "set-targets"));
+    }
+  };
+  const out = (node: number) => ({ kind: "set-availability", node, availability: "out" }) as const;
+  const down = (node: number) =>
+    ({ kind: "node-down", node, incarnation: 1, nowMs: at.wallMs }) as const;
+  lead();
+  // Two of the three hosts of a zone have died; then the last one is to give away what it has.
+  map = runAll(map, down(2), down(3), out(2), out(3));
+  lead();
+  map = runAll(map, { kind: "set-weight", node: 1, weight: 0 });
+  lead();
+  const [thin, other] = [map.pools.at(-2)!, map.pools.at(-1)!];
+  assertEquals([thin.zones, new Set(thin.pgs.map(({ target }) => target.join()))], [
+    ["a"],
+    new Set(["1"]),
+  ]);
+  assertEquals(other.pgs.some(({ target }) => target.includes(4)), true);
+  map = runAll(map, { kind: "set-availability", node: 4, availability: "draining" });
+  lead();
+  assertEquals(map.pools.at(-1)!.pgs.some(({ target }) => target.includes(4)), false);
+});
+
 Deno.test("targets are computed again when a disk sets out for a pool in which it needs more copies to be written", () => {
   const at = new Fixture(3);
   const disk = { kind: "create-disk", sizeBytes: 512, nowMs: 0 } as const;
