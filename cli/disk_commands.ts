@@ -373,7 +373,11 @@ function addRename(disk: AnyCommand, context: CommandContext): void {
   disk.command("rename")
     .alias("mv")
     .summary("rename a disk")
-    .description("Gives a disk another name. Its sockets move; a guest that runs keeps the disk.")
+    .description(
+      "Gives a disk another name. Its sockets move; a guest that runs keeps the disk. But its QEMU goes on looking for it " +
+        "under the old name: once the agent there is restarted, the guest waits until the disk has that name again, so move " +
+        "the guest, or restart its QEMU, before that, with what 'kelpie disk qemu' prints for the new name.",
+    )
     .argument("<name>", "the disk", diskArgument)
     .argument("<new-name>", "its new name", diskArgument)
     .addHelpText("after", examples("kelpie disk rename web web-old"))

@@ -73,6 +73,8 @@ export interface BlockDeviceOptions {
 /** A virtio-blk device in front of a target. */
 export class BlockDevice implements VhostDevice, BlockRequestOwner {
   readonly queueCountMax: number;
+  /** {@inheritDoc VhostDevice.identity} */
+  readonly identity: number;
   /** Requests with the target. */
   inFlightCount = 0;
 
@@ -92,6 +94,7 @@ export class BlockDevice implements VhostDevice, BlockRequestOwner {
     for (let i = 0; i < SERIAL_BYTES && i < target.serial.length; i++) {
       this.#serial[i] = target.serial.charCodeAt(i) & 0x7f;
     }
+    this.identity = identityOf(target.serial);
   }
 
   /** {@inheritDoc VhostDevice.features} */
@@ -277,6 +280,15 @@ export class BlockDevice implements VhostDevice, BlockRequestOwner {
     request.next = this.#free;
     this.#free = request;
   }
+}
+
+/** FNV-1a of a serial number, which no two disks have in common; never 0. */
+function identityOf(serial: string): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < serial.length; i++) {
+    hash = Math.imul(hash ^ serial.charCodeAt(i), 0x01000193);
+  }
+  return hash >>> 0 || 1;
 }
 
 /** Whether a request moves data: the others go by the number of requests alone. */

@@ -26,6 +26,8 @@ export interface VhostDevice {
    * requests in flight.
    */
   readonly restartState: number;
+  /** Tells what is behind it from everything else, whatever name that has; from 1 to 2^32 − 1. */
+  readonly identity: number;
   /** Called once, before anything else. */
   bind(context: DeviceContext): void;
   /** What front end and driver agreed on, of both halves of the feature bits. */

@@ -10,11 +10,12 @@
  *
  * After the regions, and known to this back end alone, 64 bytes of device state:
  *
- *     0 magic u32 | 4 version u32 (1) | 8 value u32 | 12 its complement u32 | 16 fenced u32 | 20 zeros
+ *     0 magic u32 | 4 version u32 (1) | 8 value u32 | 12 its complement u32 | 16 fenced u32 | 20 identity u32 (0: not told) | 24 zeros
  *
  * It holds what the front end would not tell a new back end again: QEMU does not repeat a guest's change of
  * the write cache mode, and a guest that chose write-through must not lose it with our process. Nor must a guest go on that was cut
- * off because others have had its disk: `fenced` is a magic then. A guest that boots anew has another area.
+ * off because others have had its disk: `fenced` is a magic then. A guest that boots anew has another area. Nor would QEMU notice that
+ * another disk has the name, and so the socket, of the one that the requests are for: that is what `identity` tells.
  *
  * Order of stores (the process may be killed between any two; stores of one thread become visible in program order):
  *
@@ -105,6 +106,17 @@ export class InflightArea {
   get isFenced(): boolean {
     const at = this.#stateAt();
     return at >= 0 && this.window.u32[at + 4] === FENCED_MAGIC;
+  }
+
+  /** What the requests in flight are for; 0: nobody has said. */
+  get identity(): number {
+    const at = this.#stateAt();
+    return at < 0 ? 0 : this.window.u32[at + 5];
+  }
+
+  set identity(value: number) {
+    const at = this.#stateAt();
+    if (at >= 0) this.window.u32[at + 5] = value;
   }
 
   /** The value saved last, or −1 when there is none. */

@@ -124,6 +124,10 @@ const UNACCOUNTED =
 
 /** Why a guest that others' writes have passed by does not go on. */
 const FENCED = "another host has opened the disk since: end this guest";
+/** Why a front end does not get what has the name of its disk by now. */
+const OTHER_DISK =
+  "what it has in flight is for another disk, which has had this name before: end this guest, or give that " +
+  "disk its name back";
 
 /** SET_CONFIG's flags: the values come with a migration. */
 const CONFIG_MIGRATION = 1;
@@ -1154,6 +1158,7 @@ export class VhostSession implements QueueOwner {
       return null;
     }
     this.#inflight!.saveState(this.#device.restartState);
+    this.#inflight!.identity = this.#device.identity;
     const area = { sizeBytes, fileOffset: 0, queueCount, queueSize };
     this.#host.send(this, encodeInflightReply(area, payload.length), [fd]);
     return null;
@@ -1164,14 +1169,21 @@ export class VhostSession implements QueueOwner {
     if (given === null) return badSize(message.payload);
     const reason = this.#reasonAgainstInflight(given) ?? this.#mapInflight(message.fds[0], given);
     if (reason !== null) return reason;
-    if (this.#inflight!.isFenced) {
+    const area = this.#inflight!;
+    if (area.identity === 0) area.identity = this.#device.identity;
+    const refusal = area.identity !== this.#device.identity
+      ? OTHER_DISK
+      : area.isFenced
+      ? FENCED
+      : null;
+    if (refusal !== null) {
       this.#closeFds(message.fds.splice(0));
-      this.#fail(FENCED);
+      this.#fail(refusal);
       return null;
     }
-    const state = this.#inflight!.loadState();
+    const state = area.loadState();
     if (state >= 0) this.#device.restore(state);
-    else this.#inflight!.saveState(this.#device.restartState);
+    else area.saveState(this.#device.restartState);
     return null;
   }
 

@@ -534,6 +534,32 @@ Deno.test("a guest that was cut off stays so when its agent is restarted: it doe
   }
 });
 
+Deno.test("a guest does not go on with another disk that has the name of its own by now", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await AgentProcess.start(optionsIn(work));
+  await agent.check("disk", "create", "web", "64M");
+  const frontEnd = await FrontEnd.connect({ socket: agent.socket("web"), inflight: true });
+  const goOn = async () => {
+    await frontEnd.reconnect();
+    await frontEnd.write(0, randomBytes(6, 4096));
+  };
+  try {
+    await frontEnd.write(0, randomBytes(5, 4096));
+    // Nobody has told its QEMU, which tries again every second.
+    await agent.check("disk", "delete", "web", "--yes", "--force");
+    await agent.check("disk", "create", "web", "64M");
+    await assertRejects(goOn, BackEndError);
+    const { stdout } = await agent.run("disk", "read", "web", "--length", "4096");
+    assertEquals(new Uint8Array(stdout), new Uint8Array(4096));
+    // Its own is its own under any name.
+    await agent.check("disk", "rename", "web", "newer");
+    await agent.check("disk", "undelete", "web");
+    await goOn();
+  } finally {
+    frontEnd.abort();
+  }
+});
+
 Deno.test("a flipped bit is an I/O error for its block alone, is named, and is gone when the block is written", async () => {
   await using work = await WorkDirectory.make();
   const options = optionsIn(work);
