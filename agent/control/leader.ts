@@ -405,16 +405,18 @@ export class LeaderDuties {
 
   // --------------------------------------------------------------------------------------- targets
 
+  /** Whether all targets are as they should be on this map. */
+  #isPlaced(map: ClusterMap): boolean {
+    return map.targetsEpoch === this.#placedEpoch && map.disks === this.#placedDisks &&
+      map.settings === this.#placedSettings && goalsOf(map) === this.#placedGoals;
+  }
+
   #lookAtTargets({ map }: LeaderSituation, commands: MapCommand[]): void {
-    // What families that are on their way ask for counts where they go.
-    const goals = map.pools.map(({ to }) => to).join();
-    const isSame = map.disks === this.#placedDisks && map.settings === this.#placedSettings &&
-      goals === this.#placedGoals;
-    if (isSame && map.targetsEpoch === this.#placedEpoch) return;
+    if (this.#isPlaced(map)) return;
     const minima = map.pools.map((pool) => copiesMinOfPool(map, pool, copiesMinToBe)).join();
     this.#placedDisks = map.disks;
     this.#placedSettings = map.settings;
-    this.#placedGoals = goals;
+    this.#placedGoals = goalsOf(map);
     if (minima === this.#placedMinima && map.targetsEpoch === this.#placedEpoch) return;
     this.#placedMinima = minima;
     this.#placedEpoch = -1;
@@ -450,6 +452,7 @@ export class LeaderDuties {
     const { map, members } = situation;
     const due = this.#dueOf(pool);
     if (due.length === 0) return;
+    const isPlaced = this.#isPlaced(map);
     const nodes = new Map(map.nodes.map((node) => [node.id, node]));
     const isUp = (id: number) => nodes.get(id)?.state === "up";
     /** Alive, and the very start that the map knows: it has lost nothing since. */
@@ -481,7 +484,8 @@ export class LeaderDuties {
         }
         if (may && entry.inSync.some(isUp)) add(joining, id, pg);
       }
-      if (isTrimmable(pool, entry) && entry.inSync.every(isUp)) trimmed.push(pg);
+      // Who has the data does not go as long as targets lack places: a removed node has left gaps, which it may have to fill.
+      if (isPlaced && isTrimmable(pool, entry) && entry.inSync.every(isUp)) trimmed.push(pg);
     }
     const { id } = pool;
     for (const [node, pgs] of dropped) {
@@ -503,7 +507,10 @@ export class LeaderDuties {
 
   /** A family that has all the copies which it is to have is done. */
   #lookAtMove(map: ClusterMap, pool: Pool, commands: MapCommand[]): void {
-    if (pool.family === 0 || reasonAgainstFinish(map, pool) !== null) return;
+    // Nor is a family where it goes to as long as there are gaps.
+    if (pool.family === 0 || !this.#isPlaced(map) || reasonAgainstFinish(map, pool) !== null) {
+      return;
+    }
     commands.push({ kind: "finish-copies", pool: pool.id });
   }
 
@@ -556,6 +563,11 @@ function successorOf(
 /** Whether a voter is there, and has or soon has all that is decided. */
 function mayLead(member: MemberStatus, { commit }: RaftStatus): boolean {
   return member.silentMs < 1000 && keepsUp(member, commit);
+}
+
+/** What families that are on their way ask for counts where they go. */
+function goalsOf({ pools }: ClusterMap): string {
+  return pools.map(({ to }) => to).join();
 }
 
 /** Whether a group is not as it should be, and not being settled. */

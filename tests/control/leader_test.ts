@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert/mod.js";
+import { assert, assertEquals } from "@std/assert/mod.js";
 import { HAND_OVER_MS, LeaderDuties, type LeaderSituation } from "../../agent/control/leader.ts";
 import { EMPTY_REPORT, type NodeReport } from "../../agent/control/messages.ts";
 import type { MemberView } from "../../agent/gossip/gossip.ts";
@@ -8,7 +8,9 @@ import {
   type MapCommand,
   type NodeEntry,
   type PgEntry,
+  poolOf,
   ZONED_POOLS_MAX,
+  zonesOf,
 } from "../../agent/map/map.ts";
 import { weightOf } from "../../agent/map/targets.ts";
 import { zonedPools } from "../../agent/map/zones.ts";
@@ -314,6 +316,128 @@ Deno.test("members outside the target go once all of the target is in sync", () 
   assertEquals(at.look(), []);
   at.pg(0, { inSync: [...entry.target, other], joining: [], joinedEpochs: [] });
   assertEquals(at.look(), ["trim 0"]);
+});
+
+Deno.test("nobody who has data goes, and no family arrives, while a removed node has left gaps in targets", () => {
+  const create = { kind: "create-disk", sizeBytes: 2 ** 30, nowMs: 0 } as const;
+  const at = new Fixture(6);
+  let map = runAll(
+    atLevelTwo(clusterOf(6)),
+    { ...create, name: "one", copies: 1 },
+    { ...create, name: "two", copies: 2 },
+    { ...create, name: "three", copies: 3 },
+  );
+  const fewest = () =>
+    map.pools.filter(({ id }) => id > 1).map(({ pgs }) =>
+      Math.min(...pgs.map(({ inSync }) => inSync.length))
+    );
+  const kindsOf = (commands: readonly MapCommand[]) => new Set(commands.map(({ kind }) => kind));
+  /** The leader's next commands, as the map takes them. */
+  const lead = () => {
+    at.map = { ...map, voters: [1] };
+    const { commands } = at.duties.look(at.situation());
+    map = runAll(map, ...commands);
+    return kindsOf(commands);
+  };
+  const copied = () => {
+    for (const { id: pool, pgs } of map.pools) {
+      for (const { id: node, incarnation } of map.nodes) {
+        const joining = pgs.flatMap(({ joining }, pg) => joining.includes(node) ? [pg] : []);
+        if (joining.length === 0) continue;
+        const basedOnEpoch = map.epoch;
+        map = runAll(map, { kind: "in-sync", pool, pgs: joining, node, incarnation, basedOnEpoch });
+      }
+    }
+  };
+  for (const { id } of map.nodes) at.member(id, "alive");
+  const rest = () => {
+    for (let look = 0; look < 40; look++) {
+      lead();
+      copied();
+    }
+  };
+  rest();
+  assertEquals(fewest(), [2, 3]);
+  // What is on node 6 moves away, and disk one is to have two copies, when node 5 fails for good.
+  map = runAll(
+    map,
+    { kind: "set-availability", node: 6, availability: "draining" },
+    { kind: "set-copies", name: "one", copies: 2 },
+  );
+  for (let look = 0; look < 40; look++) lead();
+  map = runAll(map, { kind: "node-down", node: 5, incarnation: 1, nowMs: at.wallMs });
+  at.member(5, "dead");
+  copied();
+  const before = fewest();
+  map = runAll(map, { kind: "remove-node", node: 5, force: true, acceptLoss: true, nowMs: 1 });
+  const kinds = lead();
+  assertEquals([kinds.has("set-targets"), kinds.has("trim"), kinds.has("finish-copies")], [
+    true,
+    false,
+    false,
+  ]);
+  for (let look = 0; look < 40; look++) {
+    lead();
+    assert(fewest().every((copies, pool) => copies >= before[pool]), `${fewest()} of ${before}`);
+  }
+  rest();
+  assertEquals(fewest(), [2, 3]);
+  assertEquals(map.pools.every(({ family }) => family === 0), true);
+  assertEquals(map.pools.some(({ pgs }) => pgs.some(({ target }) => target.includes(6))), false);
+});
+
+Deno.test("a family does not arrive with fewer copies than it had because a node was removed on its way", () => {
+  const at = new Fixture(5);
+  for (const { id } of at.map.nodes) at.member(id, "alive");
+  const zones = ["a", "a", "b", "b", "b"];
+  const nodes = clusterOf(5).nodes.map((node, index) => ({ ...node, zone: zones[index] }));
+  const create = { kind: "create-disk", sizeBytes: 2 ** 30, nowMs: 0, copies: 2 } as const;
+  let map = runAll(
+    atLevelTwo({ ...clusterOf(5), nodes }),
+    { ...create, name: "other" },
+    { ...create, name: "web", zones: ["a"] },
+  );
+  const lead = (looks: number) => {
+    for (let look = 0; look < looks; look++) {
+      at.map = { ...map, voters: [1] };
+      map = runAll(map, ...at.duties.look(at.situation()).commands);
+    }
+  };
+  const copied = (...ids: number[]) => {
+    for (const { id: pool, pgs } of map.pools) {
+      for (const node of ids) {
+        const joining = pgs.flatMap(({ joining }, pg) => joining.includes(node) ? [pg] : []);
+        const basedOnEpoch = map.epoch;
+        map = runAll(map, {
+          kind: "in-sync",
+          pool,
+          pgs: joining,
+          node,
+          incarnation: 1,
+          basedOnEpoch,
+        });
+      }
+    }
+  };
+  const web = () => map.disks.find(({ name }) => name === "web")!;
+  const fewest = () => Math.min(...poolOf(map, web())!.pgs.map(({ inSync }) => inSync.length));
+  lead(10);
+  map = runAll(map, { kind: "set-copies", name: "web", zones: ["b"] });
+  lead(10);
+  // Node 5 fails before it has copied anything.
+  copied(1, 2, 3, 4);
+  map = runAll(
+    map,
+    { kind: "node-down", node: 5, incarnation: 1, nowMs: at.wallMs },
+    { kind: "remove-node", node: 5, force: true, nowMs: 1 },
+  );
+  for (let look = 0; look < 20; look++) {
+    lead(1);
+    assertEquals(fewest() >= 2, true, `${fewest()} after ${look} looks`);
+  }
+  copied(3, 4);
+  lead(10);
+  assertEquals([zonesOf(map, web()), fewest()], [["b"], 2]);
 });
 
 Deno.test("where the target cannot come, members outside it go when there are more than twice as many as copies", () => {
