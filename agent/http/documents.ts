@@ -355,7 +355,8 @@ export interface LockDocument {
   readonly isSinceExact: boolean;
   /**
    * `serving`: all is well. `waiting`: requests wait there. `suspect`: the node does not answer, and it may be a matter of
-   * seconds. `down`: it is off the map, and whoever wants the disk has it as soon as it surely serves nothing any more.
+   * seconds. `down`: it is off the map, or its agent has been started anew, and whoever wants the disk has it as soon as it surely
+   * serves nothing any more.
    */
   readonly state: LockState;
   /** Why it is not well, in words; null: it is. */

@@ -604,7 +604,8 @@ export const SCHEMAS: Readonly<Record<string, Schema>> = {
       enum: LOCK_STATES,
       description:
         "serving: all is well; waiting: requests wait there; suspect: the node does not " +
-        "answer; down: it is off the map, and the disk can be had as soon as it surely serves nothing",
+        "answer; down: it is off the map, or its agent has been started anew, and the disk can be " +
+        "had as soon as it surely serves nothing",
     },
     reason: maybeText("Why it is not well, in words; null: it is"),
   }),

@@ -391,9 +391,11 @@ function olderLayer(map: ClusterMap, chain: readonly number[], since: string): n
 async function listLocks({ backend, statusTimeoutMs }: Call): Promise<Response> {
   const { nodes, waiting } = await new Deadline(statusTimeoutMs).race(backend.cluster());
   const locks: LockDocument[] = [];
-  for (const disk of backend.map().disks) {
+  const map = backend.map();
+  for (const disk of map.disks) {
     if (disk.lease === null) continue;
-    const { node: id } = disk.lease;
+    const { node: id, incarnation } = disk.lease;
+    const isThere = findNode(map, id)?.incarnation === incarnation;
     const node = nodes.find((each) => each.id === id);
     const time = backend.leaseTime(disk);
     const wait = waiting.find((each) => each.disk === disk.name && each.node === id);
@@ -403,16 +405,27 @@ async function listLocks({ backend, statusTimeoutMs }: Call): Promise<Response> 
       generation: disk.generation,
       sinceMs: time?.sinceMs ?? null,
       isSinceExact: time?.isExact ?? false,
-      ...lockState(node, wait?.reason ?? null),
+      ...lockState(isThere ? node : undefined, wait?.reason ?? null, node !== undefined),
     });
   }
   return json(200, { locks } satisfies LockListDocument);
 }
 
+/**
+ * @param node where it is open; undefined: not in the run of the agent that has opened it
+ * @param isAnew there is another run of that agent
+ */
 function lockState(
   node: NodeStatus | undefined,
   waitsBecause: string | null,
+  isAnew: boolean,
 ): Pick<LockDocument, "state" | "reason"> {
+  if (node === undefined && isAnew) {
+    return {
+      state: "down",
+      reason: "its agent has been started anew: whoever opens the disk has it",
+    };
+  }
   if (node === undefined || node.state === "down") {
     return { state: "down", reason: "the node is off the map" };
   }

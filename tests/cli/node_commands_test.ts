@@ -621,6 +621,19 @@ Deno.test("lock list tells who has which disk open, since when, and how that nod
   });
 });
 
+Deno.test("lock list does not take a lease for served whose agent has been started anew since", async () => {
+  await using agent = await start();
+  const { backend } = agent;
+  const take = { kind: "take-lease", id: 1, node: 2, incarnation: 1 } as const;
+  const { map } = run(backend.clusterMap, take);
+  const nodes = map.nodes.map((node) => node.id === 2 ? { ...node, incarnation: 2 } : node);
+  backend.clusterMap = { ...map, nodes };
+  const { stdout } = await agent.runWell("disk lock list");
+  assertMatch(stdout, /^web +host-2 +1 +\? +down$/m);
+  const [lock] = JSON.parse((await agent.runWell("disk lock list --json")).stdout);
+  assertMatch(lock.reason, /its agent has been started anew/);
+});
+
 Deno.test("lock release says how the node is, and takes the disk away when it may", async () => {
   await using agent = await start();
   const { backend } = agent;
