@@ -61,7 +61,7 @@ Deno.test("a sequencer that acknowledges before the last replica has the write i
 Deno.test("a node that replaces blocks, and overlooks what is written to them meanwhile, is caught", () => {
   // One in a hundred seeds has a write at that very moment.
   const complaint = complaintAbout(replaceBlindly, { nodes: 3, isSettling: true }, /^$/, 60);
-  assertMatch(complaint, IS_WRONG);
+  assertMatch(complaint, /differ:|different stamps|not linearizable|lack writes/);
 });
 
 /** What the checkers say after a story; "" where they have nothing to say. */

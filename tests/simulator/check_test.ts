@@ -53,13 +53,15 @@ function verify(
   story.compareReplicas();
 }
 
-/** Where a node's disk holds a block that is full of one number; −1: nowhere. */
+/** Where a node's disk holds a block that is full of one number, the last place of several; −1: nowhere. */
 function placeOf(node: SimNode, value: number): number {
+  let place = -1;
   for (let at = 0; at < node.disk.sizeBytesMax; at += BLOCK_BYTES) {
     const words = new Uint32Array(node.disk.peek(at, BLOCK_BYTES).buffer);
-    if (words[0] === value && words.every((word) => word === value)) return at;
+    // What was sent again at a new epoch was written again: the log goes on behind what it had.
+    if (words[0] === value && words.every((word) => word === value)) place = at;
   }
-  return -1;
+  return place;
 }
 
 /** What a node's own replica holds at a block. */
