@@ -23,7 +23,7 @@ import { compareReplicas } from "./replicas.ts";
 
 const DISK = "web";
 /** Changes of hosts that are measured. */
-const HAND_OVERS = 12;
+const HAND_OVERS = 8;
 /**
  * Most that a disk may rest then: less than the time after which a lease that is not given back runs out, on a machine that may be busy
  * with other things. tests/simulator/hand_over_test.ts holds it to milliseconds.
