@@ -64,7 +64,7 @@ Deno.test("a guest uses all that its disks can do", async (test) => {
 
   await test.step("it makes a file system, writes, syncs and reads back after a remount", async () => {
     await guest.check("mkfs.ext4 -q /dev/vda && mount -t ext4 /dev/vda /mnt");
-    await writeFiles(guest, "a", 24);
+    await writeFiles(guest, "a", 8);
     await checkFiles(guest, "a");
     const { stdout } = await agent.run("disk", "info", "web");
     assertMatch(new TextDecoder().decode(stdout), /in use by: +qemu-system-x86/);
@@ -86,7 +86,7 @@ Deno.test("a guest uses all that its disks can do", async (test) => {
     const before = await allocatedBytes(agent, "web");
     await guest.check("rm -r /mnt/a /mnt/a.sums && sync && fstrim /mnt");
     const after = await allocatedBytes(agent, "web");
-    assert(before - after >= 20 * MIB, `${before} bytes before, ${after} after`);
+    assert(before - after >= 6 * MIB, `${before} bytes before, ${after} after`);
     await checkFiles(guest, "b");
   });
 
@@ -211,14 +211,14 @@ Deno.test("an agent that is killed again and again under a writing guest costs i
     const spoken = async () =>
       (await Promise.all(writers.map((writer) => writer.output()))).join("");
     const count = async () => (await spoken()).split("\n").length;
-    for (let kill = 0; kill < 3; kill++) {
+    for (let kill = 0; kill < 2; kill++) {
       const before = await count();
       await until(async () => await count() > before + 6, {
         timeoutMs: 60_000,
         what: () => `the writers do not go on after kill ${kill}:\n${agent.log}`,
       });
       // A clean stop is for upgrades; the guest must not notice that one either.
-      if (kill === 2) await agent.stop();
+      if (kill === 1) await agent.stop();
       else await agent.kill();
       await guest.check("echo alive");
       agent = await AgentProcess.start(options);

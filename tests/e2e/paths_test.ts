@@ -97,11 +97,11 @@ Deno.test("data moves to a path that was added while guests use it", async () =>
   await using work = await WorkDirectory.make();
   const [a, b] = ["a", "b"].map((name) => `${work.path}/${name}`);
   const options = { runDir: `${work.path}/run`, dataDir: a, capacity: "1G" };
-  const length = 128 * MIB;
+  const length = 256 * MIB;
   const data = randomBytes(4, length);
   {
     await using agent = await AgentProcess.start(options);
-    await agent.check("disk", "create", "bulk", "128M");
+    await agent.check("disk", "create", "bulk", "256M");
     await agent.check("disk", "create", "web", "256M");
     const written = await agent.runWith({ stdin: data }, "disk", "write", "bulk");
     assertEquals(written.code, 0, written.stderr);
@@ -120,7 +120,7 @@ Deno.test("data moves to a path that was added while guests use it", async () =>
     ratePerSecond: 300,
   });
   const startMs = nowMs();
-  await until(async () => (await used())[1] >= 32 * MIB, {
+  await until(async () => (await used())[1] >= 64 * MIB, {
     timeoutMs: 60_000,
     what: () => `nothing moves\n${agent.log}`,
   });

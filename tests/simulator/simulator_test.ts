@@ -39,7 +39,7 @@ Deno.test("nodes lose data paths, go on with the others, and lose nothing", () =
     "missingPaths",
     "movedGroups",
   ] as const;
-  runAll(101, 114, names, () => ({ hasPaths: true }));
+  runAll(134, 146, names, () => ({ hasPaths: true }));
 });
 
 Deno.test("snapshots, clones and disks that are rolled back are what they were, whatever happens, and leave nothing behind", () => {
