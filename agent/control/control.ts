@@ -1368,10 +1368,8 @@ export class Control {
     for (const { id, uuid } of nodes) {
       if (findNode(this.#map, id) !== undefined) continue;
       this.#gone.add(uuid);
-      for (const oldest of this.#gone) {
-        if (this.#gone.size <= GONE_MAX) break;
-        this.#gone.delete(oldest);
-      }
+      const [oldest] = this.#gone;
+      if (this.#gone.size > GONE_MAX) this.#gone.delete(oldest);
     }
   }
 

@@ -137,10 +137,12 @@ export class LeaderDuties {
     this.#lookAtLevel(situation.map, commands, notes);
     if (commands.length === 0) this.#lookAtComplaints(situation, commands, notes);
     if (commands.length === 0) this.#lookAtTargets(situation, commands);
+    const isPlaced = this.#isPlaced(situation.map);
     for (const pool of situation.map.pools) {
       if (commands.length >= COMMANDS_MAX) break;
-      this.#lookAtGroups(situation, pool, commands);
-      this.#lookAtMove(situation.map, pool, commands);
+      this.#lookAtGroups(situation, pool, isPlaced, commands);
+      // Nor does a family arrive as long as there are gaps where it goes to.
+      if (isPlaced) this.#lookAtMove(situation.map, pool, commands);
     }
     this.#housekeeping.look(situation, commands, notes);
     this.#lookAtLogs(situation, notes);
@@ -448,11 +450,15 @@ export class LeaderDuties {
 
   // ---------------------------------------------------------------------------------------- groups
 
-  #lookAtGroups(situation: LeaderSituation, pool: Pool, commands: MapCommand[]): void {
+  #lookAtGroups(
+    situation: LeaderSituation,
+    pool: Pool,
+    isPlaced: boolean,
+    commands: MapCommand[],
+  ): void {
     const { map, members } = situation;
     const due = this.#dueOf(pool);
     if (due.length === 0) return;
-    const isPlaced = this.#isPlaced(map);
     const nodes = new Map(map.nodes.map((node) => [node.id, node]));
     const isUp = (id: number) => nodes.get(id)?.state === "up";
     /** Alive, and the very start that the map knows: it has lost nothing since. */
@@ -507,10 +513,7 @@ export class LeaderDuties {
 
   /** A family that has all the copies which it is to have is done. */
   #lookAtMove(map: ClusterMap, pool: Pool, commands: MapCommand[]): void {
-    // Nor is a family where it goes to as long as there are gaps.
-    if (pool.family === 0 || !this.#isPlaced(map) || reasonAgainstFinish(map, pool) !== null) {
-      return;
-    }
+    if (pool.family === 0 || reasonAgainstFinish(map, pool) !== null) return;
     commands.push({ kind: "finish-copies", pool: pool.id });
   }
 

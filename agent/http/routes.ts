@@ -395,32 +395,29 @@ async function listLocks({ backend, statusTimeoutMs }: Call): Promise<Response> 
   for (const disk of map.disks) {
     if (disk.lease === null) continue;
     const { node: id, incarnation } = disk.lease;
-    const isThere = findNode(map, id)?.incarnation === incarnation;
     const node = nodes.find((each) => each.id === id);
     const time = backend.leaseTime(disk);
     const wait = waiting.find((each) => each.disk === disk.name && each.node === id);
+    const isAnew = findNode(map, id)?.incarnation !== incarnation;
     locks.push({
       disk: disk.name,
       node: node?.name ?? `node ${id}`,
       generation: disk.generation,
       sinceMs: time?.sinceMs ?? null,
       isSinceExact: time?.isExact ?? false,
-      ...lockState(isThere ? node : undefined, wait?.reason ?? null, node !== undefined),
+      ...lockState(node, isAnew, wait?.reason ?? null),
     });
   }
   return json(200, { locks } satisfies LockListDocument);
 }
 
-/**
- * @param node where it is open; undefined: not in the run of the agent that has opened it
- * @param isAnew there is another run of that agent
- */
+/** @param isAnew the agent of the node, where there is one, is another run than that which has opened the disk */
 function lockState(
   node: NodeStatus | undefined,
-  waitsBecause: string | null,
   isAnew: boolean,
+  waitsBecause: string | null,
 ): Pick<LockDocument, "state" | "reason"> {
-  if (node === undefined && isAnew) {
+  if (node !== undefined && isAnew) {
     return {
       state: "down",
       reason: "its agent has been started anew: whoever opens the disk has it",

@@ -79,6 +79,7 @@ import {
   findDisk,
   findNode,
   findPool,
+  isHolding,
   isOpenGroup,
   poolOfFamily,
   settledEpochOf,
@@ -300,8 +301,7 @@ export function reasonAgainstFinish(map: ClusterMap, own: Pool): string | null {
 /** Whether whoever holds a disk's lease has still to bring its replicas in line. One whose run is over will not. */
 function isBeingOpened(map: ClusterMap, { lease, settled, generation }: DiskEntry): boolean {
   if (lease === null || settled >= generation - 1) return false;
-  const holder = findNode(map, lease.node);
-  return holder?.state === "up" && holder.incarnation === lease.incarnation;
+  return isHolding(findNode(map, lease.node), lease);
 }
 
 function reasonAgainstGroup(

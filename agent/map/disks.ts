@@ -78,6 +78,7 @@ import {
   diskMissing,
   findDisk,
   findNode,
+  isHolding,
   nodeMissing,
   poolIdOf,
   poolOfFamily,
@@ -306,9 +307,7 @@ function takeLease(map: ClusterMap, command: TakeLease): Result<Applied> {
   }
   if (node.witness) return failure("invalid", `node ${node.name} is a witness and serves no disks`);
   const holder = disk.lease === null ? undefined : findNode(map, disk.lease.node);
-  const isHeld = holder !== undefined && holder.id !== node.id && holder.state === "up" &&
-    holder.incarnation === disk.lease?.incarnation;
-  if (isHeld) {
+  if (holder !== undefined && holder.id !== node.id && isHolding(holder, disk.lease)) {
     return failure(
       "busy",
       `disk ${disk.name} is open on node ${holder.name}`,

@@ -81,6 +81,14 @@ export function nodeMissing(id: number): ControlError {
   return { code: "missing", message: `there is no node with id ${id}` };
 }
 
+/** Whether a node is up, in the very run in which it took a lease: somebody may be using the disk there. */
+export function isHolding(
+  node: NodeEntry | undefined,
+  lease: DiskEntry["lease"],
+): boolean {
+  return node?.state === "up" && node.incarnation === lease?.incarnation;
+}
+
 /**
  * Why something that nobody may use a disk for cannot be done: another node has it open, or had it open when it died.
  *
@@ -91,7 +99,7 @@ export function heldElsewhere(map: ClusterMap, disk: DiskEntry, self: string): C
   const { name, lease } = disk;
   const holder = lease === null ? undefined : findNode(map, lease.node);
   if (holder === undefined || holder.uuid === self) return null;
-  if (holder.state === "up" && holder.incarnation === lease!.incarnation) {
+  if (isHolding(holder, lease)) {
     return {
       code: "busy",
       message: `disk ${name} is open on node ${holder.name}`,

@@ -9,7 +9,7 @@
  * @module
  */
 import { chainOf } from "./layers.ts";
-import type { ClusterMap, DiskEntry, LayerEntry } from "./model.ts";
+import type { ClusterMap, LayerEntry } from "./model.ts";
 
 /** The layers that are read before a layer, by anybody: all that go on from it. */
 export function layersAbove(layers: readonly LayerEntry[], layer: number): number[] {
@@ -37,23 +37,14 @@ export function readerOfBlock(
     const at = chain.indexOf(layer);
     return at >= 0 && !chain.slice(0, at).some((newer) => holders.includes(newer));
   };
-  const disks = map.disks.filter((disk) => isRead(disk.layers));
-  const snapshotOf = ({ name, snapshots }: DiskEntry) => {
-    const snapshot = snapshots.find((each) => isRead(chainOf(map.layers, each.layer)));
-    return snapshot === undefined ? "" : `${name}@${snapshot.name}`;
-  };
-  if (preferred !== null) {
-    if (disks.some(({ name }) => name === preferred)) return preferred;
-    // Whoever asks about this disk is not told that all of it is well because another one reads the block as well.
-    const own = map.disks.find(({ name }) => name === preferred);
-    const snapshot = own === undefined ? "" : snapshotOf(own);
-    if (snapshot !== "") return snapshot;
-  }
-  const disk = disks.at(0);
-  if (disk !== undefined) return disk.name;
-  for (const each of map.disks) {
-    const snapshot = snapshotOf(each);
-    if (snapshot !== "") return snapshot;
+  // Whoever asks about a disk is not told that all of it is well because another one reads the block as well.
+  for (const disks of [map.disks.filter(({ name }) => name === preferred), map.disks]) {
+    const disk = disks.find(({ layers }) => isRead(layers));
+    if (disk !== undefined) return disk.name;
+    for (const { name, snapshots } of disks) {
+      const snapshot = snapshots.find((each) => isRead(chainOf(map.layers, each.layer)));
+      if (snapshot !== undefined) return `${name}@${snapshot.name}`;
+    }
   }
   return "";
 }

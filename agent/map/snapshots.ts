@@ -76,7 +76,7 @@ import {
   type TrashEntry,
 } from "./model.ts";
 import { checkDiskName, checkSnapshotName } from "./names.ts";
-import { diskIndexOf, diskMissing, findDisk, findNode } from "./queries.ts";
+import { diskIndexOf, diskMissing, findDisk, findNode, isHolding } from "./queries.ts";
 
 /** Carries out a command about snapshots and what belongs to them; see `apply`. */
 export function applySnapshotCommand(map: ClusterMap, command: SnapshotCommand): Result<Applied> {
@@ -238,9 +238,7 @@ function reasonAgainstSnapshot(
 export function disorderOf(map: ClusterMap, disk: DiskEntry): ControlError | null {
   const { lease } = disk;
   const holder = lease === null ? undefined : findNode(map, lease.node);
-  const isOpen = lease !== null && holder?.incarnation === lease.incarnation &&
-    holder.state === "up";
-  if (isOpen || (lease === null && disk.settled >= disk.generation)) return null;
+  if (isHolding(holder, lease) || (lease === null && disk.settled >= disk.generation)) return null;
   return {
     code: "busy",
     message: lease === null

@@ -14,7 +14,14 @@ import type { ClusterMap, NodeEntry, PgEntry, Pool } from "./model.ts";
 import { place, type Placement } from "./placement.ts";
 import { targetOf } from "./copies.ts";
 import { isNamed } from "./groups.ts";
-import { copiesMinOfPool, copiesMinToBe, disksWithData, findPool, hasDisks } from "./queries.ts";
+import {
+  copiesMinOfPool,
+  copiesMinToBe,
+  disksWithData,
+  findPool,
+  hasDisks,
+  storageNodes,
+} from "./queries.ts";
 import { isInZones, zonesText } from "./zones.ts";
 
 /** The table that placement makes of a pool's targets and the nodes as they are. Pure; takes milliseconds. */
@@ -160,12 +167,14 @@ const BRAKE_SHARE = 1 / 3;
  * good, which must not keep the next one that fails from being out.
  */
 export function brakeOf(map: ClusterMap): { readonly down: number; readonly of: number } | null {
-  const isDrained = ({ id, availability }: NodeEntry) =>
-    availability === "draining" && !isNamed(map, id);
-  const storage = map.nodes.filter((node) =>
-    !node.witness && node.availability !== "out" && !isDrained(node)
+  const isDown = ({ state }: NodeEntry) => state === "down";
+  const known = storageNodes(map).filter(({ availability }) => availability !== "out");
+  // Nearly always: only where it matters are all groups looked through for who is drained.
+  if (known.filter(isDown).length < 2) return null;
+  const storage = known.filter(({ id, availability }) =>
+    availability !== "draining" || isNamed(map, id)
   );
-  const down = storage.filter(({ state }) => state === "down").length;
+  const down = storage.filter(isDown).length;
   return down > 1 && down >= storage.length * BRAKE_SHARE ? { down, of: storage.length } : null;
 }
 

@@ -20,6 +20,7 @@ import {
   disksOfLayers,
   disksWithData,
   drainingLayer,
+  isHolding,
   isOpenGroup,
   type NodeEntry,
   type PgEntry,
@@ -208,8 +209,7 @@ export class ClusterView {
   /** Whether replicas differ by no more than what is on its way from a holder that lives: none has left anything behind. */
   isInOrder({ entry: { lease, generation, settled } }: DiskView): boolean {
     const holder = lease === null ? undefined : this.node(lease.node);
-    const isHeld = holder?.state === "up" && holder.incarnation === lease!.incarnation;
-    return settled >= (isHeld ? generation - 1 : generation);
+    return settled >= (isHolding(holder, lease) ? generation - 1 : generation);
   }
 
   /** The layers that a layer is read through, newest first; the same array as long as they are the same. */

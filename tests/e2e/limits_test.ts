@@ -13,13 +13,13 @@ import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
 const BLOCK = new Uint8Array(4096).fill(7);
 const TIMEOUT_MS = 60_000;
 
+function start({ path }: WorkDirectory): Promise<AgentProcess> {
+  return AgentProcess.start({ runDir: `${path}/run`, dataDir: `${path}/data`, capacity: "1G" });
+}
+
 Deno.test("a limit holds for all front ends together, is changed while they wait, and holds up neither stop nor status", async () => {
   await using work = await WorkDirectory.make();
-  await using agent = await AgentProcess.start({
-    runDir: `${work.path}/run`,
-    dataDir: `${work.path}/data`,
-    capacity: "1G",
-  });
+  await using agent = await start(work);
   using client = agent.client();
   await agent.check("disk", "create", "web", "64M");
   await agent.check("disk", "create", "other", "64M");
@@ -71,11 +71,7 @@ Deno.test("a limit holds for all front ends together, is changed while they wait
 
 Deno.test("a disk's limits are those of its snapshots, also when they are changed", async () => {
   await using work = await WorkDirectory.make();
-  await using agent = await AgentProcess.start({
-    runDir: `${work.path}/run`,
-    dataDir: `${work.path}/data`,
-    capacity: "1G",
-  });
+  await using agent = await start(work);
   await agent.check("disk", "create", "web", "64M");
   // The first is taken, and paid for within the next hour.
   await agent.check("disk", "limit", "web", "--bandwidth", "1");

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { within as waitWithin } from "../../agent/deadline.ts";
 
 /** The time was up. */
 export class LateError extends Error {}
@@ -21,19 +22,9 @@ export async function within<T>(
   timeoutMs: number,
   what: () => string,
 ): Promise<T> {
-  let timer: number | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => reject(new LateError(`no result in ${timeoutMs} ms: ${what()}`)),
-      timeoutMs,
-    );
+  return await waitWithin(promise, timeoutMs, () => {
+    throw new LateError(`no result in ${timeoutMs} ms: ${what()}`);
   });
-  promise.catch(() => {});
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 /**

@@ -9,16 +9,21 @@ import { dueSlot, expiredSnapshots, lateSince, scheduledName } from "../../agent
 
 const HOUR = 3_600_000;
 
-Deno.test("a schedule that keeps one has the newest, also beside one of a slot that is yet to come", () => {
-  const schedule = {
+/** Every hour, and only the newest is kept. */
+function hourly(createdMs: number) {
+  return {
     name: "hourly",
     everyMs: HOUR,
     keep: 1,
     keepDaily: 0,
     keepWeekly: 0,
     keepMonthly: 0,
-    createdMs: 0,
+    createdMs,
   };
+}
+
+Deno.test("a schedule that keeps one has the newest, also beside one of a slot that is yet to come", () => {
+  const schedule = hourly(0);
   const taken = (slotMs: number, layer: number): SnapshotEntry => ({
     name: scheduledName(schedule, slotMs),
     layer,
@@ -38,15 +43,7 @@ Deno.test("a schedule that keeps one has the newest, also beside one of a slot t
 
 Deno.test("a schedule that was made by a clock that was ahead does not wait until then, nor does it say nothing", () => {
   const nowMs = 1000 * HOUR + 7;
-  const schedule = {
-    name: "hourly",
-    everyMs: HOUR,
-    keep: 1,
-    keepDaily: 0,
-    keepWeekly: 0,
-    keepMonthly: 0,
-    createdMs: nowMs + 3 * HOUR,
-  };
+  const schedule = hourly(nowMs + 3 * HOUR);
   const none = { snapshots: [] };
   assertEquals(dueSlot(none, schedule, nowMs), 1000 * HOUR);
   assertEquals(lateSince(none, schedule, nowMs) !== null, true);
