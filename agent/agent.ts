@@ -45,7 +45,7 @@ import type {
 import { EXTENT_STATES } from "./http/backend.ts";
 import { refuseLivingAgent, serve, type Server } from "./http/server.ts";
 import { Logger } from "./logger.ts";
-import { bootIdOf } from "./failure_mark.ts";
+import { bootIdOf, forgetTorn, isMarkedTorn } from "./failure_mark.ts";
 import { ControlFailure, unwrap } from "./map/errors.ts";
 import { summarizeGroups } from "./map/group_summary.ts";
 import {
@@ -200,6 +200,7 @@ class AgentCore implements Agent, ControlBackend {
           void this.#server?.close();
           this.#fail(error);
         },
+        started: () => this.#forgetTorn(),
         restartWanted: () => this.shutdown(),
         mapChanged: (map) => {
           const next = this.#nextMap;
@@ -242,6 +243,17 @@ class AgentCore implements Agent, ControlBackend {
       },
     );
     notifySystemd("READY=1");
+  }
+
+  #forgetTorn(): void {
+    try {
+      forgetTorn(this.#config.runDir);
+    } catch (error) {
+      // The next start asks others once more.
+      this.#log.warn("a mark in the runtime directory cannot be removed", {
+        reason: error instanceof Error ? error.message : String(error),
+      });
+    }
   }
 
   /** The cluster; there from the moment that the admin API answers. */
@@ -705,6 +717,7 @@ function clusterOptions(config: AgentConfig, secret: Uint8Array | null): Cluster
     weightBytes: config.weightBytes,
     secret,
     bootId: bootIdOf(readProc("/proc/sys/kernel/random/boot_id"), config.runDir),
+    torn: isMarkedTorn(config.runDir),
   };
 }
 

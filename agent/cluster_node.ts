@@ -113,10 +113,14 @@ export interface ClusterOptions {
   /** The cluster's secret, when it was given; null: the store's, or a new one. */
   readonly secret: Uint8Array | null;
   readonly bootId: string;
+  /** See `NodeUp.torn`. */
+  readonly torn: boolean;
 }
 
 /** What the agent wants to know. */
 export interface ClusterListener {
+  /** The map has this run of the agent. */
+  started(): void;
   /** This node cannot take part any more; it has stopped to. */
   failed(error: Error): void;
   /** The agent is to end in good order, so that it is started anew. */
@@ -232,6 +236,7 @@ export class ClusterNode {
       node,
       facts: parts.facts,
       clean: parts.clean,
+      torn: parts.options.torn,
       lost: parts.lost,
       raft: loaded,
       seeds: parts.options.join,
@@ -448,6 +453,7 @@ export class ClusterNode {
     this.#incarnation = incarnation;
     const isFirst = !this.#isTakingPart;
     this.#isTakingPart = true;
+    if (isFirst) this.#listener.started();
     this.#introduce();
     this.#delivered = this.#plane.request({ kind: "take-part", node, incarnation });
     this.#delivered.catch(() => {});

@@ -26,7 +26,7 @@ import { formatSize } from "./config.ts";
 import { decodeLevel, LEVEL_KEY, storeLevelError } from "./control/level_record.ts";
 import { DiskServer, type DiskServerHost } from "./disk_server.ts";
 import type { DiskStatus } from "./http/backend.ts";
-import { leastCountOf, markFailure, noteLeastCount } from "./failure_mark.ts";
+import { leastCountOf, markFailure, markTorn, noteLeastCount } from "./failure_mark.ts";
 import { Logger } from "./logger.ts";
 import {
   apply,
@@ -460,7 +460,7 @@ export class DataPlane implements DiskServerHost {
    */
   #storeFailed(): void {
     const reason = this.#store.stats().failed ?? "the store has failed";
-    this.#markFailure();
+    this.#mark(markFailure);
     this.#fail(new StoreError("IO", reason));
   }
 
@@ -475,11 +475,11 @@ export class DataPlane implements DiskServerHost {
   }
 
   /** What this run of the machine has acknowledged may not all be there any more: see `failure_mark.ts`. */
-  #markFailure(): void {
+  #mark(mark: typeof markFailure): void {
     try {
-      markFailure(this.#start.runDir);
+      mark(this.#start.runDir);
     } catch (error) {
-      this.log.error("the failure of the store cannot be noted", {
+      this.log.error("what has happened to the store cannot be noted", {
         reason: error instanceof Error ? error.message : String(error),
       });
     }
@@ -656,7 +656,7 @@ export class DataPlane implements DiskServerHost {
     this.#incarnation = incarnation;
     // When it is back, what it had is not what it was: the next start must not say that nothing was lost.
     const isMissing = this.#set?.pathStatus().some(({ state }) => state !== "ok") === true;
-    if (isMissing) this.#markFailure();
+    if (isMissing) this.#mark(markFailure);
     if (this.#map === null) return this.#answer(id);
     this.#newMap(id, this.#map);
   }
@@ -845,13 +845,14 @@ export class DataPlane implements DiskServerHost {
       ...(start.refuseNew === null ? {} : { refuseNew: start.refuseNew }),
       ...(start.capacityBytes === null ? {} : { capacityBytes: start.capacityBytes }),
       random: this.#random,
-      mayHaveLost: () => this.#markFailure(),
+      mayHaveLost: () => this.#mark(markFailure),
+      foundTorn: () => this.#mark(markTorn),
       leastCount: (nodeId) => leastCountOf(start.runDir, nodeId),
       memory: { window: this.memory.windows[0], arena: this.#arena },
       log: this.log,
       events: {
         pathFailed: () => {
-          this.#markFailure();
+          this.#mark(markFailure);
           // The others must hear of it at once: requests wait for them to.
           this.#nextTickMs = 0;
         },

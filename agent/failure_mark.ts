@@ -1,5 +1,5 @@
 /**
- * The mark that a failed store leaves for the next start of the agent on this machine.
+ * The marks that a failed store, or one that was torn, leaves for the next start of the agent on this machine.
  *
  * After a failed sync the kernel may have dropped what it had taken. Normally an agent that starts again on a machine that has
  * not been rebooted has lost nothing: the page cache outlives it. After such a failure that is not so, nor when a store was
@@ -16,6 +16,8 @@ import { toHex } from "./base/bytes.ts";
 const COUNT_NAME = "data-paths";
 /** Name of the mark in the runtime directory. */
 const NAME = "store-failed";
+/** Name of the file that says so of the end of a store's log. */
+const TORN_NAME = "store-torn";
 /** Bytes of chance in a mark. */
 const MARK_BYTES = 6;
 
@@ -67,4 +69,34 @@ export function bootIdOf(kernelBootId: string, runDir: string): string {
     throw error;
   }
   return `${kernelBootId}+${mark.slice(0, 2 * MARK_BYTES)}`;
+}
+
+/**
+ * Notes that blocks at the end of a store's log did not match: once that is opened nothing there tells of it any more, and the map
+ * may not have heard of it before the agent ends again.
+ *
+ * @throws what the system says when the file cannot be written
+ */
+export function markTorn(runDir: string): void {
+  Deno.writeTextFileSync(join(runDir, TORN_NAME), "");
+}
+
+/** Whether that was noted, and not forgotten since. */
+export function isMarkedTorn(runDir: string): boolean {
+  try {
+    Deno.statSync(join(runDir, TORN_NAME));
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+/** The map knows. */
+export function forgetTorn(runDir: string): void {
+  try {
+    Deno.removeSync(join(runDir, TORN_NAME));
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
 }

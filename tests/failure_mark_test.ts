@@ -1,5 +1,13 @@
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert/mod.js";
-import { bootIdOf, leastCountOf, markFailure, noteLeastCount } from "../agent/failure_mark.ts";
+import {
+  bootIdOf,
+  forgetTorn,
+  isMarkedTorn,
+  leastCountOf,
+  markFailure,
+  markTorn,
+  noteLeastCount,
+} from "../agent/failure_mark.ts";
 
 Deno.test("a machine's run is the kernel's until a store fails, and another one after each failure", () => {
   const runDir = Deno.makeTempDirSync();
@@ -11,6 +19,22 @@ Deno.test("a machine's run is the kernel's until a store fails, and another one 
     assertEquals(bootIdOf("boot", runDir), first);
     markFailure(runDir);
     assertNotEquals(bootIdOf("boot", runDir), first);
+  } finally {
+    Deno.removeSync(runDir, { recursive: true });
+  }
+});
+
+Deno.test("that a log was torn is known to every start until the map knows", () => {
+  const runDir = Deno.makeTempDirSync({ prefix: "kelpie-mark-" });
+  try {
+    assertEquals(isMarkedTorn(runDir), false);
+    forgetTorn(runDir);
+    markTorn(runDir);
+    markTorn(runDir);
+    assertEquals([isMarkedTorn(runDir), isMarkedTorn(runDir)], [true, true]);
+    assertEquals(bootIdOf("boot", runDir), "boot", "it is the same run of the machine");
+    forgetTorn(runDir);
+    assertEquals(isMarkedTorn(runDir), false);
   } finally {
     Deno.removeSync(runDir, { recursive: true });
   }

@@ -176,6 +176,8 @@ export interface ControlOptions {
   readonly facts: NodeFacts;
   /** The run before ended by a clean stop. */
   readonly clean: boolean;
+  /** See `NodeUp.torn`. */
+  readonly torn?: boolean;
   /** Groups on data paths that are not there; left out: none. */
   readonly lost?: GroupBits;
   readonly raft: { readonly state: RaftState; readonly storage: RaftStorage } | null;
@@ -248,6 +250,7 @@ export class Control {
   readonly #duties: LeaderDuties;
   #facts: NodeFacts;
   readonly #clean: boolean;
+  readonly #torn: boolean;
   readonly #seeds: readonly string[];
   #node: number;
   /** Of this start, once the map has it; 0 before. */
@@ -327,6 +330,7 @@ export class Control {
     this.#host = host;
     this.#facts = facts;
     this.#clean = options.clean;
+    this.#torn = options.torn ?? false;
     this.#lost = options.lost ?? [];
     this.#seeds = options.seeds;
     this.#node = options.node;
@@ -1468,6 +1472,7 @@ export class Control {
       bootId,
       // Taken for dead while it ran on: it has lost nothing.
       clean: isAgain || this.#clean,
+      ...(this.#torn && !isAgain && isOn(this.#map, 2) ? { torn: true } : {}),
       address,
       version,
       // A field that all have to know belongs to the level that they speak.

@@ -51,7 +51,8 @@
  *
  * And who is in `inSync` stays complete: it gets every write before it is acknowledged, or leaves before.
  * A crash that loses unsynced writes marks it unclean in the command that makes the new run known, and
- * nobody talks to that run before (3). `clean` and an equal boot mean that nothing was lost.
+ * nobody talks to that run before (3). `clean` and an equal boot mean that nothing was lost, but for what may have rotted at its log's
+ * end where that is `torn`: then it leaves, while somebody else in sync is up and clean, and joins by what differs.
  *
  * # Why the last member in sync stays
  *

@@ -791,6 +791,11 @@ export interface NodeUp {
    * cleanly after a crash, would hide the crash.
    */
   readonly clean: boolean;
+  /**
+   * What the log's end holds of guests' writes is not all that it should be. In the boot that it was in before, that was cut short
+   * by the end of the run, and never acknowledged, or it has rotted: where others are in sync they are to be asked.
+   */
+  readonly torn?: boolean;
   readonly address: string;
   readonly version: string;
   /** As in {@linkcode NodeFacts}. */

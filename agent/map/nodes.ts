@@ -229,9 +229,14 @@ function nodeUp(map: ClusterMap, node: NodeEntry, command: NodeUp): Result<Appli
   };
   const keptAll = command.clean || (bootId !== "" && bootId === node.bootId);
   const isHeavier = capacityBytes !== node.capacityBytes && node.weight === null;
+  let before: ClusterMap = { ...map, pools: poolsAfterLoss(map, node.id, lost) };
+  // Whoever else is in sync says what those writes are; it takes a comparison of stamps. Otherwise there is nobody to ask.
+  if (keptAll && command.torn === true) {
+    before = { ...before, pools: poolsWithoutMember(before, node.id, true) };
+  }
   return changed(map, {
     nodes: withNode(map, next),
-    pools: poolsAfterStart({ ...map, pools: poolsAfterLoss(map, node.id, lost) }, node.id, keptAll),
+    pools: poolsAfterStart(before, node.id, keptAll),
     targetsEpoch: isHeavier ? map.epoch + 1 : map.targetsEpoch,
   });
 }

@@ -146,6 +146,7 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     node: "number",
     bootId: "text",
     clean: "boolean",
+    "torn?": "boolean",
     address: "text",
     version: "text",
     "protocolMin?": "number",

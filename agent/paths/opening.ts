@@ -87,6 +87,8 @@ export interface OpenPathsOptions {
   readonly differenceMin?: number;
   /** As `mayHaveLost` of `OpenOptions` in `store/open.ts`, of any of the stores. */
   readonly mayHaveLost?: () => void;
+  /** As `foundTorn` of `OpenOptions`, of any of the stores. */
+  readonly foundTorn?: () => void;
   /** As `admit` of `OpenOptions`, asked of each of the stores. */
   readonly admit?: (meta: (key: string) => Uint8Array | undefined) => string | null;
   readonly log: Log;
@@ -150,12 +152,14 @@ class Opener {
   }
 
   #open(store: Store, done: Done): void {
-    const { hostId, adopt, acceptDamage, capacityBytes, mayHaveLost, admit } = this.#options;
+    const { hostId, adopt, acceptDamage, capacityBytes } = this.#options;
+    const { mayHaveLost, foundTorn, admit } = this.#options;
     store.open({
       hostId,
       adopt,
       acceptDamage,
       mayHaveLost,
+      foundTorn,
       admit,
       ...(capacityBytes === undefined ? {} : { capacityBytes }),
     }, done);

@@ -111,6 +111,12 @@ export interface OpenOptions {
    */
   readonly mayHaveLost?: () => void;
   /**
+   * Called before anything is written when blocks of guests at the log's end do not match and are as they were before. Where the
+   * machine has not been rebooted since, the end of the process has cut short what nobody was promised, as good as always; or they had
+   * been acknowledged and have rotted, and nothing here can tell. Others have them.
+   */
+  readonly foundTorn?: () => void;
+  /**
    * Asked when the values of META are known and nothing has been written yet: why this store must not be opened,
    * or null.
    */
@@ -229,6 +235,7 @@ export function* openStore(
   const unfit = options.admit?.((key) => meta.get(key)) ?? null;
   if (unfit !== null) return new StoreError("LEVEL", unfit);
   if (found.mayHaveLost) options.mayHaveLost?.();
+  if (found.rebuilt.doubtful.size > 0) options.foundTorn?.();
   return yield* takeOver(io, machine, newest, found, options, parts);
 }
 

@@ -133,6 +133,24 @@ Deno.test("an only member that kept its page cache goes on; one that did not is 
   );
 });
 
+Deno.test("who does not know whether its log's end has rotted joins again where somebody else can tell", () => {
+  const map = threeInSync();
+  const torn = nodeUp(1, { torn: true });
+  assertEquals(group(runAll(map, torn)).inSync, [2, 3]);
+  assertEquals(group(runAll(map, nodeUp(1))).inSync, [1, 2, 3], "nothing was torn");
+  // After a stop in good order, or in another boot, that is no question.
+  assertEquals(group(runAll(map, { ...torn, clean: true })).unclean, []);
+  assertEquals(group(runAll(map, { ...torn, bootId: "b" })).unclean, [1]);
+  assertEquals(group(runAll(map, { ...torn, bootId: "b" })).inSync, [1, 2, 3]);
+  // Nobody else is there, or has kept everything: what is here counts, as without a doubt.
+  const alone = runAll(map, down(2), down(3));
+  assertEquals([group(alone).inSync, group(runAll(alone, torn)).inSync], [[1], [1]]);
+  assertEquals(group(runAll(alone, torn)).unclean, []);
+  const others = runAll(map, nodeUp(2, { bootId: "b" }), nodeUp(3, { bootId: "b" }));
+  assertEquals(group(runAll(others, torn)).inSync, [1, 2, 3]);
+  assertEquals(group(runAll(others, torn)).unclean, [2, 3]);
+});
+
 Deno.test("an unclean member leaves only while another one is up and clean", () => {
   const drop = { kind: "drop-unclean", pool: 3, pgs, node: 1 } as const;
   let map = runAll(threeInSync(), nodeUp(1, { bootId: "b" }));

@@ -131,6 +131,8 @@ export class SimNode implements Station {
   process: Process | null = null;
   run = 0;
   bootId = "boot-0";
+  /** The end of a log did not match, and the map has not heard of it: see `failure_mark.ts`. */
+  #isTorn = false;
   /** What it runs from its next start on. */
   build = THIS_BUILD;
   incarnation = 0;
@@ -242,7 +244,12 @@ export class SimNode implements Station {
       this.bootId = `boot-${this.world.random.u32()}`;
     };
     if (this.#isFormatted) {
-      single.open({ hostId: HOST, mayHaveLost, admit: (meta) => this.#refusalOf(meta) }, opened);
+      single.open({
+        hostId: HOST,
+        mayHaveLost,
+        foundTorn: () => this.#isTorn = true,
+        admit: (meta) => this.#refusalOf(meta),
+      }, opened);
     } else {
       single.format({
         nodeId: new Uint8Array(16).fill(this.id),
@@ -356,6 +363,7 @@ export class SimNode implements Station {
         this.watcher.note(this, "may have lost what it had acknowledged: a disk cannot be read");
         this.bootId = `boot-${this.#pathRandom!.u32()}`;
       },
+      foundTorn: () => this.#isTorn = true,
       // Guests write little here.
       differenceMin: 0.0005,
       log: this.#log("paths"),
@@ -623,6 +631,7 @@ export class SimNode implements Station {
       node,
       facts: this.#facts(),
       clean: store.wasClean,
+      torn: this.#isTorn,
       ...(process.set === null ? {} : { lost: [...process.set.lost()] }),
       raft,
       seeds,
@@ -679,6 +688,7 @@ export class SimNode implements Station {
   #started(process: Process, node: number, incarnation: number): void {
     this.incarnation = incarnation;
     process.isStarted = true;
+    this.#isTorn = false;
     // What is missing now may have lost something when it is back.
     const isMissing = process.set !== null && this.workingPaths < this.disks.length;
     if (isMissing) this.bootId = `boot-${this.#pathRandom!.u32()}`;
@@ -893,6 +903,8 @@ export class SimNode implements Station {
   attach(disk: number, sizeBytes: number, layers: readonly number[]): Volume | null {
     const { process } = this;
     if (process === null || process.data === null || process.leases === null) return null;
+    // There is a socket when there is a map.
+    if (!process.data.hasMap) return null;
     const volume = new Volume({
       sizeBytes,
       serial: `kelpie-${disk}`,

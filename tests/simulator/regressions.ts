@@ -301,4 +301,15 @@ export const REGRESSIONS: readonly Regression[] = [
       "a node was removed, and then taken in once more, by what it had asked for before it was in the cluster: nobody was behind the " +
       "new node, for which groups waited",
   },
+  {
+    seed: 9800757,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    areMoving: true,
+    areGoing: true,
+    found:
+      "an agent was killed right after its last guest had gone in good order, and a block at its log's end rotted: that passed for what " +
+      "the kill had cut short, nobody compared it with the other replica, and the two differed for good",
+  },
 ];

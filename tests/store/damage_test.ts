@@ -689,11 +689,22 @@ Deno.test("what was written whole before the process was killed and does not mat
     const disk = first.disk.crash(new Prng(9), first.window.bytes, { processOnly: true });
     disk.flipBit(dataOf(disk, rotten));
     const bench = new Bench(0, disk, new Prng(10), first.shape);
-    let told = 0;
-    bench.mustOpen({ mayHaveLost: () => told++ });
-    assertEquals(told, losses, JSON.stringify({ what, rotten, behind }));
+    let told = 0, torn = 0;
+    bench.mustOpen({ mayHaveLost: () => told++, foundTorn: () => torn++ });
+    assertEquals([told, torn], [losses, 1], JSON.stringify({ what, rotten, behind }));
     const expected = what.map((value, i) => value === rotten ? 100 + i : value);
     assertEquals(bench.read([1], 0, 0, what.length), expected);
     assertEquals(bench.stampOf(1, 0), "unknown");
   }
+});
+
+Deno.test("a log whose end is whole is not said to be torn", () => {
+  const first = open();
+  first.write(1, 0, 0, stamps(100, 4));
+  const disk = first.disk.crash(new Prng(9), first.window.bytes, { processOnly: true });
+  const bench = new Bench(0, disk, new Prng(10), first.shape);
+  let torn = 0;
+  bench.mustOpen({ foundTorn: () => torn++ });
+  assertEquals(torn, 0);
+  assertEquals(bench.read([1], 0, 0, 4), stamps(100, 4));
 });

@@ -156,7 +156,7 @@ export class Bench {
   }
 
   /** Opens; throws when it cannot. */
-  mustOpen(options: Pick<OpenOptions, "mayHaveLost"> = {}): void {
+  mustOpen(options: Pick<OpenOptions, "mayHaveLost" | "foundTorn"> = {}): void {
     const error = this.open(options);
     if (error) throw error;
   }
