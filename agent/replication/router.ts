@@ -12,7 +12,9 @@
  * Invariants:
  * - A write is done when every member of its group, by the newest map that this node has, has acknowledged it; the group
  *   is open, its in-sync set has at least `copiesMin` members, and this node may serve. Until then it waits; it does not fail.
- * - Writes of one chunk are sent to every node in the order in which they were submitted, also when they are sent again.
+ * - Writes of one chunk are sent to every node in the order in which they were submitted, also when they are sent again. Their numbers
+ *   rise in that order. A number stands for all writes up to it: where a group was settled, which may have lost some, those under way
+ *   get new ones, since others may have had them by the old ones, with what was lost.
  * - A sync is done when every node that acknowledged a write of this disk, and still is a member, has synced after that
  *   acknowledgement. If a group with writes that were not synced had to be settled after all of its replicas had crashed,
  *   they may be gone: every sync fails that covers one of them, until one that covers all of them has failed.
@@ -95,6 +97,8 @@ export class WriteSlot implements LocalWriteOwner, PeerRequestOwner {
   isStarted = false;
   /** Epoch at which it was last sent. */
   epoch = 0;
+  /** Epoch at which it was started. */
+  startedEpoch = 0;
   nodeCount = 0;
   readonly nodes = new Int32Array(MEMBERS_MAX);
   readonly states = new Uint8Array(MEMBERS_MAX);
@@ -206,6 +210,8 @@ export class DiskRouter implements PeerRequestOwner {
 
   #first: WriteSlot | null = null;
   #last: WriteSlot | null = null;
+  /** The newest number of a write. */
+  #sequence = 0;
   /** Writes that wait to be sent. */
   #waitingWrites = 0;
   readonly #waitingReads = new OperationList();
@@ -518,11 +524,17 @@ export class DiskRouter implements PeerRequestOwner {
     const isMoved = this.#placedEpoch >= 0 && this.#placedEpoch !== disk.entry.placedEpoch;
     this.#placedEpoch = disk.entry.placedEpoch;
     this.#noteLosses(disk, isMoved && !isJump);
+    const settled = new Set<number>();
     for (let slot = this.#first; slot !== null; slot = slot.next) {
       const group = view.groupOf(disk, slot.operation!.chunk);
       slot.group = group.group;
-      if (!slot.isStarted) continue;
-      this.#reroute(slot, group, isJump);
+      if (slot.isStarted && view.settledEpochOf(disk, group) > slot.startedEpoch) {
+        settled.add(slot.group);
+      }
+      if (settled.has(slot.group)) {
+        slot.operation!.sequence = ++this.#sequence;
+        if (slot.isStarted) this.#restart(slot);
+      } else if (slot.isStarted) this.#reroute(slot, group, isJump);
     }
     if (this.#hasUnsent) this.#lookForUnsent();
     for (const [operation, request] of [...this.#remoteReads]) {
@@ -590,6 +602,9 @@ export class DiskRouter implements PeerRequestOwner {
   // -------------------------------------------------------------------------------------- writes
 
   #write(operation: Operation): void {
+    // The volume's own number, but where that has been given away.
+    if (operation.sequence <= this.#sequence) operation.sequence = this.#sequence + 1;
+    this.#sequence = operation.sequence;
     const slot = this.host.takeSlot();
     slot.router = this;
     slot.operation = operation;
@@ -657,6 +672,7 @@ export class DiskRouter implements PeerRequestOwner {
     slot.isStarted = true;
     this.#waitingWrites--;
     slot.epoch = view.epoch;
+    slot.startedEpoch = view.epoch;
     for (const node of group.members) this.#send(slot, node);
   }
 

@@ -620,6 +620,32 @@ Deno.test("a flush that began before a lost write was acknowledged does not tell
   assertEquals(at.done, [[5, 0]]);
 });
 
+Deno.test("what is under way when its group is settled goes out under new numbers, and what comes then behind it", () => {
+  const disk = { copiesMin: 1 };
+  const at = new Fixture({ disk }, { self: 4 });
+  at.write(1);
+  at.write(2);
+  at.write(3, { chunk: 4 });
+  const first = at.sent(MessageType.Write);
+  assertEquals(first.map(({ head }) => head.sequence), [1, 1, 1, 2, 2, 2, 3, 3, 3]);
+  // All have crashed, and 2 settles: what the others have by these numbers is not what it makes of them.
+  const settled = { inSync: [2], settledEpoch: EPOCH + 1, changedEpoch: EPOCH + 1 };
+  at.map({ disk, group: settled, incarnations: { 2: 2 } }, 4);
+  const again = at.sent(MessageType.Write);
+  const places = again.map(({ link, head }) => [link, head.chunk, head.sequence]);
+  assertEquals(places, [[2, 3, 4], [2, 3, 5], [2, 4, 6]]);
+  at.write(4);
+  const [later] = at.sent(MessageType.Write);
+  assertEquals(later.head.sequence, 7);
+  for (const sent of [...again, later]) at.answer(sent);
+  at.core.endTurn();
+  assertEquals(at.done.map(([tag]) => tag).sort(), [1, 2, 3, 4]);
+  // Nothing more was settled since.
+  at.write(8);
+  at.map({ disk, group: { ...settled, joining: [1], joinedEpochs: [EPOCH + 2] } }, 4);
+  assertEquals(at.sent(MessageType.Write).at(-1)!.head.sequence, 8);
+});
+
 // ------------------------------------------------------------------------------------------ reads
 
 /** Node 4 holds the lease and no replica: it reads from one of the others. */

@@ -302,6 +302,17 @@ export const REGRESSIONS: readonly Regression[] = [
       "new node, for which groups waited",
   },
   {
+    seed: 9800026,
+    faultsMs: 20_000,
+    hasSnapshots: true,
+    hasPaths: true,
+    areMoving: true,
+    areGoing: true,
+    found:
+      "the last replica in sync had lost writes in a crash, and was settled; what was under way went to it by the numbers that it had on " +
+      "another one, which had those writes as well: equal stamps for different content",
+  },
+  {
     seed: 9800757,
     faultsMs: 20_000,
     hasSnapshots: true,
