@@ -224,8 +224,8 @@ export class ClusterNode {
       wantLease: (disk) => this.control.wantLease(disk),
       forgetLease: (disk) => this.control.forgetLease(disk),
       propose: (command, done) => this.control.propose(command, () => done?.()),
-      granted: (disk, generation, isUnclean) =>
-        this.#tell({ kind: "lease-granted", disk, generation, isUnclean }),
+      granted: (disk, { generation, isUnclean, byOthers }) =>
+        this.#tell({ kind: "lease-granted", disk, generation, isUnclean, byOthers }),
       fenced: (disk, generation) => {
         this.#fencing = this.#plane.request({ kind: "fenced", disk, generation });
         this.#fencing.catch(() => {});
@@ -546,7 +546,7 @@ export class ClusterNode {
       case "lease-wanted":
         return this.leases.wanted(event.disk);
       case "lease-released":
-        this.leases.released(event.disk, { isUnclean: event.isUnclean });
+        this.leases.released(event.disk, event);
         return this.#tell({ kind: "release-noted", disk: event.disk });
       case "reconciled":
         this.leases.opened(event.disk, event.generation);

@@ -541,10 +541,10 @@ export class DataPlane implements DiskServerHost {
   }
 
   /** {@inheritDoc DiskServerHost.releaseLease} */
-  releaseLease(disk: number, isUnclean: boolean): void {
+  releaseLease(disk: number, isUnclean: boolean, isUnwritten: boolean): void {
     this.#data.closeDisk(disk);
     this.#releasing.set(disk, (this.#releasing.get(disk) ?? 0) + 1);
-    this.#post({ kind: "lease-released", disk, isUnclean });
+    this.#post({ kind: "lease-released", disk, isUnclean, isUnwritten });
   }
   /** Leases given back of which the main thread has not said that it knows, by disk. */
   readonly #releasing = new Map<number, number>();
@@ -781,14 +781,16 @@ export class DataPlane implements DiskServerHost {
     if (readOnly !== disk.readOnly) server.closeSessions(() => {});
   }
 
-  #leaseGranted(disk: number, generation: number, isUnclean: boolean): void {
+  #leaseGranted(
+    { disk, generation, isUnclean, byOthers }: WorkerRequest & { kind: "lease-granted" },
+  ): void {
     // It was for whoever has gone since, and goes back: who is next must not begin under it, since nobody would fence it off.
     if (this.#releasing.has(disk)) return;
     const server = this.#servers.get(disk);
     // Whoever wanted it has gone meanwhile: it goes back by itself.
     if (server === undefined || !server.wantsLease) return;
     if (this.#data.router(disk).generation !== generation) this.#data.openDisk(disk, generation);
-    server.leaseGranted(generation, isUnclean);
+    server.leaseGranted({ generation, isUnclean, byOthers });
   }
 
   #fenced(disk: number, generation: number): void {
@@ -1020,7 +1022,7 @@ export class DataPlane implements DiskServerHost {
         this.log.level = request.level;
         return this.#answer(id);
       case "lease-granted":
-        this.#leaseGranted(request.disk, request.generation, request.isUnclean);
+        this.#leaseGranted(request);
         return this.#answer(id);
       case "release-noted":
         this.#releaseNoted(request.disk);

@@ -25,7 +25,7 @@ import type { Connection, SocketWatcher } from "./platform/linux/socket.ts";
 import { sendWithFds } from "./platform/linux/socket.ts";
 import type { Log } from "./platform/platform.ts";
 import type { MappedPiece, VhostHost } from "./vhost/host.ts";
-import { VhostSession } from "./vhost/session.ts";
+import { type GrantedLease, VhostSession } from "./vhost/session.ts";
 import { ProgressWatch } from "./volume/progress_watch.ts";
 import type { Throttle, ThrottleWaiter } from "./volume/throttle.ts";
 import { ReadOnlyVolume, type Volume } from "./volume/volume.ts";
@@ -77,8 +77,9 @@ export interface DiskServerHost {
    * No session wants the lease any more, or the next one needs another one, and nothing is under way.
    *
    * @param isUnclean requests were given up: replicas may differ
+   * @param isUnwritten nothing was written under it
    */
-  releaseLease(disk: number, isUnclean: boolean): void;
+  releaseLease(disk: number, isUnclean: boolean, isUnwritten: boolean): void;
   /** What is under way of a disk fails, as soon as its buffers are free; with `isSparing` not for those that only read. */
   abandonRequests(disk: number, isSparing: boolean): void;
 }
@@ -209,9 +210,9 @@ class FrontEndSession implements VhostHost, ThrottleWaiter {
   }
 
   /** The rings may run. */
-  granted(isUnclean: boolean): void {
+  granted(lease: GrantedLease = {}): void {
     this.#tellSizeMs = this.server.host.monotonicMs() + TELL_SIZE_MS;
-    this.session.leaseGranted({ isUnclean });
+    this.session.leaseGranted(lease);
   }
 
   tick(nowMs: number): void {
@@ -411,7 +412,7 @@ export class DiskServer {
   acquire(session: FrontEndSession): void {
     if (session.readOnly) {
       this.host.later(() => {
-        if (!session.isClosed) session.granted(false);
+        if (!session.isClosed) session.granted();
       });
       return;
     }
@@ -428,14 +429,25 @@ export class DiskServer {
     const at = this.#waiting.indexOf(session);
     if (at >= 0) this.#waiting.splice(at, 1);
     if (this.#holder !== session) return;
+    if (this.#isGranted && this.volume.sequence > this.#sequenceGranted) {
+      this.#lastWriter = { pid: session.connection.peerPid, generation: this.volume.generation };
+    }
     this.#holder = null;
     this.#isGranted = false;
     const isUnclean = this.#isUnclean || isLeftUnknown;
     this.#isUnclean = false;
     // Under the same lease nobody would look whether replicas are equal.
-    if (isUnclean || this.#waiting.length === 0) this.host.releaseLease(this.disk.id, isUnclean);
+    if (isUnclean || this.#waiting.length === 0) this.#releaseLease(isUnclean);
     this.#next();
   }
+
+  #releaseLease(isUnclean: boolean): void {
+    const { sequence } = this.volume;
+    this.host.releaseLease(this.disk.id, isUnclean, sequence === this.#sequenceBefore);
+    this.#sequenceBefore = sequence;
+  }
+  /** Number of the volume's last write when the last lease ended. */
+  #sequenceBefore = 0;
 
   /** What a front end that has gone has under way under the lease is to fail. */
   giveUp(session: FrontEndSession): void {
@@ -461,19 +473,29 @@ export class DiskServer {
   /**
    * This node has the lease: with a higher generation than before when it was lost and got back under a guest.
    *
-   * @param isUnclean whoever had it last did not give it back in good order
+   * @param lease see `LeasesHost.granted` of `control/leases.ts`
    */
-  leaseGranted(generation: number, isUnclean: boolean): void {
+  leaseGranted(lease: Required<GrantedLease>): void {
+    const { generation, isUnclean } = lease;
     this.volume.generation = generation;
     const work = this.#work;
     this.#work = null;
     work?.();
-    if (this.#holder === null || this.#isGranted) return;
+    if (this.#holder === null) return;
+    if (this.#isGranted) return this.#holder.session.leaseRenewed(generation);
     this.#isGranted = true;
     const waitedMs = this.host.nowMs() - this.#nextSinceMs;
     this.log("debug", "lease granted", this.#holder, { generation, isUnclean, waitedMs });
-    this.#holder.granted(isUnclean);
+    const { pid, generation: written } = this.#lastWriter;
+    const isOther = pid !== this.#holder.connection.peerPid;
+    const byOthers = isOther ? Math.max(lease.byOthers, written) : lease.byOthers;
+    this.#sequenceGranted = this.volume.sequence;
+    this.#holder.granted({ ...lease, byOthers });
   }
+  /** Which process has written here last, and under which lease, since this agent has started; 0: none. */
+  #lastWriter = { pid: 0, generation: 0 };
+  /** Number of the volume's last write when the lease came to the present holder. */
+  #sequenceGranted = 0;
 
   /** Another node has had the disk, or may have it: whoever writes here is cut off, and its process is not let in again. */
   fence(): void {
@@ -507,7 +529,7 @@ export class DiskServer {
       this.#closedReason = null;
       const isUnclean = this.#isUnclean;
       this.#isUnclean = false;
-      this.host.releaseLease(this.disk.id, isUnclean);
+      this.#releaseLease(isUnclean);
       this.#lookWhetherEmpty();
     };
     this.#work = () => work(done);

@@ -66,8 +66,14 @@ export type WorkerRequest =
   | { kind: "take-part"; node: number; incarnation: number }
   /** May serve until then, by the clock of all threads. */
   | { kind: "renew"; untilMs: number }
-  /** The disk's lease is this node's; `isUnclean`: whoever had it last did not give it back in good order. */
-  | { kind: "lease-granted"; disk: number; generation: number; isUnclean: boolean }
+  /** The disk's lease is this node's: see `LeasesHost.granted` of `control/leases.ts`. */
+  | {
+    kind: "lease-granted";
+    disk: number;
+    generation: number;
+    isUnclean: boolean;
+    byOthers: number;
+  }
   /** A `lease-released` has been heard: what is granted from here on is for whoever wanted the disk since. */
   | { kind: "release-noted"; disk: number }
   /** Another node has had the disk: its sessions end for good. */
@@ -144,7 +150,7 @@ export type WorkerMessage =
   /** A session wants the disk's lease. */
   | { kind: "lease-wanted"; disk: number }
   /** No session wants it any more, and nothing is under way. */
-  | { kind: "lease-released"; disk: number; isUnclean: boolean }
+  | { kind: "lease-released"; disk: number; isUnclean: boolean; isUnwritten: boolean }
   /** The disk's replicas agree: it is open under this generation. */
   | { kind: "reconciled"; disk: number; generation: number }
   | { kind: "in-sync"; pool: number; groups: number[]; epoch: number }

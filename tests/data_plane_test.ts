@@ -208,6 +208,7 @@ Deno.test("a lease that was granted before its release was heard of is not for w
     disk: disk.id,
     generation: 5,
     isUnclean: false,
+    byOthers: 0,
   };
   const pass: WorkerRequest = { kind: "renew", untilMs: Infinity };
   const requests: WorkerRequest[] = [
@@ -232,7 +233,7 @@ Deno.test("a lease that was granted before its release was heard of is not for w
       (message.kind === "answer" && message.id === next - 1);
     if (!isNext || next === requests.length) return;
     const request = requests[next];
-    if (request.kind === "zero") plane.releaseLease(disk.id, false);
+    if (request.kind === "zero") plane.releaseLease(disk.id, false, true);
     if (request.kind === "release-noted") seen.push("heard");
     send(next, request);
     next++;
@@ -252,7 +253,7 @@ Deno.test("a disk that is deleted while its end is being cut off ends that, and 
     { kind: "take-part", node: 1, incarnation },
     // It may not serve: what is written waits.
     { kind: "zero", disk: disk.id, startBytes: 0, endBytes: disk.sizeBytes },
-    { kind: "lease-granted", disk: disk.id, generation: 5, isUnclean: false },
+    { kind: "lease-granted", disk: disk.id, generation: 5, isUnclean: false, byOthers: 0 },
     { kind: "data-status" },
     wholeMap({ ...map, epoch: map.epoch + 1, disks: [] }),
     ...Array.from({ length: 50 }, (): WorkerRequest => ({ kind: "data-status" })),

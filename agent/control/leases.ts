@@ -14,7 +14,13 @@
  *
  * @module
  */
-import type { ClusterMap, DiskEntry, MapCommand } from "../map/map.ts";
+import {
+  type ClusterMap,
+  type DiskEntry,
+  isOn,
+  type MapCommand,
+  writtenByOthers,
+} from "../map/map.ts";
 
 /** What leases need around them. */
 export interface LeasesHost {
@@ -24,9 +30,13 @@ export interface LeasesHost {
   /**
    * The disk is this node's under this generation. Again, with a higher one, when a lease was lost and got back.
    *
-   * @param isUnclean whoever had it last, here or elsewhere, did not give it back in good order
+   * @param lease.isUnclean whoever had it last, here or elsewhere, did not give it back in good order
+   * @param lease.byOthers see `writtenByOthers` of `map/queries.ts`
    */
-  granted(disk: number, generation: number, isUnclean: boolean): void;
+  granted(
+    disk: number,
+    lease: { generation: number; isUnclean: boolean; byOthers: number },
+  ): void;
   /** Another node has had the disk, or may have it: whoever has it open here under this generation must stop for good. */
   fenced(disk: number, generation: number): void;
 }
@@ -36,6 +46,8 @@ interface Held {
   generation: number;
   /** The holder before has not given it back in good order. */
   isUnclean: boolean;
+  /** The newest generation under which others may have written. */
+  byOthers: number;
   /** The data plane has brought the replicas in line under that generation. */
   isOpened: boolean;
   isFenced: boolean;
@@ -76,11 +88,19 @@ export class Leases {
     else if (held !== undefined) {
       // Whoever had it here has given it back; what was left before that was seen to then, if it was opened.
       if (held.generation > 0) {
-        this.#host.granted(disk, held.generation, held.isUnclean && !held.isOpened);
+        const { generation, byOthers } = held;
+        const isUnclean = held.isUnclean && !held.isOpened;
+        this.#host.granted(disk, { generation, isUnclean, byOthers });
       }
       return;
     }
-    this.#held.set(disk, { generation: 0, isUnclean: false, isOpened: false, isFenced: false });
+    this.#held.set(disk, {
+      generation: 0,
+      isUnclean: false,
+      byOthers: 0,
+      isOpened: false,
+      isFenced: false,
+    });
     this.#look(disk);
   }
 
@@ -94,17 +114,26 @@ export class Leases {
    * No session wants the disk any more, and nothing is under way.
    *
    * @param options.isUnclean requests were given up that some replicas may have, and others not: the next holder brings them in line
+   * @param options.isUnwritten nothing was written
    * @param options.done called when the map knows it, or will without our doing
    */
   released(
     disk: number,
-    { isUnclean = false, done = () => {} }: { isUnclean?: boolean; done?: () => void } = {},
+    { isUnclean = false, isUnwritten = false, done = () => {} }: {
+      isUnclean?: boolean;
+      isUnwritten?: boolean;
+      done?: () => void;
+    } = {},
   ): void {
     const held = this.#held.get(disk);
     this.#held.delete(disk);
     this.#host.forgetLease(disk);
     if (held === undefined || held.generation === 0 || held.isFenced) return done();
-    this.#giveBack(disk, held.generation, held.isOpened && !isUnclean, done);
+    this.#giveBack(disk, held.generation, {
+      isClean: held.isOpened && !isUnclean,
+      isUnwritten,
+      done,
+    });
   }
 
   /**
@@ -126,19 +155,26 @@ export class Leases {
     if (this.#returning.get(disk) === generation) this.#returning.delete(disk);
   }
 
-  #giveBack(disk: number, generation: number, isClean: boolean, done: () => void): void {
+  #giveBack(
+    disk: number,
+    generation: number,
+    { isClean, isUnwritten, done = () => {} }: {
+      isClean: boolean;
+      isUnwritten: boolean;
+      done?: () => void;
+    },
+  ): void {
     this.#returning.set(disk, generation);
+    const isTold = isUnwritten && this.#map !== null && isOn(this.#map, 2);
+    const what = { id: disk, generation, ...(isTold ? { unwritten: true } : {}) };
     const finished = () => {
       this.#forgetReturn(disk, generation);
       done();
     };
     // What was never opened may hide what an earlier holder has left: only the next one brings it in line.
     if (isClean) {
-      this.#host.propose(
-        { kind: "release-lease", id: disk, node: this.#node, generation },
-        finished,
-      );
-    } else this.#host.propose({ kind: "force-release-lease", id: disk, generation }, finished);
+      this.#host.propose({ kind: "release-lease", node: this.#node, ...what }, finished);
+    } else this.#host.propose({ kind: "force-release-lease", ...what }, finished);
   }
 
   /** The map has changed. */
@@ -149,7 +185,8 @@ export class Leases {
     for (const entry of map.disks) {
       if (!this.#isOurs(entry) || this.#held.has(entry.id)) continue;
       if (this.#returning.get(entry.id) === entry.generation) continue;
-      this.#giveBack(entry.id, entry.generation, false, () => {});
+      // It came when its session had gone.
+      this.#giveBack(entry.id, entry.generation, { isClean: false, isUnwritten: true });
     }
   }
 
@@ -171,9 +208,10 @@ export class Leases {
       if (entry.generation === held.generation) return;
       held.generation = entry.generation;
       held.isUnclean = entry.settled < entry.generation - 1;
+      held.byOthers = writtenByOthers(entry, this.#node);
       held.isOpened = false;
       this.#host.forgetLease(disk);
-      this.#host.granted(disk, entry.generation, held.isUnclean);
+      this.#host.granted(disk, held);
       return;
     }
     const isTaken = held.generation > 0 && entry.generation > held.generation;

@@ -20,6 +20,10 @@
  * `settled` says how far all members are known to be equal. A clean release settles its own generation;
  * any other end leaves it, and the next holder reconciles before it serves.
  *
+ * `written` says under which leases that are over the disk may have been changed, and by whom last: a guest that its agent has left
+ * running, and that comes back when the agent has started again, must not go on if others have (`vhost/session.ts`). A lease counts
+ * unless its holder says at its end that it has written nothing; a rollback counts as somebody else's.
+ *
  * # Another number of copies, or other zones
  *
  * is another pool, and a chunk has the same PG number in every pool (`pgCount` is the cluster's): see `copies.ts`. At
@@ -71,6 +75,7 @@ import {
   type Settings,
   SNAPSHOTS_MAX,
   type TakeLease,
+  UNWRITTEN,
 } from "./model.ts";
 import { checkDiskName } from "./names.ts";
 import {
@@ -82,6 +87,7 @@ import {
   nodeMissing,
   poolIdOf,
   poolOfFamily,
+  writtenAfter,
 } from "./queries.ts";
 import {
   completed,
@@ -160,6 +166,7 @@ function createDisk(map: ClusterMap, command: CreateDisk): Result<Applied> {
     generation: 0,
     lease: null,
     settled: 0,
+    written: UNWRITTEN,
     attributes: { ...command.attributes },
     snapshots: [],
     limits: NO_LIMITS,
@@ -318,7 +325,8 @@ function takeLease(map: ClusterMap, command: TakeLease): Result<Applied> {
     return failure("limit", `disk ${disk.name} has used all ${ID_MAX} generations`);
   }
   const lease = { node: command.node, incarnation: command.incarnation };
-  const next = { ...disk, generation: disk.generation + 1, lease };
+  const written = writtenAfter(map, disk);
+  const next = { ...disk, generation: disk.generation + 1, lease, written };
   const isUnclean = disk.settled < disk.generation;
   const pools = isUnclean ? withJoinersAfresh(map, poolIdOf(map, disk)) : map.pools;
   return changed(map, { disks: replaced(map.disks, disk, next), pools }, [
@@ -346,9 +354,11 @@ function releaseLease(map: ClusterMap, command: ReleaseLease): Result<Applied> {
   if (disk.lease?.node !== command.node || disk.generation !== command.generation) {
     return stale(`generation ${command.generation} of disk ${disk.name} is over already`);
   }
-  if (drainingLayer(disk) === 0) return released(map, disk, command.generation);
+  const written = command.unwritten === true ? disk.written : writtenAfter(map, disk);
+  const ended = { ...disk, lease: null, settled: command.generation, written };
+  if (drainingLayer(disk) === 0) return released(map, disk, ended);
   // Everything that it gave out has come back, also what belongs to a snapshot that is being taken.
-  const done = drained(map, { ...disk, lease: null, settled: command.generation });
+  const done = drained(map, ended);
   if (!done.ok) return done;
   const { disks } = done.value.map;
   const next = disks.find((each) => each.id === disk.id)!;
@@ -367,11 +377,12 @@ function forceReleaseLease(map: ClusterMap, command: ForceReleaseLease): Result<
   if (disk.generation !== command.generation) {
     return stale(`disk ${disk.name} has generation ${disk.generation} now`);
   }
-  return disk.lease === null ? unchanged(map) : released(map, disk, disk.settled);
+  if (disk.lease === null) return unchanged(map);
+  const written = command.unwritten === true ? disk.written : writtenAfter(map, disk);
+  return released(map, disk, { ...disk, lease: null, written });
 }
 
-function released(map: ClusterMap, disk: DiskEntry, settled: number): Result<Applied> {
-  const next = { ...disk, lease: null, settled };
+function released(map: ClusterMap, disk: DiskEntry, next: DiskEntry): Result<Applied> {
   return changed(map, { disks: replaced(map.disks, disk, next) }, [
     { kind: "lease-released", disk: next, previous: disk.lease! },
   ]);

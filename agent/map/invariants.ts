@@ -324,6 +324,15 @@ function reasonAgainstDisk(
   if (!isCount(disk.settled) || disk.settled > disk.generation) {
     return `it is settled up to generation ${disk.settled} of ${disk.generation}`;
   }
+  const { written } = disk;
+  // A rollback is before the lease that comes next.
+  const writtenMax = disk.generation + (written.node === 0 ? 1 : 0);
+  const isWritten = isIdBelow(written.node + 1, map.nextNode + 1) && isCount(written.before) &&
+    isCount(written.generation) && written.before <= written.generation &&
+    written.generation <= writtenMax;
+  if (!isWritten) {
+    return `it was written by node ${written.node} under generation ${written.generation}, and by another one under ${written.before}`;
+  }
   if (!isCount(disk.placedEpoch) || disk.placedEpoch > map.epoch) {
     return `it was placed in epoch ${disk.placedEpoch}`;
   }

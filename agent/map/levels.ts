@@ -40,6 +40,8 @@ const LEVELS: Readonly<Record<string, number>> = {
   "change-disk.limits": 2,
   "change-disk.detectZeroes": 2,
   "change-settings.trashMs": 2,
+  "release-lease.unwritten": 2,
+  "force-release-lease.unwritten": 2,
   "node-up.torn": 2,
   "set-availability.basedOnTargetsEpoch": 2,
   "set-weight.basedOnTargetsEpoch": 2,

@@ -25,7 +25,8 @@
  *             [ snapshot, … ],                 oldest first
  *             [ iops, bytes/s, burst iops, burst bytes/s, burst s ] or null, where there are no limits
  *             [ schedule, … ],                 sorted by name
- *             [ placedEpoch, settledBefore, pool, left out where it is `copies` ] ] left out where both are 0 and pool is `copies`
+ *             [ placedEpoch, settledBefore, pool, left out where it is `copies` ], left out (or null) where both are 0 and pool is `copies`
+ *             [ node, generation, before ] ]   written; left out where all are 0
  *     snapshot: [ name, layer, size in bytes, created in ms, flags, taking ]
  *     schedule: [ name, every ms, keep, daily, weekly, monthly, created in ms ]
  *     layer: [ id, parent, index of the list of those that have absorbed it, or left out ], or, while it is being flattened,
@@ -92,6 +93,8 @@ import {
   SNAPSHOTS_PER_DISK_MAX,
   TRASH_MAX,
   type TrashEntry,
+  UNWRITTEN,
+  type Written,
   ZONED_POOLS_MAX,
   ZONES_MAX,
 } from "./model.ts";
@@ -242,8 +245,15 @@ function diskFields(disk: DiskEntry, version: number): unknown[] {
       limitsFields(disk.limits),
       disk.schedules.map(scheduleFields),
     ]),
-    ...(version === 2 ? [] : placementFields(disk)),
+    ...(version === 2 ? [] : lastFields(disk)),
   ];
+}
+
+function lastFields(disk: DiskEntry): unknown[] {
+  const placement = placementFields(disk);
+  const { node, generation, before } = disk.written;
+  if (generation === 0) return placement;
+  return [...(placement.length === 0 ? [null] : placement), [node, generation, before]];
 }
 
 function placementFields({ copies, pool, placedEpoch, settledBefore }: DiskEntry): unknown[] {
@@ -485,8 +495,9 @@ function readSettingsV1(value: unknown): Settings | null {
 type Parents = ReadonlyMap<number, number>;
 
 function readDisk(value: unknown, parents: Parents): DiskEntry | null {
-  if (!Array.isArray(value) || value.length < 16 || value.length > 17) return null;
-  const placement = value.length === 17 ? readPlacement(value[16], value[6]) : [0, 0, value[6]];
+  if (!Array.isArray(value) || value.length < 16 || value.length > 18) return null;
+  const isPlain = value.length === 16 || (value.length === 18 && value[16] === null);
+  const placement = isPlain ? [0, 0, value[6]] : readPlacement(value[16], value[6]);
   if (placement === null) return null;
   const flags = value[5];
   if (flags !== (flags & (FLAG_READ_ONLY | FLAG_DETECT_ZEROES))) return null;
@@ -496,9 +507,10 @@ function readDisk(value: unknown, parents: Parents): DiskEntry | null {
   const schedules = readList(value[15], readSchedule, SCHEDULES_MAX);
   const copiesMin = value[9];
   const lease = value[11] === null ? null : readLease(value[11]);
+  const written = value.length === 18 ? readWritten(value[17]) : UNWRITTEN;
   const [family, settled] = [value[10], value[12]];
   const readable = isNumbers([family, settled]) && isNumberOrNull(copiesMin) && lease !== undefined;
-  if (disk === null || !readable || disk.layers.length !== 1) return null;
+  if (disk === null || !readable || disk.layers.length !== 1 || written === null) return null;
   if (snapshots === null || limits === null || schedules === null) return null;
   return {
     ...disk,
@@ -509,6 +521,7 @@ function readDisk(value: unknown, parents: Parents): DiskEntry | null {
     family,
     lease,
     settled,
+    written,
     snapshots,
     limits,
     schedules,
@@ -578,6 +591,11 @@ function readLease(value: unknown): Lease | undefined {
   return { node: value[0], incarnation: value[1] };
 }
 
+function readWritten(value: unknown): Written | null {
+  if (!isNumbers(value) || value.length !== 3 || value[1] === 0) return null;
+  return { node: value[0], generation: value[1], before: value[2] };
+}
+
 function readDiskV1(value: unknown): DiskEntry | null {
   if (!Array.isArray(value) || value.length !== 9) return null;
   const [id, name, sizeBytes, layers, createdMs, flags, copies, generation] = value;
@@ -601,6 +619,7 @@ function readDiskV1(value: unknown): DiskEntry | null {
     generation,
     lease: null,
     settled: generation,
+    written: UNWRITTEN,
     attributes,
     snapshots: [],
     limits: NO_LIMITS,

@@ -231,6 +231,22 @@ export interface Schedule {
   readonly createdMs: number;
 }
 
+/**
+ * Under which leases that are over a disk may have been written, or was changed otherwise: so a guest that was left behind by one of them
+ * can be told whether others have had its disk since.
+ */
+export interface Written {
+  /** Node that had the newest of those leases; 0: none, or the disk was rolled back since. */
+  readonly node: number;
+  /** Generation of that lease; 0: none. After a rollback the one that the next lease will have. */
+  readonly generation: number;
+  /** Generation of the newest of them that another node had, before; 0: none. */
+  readonly before: number;
+}
+
+/** What is known of a disk before its first lease, and of one of level 1. */
+export const UNWRITTEN: Written = { node: 0, generation: 0, before: 0 };
+
 /** One disk. */
 export interface DiskEntry {
   /** 1…{@linkcode ID_MAX}, never used twice. */
@@ -271,6 +287,7 @@ export interface DiskEntry {
   readonly lease: Lease | null;
   /** All writes of this generation and of older ones are the same on all members. */
   readonly settled: number;
+  readonly written: Written;
   readonly attributes: Attributes;
   /** Oldest first. At most one is being taken, the newest. */
   readonly snapshots: readonly SnapshotEntry[];
@@ -722,6 +739,8 @@ export interface ReleaseLease {
   readonly node: number;
   /** The generation that it held. */
   readonly generation: number;
+  /** It has written nothing. */
+  readonly unwritten?: boolean;
 }
 
 /**
@@ -733,6 +752,8 @@ export interface ForceReleaseLease {
   readonly kind: "force-release-lease";
   readonly id: number;
   readonly generation: number;
+  /** Said by the holder: it has written nothing. */
+  readonly unwritten?: boolean;
 }
 
 /** A holder has made all members equal in what generations before its own had left. */

@@ -119,8 +119,13 @@ const KINDS: { readonly [K in MapCommand["kind"]]: Readonly<Record<string, Field
     incarnation: "number",
     "generation?": "number",
   },
-  "release-lease": { id: "number", node: "number", generation: "number" },
-  "force-release-lease": { id: "number", generation: "number" },
+  "release-lease": {
+    id: "number",
+    node: "number",
+    generation: "number",
+    "unwritten?": "boolean",
+  },
+  "force-release-lease": { id: "number", generation: "number", "unwritten?": "boolean" },
   "reconciled": { id: "number", generation: "number" },
   "change-settings": {
     "copies?": "number",

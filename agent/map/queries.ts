@@ -6,6 +6,7 @@
 
 import type { ControlError } from "./errors.ts";
 import { pgOf } from "./hash.ts";
+import { isOn } from "./levels.ts";
 import {
   type ClusterMap,
   COPIES_MAX,
@@ -13,6 +14,7 @@ import {
   type NodeEntry,
   type PgEntry,
   type Pool,
+  type Written,
 } from "./model.ts";
 import { isInZones } from "./zones.ts";
 
@@ -79,6 +81,20 @@ export function findNodeByName(map: ClusterMap, name: string): NodeEntry | undef
 /** The error for a node that is not there. */
 export function nodeMissing(id: number): ControlError {
   return { code: "missing", message: `there is no node with id ${id}` };
+}
+
+/** What is known of a disk's leases once the one that it has is over, in which it may have been written. */
+export function writtenAfter(map: ClusterMap, { lease, generation, written }: DiskEntry): Written {
+  if (lease === null || !isOn(map, 2)) return written;
+  const { node } = lease;
+  return node === written.node
+    ? { ...written, generation }
+    : { node, generation, before: written.generation };
+}
+
+/** The newest generation under which others than a node may have changed a disk, as far as its leases are over; 0: none. */
+export function writtenByOthers({ written }: DiskEntry, node: number): number {
+  return written.node === node ? written.before : written.generation;
 }
 
 /** Whether a node is up, in the very run in which it took a lease: somebody may be using the disk there. */

@@ -74,9 +74,17 @@ import {
   type SnapshotTaken,
   TRASH_MAX,
   type TrashEntry,
+  UNWRITTEN,
 } from "./model.ts";
 import { checkDiskName, checkSnapshotName } from "./names.ts";
-import { diskIndexOf, diskMissing, findDisk, findNode, isHolding } from "./queries.ts";
+import {
+  diskIndexOf,
+  diskMissing,
+  findDisk,
+  findNode,
+  isHolding,
+  writtenAfter,
+} from "./queries.ts";
 
 /** Carries out a command about snapshots and what belongs to them; see `apply`. */
 export function applySnapshotCommand(map: ClusterMap, command: SnapshotCommand): Result<Applied> {
@@ -464,6 +472,7 @@ function cloneDisk(map: ClusterMap, command: CloneDisk): Result<Applied> {
     generation: origin.generation,
     lease: null,
     settled: origin.generation,
+    written: UNWRITTEN,
     attributes: { ...command.attributes },
     snapshots: [],
     limits: NO_LIMITS,
@@ -530,6 +539,8 @@ function rollbackDisk(map: ClusterMap, command: RollbackDisk): Result<Applied> {
     ...disk,
     sizeBytes: snapshot.sizeBytes,
     layers: [layer, ...chainOf(map.layers, snapshot.layer)],
+    // A guest that an agent has left behind would go on from what the disk held before.
+    written: { node: 0, generation: disk.generation + 1, before: disk.written.generation },
   };
   const old: DiskEntry = { ...disk, id: map.nextDisk, snapshots: [], schedules: [] };
   const trash = [...map.trash, trashed(map, old, command.nowMs)];
@@ -563,7 +574,7 @@ export function reasonAgainstTrash(map: ClusterMap): Result<Applied> | null {
 /** An entry of the trash, for as long as the settings say; never so that it expires before it is there. */
 export function trashed(map: ClusterMap, disk: DiskEntry, nowMs: number): TrashEntry {
   return {
-    disk: { ...givenUp(disk), lease: null },
+    disk: { ...givenUp(disk), lease: null, written: writtenAfter(map, disk) },
     deletedMs: nowMs,
     expiresMs: Math.min(nowMs + map.settings.trashMs, Number.MAX_SAFE_INTEGER),
   };

@@ -10,12 +10,14 @@
  *
  * After the regions, and known to this back end alone, 64 bytes of device state:
  *
- *     0 magic u32 | 4 version u32 (1) | 8 value u32 | 12 its complement u32 | 16 fenced u32 | 20 identity u32 (0: not told) | 24 zeros
+ *     0 magic u32 | 4 version u32 (1) | 8 value u32 | 12 its complement u32 | 16 fenced u32 | 20 identity u32 (0: not told)
+ *     24 generation u32 (0: the rings stand still) | 28 zeros
  *
  * It holds what the front end would not tell a new back end again: QEMU does not repeat a guest's change of
  * the write cache mode, and a guest that chose write-through must not lose it with our process. Nor must a guest go on that was cut
  * off because others have had its disk: `fenced` is a magic then. A guest that boots anew has another area. Nor would QEMU notice that
- * another disk has the name, and so the socket, of the one that the requests are for: that is what `identity` tells.
+ * another disk has the name, and so the socket, of the one that the requests are for: that is what `identity` tells. `generation`
+ * is that of the lease under which the rings were left running, for whoever finds them so to see whether others have written since.
  *
  * Order of stores (the process may be killed between any two; stores of one thread become visible in program order):
  *
@@ -117,6 +119,17 @@ export class InflightArea {
   set identity(value: number) {
     const at = this.#stateAt();
     if (at >= 0) this.window.u32[at + 5] = value;
+  }
+
+  /** Generation of the lease under which the rings run, or were left; 0: they stand still, in good order. */
+  get generation(): number {
+    const at = this.#stateAt();
+    return at < 0 ? 0 : this.window.u32[at + 6];
+  }
+
+  set generation(value: number) {
+    const at = this.#stateAt();
+    if (at >= 0) this.window.u32[at + 6] = value;
   }
 
   /** The value saved last, or −1 when there is none. */

@@ -123,7 +123,7 @@ const UNACCOUNTED =
   "there knows. End this QEMU, start that agent, and let the guest go on there ('cont')";
 
 /** Why a guest that others' writes have passed by does not go on. */
-const FENCED = "another host has opened the disk since: end this guest";
+const FENCED = "others have had its disk open since: end this guest";
 /** Why a front end does not get what has the name of its disk by now. */
 const OTHER_DISK =
   "what it has in flight is for another disk, which has had this name before: end this guest, or give that " +
@@ -145,6 +145,16 @@ const enum Lease {
   None,
   Wanted,
   Held,
+}
+
+/** A lease, as the rings that run under it have to know it. */
+export interface GrantedLease {
+  /** The back end that had it last may have ended with requests of this very guest under way. */
+  readonly isUnclean?: boolean;
+  /** Its number, from 1 to 2^32 − 1; 0: it has none. */
+  readonly generation?: number;
+  /** Newest generation under which others than this front end may have changed the disk; 0: none. */
+  readonly byOthers?: number;
 }
 
 /** Message under way: its header, then its payload. */
@@ -351,16 +361,27 @@ export class VhostSession implements QueueOwner {
   }
 
   /**
-   * The disk is ours: the rings may run.
-   *
-   * @param options.isUnclean the back end that had it last may have ended with requests of this very guest under way: rings of
-   * which nobody has kept what those are do not run
+   * The disk is ours: the rings may run. Where the back end before has ended uncleanly, those do not of which nobody has kept what was
+   * under way; and none of a guest that was left running while others have changed its disk.
    */
-  leaseGranted({ isUnclean = false } = {}): void {
+  leaseGranted({ isUnclean = false, generation = 0, byOthers = 0 }: GrantedLease = {}): void {
     if (this.#lease !== Lease.Wanted) return;
     this.#lease = Lease.Held;
     this.#isUnclean = isUnclean;
+    const area = this.#inflight;
+    if (area !== null && area.generation > 0 && byOthers > area.generation) {
+      area.markFenced();
+      return this.#fail(FENCED);
+    }
+    if (area !== null) area.generation = generation;
     this.#runAll();
+  }
+
+  /** The lease that is held has got another number, with nobody else's in between. */
+  leaseRenewed(generation: number): void {
+    if (this.#lease === Lease.Held && this.#inflight !== null) {
+      this.#inflight.generation = generation;
+    }
   }
 
   /** The disk is not ours for now. Nothing is taken until it is granted again. */
@@ -691,6 +712,8 @@ export class VhostSession implements QueueOwner {
     this.#dropKick(ring);
     if (this.#isAnyStarted()) return;
     this.#isBroken = false;
+    // Who stops in good order may go on by its user's will, whatever has happened to the disk; who never got so far is as it was.
+    if (this.#lease === Lease.Held && this.#inflight !== null) this.#inflight.generation = 0;
     this.#giveBack();
   }
 

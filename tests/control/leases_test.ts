@@ -1,6 +1,12 @@
 import { assertEquals } from "@std/assert/mod.js";
 import { Leases } from "../../agent/control/leases.ts";
-import type { ClusterMap, Lease, MapCommand } from "../../agent/map/map.ts";
+import {
+  type ClusterMap,
+  type Lease,
+  type MapCommand,
+  type ReleaseLease,
+  UNWRITTEN,
+} from "../../agent/map/map.ts";
 import { clusterWithDisk } from "../map/cluster.ts";
 
 const DISK = 1;
@@ -12,20 +18,25 @@ class Fixture {
     wantLease: (disk) => this.events.push(`want ${disk}`),
     forgetLease: (disk) => this.events.push(`forget ${disk}`),
     propose: (command, done) => this.proposals.push({ command, done: done ?? (() => {}) }),
-    granted: (disk, generation, isUnclean) =>
-      this.events.push(`granted ${disk} ${generation}${isUnclean ? " unclean" : ""}`),
+    granted: (disk, { generation, isUnclean, byOthers }) => {
+      const others = byOthers === 0 ? "" : ` after ${byOthers}`;
+      this.events.push(`granted ${disk} ${generation}${isUnclean ? " unclean" : ""}${others}`);
+    },
     fenced: (disk, generation) => this.events.push(`fenced ${disk} ${generation}`),
   });
 
-  constructor() {
+  written = UNWRITTEN;
+
+  constructor(readonly level = 1) {
     this.map(null, 5);
     this.leases.started(1, 3);
     this.take();
   }
 
   map(lease: Lease | null, generation: number, isThere = true, settled = generation - 1): void {
-    const map: ClusterMap = clusterWithDisk(3, 3);
-    const disks = map.disks.map((disk) => ({ ...disk, lease, generation, settled }));
+    const { level, written } = this;
+    const map: ClusterMap = { ...clusterWithDisk(3, 3), level };
+    const disks = map.disks.map((disk) => ({ ...disk, lease, generation, settled, written }));
     this.leases.mapChanged({ ...map, disks: isThere ? disks : [] });
   }
 
@@ -47,8 +58,8 @@ const OURS: Lease = { node: 1, incarnation: 3 };
 const THEIRS: Lease = { node: 2, incarnation: 1 };
 
 /** A fixture that holds the disk under generation 6, opened. */
-function holding(): Fixture {
-  const at = new Fixture();
+function holding(level = 1): Fixture {
+  const at = new Fixture(level);
   at.leases.wanted(DISK);
   at.map(OURS, 6);
   at.leases.opened(DISK, 6);
@@ -111,6 +122,47 @@ Deno.test("what is given back with requests that were given up is not called set
   at.map(null, 6, true, 5);
   at.map(OURS, 7, true, 5);
   assertEquals(at.take().at(-1), "granted 1 7 unclean");
+});
+
+Deno.test("who gives a disk back says that nothing was written, where that is so and the others know the word", () => {
+  const commands = (at: Fixture) =>
+    at.proposals.splice(0).map(({ command }) => {
+      const { kind, unwritten } = command as ReleaseLease;
+      return `${kind}${unwritten === true ? " unwritten" : ""}`;
+    });
+  for (const level of [1, 2]) {
+    const word = level === 2 ? " unwritten" : "";
+    const at = holding(level);
+    at.leases.released(DISK, { isUnwritten: true });
+    assertEquals(commands(at), [`release-lease${word}`]);
+    const written = holding(level);
+    written.leases.released(DISK);
+    assertEquals(commands(written), ["release-lease"]);
+    // What was given up has been sent, or has not.
+    const unclean = holding(level);
+    unclean.leases.released(DISK, { isUnclean: true, isUnwritten: true });
+    assertEquals(commands(unclean), [`force-release-lease${word}`]);
+    const early = new Fixture(level);
+    early.leases.wanted(DISK);
+    early.map(OURS, 6);
+    early.leases.released(DISK, { isUnwritten: true });
+    assertEquals(commands(early), [`force-release-lease${word}`], "never opened");
+    const late = new Fixture(level);
+    late.map(OURS, 6);
+    assertEquals(commands(late), [`force-release-lease${word}`], "its session had gone");
+  }
+});
+
+Deno.test("who is granted a disk hears until when others have written to it, again and again", () => {
+  const at = new Fixture(2);
+  at.leases.wanted(DISK);
+  at.written = { node: 2, generation: 4, before: 3 };
+  at.map(OURS, 6);
+  at.leases.wanted(DISK);
+  assertEquals(at.take(), ["want 1", "granted 1 6 after 4", "granted 1 6 after 4"]);
+  at.written = { node: 1, generation: 6, before: 3 };
+  at.map(OURS, 7);
+  assertEquals(at.take(), ["granted 1 7 after 3"], "its own are not others'");
 });
 
 Deno.test("a lease that comes after its session has gone goes back", () => {

@@ -534,6 +534,39 @@ Deno.test("a guest that was cut off stays so when its agent is restarted: it doe
   }
 });
 
+Deno.test("a guest whose agent was away goes on where nobody has written since, and is cut off where somebody has", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  await using first = await AgentProcess.start(options);
+  await first.check("disk", "create", "web", "64M");
+  const guest = await FrontEnd.connect({ socket: first.socket("web"), inflight: true });
+  using _guest = aborting(guest);
+  await guest.write(0, randomBytes(6, 4096));
+  await first.kill();
+
+  await using second = await AgentProcess.start(options);
+  // Whoever only reads, also where it could write, is nobody to it.
+  const reader = await FrontEnd.connect({ socket: second.socket("web") });
+  await reader.read(0, new Uint8Array(4096));
+  await reader.close();
+  await guest.reconnect();
+  await guest.write(0, randomBytes(7, 4096));
+  await second.stop();
+
+  await using third = await AgentProcess.start(options);
+  const newer = randomBytes(8, 4096);
+  const { code, stderr } = await third.runWith({ stdin: newer }, "disk", "write", "web");
+  assertEquals(code, 0, stderr);
+  const goesOn = guest.reconnect().then(() => guest.write(0, randomBytes(9, 4096)));
+  await assertRejects(() => goesOn, BackEndError);
+  await until(() => /others have had its disk open since: end this guest/.test(third.log), {
+    timeoutMs: 30_000,
+    what: () => third.log,
+  });
+  const { stdout } = await third.run("disk", "read", "web", "--length", "4096");
+  assertEquals(new Uint8Array(stdout), newer);
+});
+
 Deno.test("a guest does not go on with another disk that has the name of its own by now", async () => {
   await using work = await WorkDirectory.make();
   await using agent = await AgentProcess.start(optionsIn(work));

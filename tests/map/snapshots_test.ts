@@ -28,6 +28,7 @@ import {
   SNAPSHOTS_PER_DISK_MAX,
   takingOf,
   TRASH_MAX,
+  UNWRITTEN,
 } from "../../agent/map/map.ts";
 import { atLevelTwo, clusterAtLevelTwo, clusterWithDisk, nodeUp, refuse, step } from "./cluster.ts";
 
@@ -229,6 +230,7 @@ Deno.test("a clone begins as its snapshot is, and keeps what it needs of it", ()
     family: 1,
     placedEpoch: 0,
     settledBefore: 0,
+    written: UNWRITTEN,
     generation: 0,
     lease: null,
     settled: 0,

@@ -26,6 +26,7 @@ import {
   type ClusterMap,
   type DiskEntry,
   isInZones,
+  isOn,
   type MapCommand,
   type NodeEntry,
   type PgEntry,
@@ -39,6 +40,7 @@ import type { CheckReport, DiskCheck } from "../../agent/replication/check_repor
 import type { Check } from "../../agent/replication/checking.ts";
 import { chunkList, Stamp } from "../../agent/replication/local_store.ts";
 import { Operation, OperationKind } from "../../agent/store/operation.ts";
+import type { Volume } from "../../agent/volume/volume.ts";
 import { Going } from "./going.ts";
 import { DiskOracle, Guest } from "./guest.ts";
 import { Network, NO_FAULTS } from "./network.ts";
@@ -47,6 +49,7 @@ import {
   NO_DISK_ERRORS,
   type NodeWatcher,
   type Process,
+  type SimLease,
   SimNode,
   THIS_BUILD,
 } from "./node.ts";
@@ -450,13 +453,40 @@ export class Simulation implements NodeWatcher {
   }
 
   /** {@inheritDoc NodeWatcher.granted} */
-  granted(node: SimNode, disk: number): void {
+  granted(node: SimNode, disk: number, lease: SimLease, volume: Volume): void {
+    if (this.map !== null && isOn(this.map, 2)) this.#checkWritten(node, disk, lease, volume);
     const guest = this.guests.get(disk);
     if (guest?.node === node) guest.begin();
     for (const other of this.#leftBehind) {
       if (other.node === node && other.oracle.id === disk) other.begin();
     }
   }
+
+  /** Whoever gets a lease hears of the newest one of another node under which something was written. */
+  #checkWritten(
+    { node }: SimNode,
+    disk: number,
+    { generation, byOthers }: SimLease,
+    volume: Volume,
+  ): void {
+    let grants = this.#grants.get(disk);
+    if (grants === undefined) this.#grants.set(disk, grants = []);
+    for (const [at, grant] of grants.entries()) {
+      const next = grants.slice(at + 1).find((later) => later.volume === grant.volume);
+      const hasWritten = (next?.before ?? grant.volume.sequence) > grant.before;
+      if (grant.node === node || !hasWritten || byOthers >= grant.generation) continue;
+      throw new Error(
+        `node ${node} has disk ${disk} under generation ${generation} and is told that others wrote until ${byOthers}, ` +
+          `but node ${grant.node} has under ${grant.generation}`,
+      );
+    }
+    grants.push({ node, generation, volume, before: volume.sequence });
+  }
+  /** By disk: what was granted, to whom, and how much that one had written before. */
+  readonly #grants = new Map<
+    number,
+    { node: number; generation: number; volume: Volume; before: number }[]
+  >();
 
   /** {@inheritDoc NodeWatcher.fenced} */
   fenced(node: SimNode, disk: number): void {
@@ -1378,11 +1408,11 @@ export class Simulation implements NodeWatcher {
       this.#restart(node);
       this.until("every group is whole again", () => this.isWhole(), QUIET_MS_MAX);
     }
-    const isOn = ({ process }: SimNode) => {
+    const isInUse = ({ process }: SimNode) => {
       const map = process?.map ?? null;
       return map !== null && map.level === upgrade.protocol && upgrade.isUsed(map);
     };
-    this.until("what is new is used", () => this.nodes.every(isOn));
+    this.until("what is new is used", () => this.nodes.every(isInUse));
     this.until("every group is whole at last", () => this.isWhole(), QUIET_MS_MAX);
   }
 

@@ -46,12 +46,19 @@ function memoryOf(index: number): SimulatedMemory {
   return memories[index];
 }
 
+/** A lease as its holder is told of it. */
+export interface SimLease {
+  readonly generation: number;
+  /** See `LeasesHost.granted` of `control/leases.ts`. */
+  readonly byOthers: number;
+}
+
 /** What a node tells the simulation. */
 export interface NodeWatcher {
   note(node: SimNode, message: string, fields?: Record<string, unknown>): void;
   mapChanged(node: SimNode, map: ClusterMap): void;
-  /** A disk's lease was granted to a guest of the node. */
-  granted(node: SimNode, disk: number): void;
+  /** A disk's lease was granted to a guest of the node, which writes to this volume. */
+  granted(node: SimNode, disk: number, lease: SimLease, volume: Volume): void;
   fenced(node: SimNode, disk: number): void;
   /** The store has failed, or cannot be opened: the process is about to end. */
   failed(node: SimNode, reason: string): void;
@@ -620,7 +627,7 @@ export class SimNode implements Station {
       wantLease: (disk) => process.control!.wantLease(disk),
       forgetLease: (disk) => process.control!.forgetLease(disk),
       propose: (command, done) => process.control!.propose(command, () => done?.()),
-      granted: (disk, generation) => this.#granted(process, disk, generation),
+      granted: (disk, lease) => this.#granted(process, disk, lease),
       fenced: (disk) => {
         this.#toData(process, () => data.router(disk).abandon(-5));
         this.watcher.fenced(this, disk);
@@ -709,14 +716,15 @@ export class SimNode implements Station {
     process.leases!.mapChanged(map);
   }
 
-  #granted(process: Process, disk: number, generation: number): void {
+  #granted(process: Process, disk: number, lease: SimLease): void {
+    const { generation } = lease;
     const volume = process.volumes.get(disk);
     this.#toData(process, () => {
       // Not for one that came meanwhile: see `DataPlane.#leaseGranted`.
       if (volume === undefined || process.volumes.get(disk) !== volume) return;
       volume.generation = generation;
       process.data!.openDisk(disk, generation);
-      this.watcher.granted(this, disk);
+      this.watcher.granted(this, disk, lease, volume);
     });
   }
 
@@ -939,7 +947,7 @@ export class SimNode implements Station {
     if (process === null || process.volumes.get(disk) !== volume) return;
     process.volumes.delete(disk);
     this.#toData(process, () => process.data!.closeDisk(disk));
-    process.leases!.released(disk, { isUnclean });
+    process.leases!.released(disk, { isUnclean, isUnwritten: volume.sequence === 0 });
   }
 
   /** Ends the process in good order; its guests have gone. */

@@ -4,6 +4,7 @@
 import { assert, assertEquals } from "@std/assert/mod.js";
 import { Prng } from "../../agent/base/prng.ts";
 import { BlockKind } from "../../agent/blk/target.ts";
+import type { GrantedLease } from "../../agent/vhost/session.ts";
 import { Fixture, GUEST_BASE, LINUX_FEATURES } from "./fixture.ts";
 import { FEATURE, type GuestQueue, join, REQUEST, u32s, u64s } from "./mock_driver.ts";
 import type { MockFile } from "./mock_host.ts";
@@ -16,7 +17,7 @@ function inflight(sizeBytes: number, queues: number, size: number) {
 function start(
   fixture: Fixture,
   area: { file: MockFile; payload: Uint8Array<ArrayBuffer> } | null,
-  isUnclean = false,
+  lease: GrantedLease = {},
 ) {
   const { frontEnd, host, queues } = fixture;
   frontEnd.connect();
@@ -34,7 +35,7 @@ function start(
   const bases = queues.map((queue) => queue.guest.get16(queue.used + 2));
   fixture.configure({ bases });
   for (const queue of queues) frontEnd.setCall(queue);
-  fixture.session.leaseGranted({ isUnclean });
+  fixture.session.leaseGranted(lease);
   fixture.host.runTurns();
   return kept;
 }
@@ -95,7 +96,7 @@ Deno.test("a back end killed at any time: the next one does each request that is
       const used = queues.map((queue) => guest.get16(queue.used + 2));
       fixture = successor(fixture);
       // Killed or not, with this area there is no doubt.
-      area = start(fixture, area, true);
+      area = start(fixture, area, { isUnclean: true });
       const taken = fixture.target.log.map(({ offsetBytes }) => offsetBytes / 512);
       for (const queue of fixture.queues) {
         reap(queue);
@@ -141,7 +142,7 @@ function movedInDoubt() {
   first.target.complete(1);
   first.host.runTurns();
   const moved = successor(first);
-  const area = start(moved, null, true);
+  const area = start(moved, null, { isUnclean: true });
   assert(moved.session.description.isBroken);
   return { moved, area, left };
 }
@@ -154,7 +155,7 @@ Deno.test("a guest that moved away from a dead back end with requests under way 
   assert(moved.host.events.some((event) => event.includes("start that agent")));
   // What it comes from knows: the same requests, and no others.
   const back = successor(moved);
-  start(back, left, true);
+  start(back, left, { isUnclean: true });
   assertEquals(back.target.log.map(({ offsetBytes }) => offsetBytes / 512), [1, 3]);
   back.target.completeAll();
   back.close();
@@ -165,7 +166,7 @@ Deno.test("a guest that stands still since it moved does not go on by guesses wh
   for (let restart = 0; restart < 2; restart++) {
     moved = successor(moved);
     // Nobody has given the lease back.
-    area = start(moved, area, true);
+    area = start(moved, area, { isUnclean: true });
     moved.session.kicked(0);
     assertEquals(moved.target.log, []);
     assert(moved.session.description.isBroken);
@@ -178,10 +179,10 @@ Deno.test("a guest that stands still since it moved is not given back as if all 
   const base = moved.frontEnd.ask(REQUEST.GET_VRING_BASE, u32s(0, 0)).payload[4];
   assertEquals(moved.host.events.at(-1), "release unclean");
   const next = successor(moved);
-  start(next, area, true);
+  start(next, area, { isUnclean: true });
   assertEquals([next.target.log, next.session.description.isBroken], [[], true]);
   const onward = successor(next);
-  start(onward, null, true);
+  start(onward, null, { isUnclean: true });
   assertEquals([onward.target.log, onward.session.description.isBroken], [[], true]);
   assertEquals(base, 2);
 });
@@ -212,13 +213,73 @@ Deno.test("a guest that was cut off for good stays so when the agent is restarte
   assertEquals(booted.session.description.ringsRunning, 1);
 });
 
+Deno.test("a guest that was left running is cut off when others have changed its disk since, and only then", () => {
+  const leave = () => {
+    const first = new Fixture();
+    return { first, area: start(first, null, { generation: 5 }) };
+  };
+  for (const byOthers of [0, 4, 5]) {
+    const { first, area } = leave();
+    first.session.drainAndClose();
+    const next = successor(first);
+    start(next, area, { generation: 8, byOthers });
+    assertEquals(next.session.description.ringsRunning, 1, `others until ${byOthers}`);
+    next.close();
+  }
+  for (const isKilled of [true, false]) {
+    const { first, area } = leave();
+    ask(first, 1);
+    first.session.kicked(0);
+    if (!isKilled) {
+      first.target.completeAll();
+      first.session.drainAndClose();
+    }
+    const next = successor(first);
+    next.target.log.length = 0;
+    const { frontEnd, host } = next;
+    frontEnd.connect();
+    frontEnd.send(REQUEST.SET_INFLIGHT_FD, area.payload, [host.openFile(area.file)]);
+    next.configure();
+    next.session.leaseGranted({ generation: 7, byOthers: 6 });
+    next.session.kicked(0);
+    assertEquals([host.isHungUp, next.target.log], [true, []]);
+    assert(host.events.some((event) => event.includes("end this guest")));
+    // For good, whatever it is told then.
+    const again = successor(next);
+    again.frontEnd.connect();
+    again.frontEnd.send(REQUEST.SET_INFLIGHT_FD, area.payload, [again.host.openFile(area.file)]);
+    assert(again.host.isHungUp);
+  }
+});
+
+Deno.test("a guest that was stopped in good order goes on by its user's will, one that never got its disk does not", () => {
+  for (const isGranted of [true, false]) {
+    const first = new Fixture();
+    const area = start(first, null, { generation: 5 });
+    // Another start of the agent, which grants the disk or does not get it before the guest is stopped.
+    const stopped = successor(first);
+    const { frontEnd, host } = stopped;
+    frontEnd.connect();
+    frontEnd.send(REQUEST.SET_INFLIGHT_FD, area.payload, [host.openFile(area.file)]);
+    stopped.configure();
+    if (isGranted) stopped.session.leaseGranted({ generation: 6 });
+    frontEnd.ask(REQUEST.GET_VRING_BASE, u32s(0, 0));
+    const next = successor(stopped);
+    next.frontEnd.connect();
+    next.frontEnd.send(REQUEST.SET_INFLIGHT_FD, area.payload, [next.host.openFile(area.file)]);
+    next.configure();
+    next.session.leaseGranted({ generation: 8, byOthers: 7 });
+    assertEquals(next.host.isHungUp, !isGranted);
+  }
+});
+
 Deno.test("a guest that moved goes on where nothing can be in doubt", () => {
   const run = (prepare: (fixture: Fixture) => void, isUnclean: boolean) => {
     const first = new Fixture();
     start(first, null);
     prepare(first);
     const moved = successor(first);
-    start(moved, null, isUnclean);
+    start(moved, null, { isUnclean });
     assertEquals(moved.session.description.isBroken, false);
     const pending = moved.target.log.length;
     moved.target.completeAll();
