@@ -138,8 +138,9 @@ Deno.test("who does not know whether its log's end has rotted joins again where 
   const torn = nodeUp(1, { torn: true });
   assertEquals(group(runAll(map, torn)).inSync, [2, 3]);
   assertEquals(group(runAll(map, nodeUp(1))).inSync, [1, 2, 3], "nothing was torn");
-  // After a stop in good order, or in another boot, that is no question.
-  assertEquals(group(runAll(map, { ...torn, clean: true })).unclean, []);
+  // The start that found it may have ended in good order before the map heard of it.
+  assertEquals(group(runAll(map, { ...torn, clean: true })).inSync, [2, 3]);
+  // In another boot more may be gone.
   assertEquals(group(runAll(map, { ...torn, bootId: "b" })).unclean, [1]);
   assertEquals(group(runAll(map, { ...torn, bootId: "b" })).inSync, [1, 2, 3]);
   // Nobody else is there, or has kept everything: what is here counts, as without a doubt.
