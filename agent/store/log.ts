@@ -64,10 +64,8 @@ export interface LogOwner {
   operationApplied(operation: Operation): void;
   /** Everything up to `syncedLsn` is durable now. */
   synced(): void;
-  /** The disk failed for good. {@linkcode LogOwner.logQuiet} follows. */
+  /** The disk failed for good. */
   logFailed(reason: string): void;
-  /** …and it uses nobody's buffers any more. */
-  logQuiet(): void;
 }
 
 /** A place in the log. */
@@ -567,10 +565,6 @@ export class RecordLog {
   batchDone(slot: number, result: number): void {
     const batch = this.#batches[slot];
     this.#writing--;
-    if (this.failed) {
-      if (this.#writing === 0) this.#owner.logQuiet();
-      return;
-    }
     if (result < 0) {
       batch.state = BatchState.Failed;
       this.writeErrors++;
@@ -779,29 +773,34 @@ export class RecordLog {
     if (this.failed) return;
     this.failed = true;
     this.#owner.logFailed(reason);
-    if (this.#writing === 0) this.#owner.logQuiet();
   }
 
-  /** Takes every sync that waits for the log. They have no buffers. */
-  takeSyncs(take: (operation: Operation) => void): void {
-    const lists = [this.#runningSyncs, this.#armedSyncs, this.#queuedSyncs];
-    this.#runningSyncs =
-      this.#armedSyncs =
-      this.#queuedSyncs =
-      this.#lastQueuedSync =
-        null;
-    for (const list of lists) takeList(list, take);
-  }
-
-  /** Takes every other operation that waits for the log. The disk may still read their buffers before {@linkcode LogOwner.logQuiet}. */
-  takeWrites(take: (operation: Operation) => void): void {
+  /**
+   * Takes every operation that waits for the log, linked through `next`, those with a sync
+   * included. Buffers of batches being written may still be read by the disk until `writing` is 0.
+   */
+  takeAll(take: (operation: Operation) => void): void {
     const lists: (Operation | null)[] = [];
     for (const batch of [...this.#flight, ...this.#closed, ...(this.#open ? [this.#open] : [])]) {
       lists.push(batch.operations);
       batch.operations = null;
     }
+    lists.push(this.#runningSyncs, this.#armedSyncs, this.#queuedSyncs);
+    this.#runningSyncs =
+      this.#armedSyncs =
+      this.#queuedSyncs =
+      this.#lastQueuedSync =
+        null;
     this.#part = null;
-    for (const list of lists) takeList(list, take);
+    for (const list of lists) {
+      let operation = list;
+      while (operation !== null) {
+        const next: Operation | null = operation.next;
+        operation.next = null;
+        take(operation);
+        operation = next;
+      }
+    }
   }
 
   /** Writes and syncs with the disk. */
@@ -816,16 +815,5 @@ export class RecordLog {
   /** See {@linkcode segment}. */
   get next(): number {
     return this.#next;
-  }
-}
-
-/** Takes operations that are linked through `next`. */
-function takeList(list: Operation | null, take: (operation: Operation) => void): void {
-  let operation = list;
-  while (operation !== null) {
-    const next: Operation | null = operation.next;
-    operation.next = null;
-    take(operation);
-    operation = next;
   }
 }

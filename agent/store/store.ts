@@ -925,25 +925,18 @@ export class Store implements DiskListener, LogOwner, ReadsOwner, OperationOwner
     this.#log!.fail(reason);
     this.#cleaner?.stop();
     this.#scrub?.stop();
-    const take = (operation: Operation) => this.#failOne(operation);
-    this.#log!.takeSyncs(take);
+    const take = (operation: Operation) => {
+      operation.result = -EIO;
+      this.#finished.push(operation);
+    };
+    this.#log!.takeAll(take);
     this.#reads!.takeQueued(take);
+    while (this.#queue.count > 0) take(this.#queue.shift());
+    this.#failWaiting(EIO);
     this.#internalBytes = 0;
     for (const internal of this.#internals.splice(0)) {
       this.#later(internal.done, new StoreError("IO", reason));
     }
-  }
-
-  /** {@inheritDoc LogOwner.logQuiet} */
-  logQuiet(): void {
-    this.#log!.takeWrites((operation) => this.#failOne(operation));
-    while (this.#queue.count > 0) this.#failOne(this.#queue.shift());
-    this.#failWaiting(EIO);
-  }
-
-  #failOne(operation: Operation): void {
-    operation.result = -EIO;
-    this.#finished.push(operation);
   }
 
   #failWaiting(errno: number): void {

@@ -292,6 +292,7 @@ export class SimNode implements Station {
       scrubPauseMs: 5000,
     });
     disk.listener = store;
+    disk.isGivenUp = () => store.state === "failed";
     return store;
   }
 

@@ -313,17 +313,6 @@ export const REGRESSIONS: readonly Regression[] = [
       "another one, which had those writes as well: equal stamps for different content",
   },
   {
-    seed: 9802705,
-    faultsMs: 20_000,
-    hasSnapshots: true,
-    hasPaths: true,
-    areMoving: true,
-    areGoing: true,
-    found:
-      "a sync had failed while a write was under way on the same data path: the write came back at once, and its memory was used again " +
-      "while the disk was still reading it",
-  },
-  {
     seed: 9800757,
     faultsMs: 20_000,
     hasSnapshots: true,

@@ -101,33 +101,6 @@ Deno.test("everything under way when the disk fails comes back once, with an err
   }
 });
 
-Deno.test("what fails because a sync has failed comes back when the disk does not use its buffer any more", () => {
-  let early = 0;
-  for (let seed = 1; seed <= 8; seed++) {
-    const bench = open(seed);
-    bench.write(1, 0, 0, [1]);
-    bench.disk.faults = { fail: (kind) => kind === "sync" ? -EIO : 0 };
-    const results: number[] = [];
-    const sync = bench.take(() => early += results.length === 0 ? 1 : 0)!;
-    sync.kind = OperationKind.Sync;
-    bench.store.submit(sync);
-    bench.store.endTurn();
-    const write = bench.take((done) => {
-      results.push(done.result);
-      // Its owner needs the memory for something else; the disk says so if it was still writing it.
-      bench.fill(write, [9]);
-    })!;
-    Object.assign(write, { kind: OperationKind.Write, layers: [1], chunk: 0, blockCount: 1 });
-    bench.fill(write, [2]);
-    bench.store.submit(write);
-    bench.store.endTurn();
-    bench.until(() => bench.busy === 0, "all");
-    assertEquals(bench.store.state, "failed");
-    assert(results.length === 1);
-  }
-  assert(early > 0, "no sync failed while a write was under way");
-});
-
 Deno.test("long writes that meet ENOSPC wait, though short ones under way with them find room", () => {
   // In every order in which they end.
   for (let seed = 1; seed <= 8; seed++) {

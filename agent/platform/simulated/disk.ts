@@ -21,7 +21,7 @@
 import { Buffer } from "node:buffer";
 import type { Prng } from "../../base/prng.ts";
 import type { Disk, DiskListener, IoVector, WindowVector } from "../platform.ts";
-import { ENOSPC } from "../platform.ts";
+import { EIO, ENOSPC } from "../platform.ts";
 
 /** Unit that a crash may tear a write at, in bytes. */
 const TEAR_BYTES = 512;
@@ -110,6 +110,9 @@ export interface CrashOptions {
    */
   processOnly?: boolean;
 }
+
+/** What a disk writes as a whole, in bytes. */
+const SECTOR_BYTES = 512;
 
 /** Unit of copy-on-write, in bytes. */
 const PAGE_BYTES = 16 * 1024;
@@ -215,6 +218,11 @@ export class SimulatedDisk implements Disk {
   readonly alignmentBytes: number;
   readonly sizeBytesMax: number;
   listener: DiskListener = { diskDone() {} };
+  /**
+   * Whether its user has given it up, and uses buffers again that it may still be reading: then what it writes from them is anything.
+   * Otherwise that is a fault of the user's.
+   */
+  isGivenUp: () => boolean = () => false;
   faults: DiskFaults = {};
   /**
    * Called before each change that a crash could fall in between: a write, punch or sync is about
@@ -469,6 +477,7 @@ export class SimulatedDisk implements Disk {
         counts.writtenBytes += length;
         const data = request.data!;
         if (this.#hasChanged(request)) {
+          if (this.isGivenUp()) return this.#writeAnything(request);
           throw new Error(`simulated disk: buffer of write ${request.token} changed in flight`);
         }
         if (failed < 0) {
@@ -531,6 +540,22 @@ export class SimulatedDisk implements Disk {
   }
 
   /** Whether the buffer of a write is not any more what it was when it was asked for. */
+  /** Part of it as it was asked for, and of the rest what is in its buffer by now. */
+  #writeAnything({ offset, offsets, lengths, data }: Request): number {
+    const bytes = data!.slice();
+    let at = 0;
+    for (let i = 0; i < offsets.length; i++) {
+      for (let from = 0; from < lengths[i]; from += SECTOR_BYTES) {
+        const end = Math.min(from + SECTOR_BYTES, lengths[i]);
+        if (this.#random.chance(0.5)) continue;
+        bytes.set(this.#bytes.subarray(offsets[i] + from, offsets[i] + end), at + from);
+      }
+      at += lengths[i];
+    }
+    this.#apply(offset, bytes);
+    return -EIO;
+  }
+
   #hasChanged({ offsets, lengths, data }: Request): boolean {
     let at = 0;
     for (let i = 0; i < offsets.length; i++) {
