@@ -95,6 +95,8 @@ export class WriteSlot implements LocalWriteOwner, PeerRequestOwner {
   group = 0;
   /** False while it waits to be sent at all. */
   isStarted = false;
+  /** It begins anew, by another number: its layer is the one that it was sent to before. */
+  isAnew = false;
   /** Epoch at which it was last sent. */
   epoch = 0;
   /** Epoch at which it was started. */
@@ -339,7 +341,10 @@ export class DiskRouter implements PeerRequestOwner {
     this.isOpen = false;
     this.#abandoned = 0;
     this.#epoch = this.host.view.epoch;
-    for (let slot = this.#first; slot !== null; slot = slot.next) this.#restart(slot);
+    for (let slot = this.#first; slot !== null; slot = slot.next) {
+      slot.isAnew = false;
+      this.#restart(slot);
+    }
     const disk = this.host.view.disk(this.diskId);
     const groups = disk?.groups ?? [];
     this.#resize(groups.length);
@@ -528,11 +533,16 @@ export class DiskRouter implements PeerRequestOwner {
     for (let slot = this.#first; slot !== null; slot = slot.next) {
       const group = view.groupOf(disk, slot.operation!.chunk);
       slot.group = group.group;
-      if (slot.isStarted && view.settledEpochOf(disk, group) > slot.startedEpoch) {
-        settled.add(slot.group);
+      const settledEpoch = view.settledEpochOf(disk, group);
+      if (slot.isStarted && settledEpoch > slot.startedEpoch) {
+        // Of a disk that has just come from another pool the one epoch of all its groups says nothing more: see `#noteLosses`.
+        const isKnown = isMoved && !isJump && settledEpoch === disk.entry.settledBefore;
+        if (isKnown) slot.startedEpoch = settledEpoch;
+        else settled.add(slot.group);
       }
       if (settled.has(slot.group)) {
         slot.operation!.sequence = ++this.#sequence;
+        slot.isAnew ||= slot.isStarted;
         if (slot.isStarted) this.#restart(slot);
       } else if (slot.isStarted) this.#reroute(slot, group, isJump);
     }
@@ -589,7 +599,8 @@ export class DiskRouter implements PeerRequestOwner {
   /** Whether anything is on its way to a layer. */
   #hasWrites(layer: number): boolean {
     for (let slot = this.#first; slot !== null; slot = slot.next) {
-      if (slot.isStarted && slot.operation!.layers[0] === layer) return true;
+      const isSent = slot.isStarted || slot.isAnew;
+      if (isSent && slot.operation!.layers[0] === layer) return true;
     }
     return false;
   }
@@ -609,6 +620,7 @@ export class DiskRouter implements PeerRequestOwner {
     slot.router = this;
     slot.operation = operation;
     slot.isStarted = false;
+    slot.isAnew = false;
     slot.isLocalAgain = false;
     slot.wasLocal = false;
     slot.failure = 0;
@@ -664,7 +676,7 @@ export class DiskRouter implements PeerRequestOwner {
     // A map that this router has not been told of yet: what is under way has to be looked at first.
     if (view.epoch !== this.#epoch || !this.#canWrite(disk, group)) return;
     // Whatever it was made for: a snapshot that has begun meanwhile gets no write that is sent only now.
-    operation.layers = disk.entry.layers;
+    if (!slot.isAnew) operation.layers = disk.entry.layers;
     // Where older layers lie below, forgetting blocks would bring their content back.
     if (operation.kind === OperationKind.Free && operation.layers.length > 1) {
       operation.kind = OperationKind.Zero;

@@ -218,6 +218,30 @@ Deno.test("a snapshot that is given up is drained without a sync, and a sync tha
   assertEquals(other.failed, [[9, -EIO]]);
 });
 
+Deno.test("what begins anew when its group is settled stays in the layer of the snapshot that waits for it", () => {
+  const options = { ...taking(), disk: { ...taking().disk, copiesMin: 1 } };
+  const at = new Fixture({ options: { disk: { copiesMin: 1 } } });
+  at.write(1);
+  at.sent(MessageType.Write);
+  at.run();
+  at.map(options);
+  const settled = { inSync: [2], settledEpoch: EPOCH + 2, changedEpoch: EPOCH + 2 };
+  at.map({ ...options, group: settled, incarnations: { 2: 2 } });
+  const [again, ...others] = at.sent(MessageType.Write);
+  assertEquals([again.link, again.head.layer, again.head.sequence, others], [2, 1, 2, []]);
+  assertEquals(
+    [at.drained, at.done],
+    [[], []],
+    "the snapshot has it, or the guest does not know of it",
+  );
+  at.write(5);
+  const [later] = at.sent(MessageType.Write);
+  assertEquals([later.head.layer, later.head.sequence], [2, 5]);
+  at.answer(again);
+  assertEquals(at.done, [1]);
+  assertEquals(at.sent(MessageType.Sync).length > 0, true, "now it is synced");
+});
+
 Deno.test("reads of a disk with snapshots tell those who are asked to look below", () => {
   const options = { ...taking({ taking: 0, isDrained: true }), group: { inSync: [2, 3] } };
   const at = new Fixture({ options, layers: [1, 2] });
