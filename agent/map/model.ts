@@ -813,7 +813,7 @@ export interface NodeUp {
    */
   readonly clean: boolean;
   /**
-   * What the log's end holds of guests' writes is not all that it should be. In the boot that it was in before, that was cut short
+   * What the log's end holds is not all that it should be. In the boot that it was in before, that was cut short
    * by the end of the run, and never acknowledged, or it has rotted: where others are in sync they are to be asked.
    */
   readonly torn?: boolean;

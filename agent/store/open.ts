@@ -111,9 +111,10 @@ export interface OpenOptions {
    */
   readonly mayHaveLost?: () => void;
   /**
-   * Called before anything is written when blocks of guests at the log's end do not match and are as they were before. Where the
-   * machine has not been rebooted since, the end of the process has cut short what nobody was promised, as good as always; or they had
-   * been acknowledged and have rotted, and nothing here can tell. Others have them.
+   * Called before anything is written when blocks of guests at the log's end do not match and are as they were before, or the log ends
+   * before records that are there. Where the machine has not been rebooted since, the end of the process has cut short what nobody was
+   * promised, as good as always; or something had been acknowledged and has rotted, and nothing here can tell. Others have it. Only of
+   * the very last record's header nobody can tell that there was one.
    */
   readonly foundTorn?: () => void;
   /**
@@ -196,6 +197,8 @@ interface Found {
   readonly sequenceMax: number;
   /** See {@linkcode OpenOptions.mayHaveLost}. */
   readonly mayHaveLost: boolean;
+  /** See {@linkcode OpenOptions.foundTorn}. */
+  readonly isTorn: boolean;
 }
 
 /** Opens the store on `machine.disk`. */
@@ -235,7 +238,7 @@ export function* openStore(
   const unfit = options.admit?.((key) => meta.get(key)) ?? null;
   if (unfit !== null) return new StoreError("LEVEL", unfit);
   if (found.mayHaveLost) options.mayHaveLost?.();
-  if (found.rebuilt.doubtful.size > 0) options.foundTorn?.();
+  if (found.isTorn) options.foundTorn?.();
   return yield* takeOver(io, machine, newest, found, options, parts);
 }
 
@@ -311,7 +314,7 @@ function* restore(
   });
   if (options.acceptDamage === true) rebuilt.claims = new Map();
   const scans: LogScan[] = [];
-  let isDamageAccepted = false, isRotten = false;
+  let isDamageAccepted = false, isRotten = false, isCut = false;
   let endLsn = 0;
   let end: LogEnd | null = null;
   let lsnMax = superblock.syncedLsn;
@@ -354,6 +357,7 @@ function* restore(
       },
     );
     isRotten ||= walked.isRotten || (isLast && scan.isGap);
+    isCut ||= isLast && scan.recordMax > walked.endLsn;
     if (walked.error !== null) {
       const { segment, block, lsn, reason } = walked.error;
       return new StoreError(
@@ -403,7 +407,8 @@ function* restore(
     });
   }
   const mayHaveLost = reader.failures > 0 || isDamageAccepted || isRotten;
-  return { rebuilt, checkpoint, scans, endLsn, end, lsnMax, sequenceMax, mayHaveLost };
+  const isTorn = isCut || rebuilt.doubtful.size > 0;
+  return { rebuilt, checkpoint, scans, endLsn, end, lsnMax, sequenceMax, mayHaveLost, isTorn };
 }
 
 /**

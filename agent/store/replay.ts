@@ -94,6 +94,8 @@ export interface LogScan {
   syncedLsn: number;
   /** Highest lsn seen anywhere, counting or not. */
   lsnMax: number;
+  /** Highest lsn of a record that is there, counting or not; 0: none is. */
+  recordMax: number;
   /** Highest segment sequence seen. */
   sequenceMax: number;
   /** lsn of the last record that counts (before its data is checked). */
@@ -123,6 +125,7 @@ export function* scanLog(
     damage: [],
     syncedLsn,
     lsnMax: Math.max(syncedLsn, start.lsn - 1),
+    recordMax: 0,
     sequenceMax: start.sequence,
     endLsn: start.lsn - 1,
     isHeaderLost: false,
@@ -210,9 +213,14 @@ function isSuccessor(next: SegmentHeader, segment: number, header: SegmentHeader
     next.previousEndLsn >= header.startLsn;
 }
 
+function noteRecord(scan: LogScan, lsn: number): void {
+  scan.lsnMax = Math.max(scan.lsnMax, lsn);
+  scan.recordMax = Math.max(scan.recordMax, lsn);
+}
+
 function note(scan: LogScan, record: RecordHeader): void {
   scan.syncedLsn = Math.max(scan.syncedLsn, record.syncedLsn);
-  scan.lsnMax = Math.max(scan.lsnMax, record.lsn);
+  noteRecord(scan, record.lsn);
   scan.sequenceMax = Math.max(scan.sequenceMax, record.segmentSequence);
 }
 
@@ -301,7 +309,7 @@ export function* findStrays(
         block++;
         continue;
       }
-      scan.lsnMax = Math.max(scan.lsnMax, record.lsn);
+      noteRecord(scan, record.lsn);
       if (record.syncedLsn > found.syncedLsn) {
         found.syncedLsn = record.syncedLsn;
         found.segment = segment;

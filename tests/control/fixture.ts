@@ -7,7 +7,7 @@ import { Prng } from "../../agent/base/prng.ts";
 import { type Entry, ENTRY_DATA } from "../../agent/consensus/log.ts";
 import { Raft } from "../../agent/consensus/raft.ts";
 import { load, writeInitial } from "../../agent/consensus/storage.ts";
-import { Control } from "../../agent/control/control.ts";
+import { Control, type ControlOptions } from "../../agent/control/control.ts";
 import { type ControlMessage, decodeControl, encodeControl } from "../../agent/control/messages.ts";
 import { unwrap } from "../../agent/map/errors.ts";
 import { type ClusterMap, findNode, type MapCommand, type NodeEntry } from "../../agent/map/map.ts";
@@ -21,6 +21,7 @@ export class Fixture {
   readonly control: Control;
   /** Kinds (and names) of what has changed the map. */
   readonly changes: string[] = [];
+  readonly commands: MapCommand[] = [];
   readonly results: string[] = [];
   readonly sent: ControlMessage[] = [];
   /** What was logged as an error. */
@@ -28,7 +29,11 @@ export class Fixture {
   readonly #durable: (() => void)[] = [];
   #nowMs = 1000;
 
-  constructor(map: ClusterMap = clusterOf(1), left: readonly Uint8Array[] = []) {
+  constructor(
+    map: ClusterMap = clusterOf(1),
+    left: readonly Uint8Array[] = [],
+    options: Partial<Pick<ControlOptions, "clean" | "torn">> = {},
+  ) {
     const entries = left.map((data, i): Entry => ({
       index: 2 + i,
       term: 1,
@@ -48,7 +53,9 @@ export class Fixture {
         sendGossip() {},
         persist: (_, done) => this.#durable.push(done),
         mapChanged: (_map, _effects, _isJump, proposal) => {
-          if (proposal !== null) this.changes.push(short(proposal.command));
+          if (proposal === null) return;
+          this.changes.push(short(proposal.command));
+          this.commands.push(proposal.command);
         },
         started() {},
         renewed() {},
@@ -68,6 +75,7 @@ export class Fixture {
       raft,
       seeds: [],
       nowMs: this.#nowMs,
+      ...options,
     });
   }
 

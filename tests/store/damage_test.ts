@@ -698,6 +698,22 @@ Deno.test("what was written whole before the process was killed and does not mat
   }
 });
 
+Deno.test("a log that ends before records that are there is said to be torn", () => {
+  const first = open();
+  first.write(1, 0, 0, stamps(100, 4));
+  first.sync();
+  for (let i = 0; i < 3; i++) first.write(1, 1, i, [300 + i]);
+  const disk = first.disk.crash(new Prng(9), first.window.bytes, { processOnly: true });
+  // The header of the first of the three: whatever it was, the two behind it do not count.
+  const header = withMagic(disk, RECORD_MAGIC).findLast((at) => at < dataOf(disk, 300))!;
+  disk.flipBit(header + 20);
+  const bench = new Bench(0, disk, new Prng(10), first.shape);
+  let told = 0, torn = 0;
+  bench.mustOpen({ mayHaveLost: () => told++, foundTorn: () => torn++ });
+  assertEquals([told, torn], [0, 1]);
+  assertEquals(bench.read([1], 1, 0, 3), [0, 0, 0]);
+});
+
 Deno.test("a log whose end is whole is not said to be torn", () => {
   const first = open();
   first.write(1, 0, 0, stamps(100, 4));
