@@ -429,15 +429,15 @@ export class DiskServer {
     const at = this.#waiting.indexOf(session);
     if (at >= 0) this.#waiting.splice(at, 1);
     if (this.#holder !== session) return;
-    if (this.#isGranted && this.volume.sequence > this.#sequenceGranted) {
-      this.#lastWriter = { pid: session.connection.peerPid, generation: this.volume.generation };
-    }
+    if (this.#isGranted) this.#noteWriter(session.connection.peerPid);
     this.#holder = null;
     this.#isGranted = false;
     const isUnclean = this.#isUnclean || isLeftUnknown;
     this.#isUnclean = false;
-    // Under the same lease nobody would look whether replicas are equal.
-    if (isUnclean || this.#waiting.length === 0) this.#releaseLease(isUnclean);
+    // Under the same lease nobody would look whether replicas are equal, and a guest that comes back could not be told from which
+    // moment on others have written.
+    const mustEnd = isUnclean || session.session.wasLeftRunning || this.#waiting.length === 0;
+    if (mustEnd) this.#releaseLease(isUnclean);
     this.#next();
   }
 
@@ -489,13 +489,42 @@ export class DiskServer {
     const { pid, generation: written } = this.#lastWriter;
     const isOther = pid !== this.#holder.connection.peerPid;
     const byOthers = isOther ? Math.max(lease.byOthers, written) : lease.byOthers;
-    this.#sequenceGranted = this.volume.sequence;
     this.#holder.granted({ ...lease, byOthers });
   }
-  /** Which process has written here last, and under which lease, since this agent has started; 0: none. */
+
+  /**
+   * Whoever has had the lease since this was called last has done what was written since.
+   *
+   * @param pid of the process; 0: the agent itself
+   */
+  #noteWriter(pid: number): void {
+    const { sequence, generation } = this.volume;
+    if (sequence === this.#sequenceNoted) return;
+    this.#sequenceNoted = sequence;
+    this.#lastWriter = { pid, generation };
+  }
+
+  /**
+   * Guests that were left running, and wait for somebody who has written since, must not go on. They are cut off at once: another start of
+   * this agent would not know who has written here.
+   */
+  #cutOffLeftBehind(): void {
+    const { sequence, generation } = this.volume;
+    if (!this.#isGranted || sequence === this.#sequenceNoted) return;
+    const { peerPid } = this.#holder!.connection;
+    for (const waiting of [...this.#waiting]) {
+      const { session, connection } = waiting;
+      const isLeft = session.leftGeneration > 0 && session.leftGeneration < generation;
+      if (!isLeft || connection.peerPid === peerPid) continue;
+      this.log("error", "others have written to its disk since: cut off for good", waiting, {});
+      session.fence();
+      waiting.cutOff();
+    }
+  }
+  /** Which process has written here last, and under which lease, since this agent has started; 0: the agent itself, or none. */
   #lastWriter = { pid: 0, generation: 0 };
-  /** Number of the volume's last write when the lease came to the present holder. */
-  #sequenceGranted = 0;
+  /** Number of the last write of which that is noted. */
+  #sequenceNoted = 0;
 
   /** Another node has had the disk, or may have it: whoever writes here is cut off, and its process is not let in again. */
   fence(): void {
@@ -526,6 +555,7 @@ export class DiskServer {
     const done = () => {
       this.#work = null;
       this.#isWorking = false;
+      this.#noteWriter(0);
       this.#closedReason = null;
       const isUnclean = this.#isUnclean;
       this.#isUnclean = false;
@@ -602,6 +632,7 @@ export class DiskServer {
   /** Called a few times a second, with a monotonic clock in milliseconds. */
   tick(nowMs: number): void {
     this.progress.look(nowMs);
+    this.#cutOffLeftBehind();
     this.volume.timeSome();
     for (const session of this.#sessions) session.tick(nowMs);
   }

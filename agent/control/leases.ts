@@ -57,6 +57,8 @@ interface Held {
 export class Leases {
   readonly #host: LeasesHost;
   readonly #held = new Map<number, Held>();
+  /** The newest generation that was granted, by disk: under a later one nothing here has written. */
+  readonly #granted = new Map<number, number>();
   /** Generations that are being given back. */
   readonly #returning = new Map<number, number>();
   #map: ClusterMap | null = null;
@@ -128,7 +130,11 @@ export class Leases {
     const held = this.#held.get(disk);
     this.#held.delete(disk);
     this.#host.forgetLease(disk);
-    if (held === undefined || held.generation === 0 || held.isFenced) return done();
+    if (held === undefined || held.generation === 0 || held.isFenced) {
+      // Cut off, and the lease is here all the same: it goes back.
+      if (held?.isFenced === true && this.#map !== null) this.mapChanged(this.#map);
+      return done();
+    }
     this.#giveBack(disk, held.generation, {
       isClean: held.isOpened && !isUnclean,
       isUnwritten,
@@ -182,12 +188,19 @@ export class Leases {
     this.#map = map;
     if (this.#incarnation === 0) return;
     for (const disk of [...this.#held.keys()]) this.#look(disk);
+    if (this.#granted.size > map.disks.length) this.#forgetDeleted(map);
     for (const entry of map.disks) {
       if (!this.#isOurs(entry) || this.#held.has(entry.id)) continue;
       if (this.#returning.get(entry.id) === entry.generation) continue;
-      // It came when its session had gone.
-      this.#giveBack(entry.id, entry.generation, { isClean: false, isUnwritten: true });
+      // It came when its session had gone, as a rule.
+      const isUnwritten = entry.generation > (this.#granted.get(entry.id) ?? 0);
+      this.#giveBack(entry.id, entry.generation, { isClean: false, isUnwritten });
     }
+  }
+
+  #forgetDeleted({ disks }: ClusterMap): void {
+    const there = new Set(disks.map(({ id }) => id));
+    for (const disk of [...this.#granted.keys()]) if (!there.has(disk)) this.#granted.delete(disk);
   }
 
   #isOurs(entry: DiskEntry): boolean {
@@ -206,9 +219,13 @@ export class Leases {
     const isReturning = this.#returning.get(disk) === entry.generation;
     if (this.#isOurs(entry) && !isReturning) {
       if (entry.generation === held.generation) return;
+      const byOthers = writtenByOthers(entry, this.#node);
+      // Of maps that were not seen one by one: others have had it in between.
+      if (held.generation > 0 && byOthers > held.generation) return this.#fence(disk, held);
       held.generation = entry.generation;
       held.isUnclean = entry.settled < entry.generation - 1;
-      held.byOthers = writtenByOthers(entry, this.#node);
+      held.byOthers = byOthers;
+      this.#granted.set(disk, entry.generation);
       held.isOpened = false;
       this.#host.forgetLease(disk);
       this.#host.granted(disk, held);

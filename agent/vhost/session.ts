@@ -221,6 +221,8 @@ export interface VhostSessionOptions {
  * one loop, and calls {@linkcode turn} after each batch of events for which the session asked by `schedule`.
  */
 export class VhostSession implements QueueOwner {
+  /** It has ended under the lease with its rings running: the front end may come back, and go on. */
+  wasLeftRunning = false;
   /** The front end has asked for the size on this connection, and since it changed: not one that came back to a guest that runs. */
   isConfigRead = false;
 
@@ -272,6 +274,11 @@ export class VhostSession implements QueueOwner {
     this.#memory = new GuestMemory(host, windows);
     this.#log = new DirtyLog(windows);
     device.bind({ memory: this.#memory, log: this.#log });
+  }
+
+  /** Generation of the lease under which the rings run, or were left running; 0: neither. */
+  get leftGeneration(): number {
+    return this.#inflight?.generation ?? 0;
   }
 
   /** Requests with the target. */
@@ -373,7 +380,8 @@ export class VhostSession implements QueueOwner {
       area.markFenced();
       return this.#fail(FENCED);
     }
-    if (area !== null) area.generation = generation;
+    // Who only reads has no lease, and has changed nothing.
+    if (area !== null && generation > 0) area.generation = generation;
     this.#runAll();
   }
 
@@ -1324,6 +1332,7 @@ export class VhostSession implements QueueOwner {
     this.#rings.length = 0;
     this.#memory.clear();
     this.#dropLog();
+    this.wasLeftRunning = this.#lease === Lease.Held && this.leftGeneration > 0;
     this.#dropInflight();
     if (this.#backendFd >= 0) this.#host.closeFd(this.#backendFd);
     this.#closeFds(this.#frame.fds.splice(0));

@@ -206,7 +206,7 @@ Deno.test("once another node has had the disk its session here is fenced for goo
   assertEquals(at.take(), [], "whatever happens to the disk then");
   let isDone = false;
   at.leases.released(DISK, { done: () => isDone = true });
-  assertEquals([isDone, at.proposed()], [true, []], "there is nothing to give back");
+  assertEquals([isDone, at.proposed()], [true, ["force-release-lease 8"]], "nobody wants it");
 });
 
 Deno.test("the session that comes after a fenced one is another one, and gets the disk", () => {
@@ -223,6 +223,30 @@ Deno.test("that another node had it in between is seen by the generation alone",
   const at = holding();
   at.map(null, 7);
   assertEquals(at.take(), ["fenced 1 6"]);
+});
+
+Deno.test("that others have written in between is seen where maps were left out, and the lease goes back", () => {
+  const at = holding(2);
+  at.written = { node: 2, generation: 7, before: 6 };
+  at.map(OURS, 8);
+  assertEquals(at.take(), ["fenced 1 6"]);
+  at.leases.released(DISK);
+  assertEquals(at.proposed(), ["force-release-lease 8"]);
+  // Leases of its own are none of others.
+  const alone = holding(2);
+  alone.written = { node: 1, generation: 7, before: 4 };
+  alone.map(OURS, 8);
+  assertEquals(alone.take(), ["granted 1 8 after 4"]);
+});
+
+Deno.test("a lease that was granted once is not given back as one under which nothing was written", () => {
+  const at = holding(2);
+  at.leases.released(DISK);
+  // The release was not taken.
+  assertEquals(at.proposed(), ["release-lease 6"]);
+  at.map(OURS, 6);
+  const [{ command }] = at.proposals.splice(0);
+  assertEquals(command, { kind: "force-release-lease", id: DISK, generation: 6 });
 });
 
 Deno.test("who waits while another node has the disk goes on waiting", () => {

@@ -567,6 +567,44 @@ Deno.test("a guest whose agent was away goes on where nobody has written since, 
   assertEquals(new Uint8Array(stdout), newer);
 });
 
+Deno.test("a guest that waits for who has its disk is cut off as soon as that one writes, for good", async () => {
+  await using work = await WorkDirectory.make();
+  const options = optionsIn(work);
+  await using first = await AgentProcess.start(options);
+  await first.check("disk", "create", "web", "64M");
+  const guest = await FrontEnd.connect({ socket: first.socket("web"), inflight: true });
+  using _guest = aborting(guest);
+  await guest.write(0, randomBytes(6, 4096));
+  await first.kill();
+
+  await using second = await AgentProcess.start(options);
+  const writing = second.run("bench", "web", "--rw", "randwrite", "--seconds", "20", "--yes");
+  using client = second.client();
+  await until(async () => (await client.disk("web")).counters.writes > 0, {
+    timeoutMs: 30_000,
+    what: () => second.log,
+  });
+  const goOn = async () => {
+    await guest.reconnect();
+    await guest.write(0, randomBytes(7, 4096));
+  };
+  await assertRejects(goOn, BackEndError);
+  await until(() => /others have written to its disk since/.test(second.log), {
+    timeoutMs: 30_000,
+    what: () => second.log,
+  });
+  // Nobody else knows of it, and whoever has written is gone.
+  await second.kill();
+  await writing;
+
+  await using third = await AgentProcess.start(options);
+  await assertRejects(goOn, BackEndError);
+  await until(() => /others have had its disk open since/.test(third.log), {
+    timeoutMs: 30_000,
+    what: () => third.log,
+  });
+});
+
 Deno.test("a guest does not go on with another disk that has the name of its own by now", async () => {
   await using work = await WorkDirectory.make();
   await using agent = await AgentProcess.start(optionsIn(work));
