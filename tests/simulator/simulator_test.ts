@@ -63,7 +63,7 @@ Deno.test("what checks do about replicas that are wrong does no harm to those th
     "repaired",
     "snapshots",
   ] as const;
-  runAll(401, 408, names, (seed) => ({
+  runAll(401, 405, names, (seed) => ({
     isSettling: true,
     hasSnapshots: seed % 2 === 0,
     hasPaths: seed % 4 === 1,
