@@ -509,13 +509,16 @@ export class DiskServer {
    * this agent would not know who has written here.
    */
   #cutOffLeftBehind(): void {
-    const { sequence, generation } = this.volume;
-    if (!this.#isGranted || sequence === this.#sequenceNoted) return;
-    const { peerPid } = this.#holder!.connection;
+    const writers = [this.#lastWriter];
+    if (this.#isGranted && this.volume.sequence !== this.#sequenceNoted) {
+      const { peerPid: pid } = this.#holder!.connection;
+      writers.push({ pid, generation: this.volume.generation });
+    }
     for (const waiting of [...this.#waiting]) {
       const { session, connection } = waiting;
-      const isLeft = session.leftGeneration > 0 && session.leftGeneration < generation;
-      if (!isLeft || connection.peerPid === peerPid) continue;
+      const others = writers.filter(({ pid }) => pid !== connection.peerPid);
+      const byOthers = Math.max(0, ...others.map(({ generation }) => generation));
+      if (session.leftGeneration === 0 || session.leftGeneration >= byOthers) continue;
       this.log("error", "others have written to its disk since: cut off for good", waiting, {});
       session.fence();
       waiting.cutOff();

@@ -100,11 +100,6 @@ const WISH_VALID_MS = 1000;
 const LOOK_MS = 500;
 /** Requests to be taken in are sent again after this time. */
 const JOIN_RETRY_MS = 1000;
-/**
- * How long a node that was torn waits before it says that it is back, which has it leave what others hold: longer than it takes until the
- * map knows of those that have died, so that no copy that is complete makes way for one that is gone. It serves nothing until then.
- */
-const TORN_WAIT_MS = 6000;
 /** Proposals that wait for their result. */
 const PROPOSALS_MAX = 1024;
 /** Of those, under way at a time. */
@@ -256,7 +251,6 @@ export class Control {
   #facts: NodeFacts;
   readonly #clean: boolean;
   readonly #torn: boolean;
-  readonly #begunMs: number;
   readonly #seeds: readonly string[];
   #node: number;
   /** Of this start, once the map has it; 0 before. */
@@ -337,10 +331,9 @@ export class Control {
     this.#facts = facts;
     this.#clean = options.clean;
     this.#torn = options.torn ?? false;
-    this.#begunMs = options.nowMs;
     if (this.#torn) {
       host.log.info(
-        "the end of the log was torn: what it lacks is asked of other nodes, where they hold it too",
+        "the end of the log was torn: what others hold is compared with theirs",
       );
     }
     this.#lost = options.lost ?? [];
@@ -1463,14 +1456,6 @@ export class Control {
     this.#mapIsNew();
   }
 
-  /** See {@linkcode TORN_WAIT_MS}. Where it is alone there is nothing to leave. */
-  #isWaitingTorn(): boolean {
-    if (!this.#torn || this.#nowMs - this.#begunMs >= TORN_WAIT_MS) return false;
-    return this.#map.nodes.some(({ id, state, witness }) =>
-      id !== this.#node && state === "up" && !witness
-    );
-  }
-
   /** Proposes `node-up` at the start, and again when the map takes this node for dead. */
   #proposeUp(): void {
     const { self } = this;
@@ -1481,7 +1466,6 @@ export class Control {
       if (this.#incarnation === 0) return;
     }
     const isAgain = this.#incarnation > 0;
-    if (!isAgain && this.#isWaitingTorn()) return;
     // Its leases go to whoever wants them as soon as the map has its next incarnation.
     if (isAgain) this.#host.renewed(-Infinity);
     this.#isUpProposed = true;

@@ -540,6 +540,20 @@ export class SimulatedDisk implements Disk {
   }
 
   /** Whether the buffer of a write is not any more what it was when it was asked for. */
+  #hasChanged({ offsets, lengths, data }: Request): boolean {
+    let at = 0;
+    for (let i = 0; i < offsets.length; i++) {
+      if (
+        Buffer.compare(
+          this.#bytes.subarray(offsets[i], offsets[i] + lengths[i]),
+          data!.subarray(at, at + lengths[i]),
+        ) !== 0
+      ) return true;
+      at += lengths[i];
+    }
+    return false;
+  }
+
   /** Part of it as it was asked for, and of the rest what is in its buffer by now. */
   #writeAnything({ offset, offsets, lengths, data }: Request): number {
     const bytes = data!.slice();
@@ -554,20 +568,6 @@ export class SimulatedDisk implements Disk {
     }
     this.#apply(offset, bytes);
     return -EIO;
-  }
-
-  #hasChanged({ offsets, lengths, data }: Request): boolean {
-    let at = 0;
-    for (let i = 0; i < offsets.length; i++) {
-      if (
-        Buffer.compare(
-          this.#bytes.subarray(offsets[i], offsets[i] + lengths[i]),
-          data!.subarray(at, at + lengths[i]),
-        ) !== 0
-      ) return true;
-      at += lengths[i];
-    }
-    return false;
   }
 
   #gather(request: Request): Uint8Array {
