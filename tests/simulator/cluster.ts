@@ -788,11 +788,18 @@ export class Simulation implements NodeWatcher {
     throw new Error(`node ${node.id} says that replicas differ: ${JSON.stringify(differing)}`);
   }
 
+  /** Once every group is whole: a node that can compare replicas. Who has just started has the map before its data worker has it. */
+  #wholeAnd(what: string): SimNode {
+    const able = () => this.nodes.find((each) => each.process?.data?.hasMap === true);
+    const isReady = () => this.isWhole() && able() !== undefined;
+    this.until(`every group is whole to be ${what}`, isReady, QUIET_MS_MAX);
+    return able()!;
+  }
+
   /** Replicas that have lost stamps get them back: where layers are being merged, when that is over. */
   #completeAll(): void {
     for (let round = 0;; round++) {
-      this.until("every group is whole to be completed", () => this.isWhole(), QUIET_MS_MAX);
-      const node = this.nodes.find((each) => each.process?.data?.hasMap === true)!;
+      const node = this.#wholeAnd("completed");
       if (this.map!.level < 2) return;
       const found = this.beginCheck(node, true);
       this.until("replicas are completed", () => found.report !== null, QUIET_MS_MAX);
@@ -813,8 +820,7 @@ export class Simulation implements NodeWatcher {
     // Groups may still move, now that nodes have more room again; a chunk whose group moves meanwhile is not checked.
     for (let round = 0; report === null; round++) {
       if (round === CHECKS_MAX) throw new Error("groups move whenever replicas are compared");
-      this.until("every group is whole to be checked", () => this.isWhole(), QUIET_MS_MAX);
-      const node = this.nodes.find((each) => each.process?.data?.hasMap === true)!;
+      const node = this.#wholeAnd("checked");
       const { level, pools } = this.map!;
       if (level < 2) return;
       const found = this.beginCheck(node, true);
