@@ -474,7 +474,10 @@ export class Simulation implements NodeWatcher {
     for (const [at, grant] of grants.entries()) {
       const next = grants.slice(at + 1).find((later) => later.volume === grant.volume);
       const hasWritten = (next?.before ?? grant.volume.sequence) > grant.before;
-      if (grant.node === node || !hasWritten || byOthers >= grant.generation) continue;
+      // A grant that comes late, when another node has the disk, knows nothing of that one.
+      const isBefore = grant.generation < generation;
+      if (grant.node === node || !isBefore || !hasWritten) continue;
+      if (byOthers >= grant.generation) continue;
       throw new Error(
         `node ${node} has disk ${disk} under generation ${generation} and is told that others wrote until ${byOthers}, ` +
           `but node ${grant.node} has under ${grant.generation}`,
