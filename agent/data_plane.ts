@@ -474,7 +474,7 @@ export class DataPlane implements DiskServerHost {
     }
   }
 
-  /** What this run of the machine has acknowledged may not all be there any more: see `failure_mark.ts`. */
+  /** Leaves a mark for the next start, that what this run of the machine has acknowledged may not all be there: see `failure_mark.ts`. */
   #mark(mark: typeof markFailure): void {
     try {
       mark(this.#start.runDir);

@@ -486,10 +486,8 @@ export class DiskServer {
     this.#isGranted = true;
     const waitedMs = this.host.nowMs() - this.#nextSinceMs;
     this.log("debug", "lease granted", this.#holder, { generation, isUnclean, waitedMs });
-    const { pid, generation: written } = this.#lastWriter;
-    const isOther = pid !== this.#holder.connection.peerPid;
-    const byOthers = isOther ? Math.max(lease.byOthers, written) : lease.byOthers;
-    this.#holder.granted({ ...lease, byOthers });
+    const byOthers = this.#writtenByOthers(this.#holder.connection.peerPid);
+    this.#holder.granted({ ...lease, byOthers: Math.max(lease.byOthers, byOthers) });
   }
 
   /**
@@ -509,21 +507,27 @@ export class DiskServer {
    * this agent would not know who has written here.
    */
   #cutOffLeftBehind(): void {
-    const writers = [this.#lastWriter];
-    if (this.#isGranted && this.volume.sequence !== this.#sequenceNoted) {
-      const { peerPid: pid } = this.#holder!.connection;
-      writers.push({ pid, generation: this.volume.generation });
-    }
     for (const waiting of [...this.#waiting]) {
       const { session, connection } = waiting;
-      const others = writers.filter(({ pid }) => pid !== connection.peerPid);
-      const byOthers = Math.max(0, ...others.map(({ generation }) => generation));
+      const byOthers = this.#writtenByOthers(connection.peerPid);
       if (session.leftGeneration === 0 || session.leftGeneration >= byOthers) continue;
       this.log("error", "others have written to its disk since: cut off for good", waiting, {});
       session.fence();
       waiting.cutOff();
     }
   }
+
+  /** The newest generation under which other processes have written here since this agent has started; 0: none. */
+  #writtenByOthers(pid: number): number {
+    const writers = [this.#lastWriter];
+    if (this.#isGranted && this.volume.sequence !== this.#sequenceNoted) {
+      const { generation } = this.volume;
+      writers.push({ pid: this.#holder!.connection.peerPid, generation });
+    }
+    const others = writers.filter((writer) => writer.pid !== pid);
+    return Math.max(0, ...others.map(({ generation }) => generation));
+  }
+
   /** Which process has written here last, and under which lease, since this agent has started; 0: the agent itself, or none. */
   #lastWriter = { pid: 0, generation: 0 };
   /** Number of the last write of which that is noted. */

@@ -16,7 +16,7 @@ import { toHex } from "./base/bytes.ts";
 const COUNT_NAME = "data-paths";
 /** Name of the mark in the runtime directory. */
 const NAME = "store-failed";
-/** Name of the file that says so of the end of a store's log. */
+/** Name of the file that says that the end of a store's log was torn. */
 const TORN_NAME = "store-torn";
 /** Bytes of chance in a mark. */
 const MARK_BYTES = 6;

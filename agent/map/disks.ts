@@ -87,6 +87,7 @@ import {
   nodeMissing,
   poolIdOf,
   poolOfFamily,
+  withoutLease,
   writtenAfter,
 } from "./queries.ts";
 import {
@@ -354,8 +355,7 @@ function releaseLease(map: ClusterMap, command: ReleaseLease): Result<Applied> {
   if (disk.lease?.node !== command.node || disk.generation !== command.generation) {
     return stale(`generation ${command.generation} of disk ${disk.name} is over already`);
   }
-  const written = command.unwritten === true ? disk.written : writtenAfter(map, disk);
-  const ended = { ...disk, lease: null, settled: command.generation, written };
+  const ended = { ...withoutLease(map, disk, command.unwritten), settled: command.generation };
   if (drainingLayer(disk) === 0) return released(map, disk, ended);
   // Everything that it gave out has come back, also what belongs to a snapshot that is being taken.
   const done = drained(map, ended);
@@ -377,9 +377,9 @@ function forceReleaseLease(map: ClusterMap, command: ForceReleaseLease): Result<
   if (disk.generation !== command.generation) {
     return stale(`disk ${disk.name} has generation ${disk.generation} now`);
   }
-  if (disk.lease === null) return unchanged(map);
-  const written = command.unwritten === true ? disk.written : writtenAfter(map, disk);
-  return released(map, disk, { ...disk, lease: null, written });
+  return disk.lease === null
+    ? unchanged(map)
+    : released(map, disk, withoutLease(map, disk, command.unwritten));
 }
 
 function released(map: ClusterMap, disk: DiskEntry, next: DiskEntry): Result<Applied> {

@@ -76,7 +76,7 @@ import {
   type SetZone,
   VOTERS_MAX,
 } from "./model.ts";
-import { findNode, findNodeByName, findNodeByUuid, nodeMissing, writtenAfter } from "./queries.ts";
+import { findNode, findNodeByName, findNodeByUuid, nodeMissing, withoutLease } from "./queries.ts";
 
 /** Carries out a command about nodes; see `apply`. */
 export function applyNodeCommand(map: ClusterMap, command: NodeCommand): Result<Applied> {
@@ -388,7 +388,7 @@ function forgetNode(map: ClusterMap, node: NodeEntry, command: RemoveNode): Resu
   }));
   const nodes = map.nodes.filter((each) => each !== node);
   const disks = map.disks.map((disk) =>
-    disk.lease?.node === node.id ? { ...disk, lease: null, written: writtenAfter(map, disk) } : disk
+    disk.lease?.node === node.id ? withoutLease(map, disk) : disk
   );
   // Layers that only this one had not absorbed yet are done with.
   const collected = collectLayers({ ...map, nodes, disks });

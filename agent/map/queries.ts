@@ -92,6 +92,16 @@ export function writtenAfter(map: ClusterMap, { lease, generation, written }: Di
     : { node, generation, before: written.generation };
 }
 
+/**
+ * A disk whose lease is over, however it has ended.
+ *
+ * @param isUnwritten its holder says that nothing was written under it
+ */
+export function withoutLease(map: ClusterMap, disk: DiskEntry, isUnwritten = false): DiskEntry {
+  const written = isUnwritten ? disk.written : writtenAfter(map, disk);
+  return { ...disk, lease: null, written };
+}
+
 /** The newest generation under which others than a node may have changed a disk, as far as its leases are over; 0: none. */
 export function writtenByOthers({ written }: DiskEntry, node: number): number {
   return written.node === node ? written.before : written.generation;

@@ -83,7 +83,7 @@ import {
   findDisk,
   findNode,
   isHolding,
-  writtenAfter,
+  withoutLease,
 } from "./queries.ts";
 
 /** Carries out a command about snapshots and what belongs to them; see `apply`. */
@@ -574,7 +574,7 @@ export function reasonAgainstTrash(map: ClusterMap): Result<Applied> | null {
 /** An entry of the trash, for as long as the settings say; never so that it expires before it is there. */
 export function trashed(map: ClusterMap, disk: DiskEntry, nowMs: number): TrashEntry {
   return {
-    disk: { ...givenUp(disk), lease: null, written: writtenAfter(map, disk) },
+    disk: withoutLease(map, givenUp(disk)),
     deletedMs: nowMs,
     expiresMs: Math.min(nowMs + map.settings.trashMs, Number.MAX_SAFE_INTEGER),
   };

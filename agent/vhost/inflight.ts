@@ -98,38 +98,43 @@ export class InflightArea {
     words[at] = STATE_MAGIC;
   }
 
+  /** A word of the device's state; 0 where there is no room for that. */
+  #word(index: number): number {
+    const at = this.#stateAt();
+    return at < 0 ? 0 : this.window.u32[at + index];
+  }
+
+  #setWord(index: number, value: number): void {
+    const at = this.#stateAt();
+    if (at >= 0) this.window.u32[at + index] = value;
+  }
+
   /** Whoever has this area must not go on: {@linkcode isFenced} for every back end from now on. */
   markFenced(): void {
-    const at = this.#stateAt();
-    if (at >= 0) this.window.u32[at + 4] = FENCED_MAGIC;
+    this.#setWord(4, FENCED_MAGIC);
   }
 
   /** The guest that it belongs to was cut off from its disk for good. */
   get isFenced(): boolean {
-    const at = this.#stateAt();
-    return at >= 0 && this.window.u32[at + 4] === FENCED_MAGIC;
+    return this.#word(4) === FENCED_MAGIC;
   }
 
   /** What the requests in flight are for; 0: nobody has said. */
   get identity(): number {
-    const at = this.#stateAt();
-    return at < 0 ? 0 : this.window.u32[at + 5];
+    return this.#word(5);
   }
 
   set identity(value: number) {
-    const at = this.#stateAt();
-    if (at >= 0) this.window.u32[at + 5] = value;
+    this.#setWord(5, value);
   }
 
   /** Generation of the lease under which the rings run, or were left; 0: they stand still, in good order. */
   get generation(): number {
-    const at = this.#stateAt();
-    return at < 0 ? 0 : this.window.u32[at + 6];
+    return this.#word(6);
   }
 
   set generation(value: number) {
-    const at = this.#stateAt();
-    if (at >= 0) this.window.u32[at + 6] = value;
+    this.#setWord(6, value);
   }
 
   /** The value saved last, or −1 when there is none. */

@@ -534,16 +534,21 @@ Deno.test("a guest that was cut off stays so when its agent is restarted: it doe
   }
 });
 
+/** A guest of the disk web, which is new, whose agent was killed. */
+async function leftBehind(options: ReturnType<typeof optionsIn>): Promise<FrontEnd> {
+  await using agent = await AgentProcess.start(options);
+  await agent.check("disk", "create", "web", "64M");
+  const guest = await FrontEnd.connect({ socket: agent.socket("web"), inflight: true });
+  await guest.write(0, randomBytes(6, 4096));
+  await agent.kill();
+  return guest;
+}
+
 Deno.test("a guest whose agent was away goes on where nobody has written since, and is cut off where somebody has", async () => {
   await using work = await WorkDirectory.make();
   const options = optionsIn(work);
-  await using first = await AgentProcess.start(options);
-  await first.check("disk", "create", "web", "64M");
-  const guest = await FrontEnd.connect({ socket: first.socket("web"), inflight: true });
+  const guest = await leftBehind(options);
   using _guest = aborting(guest);
-  await guest.write(0, randomBytes(6, 4096));
-  await first.kill();
-
   await using second = await AgentProcess.start(options);
   // Whoever only reads, also where it could write, is nobody to it.
   const reader = await FrontEnd.connect({ socket: second.socket("web") });
@@ -570,13 +575,8 @@ Deno.test("a guest whose agent was away goes on where nobody has written since, 
 Deno.test("a guest that waits for who has its disk is cut off as soon as that one writes, for good", async () => {
   await using work = await WorkDirectory.make();
   const options = optionsIn(work);
-  await using first = await AgentProcess.start(options);
-  await first.check("disk", "create", "web", "64M");
-  const guest = await FrontEnd.connect({ socket: first.socket("web"), inflight: true });
+  const guest = await leftBehind(options);
   using _guest = aborting(guest);
-  await guest.write(0, randomBytes(6, 4096));
-  await first.kill();
-
   await using second = await AgentProcess.start(options);
   const writing = second.run("bench", "web", "--rw", "randwrite", "--seconds", "20", "--yes");
   using client = second.client();

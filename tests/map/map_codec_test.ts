@@ -238,6 +238,10 @@ function golden(version: number | string): Uint8Array {
   return Uint8Array.from(digits, (pair) => parseInt(pair, 16));
 }
 
+function allGolden(): Uint8Array[] {
+  return [1, 2, 4, "4_copies", "4_zones", "4_written"].map(golden);
+}
+
 const packr = new Packr({ useRecords: false, variableMapSize: true, moreTypes: false });
 
 function pack(value: unknown): Uint8Array {
@@ -440,16 +444,7 @@ Deno.test("bytes that were encoded are not overwritten by the next map", () => {
 });
 
 Deno.test("what is cut short or longer is refused", () => {
-  for (
-    const bytes of [
-      golden(1),
-      golden(2),
-      golden(4),
-      golden("4_copies"),
-      golden("4_zones"),
-      golden("4_written"),
-    ]
-  ) {
+  for (const bytes of allGolden()) {
     for (let length = 0; length < bytes.length; length++) {
       const result = decodeMap(bytes.subarray(0, length));
       assertEquals(result.ok ? "" : result.error.code, "corrupt", `${length} bytes`);
@@ -461,16 +456,7 @@ Deno.test("what is cut short or longer is refused", () => {
 });
 
 Deno.test("damage gives an error or a map that keeps every invariant, and never throws", () => {
-  for (
-    const bytes of [
-      golden(1),
-      golden(2),
-      golden(4),
-      golden("4_copies"),
-      golden("4_zones"),
-      golden("4_written"),
-    ]
-  ) {
+  for (const bytes of allGolden()) {
     const random = new Prng(bytes.length);
     const check = (damaged: Uint8Array, what: string) => {
       const result = decodeMap(damaged);
