@@ -658,6 +658,7 @@ export class ClusterNode {
   #tick(): void {
     if (this.#isStopped) return;
     this.control.tick(clockMs());
+    this.leases.tick();
     this.#logJoinProblems();
     // The map may not change for days.
     if (clockMs() - this.#lookedUpMs >= RESOLVE_AGAIN_MS) this.#addresses(this.control.map);

@@ -10,7 +10,7 @@
  * - A disk is granted under a generation that the map gave to this very start of the agent, and to nobody else.
  * - Once another node has held a disk that a session here still has open, that session is fenced for good: its guest
  *   goes on from a state that is no longer the disk's.
- * - A lease that nobody here wants goes back: also one that came after its session had gone.
+ * - A lease that nobody here wants goes back: also one that came after its session had gone, or whose return was refused.
  *
  * @module
  */
@@ -53,14 +53,22 @@ interface Held {
   isFenced: boolean;
 }
 
+/** A lease on its way back. */
+interface Return {
+  readonly generation: number;
+  /** Its replicas agree: the next holder has nothing to bring in line. */
+  readonly isClean: boolean;
+  readonly isUnwritten: boolean;
+  /** Nothing was decided, and the lease is here still: too many changes were waiting, for one. */
+  isRefused: boolean;
+}
+
 /** See the head of the file. */
 export class Leases {
   readonly #host: LeasesHost;
   readonly #held = new Map<number, Held>();
-  /** The newest generation that was granted, by disk: under a later one nothing here has written. */
-  readonly #granted = new Map<number, number>();
-  /** Generations that are being given back. */
-  readonly #returning = new Map<number, number>();
+  /** What is being given back, by disk. */
+  readonly #returning = new Map<number, Return>();
   #map: ClusterMap | null = null;
   #node = 0;
   #incarnation = 0;
@@ -135,11 +143,8 @@ export class Leases {
       if (held?.isFenced === true && this.#map !== null) this.mapChanged(this.#map);
       return done();
     }
-    this.#giveBack(disk, held.generation, {
-      isClean: held.isOpened && !isUnclean,
-      isUnwritten,
-      done,
-    });
+    const { generation } = held;
+    this.#giveBack(disk, { generation, isClean: held.isOpened && !isUnclean, isUnwritten }, done);
   }
 
   /**
@@ -151,30 +156,37 @@ export class Leases {
   revoked(disk: number, generation: number): (() => void) | null {
     const entry = this.#map?.disks.find((candidate) => candidate.id === disk);
     if (entry === undefined || entry.generation !== generation || !this.#isOurs(entry)) return null;
-    this.#returning.set(disk, generation);
+    const back = { generation, isClean: false, isUnwritten: false, isRefused: false };
+    this.#returning.set(disk, back);
     const held = this.#held.get(disk);
     if (held?.generation === generation && !held.isFenced) this.#fence(disk, held);
-    return () => this.#forgetReturn(disk, generation);
+    return () => this.#decided(disk, back);
   }
 
-  #forgetReturn(disk: number, generation: number): void {
-    if (this.#returning.get(disk) === generation) this.#returning.delete(disk);
+  /** To be called every now and then: what was refused is proposed again, which it must not be from within its answer. */
+  tick(): void {
+    for (const [disk, { isRefused, ...back }] of [...this.#returning]) {
+      if (isRefused) this.#giveBack(disk, back, () => {});
+    }
   }
 
-  #giveBack(
-    disk: number,
-    generation: number,
-    { isClean, isUnwritten, done = () => {} }: {
-      isClean: boolean;
-      isUnwritten: boolean;
-      done?: () => void;
-    },
-  ): void {
-    this.#returning.set(disk, generation);
+  /** The return was decided on, or refused. */
+  #decided(disk: number, back: Return): void {
+    if (this.#returning.get(disk) !== back) return;
+    const entry = this.#map?.disks.find((candidate) => candidate.id === disk);
+    const isHere = entry?.generation === back.generation && this.#isOurs(entry);
+    if (isHere) back.isRefused = true;
+    else this.#returning.delete(disk);
+  }
+
+  #giveBack(disk: number, lease: Omit<Return, "isRefused">, done: () => void): void {
+    const back = { ...lease, isRefused: false };
+    this.#returning.set(disk, back);
+    const { generation, isClean, isUnwritten } = back;
     const isTold = isUnwritten && this.#map !== null && isOn(this.#map, 2);
     const what = { id: disk, generation, ...(isTold ? { unwritten: true } : {}) };
     const finished = () => {
-      this.#forgetReturn(disk, generation);
+      this.#decided(disk, back);
       done();
     };
     // What was never opened may hide what an earlier holder has left: only the next one brings it in line.
@@ -188,19 +200,13 @@ export class Leases {
     this.#map = map;
     if (this.#incarnation === 0) return;
     for (const disk of [...this.#held.keys()]) this.#look(disk);
-    if (this.#granted.size > map.disks.length) this.#forgetDeleted(map);
     for (const entry of map.disks) {
       if (!this.#isOurs(entry) || this.#held.has(entry.id)) continue;
-      if (this.#returning.get(entry.id) === entry.generation) continue;
-      // It came when its session had gone, as a rule.
-      const isUnwritten = entry.generation > (this.#granted.get(entry.id) ?? 0);
-      this.#giveBack(entry.id, entry.generation, { isClean: false, isUnwritten });
+      const { id, generation } = entry;
+      if (this.#returning.get(id)?.generation === generation) continue;
+      // It came when its session had gone: what was granted is held, or on its way back.
+      this.#giveBack(id, { generation, isClean: false, isUnwritten: true }, () => {});
     }
-  }
-
-  #forgetDeleted({ disks }: ClusterMap): void {
-    const there = new Set(disks.map(({ id }) => id));
-    for (const disk of [...this.#granted.keys()]) if (!there.has(disk)) this.#granted.delete(disk);
   }
 
   #isOurs(entry: DiskEntry): boolean {
@@ -216,7 +222,7 @@ export class Leases {
       if (this.#map !== null && held.generation > 0) this.#fence(disk, held);
       return;
     }
-    const isReturning = this.#returning.get(disk) === entry.generation;
+    const isReturning = this.#returning.get(disk)?.generation === entry.generation;
     if (this.#isOurs(entry) && !isReturning) {
       if (entry.generation === held.generation) return;
       const byOthers = writtenByOthers(entry, this.#node);
@@ -225,7 +231,6 @@ export class Leases {
       held.generation = entry.generation;
       held.isUnclean = entry.settled < entry.generation - 1;
       held.byOthers = byOthers;
-      this.#granted.set(disk, entry.generation);
       held.isOpened = false;
       this.#host.forgetLease(disk);
       this.#host.granted(disk, held);

@@ -809,6 +809,7 @@ export class SimNode implements Station {
       if (process.isDead) return;
       if (this.#isStalled(process, () => this.#tickControl(process))) return;
       process.control!.tick(this.nowMs);
+      process.leases!.tick();
       if (this.world.random.chance(0.1)) this.#report(process);
       this.#tickControl(process);
     });
