@@ -16,7 +16,13 @@ import {
   examples,
   zonesArgument,
 } from "./context.ts";
-import { awaitCopies, confirmCopies, copiesMinArgument, sayCopies } from "./copies_command.ts";
+import {
+  awaitCopies,
+  confirmCopies,
+  copiesMinArgument,
+  sayCopies,
+  warnOfFewest,
+} from "./copies_command.ts";
 import { CommandError, ExitCode, printable } from "./output.ts";
 
 /** An attribute as people write it: `KEY=VALUE`. */
@@ -104,6 +110,7 @@ export function addAttributeCommand(disk: AnyCommand, context: CommandContext): 
       if (copiesMin !== undefined) {
         context.output.say(`disk ${name}: writes wait with fewer than ${changed.copiesMin} copies`);
       }
+      if (copiesMin !== undefined || copies !== undefined) warnOfFewest(context, changed);
       if (detectZeroes !== undefined) {
         context.output.say(`disk ${name}: detect-zeroes is ${detectZeroes}`);
       }

@@ -28,6 +28,17 @@ export function copiesMinArgument(text: string): number | "auto" {
   throw new InvalidArgumentError(`It must be a whole number of 1 to ${COPIES_MAX}, or auto`);
 }
 
+/** Warns where the loss of any one node with a copy would make writes wait. */
+export function warnOfFewest(
+  { output }: CommandContext,
+  { name, copies, copiesMin, copiesChange }: DiskDocument,
+): void {
+  if (copies === 1 || copiesMin < copies || copiesChange !== null) return;
+  output.warn(
+    `disk ${name} is written with all of its ${copies} copies or not at all: its writes wait while any of their nodes is down`,
+  );
+}
+
 /** What is to become of a disk's copies; what is left out stays. */
 interface WantedCopies extends Partial<Place> {
   readonly name: string;

@@ -24,7 +24,7 @@ import {
   zonesArgument,
 } from "./context.ts";
 import { flattenText } from "./flatten_command.ts";
-import { copiesChangeText } from "./copies_command.ts";
+import { copiesChangeText, warnOfFewest } from "./copies_command.ts";
 import { limitsText } from "./limit_command.ts";
 import { CommandError, ExitCode, type Output, printable } from "./output.ts";
 import { NoRoom, preallocate, ZEROES_HINT } from "./preallocate_command.ts";
@@ -90,6 +90,7 @@ function addCreate(disk: AnyCommand, context: CommandContext): void {
       using client = context.client();
       const created = await client.createDisk({ name, sizeBytes, ...options });
       if (isPreallocated) await preallocateNew(context, name);
+      if (options.copiesMin !== undefined) warnOfFewest(context, created);
       if (json) return context.output.json(isPreallocated ? await client.disk(name) : created);
       context.output.say(`disk ${name} of ${formatSize(created.sizeBytes)} at ${created.socket}`);
     });

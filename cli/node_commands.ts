@@ -266,7 +266,10 @@ function addUndrain(node: AnyCommand, context: CommandContext): void {
         action: `give node ${name} data`,
         options,
       });
-      if (isMade) context.output.say(`node ${name} takes its share of data`);
+      if (!isMade) return;
+      const { state } = await client.node(name);
+      const when = state === "up" ? "" : " once it is up again";
+      context.output.say(`node ${name} takes its share of data${when}`);
     });
 }
 

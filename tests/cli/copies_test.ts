@@ -61,6 +61,22 @@ Deno.test("a disk without relatives changes unasked, with the fewest copies to w
   assertEquals((await agent.run("disk set none --copies 1")).code, 5);
 });
 
+Deno.test("it warns where writes would wait for any one node", async () => {
+  await using agent = await agentWith();
+  const cases: [words: string, isWarned: boolean][] = [
+    ["disk set web --copies-min 2", true],
+    ["disk set web --copies-min 1", false],
+    ["disk create db 1G --copies 3 --copies-min 3", true],
+    ["disk create log 1G --copies 3 --copies-min 2", false],
+    ["disk create scratch 1G --copies 1 --copies-min 1", false],
+    ["disk create auto 1G --copies 2", false],
+  ];
+  for (const [words, isWarned] of cases) {
+    const { stderr } = await agent.runWell(words);
+    assertEquals(/all of its \d copies or not at all/.test(stderr), isWarned, words);
+  }
+});
+
 Deno.test("it waits for the copies when it is told to", async () => {
   await using agent = await agentWith(
     runAll(atLevelTwo(clusterOf(1)), {

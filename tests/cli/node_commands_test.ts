@@ -145,8 +145,12 @@ Deno.test("drain shows what moves, asks, and changes nothing without an answer",
   // What is on its way needs no second question.
   await agent.runWell("node drain host-2");
   const { stderr } = await agent.runWell("node undrain host-2 --yes");
-  assertMatch(stderr, /node host-2 takes its share of data/);
+  assertMatch(stderr, /node host-2 takes its share of data$/m);
   assertEquals(nodeOf(backend, 2).availability, "in");
+  const down = { kind: "node-down", node: 2, incarnation: 1, nowMs: 1 } as const;
+  backend.clusterMap = runAll(backend.clusterMap, down);
+  const later = await agent.runWell("node undrain host-2 --yes");
+  assertMatch(later.stderr, /node host-2 takes its share of data once it is up again$/m);
 });
 
 Deno.test("--dry-run prints the plan as data, and changes nothing", async () => {
