@@ -565,6 +565,18 @@ function addRemove(node: AnyCommand, context: CommandContext): void {
           ? { loss: lost }
           : { consequence: "it cannot come back with its data" }),
       });
+      // Other nodes may have died while the question was thought about.
+      const { onlyCopies } = await client.node(name);
+      if (onlyCopies > found.onlyCopies) {
+        throw new CommandError(
+          ExitCode.Failure,
+          `nothing was changed: meanwhile node ${found.name} has the only complete copy of ` +
+            `${plural(onlyCopies, "placement group")}, no more of ${found.onlyCopies}`,
+          {
+            hint: "'kelpie status' shows what has happened; try again if it is still what you want",
+          },
+        );
+      }
       await client.removeNode(name, { force, acceptLoss });
       context.output.say(`removed node ${found.name}`);
     });

@@ -436,6 +436,32 @@ Deno.test("remove --force is for nodes that are down, and loses data only when t
   assertMatch(status.stdout, /^note: on .* the only copy of 64 placement groups was given up/m);
 });
 
+Deno.test("remove takes nothing away that it has not asked about", async () => {
+  await using agent = await start(4, 2);
+  const { backend } = agent;
+  const down = { kind: "node-down", node: 4, incarnation: 1, nowMs: 1 } as const;
+  backend.clusterMap = run(backend.clusterMap, down).map;
+  /** Nobody else has what it was to have, while the person thinks. */
+  const slow = (terminal: FakeTerminal) => {
+    person("y")(terminal);
+    const { ask } = terminal;
+    terminal.ask = (question) => {
+      const pools = backend.clusterMap.pools.map((pool) => ({
+        ...pool,
+        pgs: pool.pgs.map((pg) => pg.target.includes(4) ? { ...pg, inSync: [4] } : pg),
+      }));
+      backend.clusterMap = { ...backend.clusterMap, pools };
+      return ask.call(terminal, question);
+    };
+  };
+  const refused = await agent.run("node remove host-4 --force --accept-loss", slow);
+  assertEquals([refused.code, refused.terminal.questions.length, backend.removed], [1, 1, []]);
+  assertMatch(
+    refused.stderr,
+    /nothing was changed: meanwhile .* only complete copy of \d+ placement/,
+  );
+});
+
 Deno.test("without a majority nothing is removed, and the way out is named", async () => {
   await using agent = await start();
   const { backend } = agent;
