@@ -391,7 +391,7 @@ function groupProblems(
       code: "writes-stalled",
       message: `${of(groups.belowMin)} cannot be written: ${groups.unwritableReason}`,
       hint: "guests that write to them wait and see no error; start the nodes that are down, or " +
-        "'kelpie node remove --force' those that are gone for good",
+        `'kelpie node remove --force' those that are gone for good${undrainHint(map)}`,
     });
   }
   if (groups.degraded > 0) {
@@ -406,7 +406,9 @@ function groupProblems(
           "see that every node reaches the others at both of their ports"
         : canBeRemade(map)
         ? "copies are made when the nodes that are down are back, or have been down for 'out-after'"
-        : "copies are made when the nodes that are down are back, or others have joined",
+        : `copies are made when the nodes that are down are back, or others have joined${
+          undrainHint(map)
+        }`,
     });
   } else if (groups.joining > 0 || groups.misplaced > 0) {
     const moving = Math.max(groups.misplaced, groups.joining);
@@ -418,6 +420,18 @@ function groupProblems(
     });
   }
   return problems;
+}
+
+/** Who is up and could have the copies that are missing, but is not to have any; "": nobody. */
+function undrainHint(map: ClusterMap): string {
+  const drained = storageNodes(map).filter(({ state, availability }) =>
+    state === "up" && availability === "draining"
+  );
+  if (drained.length === 0) return "";
+  const names = drained.map(({ name }) => name);
+  const [takes, lets] = names.length === 1 ? ["takes", "lets it"] : ["take", "lets one"];
+  return `; ${joined(names)} ${takes} no data because of a drain: ` +
+    `'kelpie node undrain ${names[0]}' ${lets}`;
 }
 
 /** From where on nothing is taken that makes the map larger. */

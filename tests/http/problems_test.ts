@@ -286,6 +286,22 @@ Deno.test("a drain that waits for room says so", () => {
   }
 });
 
+Deno.test("where copies are missing, it names who is up and takes none because of a drain", () => {
+  const map = clusterWithDisk(4, 3);
+  const drain = { kind: "set-availability", node: 4, availability: "draining" } as const;
+  const { target: [first] } = group(map);
+  const stalled = (seen: ClusterMap) =>
+    findProblems(clusterSeen(withGroup(seen, { inSync: [first] })))
+      .find(({ code }) => code === "writes-stalled")?.hint ?? "";
+  assertEquals(stalled(map).includes("undrain"), false);
+  assertStringIncludes(
+    stalled(run(map, drain).map),
+    "; host-4 takes no data because of a drain: 'kelpie node undrain host-4' lets it",
+  );
+  const down = { kind: "node-down", node: 4, incarnation: 1, nowMs: NOW_MS } as const;
+  assertEquals(stalled(runAll(map, drain, down)).includes("undrain"), false);
+});
+
 Deno.test("a cluster in which all is well is one line", () => {
   const seen = clusterSeen(clusterWithDisk(3, 3));
   assertEquals(findProblems(seen), []);
