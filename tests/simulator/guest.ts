@@ -381,6 +381,7 @@ export class Guest implements BlockRequestOwner {
     const slot = this.#slots[request.tag];
     slot.isBusy = false;
     if (this.isFenced || this.#isGone) return this.#checkIdle();
+    if (request.result !== 0 && this.node.process?.isSilent === true) return this.#checkIdle();
     const nowMs = this.#nowMs;
     const { oracle } = this;
     const { generation } = this.volume;

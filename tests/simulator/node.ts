@@ -115,6 +115,8 @@ export class Process {
   unheard: (() => void)[] | null = null;
   map: ClusterMap | null = null;
   hasFailed = false;
+  /** The data worker's loop has ended with the turn in which its store has failed: nobody hears what it still does. */
+  isSilent = false;
 }
 
 /** A disk that does as it is told. */
@@ -850,6 +852,7 @@ export class SimNode implements Station {
     this.#isTurning = false;
     this.#checkTurn(process);
     if (process.set?.state === "failed") this.#failed(process, "all its data paths have failed");
+    process.isSilent = process.hasFailed;
     this.#pumpDisk(process);
   }
 

@@ -21,6 +21,7 @@ import {
   type ClusterMap,
   type DiskEntry,
   type MapCommand,
+  takingOf,
 } from "../../agent/map/map.ts";
 import { ENODEV } from "../../agent/platform/platform.ts";
 import { Volume } from "../../agent/volume/volume.ts";
@@ -524,7 +525,9 @@ export class Snapshots {
     const isLive = data.view.map.disks.some((each) =>
       each.layers[0] === layer && this.host.oracles.some(({ name }) => name === each.name)
     );
-    if (isLive || data.view.chain(layer).length === 0) return done(null);
+    // Nor one in which it is still being taken: nobody is shown such a snapshot (`DataPlane.#serveSnapshots`).
+    const isBeingTaken = takingOf(disk.entry)?.layer === layer;
+    if (isLive || isBeingTaken || data.view.chain(layer).length === 0) return done(null);
     const volume = new Volume({
       sizeBytes: oracle.sizeBytes,
       serial: "snapshot",
