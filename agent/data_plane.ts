@@ -291,6 +291,8 @@ export class DataPlane implements DiskServerHost {
       const isQuick = isFound && this.#ring.unsubmitted === 0 && !this.#ring.isSignalled;
       if (isQuick && ++quickTurns < QUICK_TURNS_MAX) continue;
       quickTurns = 0;
+      // A guest that keeps this loop busy must not hide those that have been told to send no kicks.
+      if (isBusy) this.#lookAround();
       if (isWanted || isFound) this.#ring.enter(0);
       else {
         this.#sleep(Math.max(1, Math.min(this.#nextTickMs - now, this.#throttledMs(now))));
@@ -338,12 +340,17 @@ export class DataPlane implements DiskServerHost {
     // Whom a reply of ours has just woken may have been put behind us on this processor.
     libc.schedYield();
     do {
-      this.#data.advance(clockMs());
-      let found = false;
-      for (let i = 0; i < this.#polled.length; i++) found = this.#polled[i].poll() || found;
-      if (found || this.#ring.isSignalled) return true;
+      if (this.#lookAround() || this.#ring.isSignalled) return true;
     } while (performance.now() < endMs);
     return false;
+  }
+
+  /** Takes what there is on the rings that ask for no kicks. */
+  #lookAround(): boolean {
+    this.#data.advance(clockMs());
+    let found = false;
+    for (let i = 0; i < this.#polled.length; i++) found = this.#polled[i].poll() || found;
+    return found;
   }
 
   /** Asks for kicks again; true when something had come meanwhile. */

@@ -85,6 +85,8 @@ export const QUEUES_MAX = 64;
  * that a full ring of 1024 does not keep other disks waiting.
  */
 export const POP_BUDGET = 256;
+/** As many descriptors of a chain as a power of two count as one more chain. */
+const LONG_CHAIN_SHIFT = 3;
 
 /** Descriptors with one message: a full memory table has 8. */
 const MESSAGE_FDS_MAX = 8;
@@ -503,6 +505,8 @@ export class VhostSession implements QueueOwner {
       }
       const popped = queue.pop(this.#chain);
       if (popped === Pop.Chain) {
+        // Long ones take the time of several.
+        budget -= this.#chain.count >> LONG_CHAIN_SHIFT;
         const fault = this.#device.begin(queue, this.#chain);
         if (fault !== RingFault.None) {
           queue.forget(this.#chain.head);

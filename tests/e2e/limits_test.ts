@@ -3,9 +3,11 @@
  *
  * @module
  */
-import { assertEquals, assertMatch, assertRejects } from "@std/assert/mod.js";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert/mod.js";
+import type { DriverQueue } from "../../agent/frontend/driver_queue.ts";
 import { BackEndError } from "../../agent/frontend/error.ts";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
+import { RequestType } from "../../agent/frontend/virtio_blk.ts";
 import { snapshotSocket } from "../../agent/map/names.ts";
 import { until } from "../guest/deadline.ts";
 import { AgentProcess, WorkDirectory } from "../tools/agent_process.ts";
@@ -94,4 +96,67 @@ Deno.test("a disk's limits are those of its snapshots, also when they are change
     what: () => `${4 - done} reads are held back by limits that there are none of any more`,
   });
   await Promise.all(reads);
+});
+
+/** Reads the beginning of a disk with every slot that is free; returns how many reads have ended since the last time. */
+function readOn(queue: DriverQueue, lengthBytes: number): number {
+  let ended = 0;
+  for (let slot = queue.reap(); slot >= 0; slot = queue.reap()) {
+    queue.releaseSlot(slot);
+    ended++;
+  }
+  for (let slot = queue.takeSlot(); slot >= 0; slot = queue.takeSlot()) {
+    queue.submit(slot, RequestType.In, 0, lengthBytes);
+  }
+  queue.publish();
+  return ended;
+}
+
+Deno.test("a guest whose ring is never empty holds up no other one, which sends no kicks because it is looked at", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await start(work);
+  for (const name of ["busy", "calm"]) await agent.check("disk", "create", name, "64M");
+  const calm = await FrontEnd.connect({ socket: agent.socket("calm"), depth: 1 });
+  const busy = await FrontEnd.connect({
+    socket: agent.socket("busy"),
+    depth: 1000,
+    bufferBytes: 32 * 1024,
+  });
+  try {
+    const forMs = (ms: number, work: () => void) => {
+      for (const endMs = performance.now() + ms; performance.now() < endMs;) work();
+    };
+    // The agent learns that looking pays.
+    forMs(500, () => readOn(calm.queues[0], 4096));
+    let [longestMs, sinceMs, calms, busies] = [0, performance.now(), 0, 0];
+    forMs(2000, () => {
+      busies += readOn(busy.queues[0], 32 * 1024);
+      const ended = readOn(calm.queues[0], 4096);
+      const nowMs = performance.now();
+      longestMs = Math.max(longestMs, nowMs - sinceMs);
+      if (ended > 0) sinceMs = nowMs;
+      calms += ended;
+    });
+    assert(busies > 10_000, `${busies} reads of the busy one`);
+    assert(longestMs < 500, `${longestMs} ms without one of ${calms} reads, beside ${busies}`);
+  } finally {
+    calm.abort();
+    busy.abort();
+  }
+});
+
+Deno.test("readers take no place of those that write", async () => {
+  await using work = await WorkDirectory.make();
+  await using agent = await start(work);
+  await agent.check("disk", "create", "web", "64M");
+  const readers: FrontEnd[] = [];
+  const connect = () => FrontEnd.connect({ socket: agent.readOnlySocket("web"), depth: 1 });
+  try {
+    for (let i = 0; i < 32; i++) readers.push(await connect());
+    await assertRejects(connect, BackEndError);
+    await using writer = await FrontEnd.connect({ socket: agent.socket("web") });
+    await writer.write(0, BLOCK);
+  } finally {
+    for (const reader of readers) reader.abort();
+  }
 });

@@ -1346,3 +1346,20 @@ Deno.test("status 0 stops rings that are running, and nothing else", () => {
   assertEquals(host.isLeaseWanted, true, "still switched on, features still agreed");
   fixture.close();
 });
+
+Deno.test("long chains count as several: what is looked through per turn is bounded, too", () => {
+  const fixture = new Fixture({ queueSize: 256, guestBytes: 8 * 1024 * 1024 }).start();
+  const { session, target, host, queue } = fixture;
+  const address = fixture.allocate(512);
+  const pieces = Array.from({ length: 62 }, () => ({ address, length: 512, write: true }));
+  const { chain } = fixture.chain(0, 0, pieces);
+  // With header and status 64 descriptors: eight more for each.
+  const table = fixture.allocate(64 * 16);
+  for (let i = 0; i < 100; i++) assert(queue.add(chain, table) >= 0);
+  session.kicked(0);
+  assertEquals(target.pending.length, Math.ceil(POP_BUDGET / 9));
+  assert(host.scheduled !== null, "the rest is not forgotten");
+  for (let turns = 0; turns < 4; turns++) host.runTurns();
+  assertEquals(target.pending.length, 100);
+  fixture.close();
+});
