@@ -30,7 +30,7 @@ import { ProgressWatch } from "./volume/progress_watch.ts";
 import type { Throttle, ThrottleWaiter } from "./volume/throttle.ts";
 import { ReadOnlyVolume, type Volume } from "./volume/volume.ts";
 
-/** Front ends on one socket: one serves a guest, one its migration; the rest is for tools. */
+/** Front ends on one socket: one serves a guest, one its migration; the rest is for tools. Readers take no place of writers'. */
 const SESSIONS_MAX = 32;
 
 /**
@@ -116,10 +116,15 @@ class FrontEndSession implements VhostHost, ThrottleWaiter {
       },
       disconnected: (reason) => {
         server.log("info", "front end disconnected", this, { reason });
-        this.#giveUpMs = server.host.monotonicMs() + LEFT_BEHIND_MS;
+        this.#leaves();
         this.session.disconnected();
       },
     };
+  }
+
+  /** It is gone, or sent away: what it leaves under way keeps others from the disk for so long. */
+  #leaves(): void {
+    this.#giveUpMs = this.server.host.monotonicMs() + LEFT_BEHIND_MS;
   }
 
   /** Ends the connection, as if the front end had gone. */
@@ -248,6 +253,7 @@ class FrontEndSession implements VhostHost, ThrottleWaiter {
 
   hangUp(_session: VhostSession, reason: string): void {
     this.server.log("warn", "hung up on a front end", this, { reason });
+    this.#leaves();
     this.connection.close();
   }
 
@@ -376,10 +382,12 @@ export class DiskServer {
       connection.close();
       return;
     }
-    if (this.#sessions.size >= SESSIONS_MAX) {
+    const alike = [...this.#sessions].filter((session) => session.readOnly === readOnly);
+    if (alike.length >= SESSIONS_MAX) {
       this.host.log.warn("too many front ends on one disk", {
         disk: this.name,
         pid: connection.peerPid,
+        readOnly,
         limit: SESSIONS_MAX,
       });
       connection.close();

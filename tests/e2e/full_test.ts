@@ -4,6 +4,8 @@
  * @module
  */
 import { assert, assertEquals, assertMatch } from "@std/assert/mod.js";
+import { BackEndSocket } from "../../agent/frontend/back_end_socket.ts";
+import { BackEndError } from "../../agent/frontend/error.ts";
 import { FrontEnd } from "../../agent/frontend/front_end.ts";
 import { RequestType, SECTOR_BYTES } from "../../agent/frontend/virtio_blk.ts";
 import type { DiskDocument } from "../../agent/http/documents.ts";
@@ -73,14 +75,24 @@ class Bench implements AsyncDisposable {
   }
 }
 
-Deno.test("what a front end has left behind in a full store keeps nobody from making room", async () => {
+Deno.test("what a front end has left behind in a full store, which was sent away, keeps nobody from making room", async () => {
   await using bench = await Bench.start();
   const { agent } = bench;
-  const gone = await bench.connect("web");
+  const { connect } = BackEndSocket;
+  const sockets: BackEndSocket[] = [];
+  BackEndSocket.connect = (...to) => {
+    const socket = connect.apply(BackEndSocket, to);
+    sockets.push(socket);
+    return socket;
+  };
+  const gone = await bench.connect("web").finally(() => BackEndSocket.connect = connect);
   const { writing } = await bench.fill(gone, 1);
+  // There is no such request.
+  sockets[0].send(9999, new Uint8Array(0));
+  assert(await writing instanceof BackEndError);
   gone.abort();
-  await writing;
   await bench.unused("web");
+  assertMatch(agent.log, /hung up on a front end/);
   // The disk itself, and another one.
   await agent.check("disk", "discard", "web", "--length", "64M", "--yes");
   await agent.check("disk", "write", "db", `${import.meta.filename}`);
