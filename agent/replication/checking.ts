@@ -298,6 +298,8 @@ export class Check {
       else if (nowMs >= job.againMs) this.#begin(job);
     }
     const scan = this.#scan;
+    // As long as what was listed is compared, nobody waits for the next list.
+    if (scan !== null && this.#queue.length > 0) scan.sinceMs = nowMs;
     if (scan !== null && nowMs - scan.sinceMs > JOB_MS_MAX) {
       this.#abandonScan(scan);
       this.#unchecked(scan.target, "its chunks cannot be listed", []);

@@ -11,7 +11,12 @@ import {
   ZEROS_CHECKSUM,
 } from "../../agent/replication/findings.ts";
 import { NO_MAJORITY, NOT_ITS_OWN, NOT_THERE } from "../../agent/replication/deciding.ts";
-import { MessageType, STAMP_ENTRY_BYTES, Status } from "../../agent/replication/messages.ts";
+import {
+  MessageFlag,
+  MessageType,
+  STAMP_ENTRY_BYTES,
+  Status,
+} from "../../agent/replication/messages.ts";
 import {
   answerTo,
   coreOf,
@@ -54,7 +59,13 @@ class Fixture {
   readonly complaints: number[] = [];
   nowMs = 0;
 
-  constructor(readonly options: MapOptions = {}, repair = true, preferred = 0) {
+  /** @param chunks those that the first list names, with more to come; left out: the one, and no more */
+  constructor(
+    readonly options: MapOptions = {},
+    repair = true,
+    preferred = 0,
+    chunks: readonly number[] = [],
+  ) {
     const { store, transport, arena } = this;
     this.core = coreOf({ store, arena, transport }, this.#map(options), SELF, {
       unreachable: (nodes) => this.complaints.push(...nodes),
@@ -64,7 +75,10 @@ class Fixture {
       (report) => this.reports.push(report),
     );
     this.pass(1);
-    for (const sent of this.take(MessageType.Chunks)) this.#list(sent);
+    for (const sent of this.take(MessageType.Chunks)) {
+      if (chunks.length === 0) this.list(sent, [CHUNK]);
+      else this.list(sent, chunks, chunks.at(-1)! + 1);
+    }
   }
 
   #map(options: MapOptions) {
@@ -86,12 +100,19 @@ class Fixture {
     return sent;
   }
 
-  #list(sent: Sent): void {
+  /** @param next where the rest begins; 0: there is none */
+  list(sent: Sent, chunks: readonly number[], next = 0): void {
     const at = this.arena.allocate(BLOCK_BYTES);
-    const view = new DataView(window.bytes.buffer, at, STAMP_ENTRY_BYTES);
-    view.setUint32(0, LAYER, true);
-    view.setUint32(4, CHUNK, true);
-    this.#answer(sent, answerTo(sent, { argument: 1 }), at, BLOCK_BYTES);
+    const view = new DataView(window.bytes.buffer, at, BLOCK_BYTES);
+    chunks.forEach((chunk, i) => {
+      view.setUint32(i * STAMP_ENTRY_BYTES, LAYER, true);
+      view.setUint32(i * STAMP_ENTRY_BYTES + 4, chunk, true);
+    });
+    const head = {
+      argument: chunks.length,
+      ...(next === 0 ? {} : { chunk: next, flags: sent.head.flags | MessageFlag.More }),
+    };
+    this.#answer(sent, answerTo(sent, head), at, BLOCK_BYTES);
   }
 
   #answer(sent: Sent, bytes: Uint8Array, at = 0, length = 0): void {
@@ -437,6 +458,30 @@ Deno.test("what is not replaced in time is reported", () => {
     counts: [0, 0, 0, 1, 0],
     blocks: ["differs 1,2,3 0,1,0: it was not put right in time"],
   });
+});
+
+Deno.test("what was listed may take its time: the rest is listed, and compared, all the same", () => {
+  const chunks = Array.from({ length: 60 }, (_, i) => i);
+  const at = new Fixture({}, true, 0, chunks);
+  // Something comes to them again and again, four at a time.
+  const looks = new Map<number, number>();
+  let lists = 0;
+  while (at.reports.length === 0 && at.nowMs < 200_000) {
+    at.pass(400);
+    for (const sent of at.transport.take()) {
+      const { type, chunk } = sent.head;
+      if (type === MessageType.Chunks) {
+        lists++;
+        at.list(sent, [2000]);
+        continue;
+      }
+      looks.set(chunk, (looks.get(chunk) ?? 0) + 1);
+      at.say(sent, { isChanged: chunk < chunks.length && looks.get(chunk)! <= 3 * 12 });
+    }
+  }
+  assert(at.nowMs > 65_000, `after ${at.nowMs} ms`);
+  const [{ disks: [disk], unchecked }] = at.reports;
+  assertEquals([unchecked, lists, disk.chunks, disk.comparedChunks], [[], 3, 61, 61]);
 });
 
 Deno.test("who is preferred counts, as far as it has something of its own", () => {
