@@ -790,18 +790,20 @@ export class ClusterNode {
   ): Promise<(() => void) | null> {
     const decided = this.leases.revoked(id, generation);
     if (decided === null) return null;
+    const fencing = this.#fencing;
     try {
-      await within(this.#fencing, PROPOSE_MS_MAX, () => {
+      await within(fencing, PROPOSE_MS_MAX, () => {
         throw new Error("it does not answer");
       });
     } catch (error) {
-      decided();
+      // Only when it has answered after all is it sure that nobody here uses the disk, and the lease goes back.
+      fencing.then(decided, () => {});
       throw new ControlFailure({
         code: "unavailable",
         message: `whether the disk is still used here cannot be said: ${
           error instanceof Error ? error.message : String(error)
         }`,
-        hint: "take it away on another node",
+        hint: "take it away on another node; this one gives it back when its data plane answers",
       });
     }
     return decided;

@@ -297,9 +297,11 @@ export class LeaderDuties {
   }
 
   /** Whether a node counts for voting. */
-  #isGone({ wallMs }: LeaderSituation, node: NodeEntry): boolean {
+  #isGone({ wallMs, nowMs }: LeaderSituation, node: NodeEntry): boolean {
     if (node.availability === "draining") return true;
-    return node.state === "down" && wallMs - node.changedMs >= REPLACE_AFTER_MS;
+    if (node.state !== "down") return false;
+    // As for who is out: the time that was said may be yet to come.
+    return Math.max(wallMs - node.changedMs, this.#downForMs(node, nowMs)) >= REPLACE_AFTER_MS;
   }
 
   // ------------------------------------------------------------------------------------ complaints

@@ -841,3 +841,24 @@ Deno.test("a node that went down while the leader's clock was ahead is out in ti
   at.pass(at.map.settings.outAfterMs);
   assertEquals(at.look(), ["out 3"]);
 });
+
+Deno.test("a voter that went down while its clock was ahead is replaced in time all the same", () => {
+  const at = new Fixture(4);
+  at.node(3, { state: "down", changedMs: at.wallMs + 8 * 3_600_000 });
+  at.member(3, "dead");
+  const config = () => {
+    const situation = at.situation();
+    const members = [2, 3, 4].map((node) => ({
+      node,
+      match: 5,
+      silentMs: node === 3 ? 60_000 : 0,
+      hasLostLog: false,
+    }));
+    const configuration = { voters: [1, 2, 3], learners: [4] };
+    const raft = { ...situation.raft, configuration, members };
+    return at.duties.look({ ...situation, raft } as LeaderSituation).config;
+  };
+  assertEquals(config(), null);
+  at.pass(30_000);
+  assertEquals(config(), { kind: "promote", node: 4 });
+});

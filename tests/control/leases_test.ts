@@ -216,6 +216,19 @@ Deno.test("a return that was refused is made again, in the same words, and nobod
   }
 });
 
+Deno.test("what is taken away on its own host goes back only when it is sure that nothing there uses it", () => {
+  const at = holding();
+  const decided = at.leases.revoked(DISK, 6)!;
+  // The data plane does not say that it has stopped.
+  for (let ticks = 0; ticks < 3; ticks++) at.leases.tick();
+  at.map(OURS, 6);
+  at.leases.released(DISK);
+  assertEquals([at.take(), at.proposed()], [["fenced 1 6"], []]);
+  decided();
+  at.leases.tick();
+  assertEquals(at.proposed(), ["force-release-lease 6"]);
+});
+
 Deno.test("a lease that was lost and got back is granted anew, under its new generation", () => {
   const at = holding();
   at.map(null, 6);
