@@ -574,6 +574,8 @@ export class RecordLog {
         this.#retriesNoSpace = false;
       } else {
         this.#errno = -result;
+        // There is room, as far as anybody knows: what fails otherwise now is not to be waited for.
+        if (this.#retriesNoSpace) this.noSpace = false;
       }
     } else {
       // A short one may fit where a long one did not: while some have failed it says nothing.

@@ -132,6 +132,28 @@ Deno.test("long writes that meet ENOSPC wait, though short ones under way with t
   }
 });
 
+Deno.test("a disk that has no space first and fails then is given up, and not asked for ever", () => {
+  const bench = open();
+  let errno = ENOSPC;
+  bench.disk.faults = { fail: (kind) => kind === "write" ? -errno : 0 };
+  let result: number | null = null;
+  const operation = bench.take((done) => result = done.result)!;
+  const place = { layers: [1], chunk: 0, block: 0, blockCount: 1 };
+  Object.assign(operation, { kind: OperationKind.Write, ...place });
+  bench.fill(operation, [5]);
+  bench.store.submit(operation);
+  for (let i = 0; i < 100 && bench.store.state === "open"; i++) {
+    if (i === 30) errno = EIO;
+    bench.store.endTurn();
+    bench.disk.pump();
+    bench.nowMs += 100;
+    bench.store.tick(bench.nowMs);
+  }
+  assertEquals(bench.store.state, "failed");
+  bench.until(() => result !== null, "the write");
+  assertEquals(result, -EIO);
+});
+
 Deno.test("a write that meets ENOSPC waits for space instead of failing", () => {
   const bench = open();
   let isFull = true;
