@@ -853,10 +853,13 @@ Deno.test("a voter that went down while its clock was ahead is replaced in time 
       match: 5,
       silentMs: node === 3 ? 60_000 : 0,
       hasLostLog: false,
+      isLearner: node === 4,
+      state: "replicate" as const,
+      snapshotBytes: 0,
     }));
     const configuration = { voters: [1, 2, 3], learners: [4] };
-    const raft = { ...situation.raft, configuration, members };
-    return at.duties.look({ ...situation, raft } as LeaderSituation).config;
+    return at.duties.look({ ...situation, raft: { ...situation.raft, configuration, members } })
+      .config;
   };
   assertEquals(config(), null);
   at.pass(30_000);
