@@ -199,17 +199,13 @@ async function loseHost(hosts: Hosts): Promise<number> {
   await first[1];
   await after[1].write(0, block(102));
   // What a node says of itself is up to a second old.
-  let now: Record<string, string> = {};
-  const isServing = ({ lost, taken }: Record<string, string>) =>
-    lost === "host2 serving" && taken === "host2 serving";
-  await until(async () => isServing(now = await locksOf(there)), {
-    timeoutMs: 10_000,
-    what: () => JSON.stringify(now),
-  });
-  assertMatch(
-    await there.running.check("disk", "lock", "list"),
-    /^lost +host2 +\d+ +20\S+Z +serving$/m,
-  );
+  let said = "";
+  await until(async () => {
+    said = await there.running.check("disk", "lock", "list");
+    return [LOST, TAKEN].every((disk) =>
+      new RegExp(`^${disk} +host2 +\\d+ +20\\S+Z +serving$`, "m").test(said)
+    );
+  }, { timeoutMs: 10_000, intervalMs: 200, what: () => said });
   if (hasCable) await here.plugIn();
   else await here.start();
   assertEquals(
