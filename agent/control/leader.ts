@@ -227,7 +227,7 @@ export class LeaderDuties {
   // ----------------------------------------------------------------------------------------- nodes
 
   #lookAtNodes(situation: LeaderSituation, commands: MapCommand[], notes: string[]): void {
-    const { map, self, wallMs, nowMs } = situation;
+    const { map, self, wallMs } = situation;
     for (const node of map.nodes) {
       if (node.state === "down") this.#unknownSince.delete(node.id);
       if (node.id === self || node.state === "down") continue;
@@ -247,8 +247,7 @@ export class LeaderDuties {
     this.#isBraking = isBraking;
     for (const node of map.nodes) {
       if (node.witness) continue;
-      // Whose clock was ahead when it noticed has said a time that is yet to come.
-      const downMs = Math.max(wallMs - node.changedMs, this.#downForMs(node, nowMs));
+      const downMs = this.#downForMs(node, situation);
       const isOut = node.state === "down" && node.availability === "in" && !isBraking &&
         downMs >= map.settings.outAfterMs;
       // Only time puts a node out; when it is back, it is back.
@@ -259,13 +258,21 @@ export class LeaderDuties {
     }
   }
 
-  /** How long this leader has seen a node down, by the clock that never goes back. */
-  #downForMs({ id, state, incarnation }: NodeEntry, nowMs: number): number {
-    const known = this.#downSince.get(id);
-    if (state === "down" && known?.incarnation === incarnation) return nowMs - known.sinceMs;
-    if (state === "down") this.#downSince.set(id, { incarnation, sinceMs: nowMs });
-    else this.#downSince.delete(id);
-    return 0;
+  /**
+   * How long a node has been down, by what the map says and by what this leader has seen itself, by the clock that never goes back: whose
+   * clock was ahead when it noticed has said a time that is yet to come. 0: it is up.
+   */
+  #downForMs({ id, state, incarnation, changedMs }: NodeEntry, situation: LeaderSituation): number {
+    const { wallMs, nowMs } = situation;
+    if (state !== "down") {
+      this.#downSince.delete(id);
+      return 0;
+    }
+    let known = this.#downSince.get(id);
+    if (known?.incarnation !== incarnation) {
+      this.#downSince.set(id, known = { incarnation, sinceMs: nowMs });
+    }
+    return Math.max(wallMs - changedMs, nowMs - known.sinceMs);
   }
   readonly #downSince = new Map<number, { incarnation: number; sinceMs: number }>();
 
@@ -297,11 +304,9 @@ export class LeaderDuties {
   }
 
   /** Whether a node counts for voting. */
-  #isGone({ wallMs, nowMs }: LeaderSituation, node: NodeEntry): boolean {
+  #isGone(situation: LeaderSituation, node: NodeEntry): boolean {
     if (node.availability === "draining") return true;
-    if (node.state !== "down") return false;
-    // As for who is out: the time that was said may be yet to come.
-    return Math.max(wallMs - node.changedMs, this.#downForMs(node, nowMs)) >= REPLACE_AFTER_MS;
+    return node.state === "down" && this.#downForMs(node, situation) >= REPLACE_AFTER_MS;
   }
 
   // ------------------------------------------------------------------------------------ complaints

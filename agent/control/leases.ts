@@ -154,8 +154,7 @@ export class Leases {
    * @returns to be called once the map has decided on the release; null: this node does not have the disk under that generation
    */
   revoked(disk: number, generation: number): (() => void) | null {
-    const entry = this.#map?.disks.find((candidate) => candidate.id === disk);
-    if (entry === undefined || entry.generation !== generation || !this.#isOurs(entry)) return null;
+    if (!this.#isHere(disk, generation)) return null;
     const back = { generation, isClean: false, isUnwritten: false, isRefused: false };
     this.#returning.set(disk, back);
     const held = this.#held.get(disk);
@@ -173,9 +172,7 @@ export class Leases {
   /** The return was decided on, or refused. */
   #decided(disk: number, back: Return): void {
     if (this.#returning.get(disk) !== back) return;
-    const entry = this.#map?.disks.find((candidate) => candidate.id === disk);
-    const isHere = entry?.generation === back.generation && this.#isOurs(entry);
-    if (isHere) back.isRefused = true;
+    if (this.#isHere(disk, back.generation)) back.isRefused = true;
     else this.#returning.delete(disk);
   }
 
@@ -213,9 +210,19 @@ export class Leases {
     return entry.lease?.node === this.#node && entry.lease.incarnation === this.#incarnation;
   }
 
+  #entryOf(disk: number): DiskEntry | undefined {
+    return this.#map?.disks.find(({ id }) => id === disk);
+  }
+
+  /** Whether the map says that this start of the agent has the disk under that generation. */
+  #isHere(disk: number, generation: number): boolean {
+    const entry = this.#entryOf(disk);
+    return entry?.generation === generation && this.#isOurs(entry);
+  }
+
   #look(disk: number): void {
     const held = this.#held.get(disk)!;
-    const entry = this.#map?.disks.find((candidate) => candidate.id === disk);
+    const entry = this.#entryOf(disk);
     if (held.isFenced || this.#incarnation === 0) return;
     if (entry === undefined) {
       // Deleted under its sessions.

@@ -101,6 +101,28 @@ Deno.test("everything under way when the disk fails comes back once, with an err
   }
 });
 
+/** Submits a write of the first blocks of a chunk of layer 1; the turn does not end with it. */
+function beginWrite(
+  bench: Bench,
+  chunk: number,
+  stamps: number[],
+  done: (result: number) => void,
+): void {
+  const operation = bench.take(({ result }) => done(result))!;
+  const place = { layers: [1], chunk, block: 0, blockCount: stamps.length };
+  Object.assign(operation, { kind: OperationKind.Write, ...place });
+  bench.fill(operation, stamps);
+  bench.store.submit(operation);
+}
+
+/** A turn, what the disk has to do, and a tenth of a second. */
+function pass(bench: Bench): void {
+  bench.store.endTurn();
+  bench.disk.pump();
+  bench.nowMs += 100;
+  bench.store.tick(bench.nowMs);
+}
+
 Deno.test("long writes that meet ENOSPC wait, though short ones under way with them find room", () => {
   // In every order in which they end.
   for (let seed = 1; seed <= 8; seed++) {
@@ -112,19 +134,11 @@ Deno.test("long writes that meet ENOSPC wait, though short ones under way with t
     };
     const results: number[] = [];
     for (const [chunk, blockCount] of [[0, 16], [1, 1], [2, 1]]) {
-      const operation = bench.take(({ result }) => results.push(result))!;
-      const place = { layers: [1], chunk, block: 0, blockCount };
-      Object.assign(operation, { kind: OperationKind.Write, ...place });
-      bench.fill(operation, Array.from({ length: blockCount }, (_, i) => 1 + i));
-      bench.store.submit(operation);
+      const stamps = Array.from({ length: blockCount }, (_, i) => 1 + i);
+      beginWrite(bench, chunk, stamps, (result) => results.push(result));
       bench.store.endTurn();
     }
-    for (let i = 0; i < 300; i++) {
-      bench.store.endTurn();
-      bench.disk.pump();
-      bench.nowMs += 100;
-      bench.store.tick(bench.nowMs);
-    }
+    for (let i = 0; i < 300; i++) pass(bench);
     assertEquals(bench.store.state, "open", `seed ${seed}`);
     isFull = false;
     bench.until(() => results.length === 3, "writes end when there is room");
@@ -137,17 +151,10 @@ Deno.test("a disk that has no space first and fails then is given up, and not as
   let errno = ENOSPC;
   bench.disk.faults = { fail: (kind) => kind === "write" ? -errno : 0 };
   let result: number | null = null;
-  const operation = bench.take((done) => result = done.result)!;
-  const place = { layers: [1], chunk: 0, block: 0, blockCount: 1 };
-  Object.assign(operation, { kind: OperationKind.Write, ...place });
-  bench.fill(operation, [5]);
-  bench.store.submit(operation);
+  beginWrite(bench, 0, [5], (done) => result = done);
   for (let i = 0; i < 100 && bench.store.state === "open"; i++) {
     if (i === 30) errno = EIO;
-    bench.store.endTurn();
-    bench.disk.pump();
-    bench.nowMs += 100;
-    bench.store.tick(bench.nowMs);
+    pass(bench);
   }
   assertEquals(bench.store.state, "failed");
   bench.until(() => result !== null, "the write");
@@ -159,22 +166,8 @@ Deno.test("a write that meets ENOSPC waits for space instead of failing", () => 
   let isFull = true;
   bench.disk.faults = { fail: (kind) => kind === "write" && isFull ? -ENOSPC : 0 };
   let result: number | null = null;
-  const operation = bench.take((done) => result = done.result)!;
-  Object.assign(operation, {
-    kind: OperationKind.Write,
-    layers: [1],
-    chunk: 0,
-    block: 0,
-    blockCount: 1,
-  });
-  bench.fill(operation, [5]);
-  bench.store.submit(operation);
-  for (let i = 0; i < 100; i++) {
-    bench.store.endTurn();
-    bench.disk.pump();
-    bench.nowMs += 100;
-    bench.store.tick(bench.nowMs);
-  }
+  beginWrite(bench, 0, [5], (done) => result = done);
+  for (let i = 0; i < 100; i++) pass(bench);
   assertEquals(result, null);
   assert(bench.store.stats().hostFull);
   isFull = false;
